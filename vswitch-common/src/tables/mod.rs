@@ -1,0 +1,228 @@
+//! The tables that the core reads, and the layout of their keys and values, which kernel and daemon share.
+//!
+//! All types here are `repr(C)` without implicit padding, in host byte order; their sizes are asserted below.
+
+#[cfg(feature = "std")]
+pub mod memory;
+
+use crate::mac::Mac;
+
+/// The number of a port in the switch; an index into the port table. 0 is no port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(transparent)]
+pub struct PortNumber(pub u32);
+
+impl PortNumber {
+    /// No port.
+    pub const NONE: Self = Self(0);
+}
+
+/// The number of a network in the switch, chosen by the daemon. 0 is no network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(transparent)]
+pub struct NetworkNumber(pub u32);
+
+/// The VLAN a frame belongs to, as the FDB keys it: 0 untagged or priority-tagged, 1 to 4094 an 802.1Q tag,
+/// the same with [`VlanKey::SERVICE`] set an 802.1ad service tag. The two kinds are separate numberings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(transparent)]
+pub struct VlanKey(pub u16);
+
+impl VlanKey {
+    /// Untagged.
+    pub const NONE: Self = Self(0);
+    /// Marks a service tag (802.1ad).
+    pub const SERVICE: u16 = 0x1000;
+}
+
+/// What is behind a port. The numbers are shared with the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum PortKind {
+    /// An endpoint's veth.
+    Container = 1,
+    /// The host's own device in the network, `vsw-NETWORK`.
+    Host = 2,
+    /// A physical interface bridged into the network.
+    Uplink = 3,
+}
+
+impl PortKind {
+    /// The kind with this number.
+    #[inline(always)]
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::Container),
+            2 => Some(Self::Host),
+            3 => Some(Self::Uplink),
+            _ => None,
+        }
+    }
+}
+
+/// A port of the switch. An all-zero entry is a free one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Port {
+    /// The device whose received frames enter the switch here.
+    pub ifindex: u32,
+    /// The device a frame leaves by: for a container its host-side veth, for the host `vsw-NETWORK` itself.
+    pub egress_ifindex: u32,
+    /// The network it belongs to.
+    pub network: NetworkNumber,
+    /// The next port of the same network, the end of the list being 0. Flooding follows it.
+    pub next: PortNumber,
+    /// The station's own address.
+    pub mac: Mac,
+    /// A [`PortKind`].
+    pub kind: u8,
+    /// Bits of [`Port::XDP_EGRESS`] and the like.
+    pub flags: u8,
+}
+
+impl Port {
+    /// XDP may redirect frames into this port's veth: NAPI runs at the container's end.
+    pub const XDP_EGRESS: u8 = 1;
+
+    /// The kind, if the entry is in use.
+    #[inline(always)]
+    pub const fn kind(&self) -> Option<PortKind> {
+        PortKind::from_number(self.kind)
+    }
+}
+
+/// The first port of a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Network {
+    /// Head of the list of ports; 0 if it has none.
+    pub first: PortNumber,
+    /// Free for options; 0.
+    pub flags: u32,
+}
+
+/// A station's key in the FDB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct FdbKey {
+    /// The network.
+    pub network: NetworkNumber,
+    /// The VLAN in it.
+    pub vlan: VlanKey,
+    /// The station.
+    pub mac: Mac,
+}
+
+/// Where a station is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct FdbEntry {
+    /// The port it is behind.
+    pub port: PortNumber,
+    /// Seconds of CLOCK_MONOTONIC when it was last heard; written at most once a second. 0 for static ones.
+    pub seen: u32,
+    /// Bits: [`FdbEntry::STATIC`].
+    pub flags: u32,
+    /// How often it moved from port to port since it was learned.
+    pub moves: u32,
+}
+
+impl FdbEntry {
+    /// Written by the daemon: never learned over, never aged.
+    pub const STATIC: u32 = 1;
+
+    /// Whether the daemon wrote it.
+    #[inline(always)]
+    pub const fn is_static(&self) -> bool {
+        self.flags & Self::STATIC != 0
+    }
+}
+
+/// Room for drop counters; more than there are reasons, so that a new reason does not change the layout.
+pub const DROP_REASONS: usize = 32;
+
+/// What went through a port, per CPU. `in = forwarded + flooded + to_host + passed + drops`, in frames.
+/// A GSO packet, the kernel's train of segments, counts as one frame with all its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct PortCounters {
+    /// Frames that came in by the port.
+    pub rx_frames: u64,
+    /// Their bytes, Ethernet header included, FCS not.
+    pub rx_bytes: u64,
+    /// Frames handed to the port's device.
+    pub tx_frames: u64,
+    /// Their bytes.
+    pub tx_bytes: u64,
+    /// Of the frames in: sent to one container or uplink.
+    pub forwarded: u64,
+    /// Of the frames in: flooded.
+    pub flooded: u64,
+    /// Of the frames in: sent to the host's port.
+    pub to_host: u64,
+    /// Of the frames in: left to the host's stack on the device itself (uplinks).
+    pub passed: u64,
+    /// Stations learned from this port.
+    pub learned: u64,
+    /// Stations not learned because the table was full.
+    pub learn_failed: u64,
+    /// Copies of a flood, or frames for this port, that the kernel could not deliver.
+    pub tx_failed: u64,
+    /// Of the frames in: dropped, by [`crate::verdict::DropReason`].
+    pub drops: [u64; DROP_REASONS],
+}
+
+impl Default for PortCounters {
+    fn default() -> Self {
+        Self {
+            rx_frames: 0,
+            rx_bytes: 0,
+            tx_frames: 0,
+            tx_bytes: 0,
+            forwarded: 0,
+            flooded: 0,
+            to_host: 0,
+            passed: 0,
+            learned: 0,
+            learn_failed: 0,
+            tx_failed: 0,
+            drops: [0; DROP_REASONS],
+        }
+    }
+}
+
+/// The largest number of ports of a switch, and of networks.
+pub const MAX_PORTS: u32 = 4096;
+
+/// The tables, wherever they are: BPF maps in the kernel, hash maps in tests, the live maps read from the daemon.
+pub trait Tables {
+    /// The port that this device is, or `PortNumber::NONE`.
+    fn port_of_device(&self, ifindex: u32) -> PortNumber;
+    /// The entry of a port, unless it is free.
+    fn port(&self, number: PortNumber) -> Option<Port>;
+    /// Where a station is.
+    fn fdb(&self, key: &FdbKey) -> Option<FdbEntry>;
+}
+
+const _: () = {
+    assert!(size_of::<Port>() == 24);
+    assert!(size_of::<Network>() == 8);
+    assert!(size_of::<FdbKey>() == 12);
+    assert!(size_of::<FdbEntry>() == 16);
+    assert!(size_of::<PortCounters>() == 8 * (11 + DROP_REASONS));
+};
+
+#[cfg(feature = "user")]
+mod user {
+    //! SAFETY of all below: `repr(C)` or `repr(transparent)` over integers, no padding (sizes asserted above), any bit
+    //! pattern is valid.
+    #![expect(clippy::undocumented_unsafe_blocks, reason = "one argument for all, above")]
+    use super::{FdbEntry, FdbKey, Network, Port, PortCounters, PortNumber};
+
+    unsafe impl aya::Pod for PortNumber {}
+    unsafe impl aya::Pod for Port {}
+    unsafe impl aya::Pod for Network {}
+    unsafe impl aya::Pod for FdbKey {}
+    unsafe impl aya::Pod for FdbEntry {}
+    unsafe impl aya::Pod for PortCounters {}
+}
