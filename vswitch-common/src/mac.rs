@@ -99,7 +99,9 @@ mod tests {
         assert_eq!("02:42:ac:11:00:fe".parse(), Ok(mac));
         assert_eq!("02-42-AC-11-00-FE".parse(), Ok(mac));
         assert_eq!(std::format!("{mac}").parse(), Ok(mac));
-        for wrong in ["", "02:42:ac:11:00", "02:42:ac:11:00:fe:", "2:42:ac:11:0:fe", "+2:42:ac:11:00:fe", "zz:42:ac:11:00:fe"] {
+        for wrong in
+            ["", "02:42:ac:11:00", "02:42:ac:11:00:fe:", "2:42:ac:11:0:fe", "+2:42:ac:11:00:fe", "zz:42:ac:11:00:fe"]
+        {
             assert_eq!(wrong.parse::<Mac>(), Err(InvalidMac), "{wrong}");
         }
     }

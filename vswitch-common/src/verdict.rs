@@ -1,18 +1,33 @@
 //! What the core decides: one verdict for each frame, and the state to update with it.
 
-use crate::tables::{FdbKey, PortNumber};
+use crate::tables::{FdbKey, PortKind, PortNumber};
 
 /// What becomes of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// To this one port.
-    Redirect(PortNumber),
+    /// To one port.
+    Redirect(Delivery),
     /// A copy to every other port of the network.
     Flood(Flood),
     /// To the network stack of the device it came from: the host's own frame on an uplink.
     Pass,
     /// Nowhere.
     Drop(DropReason),
+}
+
+/// The one port that a frame goes to, with what the kernel needs to hand it over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// The port.
+    pub port: PortNumber,
+    /// The device it leaves by.
+    pub ifindex: u32,
+    /// What is behind it, which decides how the frame is handed over.
+    pub kind: PortKind,
+    /// Bits of the port: [`crate::tables::Port::XDP_EGRESS`].
+    pub flags: u8,
+    /// To the device's own station: the frame enters the host's stack there and does not go out on the wire.
+    pub local: bool,
 }
 
 /// Why a frame is flooded, which decides who gets a copy.

@@ -1,0 +1,239 @@
+//! The decision, over tables in memory: one test a rule, and properties over arbitrary frames.
+
+use proptest::prelude::*;
+use std::vec::Vec;
+
+use super::*;
+use crate::mac::Mac;
+use crate::tables::memory::MemoryTables;
+use crate::tables::{NetworkNumber, VlanKey};
+
+const A: Mac = Mac([2, 0, 0, 0, 0, 0xa]);
+const B: Mac = Mac([2, 0, 0, 0, 0, 0xb]);
+const HOST: Mac = Mac([2, 0, 0, 0, 0, 0x10]);
+const WIRE: Mac = Mac([2, 0, 0, 0, 0, 0x20]);
+const OTHER: Mac = Mac([2, 0, 0, 0, 0, 0xc]);
+const STRANGER: Mac = Mac([2, 0, 0, 0, 0, 0x99]);
+const NOW: u32 = 1000;
+
+/// Devices 11 (A) and 12 (B) are containers, 13 the host, 14 the uplink of network 1; 21 a container of network 2.
+fn tables() -> MemoryTables {
+    let mut tables = MemoryTables::default();
+    let port = |ifindex, egress_ifindex, network, mac, kind, flags| Port {
+        ifindex,
+        egress_ifindex,
+        network: NetworkNumber(network),
+        mac,
+        kind: kind as u8,
+        flags,
+        next: PortNumber::NONE,
+    };
+    tables.add_port(PortNumber(1), port(11, 11, 1, A, PortKind::Container, Port::XDP_EGRESS));
+    tables.add_port(PortNumber(2), port(12, 12, 1, B, PortKind::Container, 0));
+    tables.add_port(PortNumber(3), port(13, 113, 1, HOST, PortKind::Host, 0));
+    tables.add_port(PortNumber(4), port(14, 14, 1, WIRE, PortKind::Uplink, 0));
+    tables.add_port(PortNumber(5), port(21, 21, 2, OTHER, PortKind::Container, 0));
+    tables
+}
+
+fn frame(destination: Mac, source: Mac, rest: &[u8]) -> Vec<u8> {
+    [&destination.0, &source.0, rest].concat()
+}
+
+fn decide(ifindex: u32, frame: &[u8]) -> Decision {
+    forward(ifindex, frame, &tables(), NOW)
+}
+
+fn verdict(ifindex: u32, destination: Mac, source: Mac) -> Verdict {
+    decide(ifindex, &frame(destination, source, &[8, 0, 0x45])).verdict
+}
+
+fn delivery(verdict: Verdict) -> Delivery {
+    match verdict {
+        Verdict::Redirect(delivery) => delivery,
+        other => panic!("not a redirect: {other:?}"),
+    }
+}
+
+#[test]
+fn known_unicast_goes_to_its_port() {
+    let to_b = delivery(verdict(11, B, A));
+    assert_eq!((to_b.port, to_b.ifindex, to_b.kind, to_b.local), (PortNumber(2), 12, PortKind::Container, false));
+    let to_host = delivery(verdict(11, HOST, A));
+    assert_eq!((to_host.ifindex, to_host.kind, to_host.local), (113, PortKind::Host, true));
+    assert_eq!(delivery(verdict(13, A, HOST)).ifindex, 11);
+    assert_eq!(delivery(verdict(14, A, STRANGER)).ifindex, 11);
+}
+
+#[test]
+fn group_addresses_and_unknown_stations_are_flooded() {
+    assert_eq!(verdict(11, Mac::BROADCAST, A), Verdict::Flood(Flood::Group));
+    assert_eq!(verdict(11, Mac([1, 0, 0x5e, 0, 0, 1]), A), Verdict::Flood(Flood::Group));
+    assert_eq!(verdict(11, STRANGER, A), Verdict::Flood(Flood::UnknownUnicast));
+}
+
+#[test]
+fn networks_do_not_know_each_other() {
+    assert_eq!(verdict(11, OTHER, A), Verdict::Flood(Flood::UnknownUnicast));
+    assert_eq!(verdict(21, A, OTHER), Verdict::Flood(Flood::UnknownUnicast));
+}
+
+#[test]
+fn an_entry_that_points_into_another_network_is_not_followed() {
+    let mut tables = tables();
+    let key = FdbKey { network: NetworkNumber(1), vlan: VlanKey::NONE, mac: STRANGER };
+    tables.fdb.insert(key, FdbEntry { port: PortNumber(5), ..FdbEntry::default() });
+    let decision = forward(11, frame(STRANGER, A, &[8, 0]).as_slice(), &tables, NOW);
+    assert_eq!(decision.verdict, Verdict::Flood(Flood::UnknownUnicast));
+}
+
+#[test]
+fn each_drop_has_its_reason() {
+    let group = Mac([0x03, 0, 0, 0, 0, 1]);
+    assert_eq!(verdict(11, B, group), Verdict::Drop(DropReason::SourceMulticast));
+    assert_eq!(verdict(11, B, Mac::ZERO), Verdict::Drop(DropReason::SourceZero));
+    assert_eq!(verdict(11, Mac::ZERO, A), Verdict::Drop(DropReason::DestinationZero));
+    assert_eq!(verdict(11, A, A), Verdict::Drop(DropReason::SamePort));
+    assert_eq!(verdict(11, A, B), Verdict::Drop(DropReason::SourceSpoofed));
+    assert_eq!(verdict(99, B, A), Verdict::Drop(DropReason::UnknownPort));
+    for length in 0..14 {
+        let cut = &frame(B, A, &[8, 0])[..length];
+        assert_eq!(decide(11, cut).verdict, Verdict::Drop(DropReason::Truncated), "{length} bytes");
+    }
+    assert_eq!(decide(11, &frame(B, A, &[0x81, 0, 0])).verdict, Verdict::Drop(DropReason::Truncated));
+}
+
+#[test]
+fn link_local_control_frames_stay_on_their_link() {
+    for last in 0..16 {
+        let control = Mac([0x01, 0x80, 0xc2, 0, 0, last]);
+        assert_eq!(verdict(11, control, A), Verdict::Drop(DropReason::LinkLocal));
+        assert_eq!(verdict(14, control, STRANGER), Verdict::Pass);
+    }
+}
+
+#[test]
+fn the_uplinks_own_address_stays_the_hosts() {
+    assert_eq!(verdict(14, WIRE, STRANGER), Verdict::Pass);
+    let local = delivery(verdict(11, WIRE, A));
+    assert!(local.local);
+    assert_eq!((local.ifindex, local.kind), (14, PortKind::Uplink));
+}
+
+#[test]
+fn stations_are_learned_refreshed_once_a_second_and_moved() {
+    let mut tables = tables();
+    let ping = frame(Mac::BROADCAST, STRANGER, &[8, 6]);
+    let first = forward(14, ping.as_slice(), &tables, NOW);
+    let key = first.learn.expect("a new station");
+    tables.learn(&first, NOW);
+    assert_eq!(forward(14, ping.as_slice(), &tables, NOW).learn, None);
+    assert_eq!(forward(14, ping.as_slice(), &tables, NOW + 1).learn, Some(key));
+    let moved = forward(11, ping.as_slice(), &tables, NOW);
+    assert_eq!(moved.learn, Some(key));
+    tables.learn(&moved, NOW);
+    assert_eq!((tables.fdb[&key].port, tables.fdb[&key].moves), (PortNumber(1), 1));
+    assert_eq!(delivery(forward(12, frame(STRANGER, B, &[8, 0]).as_slice(), &tables, NOW).verdict).port, PortNumber(1));
+}
+
+#[test]
+fn endpoints_are_not_learned() {
+    assert_eq!(decide(11, &frame(B, A, &[8, 0])).learn, None);
+    assert_eq!(decide(13, &frame(B, HOST, &[8, 0])).learn, None);
+}
+
+#[test]
+fn each_vlan_learns_for_itself() {
+    let mut tables = tables();
+    let tagged = |destination, source, id| frame(destination, source, &[0x81, 0, 0, id, 8, 0]);
+    let decision = forward(11, tagged(Mac::BROADCAST, A, 30).as_slice(), &tables, NOW);
+    assert_eq!(decision.learn.unwrap().vlan, VlanKey(30));
+    tables.learn(&decision, NOW);
+    assert_eq!(delivery(forward(12, tagged(A, B, 30).as_slice(), &tables, NOW).verdict).port, PortNumber(1));
+    let other = forward(12, tagged(A, B, 31).as_slice(), &tables, NOW).verdict;
+    assert_eq!(other, Verdict::Flood(Flood::UnknownUnicast));
+    assert_eq!(delivery(forward(12, tagged(A, B, 0).as_slice(), &tables, NOW).verdict).port, PortNumber(1));
+}
+
+#[test]
+fn xdp_takes_known_unicast_but_not_tcp_from_the_wire() {
+    let tables = tables();
+    let ip = |protocol: u8| {
+        let mut packet = std::vec![8, 0, 0x45, 0, 0, 28, 0, 0, 0, 0, 64, protocol];
+        packet.extend([0; 20]);
+        packet
+    };
+    let early = |kind, ifindex, bytes: &[u8]| forward_early(ifindex, kind, bytes, &tables, NOW);
+    assert!(early(PortKind::Uplink, 14, &frame(A, STRANGER, &ip(17))).is_some());
+    assert!(early(PortKind::Uplink, 14, &frame(A, STRANGER, &[8, 6])).is_some(), "ARP answer");
+    assert_eq!(early(PortKind::Uplink, 14, &frame(A, STRANGER, &ip(6))), None);
+    assert_eq!(early(PortKind::Uplink, 14, &frame(B, STRANGER, &ip(17))), None, "B has no NAPI");
+    assert_eq!(early(PortKind::Uplink, 14, &frame(Mac::BROADCAST, STRANGER, &ip(17))), None);
+    assert!(early(PortKind::Container, 12, &frame(A, B, &ip(6))).is_some());
+    assert!(early(PortKind::Container, 12, &frame(A, Mac::ZERO, &ip(6))).is_some(), "a drop");
+    assert_eq!(early(PortKind::Container, 99, &frame(A, B, &ip(6))), None, "no port");
+}
+
+/// Addresses that make the rules collide, and some at random.
+fn address() -> impl Strategy<Value = Mac> {
+    prop_oneof![
+        4 => prop::sample::select(std::vec![A, B, HOST, WIRE, OTHER, STRANGER, Mac::ZERO, Mac::BROADCAST]),
+        1 => any::<[u8; 6]>().prop_map(Mac),
+        1 => (0..=16_u8).prop_map(|last| Mac([0x01, 0x80, 0xc2, 0, 0, last])),
+    ]
+}
+
+fn any_frame() -> impl Strategy<Value = Vec<u8>> {
+    let start = prop::sample::select(std::vec![[8_u8, 0], [8, 6], [0x81, 0], [0x88, 0xa8], [0x86, 0xdd], [0, 40]]);
+    (address(), address(), start, prop::collection::vec(any::<u8>(), 0..80), 0..100_usize).prop_map(
+        |(destination, source, start, rest, length)| {
+            let mut bytes = frame(destination, source, &[&start[..], &rest].concat());
+            bytes.truncate(length.max(1));
+            bytes
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn no_frame_leaves_its_network_or_returns_to_its_port(bytes in any_frame(), ifindex in prop::sample::select(std::vec![11_u32, 12, 13, 14, 21])) {
+        let tables = tables();
+        let decision = forward(ifindex, bytes.as_slice(), &tables, NOW);
+        let ingress = tables.port(decision.ingress).expect("every device here is a port");
+        if let Verdict::Redirect(to) = decision.verdict {
+            let target = tables.port(to.port).unwrap();
+            prop_assert_eq!(target.network, ingress.network);
+            prop_assert_ne!(to.port, decision.ingress);
+            prop_assert_eq!(to.ifindex, target.egress_ifindex);
+        }
+        if let Some(key) = decision.learn {
+            prop_assert_eq!(key.network, ingress.network);
+            prop_assert!(!key.mac.is_multicast() && !key.mac.is_zero());
+            prop_assert!(!tables.fdb.get(&key).is_some_and(FdbEntry::is_static));
+            prop_assert!(!matches!(decision.verdict, Verdict::Drop(DropReason::SourceSpoofed | DropReason::Truncated)));
+        }
+    }
+
+    #[test]
+    fn learning_never_displaces_a_static_entry(frames in prop::collection::vec((any_frame(), prop::sample::select(std::vec![11_u32, 12, 13, 14, 21])), 1..40)) {
+        let mut changing = tables();
+        for (number, (bytes, ifindex)) in frames.iter().enumerate() {
+            let now = NOW + number as u32 / 7;
+            let decision = forward(*ifindex, bytes.as_slice(), &changing, now);
+            changing.learn(&decision, now);
+        }
+        for (key, entry) in tables().fdb {
+            prop_assert_eq!(changing.fdb[&key], entry);
+        }
+    }
+
+    #[test]
+    fn xdp_and_tcx_decide_alike(bytes in any_frame(), ifindex in prop::sample::select(std::vec![11_u32, 12, 14, 21])) {
+        let tables = tables();
+        for kind in [PortKind::Container, PortKind::Uplink] {
+            if let Some(early) = forward_early(ifindex, kind, bytes.as_slice(), &tables, NOW) {
+                prop_assert_eq!(early, forward(ifindex, bytes.as_slice(), &tables, NOW));
+            }
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! The Ethernet header and its VLAN tags (IEEE 802.3, 802.1Q, 802.1ad).
+
+use super::{Malformed, Packet, ethertype};
+use crate::mac::Mac;
+use crate::tables::VlanKey;
+
+/// Bytes of an Ethernet header without tags.
+pub const HEADER: usize = 14;
+/// Bytes of a VLAN tag.
+pub const TAG: usize = 4;
+
+/// A VLAN tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tag {
+    /// Its EtherType: 0x8100 for a customer tag, 0x88a8 for a service tag.
+    pub tpid: u16,
+    /// Priority (3 bits), drop eligible (1 bit), VLAN id (12 bits); host byte order.
+    pub tci: u16,
+}
+
+impl Tag {
+    /// The VLAN id, 0 to 4095.
+    #[inline(always)]
+    pub const fn id(self) -> u16 {
+        self.tci & 0x0fff
+    }
+
+    /// The priority code point, 0 to 7.
+    #[inline(always)]
+    pub const fn priority(self) -> u8 {
+        (self.tci >> 13) as u8
+    }
+
+    /// How the FDB keys it. VLAN id 0 only carries a priority: the frame is untagged (802.1Q, 9.6).
+    #[inline(always)]
+    pub const fn key(self) -> VlanKey {
+        match self.id() {
+            0 => VlanKey::NONE,
+            id if self.tpid == ethertype::SERVICE_VLAN => VlanKey(VlanKey::SERVICE | id),
+            id => VlanKey(id),
+        }
+    }
+}
+
+/// An Ethernet header, its outer tag and what follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ethernet {
+    /// To whom.
+    pub destination: Mac,
+    /// From whom.
+    pub source: Mac,
+    /// The outermost tag, wherever it is kept.
+    pub tag: Option<Tag>,
+    /// The EtherType behind the outermost tag and, if there is one, a second. Below 0x600 it is a length (802.3).
+    pub ethertype: u16,
+    /// Where the payload begins, in bytes from the start of the frame as it lies in memory.
+    pub payload: usize,
+}
+
+/// Whether an EtherType announces a VLAN tag.
+#[inline(always)]
+const fn is_tag(ethertype: u16) -> bool {
+    matches!(ethertype, ethertype::VLAN | ethertype::SERVICE_VLAN)
+}
+
+impl Ethernet {
+    /// Reads the header, and at most two tags in all.
+    #[inline(always)]
+    pub fn parse<P: Packet + ?Sized>(frame: &P) -> Result<Self, Malformed> {
+        let header: [u8; HEADER] = frame.read(0).ok_or(Malformed::Truncated)?;
+        let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1] = header;
+        let mut ethernet = Self {
+            destination: Mac([d0, d1, d2, d3, d4, d5]),
+            source: Mac([s0, s1, s2, s3, s4, s5]),
+            tag: frame.offloaded_tag(),
+            ethertype: u16::from_be_bytes([t0, t1]),
+            payload: HEADER,
+        };
+        if is_tag(ethernet.ethertype) {
+            let outer = ethernet.take_tag(frame, HEADER)?;
+            if ethernet.tag.is_none() {
+                ethernet.tag = Some(outer);
+                if is_tag(ethernet.ethertype) {
+                    ethernet.take_tag(frame, HEADER + TAG)?;
+                }
+            }
+        }
+        Ok(ethernet)
+    }
+
+    /// The VLAN the frame belongs to.
+    #[inline(always)]
+    pub fn vlan(&self) -> VlanKey {
+        self.tag.map_or(VlanKey::NONE, Tag::key)
+    }
+
+    /// Steps over the tag at `offset`, whose EtherType has been read already.
+    #[inline(always)]
+    fn take_tag<P: Packet + ?Sized>(&mut self, frame: &P, offset: usize) -> Result<Tag, Malformed> {
+        let [c0, c1, t0, t1]: [u8; TAG] = frame.read(offset).ok_or(Malformed::Truncated)?;
+        let tag = Tag { tpid: self.ethertype, tci: u16::from_be_bytes([c0, c1]) };
+        self.ethertype = u16::from_be_bytes([t0, t1]);
+        self.payload = offset + TAG;
+        Ok(tag)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: [u8; 12] = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+
+    fn frame(rest: &[u8]) -> std::vec::Vec<u8> {
+        [&HEAD, rest].concat()
+    }
+
+    #[test]
+    fn untagged() {
+        let parsed = Ethernet::parse(frame(&[8, 0]).as_slice()).unwrap();
+        assert_eq!((parsed.ethertype, parsed.payload, parsed.tag), (0x0800, 14, None));
+        assert_eq!(parsed.destination, Mac([2, 0, 0, 0, 0, 1]));
+        assert_eq!(parsed.source, Mac([2, 0, 0, 0, 0, 2]));
+    }
+
+    #[test]
+    fn customer_service_and_double_tags() {
+        let customer = Ethernet::parse(frame(&[0x81, 0, 0xa0, 30, 8, 6]).as_slice()).unwrap();
+        assert_eq!((customer.vlan(), customer.ethertype, customer.payload), (VlanKey(30), 0x0806, 18));
+        assert_eq!(customer.tag.unwrap().priority(), 5);
+        let service = Ethernet::parse(frame(&[0x88, 0xa8, 0, 30, 8, 0]).as_slice()).unwrap();
+        assert_eq!(service.vlan(), VlanKey(VlanKey::SERVICE | 30));
+        let double = Ethernet::parse(frame(&[0x88, 0xa8, 0, 7, 0x81, 0, 0, 9, 0x86, 0xdd]).as_slice()).unwrap();
+        assert_eq!((double.vlan(), double.ethertype, double.payload), (VlanKey(0x1007), 0x86dd, 22));
+    }
+
+    #[test]
+    fn priority_tag_is_untagged() {
+        let parsed = Ethernet::parse(frame(&[0x81, 0, 0xe0, 0, 8, 0]).as_slice()).unwrap();
+        assert_eq!(parsed.vlan(), VlanKey::NONE);
+    }
+
+    #[test]
+    fn truncated_anywhere() {
+        let whole = frame(&[0x88, 0xa8, 0, 7, 0x81, 0, 0, 9, 0x86, 0xdd]);
+        for length in 0..whole.len() {
+            assert_eq!(Ethernet::parse(&whole[..length]), Err(Malformed::Truncated), "{length} bytes");
+        }
+    }
+}
