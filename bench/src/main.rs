@@ -1,2 +1,73 @@
-//! placeholder
-fn main() {}
+//! `vswitch-bench`: vswitch beside a direct wire, the Linux bridge and macvlan, in turns within one run.
+
+mod bpf;
+mod command;
+mod demo;
+mod goals;
+mod instance;
+mod machine;
+mod measure;
+mod namespaces;
+mod report;
+mod run;
+mod statistics;
+mod topology;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Result, bail};
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "vswitch-bench", version, about = "vswitch beside a direct wire, the Linux bridge and macvlan")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Two containers talk through a switch of their own, beside a wire and a Linux bridge (about 40 seconds).
+    ///
+    /// Example: vswitch-bench demo
+    Demo(demo::Options),
+    /// The full measurement: a table, result.json and a plot.
+    ///
+    /// Example: vswitch-bench run --rounds 3 --only tcp1 --only frames --check
+    Run(run::Options),
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().verb.perform() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("vswitch-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Verb {
+    fn perform(self) -> Result<ExitCode> {
+        if !nix::unistd::geteuid().is_root() {
+            bail!("network namespaces and eBPF programs need root (start it with sudo)");
+        }
+        command::watch_for_interrupts()?;
+        match self {
+            Self::Demo(options) => demo::demo(&options),
+            Self::Run(options) => run::run(&options),
+        }
+    }
+}
+
+/// The `vswitch` to try: the one asked for, else the one built beside this binary.
+fn vswitch_binary(asked: Option<&PathBuf>) -> Result<PathBuf> {
+    let path = match asked {
+        Some(path) => path.clone(),
+        None => std::env::current_exe()?.with_file_name("vswitch"),
+    };
+    if !path.is_file() {
+        bail!("no vswitch at {} (build it with `cargo build --release`, or say --vswitch PATH)", path.display());
+    }
+    Ok(path)
+}

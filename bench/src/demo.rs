@@ -1,0 +1,136 @@
+//! `demo`: two containers talk through a switch of their own, beside a wire and a Linux bridge.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use comfy_table::Table;
+
+use crate::{
+    command,
+    measure::{iperf, pingpong},
+    report::{Results, align_right, table},
+    topology::{Pair, Variant},
+    vswitch_binary,
+};
+
+const VARIANTS: [Variant; 3] = [Variant::Direct, Variant::Bridge, Variant::Vswitch];
+const ROUNDS: usize = 4;
+
+#[derive(Args)]
+pub struct Options {
+    /// The switch to show [default: the one beside this binary]
+    #[arg(long, value_name = "PATH")]
+    vswitch: Option<PathBuf>,
+    /// Seconds per iperf3 run; there are 24 of them.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=60))]
+    seconds: u32,
+}
+
+pub fn demo(options: &Options) -> Result<ExitCode> {
+    for program in ["ip", "nsenter", "ping", "iperf3"] {
+        command::require(program)?;
+    }
+    let vswitch = vswitch_binary(options.vswitch.as_ref())?;
+
+    let mut pairs = Vec::new();
+    for variant in VARIANTS {
+        eprintln!("{}", announcement(variant));
+        let pair = Pair::build(variant, Some(&vswitch))?;
+        eprintln!("  {} pings {}: it answers", pair.client.ipv4, pair.server.ipv4);
+        pairs.push(pair);
+    }
+    let results = measure(&pairs, options.seconds)?;
+    eprintln!("Removing all of it.");
+    drop(pairs);
+
+    println!("\n{}\n\n{}", demo_table(&results), verdict(&results).context("a measurement is missing")?);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn announcement(variant: Variant) -> &'static str {
+    match variant {
+        Variant::Direct => "Two containers, joined by a direct wire (a veth pair): the limit.",
+        Variant::Bridge => "Two containers on a Linux bridge: what most people have.",
+        _ => "Two containers on vswitch: `vswitch up`, `vswitch attach` twice.",
+    }
+}
+
+fn measure(pairs: &[Pair], seconds: u32) -> Result<Results> {
+    let servers = pairs.iter().map(iperf::Server::start).collect::<Result<Vec<_>>>()?;
+    let mut results = Results::default();
+    for round in 0..ROUNDS {
+        eprintln!("Measuring, in turns: round {} of {ROUNDS}", round + 1);
+        // Each round starts with another one, so that a noisy moment hits all alike.
+        for offset in 0..pairs.len() {
+            let pair = &pairs[(round + offset) % pairs.len()];
+            let key = pair.variant.key();
+            let (one, four) =
+                (iperf::gigabits_per_second(pair, 1, seconds)?, iperf::gigabits_per_second(pair, 4, seconds)?);
+            let trip = pingpong::round_trip(pair)?.p50;
+            eprintln!("  {:<13} {one:5.1} and {four:5.1} Gbit/s, {trip:5.1} us there and back", pair.variant.label());
+            results.record("tcp1", key, one);
+            results.record("tcp4", key, four);
+            results.record("rr_p50", key, trip);
+        }
+    }
+    drop(servers);
+    Ok(results)
+}
+
+/// One line per measurement: the medians, and how vswitch compares.
+fn demo_table(results: &Results) -> Table {
+    let mut table = table(&["", "direct wire", "Linux bridge", "vswitch", "vswitch / wire", "vswitch / bridge"]);
+    for figure in &results.figures {
+        let median = |variant: Variant| {
+            figure.summary(variant.key()).map(|summary| format!("{:.1} {}", summary.median, figure.kind.unit))
+        };
+        let ratio =
+            |baseline: Variant| figure.ratio(Variant::Vswitch.key(), baseline.key()).map(|ratio| format!("{ratio:.2}"));
+        let cells = VARIANTS.map(median).into_iter().chain([ratio(Variant::Direct), ratio(Variant::Bridge)]);
+        table.add_row(std::iter::once(figure.kind.title.to_owned()).chain(cells.map(Option::unwrap_or_default)));
+    }
+    align_right(&mut table, 1..=5);
+    table
+}
+
+/// One sentence, from the numbers alone.
+fn verdict(results: &Results) -> Option<String> {
+    let ratio = |figure: &str, baseline: Variant| results.figure(figure)?.ratio(Variant::Vswitch.key(), baseline.key());
+    let (of_wire, of_bridge) = (ratio("tcp1", Variant::Direct)?, ratio("tcp1", Variant::Bridge)?);
+    let trip = ratio("rr_p50", Variant::Direct)?;
+    let beside_bridge = if of_bridge >= 1.005 {
+        format!("{:.0}% more than the Linux bridge", (of_bridge - 1.0) * 100.0)
+    } else {
+        format!("{:.0}% of the Linux bridge", of_bridge * 100.0)
+    };
+    Some(format!(
+        "Through vswitch, one TCP stream gets {:.0}% of a direct wire and {beside_bridge}; a round trip takes {:.0}% of the wire's time.",
+        of_wire * 100.0,
+        trip * 100.0
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn results(vswitch: f64) -> Results {
+        let mut results = Results::default();
+        for (key, tcp, trip) in [("direct", 20.0, 30.0), ("bridge", 16.0, 36.0), ("vswitch", vswitch, 30.3)] {
+            results.record("tcp1", key, tcp);
+            results.record("tcp4", key, tcp);
+            results.record("rr_p50", key, trip);
+        }
+        results
+    }
+
+    #[test]
+    fn the_verdict_says_what_the_numbers_say() {
+        let fast = verdict(&results(19.52)).unwrap();
+        assert!(fast.contains("98% of a direct wire and 22% more than the Linux bridge"), "{fast}");
+        assert!(fast.contains("101% of the wire's time"), "{fast}");
+        let slow = verdict(&results(8.0)).unwrap();
+        assert!(slow.contains("40% of a direct wire and 50% of the Linux bridge"), "{slow}");
+    }
+}

@@ -1,0 +1,109 @@
+//! The goals that the numbers are held against.
+
+use serde::Serialize;
+
+use crate::report::Results;
+
+/// One goal: a figure's row, or its ratio to another row of the same figure, and a bound.
+struct Goal {
+    name: &'static str,
+    figure: &'static str,
+    row: &'static str,
+    against: Option<&'static str>,
+    bound: Bound,
+}
+
+#[derive(Clone, Copy)]
+enum Bound {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+use Bound::{AtLeast, AtMost};
+
+const fn ratio(
+    name: &'static str,
+    figure: &'static str,
+    row: &'static str,
+    against: &'static str,
+    bound: Bound,
+) -> Goal {
+    Goal { name, figure, row, against: Some(against), bound }
+}
+
+const fn value(name: &'static str, figure: &'static str, row: &'static str, bound: Bound) -> Goal {
+    Goal { name, figure, row, against: None, bound }
+}
+
+/// Issue 2, "Bench, in this machine's own ratios".
+const GOALS: [Goal; 9] = [
+    ratio("TCP, 1 stream / direct veth", "tcp1", "vswitch", "direct", AtLeast(0.97)),
+    ratio("TCP, 1 stream / Linux bridge", "tcp1", "vswitch", "bridge", AtLeast(1.2)),
+    ratio("TCP, 4 streams / direct veth", "tcp4", "vswitch", "direct", AtLeast(0.97)),
+    ratio("TCP, 4 streams / Linux bridge", "tcp4", "vswitch", "bridge", AtLeast(1.2)),
+    ratio("request-response p50 / direct veth", "rr_p50", "vswitch", "direct", AtMost(1.05)),
+    ratio("60-byte frames by XDP / Linux bridge", "frames", "uplink_xdp", "bridge", AtLeast(2.4)),
+    ratio("60-byte frames by tcx alone / Linux bridge", "frames", "uplink_tcx", "bridge", AtLeast(1.4)),
+    value("attach, ms at the median", "attach", "vswitch", AtMost(20.0)),
+    value("daemon with 50 endpoints, MB resident", "memory", "vswitch_full", AtMost(25.0)),
+];
+
+/// A goal, and what came out.
+#[derive(Clone, Debug, Serialize)]
+pub struct Verdict {
+    /// What was asked.
+    pub goal: &'static str,
+    /// The bound, in words.
+    pub wanted: String,
+    /// What was measured.
+    pub got: f64,
+    /// Whether it is within the bound.
+    pub met: bool,
+}
+
+/// Judges every goal whose figure was measured.
+pub fn judge(results: &Results) -> Vec<Verdict> {
+    GOALS.iter().filter_map(|goal| goal.judge(results)).collect()
+}
+
+impl Goal {
+    fn judge(&self, results: &Results) -> Option<Verdict> {
+        let figure = results.figure(self.figure)?;
+        let got = match self.against {
+            Some(baseline) => figure.ratio(self.row, baseline)?,
+            None => figure.summary(self.row)?.median,
+        };
+        let (wanted, met) = match self.bound {
+            AtLeast(bound) => (format!("at least {bound}"), got >= bound),
+            AtMost(bound) => (format!("at most {bound}"), got <= bound),
+        };
+        Some(Verdict { goal: self.name, wanted, got, met })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::FIGURES;
+
+    #[test]
+    fn every_goal_names_a_figure_that_exists() {
+        for goal in &GOALS {
+            assert!(FIGURES.iter().any(|figure| figure.key == goal.figure), "{}", goal.name);
+        }
+    }
+
+    #[test]
+    fn a_goal_is_judged_by_the_ratio_of_its_rows() {
+        let mut results = Results::default();
+        for (direct, vswitch) in [(20.0, 19.0), (10.0, 9.8), (10.0, 9.7)] {
+            results.record("tcp1", "direct", direct);
+            results.record("tcp1", "vswitch", vswitch);
+        }
+        let verdicts = judge(&results);
+        // There is no bridge in these results, so only one goal can be judged.
+        assert_eq!(verdicts.len(), 1);
+        assert!((verdicts[0].got - 0.97).abs() < 1e-9);
+        assert!(verdicts[0].met);
+    }
+}

@@ -1,0 +1,130 @@
+//! What the switch's programs cost: nanoseconds per frame, and their size as the kernel sees it.
+
+use std::{os::fd::AsFd as _, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+use aya::{
+    programs::{ProgramFd, ProgramInfo},
+    sys::{Stats, enable_stats},
+};
+use serde::Serialize;
+
+use super::{
+    CLIENT_CPU,
+    frames::{delivered_mpps, frame, frame_to, mac},
+    udp,
+};
+use crate::{
+    bpf::{self, Outcome},
+    instance::Instance,
+    topology::{Pair, Uplink},
+};
+
+/// Runs on a test frame.
+const REPEAT: u32 = 1_000_000;
+/// Of traffic, while the kernel keeps the programs' statistics.
+const WINDOW: Duration = Duration::from_millis(500);
+const TC_ACT_REDIRECT: u32 = 7;
+const XDP_REDIRECT: u32 = 4;
+
+/// What one program costs.
+#[derive(Clone, Debug, Serialize)]
+pub struct Cost {
+    /// Entry point.
+    pub program: &'static str,
+    /// Under traffic: run_time_ns / run_cnt of `bpf_prog_info`. Reading the clock twice per run is part of it.
+    pub ns_under_traffic: f64,
+    /// BPF_PROG_TEST_RUN on one frame to a known endpoint: warm caches, the redirect decided but not carried out.
+    pub ns_test_run: f64,
+    /// Instructions that the verifier visited on all paths together; one frame executes far fewer.
+    pub instructions_visited_by_verifier: u32,
+    /// Instructions of the loaded program, all paths together.
+    pub instructions_loaded: u32,
+    /// Its machine code.
+    pub bytes_jited: u32,
+}
+
+/// The program on a container's port, under UDP from one container to another.
+pub fn of_container_port(pair: &Pair) -> Result<Cost> {
+    let instance = pair.instance.as_ref().context("only vswitch has programs to look at")?;
+    let program = Pinned::open(instance, "from_container")?;
+    let ns_under_traffic = program.mean_time_while(|| udp::delivered_per_second(pair, WINDOW).map(drop))?;
+
+    let sender = pair.client.netns.device(&pair.client.ifname)?;
+    let receiver = pair.server.netns.device(&pair.server.ifname)?;
+    // The port is the peer of the container's device.
+    let port = sender.link_index.context("the container's device has no peer")?;
+    let frame = frame(mac(&sender.address)?, mac(&receiver.address)?, pair.client.ipv4, pair.server.ipv4);
+    let outcome = instance.host().inside(CLIENT_CPU, || bpf::run_tc(program.fd.as_fd(), &frame, port, REPEAT))?;
+    program.cost(ns_under_traffic, outcome, TC_ACT_REDIRECT)
+}
+
+/// The tcx program on an uplink, under live frames.
+pub fn of_uplink_tcx(uplink: &Uplink) -> Result<Cost> {
+    let instance = uplink.instance.as_ref().context("only vswitch has programs to look at")?;
+    let program = Pinned::open(instance, "from_uplink")?;
+    let ns_under_traffic = program.mean_time_while(|| delivered_mpps(uplink, WINDOW).map(drop))?;
+    let (frame, port) = (frame_to(uplink)?, uplink.host.device(&uplink.ifname)?.ifindex);
+    let outcome = uplink.host.inside(CLIENT_CPU, || bpf::run_tc(program.fd.as_fd(), &frame, port, REPEAT))?;
+    program.cost(ns_under_traffic, outcome, TC_ACT_REDIRECT)
+}
+
+/// The XDP program on an uplink, under live frames.
+pub fn of_uplink_xdp(uplink: &Uplink) -> Result<Cost> {
+    let instance = uplink.instance.as_ref().context("only vswitch has programs to look at")?;
+    let program = Pinned::open(instance, "from_uplink_xdp")?;
+    let ns_under_traffic = program.mean_time_while(|| delivered_mpps(uplink, WINDOW).map(drop))?;
+    let (frame, port) = (frame_to(uplink)?, uplink.host.device(&uplink.ifname)?.ifindex);
+    let outcome = uplink.host.inside(CLIENT_CPU, || bpf::run_xdp(program.fd.as_fd(), &frame, port, REPEAT))?;
+    program.cost(ns_under_traffic, outcome, XDP_REDIRECT)
+}
+
+/// A program of an instance.
+struct Pinned {
+    name: &'static str,
+    path: std::path::PathBuf,
+    fd: ProgramFd,
+}
+
+impl Pinned {
+    fn open(instance: &Instance, name: &'static str) -> Result<Self> {
+        let path = instance.pinned(name)?;
+        let fd = ProgramInfo::from_pin(&path)?.fd()?;
+        Ok(Self { name, path, fd })
+    }
+
+    /// Statistics are on only while `traffic` flows: they cost every program in the kernel some nanoseconds.
+    fn mean_time_while(&self, traffic: impl FnOnce() -> Result<()>) -> Result<f64> {
+        let _statistics =
+            enable_stats(Stats::RunTime).context("switching on the kernel's statistics of BPF programs")?;
+        let before = ProgramInfo::from_pin(&self.path)?;
+        traffic()?;
+        let after = ProgramInfo::from_pin(&self.path)?;
+        let runs = after.run_count() - before.run_count();
+        if runs == 0 {
+            bail!("{} saw none of the traffic", self.name);
+        }
+        Ok((after.run_time() - before.run_time()).as_nanos() as f64 / runs as f64)
+    }
+
+    fn cost(&self, ns_under_traffic: f64, outcome: Outcome, wanted: u32) -> Result<Cost> {
+        if outcome.verdict != wanted {
+            bail!(
+                "{} returned {} for a frame to a known endpoint, not {wanted} (redirect)",
+                self.name,
+                outcome.verdict
+            );
+        }
+        let info = ProgramInfo::from_pin(&self.path)?;
+        Ok(Cost {
+            program: self.name,
+            ns_under_traffic,
+            ns_test_run: outcome.time.as_nanos() as f64,
+            instructions_visited_by_verifier: info
+                .verified_instruction_count()
+                .context("the kernel does not tell verified_insns")?,
+            instructions_loaded: info.size_translated().context("the kernel does not tell xlated_prog_len")? / 8,
+            bytes_jited: info.size_jitted(),
+        })
+    }
+}

@@ -1,0 +1,42 @@
+//! What is measured, one file per way of measuring.
+
+pub mod attach;
+pub mod cost;
+pub mod frames;
+pub mod iperf;
+pub mod pingpong;
+pub mod udp;
+
+use clap::ValueEnum;
+
+/// A kind of measurement, as `--only` names it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum What {
+    /// iperf3, TCP, one stream.
+    Tcp1,
+    /// iperf3, TCP, four streams.
+    Tcp4,
+    /// TCP request and response, 64 bytes each way.
+    Rr,
+    /// UDP datagrams in 60-byte frames, counted by the receiver.
+    Udp,
+    /// 60-byte frames from an uplink to a container.
+    Frames,
+    /// Time of `vswitch attach`, and the daemon's memory.
+    Attach,
+    /// What the switch's programs cost per frame.
+    Cost,
+}
+
+impl What {
+    /// Measured on two containers.
+    pub const ON_PAIRS: [Self; 4] = [Self::Tcp1, Self::Tcp4, Self::Rr, Self::Udp];
+}
+
+/// The CPU of whoever sends; the kernel's receive path of a veth runs there, too.
+pub const CLIENT_CPU: usize = 0;
+
+/// The CPU of whoever receives: another one where there is another one.
+pub fn server_cpu() -> usize {
+    usize::from(std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1))
+}

@@ -1,0 +1,55 @@
+//! Results as JSON, raw samples included.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context as _, Result};
+use serde_json::{Map, Value, json};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use super::{Figure, Results, label};
+use crate::{goals::Verdict, machine::Machine};
+
+/// Writes `result.json` into `directory`.
+pub fn write(
+    directory: &Path,
+    started: OffsetDateTime,
+    machine: &Machine,
+    settings: &Value,
+    results: &Results,
+    goals: &[Verdict],
+) -> Result<()> {
+    let document = json!({
+        "started": started.format(&Rfc3339)?,
+        "machine": machine,
+        "settings": settings,
+        "figures": results.figures.iter().map(figure).collect::<Vec<_>>(),
+        "costs": results.costs,
+        "goals": goals,
+    });
+    let path = directory.join("result.json");
+    fs::write(&path, serde_json::to_string_pretty(&document)?).with_context(|| format!("writing {}", path.display()))
+}
+
+fn figure(figure: &Figure) -> Value {
+    let rows: Map<String, Value> = figure
+        .rows
+        .iter()
+        .map(|(key, samples)| {
+            let row = json!({
+                "label": label(figure.kind, key),
+                "samples": samples,
+                "summary": figure.summary(key),
+                "ratio_to_direct": figure.ratio(key, "direct"),
+                "ratio_to_bridge": figure.ratio(key, "bridge"),
+            });
+            ((*key).to_owned(), row)
+        })
+        .collect();
+    json!({
+        "key": figure.kind.key,
+        "title": figure.kind.title,
+        "unit": figure.kind.unit,
+        "more_is_better": figure.kind.more_is_better,
+        "rows": rows,
+    })
+}

@@ -1,0 +1,158 @@
+//! The results of a run, and the three ways to show them.
+
+mod json;
+mod plot;
+mod table;
+
+pub use json::write as write_json;
+pub use plot::write as write_plot;
+pub use table::{align_right, costs as cost_table, figures as figure_table, goals as goal_table, table};
+
+use crate::{
+    measure::cost::Cost,
+    statistics::{Summary, paired_ratio},
+    topology::Variant,
+};
+
+/// What a figure is.
+#[derive(Debug)]
+pub struct Kind {
+    /// In JSON and goals.
+    pub key: &'static str,
+    /// In tables and plots.
+    pub title: &'static str,
+    /// Of its samples.
+    pub unit: &'static str,
+    /// Whether more is better.
+    pub more_is_better: bool,
+    /// Whether the median is of rounds that all rows took part in, so that ratios mean something.
+    pub compares: bool,
+}
+
+/// All figures that a run can have, in the order that they are shown in.
+pub const FIGURES: [Kind; 8] = [
+    Kind { key: "tcp1", title: "TCP, 1 stream", unit: "Gbit/s", more_is_better: true, compares: true },
+    Kind { key: "tcp4", title: "TCP, 4 streams", unit: "Gbit/s", more_is_better: true, compares: true },
+    Kind { key: "rr_p50", title: "TCP request-response, p50", unit: "us", more_is_better: false, compares: true },
+    Kind { key: "rr_p99", title: "TCP request-response, p99", unit: "us", more_is_better: false, compares: true },
+    Kind { key: "udp", title: "UDP, 60-byte frames", unit: "kpps", more_is_better: true, compares: true },
+    Kind {
+        key: "frames",
+        title: "60-byte frames, uplink to container",
+        unit: "Mpps",
+        more_is_better: true,
+        compares: true,
+    },
+    Kind { key: "attach", title: "attach", unit: "ms", more_is_better: false, compares: true },
+    Kind { key: "memory", title: "daemon, resident", unit: "MB", more_is_better: false, compares: false },
+];
+
+/// A figure with its samples.
+#[derive(Debug)]
+pub struct Figure {
+    /// What it is.
+    pub kind: &'static Kind,
+    /// Key and samples, in the order of the rows.
+    pub rows: Vec<(&'static str, Vec<f64>)>,
+}
+
+/// All that a run has measured.
+#[derive(Debug, Default)]
+pub struct Results {
+    /// In the order of [`FIGURES`].
+    pub figures: Vec<Figure>,
+    /// Of the switch's programs.
+    pub costs: Vec<Cost>,
+}
+
+impl Results {
+    /// Adds one sample. Every row of a figure gets one per round.
+    pub fn record(&mut self, figure: &str, row: &'static str, sample: f64) {
+        let Some(position) = FIGURES.iter().position(|kind| kind.key == figure) else {
+            unreachable!("{figure} is not in FIGURES");
+        };
+        let kind = &FIGURES[position];
+        let index = match self.figures.binary_search_by_key(&position, |known| position_of(known.kind)) {
+            Ok(index) => index,
+            Err(index) => {
+                self.figures.insert(index, Figure { kind, rows: Vec::new() });
+                index
+            }
+        };
+        let rows = &mut self.figures[index].rows;
+        match rows.iter_mut().find(|(key, _)| *key == row) {
+            Some((_, samples)) => samples.push(sample),
+            None => {
+                rows.push((row, vec![sample]));
+                // Rounds start with another variant each; the table does not.
+                rows.sort_by_key(|(key, _)| rank(key));
+            }
+        }
+    }
+
+    /// A figure, if it was measured.
+    pub fn figure(&self, key: &str) -> Option<&Figure> {
+        self.figures.iter().find(|figure| figure.kind.key == key)
+    }
+}
+
+impl Figure {
+    /// The samples of a row.
+    pub fn samples(&self, row: &str) -> Option<&[f64]> {
+        self.rows.iter().find(|(key, _)| *key == row).map(|(_, samples)| samples.as_slice())
+    }
+
+    /// Median and spread of a row.
+    pub fn summary(&self, row: &str) -> Option<Summary> {
+        Summary::of(self.samples(row)?)
+    }
+
+    /// A row by another one, round by round.
+    pub fn ratio(&self, row: &str, baseline: &str) -> Option<f64> {
+        self.kind.compares.then(|| paired_ratio(self.samples(row)?, self.samples(baseline)?))?
+    }
+}
+
+/// What a row is called in tables and plots.
+fn label<'key>(figure: &Kind, row: &'key str) -> &'key str {
+    match (figure.key, row) {
+        ("frames", "direct") => "no switch at all",
+        ("attach", "bridge") => "Linux bridge, by five `ip` commands",
+        ("memory", "vswitch_empty") => "vswitch, no endpoint",
+        ("memory", "vswitch_full") => "vswitch, 50 endpoints",
+        _ => match variant(row) {
+            Some(variant) => variant.label(),
+            None => row,
+        },
+    }
+}
+
+fn variant(key: &str) -> Option<Variant> {
+    Variant::PAIRS.into_iter().chain(Variant::UPLINKS).find(|variant| variant.key() == key)
+}
+
+fn rank(key: &str) -> Option<Variant> {
+    variant(key)
+}
+
+fn position_of(kind: &Kind) -> usize {
+    FIGURES.iter().position(|known| known.key == kind.key).unwrap_or(FIGURES.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_and_rows_keep_their_order_whatever_is_measured_first() {
+        let mut results = Results::default();
+        results.record("udp", "vswitch", 1.0);
+        results.record("tcp1", "bridge", 1.0);
+        results.record("udp", "direct", 1.0);
+        results.record("udp", "direct", 3.0);
+        let keys: Vec<_> = results.figures.iter().map(|figure| figure.kind.key).collect();
+        assert_eq!(keys, ["tcp1", "udp"]);
+        let rows: Vec<_> = results.figures[1].rows.iter().map(|(key, samples)| (*key, samples.len())).collect();
+        assert_eq!(rows, [("direct", 2), ("vswitch", 1)]);
+    }
+}

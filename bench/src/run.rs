@@ -1,0 +1,240 @@
+//! `run`: all variants in turns, round by round, so that a noisy machine is noisy to all alike.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use serde_json::json;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use crate::{
+    command, goals,
+    machine::Machine,
+    measure::{What, attach, cost, frames, iperf, pingpong, udp},
+    report::{self, Results},
+    topology::{Pair, Uplink, Variant},
+    vswitch_binary,
+};
+
+#[derive(Args)]
+pub struct Options {
+    /// Samples per variant.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Seconds per sample of throughput.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    seconds: u32,
+    /// Measure only this (may be given more than once).
+    #[arg(long, value_name = "WHAT")]
+    only: Vec<What>,
+    /// Measure only this variant (may be given more than once). Ratios need `direct` and `bridge`.
+    #[arg(long, value_name = "VARIANT")]
+    variant: Vec<Variant>,
+    /// Directory for result.json and ratios.svg [default: bench/results/<time>]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// The switch to measure [default: the one beside this binary]
+    #[arg(long, value_name = "PATH")]
+    vswitch: Option<PathBuf>,
+    /// Exit with 1, naming them, when figures miss their goals.
+    #[arg(long)]
+    check: bool,
+}
+
+impl Options {
+    fn wants(&self, what: What) -> bool {
+        self.only.is_empty() || self.only.contains(&what)
+    }
+
+    fn wants_variant(&self, variant: Variant) -> bool {
+        self.variant.is_empty() || self.variant.contains(&variant)
+    }
+
+    fn variants(&self, all: &[Variant]) -> Vec<Variant> {
+        all.iter().copied().filter(|variant| self.wants_variant(*variant)).collect()
+    }
+
+    fn window(&self) -> Duration {
+        Duration::from_secs(self.seconds.into())
+    }
+}
+
+pub fn run(options: &Options) -> Result<ExitCode> {
+    let started = OffsetDateTime::now_utc().replace_nanosecond(0)?;
+    for program in ["ip", "nsenter", "ping", "ethtool"] {
+        command::require(program)?;
+    }
+    let vswitch = options.needs_vswitch().then(|| vswitch_binary(options.vswitch.as_ref())).transpose()?;
+    let machine = Machine::describe(vswitch.as_deref());
+    let results = measure_all(options, vswitch.as_deref())?;
+    let verdicts = goals::judge(&results);
+
+    println!("{}\n", describe(&machine, options));
+    println!("{}", report::figure_table(&results));
+    if !results.costs.is_empty() {
+        println!("{}", report::cost_table(&results.costs));
+    }
+    if !verdicts.is_empty() {
+        println!("{}", report::goal_table(&verdicts));
+    }
+
+    let directory = match &options.out {
+        Some(directory) => directory.clone(),
+        None => results_directory().join(started.format(&Rfc3339)?.replace(['-', ':'], "")),
+    };
+    std::fs::create_dir_all(&directory).with_context(|| format!("creating {}", directory.display()))?;
+    let settings =
+        json!({ "rounds": options.rounds, "seconds": options.seconds, "bridge_nf_call_iptables": false, "mtu": 1500 });
+    report::write_json(&directory, started, &machine, &settings, &results, &verdicts)?;
+    report::write_plot(&directory, &results)?;
+    eprintln!("written: {}/result.json, ratios.svg", directory.display());
+
+    let missed: Vec<_> = verdicts.iter().filter(|verdict| !verdict.met).collect();
+    if options.check && !missed.is_empty() {
+        for verdict in missed {
+            eprintln!("vswitch-bench: missed: {}: {:.3}, wanted {}", verdict.goal, verdict.got, verdict.wanted);
+        }
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Options {
+    fn needs_vswitch(&self) -> bool {
+        let on_pairs = What::ON_PAIRS.iter().any(|what| self.wants(*what));
+        let chosen = |all: &[Variant]| self.variants(all).iter().any(|variant| variant.needs_vswitch());
+        on_pairs && chosen(&Variant::PAIRS)
+            || self.wants(What::Frames) && chosen(&Variant::UPLINKS)
+            || self.wants(What::Attach) && self.wants_variant(Variant::Vswitch)
+            || self.wants(What::Cost) && (chosen(&Variant::PAIRS) || chosen(&Variant::UPLINKS))
+    }
+}
+
+fn measure_all(options: &Options, vswitch: Option<&Path>) -> Result<Results> {
+    let mut results = Results::default();
+    let mut pairs = Vec::new();
+    if What::ON_PAIRS.iter().any(|what| options.wants(*what)) {
+        for variant in options.variants(&Variant::PAIRS) {
+            eprintln!("setting up: {}", variant.label());
+            pairs.push(Pair::build(variant, vswitch)?);
+        }
+    }
+    let mut uplinks = Vec::new();
+    if options.wants(What::Frames) {
+        for variant in options.variants(&Variant::UPLINKS) {
+            eprintln!("setting up: {}, from an uplink", variant.label());
+            uplinks.push(Uplink::build(variant, vswitch)?);
+        }
+    }
+    let servers = if options.wants(What::Tcp1) || options.wants(What::Tcp4) {
+        pairs.iter().map(iperf::Server::start).collect::<Result<Vec<_>>>()?
+    } else {
+        Vec::new()
+    };
+
+    for round in 0..options.rounds {
+        eprintln!("round {} of {}", round + 1, options.rounds);
+        for what in What::ON_PAIRS.into_iter().filter(|what| options.wants(*what)) {
+            for pair in in_turn(&pairs, round) {
+                on_pair(&mut results, what, pair, options)
+                    .with_context(|| format!("{what:?} through {}", pair.variant.label()))?;
+            }
+        }
+        for uplink in in_turn(&uplinks, round) {
+            let mpps = frames::delivered_mpps(uplink, options.window())
+                .with_context(|| format!("frames through {}", uplink.variant.label()))?;
+            note(&mut results, "frames", uplink.variant, mpps);
+        }
+    }
+    drop((servers, pairs, uplinks));
+
+    if options.wants(What::Attach) {
+        measure_attach(&mut results, options, vswitch)?;
+    }
+    if options.wants(What::Cost)
+        && let Some(vswitch) = vswitch
+    {
+        eprintln!("cost of the programs");
+        results.costs.push(cost::of_container_port(&Pair::build(Variant::Vswitch, Some(vswitch))?)?);
+        results.costs.push(cost::of_uplink_tcx(&Uplink::build(Variant::UplinkTcx, Some(vswitch))?)?);
+        results.costs.push(cost::of_uplink_xdp(&Uplink::build(Variant::UplinkXdp, Some(vswitch))?)?);
+    }
+    Ok(results)
+}
+
+fn on_pair(results: &mut Results, what: What, pair: &Pair, options: &Options) -> Result<()> {
+    match what {
+        What::Tcp1 => note(results, "tcp1", pair.variant, iperf::gigabits_per_second(pair, 1, options.seconds)?),
+        What::Tcp4 => note(results, "tcp4", pair.variant, iperf::gigabits_per_second(pair, 4, options.seconds)?),
+        What::Udp => note(results, "udp", pair.variant, udp::delivered_per_second(pair, options.window())? / 1e3),
+        What::Rr => {
+            let times = pingpong::round_trip(pair)?;
+            note(results, "rr_p50", pair.variant, times.p50);
+            note(results, "rr_p99", pair.variant, times.p99);
+        }
+        What::Frames | What::Attach | What::Cost => {}
+    }
+    Ok(())
+}
+
+fn measure_attach(results: &mut Results, options: &Options, vswitch: Option<&Path>) -> Result<()> {
+    eprintln!("attach, {} times", attach::ENDPOINTS);
+    let attaches = attach::attaches(vswitch.filter(|_| options.wants_variant(Variant::Vswitch)))?;
+    for sample in attaches.by_ip {
+        results.record("attach", Variant::Bridge.key(), sample);
+    }
+    for sample in attaches.vswitch {
+        results.record("attach", Variant::Vswitch.key(), sample);
+    }
+    for (row, sample) in [("vswitch_empty", attaches.memory_empty), ("vswitch_full", attaches.memory_full)] {
+        if let Some(sample) = sample {
+            results.record("memory", row, sample);
+        }
+    }
+    Ok(())
+}
+
+/// Each round starts with another one, so that none always comes first or after the same neighbor.
+fn in_turn<T>(all: &[T], round: u32) -> impl Iterator<Item = &T> {
+    let first = if all.is_empty() { 0 } else { round as usize % all.len() };
+    all[first..].iter().chain(&all[..first])
+}
+
+fn note(results: &mut Results, figure: &str, variant: Variant, sample: f64) {
+    eprintln!("  {figure:<7} {:<24} {sample:.2}", variant.label());
+    results.record(figure, variant.key(), sample);
+}
+
+fn describe(machine: &Machine, options: &Options) -> String {
+    format!(
+        "{}, {} x {}, {}; {} rounds of {} s, medians of them",
+        machine.kernel,
+        machine.cpus,
+        machine.cpu.as_deref().unwrap_or("CPU"),
+        machine.vswitch.as_deref().unwrap_or("without vswitch"),
+        options.rounds,
+        options.seconds
+    )
+}
+
+/// Beside the sources when run from the workspace, here otherwise.
+fn results_directory() -> PathBuf {
+    let bench = Path::new("bench");
+    if bench.join("Cargo.toml").is_file() { bench.join("results") } else { PathBuf::from("results") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_round_starts_with_another_variant() {
+        let order = |round| in_turn(&['a', 'b', 'c'], round).collect::<String>();
+        assert_eq!([order(0), order(1), order(2), order(3)], ["abc", "bca", "cab", "abc"]);
+        assert_eq!(in_turn::<u8>(&[], 3).count(), 0);
+    }
+}

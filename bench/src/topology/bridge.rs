@@ -1,0 +1,60 @@
+//! The Linux bridge at its best: no spanning tree, no calls into netfilter.
+
+use std::net::Ipv4Addr;
+
+use anyhow::Result;
+
+use super::{CLIENT, Endpoint, Injection, Pair, SERVER, Uplink, Variant, wire};
+use crate::{
+    command,
+    namespaces::{Netns, NetnsName},
+};
+
+pub fn pair() -> Result<Pair> {
+    let (a, b) = (Netns::create("bridge-a")?, Netns::create("bridge-b")?);
+    let host = host_with_bridge("bridge-host")?;
+    let client = attach_by_ip(&host, "port1", &a, CLIENT)?;
+    let server = attach_by_ip(&host, "port2", &b, SERVER)?;
+    Ok(Pair::without_switch(Variant::Bridge, client, server, vec![a, b, host]))
+}
+
+pub fn uplink() -> Result<Uplink> {
+    let (far, container) = (Netns::create("bridge-wire")?, Netns::create("bridge-c")?);
+    let host = host_with_bridge("bridge-host")?;
+    let from = wire(&host, &far, "uplink")?;
+    host.ip("link set uplink master br0")?;
+    let to = attach_by_ip(&host, "port1", &container, SERVER)?;
+    from.reach(&to)?;
+    Ok(Uplink {
+        variant: Variant::Bridge,
+        host: host.name(),
+        ifname: "uplink".to_owned(),
+        injection: Injection::Pass,
+        wire_mac: far.device("wire0")?.address,
+        wire_ipv4: from.ipv4,
+        container: to,
+        instance: None,
+        _namespaces: vec![far, container, host],
+    })
+}
+
+/// A namespace with an empty bridge, `br0`.
+pub fn host_with_bridge(role: &str) -> Result<Netns> {
+    let host = Netns::create(role)?;
+    // Where br_netfilter is built in, a new namespace starts with it on, and the bridge would pay for hooks that hold no rule.
+    let setting = "/proc/sys/net/bridge/bridge-nf-call-iptables";
+    if std::path::Path::new(setting).exists() {
+        command::run(host.command("sysctl").args(["-q", "-w", "net.bridge.bridge-nf-call-iptables=0"]))?;
+    }
+    host.ip("link add br0 type bridge stp_state 0")?;
+    host.ip("link set br0 up")?;
+    Ok(host)
+}
+
+/// What `vswitch attach` does, by hand: a veth pair, its near end in the bridge, its far end with an address in the container.
+pub fn attach_by_ip(host: &NetnsName, port: &str, container: &NetnsName, ipv4: Ipv4Addr) -> Result<Endpoint> {
+    host.ip(&format!("link add {port} type veth peer name eth0 netns {container}"))?;
+    host.ip(&format!("link set {port} master br0"))?;
+    host.ip(&format!("link set {port} up"))?;
+    Endpoint::configure(container, "eth0", ipv4)
+}

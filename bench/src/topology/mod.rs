@@ -1,0 +1,202 @@
+//! The ways two containers, or a wire and a container, can be connected; each owns all that it made.
+
+mod bridge;
+mod direct;
+mod macvlan;
+mod vswitch;
+
+use std::{
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
+use clap::ValueEnum;
+
+use crate::{
+    command,
+    instance::Instance,
+    namespaces::{Netns, NetnsName},
+};
+
+pub use bridge::{attach_by_ip, host_with_bridge};
+
+/// What connects the two ends.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, ValueEnum)]
+pub enum Variant {
+    /// One veth pair, no switch: the limit. For frames: injected at the container's own device.
+    Direct,
+    /// The Linux bridge.
+    Bridge,
+    /// The kernel's macvlan in bridge mode, on one parent.
+    Macvlan,
+    /// vswitch as it comes.
+    Vswitch,
+    /// vswitch with `--datapath xdp`.
+    VswitchXdp,
+    /// vswitch with an uplink that is switched in tcx alone (`-o xdp=off`).
+    UplinkTcx,
+    /// vswitch with an uplink that is switched in native XDP (`-o xdp=native`).
+    UplinkXdp,
+}
+
+impl Variant {
+    /// The ways from one container to another.
+    pub const PAIRS: [Self; 5] = [Self::Direct, Self::Bridge, Self::Macvlan, Self::Vswitch, Self::VswitchXdp];
+    /// The ways from an uplink to a container.
+    pub const UPLINKS: [Self; 5] = [Self::Direct, Self::Bridge, Self::Macvlan, Self::UplinkTcx, Self::UplinkXdp];
+
+    /// In JSON.
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Bridge => "bridge",
+            Self::Macvlan => "macvlan",
+            Self::Vswitch => "vswitch",
+            Self::VswitchXdp => "vswitch_xdp",
+            Self::UplinkTcx => "uplink_tcx",
+            Self::UplinkXdp => "uplink_xdp",
+        }
+    }
+
+    /// In tables and plots.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Direct => "direct veth",
+            Self::Bridge => "Linux bridge",
+            Self::Macvlan => "macvlan",
+            Self::Vswitch => "vswitch",
+            Self::VswitchXdp => "vswitch --datapath xdp",
+            Self::UplinkTcx => "vswitch, uplink tcx",
+            Self::UplinkXdp => "vswitch, uplink XDP",
+        }
+    }
+
+    /// Whether it cannot be built without a vswitch binary.
+    pub fn needs_vswitch(self) -> bool {
+        matches!(self, Self::Vswitch | Self::VswitchXdp | Self::UplinkTcx | Self::UplinkXdp)
+    }
+}
+
+/// One end: a device with an address in a namespace.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Where the device is.
+    pub netns: NetnsName,
+    /// Its name there.
+    pub ifname: String,
+    /// Its address.
+    pub ipv4: Ipv4Addr,
+}
+
+impl Endpoint {
+    /// Gives a device that is already in the namespace its address, and brings it up.
+    fn configure(netns: &NetnsName, ifname: &str, ipv4: Ipv4Addr) -> Result<Self> {
+        netns.ip(&format!("address add {ipv4}/24 dev {ifname}"))?;
+        netns.ip(&format!("link set {ifname} up"))?;
+        Ok(Self { netns: netns.clone(), ifname: ifname.to_owned(), ipv4 })
+    }
+
+    /// Pings until the first answer, so that neighbors and FDBs are warm; fails when there is none.
+    pub fn reach(&self, other: &Self) -> Result<()> {
+        let mut ping = self.netns.command("ping");
+        ping.args(["-n", "-q", "-c", "3", "-i", "0.2", "-W", "2"]).arg(other.ipv4.to_string());
+        command::run(&mut ping).with_context(|| format!("{} does not reach {}", self.ipv4, other.ipv4))?;
+        Ok(())
+    }
+}
+
+/// Two containers that reach each other.
+pub struct Pair {
+    /// What connects them.
+    pub variant: Variant,
+    /// The end that sends.
+    pub client: Endpoint,
+    /// The end that receives.
+    pub server: Endpoint,
+    // Dropped in this order: the switch goes before the namespaces that it works on.
+    pub(crate) instance: Option<Instance>,
+    _namespaces: Vec<Netns>,
+}
+
+impl Pair {
+    /// Builds it, and sees that the two ends reach each other.
+    pub fn build(variant: Variant, vswitch: Option<&Path>) -> Result<Self> {
+        let pair = match variant {
+            Variant::Direct => direct::pair(),
+            Variant::Bridge => bridge::pair(),
+            Variant::Macvlan => macvlan::pair(),
+            Variant::Vswitch | Variant::UplinkTcx | Variant::UplinkXdp => {
+                vswitch::pair(variant, required(vswitch)?, &[])
+            }
+            Variant::VswitchXdp => vswitch::pair(variant, required(vswitch)?, &["--datapath", "xdp"]),
+        };
+        let pair = pair.with_context(|| format!("setting up {}", variant.label()))?;
+        pair.client.reach(&pair.server).with_context(|| format!("through {}", variant.label()))?;
+        Ok(pair)
+    }
+
+    fn without_switch(variant: Variant, client: Endpoint, server: Endpoint, namespaces: Vec<Netns>) -> Self {
+        Self { variant, client, server, instance: None, _namespaces: namespaces }
+    }
+}
+
+/// Which XDP program the frames meet where they are injected.
+#[derive(Clone, Debug)]
+pub enum Injection {
+    /// One that passes everything on to the kernel's receive path, as a driver without XDP does.
+    Pass,
+    /// A program pinned by the switch.
+    Pinned(PathBuf),
+}
+
+/// A device that frames arrive on, and a container behind it.
+pub struct Uplink {
+    /// What connects the two.
+    pub variant: Variant,
+    /// Where the device is.
+    pub host: NetnsName,
+    /// The device that frames arrive on.
+    pub ifname: String,
+    /// The program that they meet there.
+    pub injection: Injection,
+    /// MAC address of the far end of the wire, the frames' source.
+    pub wire_mac: String,
+    /// Address of the far end of the wire.
+    pub wire_ipv4: Ipv4Addr,
+    /// The frames' destination.
+    pub container: Endpoint,
+    pub(crate) instance: Option<Instance>,
+    _namespaces: Vec<Netns>,
+}
+
+impl Uplink {
+    /// Builds it, and sees that the far end of the wire reaches the container.
+    pub fn build(variant: Variant, vswitch: Option<&Path>) -> Result<Self> {
+        let uplink = match variant {
+            Variant::Direct => direct::uplink(),
+            Variant::Bridge => bridge::uplink(),
+            Variant::Macvlan => macvlan::uplink(),
+            Variant::Vswitch | Variant::VswitchXdp | Variant::UplinkTcx => {
+                vswitch::uplink(Variant::UplinkTcx, required(vswitch)?)
+            }
+            Variant::UplinkXdp => vswitch::uplink(variant, required(vswitch)?),
+        };
+        uplink.with_context(|| format!("setting up {}", variant.label()))
+    }
+}
+
+const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
+const SERVER: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 3);
+const WIRE: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 250);
+
+fn required(vswitch: Option<&Path>) -> Result<&Path> {
+    vswitch.context("this variant needs --vswitch PATH")
+}
+
+/// The far end of a wire whose near end, `ifname`, is left in `host`.
+fn wire(host: &NetnsName, far: &NetnsName, ifname: &str) -> Result<Endpoint> {
+    host.ip(&format!("link add {ifname} type veth peer name wire0 netns {far}"))?;
+    host.ip(&format!("link set {ifname} up"))?;
+    Endpoint::configure(far, "wire0", WIRE)
+}

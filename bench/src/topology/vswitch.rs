@@ -1,0 +1,49 @@
+//! vswitch: an instance of its own in a namespace of its own, spoken to by its command line alone.
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::{Endpoint, Injection, Pair, SERVER, Uplink, Variant, wire};
+use crate::{command, instance::Instance, namespaces::Netns};
+
+pub fn pair(variant: Variant, vswitch: &Path, options: &[&str]) -> Result<Pair> {
+    let (a, b) = (Netns::create("vswitch-a")?, Netns::create("vswitch-b")?);
+    let host = Netns::create("vswitch-host")?;
+    let instance = Instance::up(vswitch, &host, options)?;
+    let client = instance.attach(&a, &[])?.endpoint(&a);
+    let server = instance.attach(&b, &[])?.endpoint(&b);
+    Ok(Pair { variant, client, server, instance: Some(instance), _namespaces: vec![a, b, host] })
+}
+
+pub fn uplink(variant: Variant, vswitch: &Path) -> Result<Uplink> {
+    let (far, container) = (Netns::create("vswitch-wire")?, Netns::create("vswitch-c")?);
+    let host = Netns::create("vswitch-host")?;
+    let from = wire(&host, &far, "uplink")?;
+    // A veth hands over unfinished checksums, which XDP cannot finish; a physical wire never does.
+    command::run(far.command("ethtool").args(["-K", "wire0", "tx", "off"]))?;
+
+    let instance = Instance::up(vswitch, &host, &[])?;
+    let xdp = if variant == Variant::UplinkXdp { "xdp=native" } else { "xdp=off" };
+    instance.run(&["network", "create", "--subnet", "10.99.0.0/24", "-o", "uplink=uplink", "-o", xdp, "segment"])?;
+    let attached = instance.attach(&container, &["--network", "segment", "--ip", &SERVER.to_string()])?;
+    let to: Endpoint = attached.endpoint(&container);
+    from.reach(&to)?;
+
+    let injection = if variant == Variant::UplinkXdp {
+        Injection::Pinned(instance.pinned("from_uplink_xdp")?)
+    } else {
+        Injection::Pass
+    };
+    Ok(Uplink {
+        variant,
+        host: host.name(),
+        ifname: "uplink".to_owned(),
+        injection,
+        wire_mac: far.device("wire0")?.address,
+        wire_ipv4: from.ipv4,
+        container: to,
+        instance: Some(instance),
+        _namespaces: vec![far, container, host],
+    })
+}
