@@ -9,6 +9,7 @@ pub mod forward;
 pub mod mac;
 pub mod packet;
 pub mod tables;
+pub mod trace;
 pub mod verdict;
 
 pub use forward::forward;

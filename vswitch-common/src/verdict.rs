@@ -1,10 +1,69 @@
 //! What the core decides: one verdict for each frame, and the state to update with it.
 
-use crate::tables::{FdbKey, PortKind, PortNumber};
+use crate::mac::Mac;
+use crate::tables::{FdbKey, NetworkNumber, PortKind, PortNumber, VlanKey};
 
-/// What becomes of a frame.
+/// What becomes of a frame, and which state to update with it.
+///
+/// Flat, `repr(C)`, without padding and with every field always set: it crosses from a traced run of the loaded
+/// program to the host as it is, and the verifier finds no unset part of an enum in it. [`Decision::verdict`] and
+/// [`Decision::learn`] are the readable views.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Decision {
+    /// The action: one of the constants of [`action`].
+    pub action: u32,
+    /// For a drop the [`DropReason`]; else 0.
+    pub reason: u32,
+    /// For a redirect, to whom; else zeros.
+    pub to: Delivery,
+    /// The port it came in by; `PortNumber::NONE` if its device is no port.
+    pub ingress: PortNumber,
+    /// 1 if `station` is to be written into the FDB: it is new, moved, or not refreshed in this second.
+    pub learns: u32,
+    /// The sender; zeros where the frame was refused before it was looked up.
+    pub station: FdbKey,
+}
+
+/// The actions of a [`Decision`].
+pub mod action {
+    /// Left to tcx: XDP takes no part of it.
+    pub const LEAVE: u32 = 1;
+    /// To one port.
+    pub const REDIRECT: u32 = 2;
+    /// A copy to every other port: broadcast or multicast.
+    pub const FLOOD_GROUP: u32 = 3;
+    /// A copy to every other port that may have unknown stations behind it.
+    pub const FLOOD_UNKNOWN: u32 = 4;
+    /// To the stack of the device it came from.
+    pub const PASS: u32 = 5;
+    /// Nowhere.
+    pub const DROP: u32 = 6;
+}
+
+/// The one port that a frame goes to, with what the kernel needs to hand it over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Delivery {
+    /// The port.
+    pub port: PortNumber,
+    /// The device it leaves by.
+    pub ifindex: u32,
+    /// The [`PortKind`] of what is behind it, which decides how the frame is handed over.
+    pub kind: u8,
+    /// Bits of the port: [`crate::tables::Port::XDP_EGRESS`].
+    pub flags: u8,
+    /// 1 if to the device's own station: the frame enters the host's stack there and does not go out on the wire.
+    pub local: u8,
+    /// 0.
+    pub reserved: u8,
+}
+
+/// What becomes of a frame, as an enum to match on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
+    /// XDP leaves it to tcx.
+    Leave,
     /// To one port.
     Redirect(Delivery),
     /// A copy to every other port of the network.
@@ -13,21 +72,6 @@ pub enum Verdict {
     Pass,
     /// Nowhere.
     Drop(DropReason),
-}
-
-/// The one port that a frame goes to, with what the kernel needs to hand it over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Delivery {
-    /// The port.
-    pub port: PortNumber,
-    /// The device it leaves by.
-    pub ifindex: u32,
-    /// What is behind it, which decides how the frame is handed over.
-    pub kind: PortKind,
-    /// Bits of the port: [`crate::tables::Port::XDP_EGRESS`].
-    pub flags: u8,
-    /// To the device's own station: the frame enters the host's stack there and does not go out on the wire.
-    pub local: bool,
 }
 
 /// Why a frame is flooded, which decides who gets a copy.
@@ -39,16 +83,56 @@ pub enum Flood {
     UnknownUnicast,
 }
 
-/// A verdict and the state to update; what the kernel program then carries out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Decision {
-    /// What becomes of the frame.
-    pub verdict: Verdict,
-    /// The port it came in by; `PortNumber::NONE` if its device is no port.
-    pub ingress: PortNumber,
-    /// The station to write into the FDB, if it is new, moved, or not refreshed in this second.
-    pub learn: Option<FdbKey>,
+impl Decision {
+    /// A decision with this action, about a frame from this port; everything else zero.
+    #[inline(always)]
+    pub const fn new(action: u32, ingress: PortNumber) -> Self {
+        let to = Delivery { port: PortNumber::NONE, ifindex: 0, kind: 0, flags: 0, local: 0, reserved: 0 };
+        let station = FdbKey { network: NetworkNumber(0), vlan: VlanKey::NONE, mac: Mac::ZERO };
+        Self { action, reason: 0, to, ingress, learns: 0, station }
+    }
+
+    /// A drop.
+    #[inline(always)]
+    pub const fn drop(reason: DropReason, ingress: PortNumber) -> Self {
+        Self { reason: reason as u32, ..Self::new(action::DROP, ingress) }
+    }
+
+    /// The verdict, or `None` if the numbers are none of a decision's.
+    pub fn verdict(&self) -> Option<Verdict> {
+        Some(match self.action {
+            action::LEAVE => Verdict::Leave,
+            action::REDIRECT => Verdict::Redirect(self.to),
+            action::FLOOD_GROUP => Verdict::Flood(Flood::Group),
+            action::FLOOD_UNKNOWN => Verdict::Flood(Flood::UnknownUnicast),
+            action::PASS => Verdict::Pass,
+            action::DROP => Verdict::Drop(*DropReason::ALL.get(self.reason as usize)?),
+            _ => return None,
+        })
+    }
+
+    /// The station to write into the FDB.
+    pub fn learn(&self) -> Option<FdbKey> {
+        (self.learns != 0).then_some(self.station)
+    }
 }
+
+impl Delivery {
+    /// What is behind the port.
+    #[inline(always)]
+    pub const fn kind(&self) -> Option<PortKind> {
+        PortKind::from_number(self.kind)
+    }
+}
+
+const _: () = {
+    assert!(size_of::<Delivery>() == 12);
+    assert!(size_of::<Decision>() == 40);
+};
+
+// SAFETY: repr(C) over integers without padding (sizes asserted above); any bit pattern is valid.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for Decision {}
 
 /// Why a frame was dropped. The numbers are indexes of counters and stay what they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -1,1 +1,3 @@
-//! placeholder
+//! The control plane of vswitch.
+
+pub mod datapath;

@@ -2,10 +2,10 @@
 
 use super::forward;
 use crate::packet::{Ethernet, Packet, ip_protocol, protocol};
-use crate::tables::{Port, PortKind, Tables};
-use crate::verdict::{Decision, Verdict};
+use crate::tables::{Port, PortKind, PortNumber, Tables};
+use crate::verdict::{Decision, action};
 
-/// Decides about a frame in XDP; `None` leaves it, untouched and uncounted, to tcx, which decides the same way.
+/// Decides about a frame in XDP; [`action::LEAVE`] leaves it, untouched and uncounted, to tcx, which decides the same.
 ///
 /// XDP takes what it can carry out: drops, and known unicast into a container whose veth has NAPI. On an uplink it
 /// leaves TCP to tcx: GRO runs in between, and is worth more than the early redirect. The choice is by protocol, so
@@ -17,16 +17,17 @@ pub fn forward_early<P: Packet + ?Sized, T: Tables>(
     frame: &P,
     tables: &T,
     now: u32,
-) -> Option<Decision> {
+) -> Decision {
     let decision = forward(ifindex, frame, tables, now);
-    match decision.verdict {
-        Verdict::Redirect(to) if matches!(to.kind, PortKind::Container) && to.flags & Port::XDP_EGRESS != 0 => {
-            let gro_helps = matches!(ingress, PortKind::Uplink) && is_or_may_be_tcp(frame);
-            (!gro_helps).then_some(decision)
+    let takes = match decision.action {
+        action::REDIRECT => {
+            let reachable = decision.to.kind == PortKind::Container as u8 && decision.to.flags & Port::XDP_EGRESS != 0;
+            reachable && !(matches!(ingress, PortKind::Uplink) && is_or_may_be_tcp(frame))
         }
-        Verdict::Drop(_) if decision.ingress.0 != 0 => Some(decision),
-        _ => None,
-    }
+        action::DROP => decision.ingress.0 != 0,
+        _ => false,
+    };
+    if takes { decision } else { Decision::new(action::LEAVE, PortNumber::NONE) }
 }
 
 #[inline(always)]

@@ -8,7 +8,7 @@ pub use early::forward_early;
 
 use crate::packet::{Ethernet, Packet};
 use crate::tables::{FdbEntry, FdbKey, Port, PortKind, PortNumber, Tables};
-use crate::verdict::{Decision, Delivery, DropReason, Flood, Verdict};
+use crate::verdict::{Decision, Delivery, DropReason, action};
 
 /// Decides about one frame that the device `ifindex` received at second `now` (CLOCK_MONOTONIC).
 ///
@@ -17,50 +17,45 @@ use crate::verdict::{Decision, Delivery, DropReason, Flood, Verdict};
 pub fn forward<P: Packet + ?Sized, T: Tables>(ifindex: u32, frame: &P, tables: &T, now: u32) -> Decision {
     let number = tables.port_of_device(ifindex);
     let Some(port) = tables.port(number) else {
-        return dropped(PortNumber::NONE, DropReason::UnknownPort);
+        return Decision::drop(DropReason::UnknownPort, PortNumber::NONE);
     };
     let Ok(ethernet) = Ethernet::parse(frame) else {
-        return dropped(number, DropReason::Truncated);
+        return Decision::drop(DropReason::Truncated, number);
     };
-    if let Some(verdict) = refuse(&ethernet, &port) {
-        return Decision { verdict, ingress: number, learn: None };
+    if let Some(refused) = refuse(&ethernet, &port, number) {
+        return refused;
     }
     let station = FdbKey { network: port.network, vlan: ethernet.vlan(), mac: ethernet.source };
-    let learn = match source(&station, number, &port, tables, now) {
-        Source::Known => None,
-        Source::Learn => Some(station),
-        Source::Spoofed => return dropped(number, DropReason::SourceSpoofed),
+    let learns = match source(&station, number, &port, tables, now) {
+        Source::Known => 0,
+        Source::Learn => 1,
+        Source::Spoofed => return Decision { station, ..Decision::drop(DropReason::SourceSpoofed, number) },
     };
-    let verdict = if ethernet.destination.is_multicast() {
-        Verdict::Flood(Flood::Group)
+    let decision = if ethernet.destination.is_multicast() {
+        Decision::new(action::FLOOD_GROUP, number)
     } else {
         unicast(&FdbKey { mac: ethernet.destination, ..station }, number, &port, tables)
     };
-    Decision { verdict, ingress: number, learn }
-}
-
-#[inline(always)]
-const fn dropped(ingress: PortNumber, reason: DropReason) -> Decision {
-    Decision { verdict: Verdict::Drop(reason), ingress, learn: None }
+    Decision { learns, station, ..decision }
 }
 
 /// Addresses that no switch forwards.
 #[inline(always)]
-fn refuse(ethernet: &Ethernet, port: &Port) -> Option<Verdict> {
+fn refuse(ethernet: &Ethernet, port: &Port, number: PortNumber) -> Option<Decision> {
     if ethernet.source.is_multicast() {
-        return Some(Verdict::Drop(DropReason::SourceMulticast));
+        return Some(Decision::drop(DropReason::SourceMulticast, number));
     }
     if ethernet.source.is_zero() {
-        return Some(Verdict::Drop(DropReason::SourceZero));
+        return Some(Decision::drop(DropReason::SourceZero, number));
     }
     if ethernet.destination.is_zero() {
-        return Some(Verdict::Drop(DropReason::DestinationZero));
+        return Some(Decision::drop(DropReason::DestinationZero, number));
     }
     if ethernet.destination.is_link_local() {
         // For the machine at the end of this link: on an uplink that is us (LLDP, LACP), elsewhere nobody.
         return Some(match port.kind() {
-            Some(PortKind::Uplink) => Verdict::Pass,
-            _ => Verdict::Drop(DropReason::LinkLocal),
+            Some(PortKind::Uplink) => Decision::new(action::PASS, number),
+            _ => Decision::drop(DropReason::LinkLocal, number),
         });
     }
     None
@@ -91,29 +86,34 @@ fn source<T: Tables>(station: &FdbKey, number: PortNumber, port: &Port, tables: 
 }
 
 #[inline(always)]
-fn unicast<T: Tables>(station: &FdbKey, number: PortNumber, port: &Port, tables: &T) -> Verdict {
+fn unicast<T: Tables>(station: &FdbKey, number: PortNumber, port: &Port, tables: &T) -> Decision {
+    let unknown = Decision::new(action::FLOOD_UNKNOWN, number);
     let Some(entry) = tables.fdb(station) else {
-        return Verdict::Flood(Flood::UnknownUnicast);
+        return unknown;
     };
     if entry.port == number {
         // An uplink's own address: the host's stack on that device. Anybody else's: it is on its segment already.
         return match port.kind() {
-            Some(PortKind::Uplink) if entry.is_static() => Verdict::Pass,
-            _ => Verdict::Drop(DropReason::SamePort),
+            Some(PortKind::Uplink) if entry.is_static() => Decision::new(action::PASS, number),
+            _ => Decision::drop(DropReason::SamePort, number),
         };
     }
     // A port that is gone, or whose number has gone to another network, is as good as an unknown station.
     let Some(target) = tables.port(entry.port).filter(|target| target.network == port.network) else {
-        return Verdict::Flood(Flood::UnknownUnicast);
+        return unknown;
     };
-    let Some(kind) = target.kind() else {
-        return Verdict::Flood(Flood::UnknownUnicast);
+    let local = match target.kind() {
+        Some(PortKind::Host) => true,
+        Some(PortKind::Uplink) => target.mac == station.mac,
+        _ => false,
     };
-    Verdict::Redirect(Delivery {
+    let to = Delivery {
         port: entry.port,
         ifindex: target.egress_ifindex,
-        kind,
+        kind: target.kind,
         flags: target.flags,
-        local: matches!(kind, PortKind::Host) || (matches!(kind, PortKind::Uplink) && target.mac == station.mac),
-    })
+        local: u8::from(local),
+        reserved: 0,
+    };
+    Decision { to, ..Decision::new(action::REDIRECT, number) }
 }

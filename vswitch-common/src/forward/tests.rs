@@ -7,6 +7,7 @@ use super::*;
 use crate::mac::Mac;
 use crate::tables::memory::MemoryTables;
 use crate::tables::{NetworkNumber, VlanKey};
+use crate::verdict::{Flood, Verdict};
 
 const A: Mac = Mac([2, 0, 0, 0, 0, 0xa]);
 const B: Mac = Mac([2, 0, 0, 0, 0, 0xb]);
@@ -45,7 +46,11 @@ fn decide(ifindex: u32, frame: &[u8]) -> Decision {
 }
 
 fn verdict(ifindex: u32, destination: Mac, source: Mac) -> Verdict {
-    decide(ifindex, &frame(destination, source, &[8, 0, 0x45])).verdict
+    decided(&decide(ifindex, &frame(destination, source, &[8, 0, 0x45])))
+}
+
+fn decided(decision: &Decision) -> Verdict {
+    decision.verdict().expect("a verdict")
 }
 
 fn delivery(verdict: Verdict) -> Delivery {
@@ -58,9 +63,9 @@ fn delivery(verdict: Verdict) -> Delivery {
 #[test]
 fn known_unicast_goes_to_its_port() {
     let to_b = delivery(verdict(11, B, A));
-    assert_eq!((to_b.port, to_b.ifindex, to_b.kind, to_b.local), (PortNumber(2), 12, PortKind::Container, false));
+    assert_eq!((to_b.port, to_b.ifindex, to_b.kind(), to_b.local), (PortNumber(2), 12, Some(PortKind::Container), 0));
     let to_host = delivery(verdict(11, HOST, A));
-    assert_eq!((to_host.ifindex, to_host.kind, to_host.local), (113, PortKind::Host, true));
+    assert_eq!((to_host.ifindex, to_host.kind(), to_host.local), (113, Some(PortKind::Host), 1));
     assert_eq!(delivery(verdict(13, A, HOST)).ifindex, 11);
     assert_eq!(delivery(verdict(14, A, STRANGER)).ifindex, 11);
 }
@@ -84,7 +89,7 @@ fn an_entry_that_points_into_another_network_is_not_followed() {
     let key = FdbKey { network: NetworkNumber(1), vlan: VlanKey::NONE, mac: STRANGER };
     tables.fdb.insert(key, FdbEntry { port: PortNumber(5), ..FdbEntry::default() });
     let decision = forward(11, frame(STRANGER, A, &[8, 0]).as_slice(), &tables, NOW);
-    assert_eq!(decision.verdict, Verdict::Flood(Flood::UnknownUnicast));
+    assert_eq!(decided(&decision), Verdict::Flood(Flood::UnknownUnicast));
 }
 
 #[test]
@@ -98,9 +103,9 @@ fn each_drop_has_its_reason() {
     assert_eq!(verdict(99, B, A), Verdict::Drop(DropReason::UnknownPort));
     for length in 0..14 {
         let cut = &frame(B, A, &[8, 0])[..length];
-        assert_eq!(decide(11, cut).verdict, Verdict::Drop(DropReason::Truncated), "{length} bytes");
+        assert_eq!(decided(&decide(11, cut)), Verdict::Drop(DropReason::Truncated), "{length} bytes");
     }
-    assert_eq!(decide(11, &frame(B, A, &[0x81, 0, 0])).verdict, Verdict::Drop(DropReason::Truncated));
+    assert_eq!(decided(&decide(11, &frame(B, A, &[0x81, 0, 0]))), Verdict::Drop(DropReason::Truncated));
 }
 
 #[test]
@@ -116,8 +121,7 @@ fn link_local_control_frames_stay_on_their_link() {
 fn the_uplinks_own_address_stays_the_hosts() {
     assert_eq!(verdict(14, WIRE, STRANGER), Verdict::Pass);
     let local = delivery(verdict(11, WIRE, A));
-    assert!(local.local);
-    assert_eq!((local.ifindex, local.kind), (14, PortKind::Uplink));
+    assert_eq!((local.ifindex, local.kind(), local.local), (14, Some(PortKind::Uplink), 1));
 }
 
 #[test]
@@ -125,21 +129,24 @@ fn stations_are_learned_refreshed_once_a_second_and_moved() {
     let mut tables = tables();
     let ping = frame(Mac::BROADCAST, STRANGER, &[8, 6]);
     let first = forward(14, ping.as_slice(), &tables, NOW);
-    let key = first.learn.expect("a new station");
+    let key = first.learn().expect("a new station");
     tables.learn(&first, NOW);
-    assert_eq!(forward(14, ping.as_slice(), &tables, NOW).learn, None);
-    assert_eq!(forward(14, ping.as_slice(), &tables, NOW + 1).learn, Some(key));
+    assert_eq!(forward(14, ping.as_slice(), &tables, NOW).learn(), None);
+    assert_eq!(forward(14, ping.as_slice(), &tables, NOW + 1).learn(), Some(key));
     let moved = forward(11, ping.as_slice(), &tables, NOW);
-    assert_eq!(moved.learn, Some(key));
+    assert_eq!(moved.learn(), Some(key));
     tables.learn(&moved, NOW);
     assert_eq!((tables.fdb[&key].port, tables.fdb[&key].moves), (PortNumber(1), 1));
-    assert_eq!(delivery(forward(12, frame(STRANGER, B, &[8, 0]).as_slice(), &tables, NOW).verdict).port, PortNumber(1));
+    assert_eq!(
+        delivery(decided(&forward(12, frame(STRANGER, B, &[8, 0]).as_slice(), &tables, NOW))).port,
+        PortNumber(1)
+    );
 }
 
 #[test]
 fn endpoints_are_not_learned() {
-    assert_eq!(decide(11, &frame(B, A, &[8, 0])).learn, None);
-    assert_eq!(decide(13, &frame(B, HOST, &[8, 0])).learn, None);
+    assert_eq!(decide(11, &frame(B, A, &[8, 0])).learn(), None);
+    assert_eq!(decide(13, &frame(B, HOST, &[8, 0])).learn(), None);
 }
 
 #[test]
@@ -147,12 +154,12 @@ fn each_vlan_learns_for_itself() {
     let mut tables = tables();
     let tagged = |destination, source, id| frame(destination, source, &[0x81, 0, 0, id, 8, 0]);
     let decision = forward(11, tagged(Mac::BROADCAST, A, 30).as_slice(), &tables, NOW);
-    assert_eq!(decision.learn.unwrap().vlan, VlanKey(30));
+    assert_eq!(decision.learn().unwrap().vlan, VlanKey(30));
     tables.learn(&decision, NOW);
-    assert_eq!(delivery(forward(12, tagged(A, B, 30).as_slice(), &tables, NOW).verdict).port, PortNumber(1));
-    let other = forward(12, tagged(A, B, 31).as_slice(), &tables, NOW).verdict;
+    assert_eq!(delivery(decided(&forward(12, tagged(A, B, 30).as_slice(), &tables, NOW))).port, PortNumber(1));
+    let other = decided(&forward(12, tagged(A, B, 31).as_slice(), &tables, NOW));
     assert_eq!(other, Verdict::Flood(Flood::UnknownUnicast));
-    assert_eq!(delivery(forward(12, tagged(A, B, 0).as_slice(), &tables, NOW).verdict).port, PortNumber(1));
+    assert_eq!(delivery(decided(&forward(12, tagged(A, B, 0).as_slice(), &tables, NOW))).port, PortNumber(1));
 }
 
 #[test]
@@ -163,15 +170,15 @@ fn xdp_takes_known_unicast_but_not_tcp_from_the_wire() {
         packet.extend([0; 20]);
         packet
     };
-    let early = |kind, ifindex, bytes: &[u8]| forward_early(ifindex, kind, bytes, &tables, NOW);
-    assert!(early(PortKind::Uplink, 14, &frame(A, STRANGER, &ip(17))).is_some());
-    assert!(early(PortKind::Uplink, 14, &frame(A, STRANGER, &[8, 6])).is_some(), "ARP answer");
-    assert_eq!(early(PortKind::Uplink, 14, &frame(A, STRANGER, &ip(6))), None);
-    assert_eq!(early(PortKind::Uplink, 14, &frame(B, STRANGER, &ip(17))), None, "B has no NAPI");
-    assert_eq!(early(PortKind::Uplink, 14, &frame(Mac::BROADCAST, STRANGER, &ip(17))), None);
-    assert!(early(PortKind::Container, 12, &frame(A, B, &ip(6))).is_some());
-    assert!(early(PortKind::Container, 12, &frame(A, Mac::ZERO, &ip(6))).is_some(), "a drop");
-    assert_eq!(early(PortKind::Container, 99, &frame(A, B, &ip(6))), None, "no port");
+    let taken = |kind, ifindex, bytes: &[u8]| forward_early(ifindex, kind, bytes, &tables, NOW).action != action::LEAVE;
+    assert!(taken(PortKind::Uplink, 14, &frame(A, STRANGER, &ip(17))));
+    assert!(taken(PortKind::Uplink, 14, &frame(A, STRANGER, &[8, 6])), "ARP answer");
+    assert!(!taken(PortKind::Uplink, 14, &frame(A, STRANGER, &ip(6))));
+    assert!(!taken(PortKind::Uplink, 14, &frame(B, STRANGER, &ip(17))), "B has no NAPI");
+    assert!(!taken(PortKind::Uplink, 14, &frame(Mac::BROADCAST, STRANGER, &ip(17))));
+    assert!(taken(PortKind::Container, 12, &frame(A, B, &ip(6))));
+    assert!(taken(PortKind::Container, 12, &frame(A, Mac::ZERO, &ip(6))), "a drop");
+    assert!(!taken(PortKind::Container, 99, &frame(A, B, &ip(6))), "no port");
 }
 
 /// Addresses that make the rules collide, and some at random.
@@ -200,17 +207,17 @@ proptest! {
         let tables = tables();
         let decision = forward(ifindex, bytes.as_slice(), &tables, NOW);
         let ingress = tables.port(decision.ingress).expect("every device here is a port");
-        if let Verdict::Redirect(to) = decision.verdict {
+        if let Verdict::Redirect(to) = decided(&decision) {
             let target = tables.port(to.port).unwrap();
             prop_assert_eq!(target.network, ingress.network);
             prop_assert_ne!(to.port, decision.ingress);
             prop_assert_eq!(to.ifindex, target.egress_ifindex);
         }
-        if let Some(key) = decision.learn {
+        if let Some(key) = decision.learn() {
             prop_assert_eq!(key.network, ingress.network);
             prop_assert!(!key.mac.is_multicast() && !key.mac.is_zero());
             prop_assert!(!tables.fdb.get(&key).is_some_and(FdbEntry::is_static));
-            prop_assert!(!matches!(decision.verdict, Verdict::Drop(DropReason::SourceSpoofed | DropReason::Truncated)));
+            prop_assert!(!matches!(decided(&decision), Verdict::Drop(DropReason::SourceSpoofed | DropReason::Truncated)));
         }
     }
 
@@ -231,7 +238,8 @@ proptest! {
     fn xdp_and_tcx_decide_alike(bytes in any_frame(), ifindex in prop::sample::select(std::vec![11_u32, 12, 14, 21])) {
         let tables = tables();
         for kind in [PortKind::Container, PortKind::Uplink] {
-            if let Some(early) = forward_early(ifindex, kind, bytes.as_slice(), &tables, NOW) {
+            let early = forward_early(ifindex, kind, bytes.as_slice(), &tables, NOW);
+            if early.action != action::LEAVE {
                 prop_assert_eq!(early, forward(ifindex, bytes.as_slice(), &tables, NOW));
             }
         }

@@ -27,7 +27,7 @@ impl MemoryTables {
 
     /// Writes the station that a decision learned.
     pub fn learn(&mut self, decision: &Decision, now: u32) {
-        let Some(key) = decision.learn else { return };
+        let Some(key) = decision.learn() else { return };
         let entry = self.fdb.entry(key).or_insert(FdbEntry { port: decision.ingress, ..FdbEntry::default() });
         if entry.is_static() {
             return;

@@ -191,6 +191,27 @@ impl Default for PortCounters {
     }
 }
 
+impl PortCounters {
+    /// The sum of two, field by field: the daemon adds up the CPUs.
+    pub fn plus(mut self, other: &Self) -> Self {
+        self.rx_frames += other.rx_frames;
+        self.rx_bytes += other.rx_bytes;
+        self.tx_frames += other.tx_frames;
+        self.tx_bytes += other.tx_bytes;
+        self.forwarded += other.forwarded;
+        self.flooded += other.flooded;
+        self.to_host += other.to_host;
+        self.passed += other.passed;
+        self.learned += other.learned;
+        self.learn_failed += other.learn_failed;
+        self.tx_failed += other.tx_failed;
+        for (sum, drops) in self.drops.iter_mut().zip(other.drops) {
+            *sum += drops;
+        }
+        self
+    }
+}
+
 /// The largest number of ports of a switch, and of networks.
 pub const MAX_PORTS: u32 = 4096;
 

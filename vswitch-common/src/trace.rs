@@ -1,0 +1,22 @@
+//! A decision as a traced run of the loaded program writes it down.
+
+use crate::verdict::Decision;
+
+/// What a traced program returns once it has recorded: no verdict of tc or XDP.
+pub const RECORDED: u32 = 77;
+
+/// A recorded decision. `repr(C)`, no padding, host byte order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Trace {
+    /// The decision.
+    pub decision: Decision,
+    /// The second of CLOCK_MONOTONIC at which it was made.
+    pub now: u32,
+}
+
+const _: () = assert!(size_of::<Trace>() == 44);
+
+// SAFETY: repr(C) over integers without padding (size asserted above); any bit pattern is valid.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for Trace {}

@@ -1,0 +1,55 @@
+//! Packet memory as a [`Packet`]: the same bounds check before every read, in a form that the verifier follows.
+
+use aya_ebpf::programs::{TcContext, XdpContext};
+use vswitch_common::packet::ethernet::HEADER;
+use vswitch_common::packet::{MAX_OFFSET, Packet, Tag};
+
+/// The linear part of a frame, and the tag beside it.
+pub struct Frame {
+    start: usize,
+    end: usize,
+    tag: Option<Tag>,
+}
+
+impl Frame {
+    /// A frame in XDP: whole and with its tags in place (the daemon turns VLAN offload off where XDP runs).
+    #[inline(always)]
+    pub fn of_xdp(context: &XdpContext) -> Self {
+        Self { start: context.data(), end: context.data_end(), tag: None }
+    }
+
+    /// A packet in tc. Headers that lie in fragments are pulled into the linear part first; drivers and the stack
+    /// put them there already in all but odd cases.
+    #[inline(always)]
+    pub fn of_tc(context: &TcContext) -> Self {
+        if context.data() + HEADER > context.data_end() {
+            // Fails where the packet is shorter: then it is read as far as it goes.
+            let _ = context.pull_data(context.len().min(MAX_OFFSET as u32));
+        }
+        // SAFETY: the context's skb pointer is valid as long as the program runs.
+        let skb = unsafe { &*context.skb.skb };
+        let tag = (skb.vlan_present != 0)
+            .then_some(Tag { tpid: u16::from_be(skb.vlan_proto as u16), tci: skb.vlan_tci as u16 });
+        Self { start: context.data(), end: context.data_end(), tag }
+    }
+}
+
+impl Packet for Frame {
+    #[inline(always)]
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        if offset > MAX_OFFSET {
+            return None;
+        }
+        let start = self.start + offset;
+        if start + N > self.end {
+            return None;
+        }
+        // SAFETY: the N bytes from start are inside the packet, as checked just above; bytes need no alignment.
+        Some(unsafe { *(start as *const [u8; N]) })
+    }
+
+    #[inline(always)]
+    fn offloaded_tag(&self) -> Option<Tag> {
+        self.tag
+    }
+}

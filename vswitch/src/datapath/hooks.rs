@@ -1,0 +1,253 @@
+//! Hooks: which program sits where, attached by links that are pinned and so outlive the daemon.
+
+use std::io::ErrorKind;
+use std::path::Path;
+
+use aya::Ebpf;
+use aya::programs::links::{FdLink, LinkError, LinkOrder, PinnedLink};
+use aya::programs::tc::{
+    NlOptions, SchedClassifierLink, TcAttachOptions, TcAttachType, TcError, TcHandle, qdisc_add_clsact,
+};
+use aya::programs::xdp::{XdpLink, XdpMode};
+use aya::sys::SyscallError;
+use aya::util::KernelVersion;
+use vswitch_common::tables::PortKind;
+
+use super::load::{Pins, classifier, remove_pin, xdp};
+use super::ports::PortTable;
+use super::{DatapathError, Mode};
+
+/// Priority and handle of our filter where tc has no links (clsact): they name it for replacement and removal.
+const CLSACT: (u16, TcHandle) = (1, TcHandle::new(0, 0x7673));
+
+/// A place where a program of ours runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hook {
+    FromContainer,
+    FromHost,
+    FromUplink,
+    FromContainerXdp,
+    FromUplinkXdp,
+}
+
+impl Hook {
+    pub(super) const ALL: [Self; 5] =
+        [Self::FromContainer, Self::FromHost, Self::FromUplink, Self::FromContainerXdp, Self::FromUplinkXdp];
+
+    /// The program's name in the object, and of its pin.
+    pub(super) const fn program(self) -> &'static str {
+        match self {
+            Self::FromContainer => "from_container",
+            Self::FromHost => "from_host",
+            Self::FromUplink => "from_uplink",
+            Self::FromContainerXdp => "from_container_xdp",
+            Self::FromUplinkXdp => "from_uplink_xdp",
+        }
+    }
+
+    /// The tc program of a kind of port.
+    pub(super) const fn tc(kind: PortKind) -> Self {
+        match kind {
+            PortKind::Container => Self::FromContainer,
+            PortKind::Host => Self::FromHost,
+            PortKind::Uplink => Self::FromUplink,
+        }
+    }
+
+    /// The XDP program of a kind of port; what the host sends has never been a bare frame.
+    pub(super) const fn xdp(kind: PortKind) -> Option<Self> {
+        match kind {
+            PortKind::Container => Some(Self::FromContainerXdp),
+            PortKind::Uplink => Some(Self::FromUplinkXdp),
+            PortKind::Host => None,
+        }
+    }
+
+    const fn is_xdp(self) -> bool {
+        matches!(self, Self::FromContainerXdp | Self::FromUplinkXdp)
+    }
+}
+
+/// How tc programs are attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TcHook {
+    /// By links, kernel 6.6 and newer (e420bed02507).
+    Tcx,
+    /// As filters of the clsact qdisc.
+    Clsact,
+}
+
+impl TcHook {
+    pub(super) fn of_this_kernel() -> Self {
+        match KernelVersion::current() {
+            Ok(version) if version < KernelVersion::new(6, 6, 0) => Self::Clsact,
+            _ => Self::Tcx,
+        }
+    }
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        }
+    }
+}
+
+/// Which hooks serve each kind of port, in the words of `status`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hooks {
+    /// Container ports.
+    pub container: String,
+    /// The host's ports.
+    pub host: String,
+    /// Uplinks, where the driver has XDP.
+    pub uplink: String,
+}
+
+impl Hooks {
+    pub(super) fn of(mode: Mode, tc: TcHook) -> Self {
+        let tc = tc.name().to_owned();
+        let both = format!("xdp+{tc}");
+        match mode {
+            Mode::Auto => Self { container: tc.clone(), host: tc, uplink: both },
+            Mode::Tc => Self { container: tc.clone(), host: tc.clone(), uplink: tc },
+            Mode::Xdp => Self { container: both.clone(), host: tc, uplink: both },
+        }
+    }
+}
+
+/// Attaches a tc program to the ingress of a device, or puts it in the place of the one that is there.
+pub(super) fn attach_tc(
+    ebpf: &mut Ebpf,
+    tc: TcHook,
+    hook: Hook,
+    device: &str,
+    ifindex: u32,
+    pins: &Pins<'_>,
+) -> Result<(), DatapathError> {
+    let pin = pins.link(ifindex, hook);
+    let failed = |source| DatapathError::Attach { program: hook.program(), device: device.to_owned(), source };
+    match tc {
+        TcHook::Tcx => {
+            if replace(ebpf, hook, &pin)? {
+                return Ok(());
+            }
+            let program = classifier(ebpf, hook);
+            let order = TcAttachOptions::TcxOrder(LinkOrder::first());
+            let id = program.attach_with_options(device, TcAttachType::Ingress, order).map_err(failed)?;
+            let link = program.take_link(id).map_err(failed)?;
+            pin_link(FdLink::try_from(link), &pin)
+        }
+        TcHook::Clsact => {
+            // Fails where the qdisc is there already; without it, attaching says what is wrong.
+            let _ = qdisc_add_clsact(device);
+            let (priority, handle) = CLSACT;
+            let program = classifier(ebpf, hook);
+            // A link to a filter that may not exist yet: attaching to it makes or replaces the filter.
+            let filter = SchedClassifierLink::attached(device, TcAttachType::Ingress, priority, handle, None);
+            let filter = filter.map_err(|error| failed(TcError::IoError(error).into()))?;
+            let id = match program.attach_to_link(filter) {
+                Ok(id) => id,
+                Err(_) => {
+                    let options = TcAttachOptions::Netlink(NlOptions { priority, handle, classid: None });
+                    program.attach_with_options(device, TcAttachType::Ingress, options).map_err(failed)?
+                }
+            };
+            // The filter stays when we go: no link of the kernel's, and nothing to pin.
+            std::mem::forget(program.take_link(id).map_err(failed)?);
+            Ok(())
+        }
+    }
+}
+
+/// Attaches an XDP program to a device in native mode, or puts it in the place of our own that is there.
+pub(super) fn attach_xdp(
+    ebpf: &mut Ebpf,
+    hook: Hook,
+    device: &str,
+    ifindex: u32,
+    pins: &Pins<'_>,
+) -> Result<(), DatapathError> {
+    let pin = pins.link(ifindex, hook);
+    if replace(ebpf, hook, &pin)? {
+        return Ok(());
+    }
+    let failed = |source| DatapathError::Attach { program: hook.program(), device: device.to_owned(), source };
+    let program = xdp(ebpf, hook);
+    let id = program.attach_to_if_index(ifindex, XdpMode::Driver).map_err(failed)?;
+    let link = program.take_link(id).map_err(failed)?;
+    pin_link(FdLink::try_from(link), &pin)
+}
+
+/// Takes our programs off a device, which may be gone already.
+pub(super) fn detach(tc: TcHook, kind: PortKind, ifindex: u32, pins: &Pins<'_>) -> Result<(), DatapathError> {
+    remove_pin(&pins.link(ifindex, Hook::tc(kind)))?;
+    if let Some(hook) = Hook::xdp(kind) {
+        remove_pin(&pins.link(ifindex, hook))?;
+    }
+    if tc == TcHook::Clsact
+        && let Ok(device) = nix::net::if_::if_indextoname(ifindex)
+        && let Ok(device) = device.to_str()
+    {
+        let (priority, handle) = CLSACT;
+        // Dropping the link removes the filter; an error means that it is gone.
+        drop(SchedClassifierLink::attached(device, TcAttachType::Ingress, priority, handle, None));
+    }
+    Ok(())
+}
+
+/// Puts the programs just loaded in the place of an earlier daemon's, on every port.
+pub(super) fn replace_programs(
+    ebpf: &mut Ebpf,
+    tc: TcHook,
+    pins: &Pins<'_>,
+    ports: &PortTable,
+) -> Result<(), DatapathError> {
+    for (port, kind) in ports.iter().filter_map(|(_, port)| Some((port, port.kind()?))) {
+        let hooks = [Some(Hook::tc(kind)).filter(|_| tc == TcHook::Tcx), Hook::xdp(kind)];
+        for hook in hooks.into_iter().flatten() {
+            replace(ebpf, hook, &pins.link(port.ifindex, hook))?;
+        }
+        if tc == TcHook::Clsact
+            && let Ok(device) = nix::net::if_::if_indextoname(port.ifindex)
+            && let Ok(device) = device.to_str()
+        {
+            attach_tc(ebpf, tc, Hook::tc(kind), device, port.ifindex, pins)?;
+        }
+    }
+    Ok(())
+}
+
+/// Puts our program into a pinned link. False if there is none; one whose device is gone is removed.
+fn replace(ebpf: &mut Ebpf, hook: Hook, pin: &Path) -> Result<bool, DatapathError> {
+    let pinned = match PinnedLink::from_pin(pin) {
+        Ok(pinned) => FdLink::from(pinned),
+        Err(LinkError::SyscallError(SyscallError { io_error, .. })) if io_error.kind() == ErrorKind::NotFound => {
+            return Ok(false);
+        }
+        Err(error) => return Err(DatapathError::Pin { path: pin.to_owned(), message: error.to_string() }),
+    };
+    // The links that we take back out here stay attached: the pin holds them.
+    let replaced = if hook.is_xdp() {
+        let program = xdp(ebpf, hook);
+        XdpLink::try_from(pinned).map_err(|_| ()).and_then(|link| {
+            program.attach_to_link(link).and_then(|id| program.take_link(id)).map(drop).map_err(|_| ())
+        })
+    } else {
+        let program = classifier(ebpf, hook);
+        SchedClassifierLink::try_from(pinned).map_err(|_| ()).and_then(|link| {
+            program.attach_to_link(link).and_then(|id| program.take_link(id)).map(drop).map_err(|_| ())
+        })
+    };
+    if replaced.is_err() {
+        // ENOLINK: its device is gone, or another by now.
+        remove_pin(pin)?;
+    }
+    Ok(replaced.is_ok())
+}
+
+fn pin_link<E: std::fmt::Display>(link: Result<FdLink, E>, pin: &Path) -> Result<(), DatapathError> {
+    let failed = |message: String| DatapathError::Pin { path: pin.to_owned(), message };
+    let link = link.map_err(|error| failed(error.to_string()))?;
+    link.pin(pin).map(drop).map_err(|error| failed(error.to_string()))
+}

@@ -1,0 +1,184 @@
+//! Loading and pinning: a fresh start, or the takeover of what an earlier daemon left running.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use aya::maps::MapInfo;
+use aya::programs::{Program, SchedClassifier, Xdp as XdpProgram};
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+use vswitch_common::tables::{FdbEntry, FdbKey, MAX_PORTS, Network, Port, PortCounters};
+
+use super::hooks::{self, Hook, TcHook};
+use super::ports::PortTable;
+use super::tables::Maps;
+use super::{DatapathError, Options};
+
+/// The eBPF object that build.rs made.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/vswitch-ebpf"));
+
+/// The pinned maps with the sizes of their keys and values in bytes: the layout that a takeover relies on.
+const MAPS: [(&str, usize, usize); 5] = [
+    ("DEVICES", 4, 4),
+    ("PORTS", 4, size_of::<Port>()),
+    ("NETWORKS", 4, size_of::<Network>()),
+    ("FDB", size_of::<FdbKey>(), size_of::<FdbEntry>()),
+    ("COUNTERS", 4, size_of::<PortCounters>()),
+];
+
+/// The switch in the kernel. All methods may be called from any thread; each is a few bpf(2) calls.
+pub struct Datapath {
+    pub(super) options: Options,
+    pub(super) tc: TcHook,
+    pub(super) taken_over: bool,
+    pub(super) state: Mutex<State>,
+}
+
+/// What the methods share.
+pub(super) struct State {
+    pub(super) ebpf: Ebpf,
+    pub(super) maps: Maps,
+    pub(super) ports: PortTable,
+}
+
+/// Where things are pinned in the instance's bpffs.
+#[derive(Debug)]
+pub(super) struct Pins<'a>(pub(super) &'a Path);
+
+impl Pins<'_> {
+    fn map(&self, name: &str) -> PathBuf {
+        self.0.join("maps").join(name)
+    }
+
+    fn program(&self, hook: Hook) -> PathBuf {
+        self.0.join("programs").join(hook.program())
+    }
+
+    pub(super) fn links(&self) -> PathBuf {
+        self.0.join("links")
+    }
+
+    pub(super) fn link(&self, ifindex: u32, hook: Hook) -> PathBuf {
+        self.links().join(format!("{ifindex}-{}", hook.program()))
+    }
+}
+
+impl fmt::Debug for Datapath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Datapath").field("options", &self.options).field("tc", &self.tc).finish_non_exhaustive()
+    }
+}
+
+impl Datapath {
+    /// Loads the programs. Where an earlier daemon of this instance has left its maps and links pinned, the new
+    /// programs take the place of the old ones in the same links, on the same maps: no frame is lost. Maps of another
+    /// layout (another version's) are replaced by empty ones; adding the ports again fills them.
+    ///
+    /// # Errors
+    /// [`DatapathError::Load`], [`DatapathError::Program`] or [`DatapathError::Pin`]; then nothing has changed, unless
+    /// replacing the programs of existing links failed half-way, in which case the rest keep the old programs.
+    pub fn open(options: Options) -> Result<Self, DatapathError> {
+        let pins = Pins(&options.directory);
+        for directory in ["maps", "programs", "links"] {
+            let path = options.directory.join(directory);
+            fs::create_dir_all(&path).map_err(|error| pin_error(&path, &error))?;
+        }
+        let taken_over = keep_matching_maps(&pins, options.fdb_size)?;
+        let mut ebpf = load(&pins, options.fdb_size, None)?;
+        for hook in Hook::ALL {
+            pin_program(&mut ebpf, hook, &pins)?;
+        }
+        let tc = TcHook::of_this_kernel();
+        let maps = Maps::take(&mut ebpf)?;
+        let ports = PortTable::read(&maps)?;
+        hooks::replace_programs(&mut ebpf, tc, &pins, &ports)?;
+        Ok(Self { tc, taken_over, state: Mutex::new(State { ebpf, maps, ports }), options })
+    }
+
+    /// Whether ports of an earlier daemon were found running.
+    pub fn taken_over(&self) -> bool {
+        self.taken_over
+    }
+}
+
+/// Loads the object on the pinned maps, and the programs into the kernel. With `traced`, a copy that only records.
+pub(super) fn load(pins: &Pins<'_>, fdb_size: u32, traced: Option<&u32>) -> Result<Ebpf, DatapathError> {
+    let mut loader = EbpfLoader::new();
+    // Our programs look at packets and maps alone: nothing in them is relocated against the kernel's own types.
+    loader.btf(None).verifier_log_level(VerifierLogLevel::STATS).map_max_entries("FDB", fdb_size);
+    for (name, _, _) in MAPS {
+        loader.map_pin_path(name, pins.map(name));
+    }
+    if let Some(traced) = traced {
+        loader.override_global("TRACED", traced, true);
+    }
+    let level: &u8 = if tracing::enabled!(tracing::Level::DEBUG) { &4 } else { &3 };
+    loader.override_global("AYA_LOG_LEVEL", level, false);
+    let mut ebpf = loader.load(OBJECT).map_err(DatapathError::Load)?;
+    for hook in Hook::ALL {
+        let program = hook.program();
+        let refused = |source| DatapathError::Program { program, source };
+        match ebpf.program_mut(program) {
+            Some(Program::SchedClassifier(classifier)) => classifier.load().map_err(refused)?,
+            Some(Program::Xdp(xdp)) => xdp.load().map_err(refused)?,
+            _ => unreachable!("the object has a program {program}"),
+        }
+    }
+    Ok(ebpf)
+}
+
+/// Leaves pinned maps where they are if all have this version's layout, and says so; removes them otherwise.
+fn keep_matching_maps(pins: &Pins<'_>, fdb_size: u32) -> Result<bool, DatapathError> {
+    let fits = |&(name, key, value): &(&str, usize, usize)| {
+        let Ok(info) = MapInfo::from_pin(pins.map(name)) else { return false };
+        let entries = if name == "FDB" { fdb_size } else { MAX_PORTS };
+        (info.key_size(), info.value_size(), info.max_entries()) == (key as u32, value as u32, entries)
+    };
+    if MAPS.iter().all(fits) {
+        return Ok(true);
+    }
+    for (name, _, _) in MAPS {
+        remove_pin(&pins.map(name))?;
+    }
+    Ok(false)
+}
+
+fn pin_program(ebpf: &mut Ebpf, hook: Hook, pins: &Pins<'_>) -> Result<(), DatapathError> {
+    let path = pins.program(hook);
+    remove_pin(&path)?;
+    let pinned = match ebpf.program_mut(hook.program()) {
+        Some(program) => program.pin(&path),
+        None => unreachable!("loaded above"),
+    };
+    pinned.map_err(|error| DatapathError::Pin { path, message: error.to_string() })
+}
+
+/// Removes a pin, if it is there.
+pub(super) fn remove_pin(path: &Path) -> Result<(), DatapathError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(pin_error(path, &error)),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn pin_error(path: &Path, error: &io::Error) -> DatapathError {
+    DatapathError::Pin { path: path.to_owned(), message: error.to_string() }
+}
+
+/// The classifier of a hook.
+pub(super) fn classifier(ebpf: &mut Ebpf, hook: Hook) -> &mut SchedClassifier {
+    match ebpf.program_mut(hook.program()) {
+        Some(Program::SchedClassifier(program)) => program,
+        _ => unreachable!("{} is a classifier", hook.program()),
+    }
+}
+
+/// The XDP program of a hook.
+pub(super) fn xdp(ebpf: &mut Ebpf, hook: Hook) -> &mut XdpProgram {
+    match ebpf.program_mut(hook.program()) {
+        Some(Program::Xdp(program)) => program,
+        _ => unreachable!("{} is an XDP program", hook.program()),
+    }
+}

@@ -1,0 +1,93 @@
+//! The pinned maps, typed.
+
+use std::borrow::BorrowMut;
+
+use aya::Ebpf;
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use vswitch_common::tables::{FdbEntry, FdbKey, MAX_PORTS, Network, Port, PortCounters, PortNumber};
+
+use super::DatapathError;
+
+/// The maps of one instance.
+pub(super) struct Maps {
+    pub(super) devices: HashMap<MapData, u32, PortNumber>,
+    pub(super) ports: Array<MapData, Port>,
+    pub(super) networks: Array<MapData, Network>,
+    pub(super) fdb: HashMap<MapData, FdbKey, FdbEntry>,
+    pub(super) counters: PerCpuArray<MapData, PortCounters>,
+}
+
+impl Maps {
+    /// Takes the maps out of a loaded object.
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
+        Ok(Self {
+            devices: take(ebpf, "DEVICES")?,
+            ports: take(ebpf, "PORTS")?,
+            networks: take(ebpf, "NETWORKS")?,
+            fdb: take(ebpf, "FDB")?,
+            counters: take(ebpf, "COUNTERS")?,
+        })
+    }
+
+    /// Every station in the FDB.
+    pub(super) fn stations(&self) -> Result<Vec<(FdbKey, FdbEntry)>, DatapathError> {
+        let mut stations = Vec::new();
+        for station in self.fdb.iter() {
+            match station {
+                Ok(station) => stations.push(station),
+                // It went while we looked.
+                Err(MapError::KeyNotFound) => {}
+                Err(source) => return Err(DatapathError::Table { table: "FDB", source }),
+            }
+        }
+        Ok(stations)
+    }
+
+    /// Removes the stations that `gone` names; returns how many.
+    pub(super) fn forget(&mut self, gone: impl Fn(&FdbKey, &FdbEntry) -> bool) -> Result<usize, DatapathError> {
+        let mut count = 0;
+        for (key, _) in self.stations()?.into_iter().filter(|(key, entry)| gone(key, entry)) {
+            count += usize::from(removed(self.fdb.remove(&key), "FDB")?);
+        }
+        Ok(count)
+    }
+
+    /// The entries of the port table in use, by number.
+    pub(super) fn used_ports(&self) -> Result<Vec<(PortNumber, Port)>, DatapathError> {
+        let mut ports = Vec::new();
+        for number in 1..MAX_PORTS {
+            let port = self.ports.get(&number, 0).map_err(|source| DatapathError::Table { table: "PORTS", source })?;
+            if port.kind != 0 {
+                ports.push((PortNumber(number), port));
+            }
+        }
+        Ok(ports)
+    }
+}
+
+fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, table: &'static str) -> Result<T, DatapathError> {
+    match ebpf.take_map(table) {
+        Some(map) => T::try_from(map).map_err(|source| DatapathError::Table { table, source }),
+        None => unreachable!("the object has a map {table}"),
+    }
+}
+
+/// Whether a removal removed something; that it was gone is no error.
+pub(super) fn removed(result: Result<(), MapError>, table: &'static str) -> Result<bool, DatapathError> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(MapError::KeyNotFound) => Ok(false),
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(DatapathError::Table { table, source }),
+    }
+}
+
+/// Writes one entry of an array.
+pub(super) fn set<D: BorrowMut<MapData>, T: aya::Pod>(
+    array: &mut Array<D, T>,
+    table: &'static str,
+    index: u32,
+    value: T,
+) -> Result<(), DatapathError> {
+    array.set(index, value, 0).map_err(|source| DatapathError::Table { table, source })
+}
