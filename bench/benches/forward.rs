@@ -1,0 +1,123 @@
+//! Nanoseconds per decision of the forwarding core on the host, over tables in memory: which frames, and which FDB sizes.
+//!
+//! The kernel's maps are not these hash maps; `vswitch-bench run --only cost` measures the loaded programs.
+
+use std::hint::black_box;
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use vswitch_common::{
+    Mac, forward,
+    forward::forward_early,
+    tables::{FdbEntry, FdbKey, NetworkNumber, Port, PortKind, PortNumber, VlanKey, memory::MemoryTables},
+    verdict::action,
+};
+
+const A: Mac = Mac([2, 0, 0, 0, 0, 0xa]);
+const B: Mac = Mac([2, 0, 0, 0, 0, 0xb]);
+const UPLINK: Mac = Mac([2, 0, 0, 0, 0, 0x20]);
+const STATION: Mac = Mac([6, 0, 0, 0, 0, 0]);
+const STRANGER: Mac = Mac([2, 0, 0, 0, 0, 0x99]);
+const NETWORK: NetworkNumber = NetworkNumber(1);
+const NOW: u32 = 1000;
+
+/// Two containers on devices 11 and 12, an uplink on 14.
+fn tables() -> MemoryTables {
+    let mut tables = MemoryTables::default();
+    for (number, ifindex, mac, kind) in
+        [(1, 11, A, PortKind::Container), (2, 12, B, PortKind::Container), (3, 14, UPLINK, PortKind::Uplink)]
+    {
+        let port = Port {
+            ifindex,
+            egress_ifindex: ifindex,
+            network: NETWORK,
+            next: PortNumber::NONE,
+            mac,
+            kind: kind as u8,
+            flags: Port::XDP_EGRESS,
+        };
+        tables.add_port(PortNumber(number), port);
+    }
+    tables.fdb.insert(key(STATION), learned());
+    tables
+}
+
+fn key(mac: Mac) -> FdbKey {
+    FdbKey { network: NETWORK, vlan: VlanKey::NONE, mac }
+}
+
+fn learned() -> FdbEntry {
+    FdbEntry { port: PortNumber(3), seen: NOW, ..FdbEntry::default() }
+}
+
+/// A 60-byte frame with a tag or without.
+fn frame(destination: Mac, source: Mac, tag: &[u8], payload: &[u8]) -> Vec<u8> {
+    let mut frame = [&destination.0[..], &source.0, tag, payload].concat();
+    frame.resize(60, 0);
+    frame
+}
+
+const UDP: [u8; 22] = [8, 0, 0x45, 0, 0, 46, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 99, 0, 1, 10, 99, 0, 2];
+const ARP: [u8; 10] = [8, 6, 0, 1, 8, 0, 6, 4, 0, 1];
+const VLAN_30: [u8; 4] = [0x81, 0, 0, 30];
+
+fn frames(criterion: &mut Criterion) {
+    let tables = tables();
+    let broadcast = Mac([0xff; 6]);
+    let cases = [
+        ("container to container", 11, frame(B, A, &[], &UDP), action::REDIRECT),
+        ("container to a station behind the uplink", 11, frame(STATION, A, &[], &UDP), action::REDIRECT),
+        ("uplink to container", 14, frame(A, STATION, &[], &UDP), action::REDIRECT),
+        ("unknown destination", 11, frame(STRANGER, A, &[], &UDP), action::FLOOD_UNKNOWN),
+        ("unknown destination in a VLAN", 11, frame(STRANGER, A, &VLAN_30, &UDP), action::FLOOD_UNKNOWN),
+        ("broadcast ARP", 11, frame(broadcast, A, &[], &ARP), action::FLOOD_GROUP),
+        ("forged source", 11, frame(A, B, &[], &UDP), action::DROP),
+    ];
+    let mut group = criterion.benchmark_group("forward");
+    for (name, ifindex, frame, expected) in &cases {
+        // A bench of the wrong path would still be fast.
+        assert_eq!(forward(*ifindex, frame.as_slice(), &tables, NOW).action, *expected, "{name}");
+        group.bench_function(*name, |bencher| {
+            bencher.iter(|| forward(black_box(*ifindex), black_box(frame.as_slice()), &tables, NOW));
+        });
+    }
+    group.finish();
+}
+
+/// The share of XDP: the same decision, and the protocol looked at.
+fn early(criterion: &mut Criterion) {
+    let tables = tables();
+    let frame = frame(A, STATION, &[], &UDP);
+    let decide = |frame: &[u8]| forward_early(14, PortKind::Uplink, frame, &tables, NOW);
+    assert_eq!(decide(&frame).action, action::REDIRECT);
+    criterion.bench_function("forward_early, uplink to container", |bencher| {
+        bencher.iter(|| decide(black_box(frame.as_slice())))
+    });
+}
+
+/// A frame from the uplink meets the FDB twice: its source and its destination.
+fn fdb_sizes(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("forward, uplink to container, stations in the FDB");
+    for stations in [10u32, 1_000, 100_000] {
+        let mut tables = tables();
+        let macs: Vec<Mac> = (0..stations)
+            .map(|number| {
+                let [a, b, c, d] = number.to_be_bytes();
+                Mac([6, 0, a, b, c, d])
+            })
+            .collect();
+        tables.fdb.extend(macs.iter().map(|mac| (key(*mac), learned())));
+        let frames: Vec<_> = macs.iter().map(|mac| frame(A, *mac, &[], &UDP)).collect();
+        // Another sender each time, in a stride that the prefetcher does not follow.
+        let mut next = 0;
+        group.bench_function(BenchmarkId::from_parameter(stations), |bencher| {
+            bencher.iter(|| {
+                next = (next + 7_919) % frames.len();
+                forward(black_box(14), black_box(frames[next].as_slice()), &tables, NOW)
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, frames, early, fdb_sizes);
+criterion_main!(benches);
