@@ -1,0 +1,217 @@
+//! What the switch knows of stations, and the addresses that it refuses.
+
+use std::{
+    panic::AssertUnwindSafe,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use crate::harness::{Attached, Frame, Host, Mac, Netns, RawPort, Station, eventually, ping};
+
+/// Two containers and their devices.
+struct Pair {
+    port_a: RawPort,
+    port_b: RawPort,
+    at_a: Attached,
+    at_b: Attached,
+    a: Netns,
+    _b: Netns,
+    host: Host,
+}
+
+fn pair(datapath: &str) -> Pair {
+    let host = Host::up(&["--datapath", datapath]);
+    let (a, b) = (Netns::new("a"), Netns::new("b"));
+    let (at_a, at_b) = (host.attach(&a, &[]), host.attach(&b, &[]));
+    let (port_a, port_b) = (RawPort::open(&a, "eth0"), RawPort::open(&b, "eth0"));
+    Pair { port_a, port_b, at_a, at_b, a, _b: b, host }
+}
+
+fn mac(text: &str) -> Mac {
+    text.parse().unwrap()
+}
+
+fn station(host: &Host, mac: Mac) -> Option<Station> {
+    host.fdb(&[]).into_iter().find(|station| station.mac == mac)
+}
+
+#[test]
+fn endpoints_are_known_from_the_start_and_forgotten_at_the_end() {
+    let Pair { host, at_a, at_b, .. } = &pair("auto");
+    for endpoint in [at_a, at_b] {
+        let station = station(host, endpoint.mac).expect("a static entry");
+        assert_eq!(
+            (station.port.as_str(), station.network.as_str(), station.kind.as_str()),
+            (endpoint.name.as_str(), "bridge", "static")
+        );
+        assert_eq!(station.moves, 0);
+    }
+    host.ok(&["detach", &at_a.name]);
+    assert_eq!(station(host, at_a.mac), None);
+    assert!(station(host, at_b.mac).is_some());
+    assert!(host.ok(&["fdb", "show"]).contains(&at_b.mac.to_string()));
+}
+
+#[test]
+fn a_station_behind_a_container_is_learned() {
+    for datapath in ["tc", "xdp"] {
+        let Pair { host, port_a, port_b, at_a, at_b, .. } = &pair(datapath);
+        let nested = mac("02:00:00:00:77:01");
+        let unknown = Frame::new(nested, at_b.mac, "before it is known");
+        port_b.send(&unknown);
+        port_a.expect(&unknown);
+        let hello = Frame::new(at_b.mac, nested, "hello from behind a");
+        port_a.send(&hello);
+        port_b.expect(&hello);
+        let learned = station(host, nested).expect("a learned entry");
+        assert_eq!(
+            (learned.port.as_str(), learned.kind.as_str(), learned.moves),
+            (at_a.name.as_str(), "dynamic", 0),
+            "{datapath}"
+        );
+        assert!(learned.age.is_some_and(|age| age < 100), "{learned:?}");
+        assert_eq!(host.fdb(&["--dynamic", "--port", &at_a.name]), [learned]);
+        assert_eq!(host.fdb(&["--dynamic", "--port", &at_b.name]), []);
+
+        // Known now: only a gets it, and a third container does not.
+        let c = Netns::new("c");
+        let at_c = host.attach(&c, &[]);
+        let port_c = RawPort::open(&c, "eth0");
+        let answer = Frame::new(nested, at_b.mac, "after it is known");
+        port_b.send(&answer);
+        port_a.expect(&answer);
+        let mark = Frame::new(at_c.mac, at_b.mac, "mark");
+        port_b.send(&mark);
+        assert!(!port_c.expect(&mark).contains(&answer), "{datapath}");
+    }
+}
+
+#[test]
+fn a_station_that_moves_is_followed() {
+    let Pair { host, port_a, port_b, at_a, at_b, .. } = &pair("auto");
+    let nomad = mac("02:00:00:00:77:02");
+    for (index, (sender, receiver, at)) in
+        [(port_a, port_b, at_a), (port_b, port_a, at_b), (port_a, port_b, at_a)].into_iter().enumerate()
+    {
+        let here = Frame::new(Mac::BROADCAST, nomad, &format!("here I am, {index}"));
+        sender.send(&here);
+        receiver.expect(&here);
+        let station = station(host, nomad).expect("a learned entry");
+        assert_eq!((station.port.as_str(), station.moves), (at.name.as_str(), index as u64));
+    }
+}
+
+#[test]
+fn link_local_control_frames_stay_on_their_link() {
+    for datapath in ["tc", "xdp"] {
+        let Pair { host, port_a, port_b, at_a, at_b, .. } = &pair(datapath);
+        let before = host.counters(&at_a.name);
+        let control: Vec<Frame> =
+            (0..16).map(|last| Frame::new(Mac([0x01, 0x80, 0xc2, 0, 0, last]), at_a.mac, "control")).collect();
+        for frame in &control {
+            port_a.send(frame);
+        }
+        let drops = |reason: &str| host.counters(&at_a.name).dropped(reason) - before.dropped(reason);
+        eventually("sixteen drops are counted", || (drops("link_local") == 16).then_some(()));
+        // The next address after them is an ordinary group.
+        let group = Frame::new(mac("01:80:c2:00:00:10"), at_a.mac, "no control frame");
+        port_a.send(&group);
+        let others = port_b.expect(&group);
+        assert!(!others.iter().any(|frame| control.contains(frame)), "{datapath}: {others:02x?}");
+        let mark = Frame::new(at_b.mac, at_a.mac, "mark");
+        port_a.send(&mark);
+        let others = port_b.expect(&mark);
+        assert!(!others.iter().any(|frame| control.contains(frame)), "{datapath}: {others:02x?}");
+        assert_eq!(drops("link_local"), 16);
+    }
+}
+
+#[test]
+fn frames_from_impossible_or_foreign_addresses_are_dropped_by_name() {
+    for datapath in ["tc", "xdp"] {
+        let Pair { host, port_a, port_b, at_a, at_b, .. } = &pair(datapath);
+        let gateway = host
+            .fdb(&["--static"])
+            .into_iter()
+            .find(|station| ![at_a.mac, at_b.mac].contains(&station.mac))
+            .expect("the host's own")
+            .mac;
+        let cases = [
+            ("source_multicast", 3, Frame::new(at_b.mac, mac("03:00:00:00:00:01"), "a group speaks")),
+            ("source_multicast", 2, Frame::new(Mac::BROADCAST, Mac::BROADCAST, "everybody speaks")),
+            ("source_zero", 4, Frame::new(at_b.mac, Mac::ZERO, "nobody speaks")),
+            ("destination_zero", 2, Frame::new(Mac::ZERO, at_a.mac, "to nobody")),
+            ("source_spoofed", 5, Frame::new(Mac::BROADCAST, at_b.mac, "a speaks as b")),
+            ("source_spoofed", 1, Frame::new(at_b.mac, gateway, "a speaks as the host")),
+            ("same_port", 3, Frame::new(at_a.mac, at_a.mac, "to itself")),
+        ];
+        let before = host.counters(&at_a.name);
+        let mut expected = std::collections::BTreeMap::<&str, u64>::new();
+        for (reason, times, frame) in &cases {
+            for _ in 0..*times {
+                port_a.send(frame);
+            }
+            *expected.entry(reason).or_default() += times;
+        }
+        for (reason, times) in &expected {
+            eventually(&format!("{times} times {reason} with {datapath}"), || {
+                let counted = host.counters(&at_a.name).dropped(reason) - before.dropped(reason);
+                assert!(counted <= *times, "{reason}: {counted} with {datapath}");
+                (counted == *times).then_some(())
+            });
+        }
+        let mark = Frame::new(at_b.mac, at_a.mac, "mark");
+        port_a.send(&mark);
+        let others = port_b.expect(&mark);
+        assert!(
+            !others.iter().any(|other| cases.iter().any(|(_, _, frame)| other == frame)),
+            "{datapath}: {others:02x?}"
+        );
+        // None of it was believed.
+        assert_eq!(station(host, at_b.mac).map(|station| station.port).as_ref(), Some(&at_b.name));
+        assert!(host.fdb(&[]).iter().all(|station| !station.mac.is_multicast() && !station.mac.is_zero()));
+    }
+}
+
+#[test]
+fn a_bridge_in_a_container_works_behind_its_port() {
+    let Pair { host, a, at_b, .. } = &pair("auto");
+    // No bridge device: it is a module on some kernels. A second station on a's wire does: a proxy for what is nested.
+    let nested = Netns::new("nested");
+    a.wire("in0", &nested, "eth0");
+    nested.ip("address add 10.201.0.240/24 dev eth0");
+    let (inner, outer) = (RawPort::open(a, "in0"), RawPort::open(a, "eth0"));
+    let inner_mac = nested.mac("eth0");
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let bridge = scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                inner.pending().iter().for_each(|frame| outer.send(frame));
+                outer.pending().iter().for_each(|frame| inner.send(frame));
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let pinged = std::panic::catch_unwind(AssertUnwindSafe(|| ping(&nested, at_b.ipv4)));
+        done.store(true, Ordering::Relaxed);
+        bridge.join().unwrap();
+        pinged.unwrap();
+    });
+    assert_eq!(station(host, inner_mac).map(|station| station.kind).as_deref(), Some("dynamic"));
+}
+
+#[test]
+fn a_station_that_falls_silent_is_forgotten() {
+    let host = Host::up(&[]);
+    host.ok(&["network", "create", "--subnet", "10.95.0.0/24", "-o", "ageing=2", "short"]);
+    let (a, b) = (Netns::new("a"), Netns::new("b"));
+    host.attach(&a, &["--network", "short"]);
+    host.attach(&b, &["--network", "short"]);
+    let (port_a, port_b) = (RawPort::open(&a, "eth0"), RawPort::open(&b, "eth0"));
+    let nested = mac("02:00:00:00:77:03");
+    let hello = Frame::new(Mac::BROADCAST, nested, "hello");
+    port_a.send(&hello);
+    port_b.expect(&hello);
+    assert!(station(&host, nested).is_some());
+    eventually("the station is forgotten", || station(&host, nested).is_none().then_some(()));
+    assert_eq!(host.fdb(&["--static", "--network", "short"]).len(), 3, "endpoints and the host stay");
+}

@@ -1,0 +1,100 @@
+//! BPF objects in the kernel, seen without bpftool: what an instance has pinned or holds open, and whether it is still
+//! there afterwards. Only an instance's own objects are asked about, so tests run side by side.
+
+use std::{
+    collections::BTreeSet,
+    ffi::CString,
+    fs,
+    os::{
+        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+};
+
+use nix::unistd::Pid;
+
+const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_PROG_GET_FD_BY_ID: libc::c_int = 13;
+const BPF_MAP_GET_FD_BY_ID: libc::c_int = 14;
+const BPF_LINK_GET_FD_BY_ID: libc::c_int = 30;
+
+/// A BPF object and its number in the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum BpfObject {
+    Program(u32),
+    Map(u32),
+    Link(u32),
+}
+
+impl BpfObject {
+    /// Whether the kernel still has it.
+    pub fn exists(self) -> bool {
+        let (command, id) = match self {
+            Self::Program(id) => (BPF_PROG_GET_FD_BY_ID, id),
+            Self::Map(id) => (BPF_MAP_GET_FD_BY_ID, id),
+            Self::Link(id) => (BPF_LINK_GET_FD_BY_ID, id),
+        };
+        // { id, next_id, open_flags } of union bpf_attr.
+        match bpf(command, &mut [u64::from(id), 0]) {
+            Ok(_) => true,
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => false,
+            Err(error) => panic!("asking the kernel about {self:?}: {error}"),
+        }
+    }
+
+    /// Everything pinned below a directory.
+    pub fn pinned_below(directory: &Path) -> BTreeSet<Self> {
+        let mut found = BTreeSet::new();
+        let mut directories = vec![directory.to_owned()];
+        while let Some(directory) = directories.pop() {
+            let Ok(entries) = fs::read_dir(&directory) else { continue };
+            for entry in entries.flatten() {
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    directories.push(entry.path());
+                } else if let Some(descriptor) = open_pin(&entry.path()) {
+                    found.extend(described(&format!("/proc/self/fdinfo/{}", descriptor.as_raw_fd())));
+                }
+            }
+        }
+        found
+    }
+
+    /// Everything that a process holds open.
+    pub fn held_by(process: Pid) -> BTreeSet<Self> {
+        let Ok(descriptors) = fs::read_dir(format!("/proc/{process}/fdinfo")) else { return BTreeSet::new() };
+        descriptors.flatten().flat_map(|entry| described(&entry.path().to_string_lossy())).collect()
+    }
+}
+
+/// Reads the lines `prog_id:`, `map_id:` and `link_id:` that the kernel shows of a BPF descriptor.
+fn described(fdinfo: &str) -> Vec<BpfObject> {
+    let text = fs::read_to_string(fdinfo).unwrap_or_default();
+    let number = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        line.trim().parse().ok().filter(|id| *id != 0)
+    };
+    let objects = [
+        number("prog_id").map(BpfObject::Program),
+        number("map_id").map(BpfObject::Map),
+        number("link_id").map(BpfObject::Link),
+    ];
+    objects.into_iter().flatten().collect()
+}
+
+fn open_pin(path: &Path) -> Option<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes()).ok()?;
+    bpf(BPF_OBJ_GET, &mut [path.as_ptr() as u64, 0]).ok()
+}
+
+/// bpf(2), for the commands that return a descriptor; the attributes in words of 64 bits.
+fn bpf(command: libc::c_int, attributes: &mut [u64; 2]) -> Result<OwnedFd, std::io::Error> {
+    // SAFETY: the attributes are as long as is said, and what they point to outlives the call.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_mut_ptr(), size_of_val(attributes)) };
+    if result < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    let descriptor = i32::try_from(result).expect("descriptors are small");
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}

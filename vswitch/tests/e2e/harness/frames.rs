@@ -1,0 +1,217 @@
+//! Frames made by hand, sent and received on a device itself with AF_PACKET sockets.
+
+use std::{
+    io::{Error, ErrorKind},
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    time::{Duration, Instant},
+};
+
+pub use vswitch_common::Mac;
+
+use super::{Netns, PATIENCE, udp::large_buffer};
+
+/// For frames of a test and no protocol (IEEE 802, local experimental ethertype 1).
+const EXPERIMENTAL: u16 = 0x88b5;
+
+/// A VLAN tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Tag {
+    pub tpid: u16,
+    pub tci: u16,
+}
+
+impl Tag {
+    /// An 802.1Q tag.
+    pub const fn customer(id: u16) -> Self {
+        Self { tpid: 0x8100, tci: id }
+    }
+
+    /// An 802.1ad tag.
+    pub const fn service(id: u16) -> Self {
+        Self { tpid: 0x88a8, tci: id }
+    }
+}
+
+/// A frame as it is on the wire.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Frame(pub Vec<u8>);
+
+impl Frame {
+    /// A frame of the experimental protocol that says `text`, padded to 60 bytes.
+    pub fn new(destination: Mac, source: Mac, text: &str) -> Self {
+        Self::tagged(destination, source, &[], text)
+    }
+
+    /// The same behind VLAN tags, the outer one first.
+    pub fn tagged(destination: Mac, source: Mac, tags: &[Tag], text: &str) -> Self {
+        let mut bytes = [destination.0, source.0].concat();
+        for tag in tags {
+            bytes.extend(tag.tpid.to_be_bytes());
+            bytes.extend(tag.tci.to_be_bytes());
+        }
+        bytes.extend(EXPERIMENTAL.to_be_bytes());
+        bytes.extend(text.as_bytes());
+        bytes.resize(bytes.len().max(60), 0);
+        Self(bytes)
+    }
+
+    /// One with any contents.
+    pub fn raw(destination: Mac, source: Mac, rest: &[u8]) -> Self {
+        Self([&destination.0[..], &source.0, rest].concat())
+    }
+}
+
+/// A device, at its lowest level: sees every frame that it receives, and sends any.
+pub struct RawPort {
+    socket: OwnedFd,
+}
+
+impl RawPort {
+    /// Opens a device inside a namespace, promiscuously.
+    pub fn open(netns: &Netns, ifname: &str) -> Self {
+        let socket = netns.inside(|| open(ifname)).unwrap_or_else(|error| panic!("AF_PACKET on {ifname}: {error}"));
+        large_buffer(&socket);
+        Self { socket }
+    }
+
+    /// Sends a frame.
+    #[track_caller]
+    pub fn send(&self, frame: &Frame) {
+        self.try_send(frame).unwrap_or_else(|error| panic!("sending {frame:02x?}: {error}"));
+    }
+
+    /// Sends a frame that the kernel may find too odd.
+    pub fn try_send(&self, Frame(bytes): &Frame) -> Result<(), Error> {
+        // SAFETY: the buffer is as long as is said.
+        let sent = unsafe { libc::send(self.socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), 0) };
+        if sent < 0 { Err(Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// Waits for this frame, and returns every other that came before it.
+    #[track_caller]
+    pub fn expect(&self, wanted: &Frame) -> Vec<Frame> {
+        let mut others = Vec::new();
+        let deadline = Instant::now() + PATIENCE;
+        while let Some(frame) = self.receive(deadline.saturating_duration_since(Instant::now())) {
+            if frame == *wanted {
+                return others;
+            }
+            others.push(frame);
+        }
+        panic!("{wanted:02x?} did not arrive, but these did: {others:02x?}");
+    }
+
+    /// What has arrived and has not been looked at.
+    pub fn pending(&self) -> Vec<Frame> {
+        std::iter::from_fn(|| self.receive(Duration::ZERO)).collect()
+    }
+
+    /// The next frame, if one comes in this time. A tag that the kernel has taken off is put back.
+    fn receive(&self, patience: Duration) -> Option<Frame> {
+        let deadline = Instant::now() + patience;
+        loop {
+            match receive(&self.socket) {
+                Ok(frame) => return Some(frame),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return None;
+                    }
+                    wait(&self.socket, left);
+                }
+                Err(error) => panic!("receiving frames: {error}"),
+            }
+        }
+    }
+}
+
+fn open(ifname: &str) -> Result<OwnedFd, Error> {
+    // No protocol yet: nothing is received before the socket is bound to the device.
+    // SAFETY: plain numbers.
+    let descriptor =
+        unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0) };
+    if descriptor < 0 {
+        return Err(Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made it for us.
+    let socket = unsafe { OwnedFd::from_raw_fd(descriptor) };
+    let index = nix::net::if_::if_nametoindex(ifname)?;
+    let on: libc::c_int = 1;
+    for option in [libc::PACKET_AUXDATA, libc::PACKET_IGNORE_OUTGOING] {
+        set_option(&socket, option, &on)?;
+    }
+    let index = i32::try_from(index).expect("interface indexes are small");
+    let promiscuous = libc::packet_mreq {
+        mr_ifindex: index,
+        mr_type: libc::PACKET_MR_PROMISC as u16,
+        mr_alen: 0,
+        mr_address: [0; 8],
+    };
+    set_option(&socket, libc::PACKET_ADD_MEMBERSHIP, &promiscuous)?;
+    // SAFETY: all zeros is a valid sockaddr_ll.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+    address.sll_ifindex = index;
+    // SAFETY: a sockaddr_ll of its own size.
+    let bound = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size_of_val(&address) as u32) };
+    if bound < 0 { Err(Error::last_os_error()) } else { Ok(socket) }
+}
+
+fn set_option<T>(socket: &OwnedFd, option: libc::c_int, value: &T) -> Result<(), Error> {
+    // SAFETY: the value is as long as is said.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            option,
+            (&raw const *value).cast(),
+            size_of::<T>() as u32,
+        )
+    };
+    if result < 0 { Err(Error::last_os_error()) } else { Ok(()) }
+}
+
+fn receive(socket: &OwnedFd) -> Result<Frame, Error> {
+    let mut bytes = vec![0_u8; 1 << 17];
+    // Room for one tpacket_auxdata with its header, aligned as cmsghdr.
+    let mut control = [0_u64; 16];
+    let mut part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    // SAFETY: all zeros is a valid msghdr.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = size_of_val(&control) as _;
+    // SAFETY: the message points to buffers as long as it says.
+    let length = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, 0) };
+    if length < 0 {
+        return Err(Error::last_os_error());
+    }
+    bytes.truncate(length.cast_unsigned());
+    // SAFETY: the kernel has filled the message in; the macros stay inside its control buffer.
+    let mut header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    while !header.is_null() {
+        // SAFETY: not null, so it points into the control buffer.
+        let (level, kind) = unsafe { ((*header).cmsg_level, (*header).cmsg_type) };
+        if level == libc::SOL_PACKET && kind == libc::PACKET_AUXDATA {
+            // SAFETY: the kernel puts a tpacket_auxdata behind this header.
+            let auxiliary = unsafe { libc::CMSG_DATA(header).cast::<libc::tpacket_auxdata>().read_unaligned() };
+            if auxiliary.tp_status & libc::TP_STATUS_VLAN_VALID != 0 && bytes.len() >= 12 {
+                let tag = [auxiliary.tp_vlan_tpid.to_be_bytes(), auxiliary.tp_vlan_tci.to_be_bytes()].concat();
+                bytes.splice(12..12, tag);
+            }
+        }
+        // SAFETY: as for the first.
+        header = unsafe { libc::CMSG_NXTHDR(&raw const message, header) };
+    }
+    Ok(Frame(bytes))
+}
+
+fn wait(socket: &OwnedFd, patience: Duration) {
+    let mut descriptor = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    let milliseconds = i32::try_from(patience.as_millis()).unwrap_or(i32::MAX).max(1);
+    // SAFETY: one pollfd.
+    unsafe { libc::poll(&raw mut descriptor, 1, milliseconds) };
+}

@@ -1,0 +1,128 @@
+//! What there is around a switch, to be compared before and after; and what may not be there once it is gone.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+use nix::{
+    mount::{MntFlags, umount2},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use super::{BpfObject, Host, Netns, eventually};
+
+/// Everything that a command which fails may not change. Compare with `assert_eq!`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Surroundings {
+    /// Devices, addresses and routes of each namespace looked at.
+    network: BTreeMap<String, BTreeSet<String>>,
+    /// Files of the instance, pins included.
+    files: BTreeSet<PathBuf>,
+    mounts: BTreeSet<String>,
+    processes: BTreeSet<Pid>,
+}
+
+impl Surroundings {
+    /// The state of a host and of these containers.
+    pub fn of(host: &Host, containers: &[&Netns]) -> Self {
+        let namespaces = std::iter::once(&*host.netns).chain(containers.iter().copied());
+        let mut files = files_below(&host.run_directory());
+        files.extend(files_below(&host.state_directory()));
+        Self {
+            network: namespaces.map(|netns| (netns.name().to_owned(), network(netns))).collect(),
+            files,
+            mounts: mounts_below(&host.run_directory()),
+            processes: processes(host.instance()),
+        }
+    }
+}
+
+/// Devices with what can be set on them, addresses and routes of a namespace, a line each.
+fn network(netns: &Netns) -> BTreeSet<String> {
+    let mut lines = BTreeSet::new();
+    for link in netns.ip_json("link show") {
+        let fields = ["ifindex", "ifname", "address", "mtu", "promiscuity", "ifalias", "xdp", "operstate"]
+            .map(|key| format!("{key} {}", link[key]));
+        lines.insert(format!("device {}", fields.join(" ")));
+    }
+    for row in netns.ip_json("-4 address show") {
+        for address in row["addr_info"].as_array().into_iter().flatten() {
+            lines.insert(format!("address {} {}/{}", row["ifname"], address["local"], address["prefixlen"]));
+        }
+    }
+    for route in netns.ip_json("-4 route show table all") {
+        lines.insert(format!("route {} {} {}", route["dst"], route["dev"], route["gateway"]));
+    }
+    lines
+}
+
+fn files_below(directory: &Path) -> BTreeSet<PathBuf> {
+    let mut found = BTreeSet::new();
+    let Ok(entries) = fs::read_dir(directory) else { return found };
+    found.insert(directory.to_owned());
+    for entry in entries.flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            found.extend(files_below(&entry.path()));
+        }
+        found.insert(entry.path());
+    }
+    found
+}
+
+fn mounts_below(directory: &Path) -> BTreeSet<String> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("/proc is mounted");
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+    points.filter(|point| Path::new(point).starts_with(directory)).map(str::to_owned).collect()
+}
+
+/// The processes of an instance: those that bear its name on their command line. It is a name like no other.
+pub fn processes(instance: &str) -> BTreeSet<Pid> {
+    let entries = fs::read_dir("/proc").expect("/proc is mounted").flatten();
+    let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).map(Pid::from_raw);
+    let of_instance = numbers.filter(|pid| {
+        let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        words.split(|byte| *byte == 0).any(|word| word == instance.as_bytes())
+    });
+    of_instance.filter(|pid| alive(*pid)).collect()
+}
+
+/// Whether a process runs; one that is dead and waits for its parent does not.
+pub fn alive(process: Pid) -> bool {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    status.lines().any(|line| line.starts_with("State:") && !line.contains('Z') && !line.contains('X'))
+}
+
+/// Fails unless nothing of the instance is left: no process, device, pin, mount or file of its run directory, and none
+/// of these BPF objects. The recorded state may be there.
+#[track_caller]
+pub fn assert_gone(host: &Host, objects: &BTreeSet<BpfObject>) {
+    let run = host.run_directory();
+    assert_eq!(processes(host.instance()), BTreeSet::new(), "processes");
+    assert_eq!(mounts_below(&run), BTreeSet::new(), "mounts");
+    assert_eq!(files_below(&run), BTreeSet::new(), "files");
+    let mark = format!("vswitch:{}:", host.instance());
+    let links = host.netns.ip_json("link show");
+    let marked: Vec<_> =
+        links.iter().filter(|link| link["ifalias"].as_str().is_some_and(|alias| alias.starts_with(&mark))).collect();
+    assert!(marked.is_empty(), "devices: {marked:#?}");
+    // The kernel frees them after a grace period.
+    eventually(&format!("the BPF objects of {} are gone", host.instance()), || {
+        (!objects.iter().any(|object| object.exists())).then_some(())
+    });
+}
+
+/// Removes by force what a failed test, or a switch at fault, has left.
+pub fn remove(host: &Host) {
+    for process in processes(host.instance()) {
+        let _gone = kill(process, Signal::SIGKILL);
+    }
+    for mount in mounts_below(&host.run_directory()) {
+        let _unmounted = umount2(Path::new(&mount), MntFlags::MNT_DETACH);
+    }
+    for directory in [host.run_directory(), host.state_directory()] {
+        let _removed = fs::remove_dir_all(directory);
+    }
+}

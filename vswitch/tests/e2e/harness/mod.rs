@@ -1,0 +1,55 @@
+//! What the tests stand on: network namespaces as hosts and containers, a switch on one of them, traffic through it,
+//! and a look at what is left when it is gone. Everything made here is owned by a guard and removed with it.
+
+mod bpf;
+mod command;
+mod devices;
+mod flow;
+mod frames;
+mod host;
+mod icmp;
+mod leftovers;
+mod netns;
+mod tcp;
+mod udp;
+
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+pub use bpf::BpfObject;
+pub use command::{Outcome, run, spawn};
+pub use devices::set_tx_checksumming;
+pub use flow::Flow;
+pub use frames::{Frame, Mac, RawPort, Tag};
+pub use host::{Attached, BINARY, Counters, Host, Station, complaint};
+pub use icmp::{Pinger, ping, ping_with};
+pub use leftovers::{Surroundings, processes};
+pub use netns::Netns;
+pub use tcp::tcp;
+pub use udp::{udp, udp_broadcast, udp_segmented};
+
+/// How long an event may take before a test calls it a hang. Generous: kernels under emulation are slow, and nothing
+/// here is about time.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Waits until `probe` finds what it looks for.
+#[track_caller]
+pub fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = probe() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "after {PATIENCE:?} still not: {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A name that no other test, of this run or of one beside it, has.
+pub fn unique(role: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("vst{}-{}-{role}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}

@@ -1,0 +1,151 @@
+//! A network namespace under /run/netns: a host, a container, or a machine at the far end of a wire.
+
+use std::{
+    collections::BTreeSet,
+    ffi::OsStr,
+    fs::File,
+    net::Ipv4Addr,
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use nix::sched::{CloneFlags, setns};
+use serde_json::Value;
+
+use super::{Mac, command, unique};
+
+/// A network namespace that lives as long as this value, or until [`delete`](Self::delete).
+#[derive(Debug)]
+pub struct Netns {
+    name: String,
+}
+
+impl Netns {
+    /// Makes one, with its loopback up. The role is the last part of its name.
+    pub fn new(role: &str) -> Self {
+        let root = nix::unistd::geteuid().is_root();
+        assert!(root, "the end-to-end tests make namespaces: run them as root (cargo xtask test)");
+        let netns = Self { name: unique(role) };
+        command::ok(Command::new("ip").args(["netns", "add", &netns.name]));
+        netns.ip("link set lo up");
+        netns
+    }
+
+    /// As many, numbered.
+    pub fn several(role: &str, count: usize) -> Vec<Self> {
+        (0..count).map(|number| Self::new(&format!("{role}{number}"))).collect()
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> PathBuf {
+        Path::new("/run/netns").join(&self.name)
+    }
+
+    /// [`path`](Self::path) for a command line.
+    pub fn path_argument(&self) -> String {
+        format!("/run/netns/{}", self.name)
+    }
+
+    /// `ip` inside; the test fails if it does.
+    #[track_caller]
+    pub fn ip(&self, arguments: &str) -> String {
+        command::ok(Command::new("ip").args(["-n", &self.name]).args(arguments.split_whitespace()))
+    }
+
+    /// What `ip -j` prints, inside.
+    #[track_caller]
+    pub fn ip_json(&self, arguments: &str) -> Vec<Value> {
+        let text = self.ip(&format!("-j -d {arguments}"));
+        if text.trim().is_empty() {
+            return Vec::new();
+        }
+        let rows: Vec<Value> =
+            serde_json::from_str(&text).unwrap_or_else(|error| panic!("ip -j {arguments}: {error}: {text}"));
+        // ip prints an empty object for each line that it left out.
+        rows.into_iter().filter(|row| row.as_object().is_some_and(|fields| !fields.is_empty())).collect()
+    }
+
+    /// The devices inside, by name.
+    pub fn devices(&self) -> BTreeSet<String> {
+        self.ip_json("link show")
+            .iter()
+            .map(|link| link["ifname"].as_str().expect("a device has a name").to_owned())
+            .collect()
+    }
+
+    /// A device inside, as `ip -j -d link` describes it.
+    pub fn device(&self, ifname: &str) -> Option<Value> {
+        self.ip_json("link show").into_iter().find(|link| link["ifname"] == ifname)
+    }
+
+    /// The MAC address of a device inside.
+    #[track_caller]
+    pub fn mac(&self, ifname: &str) -> Mac {
+        let device = self.device(ifname).unwrap_or_else(|| panic!("{} has no {ifname}", self.name));
+        device["address"].as_str().expect("a device has an address").parse().expect("ip prints MAC addresses")
+    }
+
+    /// The IPv4 addresses of a device inside.
+    pub fn addresses(&self, ifname: &str) -> Vec<Ipv4Addr> {
+        let rows = self.ip_json("-4 address show");
+        rows.iter()
+            .filter(|row| row["ifname"] == ifname)
+            .flat_map(|row| row["addr_info"].as_array().cloned().unwrap_or_default())
+            .filter_map(|address| address["local"].as_str()?.parse().ok())
+            .collect()
+    }
+
+    /// A veth pair between this namespace and another: a wire.
+    pub fn wire(&self, ifname: &str, far: &Self, far_ifname: &str) {
+        self.ip(&format!("link add {ifname} type veth peer name {far_ifname} netns {}", far.name));
+        self.ip(&format!("link set {ifname} up"));
+        far.ip(&format!("link set {far_ifname} up"));
+    }
+
+    /// A program to be run inside. `setns` and not `ip netns exec`, which would remount /sys and hide bpffs.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let namespace = self.open();
+        let mut command = Command::new(program);
+        // SAFETY: between fork and exec, setns on a descriptor that the closure owns is one system call.
+        unsafe {
+            command.pre_exec(move || setns(&namespace, CloneFlags::CLONE_NEWNET).map_err(Into::into));
+        }
+        command
+    }
+
+    /// Runs `work` inside, on a thread of its own. Sockets made there stay there.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let namespace = self.open();
+        let outcome = std::thread::scope(|scope| {
+            let thread = scope.spawn(move || {
+                setns(namespace, CloneFlags::CLONE_NEWNET).expect("entering a namespace of our own");
+                work()
+            });
+            thread.join()
+        });
+        outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    /// Deletes it under everybody's feet.
+    pub fn delete(self) {
+        drop(self);
+    }
+
+    fn open(&self) -> File {
+        File::open(self.path()).unwrap_or_else(|error| panic!("opening namespace {}: {error}", self.name))
+    }
+}
+
+impl Drop for Netns {
+    fn drop(&mut self) {
+        let outcome = command::run(Command::new("ip").args(["netns", "del", &self.name]));
+        if outcome.code != Some(0) && !std::thread::panicking() {
+            panic!("removing namespace {}: {outcome:?}", self.name);
+        }
+    }
+}

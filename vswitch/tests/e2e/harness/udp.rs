@@ -1,0 +1,106 @@
+//! UDP datagrams that are counted, numbered and answered.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    os::fd::AsFd,
+};
+
+use nix::sys::socket::{setsockopt, sockopt};
+
+use super::{Netns, PATIENCE};
+
+/// Sends datagrams of one size to an address in another namespace, which sends each back; none may be lost or changed.
+#[track_caller]
+pub fn udp(from: &Netns, to: &Netns, address: Ipv4Addr, size: usize, count: u32) {
+    let server = bind(to, address);
+    let client = bind(from, Ipv4Addr::UNSPECIFIED);
+    let target = server.local_addr().expect("it is bound");
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut buffer = vec![0; 1 << 16];
+            for number in 0..count {
+                let Ok((length, sender)) = server.recv_from(&mut buffer) else {
+                    panic!("datagram {number} of {count} with {size} bytes did not arrive at {target}");
+                };
+                server.send_to(&buffer[..length], sender).expect("answering");
+            }
+        });
+        // A few at a time: a socket's buffer holds them even where the other side gets no time to run.
+        const WINDOW: u32 = 8;
+        let mut buffer = vec![0; 1 << 16];
+        for first in (0..count).step_by(WINDOW as usize) {
+            let window = first..count.min(first + WINDOW);
+            for number in window.clone() {
+                client
+                    .send_to(&datagram(number, size), target)
+                    .unwrap_or_else(|error| panic!("sending {size} bytes to {target}: {error}"));
+            }
+            for number in window {
+                let Ok(length) = client.recv(&mut buffer) else {
+                    panic!("datagram {number} of {count} with {size} bytes did not come back from {target}");
+                };
+                assert_eq!(buffer[..length], datagram(number, size), "datagram {number} of {count} with {size} bytes");
+            }
+        }
+    });
+}
+
+/// Hands the kernel one buffer to be cut into datagrams of `segment` bytes (UDP_SEGMENT): a GSO packet all the way, which
+/// must arrive as the same datagrams.
+#[track_caller]
+pub fn udp_segmented(from: &Netns, to: &Netns, address: Ipv4Addr, segment: u16, count: u32) {
+    let server = bind(to, address);
+    let client = bind(from, Ipv4Addr::UNSPECIFIED);
+    let target = server.local_addr().expect("it is bound");
+    setsockopt(&client, sockopt::UdpGsoSegment, &i32::from(segment)).expect("UDP_SEGMENT");
+    let train: Vec<u8> = (0..count).flat_map(|number| datagram(number, segment.into())).collect();
+    client.send_to(&train, target).unwrap_or_else(|error| panic!("sending {count} segments to {target}: {error}"));
+    let mut buffer = vec![0; 1 << 16];
+    for number in 0..count {
+        let length = server.recv(&mut buffer).unwrap_or_else(|error| panic!("segment {number} of {count}: {error}"));
+        assert_eq!(buffer[..length], datagram(number, segment.into()), "segment {number} of {count}");
+    }
+}
+
+/// Sends one broadcast datagram from an address; every one of the others gets it once.
+#[track_caller]
+pub fn udp_broadcast(from: &Netns, address: Ipv4Addr, others: &[&Netns]) {
+    let first = bind(others[0], Ipv4Addr::UNSPECIFIED);
+    let port = first.local_addr().expect("it is bound").port();
+    let rest = others[1..].iter().map(|netns| {
+        let socket = netns.inside(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)));
+        prepared(socket.unwrap_or_else(|error| panic!("binding port {port} in {}: {error}", netns.name())))
+    });
+    let receivers: Vec<UdpSocket> = std::iter::once(first).chain(rest).collect();
+    let sender = bind(from, address);
+    sender.set_broadcast(true).expect("SO_BROADCAST");
+    sender.send_to(&datagram(7, 100), (Ipv4Addr::BROADCAST, port)).expect("sending a broadcast");
+    for (receiver, netns) in receivers.iter().zip(others) {
+        let mut buffer = [0; 200];
+        let (length, source) = receiver
+            .recv_from(&mut buffer)
+            .unwrap_or_else(|error| panic!("{} got no broadcast: {error}", netns.name()));
+        assert_eq!((&buffer[..length], source.ip()), (&datagram(7, 100)[..], address.into()), "in {}", netns.name());
+    }
+}
+
+fn bind(netns: &Netns, address: Ipv4Addr) -> UdpSocket {
+    let socket = netns.inside(|| UdpSocket::bind(SocketAddr::from((address, 0))));
+    prepared(socket.unwrap_or_else(|error| panic!("binding {address} in {}: {error}", netns.name())))
+}
+
+fn prepared(socket: UdpSocket) -> UdpSocket {
+    socket.set_read_timeout(Some(PATIENCE)).expect("a time limit");
+    large_buffer(&socket);
+    socket
+}
+
+/// So that no datagram is lost for want of room while its reader waits for a CPU.
+pub(super) fn large_buffer(socket: &impl AsFd) {
+    setsockopt(socket, sockopt::RcvBufForce, &(16 << 20)).expect("root may set large buffers");
+}
+
+/// Bytes that tell a datagram from every other of its flow.
+fn datagram(number: u32, size: usize) -> Vec<u8> {
+    (0..size).map(|index| (number.wrapping_mul(31).wrapping_add(index as u32) % 251) as u8).collect()
+}

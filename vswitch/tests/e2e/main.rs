@@ -1,0 +1,23 @@
+//! End-to-end tests: the command line, a real kernel, real namespaces, real traffic. One module a behaviour.
+//!
+//! They need root, and nothing else of the machine: each test makes its own hosts and containers, under names that no
+//! other has, so all run side by side and beside whatever else there is.
+
+mod harness;
+
+mod accounting;
+mod attach;
+mod concurrency;
+mod control;
+mod down;
+mod fdb;
+mod instances;
+mod isolation;
+mod lifecycle;
+mod reaping;
+mod refused_attach;
+mod refused_up;
+mod takeover;
+mod traffic;
+mod uplink;
+mod vlan;

@@ -1,0 +1,99 @@
+//! What disappears behind the switch's back.
+
+use crate::harness::{Host, Netns, Surroundings, eventually, ping, tcp};
+
+#[test]
+fn a_namespace_deleted_while_attached_is_reaped() {
+    let host = Host::up(&[]);
+    let survivor = Netns::new("survivor");
+    let at_survivor = host.attach(&survivor, &[]);
+    let before = Surroundings::of(&host, &[]);
+    let doomed = Netns::new("doomed");
+    let endpoint = host.attach(&doomed, &["--name", "doomed"]);
+    doomed.delete();
+    eventually("the endpoint is gone", || host.ps().iter().all(|other| other.name != "doomed").then_some(()));
+    eventually("what was made for it is gone", || (Surroundings::of(&host, &[]) == before).then_some(()));
+    assert!(host.fdb(&[]).iter().all(|station| station.mac != endpoint.mac));
+    // Its name and its address are free.
+    let heir = Netns::new("heir");
+    let inherited = host.attach(&heir, &["--name", "doomed", "--ip", &endpoint.ipv4.to_string()]);
+    assert_eq!(inherited.ipv4, endpoint.ipv4);
+    ping(&heir, at_survivor.ipv4);
+}
+
+#[test]
+fn a_namespace_whose_name_is_deleted_lives_on_with_its_process() {
+    let host = Host::up(&[]);
+    let (named, peer) = (Netns::new("named"), Netns::new("peer"));
+    let at_peer = host.attach(&peer, &[]);
+    let process = crate::harness::spawn(named.command("sleep").arg("10000"));
+    let path = format!("/proc/{}/ns/net", process.id());
+    let wanted = std::fs::metadata(named.path()).unwrap();
+    eventually("the process is in its namespace", || {
+        use std::os::unix::fs::MetadataExt as _;
+        std::fs::metadata(&path).ok().filter(|found| found.ino() == wanted.ino())
+    });
+    host.ok(&["attach", "--netns", &path, "--name", "worker"]);
+    ping(&named, at_peer.ipv4);
+    named.delete();
+    assert!(host.ps().iter().any(|endpoint| endpoint.name == "worker"));
+    ping(&host.netns, host.ps().iter().find(|endpoint| endpoint.name == "worker").unwrap().ipv4);
+    drop(process);
+    eventually("the endpoint is gone with the process", || {
+        host.ps().iter().all(|endpoint| endpoint.name != "worker").then_some(())
+    });
+}
+
+#[test]
+fn many_namespaces_deleted_at_once_are_reaped() {
+    let host = Host::up(&[]);
+    let before = Surroundings::of(&host, &[]);
+    let containers = Netns::several("c", 10);
+    for container in &containers {
+        host.attach(container, &[]);
+    }
+    drop(containers);
+    eventually("all endpoints are gone", || host.ps().is_empty().then_some(()));
+    eventually("what was made for them is gone", || (Surroundings::of(&host, &[]) == before).then_some(()));
+}
+
+#[test]
+fn a_port_device_removed_behind_the_switchs_back_takes_its_endpoint_with_it() {
+    let host = Host::up(&[]);
+    let [a, b, c] = ["a", "b", "c"].map(Netns::new);
+    let [at_b, at_c] = [&b, &c].map(|container| host.attach(container, &[]));
+    let before = Surroundings::of(&host, &[&a, &b, &c]);
+    let at_a = host.attach(&a, &[]);
+    let mark = format!("vswitch:{}:bridge:{}", host.instance(), at_a.id);
+    let links = host.netns.ip_json("link show");
+    let device = links
+        .iter()
+        .find(|link| link["ifalias"] == mark)
+        .unwrap_or_else(|| panic!("no device is marked {mark}: {links:#?}"));
+    host.netns.ip(&format!("link del {}", device["ifname"].as_str().unwrap()));
+
+    eventually("the endpoint is gone", || (host.ps().len() == 2).then_some(()));
+    eventually("what was made for it is gone", || (Surroundings::of(&host, &[&a, &b, &c]) == before).then_some(()));
+    assert!(host.fdb(&[]).iter().all(|station| station.mac != at_a.mac));
+    tcp(&b, &c, at_c.ipv4, 1 << 20);
+    host.ok(&["detach", &at_a.name]);
+    let again = host.attach(&a, &["--ip", &at_a.ipv4.to_string()]);
+    assert_eq!(again.ipv4, at_a.ipv4);
+    ping(&a, at_b.ipv4);
+}
+
+#[test]
+fn the_containers_end_renamed_or_moved_is_still_detached() {
+    let host = Host::up(&[]);
+    let (a, elsewhere) = (Netns::new("a"), Netns::new("elsewhere"));
+    let before = Surroundings::of(&host, &[&a, &elsewhere]);
+    host.attach(&a, &["--name", "a"]);
+    a.ip("link set eth0 down");
+    a.ip("link set eth0 name renamed0");
+    host.ok(&["detach", "a"]);
+    assert_eq!(Surroundings::of(&host, &[&a, &elsewhere]), before);
+    host.attach(&a, &["--name", "a"]);
+    a.ip(&format!("link set eth0 netns {}", elsewhere.name()));
+    host.ok(&["detach", "a"]);
+    assert_eq!(Surroundings::of(&host, &[&a, &elsewhere]), before);
+}
