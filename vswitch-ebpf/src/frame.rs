@@ -44,7 +44,12 @@ impl Packet for Frame {
         if start + N > self.end {
             return None;
         }
-        // SAFETY: the N bytes from start are inside the packet, as checked just above; bytes need no alignment.
+        if N % 2 == 0 && offset % 2 == 0 {
+            // SAFETY: the N bytes from start are inside the packet, as checked just above. The kernel keeps the start of
+            // a frame even (NET_IP_ALIGN is 0 or 2).
+            return Some(unsafe { (*(start as *const Even<N>)).0 });
+        }
+        // SAFETY: as above; bytes need no alignment.
         Some(unsafe { *(start as *const [u8; N]) })
     }
 
@@ -53,3 +58,7 @@ impl Packet for Frame {
         self.tag
     }
 }
+
+/// Bytes at an even address, so that they are loaded two at a time.
+#[repr(C, align(2))]
+struct Even<const N: usize>([u8; N]);

@@ -111,7 +111,7 @@ mod tests {
 
     const HEAD: [u8; 12] = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
 
-    fn frame(rest: &[u8]) -> std::vec::Vec<u8> {
+    fn frame(rest: &[u8]) -> Vec<u8> {
         [&HEAD, rest].concat()
     }
 

@@ -8,6 +8,8 @@ use super::{Malformed, Packet, protocol};
 pub const HEADER: usize = 40;
 /// Extension headers that are followed; more in one packet is no traffic that anybody sends for good.
 pub const MAX_EXTENSIONS: usize = 6;
+/// Extension headers that XDP follows, where each one multiplies the paths that the verifier walks.
+pub const MAX_EXTENSIONS_EARLY: usize = 2;
 
 /// What we use of an IPv6 header and the extension headers behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +38,7 @@ impl Ipv6 {
         if first[0] >> 4 != 6 {
             return Err(Malformed::Version);
         }
-        let walk = walk(frame, first[6], offset + HEADER)?;
+        let walk = walk::<_, MAX_EXTENSIONS>(frame, first[6], offset + HEADER)?;
         Ok(Self {
             source: source.into(),
             destination: destination.into(),
@@ -55,11 +57,12 @@ impl Ipv6 {
 }
 
 /// The protocol behind the extension headers of the packet at `offset`, without looking at its addresses.
-/// `None` if the headers are cut short or too many.
+/// `None` if the headers are
+/// cut short, or more than [`MAX_EXTENSIONS_EARLY`].
 #[inline(always)]
 pub fn transport_protocol<P: Packet + ?Sized>(frame: &P, offset: usize) -> Option<u8> {
     let [next] = frame.read(offset + 6)?;
-    let walk = walk(frame, next, offset + HEADER).ok()?;
+    let walk = walk::<_, MAX_EXTENSIONS_EARLY>(frame, next, offset + HEADER).ok()?;
     walk.complete.then_some(walk.protocol)
 }
 
@@ -72,9 +75,9 @@ struct Walk {
 }
 
 #[inline(always)]
-fn walk<P: Packet + ?Sized>(frame: &P, first: u8, start: usize) -> Result<Walk, Malformed> {
+fn walk<P: Packet + ?Sized, const MAX: usize>(frame: &P, first: u8, start: usize) -> Result<Walk, Malformed> {
     let mut walk = Walk { protocol: first, complete: false, fragment_offset: 0, offset: start };
-    for _ in 0..=MAX_EXTENSIONS {
+    for _ in 0..=MAX {
         let unit = match walk.protocol {
             protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION_OPTIONS | protocol::MOBILITY => 8,
             // RFC 4302, 2.2: counted in 4-octet units, less 2.

@@ -53,4 +53,22 @@ pub enum DatapathError {
     /// No such port.
     #[error("the switch has no port {}", .0.0)]
     NoSuchPort(PortNumber),
+    /// The kernel does not take such a frame for a test run.
+    #[error(
+        "the kernel does not run {program} on a frame of {length} bytes: too short for what it says it is, or too long"
+    )]
+    TraceRefused {
+        /// The program.
+        program: &'static str,
+        /// The frame's length.
+        length: usize,
+    },
+    /// A traced run did not happen.
+    #[error("cannot run {program} on the frame: {message}")]
+    Trace {
+        /// The program.
+        program: &'static str,
+        /// What the kernel said.
+        message: String,
+    },
 }

@@ -5,6 +5,7 @@ mod hooks;
 mod load;
 mod ports;
 mod tables;
+mod tracer;
 
 use std::path::PathBuf;
 
@@ -14,6 +15,7 @@ use vswitch_common::tables::{NetworkNumber, PortKind};
 pub use error::DatapathError;
 pub use hooks::Hooks;
 pub use load::{Datapath, OBJECT};
+pub use tracer::{SHORTEST, Tracer};
 
 /// Which hooks `up --datapath` asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

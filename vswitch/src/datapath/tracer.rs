@@ -1,0 +1,80 @@
+//! Asking the loaded programs what they would do with a frame, without doing it: BPF_PROG_TEST_RUN on a second copy of
+//! them that shares the live tables and only records its decision.
+
+use std::io::ErrorKind;
+
+use aya::maps::{Array, MapData};
+use aya::programs::{ProgramError, TestRun as _, TestRunOptions};
+use vswitch_common::tables::PortKind;
+use vswitch_common::trace::{RECORDED, Trace};
+
+use super::hooks::Hook;
+use super::load::{Pins, classifier, load, xdp};
+use super::{Datapath, DatapathError};
+
+/// The recording copy of the programs.
+pub struct Tracer {
+    ebpf: aya::Ebpf,
+    record: Array<MapData, Trace>,
+}
+
+/// The shortest frame that the kernel takes in a test run: an Ethernet header.
+pub const SHORTEST: usize = 14;
+
+impl Datapath {
+    /// Loads a recording copy of the programs on this instance's tables.
+    ///
+    /// # Errors
+    /// As for [`Datapath::open`].
+    pub fn tracer(&self) -> Result<Tracer, DatapathError> {
+        let mut ebpf = load(&Pins(&self.options.directory), self.options.fdb_size, Some(&1))?;
+        let failed = |source| DatapathError::Table { table: "TRACE", source };
+        let record = ebpf.take_map("TRACE").ok_or(aya::maps::MapError::InvalidName { name: "TRACE".to_owned() });
+        let record = record.and_then(Array::try_from).map_err(failed)?;
+        Ok(Tracer { ebpf, record })
+    }
+}
+
+impl Tracer {
+    /// What the tc program of this kind of port decides about a frame that the device `ifindex` received.
+    ///
+    /// # Errors
+    /// [`DatapathError::TraceRefused`] if the kernel does not run it: the frame is shorter than [`SHORTEST`], or than
+    /// the IP header that its EtherType announces (kernel 6.18), or longer than a page; [`DatapathError::Trace`] else.
+    pub fn tc(&mut self, kind: PortKind, ifindex: u32, frame: &[u8]) -> Result<Trace, DatapathError> {
+        // struct __sk_buff (linux/bpf.h), 192 bytes: ifindex is its eleventh word. All else has to be zero.
+        let mut context = [0_u8; 192];
+        context[40..44].copy_from_slice(&ifindex.to_ne_bytes());
+        let hook = Hook::tc(kind);
+        let options = TestRunOptions { data_in: Some(frame), ctx_in: Some(&context), ..TestRunOptions::new() };
+        let ran = classifier(&mut self.ebpf, hook).test_run(options);
+        self.recorded(hook, frame.len(), ran.map(|result| result.return_value))
+    }
+
+    /// The same for its XDP program, if that kind of port has one.
+    ///
+    /// # Errors
+    /// As for [`Tracer::tc`].
+    pub fn xdp(&mut self, kind: PortKind, ifindex: u32, frame: &[u8]) -> Result<Option<Trace>, DatapathError> {
+        let Some(hook) = Hook::xdp(kind) else { return Ok(None) };
+        // struct xdp_md (linux/bpf.h): data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+        let mut context = [0_u8; 24];
+        context[4..8].copy_from_slice(&(frame.len() as u32).to_ne_bytes());
+        context[12..16].copy_from_slice(&ifindex.to_ne_bytes());
+        let options = TestRunOptions { data_in: Some(frame), ctx_in: Some(&context), ..TestRunOptions::new() };
+        let ran = xdp(&mut self.ebpf, hook).test_run(options);
+        self.recorded(hook, frame.len(), ran.map(|result| result.return_value)).map(Some)
+    }
+
+    fn recorded(&self, hook: Hook, length: usize, ran: Result<u32, ProgramError>) -> Result<Trace, DatapathError> {
+        let program = hook.program();
+        match ran {
+            Ok(RECORDED) => self.record.get(&0, 0).map_err(|source| DatapathError::Table { table: "TRACE", source }),
+            Ok(other) => Err(DatapathError::Trace { program, message: format!("it returned {other}, and no record") }),
+            Err(ProgramError::SyscallError(error)) if error.io_error.kind() == ErrorKind::InvalidInput => {
+                Err(DatapathError::TraceRefused { program, length })
+            }
+            Err(error) => Err(DatapathError::Trace { program, message: error.to_string() }),
+        }
+    }
+}

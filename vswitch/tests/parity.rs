@@ -1,0 +1,222 @@
+//! The loaded programs and the core on the host decide alike, frame by frame, over a generated corpus.
+//!
+//! Each frame goes through the program in the kernel (BPF_PROG_TEST_RUN on live maps) and through `forward()` over the
+//! same tables in memory; the two decisions have to be equal in every field.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use etherparse::PacketBuilder;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use vswitch::datapath::{Datapath, DatapathError, Mode, Options, PortSpec, SHORTEST, Xdp};
+use vswitch_common::forward::{forward, forward_early};
+use vswitch_common::tables::memory::MemoryTables;
+use vswitch_common::tables::{NetworkNumber, PortKind, PortNumber};
+use vswitch_common::verdict::DropReason;
+use vswitch_common::{Mac, tables::FdbEntry};
+
+/// Frames that go through each of the two decisions at every port.
+const FRAMES: usize = 100_000;
+
+/// A network namespace and a bpffs of this thread's own; both go with it.
+struct Sandbox {
+    bpffs: PathBuf,
+}
+
+impl Sandbox {
+    fn new() -> Self {
+        assert!(nix::unistd::geteuid().is_root(), "this test loads eBPF programs and needs root");
+        unshare(CloneFlags::CLONE_NEWNET).expect("unshare the network namespace");
+        let bpffs = std::env::temp_dir().join(format!("vswitch-parity-{}", std::process::id()));
+        std::fs::create_dir_all(&bpffs).expect("make the mount point");
+        mount(Some("bpf"), &bpffs, Some("bpf"), MsFlags::empty(), None::<&str>).expect("mount a bpffs");
+        Self { bpffs }
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        let _ = umount2(&self.bpffs, MntFlags::MNT_DETACH);
+        let _ = std::fs::remove_dir(&self.bpffs);
+    }
+}
+
+fn veth(name: &str) -> u32 {
+    let peer = format!("{name}p");
+    let status = Command::new("ip").args(["link", "add", name, "type", "veth", "peer", &peer]).status();
+    assert!(status.expect("run ip").success(), "ip link add {name}");
+    nix::net::if_::if_nametoindex(name).expect("the device just made")
+}
+
+/// Numbers that look random and are the same in every run (Marsaglia's xorshift64).
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn below(&mut self, limit: usize) -> usize {
+        (self.next() % limit as u64) as usize
+    }
+
+    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len())]
+    }
+
+    fn bytes(&mut self, length: usize) -> Vec<u8> {
+        (0..length).map(|_| self.next() as u8).collect()
+    }
+}
+
+/// Stations of the ports, and others.
+fn stations() -> Vec<Mac> {
+    let mut stations: Vec<Mac> = (1..=6).map(|last| Mac([2, 0, 0, 0, 0, last])).collect();
+    stations.extend([Mac::ZERO, Mac::BROADCAST, Mac([1, 0, 0x5e, 0, 0, 1]), Mac([0x33, 0x33, 0, 0, 0, 1])]);
+    stations.extend((0..=16).map(|last| Mac([1, 0x80, 0xc2, 0, 0, last])));
+    stations.extend((0..8).map(|last| Mac([0x0a, 0, 0, 0, 1, last])));
+    stations
+}
+
+fn random_frame(numbers: &mut Numbers, stations: &[Mac]) -> Vec<u8> {
+    let random = Mac(numbers.bytes(6).try_into().expect("six bytes"));
+    let mut station = || if numbers.below(10) == 0 { random } else { numbers.pick(stations) };
+    let (destination, mut source) = (station(), station());
+    if source.is_multicast() {
+        source = station();
+    }
+    let ethernet = PacketBuilder::ethernet2(source.0, destination.0);
+    let length = numbers.pick(&[0, 4, 46, 200]);
+    let payload = numbers.bytes(length);
+    let mut frame = Vec::new();
+    let write = match numbers.below(6) {
+        0 => ethernet.ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).udp(1, 2).write(&mut frame, &payload),
+        1 => ethernet.ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).tcp(1, 2, 3, 4).write(&mut frame, &payload),
+        2 => ethernet.ipv6([1; 16], [2; 16], 64).tcp(1, 2, 3, 4).write(&mut frame, &payload),
+        3 => ethernet.ipv6([1; 16], [2; 16], 64).udp(1, 2).write(&mut frame, &payload),
+        4 => {
+            let vlan = etherparse::VlanId::try_new(numbers.below(5) as u16).expect("small");
+            ethernet.single_vlan(vlan).ipv4([1; 4], [2; 4], 9).icmpv4_echo_request(1, 1).write(&mut frame, &payload)
+        }
+        _ => {
+            let (outer, inner) = (numbers.below(4) as u16, numbers.below(4096) as u16);
+            let id = |id| etherparse::VlanId::try_new(id).expect("below 4096");
+            ethernet.double_vlan(id(outer), id(inner)).ipv6([1; 16], [2; 16], 9).udp(1, 2).write(&mut frame, &payload)
+        }
+    };
+    write.expect("a frame in memory");
+    // One in three is damaged: a byte or an EtherType changed, cut short, or extension headers claimed.
+    match numbers.below(12) {
+        0 => {
+            let place = numbers.below(frame.len().min(64));
+            frame[place] = numbers.next() as u8;
+        }
+        1 => {
+            let types = [[0x81_u8, 0], [0x88, 0xa8], [0x86, 0xdd], [8, 0], [8, 6], [0, 46]];
+            frame[12..14].copy_from_slice(&numbers.pick(&types));
+        }
+        2 => frame.truncate(SHORTEST + numbers.below(frame.len() - SHORTEST)),
+        3 if frame.len() > 54 => frame[20] = numbers.pick(&[0, 43, 44, 51, 60, 135]),
+        _ => {}
+    }
+    frame
+}
+
+#[test]
+fn the_loaded_programs_decide_as_the_core_does() {
+    let sandbox = Sandbox::new();
+    let options = Options { directory: sandbox.bpffs.clone(), mode: Mode::Auto, fdb_size: 4096 };
+    let datapath = Datapath::open(options).expect("load the programs");
+    let kinds = [PortKind::Container, PortKind::Container, PortKind::Host, PortKind::Uplink, PortKind::Container];
+    let mut devices = Vec::new();
+    for (place, kind) in kinds.into_iter().enumerate() {
+        let device = format!("p{place}");
+        let ifindex = veth(&device);
+        devices.push((ifindex, kind));
+        let spec = PortSpec {
+            ifindex,
+            egress_ifindex: ifindex,
+            device,
+            network: NetworkNumber(if place == 4 { 2 } else { 1 }),
+            kind,
+            mac: Mac([2, 0, 0, 0, 0, place as u8 + 1]),
+            xdp: Xdp::Off,
+            xdp_egress: place == 0,
+        };
+        datapath.add_port(&spec).expect("add a port");
+    }
+    // A device that is no port.
+    devices.push((veth("none"), PortKind::Container));
+
+    let mut tables = MemoryTables::default();
+    for (number, port) in datapath.ports().expect("read the ports") {
+        tables.add_port(number, port);
+    }
+    // A station wired to a port by hand, and one learned from port 2 in the kernel's table and ours.
+    let fixed = vswitch_common::tables::FdbKey {
+        network: NetworkNumber(1),
+        vlan: vswitch_common::tables::VlanKey(3),
+        mac: Mac([0x0a, 0, 0, 0, 1, 1]),
+    };
+    datapath.fdb_add_static(fixed, PortNumber(2)).expect("add a static entry");
+    tables.fdb = datapath.fdb().expect("read the FDB").into_iter().collect();
+    assert!(tables.fdb.values().all(FdbEntry::is_static));
+
+    let mut tracer = datapath.tracer().expect("load the recording copy");
+    let mut numbers = Numbers(0x7673_7769_7463_6821);
+    let stations = stations();
+    let (mut compared, mut refused) = (0_usize, 0_usize);
+    let mut seen = std::collections::BTreeMap::<String, usize>::new();
+    for _ in 0..FRAMES {
+        let frame = random_frame(&mut numbers, &stations);
+        let (ifindex, kind) = numbers.pick(&devices);
+        let core = match tracer.tc(kind, ifindex, &frame) {
+            Ok(kernel) => {
+                let core = forward(ifindex, frame.as_slice(), &tables, kernel.now);
+                assert_eq!(kernel.decision, core, "tc {kind:?} on {ifindex}: {frame:02x?}");
+                compared += 1;
+                core
+            }
+            // The kernel's test run has its own idea of the shortest packet; on the wire the program gets these too.
+            Err(DatapathError::TraceRefused { .. }) if frame.len() < SHORTEST + 40 => {
+                refused += 1;
+                forward(ifindex, frame.as_slice(), &tables, 0)
+            }
+            Err(error) => panic!("run the tc program on {frame:02x?}: {error}"),
+        };
+        let name = match core.verdict().expect("a verdict") {
+            vswitch_common::verdict::Verdict::Redirect(to) => format!("redirect to {:?}", to.kind()),
+            other => format!("{other:?}"),
+        };
+        *seen.entry(name).or_default() += 1;
+        for kind in [PortKind::Container, PortKind::Uplink] {
+            let Some(kernel) = tracer.xdp(kind, ifindex, &frame).expect("run the XDP program") else { continue };
+            let core = forward_early(ifindex, kind, frame.as_slice(), &tables, kernel.now);
+            assert_eq!(kernel.decision, core, "XDP {kind:?} on {ifindex}: {frame:02x?}");
+            compared += 1;
+        }
+        // Learned stations take part in what follows, on both sides.
+        if let Some(key) = core.learn().filter(|_| numbers.below(50) == 0) {
+            datapath.fdb_add_static(key, core.ingress).expect("write the station");
+            let entry = FdbEntry { port: core.ingress, flags: FdbEntry::STATIC, ..FdbEntry::default() };
+            tables.fdb.insert(key, entry);
+        }
+    }
+    println!("{compared} decisions compared, {refused} frames too short for a test run of tc: {seen:?}");
+    assert!(refused < FRAMES / 10 && compared == 3 * FRAMES - refused, "{compared} compared, {refused} refused");
+    // The corpus has to reach every verdict, or the agreement says little.
+    for reason in DropReason::ALL {
+        let reached = seen.contains_key(&format!("Drop({reason:?})"));
+        // Nothing in a decision fails a delivery: that happens afterwards.
+        assert_eq!(reached, reason != DropReason::DeliveryFailed, "{reason:?} reached: {reached}");
+    }
+    for verdict in
+        ["Pass", "Flood(Group)", "Flood(UnknownUnicast)", "redirect to Some(Container)", "redirect to Some(Host)"]
+    {
+        assert!(seen.contains_key(verdict), "no frame had the verdict {verdict}");
+    }
+}
