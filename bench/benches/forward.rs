@@ -90,7 +90,7 @@ fn early(criterion: &mut Criterion) {
     let decide = |frame: &[u8]| forward_early(14, PortKind::Uplink, frame, &tables, NOW);
     assert_eq!(decide(&frame).action, action::REDIRECT);
     criterion.bench_function("forward_early, uplink to container", |bencher| {
-        bencher.iter(|| decide(black_box(frame.as_slice())))
+        bencher.iter(|| decide(black_box(frame.as_slice())));
     });
 }
 

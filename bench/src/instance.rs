@@ -99,23 +99,8 @@ impl Instance {
     }
 
     /// Where the instance pinned its program `name`.
-    pub fn pinned(&self, name: &str) -> Result<PathBuf> {
-        let root = self.directory().join("bpf");
-        let mut directories = vec![root.clone()];
-        while let Some(directory) = directories.pop() {
-            for entry in std::fs::read_dir(&directory).with_context(|| format!("reading {}", directory.display()))? {
-                let entry = entry?;
-                if entry.file_type()?.is_dir() {
-                    // Links and maps may bear the name of the program that they belong to.
-                    if entry.file_name() != "links" && entry.file_name() != "maps" {
-                        directories.push(entry.path());
-                    }
-                } else if entry.file_name() == name {
-                    return Ok(entry.path());
-                }
-            }
-        }
-        bail!("vswitch has pinned no program {name} under {}", root.display())
+    pub fn pinned(&self, name: &str) -> PathBuf {
+        self.directory().join("bpf/programs").join(name)
     }
 
     /// Resident memory of the daemon in MB (10^6 bytes).

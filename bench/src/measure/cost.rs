@@ -88,8 +88,9 @@ struct Pinned {
 
 impl Pinned {
     fn open(instance: &Instance, name: &'static str) -> Result<Self> {
-        let path = instance.pinned(name)?;
-        let fd = ProgramInfo::from_pin(&path)?.fd()?;
+        let path = instance.pinned(name);
+        let info = ProgramInfo::from_pin(&path).with_context(|| format!("opening {}", path.display()))?;
+        let fd = info.fd()?;
         Ok(Self { name, path, fd })
     }
 

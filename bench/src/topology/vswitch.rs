@@ -31,7 +31,7 @@ pub fn uplink(variant: Variant, vswitch: &Path) -> Result<Uplink> {
     from.reach(&to)?;
 
     let injection = if variant == Variant::UplinkXdp {
-        Injection::Pinned(instance.pinned("from_uplink_xdp")?)
+        Injection::Pinned(instance.pinned("from_uplink_xdp"))
     } else {
         Injection::Pass
     };
