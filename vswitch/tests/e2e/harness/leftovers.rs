@@ -12,12 +12,12 @@ use nix::{
     unistd::Pid,
 };
 
-use super::{BpfObject, Host, Netns, eventually};
+use super::{BpfObject, Host, Netns, devices::queueing_disciplines, eventually};
 
 /// Everything that a command which fails may not change. Compare with `assert_eq!`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Surroundings {
-    /// Devices, addresses and routes of each namespace looked at.
+    /// Devices, queueing disciplines, addresses and routes of each namespace looked at.
     network: BTreeMap<String, BTreeSet<String>>,
     /// Files of the instance, pins included.
     files: BTreeSet<PathBuf>,
@@ -47,6 +47,9 @@ fn network(netns: &Netns) -> BTreeSet<String> {
         let fields = ["ifindex", "ifname", "address", "mtu", "promiscuity", "ifalias", "xdp", "operstate"]
             .map(|key| format!("{key} {}", link[key]));
         lines.insert(format!("device {}", fields.join(" ")));
+    }
+    for (index, kind) in queueing_disciplines(netns) {
+        lines.insert(format!("qdisc {kind} on {index}"));
     }
     for row in netns.ip_json("-4 address show") {
         for address in row["addr_info"].as_array().into_iter().flatten() {
