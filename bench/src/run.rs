@@ -65,11 +65,16 @@ impl Options {
 
 pub fn run(options: &Options) -> Result<ExitCode> {
     let started = OffsetDateTime::now_utc().replace_nanosecond(0)?;
-    for program in ["ip", "nsenter", "ping", "ethtool"] {
+    for program in ["ip", "nsenter", "ping", "ethtool", "nft", "iperf3"] {
         command::require(program)?;
     }
     let vswitch = options.needs_vswitch().then(|| vswitch_binary(options.vswitch.as_ref())).transpose()?;
     let machine = Machine::describe(vswitch.as_deref());
+    if let Some(load) = machine.load
+        && load > 0.25 * machine.cpus as f64
+    {
+        eprintln!("the machine is busy (load {load:.1}): trust the ratios more than the numbers");
+    }
     let results = measure_all(options, vswitch.as_deref())?;
     let verdicts = goals::judge(&results);
 
@@ -141,12 +146,12 @@ fn measure_all(options: &Options, vswitch: Option<&Path>) -> Result<Results> {
         for what in What::ON_PAIRS.into_iter().filter(|what| options.wants(*what)) {
             for pair in in_turn(&pairs, round) {
                 on_pair(&mut results, what, pair, options)
-                    .with_context(|| format!("{what:?} through {}", pair.variant.label()))?;
+                    .with_context(|| format!("measuring {} through {}", what.name(), pair.variant.label()))?;
             }
         }
         for uplink in in_turn(&uplinks, round) {
             let mpps = frames::delivered_mpps(uplink, options.window())
-                .with_context(|| format!("frames through {}", uplink.variant.label()))?;
+                .with_context(|| format!("measuring frames through {}", uplink.variant.label()))?;
             note(&mut results, "frames", uplink.variant, mpps);
         }
     }

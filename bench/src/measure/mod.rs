@@ -31,6 +31,11 @@ pub enum What {
 impl What {
     /// Measured on two containers.
     pub const ON_PAIRS: [Self; 4] = [Self::Tcp1, Self::Tcp4, Self::Rr, Self::Udp];
+
+    /// As `--only` spells it.
+    pub fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
 }
 
 /// The CPU of whoever sends; the kernel's receive path of a veth runs there, too.

@@ -13,7 +13,7 @@ use super::{Figure, Results, variant};
 use crate::topology::Variant;
 
 const WIDTH: u32 = 1200;
-const PANEL_HEIGHT: u32 = 380;
+const PANEL_HEIGHT: u32 = 390;
 
 /// Writes `ratios.svg` into `directory`; nothing when there is nothing to compare.
 pub fn write(directory: &Path, results: &Results) -> Result<()> {
@@ -69,7 +69,7 @@ fn panel<'a>(
         )
         .margin(12)
         .margin_right(190)
-        .x_label_area_size(34)
+        .x_label_area_size(46)
         .y_label_area_size(44)
         .build_cartesian_2d(0.0..groups.len() as f64, 0.0..top)?;
     chart.configure_mesh().disable_x_mesh().disable_x_axis().y_labels(6).light_line_style(WHITE).draw()?;
@@ -90,7 +90,9 @@ fn panel<'a>(
         }
         let (x, y) = chart.backend_coord(&(number as f64 + 0.5, 0.0));
         let (_, origin) = area.get_base_pixel();
-        area.draw_text(group.figure.kind.title, &below, (x, y - origin + 8))?;
+        for (line, text) in (0..).zip(group.figure.kind.title.splitn(2, ", ")) {
+            area.draw_text(text, &below, (x, y - origin + 8 + 17 * line))?;
+        }
     }
     chart.draw_series([PathElement::new([(0.0, 1.0), (groups.len() as f64, 1.0)], BLACK.mix(0.6))])?;
     legend(area, &mut shown)
