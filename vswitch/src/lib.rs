@@ -1,3 +1,8 @@
 //! The control plane of vswitch.
 
 pub mod datapath;
+pub mod drivers;
+pub mod ipam;
+pub mod model;
+pub mod plan;
+pub mod store;

@@ -1,0 +1,450 @@
+//! What goes over the socket. Requests carry text as it was typed: the switch judges it, and its error names it.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use vswitch_common::tables::PortCounters;
+use vswitch_common::verdict::DropReason;
+
+use crate::model::{Driver, EndpointId, NetworkId, Subnet};
+
+/// An error, as every request may be answered and every command may print.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// For programs: `network_not_found` and the like; it stays what it is.
+    pub code: String,
+    /// For people: what was wrong, with the value, and what to do.
+    pub message: String,
+}
+
+/// The state of the daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the daemon.
+    pub version: String,
+    /// The instance.
+    pub instance: String,
+    /// The daemon's process.
+    pub pid: u32,
+    /// What `up --datapath` asked for.
+    pub datapath: String,
+    /// The hooks that serve each kind of port.
+    pub hooks: HooksView,
+    /// Release of the kernel.
+    pub kernel: String,
+    /// How many networks there are.
+    pub networks: usize,
+    /// How many endpoints are attached.
+    pub endpoints: usize,
+    /// How many stations the FDB knows.
+    pub fdb_entries: usize,
+    /// Since when the daemon runs, in seconds.
+    pub uptime_seconds: u64,
+    /// Whether it took the datapath over from an earlier daemon.
+    pub taken_over: bool,
+    /// What could not be restored when it came up.
+    pub released: Vec<String>,
+}
+
+/// Hooks by kind of port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HooksView {
+    /// Endpoints.
+    pub container: String,
+    /// The host.
+    pub host: String,
+    /// Uplinks.
+    pub uplink: String,
+}
+
+/// `down`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct DownRequest {
+    /// Forget the recorded state, too.
+    pub purge: bool,
+}
+
+/// `network create`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NetworkRequest {
+    /// The name.
+    pub name: String,
+    /// The driver; bridge if not given.
+    pub driver: Option<String>,
+    /// Subnets; one is taken from the pool if none is given.
+    pub subnets: Vec<String>,
+    /// Gateways.
+    pub gateways: Vec<String>,
+    /// Ranges for automatic addresses.
+    pub ip_ranges: Vec<String>,
+    /// Options of the driver.
+    pub options: BTreeMap<String, String>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkView {
+    /// Its id.
+    pub id: NetworkId,
+    /// Its name.
+    pub name: String,
+    /// Its driver.
+    pub driver: Driver,
+    /// Its subnets.
+    pub subnets: Vec<SubnetView>,
+    /// Whether it has no way out.
+    pub internal: bool,
+    /// The options as they were given.
+    pub options: BTreeMap<String, String>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// How many endpoints it has.
+    pub endpoints: usize,
+    /// When it was created.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created: OffsetDateTime,
+}
+
+/// A subnet of a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubnetView {
+    /// The subnet.
+    pub subnet: Subnet,
+    /// The host's address in it.
+    pub gateway: Ipv4Addr,
+    /// Where automatic addresses come from.
+    pub ip_range: Option<Ipv4Net>,
+}
+
+/// All about a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkDetails {
+    /// What `network ls` shows.
+    #[serde(flatten)]
+    pub network: NetworkView,
+    /// The MTU that its endpoints get.
+    pub mtu: Option<u32>,
+    /// The host's device in it.
+    pub host_device: Option<String>,
+    /// Its uplink.
+    pub uplink: Option<UplinkView>,
+    /// The names of its endpoints.
+    pub attached: Vec<String>,
+}
+
+/// An uplink of a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UplinkView {
+    /// The interface.
+    pub interface: String,
+    /// Whether it is there.
+    pub present: bool,
+    /// The hooks on it, with the reason where XDP is left off.
+    pub hooks: Option<String>,
+}
+
+/// `attach`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AttachRequest {
+    /// The absolute path of the namespace.
+    pub netns: PathBuf,
+    /// The network; `bridge` if not given.
+    pub network: Option<String>,
+    /// The endpoint's name; the last part of the path if not given.
+    pub name: Option<String>,
+    /// The interface in it; `eth0` if not given.
+    pub ifname: Option<String>,
+    /// The address; one of the subnet's if not given.
+    pub ip: Option<String>,
+    /// The MAC address; made from network and name if not given.
+    pub mac: Option<String>,
+    /// The name of the host in it.
+    pub hostname: Option<String>,
+    /// Further names.
+    pub aliases: Vec<String>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// `detach`: an endpoint, or whatever is attached at a namespace.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DetachRequest {
+    /// Name or id.
+    pub endpoint: Option<String>,
+    /// The absolute path of the namespace.
+    pub netns: Option<PathBuf>,
+    /// Only in this network.
+    pub network: Option<String>,
+}
+
+/// What `detach` removed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Detached {
+    /// The names of the endpoints.
+    pub detached: Vec<String>,
+}
+
+/// An endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointView {
+    /// Its id.
+    pub id: EndpointId,
+    /// Its name.
+    pub name: String,
+    /// The name of its network.
+    pub network: String,
+    /// Its interface; none on the network `none`.
+    pub ifname: Option<String>,
+    /// Its MAC address.
+    pub mac: Option<String>,
+    /// Its IPv4 address.
+    pub ipv4: Option<Ipv4Addr>,
+    /// Its IPv6 address.
+    pub ipv6: Option<std::net::Ipv6Addr>,
+    /// Its gateway.
+    pub gateway: Option<Ipv4Addr>,
+    /// Its MTU.
+    pub mtu: Option<u32>,
+    /// Where it is attached.
+    pub netns: PathBuf,
+    /// Its published ports.
+    pub published: Vec<PublishedView>,
+}
+
+/// A published port. Endpoints have none yet: the list in [`EndpointView`] is empty.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PublishedView {}
+
+/// All about an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointDetails {
+    /// What `ps` shows.
+    #[serde(flatten)]
+    pub endpoint: EndpointView,
+    /// The name of the host in it.
+    pub hostname: Option<String>,
+    /// Further names.
+    pub aliases: Vec<String>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// When it was attached.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created: OffsetDateTime,
+    /// The switch's end of its veth.
+    pub device: Option<String>,
+    /// The hooks on it.
+    pub hooks: Option<String>,
+    /// What went through its port.
+    pub counters: Option<Counters>,
+}
+
+/// What went through a port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Frames that came in by the port.
+    pub rx_frames: u64,
+    /// Their bytes.
+    pub rx_bytes: u64,
+    /// Frames handed to the port's device.
+    pub tx_frames: u64,
+    /// Their bytes.
+    pub tx_bytes: u64,
+    /// Of the frames in: sent to one endpoint or uplink.
+    pub forwarded: u64,
+    /// Of the frames in: flooded.
+    pub flooded: u64,
+    /// Of the frames in: sent to the host's port.
+    pub to_host: u64,
+    /// Of the frames in: left to the host's stack on the device itself.
+    pub passed: u64,
+    /// Stations learned from the port.
+    pub learned: u64,
+    /// Stations not learned for want of room.
+    pub learn_failed: u64,
+    /// Frames for the port that the kernel could not deliver.
+    pub tx_failed: u64,
+    /// Of the frames in: dropped, by reason.
+    pub drops: BTreeMap<String, u64>,
+}
+
+impl From<&PortCounters> for Counters {
+    fn from(counters: &PortCounters) -> Self {
+        let drops = DropReason::ALL.iter().map(|reason| (reason.name().to_owned(), counters.drops[*reason as usize]));
+        Self {
+            rx_frames: counters.rx_frames,
+            rx_bytes: counters.rx_bytes,
+            tx_frames: counters.tx_frames,
+            tx_bytes: counters.tx_bytes,
+            forwarded: counters.forwarded,
+            flooded: counters.flooded,
+            to_host: counters.to_host,
+            passed: counters.passed,
+            learned: counters.learned,
+            learn_failed: counters.learn_failed,
+            tx_failed: counters.tx_failed,
+            drops: drops.collect(),
+        }
+    }
+}
+
+/// Which ports `stats` is about.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct StatsFilter {
+    /// An endpoint or a network.
+    pub of: Option<String>,
+}
+
+/// A port with what went through it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortView {
+    /// The endpoint's name, or the device.
+    pub port: String,
+    /// `endpoint`, `host` or `uplink`.
+    pub kind: String,
+    /// The name of the network.
+    pub network: String,
+    /// What went through it.
+    #[serde(flatten)]
+    pub counters: Counters,
+}
+
+/// How a station came into the FDB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StationKind {
+    /// Written by the daemon.
+    Static,
+    /// Learned from frames.
+    Dynamic,
+}
+
+/// Which stations `fdb show` is about.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct FdbFilter {
+    /// Of this network.
+    pub network: Option<String>,
+    /// Behind this port.
+    pub port: Option<String>,
+    /// Of this kind.
+    pub kind: Option<StationKind>,
+}
+
+/// A station in the FDB.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StationView {
+    /// Its address.
+    pub mac: String,
+    /// The name of the network.
+    pub network: String,
+    /// Its VLAN; 0 is untagged.
+    pub vlan: u16,
+    /// Whether the VLAN is that of an 802.1ad service tag.
+    pub service_tag: bool,
+    /// The port it is behind.
+    pub port: String,
+    /// How it came here.
+    pub kind: StationKind,
+    /// Seconds since it was heard; none if static.
+    pub age: Option<u32>,
+    /// How often it moved.
+    pub moves: u32,
+}
+
+/// `fdb add`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FdbStatic {
+    /// Which station.
+    #[serde(flatten)]
+    pub key: FdbKeyRequest,
+    /// The endpoint or device it is behind.
+    pub port: String,
+}
+
+/// A station: of `fdb add` and `fdb del`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FdbKeyRequest {
+    /// Its address.
+    pub mac: String,
+    /// The network.
+    pub network: String,
+    /// Its VLAN; 0 is untagged.
+    #[serde(default)]
+    pub vlan: u16,
+}
+
+/// `fdb flush`: learned stations alone.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FdbFlush {
+    /// Of this network.
+    pub network: Option<String>,
+    /// Behind this port.
+    pub port: Option<String>,
+}
+
+/// What `fdb flush` or `fdb del` removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FdbFlushed {
+    /// How many stations.
+    pub removed: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attach_request_may_say_no_more_than_where() {
+        let request: AttachRequest = serde_json::from_str(r#"{"netns":"/run/netns/web"}"#).expect("a request");
+        assert_eq!((request.netns, request.network), ("/run/netns/web".into(), None));
+    }
+
+    #[test]
+    fn counters_name_every_drop_reason() {
+        let mut counters = PortCounters { rx_frames: 3, ..PortCounters::default() };
+        counters.drops[DropReason::SourceSpoofed as usize] = 2;
+        let view = Counters::from(&counters);
+        assert_eq!((view.rx_frames, view.drops["source_spoofed"], view.drops.len()), (3, 2, DropReason::ALL.len()));
+    }
+
+    #[test]
+    fn details_are_one_flat_document() {
+        let view = EndpointView {
+            id: EndpointId::from_bytes([1; 32]),
+            name: "web".to_owned(),
+            network: "bridge".to_owned(),
+            ifname: Some("eth0".to_owned()),
+            mac: Some("02:00:00:00:00:01".to_owned()),
+            ipv4: Some([10, 201, 0, 2].into()),
+            ipv6: None,
+            gateway: Some([10, 201, 0, 1].into()),
+            mtu: Some(1500),
+            netns: "/run/netns/web".into(),
+            published: Vec::new(),
+        };
+        let details = EndpointDetails {
+            endpoint: view,
+            hostname: None,
+            aliases: Vec::new(),
+            labels: BTreeMap::new(),
+            created: OffsetDateTime::UNIX_EPOCH,
+            device: Some("vp1".to_owned()),
+            hooks: None,
+            counters: Some(Counters::from(&PortCounters::default())),
+        };
+        let json = serde_json::to_value(&details).expect("JSON");
+        assert_eq!(json["ipv4"], "10.201.0.2");
+        assert_eq!(json["ipv6"], serde_json::Value::Null);
+        assert_eq!(json["counters"]["rx_frames"], 0);
+        assert_eq!(serde_json::from_value::<EndpointDetails>(json).expect("the same"), details);
+    }
+}

@@ -1,0 +1,16 @@
+//! The API: JSON over HTTP/1.1 on the instance's Unix socket. The command line is a client of it like any other.
+
+mod client;
+mod messages;
+mod server;
+
+pub use client::{Client, ClientError};
+pub use messages::{
+    AttachRequest, Counters, DetachRequest, Detached, DownRequest, EndpointDetails, EndpointView, ErrorBody, FdbFilter,
+    FdbFlush, FdbFlushed, FdbKeyRequest, FdbStatic, HooksView, NetworkDetails, NetworkRequest, NetworkView, PortView,
+    PublishedView, StationKind, StationView, StatsFilter, Status, SubnetView, UplinkView,
+};
+pub use server::router;
+
+/// The version of the API, the beginning of every path.
+pub const PREFIX: &str = "/v1";

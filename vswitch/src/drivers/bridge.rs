@@ -1,0 +1,307 @@
+//! Bridge networks: a switch of their own, a port of the host that holds the gateway, uplinks if asked for.
+
+use vswitch_common::tables::PortKind;
+
+use super::EndpointFacts;
+use crate::datapath::{Mode, Xdp};
+use crate::model::{
+    Endpoint, EndpointAddress, Instance, Network, Owner, StationMac, UplinkBefore, XdpChoice,
+};
+use crate::plan::{Device, Offload, PortStep, Step};
+
+/// What is known of an interface that is to be an uplink.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UplinkFacts {
+    /// Its own address.
+    pub mac: StationMac,
+    /// Whether it is one end of a veth: frames from there may carry checksums that nobody has finished.
+    pub veth: bool,
+    /// Which hooks `up` was asked for.
+    pub mode: Mode,
+}
+
+/// What an endpoint needs: a veth whose other end is its interface, and a port.
+pub(super) fn endpoint(
+    instance: &Instance,
+    network: &Network,
+    endpoint: &Endpoint,
+    address: &EndpointAddress,
+    facts: EndpointFacts,
+) -> Vec<Step> {
+    let port = instance.port_device(&endpoint.id);
+    let interface = Device::container(address.ifname.as_str());
+    let mac = address.mac.get();
+    let xdp_port = facts.mode == Mode::Xdp;
+    let xdp_egress = xdp_port || (facts.xdp_uplink && facts.mode != Mode::Tc);
+
+    let mut steps = vec![
+        Step::CreateVeth {
+            device: port.clone(),
+            mark: instance.mark(&network.name, Owner::Endpoint(endpoint.id)),
+            peer: interface.clone(),
+            peer_mac: mac,
+            mtu: address.mtu,
+        },
+        Step::NoIpv6 { device: port.clone() },
+    ];
+    let mut settings = Vec::new();
+    if xdp_egress {
+        settings.push((Offload::Gro, true));
+    }
+    if xdp_port {
+        // XDP sees bare frames: whatever the stack leaves for the device to finish would get lost.
+        settings.extend([(Offload::TxChecksum, false), (Offload::Tso, false), (Offload::TxVlan, false)]);
+    }
+    if !settings.is_empty() {
+        steps.push(Step::Offloads { device: interface.clone(), settings });
+    }
+    steps.push(Step::AddPort(PortStep {
+        device: port.clone(),
+        egress: port.clone(),
+        network: network.number,
+        kind: PortKind::Container,
+        mac,
+        xdp: if xdp_port { Xdp::Native } else { Xdp::Off },
+        xdp_egress,
+    }));
+    for config in &network.subnets {
+        let address = config.subnet.with_prefix(address.ipv4);
+        steps.push(Step::AddAddress { device: interface.clone(), address });
+    }
+    steps.extend([
+        Step::AnnounceAddresses { device: interface.clone() },
+        // The port first: the interface then comes up with carrier, and its announcement goes out.
+        Step::SetUp { device: Device::host(&port) },
+        Step::SetUp { device: interface.clone() },
+    ]);
+    for config in &network.subnets {
+        steps.push(Step::DefaultRoute { device: interface.name.clone(), via: config.gateway });
+    }
+    steps.extend([
+        Step::SetUp { device: Device::container("lo") },
+        Step::AwaitCarrier { device: Device::host(port) },
+        Step::AwaitCarrier { device: interface },
+    ]);
+    steps
+}
+
+/// What the host needs in a network: a device with the gateway's address, and a port.
+pub fn host_port(instance: &Instance, network: &Network, mtu: u32) -> Vec<Step> {
+    let device = instance.host_device(&network.name);
+    let port = instance.host_port_device(&network.id);
+    // No endpoint can have this name: names have no blank.
+    let mac = StationMac::generated(&network.id, "the host", 0).get();
+    let mut steps = vec![
+        Step::CreateVeth {
+            device: port.clone(),
+            mark: instance.mark(&network.name, Owner::Host),
+            peer: Device::host(&device),
+            peer_mac: mac,
+            mtu,
+        },
+        Step::NoIpv6 { device: port.clone() },
+        Step::AddPort(PortStep {
+            device: port.clone(),
+            egress: device.clone(),
+            network: network.number,
+            kind: PortKind::Host,
+            mac,
+            xdp: Xdp::Off,
+            xdp_egress: false,
+        }),
+    ];
+    for config in &network.subnets {
+        let address = config.subnet.with_prefix(config.gateway);
+        steps.push(Step::AddAddress { device: Device::host(&device), address });
+    }
+    steps.extend([
+        Step::AnnounceAddresses { device: Device::host(&device) },
+        Step::SetUp { device: Device::host(&port) },
+        Step::SetUp { device: Device::host(&device) },
+        Step::AwaitCarrier { device: Device::host(port) },
+        Step::AwaitCarrier { device: Device::host(device) },
+    ]);
+    steps
+}
+
+/// Whether to have XDP on an uplink.
+pub fn uplink_xdp(choice: XdpChoice, facts: &UplinkFacts) -> Xdp {
+    match (choice, facts.mode) {
+        (XdpChoice::Off, _) | (_, Mode::Tc) => Xdp::Off,
+        (XdpChoice::Native, _) => Xdp::Native,
+        (XdpChoice::Auto, _) if facts.veth => Xdp::Off,
+        (XdpChoice::Auto, _) => Xdp::Auto,
+    }
+}
+
+/// What an uplink needs; `before` is how it was found.
+pub fn uplink(network: &Network, before: &UplinkBefore, facts: &UplinkFacts) -> Vec<Step> {
+    let device = before.interface.as_str().to_owned();
+    let mut steps = Vec::new();
+    if before.rx_vlan_offload == Some(true) {
+        // XDP would not see the tag that the driver has taken off.
+        steps.push(Step::Offloads { device: Device::host(&device), settings: vec![(Offload::RxVlan, false)] });
+    }
+    steps.push(Step::AddPort(PortStep {
+        device: device.clone(),
+        egress: device.clone(),
+        network: network.number,
+        kind: PortKind::Uplink,
+        mac: facts.mac.get(),
+        xdp: uplink_xdp(network.bridge.xdp, facts),
+        xdp_egress: false,
+    }));
+    if !before.promiscuous {
+        steps.push(Step::Promiscuous { device, on: true });
+    }
+    steps
+}
+
+/// What gives an interface that was an uplink back as it was found; its port is removed already.
+pub fn release_uplink(before: &UplinkBefore) -> Vec<Step> {
+    let device = before.interface.as_str().to_owned();
+    let mut steps = Vec::new();
+    if !before.promiscuous {
+        steps.push(Step::Promiscuous { device: device.clone(), on: false });
+    }
+    if before.rx_vlan_offload == Some(true) {
+        steps.push(Step::Offloads { device: Device::host(device), settings: vec![(Offload::RxVlan, true)] });
+    }
+    steps
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use time::OffsetDateTime;
+    use vswitch_common::tables::NetworkNumber;
+
+    use super::*;
+    use crate::model::{BridgeOptions, Driver, EndpointId, NetnsRecord, NetworkId, Phase, SubnetConfig};
+
+    fn network() -> Network {
+        let subnet = SubnetConfig::new("10.9.8.0/24".parse().expect("a subnet"), None, None).expect("a configuration");
+        Network {
+            id: NetworkId::from_bytes([1; 32]),
+            name: "front".parse().expect("a name"),
+            number: NetworkNumber(3),
+            driver: Driver::Bridge,
+            subnets: vec![subnet],
+            options: BTreeMap::new(),
+            bridge: BridgeOptions::default(),
+            labels: BTreeMap::new(),
+            created: OffsetDateTime::UNIX_EPOCH,
+            uplink_before: None,
+        }
+    }
+
+    fn web() -> Endpoint {
+        Endpoint {
+            id: EndpointId::from_bytes([0xab; 32]),
+            name: "web".parse().expect("a name"),
+            network: network().id,
+            netns: NetnsRecord { path: "/run/netns/web".into(), dev: 4, inode: 5 },
+            address: Some(EndpointAddress {
+                ifname: "eth0".parse().expect("a name"),
+                mac: "02:00:00:00:00:01".parse().expect("a MAC address"),
+                ipv4: [10, 9, 8, 2].into(),
+                mtu: 1400,
+            }),
+            hostname: None,
+            aliases: Vec::new(),
+            labels: BTreeMap::new(),
+            created: OffsetDateTime::UNIX_EPOCH,
+            phase: Phase::Attaching,
+        }
+    }
+
+    fn steps(mode: Mode, xdp_uplink: bool) -> Vec<Step> {
+        let instance = Instance::new("default".parse().expect("a name"));
+        super::super::plan(&instance, &network(), &web(), EndpointFacts { mode, xdp_uplink })
+    }
+
+    fn port(steps: &[Step]) -> &PortStep {
+        steps.iter().find_map(|step| if let Step::AddPort(port) = step { Some(port) } else { None }).expect("a port")
+    }
+
+    fn place(steps: &[Step], wanted: impl Fn(&Step) -> bool) -> usize {
+        steps.iter().position(wanted).expect("such a step")
+    }
+
+    #[test]
+    fn an_endpoint_gets_its_device_address_route_and_port() {
+        let steps = steps(Mode::Auto, false);
+        let interface = Device::container("eth0");
+        let Step::CreateVeth { peer, mtu: 1400, mark, .. } = &steps[0] else { panic!("{steps:?}") };
+        assert_eq!((peer, mark.starts_with("vswitch:default:front:abab")), (&interface, true));
+        let address = "10.9.8.2/24".parse().expect("an address");
+        assert!(steps.contains(&Step::AddAddress { device: interface.clone(), address }));
+        assert!(steps.contains(&Step::DefaultRoute { device: "eth0".to_owned(), via: [10, 9, 8, 1].into() }));
+        assert_eq!((port(&steps).kind, port(&steps).xdp, port(&steps).xdp_egress), (PortKind::Container, Xdp::Off, false));
+        assert!(!steps.iter().any(|step| matches!(step, Step::Offloads { .. })), "nothing is slowed down for nobody");
+        // No frame before there is a program to judge it.
+        let up = |device: &Device| place(&steps, |step| matches!(step, Step::SetUp { device: up } if up == device));
+        let port_made = place(&steps, |step| matches!(step, Step::AddPort(_)));
+        assert!(port_made < up(&Device::host(port(&steps).device.clone())) && port_made < up(&interface));
+    }
+
+    #[test]
+    fn xdp_asks_for_napi_and_finished_frames() {
+        let all = vec![(Offload::Gro, true), (Offload::TxChecksum, false), (Offload::Tso, false), (Offload::TxVlan, false)];
+        let device = Device::container("eth0");
+        let xdp = steps(Mode::Xdp, false);
+        assert!(xdp.contains(&Step::Offloads { device: device.clone(), settings: all }));
+        assert_eq!((port(&xdp).xdp, port(&xdp).xdp_egress), (Xdp::Native, true));
+        let beside_uplink = steps(Mode::Auto, true);
+        assert!(beside_uplink.contains(&Step::Offloads { device, settings: vec![(Offload::Gro, true)] }));
+        assert_eq!((port(&beside_uplink).xdp, port(&beside_uplink).xdp_egress), (Xdp::Off, true));
+        assert!(!port(&steps(Mode::Tc, true)).xdp_egress);
+    }
+
+    #[test]
+    fn the_host_holds_the_gateway() {
+        let instance = Instance::new("default".parse().expect("a name"));
+        let steps = host_port(&instance, &network(), 1400);
+        let address = "10.9.8.1/24".parse().expect("an address");
+        assert!(steps.contains(&Step::AddAddress { device: Device::host("vsw-front"), address }));
+        let port = port(&steps);
+        assert_eq!((port.kind, port.egress.as_str(), port.network), (PortKind::Host, "vsw-front", NetworkNumber(3)));
+        assert_ne!(port.device, port.egress);
+    }
+
+    #[test]
+    fn an_uplink_is_given_back_as_it_was() {
+        let facts = UplinkFacts { mac: "02:00:00:00:00:09".parse().expect("a MAC address"), veth: false, mode: Mode::Auto };
+        let before = |promiscuous, rx_vlan_offload| UplinkBefore {
+            interface: "eth1".parse().expect("a name"),
+            index: 7,
+            promiscuous,
+            rx_vlan_offload,
+        };
+        let changed = before(false, Some(true));
+        let offloads = |on| Step::Offloads { device: Device::host("eth1"), settings: vec![(Offload::RxVlan, on)] };
+        let promiscuous = |on| Step::Promiscuous { device: "eth1".to_owned(), on };
+        let made = uplink(&network(), &changed, &facts);
+        assert!(made.contains(&offloads(false)) && made.contains(&promiscuous(true)));
+        assert_eq!(release_uplink(&changed), [promiscuous(false), offloads(true)]);
+        let untouched = before(true, None);
+        assert_eq!(uplink(&network(), &untouched, &facts).len(), 1, "the port alone");
+        assert_eq!(release_uplink(&untouched), []);
+    }
+
+    #[test]
+    fn xdp_is_never_chosen_where_frames_may_be_unfinished() {
+        let facts = |veth, mode| UplinkFacts { mac: "02:00:00:00:00:09".parse().expect("a MAC address"), veth, mode };
+        for (choice, veth, mode, xdp) in [
+            (XdpChoice::Auto, false, Mode::Auto, Xdp::Auto),
+            (XdpChoice::Auto, true, Mode::Auto, Xdp::Off),
+            (XdpChoice::Auto, true, Mode::Xdp, Xdp::Off),
+            (XdpChoice::Native, true, Mode::Auto, Xdp::Native),
+            (XdpChoice::Native, false, Mode::Tc, Xdp::Off),
+            (XdpChoice::Off, false, Mode::Xdp, Xdp::Off),
+        ] {
+            assert_eq!(uplink_xdp(choice, &facts(veth, mode)), xdp, "{choice:?} {veth} {mode:?}");
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! An instance of vswitch: where its files are, what its devices are called, and the mark they bear.
+
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest as _, Sha256};
+
+use super::{EndpointId, InstanceName, NetworkId, NetworkName};
+
+/// The instance that nobody has to name.
+const DEFAULT: &str = "default";
+/// The longest name of an interface.
+const LONGEST_DEVICE: usize = 15;
+
+/// An instance by its name. Everything that it puts on the machine is named here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Instance {
+    name: InstanceName,
+}
+
+/// Whose device it is, as the mark on it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// The host's port in a network.
+    Host,
+    /// An endpoint's port.
+    Endpoint(EndpointId),
+}
+
+impl Instance {
+    /// The instance of this name.
+    pub const fn new(name: InstanceName) -> Self {
+        Self { name }
+    }
+
+    /// Its name.
+    pub const fn name(&self) -> &InstanceName {
+        &self.name
+    }
+
+    /// Whether it is the one that nobody has to name.
+    pub fn is_default(&self) -> bool {
+        self.name.as_str() == DEFAULT
+    }
+
+    /// How to call the command line for it.
+    pub fn command(&self) -> String {
+        if self.is_default() { "vswitch".to_owned() } else { format!("vswitch --instance {}", self.name) }
+    }
+
+    /// What is there while it is up.
+    pub fn run_directory(&self) -> PathBuf {
+        Path::new("/run/vswitch").join(self.name.as_str())
+    }
+
+    /// What outlives `down`.
+    pub fn state_directory(&self) -> PathBuf {
+        Path::new("/var/lib/vswitch").join(self.name.as_str())
+    }
+
+    /// The socket of its API.
+    pub fn socket(&self) -> PathBuf {
+        self.run_directory().join("api.sock")
+    }
+
+    /// Where its bpffs is mounted.
+    pub fn bpf_directory(&self) -> PathBuf {
+        self.run_directory().join("bpf")
+    }
+
+    /// Held locked by the daemon for as long as it lives.
+    pub fn lock_file(&self) -> PathBuf {
+        self.run_directory().join("lock")
+    }
+
+    /// What the daemon says.
+    pub fn log_file(&self) -> PathBuf {
+        self.run_directory().join("daemon.log")
+    }
+
+    /// Which network namespace it serves, for a `down` that comes after the daemon's death.
+    pub fn netns_file(&self) -> PathBuf {
+        self.run_directory().join("netns.json")
+    }
+
+    /// What it has recorded.
+    pub fn store_file(&self) -> PathBuf {
+        self.state_directory().join("state.redb")
+    }
+
+    /// The host's device in a network.
+    pub fn host_device(&self, network: &NetworkName) -> String {
+        let prefix = if self.is_default() { "vsw".to_owned() } else { format!("v{}", self.tag()) };
+        let name = format!("{prefix}-{network}");
+        if name.len() <= LONGEST_DEVICE {
+            return name;
+        }
+        // Cut, with a hash of all of it, so that networks with a common beginning stay apart.
+        let tail = hex(&Sha256::digest(network.as_str()), 4);
+        format!("{}.{tail}", &name[..LONGEST_DEVICE - 5])
+    }
+
+    /// The switch's end of the host's device.
+    pub fn host_port_device(&self, network: &NetworkId) -> String {
+        format!("vh{}{}", self.tag(), network.digits(8))
+    }
+
+    /// The switch's end of an endpoint's veth.
+    pub fn port_device(&self, endpoint: &EndpointId) -> String {
+        format!("vp{}{}", self.tag(), endpoint.digits(8))
+    }
+
+    /// The mark of a device, its alias.
+    pub fn mark(&self, network: &NetworkName, owner: Owner) -> String {
+        match owner {
+            Owner::Host => format!("vswitch:{}:{network}:host", self.name),
+            Owner::Endpoint(id) => format!("vswitch:{}:{network}:{id}", self.name),
+        }
+    }
+
+    /// Whose device it is, if the alias is this instance's mark.
+    pub fn owner(&self, alias: &str) -> Option<Owner> {
+        let (_network, owner) = alias.strip_prefix("vswitch:")?.strip_prefix(self.name.as_str())?.strip_prefix(':')?.split_once(':')?;
+        match owner {
+            "host" => Some(Owner::Host),
+            id => id.parse().ok().map(Owner::Endpoint),
+        }
+    }
+
+    /// Whether the alias is the mark of any instance.
+    pub fn is_marked(alias: &str) -> bool {
+        alias.starts_with("vswitch:")
+    }
+
+    /// Four digits that keep the device names of instances in one namespace apart.
+    fn tag(&self) -> String {
+        hex(&Sha256::digest(self.name.as_str()), 4)
+    }
+}
+
+fn hex(bytes: &[u8], digits: usize) -> String {
+    let mut text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    text.truncate(digits);
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn instance(name: &str) -> Instance {
+        Instance::new(name.parse().expect("a name"))
+    }
+
+    fn network(name: &str) -> NetworkName {
+        name.parse().expect("a name")
+    }
+
+    #[test]
+    fn device_names_fit_and_stay_apart() {
+        let (default, other) = (instance("default"), instance("h1"));
+        assert_eq!(default.host_device(&network("bridge")), "vsw-bridge");
+        assert_ne!(default.host_device(&network("bridge")), other.host_device(&network("bridge")));
+        let (one, two) = (network("a-long-name-one"), network("a-long-name-two"));
+        for instance in [&default, &other] {
+            assert_ne!(instance.host_device(&one), instance.host_device(&two));
+            for name in [&one, &two, &network("bridge")] {
+                assert!(instance.host_device(name).len() <= LONGEST_DEVICE, "{}", instance.host_device(name));
+            }
+        }
+        let id = EndpointId::from_bytes([0xab; 32]);
+        assert_eq!(default.port_device(&id).len(), 14);
+        assert_ne!(default.port_device(&id), other.port_device(&id));
+    }
+
+    #[test]
+    fn a_mark_is_read_by_its_own_instance_alone() {
+        let (one, two) = (instance("h1"), instance("h1.b"));
+        let id = EndpointId::from_bytes([7; 32]);
+        for owner in [Owner::Host, Owner::Endpoint(id)] {
+            let mark = one.mark(&network("bridge"), owner);
+            assert_eq!(one.owner(&mark), Some(owner));
+            assert_eq!(two.owner(&mark), None);
+            assert!(Instance::is_marked(&mark));
+        }
+        for foreign in ["", "uplink to rack 3", "vswitch:h1", "vswitch:h1:bridge", "vswitch:h1:bridge:x"] {
+            assert_eq!(one.owner(foreign), None, "{foreign}");
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! Validated types: what an invalid value cannot be built of. Parse once at the edge, rely on it everywhere.
+
+mod endpoint;
+mod id;
+mod instance;
+mod mac;
+mod name;
+mod network;
+mod options;
+mod subnet;
+
+pub use endpoint::{Endpoint, EndpointAddress, NetnsRecord, Phase};
+pub use id::{EndpointId, InvalidId, NetworkId, random_error};
+pub use instance::{Instance, Owner};
+pub use mac::{InvalidStationMac, StationMac};
+pub use name::{EndpointName, InstanceName, InterfaceName, InvalidInterfaceName, InvalidName, NetworkName};
+pub use network::{Driver, InvalidDriver, Network, UplinkBefore, predefined};
+pub use options::{BridgeOptions, DEFAULT_AGEING, InvalidOption, XdpChoice};
+pub use subnet::{InvalidSubnet, Subnet, SubnetConfig};

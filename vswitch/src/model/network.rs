@@ -1,0 +1,123 @@
+//! Networks.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use vswitch_common::tables::NetworkNumber;
+
+use super::{BridgeOptions, InterfaceName, NetworkId, NetworkName, SubnetConfig};
+
+/// How a network is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Driver {
+    /// A switch of its own.
+    Bridge,
+    /// The host's own stack.
+    Host,
+    /// Loopback alone.
+    None,
+}
+
+/// A string that is no driver.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown driver `{0}` (networks are made with bridge)")]
+pub struct InvalidDriver(pub String);
+
+impl Driver {
+    /// The name in the command line and in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Bridge => "bridge",
+            Self::Host => "host",
+            Self::None => "none",
+        }
+    }
+}
+
+impl fmt::Display for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Driver {
+    type Err = InvalidDriver;
+
+    fn from_str(text: &str) -> Result<Self, InvalidDriver> {
+        match text {
+            "bridge" => Ok(Self::Bridge),
+            "host" => Ok(Self::Host),
+            "none" => Ok(Self::None),
+            _ => Err(InvalidDriver(text.to_owned())),
+        }
+    }
+}
+
+/// The networks that are always there, with their drivers.
+pub const fn predefined() -> [(&'static str, Driver); 3] {
+    [("bridge", Driver::Bridge), ("host", Driver::Host), ("none", Driver::None)]
+}
+
+/// A network as it is recorded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// Its id.
+    pub id: NetworkId,
+    /// Its name; one in an instance.
+    pub name: NetworkName,
+    /// Its number in the switch. Networks of the host's own stack or of loopback alone have one all the same.
+    #[serde(with = "number")]
+    pub number: NetworkNumber,
+    /// How it is made.
+    pub driver: Driver,
+    /// Its subnets.
+    pub subnets: Vec<SubnetConfig>,
+    /// The options as they were given.
+    pub options: BTreeMap<String, String>,
+    /// What they mean for a bridge.
+    pub bridge: BridgeOptions,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// When it was created.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created: OffsetDateTime,
+    /// How the uplink was found, to be restored; recorded before anything on it is changed.
+    pub uplink_before: Option<UplinkBefore>,
+}
+
+impl Network {
+    /// Whether it cannot be removed.
+    pub fn is_predefined(&self) -> bool {
+        predefined().iter().any(|(name, _)| *name == self.name.as_str())
+    }
+}
+
+/// How an uplink was before it became one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UplinkBefore {
+    /// Which interface.
+    pub interface: InterfaceName,
+    /// Its index then: another device of the same name is another device.
+    pub index: u32,
+    /// Whether it was promiscuous.
+    pub promiscuous: bool,
+    /// Whether it took VLAN tags off by itself; `None` if that was left alone.
+    pub rx_vlan_offload: Option<bool>,
+}
+
+mod number {
+    use serde::{Deserialize as _, Deserializer, Serializer};
+    use vswitch_common::tables::NetworkNumber;
+
+    pub fn serialize<S: Serializer>(number: &NetworkNumber, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u32(number.0)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<NetworkNumber, D::Error> {
+        u32::deserialize(deserializer).map(NetworkNumber)
+    }
+}
