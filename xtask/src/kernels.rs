@@ -1,0 +1,123 @@
+//! `cargo xtask kernels`: the end-to-end tests on other kernels, each in a virtual machine of its own.
+
+mod archive;
+mod guest;
+mod image;
+pub mod libraries;
+mod modules;
+mod rootfs;
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use clap::Args;
+
+use crate::{
+    cargo::{self, EndToEnd},
+    setup::{self, Purpose},
+    summary::{Ending, Summary},
+};
+use guest::{Guest, Report};
+use image::{Kernel, NotToBeHad};
+
+/// The kernels of Debian that every change is tried on: the oldest that we support, and one with tcx.
+pub const KERNELS: [&str; 2] = ["6.1", "6.12"];
+
+/// What `cargo xtask kernels` takes.
+#[derive(Args)]
+pub struct Options {
+    /// A kernel of Debian's (6.1, 6.12), or the path of a vmlinuz; may be given more than once [default: 6.1 and 6.12]
+    #[arg(long = "kernel", value_name = "VERSION|PATH")]
+    kernels: Vec<String>,
+    /// Only the tests whose name contains this; may be given more than once
+    #[arg(long = "test", value_name = "FILTER")]
+    filters: Vec<String>,
+    /// How many minutes a kernel may take
+    #[arg(long, default_value_t = LIMIT_MINUTES)]
+    minutes: u64,
+}
+
+const LIMIT_MINUTES: u64 = 15;
+
+/// Boots them all, one after the other.
+pub fn kernels(options: &Options) -> Result<()> {
+    setup::ensure(Purpose::Test, false)?;
+    let tests = cargo::build_end_to_end()?;
+    let mut summary = Summary::default();
+    let mut virtualization = Virtualization::default();
+    let asked = options.kernels.iter().map(String::as_str);
+    let kernels: Vec<_> = if options.kernels.is_empty() { KERNELS.to_vec() } else { asked.collect() };
+    for kernel in kernels {
+        let trial = Trial { kernel, filters: &options.filters, limit: Duration::from_secs(options.minutes * 60) };
+        summary.step(&format!("Linux {kernel}"), || match trial.run(&tests, &mut virtualization) {
+            // Asked for, so it is a failure here.
+            Ending::NotRun(reason) => Ending::Failed(reason),
+            ending => ending,
+        });
+    }
+    summary.close()
+}
+
+/// The end-to-end tests on one kernel.
+pub struct Trial<'a> {
+    kernel: &'a str,
+    filters: &'a [String],
+    limit: Duration,
+}
+
+impl<'a> Trial<'a> {
+    /// On one of Debian's.
+    pub const fn new(kernel: &'a str, filters: &'a [String]) -> Self {
+        Self { kernel, filters, limit: Duration::from_secs(LIMIT_MINUTES * 60) }
+    }
+
+    /// Boots it and runs them.
+    pub fn run(&self, tests: &EndToEnd, virtualization: &mut Virtualization) -> Ending {
+        match self.try_run(tests, virtualization) {
+            Ok(report) => Ending::Passed(report.to_string()),
+            Err(error) if error.is::<NotToBeHad>() => Ending::NotRun(error.to_string()),
+            Err(error) => Ending::Failed(format!("{error:#}")),
+        }
+    }
+
+    fn try_run(&self, tests: &EndToEnd, virtualization: &mut Virtualization) -> Result<Report> {
+        let kernel = Kernel::get(self.kernel)?;
+        let directory = cargo::target_directory().join("kernels/run").join(&kernel.release);
+        std::fs::create_dir_all(&directory)?;
+        let script = rootfs::Script::new(tests, self.filters);
+        let initramfs = directory.join("initramfs.cpio");
+        rootfs::build(&kernel, tests, &script)?.write(&initramfs)?;
+
+        let log = directory.join("kernel.log");
+        let guest = Guest { kernel: &kernel, initramfs: &initramfs, script: &script, log: &log, limit: self.limit };
+        let report = virtualization.boot(&guest)?;
+        ensure!(report.passed > 0, "no test ran on Linux {}", kernel.release);
+        Ok(report)
+    }
+}
+
+/// Whether virtual machines get the processor itself, or an emulated one. Kept between kernels: what does not work for
+/// one does not work for the next.
+pub struct Virtualization {
+    kvm: bool,
+}
+
+impl Default for Virtualization {
+    fn default() -> Self {
+        Self { kvm: std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok() }
+    }
+}
+
+impl Virtualization {
+    /// Some machines have /dev/kvm and yet no virtual machine gets anywhere in it; they are noticed by that.
+    fn boot(&mut self, guest: &Guest<'_>) -> Result<Report> {
+        if self.kvm {
+            if let Some(report) = guest.boot_with_kvm()? {
+                return Ok(report);
+            }
+            eprintln!("KVM does not work here; going on with an emulated processor");
+            self.kvm = false;
+        }
+        guest.boot_emulated()
+    }
+}

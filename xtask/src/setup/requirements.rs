@@ -1,0 +1,141 @@
+//! What comes as packages of the distribution: how to tell that it is there, and what the packages are called.
+
+use std::env;
+
+use super::{
+    Purpose,
+    distribution::{self, Distribution},
+    toolchain,
+};
+use crate::programs;
+
+/// Something that packages bring.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Requirement {
+    /// What it is, for a person who must install it by hand.
+    pub what: String,
+    debian: Vec<String>,
+    fedora: Vec<String>,
+    arch: Vec<String>,
+    suse: Vec<String>,
+}
+
+impl Requirement {
+    /// Each list of packages in one string, separated by spaces.
+    fn new(what: impl Into<String>, debian: &str, fedora: &str, arch: &str, suse: &str) -> Self {
+        let list = |packages: &str| packages.split_whitespace().map(str::to_owned).collect();
+        Self { what: what.into(), debian: list(debian), fedora: list(fedora), arch: list(arch), suse: list(suse) }
+    }
+
+    /// The packages that bring it.
+    pub fn packages(&self, distribution: Distribution) -> Vec<String> {
+        let packages = match distribution {
+            Distribution::Debian | Distribution::Other => &self.debian,
+            Distribution::Fedora => &self.fedora,
+            Distribution::Arch => &self.arch,
+            Distribution::Suse => &self.suse,
+        };
+        packages.clone()
+    }
+}
+
+/// A program that vswitch's tests, demo or benchmark start, or that xtask starts itself.
+struct Program {
+    name: &'static str,
+    purpose: Purpose,
+    packages: [&'static str; 4],
+}
+
+const fn program(purpose: Purpose, name: &'static str, packages: [&'static str; 4]) -> Program {
+    Program { name, purpose, packages }
+}
+
+/// The packages of Debian, Fedora, Arch and openSUSE.
+const PROGRAMS: [Program; 9] = [
+    program(Purpose::Run, "ip", ["iproute2", "iproute", "iproute2", "iproute2"]),
+    program(Purpose::Run, "nsenter", ["util-linux", "util-linux", "util-linux", "util-linux"]),
+    program(Purpose::Run, "ping", ["iputils-ping", "iputils", "iputils", "iputils"]),
+    program(Purpose::Run, "ethtool", ["ethtool", "ethtool", "ethtool", "ethtool"]),
+    program(Purpose::Run, "iperf3", ["iperf3", "iperf3", "iperf3", "iperf"]),
+    program(Purpose::Test, QEMU, ["qemu-system-x86", "qemu-system-x86-core", "qemu-system-x86", "qemu-x86"]),
+    program(Purpose::Test, "busybox", ["busybox-static", "busybox", "busybox", "busybox-static"]),
+    program(Purpose::Test, "depmod", ["kmod", "kmod", "kmod", "kmod"]),
+    program(Purpose::Test, "xz", ["xz-utils", "xz", "xz", "xz"]),
+];
+
+/// The emulator of the machines whose kernels we have.
+pub const QEMU: &str = "qemu-system-x86_64";
+
+/// What a purpose needs and is not there.
+pub fn missing(purpose: Purpose) -> Vec<Requirement> {
+    let programs = PROGRAMS.iter().filter(|program| program.purpose <= purpose);
+    // Other kernels are booted on x86-64 only; see kernels.rs.
+    let programs = programs.filter(|program| cfg!(target_arch = "x86_64") || program.name != QEMU);
+    let missing = programs.filter(|program| match program.name {
+        "busybox" => !has_static_busybox(),
+        name => !programs::exists(name),
+    });
+    let requirement = |program: &Program| {
+        let [debian, fedora, arch, suse] = program.packages;
+        Requirement::new(program.name, debian, fedora, arch, suse)
+    };
+    missing.map(requirement).collect()
+}
+
+/// It is to run where there are no shared libraries yet.
+fn has_static_busybox() -> bool {
+    programs::find("busybox").is_some_and(|file| crate::kernels::libraries::is_static(&file))
+}
+
+/// What building bpf-linker needs and is not there.
+pub fn missing_for_llvm(major: u32) -> Vec<Requirement> {
+    let mut missing = Vec::new();
+    if !programs::exists("c++") {
+        missing.push(Requirement::new("a C++ compiler", "g++", "gcc-c++", "gcc", "gcc-c++"));
+    }
+    let debian = [
+        format!("llvm-{major}-dev"),
+        format!("libpolly-{major}-dev"),
+        "libzstd-dev".into(),
+        "zlib1g-dev".into(),
+        "libxml2-dev".into(),
+    ];
+    let there = match Distribution::here() {
+        // What llvm-config would have us link with is not all among the dependencies of its package.
+        Distribution::Debian if env::var_os("LLVM_PREFIX").is_none() => {
+            debian.iter().all(|package| distribution::dpkg_has(package))
+        }
+        _ => toolchain::llvm_prefix(major).is_some(),
+    };
+    if !there {
+        missing.push(Requirement::new(
+            format!("the LLVM {major} libraries for development"),
+            &debian.join(" "),
+            &format!("llvm{major}-devel libzstd-devel zlib-devel libxml2-devel"),
+            "llvm zstd zlib libxml2",
+            &format!("llvm{major}-devel libzstd-devel zlib-devel libxml2-devel"),
+        ));
+    }
+    missing
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn purposes_include_those_before_them() {
+        assert!(Purpose::Build < Purpose::Run && Purpose::Run < Purpose::Test);
+        assert_eq!(missing(Purpose::Build), []);
+    }
+
+    #[test]
+    fn packages_are_those_of_the_distribution() {
+        let requirement = Requirement::new("a thing", "a b", "c", "d", "e");
+        assert_eq!(requirement.packages(Distribution::Debian), ["a", "b"]);
+        assert_eq!(requirement.packages(Distribution::Other), ["a", "b"]);
+        assert_eq!(requirement.packages(Distribution::Fedora), ["c"]);
+        assert_eq!(requirement.packages(Distribution::Arch), ["d"]);
+        assert_eq!(requirement.packages(Distribution::Suse), ["e"]);
+    }
+}

@@ -1,0 +1,102 @@
+//! `cargo xtask test`: formatting, lints, documentation, all tests here, and the end-to-end tests on older kernels.
+
+use std::{env, process::Command};
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::{
+    cargo::{self, HOST_PACKAGES, cargo},
+    kernels::{self, Trial, Virtualization},
+    programs,
+    setup::{self, Purpose},
+    summary::{Ending, Summary},
+};
+
+/// What `cargo xtask test` takes.
+#[derive(Args, Default)]
+pub struct Options {
+    /// Leave out the virtual machines with older kernels
+    #[arg(long)]
+    no_kernels: bool,
+    /// A part that cannot be run on this machine is a failure (as where CI=true)
+    #[arg(long)]
+    complete: bool,
+    /// Install what is missing without asking
+    #[arg(long)]
+    yes: bool,
+    /// Run only the tests whose name contains one of these, and no lints
+    filters: Vec<String>,
+}
+
+impl Options {
+    /// All of it, and no part may be left out.
+    pub fn complete() -> Self {
+        Self { complete: true, ..Self::default() }
+    }
+}
+
+/// Runs every step, whatever became of those before it.
+pub fn test(options: &Options) -> Result<()> {
+    setup::ensure(if options.no_kernels { Purpose::Run } else { Purpose::Test }, options.yes)?;
+    let mut summary = Summary::default();
+    if options.filters.is_empty() {
+        summary.step("fmt", || programs::run(cargo("fmt").args(["--all", "--check"])).into());
+        summary.step("clippy", || programs::run(&mut clippy()).into());
+        summary.step("clippy of the eBPF programs", || programs::run(&mut clippy_for_bpf()).into());
+        summary.step("doc", || programs::run(&mut doc()).into());
+    }
+    summary.step("tests", || programs::run(&mut tests(&options.filters)).into());
+    if !options.no_kernels {
+        let complete = options.complete || env::var_os("CI").is_some();
+        match cargo::build_end_to_end() {
+            Ok(tests) => {
+                let mut virtualization = Virtualization::default();
+                for kernel in kernels::KERNELS {
+                    summary.step(&format!("tests on Linux {kernel}"), || {
+                        match Trial::new(kernel, &options.filters).run(&tests, &mut virtualization) {
+                            Ending::NotRun(reason) if complete => Ending::Failed(reason),
+                            ending => ending,
+                        }
+                    });
+                }
+            }
+            Err(error) => summary.step("tests on other kernels", || Err(error).into()),
+        }
+    }
+    summary.close()
+}
+
+fn clippy() -> Command {
+    let mut command = cargo("clippy");
+    command.args(HOST_PACKAGES).args(["--all-targets", "--", "--deny", "warnings"]);
+    command
+}
+
+/// For the BPF target, with what aya-build says to the compiler.
+fn clippy_for_bpf() -> Command {
+    let mut command = setup::nightly("cargo", &["clippy", "--package", "vswitch-ebpf", "--release"]);
+    command.args(["--target", "bpfel-unknown-none", "-Z", "build-std=core", "--target-dir"]);
+    command.arg(cargo::target_directory().join("bpf-clippy")).args(["--", "--deny", "warnings"]);
+    command.env("CARGO_ENCODED_RUSTFLAGS", format!("--cfg=bpf_target_arch=\"{}\"", env::consts::ARCH));
+    command.current_dir(cargo::root());
+    command
+}
+
+/// Links in the documentation that lead nowhere.
+fn doc() -> Command {
+    let mut command = cargo("doc");
+    command.args(HOST_PACKAGES).args(["--no-deps", "--document-private-items"]).env("RUSTDOCFLAGS", "--deny warnings");
+    command
+}
+
+fn tests(filters: &[String]) -> Command {
+    let mut command = cargo("test");
+    command.args(HOST_PACKAGES).args(["--no-fail-fast", "--"]).args(filters);
+    if !programs::is_root() {
+        // Namespaces and eBPF programs are root's; what cargo builds stays ours.
+        let runner = format!("CARGO_TARGET_{}_UNKNOWN_LINUX_GNU_RUNNER", env::consts::ARCH.to_uppercase());
+        command.env(runner, "sudo --preserve-env");
+    }
+    command
+}
