@@ -1,0 +1,9 @@
+//! The kernel as the control plane sees it: namespaces, links, addresses, routes, offloads, sysctls and what it can do.
+
+pub mod bpffs;
+pub mod capabilities;
+pub mod ethtool;
+pub mod link;
+pub mod netlink;
+pub mod netns;
+pub mod sysctl;

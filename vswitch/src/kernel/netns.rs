@@ -1,0 +1,283 @@
+//! Network namespaces, by descriptors that are opened once and checked.
+//!
+//! Namespaces are entered by short-lived threads only: a thread of the runtime that stayed in a foreign one would serve
+//! the next request there.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Component, Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat, readlinkat};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::stat::Mode;
+use nix::sys::statfs::{FsType, fstatfs};
+use serde::{Deserialize, Serialize};
+
+/// `NSFS_MAGIC` and `PROC_SUPER_MAGIC` (linux/magic.h).
+const NSFS: FsType = FsType(0x6e73_6673);
+const PROC: FsType = FsType(0x9fa0);
+
+/// Symbolic links in one path; the kernel's own limit.
+const MAX_SYMLINKS: usize = 40;
+
+mod ioctl {
+    //! `NS_GET_NSTYPE`, `_IO(0xb7, 3)` (linux/nsfs.h): the CLONE_NEW* flag of a namespace.
+    #![expect(missing_docs, reason = "the macro makes a public function without a comment")]
+    nix::ioctl_none!(ns_get_nstype, 0xb7, 3);
+}
+
+/// What names a namespace as long as it lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct NetnsId {
+    /// Device of the nsfs.
+    pub dev: u64,
+    /// Inode in it.
+    pub inode: u64,
+}
+
+/// An open network namespace. Holding it keeps the namespace alive, so it is never stored.
+#[derive(Debug)]
+pub struct Netns {
+    descriptor: OwnedFd,
+    id: NetnsId,
+}
+
+/// Why a path is no network namespace to attach.
+#[derive(Debug, thiserror::Error)]
+pub enum NetnsError {
+    /// Nothing there.
+    #[error("no such namespace: {}", path.display())]
+    NotFound {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Something there, but no namespace.
+    #[error("{} is not a namespace", path.display())]
+    NotNamespace {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A namespace of another kind.
+    #[error("{} is a namespace of kind {kind}, not a network namespace", path.display())]
+    WrongKind {
+        /// The path.
+        path: PathBuf,
+        /// Its kind, as in /proc/PID/ns.
+        kind: &'static str,
+    },
+    /// On the way is a symbolic link that somebody other than root can change.
+    #[error("{} leads through the symbolic link {}, which others than root can change", path.display(), link.display())]
+    UntrustedSymlink {
+        /// The path.
+        path: PathBuf,
+        /// The link.
+        link: PathBuf,
+    },
+    /// The kernel does not let us.
+    #[error("no permission to open {}", path.display())]
+    PermissionDenied {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Anything else.
+    #[error("cannot use the namespace {}: {source}", path.display())]
+    Io {
+        /// The path.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+impl Netns {
+    /// Opens the namespace at an absolute path, once. Symbolic links are followed only where root alone could have made
+    /// them, and at /proc/PID/ns/net.
+    ///
+    /// # Errors
+    /// A [`NetnsError`] that says what the path is instead.
+    pub fn open(path: &Path) -> Result<Self, NetnsError> {
+        let descriptor = walk(path)?;
+        let failed = |errno: Errno| error(path, errno);
+        if fstatfs(&descriptor).map_err(failed)?.filesystem_type() != NSFS {
+            return Err(NetnsError::NotNamespace { path: path.to_owned() });
+        }
+        // The walk opened it by O_PATH; setns and ioctl want it open. Reopened through /proc it is the same file.
+        let reopened = File::open(format!("/proc/self/fd/{}", descriptor.as_raw_fd()));
+        let file = reopened.map_err(|source| NetnsError::Io { path: path.to_owned(), source })?;
+        // SAFETY: an ioctl without argument on a descriptor that is open.
+        let kind = unsafe { ioctl::ns_get_nstype(file.as_raw_fd()) }.map_err(failed)?;
+        if kind != CloneFlags::CLONE_NEWNET.bits() {
+            return Err(NetnsError::WrongKind { path: path.to_owned(), kind: kind_name(kind) });
+        }
+        Self::of(path, file)
+    }
+
+    /// The namespace of the calling thread.
+    ///
+    /// # Errors
+    /// [`NetnsError::Io`] where /proc is not mounted.
+    pub fn current() -> Result<Self, NetnsError> {
+        let path = Path::new("/proc/thread-self/ns/net");
+        let file = File::open(path).map_err(|source| NetnsError::Io { path: path.to_owned(), source })?;
+        Self::of(path, file)
+    }
+
+    fn of(path: &Path, file: File) -> Result<Self, NetnsError> {
+        let metadata = file.metadata().map_err(|source| NetnsError::Io { path: path.to_owned(), source })?;
+        let id = NetnsId { dev: metadata.dev(), inode: metadata.ino() };
+        Ok(Self { descriptor: file.into(), id })
+    }
+
+    /// Which one it is.
+    pub fn id(&self) -> NetnsId {
+        self.id
+    }
+
+    /// Runs `action` inside, on a thread that ends with it.
+    ///
+    /// # Errors
+    /// [`NetnsError::Io`] if the kernel refuses the thread or the entry. A panic of `action` goes on here.
+    pub fn enter<T: Send>(&self, action: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
+        let failed = |source| NetnsError::Io { path: PathBuf::from("/proc/self/ns/net"), source };
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("netns".to_owned()).spawn_scoped(scope, || {
+                setns(&self.descriptor, CloneFlags::CLONE_NEWNET).map_err(io::Error::from)?;
+                Ok(action())
+            });
+            match thread.map_err(failed)?.join() {
+                Ok(result) => result.map_err(failed),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        })
+    }
+}
+
+impl AsFd for Netns {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+}
+
+fn error(path: &Path, errno: Errno) -> NetnsError {
+    let path = path.to_owned();
+    match errno {
+        Errno::ENOENT | Errno::ENOTDIR | Errno::ESRCH => NetnsError::NotFound { path },
+        Errno::EACCES | Errno::EPERM => NetnsError::PermissionDenied { path },
+        // Not a file that knows this ioctl.
+        Errno::ENOTTY => NetnsError::NotNamespace { path },
+        errno => NetnsError::Io { path, source: errno.into() },
+    }
+}
+
+fn kind_name(flag: i32) -> &'static str {
+    match CloneFlags::from_bits_truncate(flag) {
+        CloneFlags::CLONE_NEWNS => "mnt",
+        CloneFlags::CLONE_NEWUTS => "uts",
+        CloneFlags::CLONE_NEWIPC => "ipc",
+        CloneFlags::CLONE_NEWUSER => "user",
+        CloneFlags::CLONE_NEWPID => "pid",
+        CloneFlags::CLONE_NEWCGROUP => "cgroup",
+        _ => "unknown",
+    }
+}
+
+/// One directory of the walk.
+struct Place {
+    descriptor: OwnedFd,
+    path: PathBuf,
+}
+
+/// Walks a path from the root, one component at a time, and returns an O_PATH descriptor of its end.
+fn walk(path: &Path) -> Result<OwnedFd, NetnsError> {
+    let failed = |errno: Errno| error(path, errno);
+    let directory = OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_DIRECTORY;
+    let root = || nix::fcntl::open("/", directory, Mode::empty()).map_err(failed);
+    if !path.is_absolute() {
+        return Err(NetnsError::NotFound { path: path.to_owned() });
+    }
+    let mut places = vec![Place { descriptor: root()?, path: PathBuf::from("/") }];
+    let mut rest: Vec<OsString> = components(path);
+    let mut symlinks = 0;
+    while let Some(name) = rest.pop() {
+        if name == ".." {
+            if places.len() > 1 {
+                places.pop();
+            }
+            continue;
+        }
+        let Some(here) = places.last() else { unreachable!("the root stays") };
+        let flags = OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+        let next = openat(&here.descriptor, name.as_os_str(), flags, Mode::empty()).map_err(failed)?;
+        let full = here.path.join(&name);
+        let metadata = File::from(next.try_clone().map_err(|source| io_error(path, source))?).metadata();
+        let metadata = metadata.map_err(|source| io_error(path, source))?;
+        if !metadata.file_type().is_symlink() {
+            if rest.is_empty() {
+                return Ok(next);
+            }
+            places.push(Place { descriptor: next, path: full });
+            continue;
+        }
+        symlinks += 1;
+        if symlinks > MAX_SYMLINKS {
+            return Err(failed(Errno::ELOOP));
+        }
+        let on_proc = fstatfs(&next).map_err(failed)?.filesystem_type() == PROC;
+        if on_proc && rest.is_empty() {
+            // A magic link (proc(5)): not a path to follow but the namespace itself.
+            let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+            return openat(&here.descriptor, name.as_os_str(), flags, Mode::empty()).map_err(failed);
+        }
+        if !on_proc && !(metadata.uid() == 0 && only_root_writes(&here.descriptor, path)?) {
+            return Err(NetnsError::UntrustedSymlink { path: path.to_owned(), link: full });
+        }
+        let target = PathBuf::from(readlinkat(&here.descriptor, name.as_os_str()).map_err(failed)?);
+        if target.is_absolute() {
+            places = vec![Place { descriptor: root()?, path: PathBuf::from("/") }];
+        }
+        rest.extend(components(&target));
+    }
+    places.pop().map(|place| place.descriptor).ok_or_else(|| NetnsError::NotFound { path: path.to_owned() })
+}
+
+fn io_error(path: &Path, source: io::Error) -> NetnsError {
+    NetnsError::Io { path: path.to_owned(), source }
+}
+
+/// The names in a path, last first.
+fn components(path: &Path) -> Vec<OsString> {
+    let names = path.components().filter_map(|component| match component {
+        Component::Normal(name) => Some(name),
+        Component::ParentDir => Some(OsStr::new("..")),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    });
+    names.map(OsStr::to_owned).rev().collect()
+}
+
+/// Whether root alone can replace what is in a directory.
+fn only_root_writes(directory: &OwnedFd, path: &Path) -> Result<bool, NetnsError> {
+    let copy = directory.try_clone().map_err(|source| io_error(path, source))?;
+    let metadata = File::from(copy).metadata().map_err(|source| io_error(path, source))?;
+    Ok(metadata.uid() == 0 && metadata.mode() & 0o022 == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_in_a_path_last_first() {
+        assert_eq!(components(Path::new("/run/./netns/../x")), ["x", "..", "netns", "run"]);
+        assert!(components(Path::new("/")).is_empty());
+    }
+
+    #[test]
+    fn kinds_have_the_names_of_proc() {
+        assert_eq!(kind_name(CloneFlags::CLONE_NEWUTS.bits()), "uts");
+        assert_eq!(kind_name(0), "unknown");
+    }
+}
