@@ -11,7 +11,7 @@ pub const RECORDED: u32 = 77;
 pub struct Trace {
     /// The decision.
     pub decision: Decision,
-    /// The second of CLOCK_MONOTONIC at which it was made.
+    /// The tick at which it was made.
     pub now: u32,
 }
 

@@ -19,7 +19,7 @@ pub struct Decision {
     pub to: Delivery,
     /// The port it came in by; `PortNumber::NONE` if its device is no port.
     pub ingress: PortNumber,
-    /// 1 if `station` is to be written into the FDB: it is new, moved, or not refreshed in this second.
+    /// 1 if `station` is to be written into the FDB: it is new, moved, or not refreshed in this tick.
     pub learns: u32,
     /// The sender; zeros where the frame was refused before it was looked up.
     pub station: FdbKey,

@@ -14,7 +14,7 @@ use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use vswitch_common::forward::{forward, forward_early};
-use vswitch_common::tables::PortKind;
+use vswitch_common::tables::{PortKind, tick};
 use vswitch_common::verdict::action;
 
 use crate::frame::Frame;
@@ -50,11 +50,11 @@ pub fn from_container_xdp(context: XdpContext) -> u32 {
     switch_early(&context, PortKind::Container)
 }
 
-/// Seconds of CLOCK_MONOTONIC, to the tick.
+/// The FDB's clock.
 #[inline(always)]
 fn now() -> u32 {
     // SAFETY: a helper without arguments.
-    (unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000_000) as u32
+    tick(unsafe { bpf_ktime_get_coarse_ns() })
 }
 
 /// Switches a packet; `unknown` is what becomes of one whose device is no port (yet, or no more).

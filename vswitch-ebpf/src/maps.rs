@@ -2,12 +2,16 @@
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
-use vswitch_common::tables::{FdbEntry, FdbKey, MAX_PORTS, Network, Port, PortCounters, PortNumber};
+use vswitch_common::tables::{FdbEntry, FdbKey, MAX_PORTS, NEAR_DEVICES, Network, Port, PortCounters, PortNumber};
 use vswitch_common::trace::Trace;
 
-/// Port number of each device, by its ifindex.
+/// Port number of each device, by its ifindex; 0 where it is no port.
 #[map]
-pub static DEVICES: HashMap<u32, PortNumber> = HashMap::with_max_entries(MAX_PORTS, 0);
+pub static DEVICES: Array<PortNumber> = Array::with_max_entries(NEAR_DEVICES, 0);
+
+/// The same for devices with an ifindex beyond that array.
+#[map]
+pub static FAR_DEVICES: HashMap<u32, PortNumber> = HashMap::with_max_entries(MAX_PORTS, 0);
 
 /// The ports, by number.
 #[map]

@@ -1,8 +1,8 @@
 //! The BPF maps as the core's [`Tables`].
 
-use vswitch_common::tables::{FdbEntry, FdbKey, Port, PortNumber, Tables};
+use vswitch_common::tables::{FdbEntry, FdbKey, NEAR_DEVICES, Port, PortNumber, Tables};
 
-use crate::maps::{DEVICES, FDB, PORTS};
+use crate::maps::{DEVICES, FAR_DEVICES, FDB, PORTS};
 
 /// The maps of this instance.
 pub struct KernelTables;
@@ -10,8 +10,11 @@ pub struct KernelTables;
 impl Tables for KernelTables {
     #[inline(always)]
     fn port_of_device(&self, ifindex: u32) -> PortNumber {
+        if ifindex < NEAR_DEVICES {
+            return DEVICES.get(ifindex).copied().unwrap_or(PortNumber::NONE);
+        }
         // SAFETY: a port number is one aligned word; an entry that is replaced meanwhile gives the old or the new one.
-        unsafe { DEVICES.get(ifindex) }.copied().unwrap_or(PortNumber::NONE)
+        unsafe { FAR_DEVICES.get(ifindex) }.copied().unwrap_or(PortNumber::NONE)
     }
 
     #[inline(always)]

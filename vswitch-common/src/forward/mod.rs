@@ -10,7 +10,7 @@ use crate::packet::{Ethernet, Packet};
 use crate::tables::{FdbEntry, FdbKey, Port, PortKind, PortNumber, Tables};
 use crate::verdict::{Decision, Delivery, DropReason, action};
 
-/// Decides about one frame that the device `ifindex` received at second `now` (CLOCK_MONOTONIC).
+/// Decides about one frame that the device `ifindex` received at the tick `now` (see [`crate::tables::tick`]).
 ///
 /// A pure function of its arguments: it changes neither frame nor tables. The caller carries the decision out.
 #[inline(always)]
@@ -65,7 +65,7 @@ fn refuse(ethernet: &Ethernet, port: &Port, number: PortNumber) -> Option<Decisi
 enum Source {
     /// It is where we know it to be.
     Known,
-    /// New, moved, or not refreshed in this second.
+    /// New, moved, or not refreshed in this tick.
     Learn,
     /// The address belongs to somebody behind another port.
     Spoofed,

@@ -23,48 +23,47 @@ const CLSACT: (u16, TcHandle) = (1, TcHandle::new(0, 0x7673));
 /// A place where a program of ours runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hook {
-    FromContainer,
-    FromHost,
-    FromUplink,
-    FromContainerXdp,
-    FromUplinkXdp,
+    Container,
+    Host,
+    Uplink,
+    ContainerXdp,
+    UplinkXdp,
 }
 
 impl Hook {
-    pub(super) const ALL: [Self; 5] =
-        [Self::FromContainer, Self::FromHost, Self::FromUplink, Self::FromContainerXdp, Self::FromUplinkXdp];
+    pub(super) const ALL: [Self; 5] = [Self::Container, Self::Host, Self::Uplink, Self::ContainerXdp, Self::UplinkXdp];
 
     /// The program's name in the object, and of its pin.
     pub(super) const fn program(self) -> &'static str {
         match self {
-            Self::FromContainer => "from_container",
-            Self::FromHost => "from_host",
-            Self::FromUplink => "from_uplink",
-            Self::FromContainerXdp => "from_container_xdp",
-            Self::FromUplinkXdp => "from_uplink_xdp",
+            Self::Container => "from_container",
+            Self::Host => "from_host",
+            Self::Uplink => "from_uplink",
+            Self::ContainerXdp => "from_container_xdp",
+            Self::UplinkXdp => "from_uplink_xdp",
         }
     }
 
     /// The tc program of a kind of port.
     pub(super) const fn tc(kind: PortKind) -> Self {
         match kind {
-            PortKind::Container => Self::FromContainer,
-            PortKind::Host => Self::FromHost,
-            PortKind::Uplink => Self::FromUplink,
+            PortKind::Container => Self::Container,
+            PortKind::Host => Self::Host,
+            PortKind::Uplink => Self::Uplink,
         }
     }
 
     /// The XDP program of a kind of port; what the host sends has never been a bare frame.
     pub(super) const fn xdp(kind: PortKind) -> Option<Self> {
         match kind {
-            PortKind::Container => Some(Self::FromContainerXdp),
-            PortKind::Uplink => Some(Self::FromUplinkXdp),
+            PortKind::Container => Some(Self::ContainerXdp),
+            PortKind::Uplink => Some(Self::UplinkXdp),
             PortKind::Host => None,
         }
     }
 
     const fn is_xdp(self) -> bool {
-        matches!(self, Self::FromContainerXdp | Self::FromUplinkXdp)
+        matches!(self, Self::ContainerXdp | Self::UplinkXdp)
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use aya::maps::MapInfo;
 use aya::programs::{Program, SchedClassifier, Xdp as XdpProgram};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
-use vswitch_common::tables::{FdbEntry, FdbKey, MAX_PORTS, Network, Port, PortCounters};
+use vswitch_common::tables::{FdbEntry, FdbKey, MAX_PORTS, NEAR_DEVICES, Network, Port, PortCounters};
 
 use super::hooks::{self, Hook, TcHook};
 use super::ports::PortTable;
@@ -20,8 +20,9 @@ use super::{DatapathError, Options};
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/vswitch-ebpf"));
 
 /// The pinned maps with the sizes of their keys and values in bytes: the layout that a takeover relies on.
-const MAPS: [(&str, usize, usize); 5] = [
+const MAPS: [(&str, usize, usize); 6] = [
     ("DEVICES", 4, 4),
+    ("FAR_DEVICES", 4, 4),
     ("PORTS", 4, size_of::<Port>()),
     ("NETWORKS", 4, size_of::<Network>()),
     ("FDB", size_of::<FdbKey>(), size_of::<FdbEntry>()),
@@ -133,7 +134,11 @@ pub(super) fn load(pins: &Pins<'_>, fdb_size: u32, traced: Option<&u32>) -> Resu
 fn keep_matching_maps(pins: &Pins<'_>, fdb_size: u32) -> Result<bool, DatapathError> {
     let fits = |&(name, key, value): &(&str, usize, usize)| {
         let Ok(info) = MapInfo::from_pin(pins.map(name)) else { return false };
-        let entries = if name == "FDB" { fdb_size } else { MAX_PORTS };
+        let entries = match name {
+            "FDB" => fdb_size,
+            "DEVICES" => NEAR_DEVICES,
+            _ => MAX_PORTS,
+        };
         (info.key_size(), info.value_size(), info.max_entries()) == (key as u32, value as u32, entries)
     };
     if MAPS.iter().all(fits) {

@@ -5,7 +5,8 @@ use std::sync::MutexGuard;
 
 use aya::maps::PerCpuValues;
 use vswitch_common::tables::{
-    FdbEntry, FdbKey, MAX_PORTS, Network, NetworkNumber, Port, PortCounters, PortNumber, VlanKey,
+    FdbEntry, FdbKey, MAX_PORTS, Network, NetworkNumber, Port, PortCounters, PortNumber, VlanKey, tick,
+    ticks_to_seconds,
 };
 
 use super::hooks::{self, Hook, Hooks};
@@ -165,19 +166,23 @@ impl Datapath {
 
     /// Removes learned entries not heard for `ageing` seconds, and those of ports that are gone; returns how many.
     pub fn age(&self, ageing: u32) -> Result<usize, DatapathError> {
-        let now = Self::now();
         let mut state = self.state();
         let State { maps, ports, .. } = &mut *state;
         maps.forget(|_, entry| {
-            let stale = now.saturating_sub(entry.seen) >= ageing || !ports.ports.contains_key(&entry.port);
+            let stale = Self::age_of(entry) >= u64::from(ageing) || !ports.ports.contains_key(&entry.port);
             !entry.is_static() && stale
         })
     }
 
-    /// Seconds on the clock of [`FdbEntry::seen`].
-    pub fn now() -> u32 {
+    /// The time on the clock of [`FdbEntry::seen`].
+    fn now() -> u32 {
         let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
-        now.map_or(0, |now| u32::try_from(now.tv_sec()).unwrap_or(u32::MAX))
+        now.map_or(0, |now| tick(now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64))
+    }
+
+    /// How long ago a learned station was last heard, in seconds.
+    pub fn age_of(entry: &FdbEntry) -> u64 {
+        ticks_to_seconds(Self::now().saturating_sub(entry.seen))
     }
 
     /// Which hooks serve each kind of port.
@@ -227,8 +232,7 @@ impl State {
             removed(self.maps.fdb.remove(&station(before.network, before.mac)), "FDB")?;
         }
         self.fix(station(spec.network, spec.mac), number)?;
-        let listed = self.maps.devices.insert(spec.ifindex, number, 0);
-        listed.map_err(|source| DatapathError::Table { table: "DEVICES", source })?;
+        self.maps.set_device(spec.ifindex, number)?;
         let first = self.ports.members[&spec.network][0];
         set(&mut self.maps.networks, "NETWORKS", spec.network.0, Network { first, flags: 0 })
     }
@@ -237,7 +241,7 @@ impl State {
     fn leave(&mut self, number: PortNumber, port: &Port) -> Result<(), DatapathError> {
         self.ports.ports.remove(&number);
         self.ports.hooks.remove(&number);
-        let device = removed(self.maps.devices.remove(&port.ifindex), "DEVICES");
+        let device = self.maps.set_device(port.ifindex, PortNumber::NONE);
         let unlisted = self.unlist(number, port);
         removed(self.maps.fdb.remove(&station(port.network, port.mac)), "FDB")?;
         let learned = self.maps.counters.get(&number.0, 0).is_ok_and(|cpus| cpus.iter().any(|cpu| cpu.learned > 0));

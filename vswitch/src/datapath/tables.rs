@@ -4,13 +4,14 @@ use std::borrow::BorrowMut;
 
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
-use vswitch_common::tables::{FdbEntry, FdbKey, MAX_PORTS, Network, Port, PortCounters, PortNumber};
+use vswitch_common::tables::{FdbEntry, FdbKey, MAX_PORTS, NEAR_DEVICES, Network, Port, PortCounters, PortNumber};
 
 use super::DatapathError;
 
 /// The maps of one instance.
 pub(super) struct Maps {
-    pub(super) devices: HashMap<MapData, u32, PortNumber>,
+    devices: Array<MapData, PortNumber>,
+    far_devices: HashMap<MapData, u32, PortNumber>,
     pub(super) ports: Array<MapData, Port>,
     pub(super) networks: Array<MapData, Network>,
     pub(super) fdb: HashMap<MapData, FdbKey, FdbEntry>,
@@ -22,11 +23,24 @@ impl Maps {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
         Ok(Self {
             devices: take(ebpf, "DEVICES")?,
+            far_devices: take(ebpf, "FAR_DEVICES")?,
             ports: take(ebpf, "PORTS")?,
             networks: take(ebpf, "NETWORKS")?,
             fdb: take(ebpf, "FDB")?,
             counters: take(ebpf, "COUNTERS")?,
         })
+    }
+
+    /// Says which port a device is; [`PortNumber::NONE`] if it is none any more.
+    pub(super) fn set_device(&mut self, ifindex: u32, number: PortNumber) -> Result<(), DatapathError> {
+        if ifindex < NEAR_DEVICES {
+            return set(&mut self.devices, "DEVICES", ifindex, number);
+        }
+        let table = "FAR_DEVICES";
+        if number == PortNumber::NONE {
+            return removed(self.far_devices.remove(&ifindex), table).map(drop);
+        }
+        self.far_devices.insert(ifindex, number, 0).map_err(|source| DatapathError::Table { table, source })
     }
 
     /// Every station in the FDB.

@@ -26,7 +26,6 @@ const MAX_SYMLINKS: usize = 40;
 
 mod ioctl {
     //! `NS_GET_NSTYPE`, `_IO(0xb7, 3)` (linux/nsfs.h): the CLONE_NEW* flag of a namespace.
-    #![expect(missing_docs, reason = "the macro makes a public function without a comment")]
     nix::ioctl_none!(ns_get_nstype, 0xb7, 3);
 }
 
@@ -232,7 +231,8 @@ fn walk(path: &Path) -> Result<OwnedFd, NetnsError> {
             let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
             return openat(&here.descriptor, name.as_os_str(), flags, Mode::empty()).map_err(failed);
         }
-        if !on_proc && !(metadata.uid() == 0 && only_root_writes(&here.descriptor, path)?) {
+        let trusted = on_proc || (metadata.uid() == 0 && only_root_writes(&here.descriptor, path)?);
+        if !trusted {
             return Err(NetnsError::UntrustedSymlink { path: path.to_owned(), link: full });
         }
         let target = PathBuf::from(readlinkat(&here.descriptor, name.as_os_str()).map_err(failed)?);
