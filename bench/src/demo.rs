@@ -8,6 +8,7 @@ use comfy_table::Table;
 
 use crate::{
     command,
+    machine::Machine,
     measure::{iperf, pingpong},
     report::{Results, align_right, table},
     topology::{Pair, Variant},
@@ -32,6 +33,7 @@ pub fn demo(options: &Options) -> Result<ExitCode> {
         command::require(program)?;
     }
     let vswitch = vswitch_binary(options.vswitch.as_ref())?;
+    Machine::describe(Some(&vswitch)).warn_if_busy();
 
     let mut pairs = Vec::new();
     for variant in VARIANTS {
@@ -56,26 +58,39 @@ fn announcement(variant: Variant) -> &'static str {
     }
 }
 
+/// What is measured, in one run of all pairs after another: neighbors in time share the machine's mood.
+const MEASUREMENTS: [(&str, Measure); 3] = [
+    ("tcp1", |pair, seconds| iperf::gigabits_per_second(pair, 1, seconds)),
+    ("tcp4", |pair, seconds| iperf::gigabits_per_second(pair, 4, seconds)),
+    ("rr_p50", |pair, _| Ok(pingpong::round_trip(pair)?.p50)),
+];
+
+type Measure = fn(&Pair, u32) -> Result<f64>;
+
 fn measure(pairs: &[Pair], seconds: u32) -> Result<Results> {
     let servers = pairs.iter().map(iperf::Server::start).collect::<Result<Vec<_>>>()?;
     let mut results = Results::default();
     for round in 0..ROUNDS {
-        eprintln!("Measuring, in turns: round {} of {ROUNDS}", round + 1);
-        // Each round starts with another one, so that a noisy moment hits all alike.
-        for offset in 0..pairs.len() {
-            let pair = &pairs[(round + offset) % pairs.len()];
-            let key = pair.variant.key();
-            let (one, four) =
-                (iperf::gigabits_per_second(pair, 1, seconds)?, iperf::gigabits_per_second(pair, 4, seconds)?);
-            let trip = pingpong::round_trip(pair)?.p50;
-            eprintln!("  {:<13} {one:5.1} and {four:5.1} Gbit/s, {trip:5.1} us there and back", pair.variant.label());
-            results.record("tcp1", key, one);
-            results.record("tcp4", key, four);
-            results.record("rr_p50", key, trip);
+        eprintln!("Measuring in turns, round {} of {ROUNDS}:", round + 1);
+        for (figure, measure) in MEASUREMENTS {
+            // Each round starts with another one, so that none always has the machine at its best.
+            for offset in 0..pairs.len() {
+                let pair = &pairs[(round + offset) % pairs.len()];
+                results.record(figure, pair.variant.key(), measure(pair, seconds)?);
+            }
+            eprintln!("  {}", latest(&results, figure));
         }
     }
     drop(servers);
     Ok(results)
+}
+
+/// The newest sample of each variant, in one line.
+fn latest(results: &Results, figure: &str) -> String {
+    let Some(figure) = results.figure(figure) else { return String::new() };
+    let sample = |variant: &Variant| Some(format!("{} {:.1}", variant.label(), figure.samples(variant.key())?.last()?));
+    let samples: Vec<_> = VARIANTS.iter().filter_map(sample).collect();
+    format!("{}: {} {}", figure.kind.title, samples.join(", "), figure.kind.unit)
 }
 
 /// One line per measurement: the medians, and how vswitch compares.

@@ -122,7 +122,10 @@ impl Instance {
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        clean_up(self.command().args(["down", "--purge"]));
+        // Without a run directory `up` has failed and cleaned up after itself.
+        if self.directory().exists() {
+            clean_up(self.command().args(["down", "--purge"]));
+        }
         for directory in [self.directory(), Path::new("/var/lib/vswitch").join(&self.name)] {
             if directory.exists() {
                 eprintln!("vswitch-bench: `vswitch down --purge` left {}", directory.display());

@@ -47,6 +47,17 @@ impl Machine {
     }
 }
 
+impl Machine {
+    /// Says on stderr when others are at work here.
+    pub fn warn_if_busy(&self) {
+        if let Some(load) = self.load
+            && load > 0.25 * self.cpus as f64
+        {
+            eprintln!("the machine is busy (load {load:.1}): trust the ratios more than the numbers");
+        }
+    }
+}
+
 fn first_line(command: &mut Command) -> Option<String> {
     let output = command.output().ok().filter(|output| output.status.success())?;
     String::from_utf8_lossy(&output.stdout).lines().next().map(str::to_owned)

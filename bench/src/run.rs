@@ -70,11 +70,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     }
     let vswitch = options.needs_vswitch().then(|| vswitch_binary(options.vswitch.as_ref())).transpose()?;
     let machine = Machine::describe(vswitch.as_deref());
-    if let Some(load) = machine.load
-        && load > 0.25 * machine.cpus as f64
-    {
-        eprintln!("the machine is busy (load {load:.1}): trust the ratios more than the numbers");
-    }
+    machine.warn_if_busy();
     let results = measure_all(options, vswitch.as_deref())?;
     let verdicts = goals::judge(&results);
 
