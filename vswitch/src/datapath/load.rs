@@ -115,8 +115,7 @@ pub(super) fn load(pins: &Pins<'_>, fdb_size: u32, traced: Option<&u32>) -> Resu
     if let Some(traced) = traced {
         loader.override_global("TRACED", traced, true);
     }
-    let level: &u8 = if tracing::enabled!(tracing::Level::DEBUG) { &4 } else { &3 };
-    loader.override_global("AYA_LOG_LEVEL", level, false);
+    loader.override_global("AYA_LOG_LEVEL", super::log::level(), false);
     let mut ebpf = loader.load(OBJECT).map_err(DatapathError::Load)?;
     for hook in Hook::ALL {
         let program = hook.program();

@@ -3,6 +3,7 @@
 mod error;
 mod hooks;
 mod load;
+mod log;
 mod ports;
 mod tables;
 mod tracer;

@@ -1,0 +1,34 @@
+//! What the eBPF programs log, into the daemon's log. They log only if the daemon was started at level debug: else the
+//! verifier finds the level below theirs, and takes the code out.
+
+use aya_log::EbpfLogger;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::Datapath;
+
+/// The level up to which the programs log, as aya-log counts: 3 is info, 4 debug.
+pub(super) fn level() -> &'static u8 {
+    if tracing::enabled!(tracing::Level::DEBUG) { &4 } else { &3 }
+}
+
+impl Datapath {
+    /// Follows the programs' log until the runtime ends; nothing to follow at higher levels than debug.
+    pub fn follow_log(&self) {
+        let logger = match EbpfLogger::init(&mut self.state().ebpf) {
+            Ok(logger) => logger,
+            // The programs have no log at this level.
+            Err(error) => return tracing::debug!("the programs' log: {error}"),
+        };
+        let mut logger = match AsyncFd::with_interest(logger, Interest::READABLE) {
+            Ok(logger) => logger,
+            Err(error) => return tracing::warn!("cannot follow the programs' log: {error}"),
+        };
+        tokio::spawn(async move {
+            while let Ok(mut ready) = logger.readable_mut().await {
+                ready.get_inner_mut().flush();
+                ready.clear_ready();
+            }
+        });
+    }
+}
