@@ -1,12 +1,12 @@
 //! The Linux bridge at its best: no spanning tree, no calls into netfilter.
 
-use std::net::Ipv4Addr;
+use std::{fs, net::Ipv4Addr, path::Path};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use super::{CLIENT, Endpoint, Injection, Pair, SERVER, Uplink, Variant, wire};
 use crate::{
-    command,
+    measure::CLIENT_CPU,
     namespaces::{Netns, NetnsName},
 };
 
@@ -42,9 +42,9 @@ pub fn uplink() -> Result<Uplink> {
 pub fn host_with_bridge(role: &str) -> Result<Netns> {
     let host = Netns::create(role)?;
     // Where br_netfilter is built in, a new namespace starts with it on, and the bridge would pay for hooks that hold no rule.
-    let setting = "/proc/sys/net/bridge/bridge-nf-call-iptables";
-    if std::path::Path::new(setting).exists() {
-        command::run(host.command("sysctl").args(["-q", "-w", "net.bridge.bridge-nf-call-iptables=0"]))?;
+    let setting = Path::new("/proc/sys/net/bridge/bridge-nf-call-iptables");
+    if setting.exists() {
+        host.inside(CLIENT_CPU, || fs::write(setting, "0").with_context(|| format!("writing {}", setting.display())))?;
     }
     host.ip("link add br0 type bridge stp_state 0")?;
     host.ip("link set br0 up")?;
