@@ -227,7 +227,7 @@ fn networks_that_cannot_be() {
     let cases: [(&[&str], &[&str]); 17] = [
         (&["-d", "warp", "x"], &["warp"]),
         (&["-o", "speed=ludicrous", "x"], &["speed", "uplink", "mtu"]),
-        (&["-o", "icc=perhaps", "x"], &["icc", "perhaps"]),
+        (&["-o", "uplink=phys0", "-o", "xdp=perhaps", "x"], &["xdp", "perhaps"]),
         (&["-o", "mtu=many", "x"], &["mtu", "many"]),
         (&["-o", "mtu=10", "x"], &["mtu", "10"]),
         (&["-o", "uplink=nowhere0", "x"], &["nowhere0"]),

@@ -57,7 +57,8 @@ pub struct Station {
     #[serde(deserialize_with = "parsed")]
     pub mac: Mac,
     pub network: String,
-    pub vlan: Value,
+    pub vlan: u16,
+    pub service_tag: bool,
     pub port: String,
     pub kind: String,
     pub age: Option<u64>,

@@ -3,6 +3,7 @@
 use std::{
     io::{Read, Write},
     net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
+    sync::OnceLock,
 };
 
 use super::{Netns, PATIENCE};
@@ -44,38 +45,38 @@ fn limit(stream: &TcpStream) {
     stream.set_write_timeout(Some(PATIENCE)).expect("a time limit");
 }
 
-fn send(stream: &mut TcpStream, bytes: u64, seed: u64) {
+fn send(stream: &mut TcpStream, bytes: u64, direction: usize) {
     let mut sent = 0;
-    let mut chunk = vec![0; CHUNK];
-    while sent < bytes {
+    for number in 0.. {
         let length = usize::try_from(bytes - sent).unwrap_or(CHUNK).min(CHUNK);
-        fill(&mut chunk[..length], seed, sent);
-        stream.write_all(&chunk[..length]).unwrap_or_else(|error| panic!("sending after {sent} bytes: {error}"));
+        if length == 0 {
+            break;
+        }
+        let chunk = &chunk(number, direction)[..length];
+        stream.write_all(chunk).unwrap_or_else(|error| panic!("sending after {sent} bytes: {error}"));
         sent += length as u64;
     }
     stream.shutdown(Shutdown::Write).expect("the connection stands");
 }
 
-fn receive(stream: &mut TcpStream, bytes: u64, seed: u64) {
+fn receive(stream: &mut TcpStream, bytes: u64, direction: usize) {
     let mut received = 0;
-    let (mut chunk, mut expected) = (vec![0; CHUNK], vec![0; CHUNK]);
-    loop {
-        // Whole chunks, so that each is compared from a multiple of eight on.
+    let mut buffer = vec![0; CHUNK];
+    for number in 0.. {
         let mut length = 0;
         while length < CHUNK {
-            match stream
-                .read(&mut chunk[length..])
-                .unwrap_or_else(|error| panic!("receiving after {received} bytes: {error}"))
-            {
-                0 => break,
-                more => length += more,
+            match stream.read(&mut buffer[length..]) {
+                Ok(0) => break,
+                Ok(more) => length += more,
+                Err(error) => panic!("receiving after {} bytes: {error}", received + length as u64),
             }
         }
         if length == 0 {
             break;
         }
-        fill(&mut expected[..length], seed, received);
-        if let Some(wrong) = (0..length).find(|index| chunk[*index] != expected[*index]) {
+        let expected = &chunk(number, direction)[..length];
+        if buffer[..length] != *expected {
+            let wrong = (0..length).find(|index| buffer[*index] != expected[*index]).unwrap_or_default();
             panic!("byte {} of {bytes} is not the one that was sent", received + wrong as u64);
         }
         received += length as u64;
@@ -83,10 +84,15 @@ fn receive(stream: &mut TcpStream, bytes: u64, seed: u64) {
     assert_eq!(received, bytes, "bytes received");
 }
 
-/// Bytes that tell their place in the stream; `offset` is a multiple of eight.
-fn fill(chunk: &mut [u8], seed: u64, offset: u64) {
-    for (index, word) in chunk.chunks_mut(8).enumerate() {
-        let value = (offset / 8 + index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(seed);
-        word.copy_from_slice(&value.to_le_bytes()[..word.len()]);
-    }
+/// Bytes that tell their place in the stream: a window that moves over a table without a pattern, so that nothing is
+/// computed while the traffic runs.
+fn chunk(number: usize, direction: usize) -> &'static [u8] {
+    static TABLE: OnceLock<Vec<u8>> = OnceLock::new();
+    let table = TABLE.get_or_init(|| {
+        let words = (1..=2 * CHUNK as u64 / 8)
+            .map(|index| index.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29).wrapping_mul(index | 1));
+        words.flat_map(u64::to_le_bytes).collect()
+    });
+    let start = (number * 4099 + direction * 77_777) % CHUNK;
+    &table[start..start + CHUNK]
 }
