@@ -20,7 +20,9 @@ impl Datapath {
             // The programs have no log at this level.
             Err(error) => return tracing::debug!("the programs' log: {error}"),
         };
-        let mut logger = match AsyncFd::with_interest(logger, Interest::READABLE) {
+        // SAFETY: the logger owns its descriptor and keeps the same one as long as it lives.
+        let registered = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) };
+        let mut logger = match registered {
             Ok(logger) => logger,
             Err(error) => return tracing::warn!("cannot follow the programs' log: {error}"),
         };

@@ -10,9 +10,7 @@ use futures::TryStreamExt as _;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netlink_packet_core::{ErrorMessage, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage,
-};
+use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE};
@@ -117,10 +115,8 @@ pub struct VethSpec<'a> {
     pub mac: Option<Mac>,
     /// The MTU of both.
     pub mtu: u32,
-    /// The first end's alias, set in the same breath.
+    /// The first end's alias.
     pub alias: Option<&'a str>,
-    /// The first end gets no IPv6 link-local address of itself (`addrgenmode none`).
-    pub no_ipv6_address: bool,
     /// The other end's name.
     pub peer_name: &'a str,
     /// Its address; the kernel's choice if none.
@@ -216,15 +212,7 @@ impl Netlink {
         if let Some(mac) = spec.mac {
             first = first.address(mac.0.to_vec());
         }
-        if let Some(alias) = spec.alias {
-            first = first.alias(alias);
-        }
-        let mut message = first.build();
-        if spec.no_ipv6_address {
-            let none = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
-            message.attributes.push(LinkAttribute::AfSpecUnspec(vec![none]));
-        }
-        if let Err(error) = self.handle.link().add(message).execute().await {
+        if let Err(error) = self.handle.link().add(first.build()).execute().await {
             let error = about("make the device", spec.name)(error);
             // The kernel does not say which of the two names is taken.
             return Err(match error {
@@ -234,11 +222,20 @@ impl Netlink {
                 error => error,
             });
         }
-        let made = self.link_by_name(spec.name).await?;
-        made.map(|link| link.index).ok_or_else(|| NetlinkError::NotFound {
-            operation: "find the device just made,",
-            object: spec.name.to_owned(),
-        })
+        let Some(made) = self.link_by_name(spec.name).await? else {
+            return Err(NetlinkError::NotFound {
+                operation: "find the device just made,",
+                object: spec.name.to_owned(),
+            });
+        };
+        // The kernel takes an alias only for a device that exists (rtnl_newlink_create ignores IFLA_IFALIAS).
+        if let Some(alias) = spec.alias
+            && let Err(error) = self.change(made.index, "mark", |link| link.alias(alias)).await
+        {
+            self.delete_link(made.index).await?;
+            return Err(error);
+        }
+        Ok(made.index)
     }
 
     /// Removes a link; fine if it is gone.
