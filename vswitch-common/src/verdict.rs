@@ -77,7 +77,7 @@ pub enum Verdict {
 /// Why a frame is flooded, which decides who gets a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flood {
-    /// Broadcast or multicast: every port, and the host's own stack when it came in by an uplink.
+    /// Broadcast or multicast: every port.
     Group,
     /// Unicast to a station nobody has heard of: every port that may have unknown stations behind it.
     UnknownUnicast,

@@ -173,8 +173,9 @@ fn flood(context: &TcContext, decision: &Decision, bytes: u64) -> i32 {
     unsafe {
         bpf_loop(MAX_PORTS, copy_to_next as *mut c_void, (&raw mut walk).cast(), 0);
     }
-    // A broadcast from the wire is also for the host's own stack on that device.
-    if group && matches!(port.kind(), Some(PortKind::Uplink)) { TC_ACT_UNSPEC } else { TC_ACT_SHOT }
+    // What came from the wire and is for nobody that we know may be for somebody on the host: its own stack, if it is a
+    // broadcast, or a macvlan of the kernel's on the same interface.
+    if matches!(port.kind(), Some(PortKind::Uplink)) { TC_ACT_UNSPEC } else { TC_ACT_SHOT }
 }
 
 /// One step of the walk; 1 ends it.
