@@ -88,8 +88,8 @@ impl<'a> Trial<'a> {
         let initramfs = directory.join("initramfs.cpio");
         rootfs::build(&kernel, tests, &script)?.write(&initramfs)?;
 
-        let log = directory.join("kernel.log");
-        let guest = Guest { kernel: &kernel, initramfs: &initramfs, script: &script, log: &log, limit: self.limit };
+        let guest =
+            Guest { kernel: &kernel, initramfs: &initramfs, script: &script, directory: &directory, limit: self.limit };
         let report = virtualization.boot(&guest)?;
         ensure!(report.passed > 0, "no test ran on Linux {}", kernel.release);
         Ok(report)

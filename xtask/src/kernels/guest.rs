@@ -1,10 +1,11 @@
 //! One virtual machine: booted, watched until its tests have ended, stopped in any case.
 
 use std::{
-    fmt, fs,
+    fmt,
+    fs::{self, File},
     io::{self, BufRead as _, BufReader, Write as _},
     os::unix::process::CommandExt as _,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc::{self, Receiver, RecvTimeoutError},
     thread,
@@ -27,8 +28,8 @@ pub struct Guest<'a> {
     pub kernel: &'a Kernel,
     pub initramfs: &'a Path,
     pub script: &'a Script,
-    /// Where the kernel's own messages go.
-    pub log: &'a Path,
+    /// Where the kernel's own messages go, and those of the emulator.
+    pub directory: &'a Path,
     /// How long it may take.
     pub limit: Duration,
 }
@@ -84,14 +85,14 @@ impl Guest<'_> {
         match self.boot("tcg", self.limit)? {
             Outcome::Ended(report) => Ok(report),
             Outcome::NeverBegan { reason } => {
-                bail!("{reason}, and its tests never began; the end of {}:\n{}", self.log.display(), self.log_tail())
+                bail!("{reason}, and its tests never began{}", self.last_words())
             }
         }
     }
 
     fn boot(&self, accelerator: &str, patience: Duration) -> Result<Outcome> {
         let started = Instant::now();
-        let mut machine = Machine::start(self.qemu(accelerator))?;
+        let mut machine = Machine::start(self.qemu(accelerator), &self.qemu_log())?;
         let mut report = Report { release: self.kernel.release.clone(), ..Report::default() };
         let mut begun = false;
         let failed = loop {
@@ -108,11 +109,7 @@ impl Guest<'_> {
                         }
                     };
                     if begun {
-                        bail!(
-                            "{reason}, and its tests had not ended; the end of {}:\n{}",
-                            self.log.display(),
-                            self.log_tail()
-                        );
+                        bail!("{reason}, and its tests had not ended{}", self.last_words());
                     }
                     return Ok(Outcome::NeverBegan { reason });
                 }
@@ -126,7 +123,7 @@ impl Guest<'_> {
                 }
             }
         };
-        report.complaints = complaints(&fs::read_to_string(self.log).unwrap_or_default());
+        report.complaints = complaints(&String::from_utf8_lossy(&fs::read(self.kernel_log()).unwrap_or_default()));
         ensure!(
             failed == 0,
             "{} tests in {failed} test binaries failed on Linux {}",
@@ -152,17 +149,34 @@ impl Guest<'_> {
         ]);
         // Kernels of that time do not come up with five levels of page tables under this emulator.
         qemu.args(["-cpu", "max,la57=off", "-smp", "2", "-m", "3072"]);
-        qemu.arg("-serial").arg(format!("file:{}", self.log.display())).args(["-serial", "stdio"]);
+        qemu.arg("-serial").arg(format!("file:{}", self.kernel_log().display())).args(["-serial", "stdio"]);
         qemu.arg("-kernel").arg(&self.kernel.image).arg("-initrd").arg(self.initramfs);
         // An oops ends it at once, and a panic does not wait for somebody to read it.
         qemu.args(["-append", "console=ttyS0 panic=-1 oops=panic mitigations=off net.ifnames=0 random.trust_cpu=on"]);
         qemu
     }
 
-    fn log_tail(&self) -> String {
-        let log = String::from_utf8_lossy(&fs::read(self.log).unwrap_or_default()).into_owned();
-        let lines: Vec<_> = log.lines().collect();
-        lines[lines.len().saturating_sub(30)..].iter().map(|line| format!("    {line}\n")).collect()
+    fn kernel_log(&self) -> PathBuf {
+        self.directory.join("kernel.log")
+    }
+
+    fn qemu_log(&self) -> PathBuf {
+        self.directory.join("qemu.log")
+    }
+
+    /// The ends of both logs.
+    fn last_words(&self) -> String {
+        let end = |log: PathBuf| {
+            let text = String::from_utf8_lossy(&fs::read(&log).unwrap_or_default()).into_owned();
+            let lines: Vec<_> = text.lines().collect();
+            let end = lines[lines.len().saturating_sub(30)..].iter().map(|line| format!("\n    {line}"));
+            if lines.is_empty() {
+                String::new()
+            } else {
+                format!("\n  the end of {}:{}", log.display(), end.collect::<String>())
+            }
+        };
+        [self.qemu_log(), self.kernel_log()].map(end).concat()
     }
 }
 
@@ -200,8 +214,9 @@ struct Machine {
 }
 
 impl Machine {
-    fn start(mut command: Command) -> Result<Self> {
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
+    fn start(mut command: Command, log: &Path) -> Result<Self> {
+        let stderr = File::create(log).with_context(|| format!("making {}", log.display()))?;
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
         // SAFETY: between fork and exec only one system call is made, and it has no pointers.
         unsafe {
             // Whoever ends us ends it too.

@@ -159,7 +159,7 @@ ulimit -Hn 524288
 # The first serial line is the kernel's, the second ours. Raw, or every line would end in CR LF.
 stty -F /dev/ttyS1 raw
 exec </dev/null >/dev/ttyS1 2>&1
-export RUST_BACKTRACE=1 VSWITCH_TEST_KERNEL=\"$(uname -r)\" CARGO_MANIFEST_DIR={package}
+export CARGO_MANIFEST_DIR={package}
 cd {package}
 echo '{mark} begun'
 failed=0
