@@ -57,7 +57,7 @@ pub fn ensure(purpose: Purpose, yes: bool) -> Result<bool> {
     if distribution != Distribution::Debian && !missing.requirements.is_empty() {
         bail!("{}", missing.advice(distribution));
     }
-    eprintln!("setup: missing on this machine, and installed now:\n{}", missing.list());
+    eprintln!("setup: missing on this machine, to be installed:\n{}", missing.list());
     if !yes && io::stdin().is_terminal() && !agreed()? {
         bail!("nothing was installed (`cargo xtask setup` asks again, with `--yes` it does not ask)");
     }
