@@ -31,18 +31,13 @@ pub struct Instance {
 #[derive(Debug, Deserialize)]
 pub struct Attached {
     ifname: String,
-    ipv4: String,
+    ipv4: Ipv4Addr,
 }
 
 impl Attached {
     /// The endpoint as a topology sees it.
     pub fn endpoint(&self, netns: &NetnsName) -> Endpoint {
-        Endpoint { netns: netns.clone(), ifname: self.ifname.clone(), ipv4: self.address() }
-    }
-
-    fn address(&self) -> Ipv4Addr {
-        let bare = self.ipv4.split('/').next().unwrap_or_default();
-        bare.parse().unwrap_or(Ipv4Addr::UNSPECIFIED)
+        Endpoint { netns: netns.clone(), ifname: self.ifname.clone(), ipv4: self.ipv4 }
     }
 }
 
@@ -90,12 +85,7 @@ impl Instance {
         let mut attach = self.command();
         attach.args(["attach", "--format", "json", "--netns"]).arg(container.path()).args(options);
         let json = command::run(&mut attach)?;
-        let attached: Attached =
-            serde_json::from_str(&json).with_context(|| format!("reading the answer of `vswitch attach`: {json}"))?;
-        if attached.address().is_unspecified() {
-            bail!("`vswitch attach` gave no IPv4 address: {json}");
-        }
-        Ok(attached)
+        serde_json::from_str(&json).with_context(|| format!("reading the answer of `vswitch attach`: {json}"))
     }
 
     /// Where the instance pinned its program `name`.
