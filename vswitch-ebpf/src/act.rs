@@ -20,6 +20,9 @@ use crate::tables::KernelTables;
 /// `skb->pkt_type` of a packet for this host (linux/if_packet.h).
 const PACKET_HOST: u32 = 0;
 
+/// The kernel's answer where the key is there already (errno-base.h).
+const EEXIST: i32 = -17;
+
 /// Runs `count` on a port's counters on this CPU.
 #[inline(always)]
 fn counted(port: PortNumber, count: impl FnOnce(&mut PortCounters)) {
@@ -58,7 +61,7 @@ fn count_in(decision: &Decision, bytes: u64) {
 /// memory as a whole, unused fields and all, which the verifier refuses.
 #[inline(always)]
 fn learn<C: EbpfContext>(context: &C, key: FdbKey, port: PortNumber, now: u32) {
-    let moves = match FDB.get_ptr_mut(&key) {
+    let moves = match FDB.get_ptr_mut(key) {
         // SAFETY: the pointer is to an entry of the map. Only `seen` is written through it: should the entry have
         // been recycled for another station meanwhile, that one counts as heard, no more.
         Some(entry) => unsafe {
@@ -78,11 +81,11 @@ fn learn<C: EbpfContext>(context: &C, key: FdbKey, port: PortNumber, now: u32) {
         None => (BPF_NOEXIST, 0),
     };
     let entry = FdbEntry { port, seen: now, flags: 0, moves };
-    let written = FDB.insert(&key, &entry, u64::from(flags));
+    let written = FDB.insert(key, entry, u64::from(flags));
     counted(port, |counters| match written {
         Ok(()) => counters.learned += 1,
         // Another CPU was first.
-        Err(error) if error == -17 => {}
+        Err(EEXIST) => {}
         Err(_) => counters.learn_failed += 1,
     });
     debug!(context, "learned {:mac} in network {} on port {}", key.mac.0, key.network.0, port.0);

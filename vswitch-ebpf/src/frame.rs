@@ -44,7 +44,7 @@ impl Packet for Frame {
         if start + N > self.end {
             return None;
         }
-        if N % 2 == 0 && offset % 2 == 0 {
+        if N.is_multiple_of(2) && offset.is_multiple_of(2) {
             // SAFETY: the N bytes from start are inside the packet, as checked just above. The kernel keeps the start of
             // a frame even (NET_IP_ALIGN is 0 or 2).
             return Some(unsafe { (*(start as *const Even<N>)).0 });
