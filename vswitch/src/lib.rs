@@ -1,9 +1,21 @@
-//! The control plane of vswitch.
+//! The control plane of vswitch: a daemon that serves an API on a Unix socket, and the command line that uses it.
+//!
+//! Dependencies point downwards: `cli` and `api` to `switch`, `switch` to `drivers`, `ipam`, `apply` and `store`, those to
+//! `model`, `plan`, `datapath` and `kernel`.
 
+pub mod api;
+pub mod apply;
+pub mod cli;
+
+pub mod daemon;
 pub mod datapath;
 pub mod drivers;
 pub mod ipam;
 pub mod kernel;
+pub mod lock;
 pub mod model;
 pub mod plan;
+pub mod reconcile;
+pub mod served;
 pub mod store;
+pub mod switch;

@@ -1,2 +1,7 @@
-//! placeholder
-fn main() {}
+//! The `vswitch` command: everything is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    vswitch::cli::main()
+}

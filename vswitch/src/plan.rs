@@ -63,12 +63,14 @@ pub enum Step {
     CreateVeth {
         /// The end in the daemon's namespace.
         device: String,
-        /// The mark on it, by which it is known to be ours.
+        /// Its address; the kernel's choice if none.
+        mac: Option<Mac>,
+        /// The mark on it, by which the pair is known to be ours.
         mark: String,
         /// The other end.
         peer: Device,
-        /// The other end's address.
-        peer_mac: Mac,
+        /// The other end's address; the kernel's choice if none.
+        peer_mac: Option<Mac>,
         /// The MTU of both.
         mtu: u32,
     },
@@ -117,8 +119,8 @@ pub enum Step {
         /// The gateway.
         via: Ipv4Addr,
     },
-    /// A device that passes frames: carrier is there and the kernel has acted on it.
-    AwaitCarrier {
+    /// A device that passes frames: carrier is there, and the kernel has acted on it.
+    CheckCarrier {
         /// The device.
         device: Device,
     },

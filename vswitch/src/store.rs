@@ -37,7 +37,9 @@ pub enum StoreError {
         message: String,
     },
     /// Written by another version.
-    #[error("the recorded state in {path} has layout {found}, and this version reads layout {SCHEMA} (use the version that wrote it, or forget it with `down --purge`)")]
+    #[error(
+        "the recorded state in {path} has layout {found}, and this version reads layout {SCHEMA} (use the version that wrote it, or forget it with `down --purge`)"
+    )]
     Schema {
         /// The file.
         path: PathBuf,
@@ -92,8 +94,10 @@ impl Store {
         let recorded = read(&database).map_err(|error| error.at(path))?;
         let (requests, queue) = mpsc::channel();
         let at = path.to_owned();
-        let writer = std::thread::Builder::new().name("store".to_owned()).spawn(move || write_all(&database, &queue, &at));
-        let writer = writer.map_err(|error| StoreError::Access { path: path.to_owned(), message: error.to_string() })?;
+        let writer =
+            std::thread::Builder::new().name("store".to_owned()).spawn(move || write_all(&database, &queue, &at));
+        let writer =
+            writer.map_err(|error| StoreError::Access { path: path.to_owned(), message: error.to_string() })?;
         Ok((Self { requests: Some(requests), writer: Some(writer), path: path.to_owned() }, recorded))
     }
 
@@ -205,7 +209,9 @@ fn write<'a>(database: &Database, changes: impl Iterator<Item = &'a Change>, dur
             match change {
                 Change::PutNetwork(network) => drop(networks.insert(&network.id.bytes()[..], &json(network)?[..])?),
                 Change::RemoveNetwork(id) => drop(networks.remove(&id.bytes()[..])?),
-                Change::PutEndpoint(endpoint) => drop(endpoints.insert(&endpoint.id.bytes()[..], &json(endpoint)?[..])?),
+                Change::PutEndpoint(endpoint) => {
+                    drop(endpoints.insert(&endpoint.id.bytes()[..], &json(endpoint)?[..])?)
+                }
                 Change::RemoveEndpoint(id) => drop(endpoints.remove(&id.bytes()[..])?),
             }
         }

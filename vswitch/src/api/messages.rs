@@ -1,13 +1,14 @@
 //! What goes over the socket. Requests carry text as it was typed: the switch judges it, and its error names it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use vswitch_common::tables::PortCounters;
+use vswitch_common::tables::{PortCounters, VlanKey};
 use vswitch_common::verdict::DropReason;
 
 use crate::model::{Driver, EndpointId, NetworkId, Subnet};
@@ -19,6 +20,21 @@ pub struct ErrorBody {
     pub code: String,
     /// For people: what was wrong, with the value, and what to do.
     pub message: String,
+}
+
+impl ErrorBody {
+    /// An error in one line, whatever its causes wrote.
+    pub fn new(code: &str, message: &str) -> Self {
+        let lines = message.lines().map(str::trim).filter(|line| !line.is_empty());
+        Self { code: code.to_owned(), message: lines.collect::<Vec<_>>().join("; ") }
+    }
+}
+
+/// An error as a document: what HTTP answers and `--format json` prints.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorDocument {
+    /// The error.
+    pub error: ErrorBody,
 }
 
 /// The state of the daemon.
@@ -46,8 +62,6 @@ pub struct Status {
     pub uptime_seconds: u64,
     /// Whether it took the datapath over from an earlier daemon.
     pub taken_over: bool,
-    /// What could not be restored when it came up.
-    pub released: Vec<String>,
 }
 
 /// Hooks by kind of port.
@@ -338,6 +352,35 @@ pub struct FdbFilter {
     pub kind: Option<StationKind>,
 }
 
+/// A VLAN: 0 is untagged, a number that of an 802.1Q tag, `s` and a number that of an 802.1ad service tag.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum VlanView {
+    /// Untagged, or an 802.1Q tag.
+    Customer(u16),
+    /// A service tag.
+    Service(String),
+}
+
+impl From<VlanKey> for VlanView {
+    fn from(vlan: VlanKey) -> Self {
+        if vlan.0 & VlanKey::SERVICE == 0 {
+            Self::Customer(vlan.0)
+        } else {
+            Self::Service(format!("s{}", vlan.0 & !VlanKey::SERVICE))
+        }
+    }
+}
+
+impl fmt::Display for VlanView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Customer(vlan) => write!(f, "{vlan}"),
+            Self::Service(vlan) => f.write_str(vlan),
+        }
+    }
+}
+
 /// A station in the FDB.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StationView {
@@ -345,16 +388,14 @@ pub struct StationView {
     pub mac: String,
     /// The name of the network.
     pub network: String,
-    /// Its VLAN; 0 is untagged.
-    pub vlan: u16,
-    /// Whether the VLAN is that of an 802.1ad service tag.
-    pub service_tag: bool,
+    /// Its VLAN.
+    pub vlan: VlanView,
     /// The port it is behind.
     pub port: String,
     /// How it came here.
     pub kind: StationKind,
     /// Seconds since it was heard; none if static.
-    pub age: Option<u32>,
+    pub age: Option<u64>,
     /// How often it moved.
     pub moves: u32,
 }
@@ -376,9 +417,8 @@ pub struct FdbKeyRequest {
     pub mac: String,
     /// The network.
     pub network: String,
-    /// Its VLAN; 0 is untagged.
-    #[serde(default)]
-    pub vlan: u16,
+    /// Its VLAN, as [`VlanView`] writes it; untagged if not given.
+    pub vlan: Option<String>,
 }
 
 /// `fdb flush`: learned stations alone.
@@ -414,6 +454,12 @@ mod tests {
         counters.drops[DropReason::SourceSpoofed as usize] = 2;
         let view = Counters::from(&counters);
         assert_eq!((view.rx_frames, view.drops["source_spoofed"], view.drops.len()), (3, 2, DropReason::ALL.len()));
+    }
+
+    #[test]
+    fn the_two_kinds_of_tag_are_told_apart() {
+        let json = |key| serde_json::to_string(&VlanView::from(VlanKey(key))).expect("JSON");
+        assert_eq!((json(0), json(30), json(VlanKey::SERVICE | 30)), ("0".into(), "30".into(), "\"s30\"".into()));
     }
 
     #[test]

@@ -4,13 +4,13 @@ mod client;
 mod messages;
 mod server;
 
-pub use client::{Client, ClientError};
+pub use client::{Client, ClientError, path, query};
 pub use messages::{
-    AttachRequest, Counters, DetachRequest, Detached, DownRequest, EndpointDetails, EndpointView, ErrorBody, FdbFilter,
+    AttachRequest, Counters, DetachRequest, Detached, DownRequest, EndpointDetails, EndpointView, ErrorBody, ErrorDocument, FdbFilter,
     FdbFlush, FdbFlushed, FdbKeyRequest, FdbStatic, HooksView, NetworkDetails, NetworkRequest, NetworkView, PortView,
-    PublishedView, StationKind, StationView, StatsFilter, Status, SubnetView, UplinkView,
+    PublishedView, StationKind, StationView, StatsFilter, Status, SubnetView, UplinkView, VlanView,
 };
-pub use server::router;
+pub use server::{DownCall, router};
 
 /// The version of the API, the beginning of every path.
 pub const PREFIX: &str = "/v1";

@@ -4,9 +4,7 @@ use vswitch_common::tables::PortKind;
 
 use super::EndpointFacts;
 use crate::datapath::{Mode, Xdp};
-use crate::model::{
-    Endpoint, EndpointAddress, Instance, Network, Owner, StationMac, UplinkBefore, XdpChoice,
-};
+use crate::model::{Endpoint, EndpointAddress, Instance, Network, Owner, StationMac, UplinkBefore, XdpChoice};
 use crate::plan::{Device, Offload, PortStep, Step};
 
 /// What is known of an interface that is to be an uplink.
@@ -37,9 +35,10 @@ pub(super) fn endpoint(
     let mut steps = vec![
         Step::CreateVeth {
             device: port.clone(),
+            mac: None,
             mark: instance.mark(&network.name, Owner::Endpoint(endpoint.id)),
             peer: interface.clone(),
-            peer_mac: mac,
+            peer_mac: Some(mac),
             mtu: address.mtu,
         },
         Step::NoIpv6 { device: port.clone() },
@@ -79,8 +78,8 @@ pub(super) fn endpoint(
     }
     steps.extend([
         Step::SetUp { device: Device::container("lo") },
-        Step::AwaitCarrier { device: Device::host(port) },
-        Step::AwaitCarrier { device: interface },
+        Step::CheckCarrier { device: Device::host(port) },
+        Step::CheckCarrier { device: interface },
     ]);
     steps
 }
@@ -93,10 +92,11 @@ pub fn host_port(instance: &Instance, network: &Network, mtu: u32) -> Vec<Step> 
     let mac = StationMac::generated(&network.id, "the host", 0).get();
     let mut steps = vec![
         Step::CreateVeth {
-            device: port.clone(),
+            device: device.clone(),
+            mac: Some(mac),
             mark: instance.mark(&network.name, Owner::Host),
-            peer: Device::host(&device),
-            peer_mac: mac,
+            peer: Device::host(&port),
+            peer_mac: None,
             mtu,
         },
         Step::NoIpv6 { device: port.clone() },
@@ -118,8 +118,8 @@ pub fn host_port(instance: &Instance, network: &Network, mtu: u32) -> Vec<Step> 
         Step::AnnounceAddresses { device: Device::host(&device) },
         Step::SetUp { device: Device::host(&port) },
         Step::SetUp { device: Device::host(&device) },
-        Step::AwaitCarrier { device: Device::host(port) },
-        Step::AwaitCarrier { device: Device::host(device) },
+        Step::CheckCarrier { device: Device::host(port) },
+        Step::CheckCarrier { device: Device::host(device) },
     ]);
     steps
 }
@@ -238,7 +238,10 @@ mod tests {
         let address = "10.9.8.2/24".parse().expect("an address");
         assert!(steps.contains(&Step::AddAddress { device: interface.clone(), address }));
         assert!(steps.contains(&Step::DefaultRoute { device: "eth0".to_owned(), via: [10, 9, 8, 1].into() }));
-        assert_eq!((port(&steps).kind, port(&steps).xdp, port(&steps).xdp_egress), (PortKind::Container, Xdp::Off, false));
+        assert_eq!(
+            (port(&steps).kind, port(&steps).xdp, port(&steps).xdp_egress),
+            (PortKind::Container, Xdp::Off, false)
+        );
         assert!(!steps.iter().any(|step| matches!(step, Step::Offloads { .. })), "nothing is slowed down for nobody");
         // No frame before there is a program to judge it.
         let up = |device: &Device| place(&steps, |step| matches!(step, Step::SetUp { device: up } if up == device));
@@ -248,7 +251,8 @@ mod tests {
 
     #[test]
     fn xdp_asks_for_napi_and_finished_frames() {
-        let all = vec![(Offload::Gro, true), (Offload::TxChecksum, false), (Offload::Tso, false), (Offload::TxVlan, false)];
+        let all =
+            vec![(Offload::Gro, true), (Offload::TxChecksum, false), (Offload::Tso, false), (Offload::TxVlan, false)];
         let device = Device::container("eth0");
         let xdp = steps(Mode::Xdp, false);
         assert!(xdp.contains(&Step::Offloads { device: device.clone(), settings: all }));
@@ -272,7 +276,8 @@ mod tests {
 
     #[test]
     fn an_uplink_is_given_back_as_it_was() {
-        let facts = UplinkFacts { mac: "02:00:00:00:00:09".parse().expect("a MAC address"), veth: false, mode: Mode::Auto };
+        let facts =
+            UplinkFacts { mac: "02:00:00:00:00:09".parse().expect("a MAC address"), veth: false, mode: Mode::Auto };
         let before = |promiscuous, rx_vlan_offload| UplinkBefore {
             interface: "eth1".parse().expect("a name"),
             index: 7,

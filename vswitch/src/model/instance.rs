@@ -119,7 +119,8 @@ impl Instance {
 
     /// Whose device it is, if the alias is this instance's mark.
     pub fn owner(&self, alias: &str) -> Option<Owner> {
-        let (_network, owner) = alias.strip_prefix("vswitch:")?.strip_prefix(self.name.as_str())?.strip_prefix(':')?.split_once(':')?;
+        let (_network, owner) =
+            alias.strip_prefix("vswitch:")?.strip_prefix(self.name.as_str())?.strip_prefix(':')?.split_once(':')?;
         match owner {
             "host" => Some(Owner::Host),
             id => id.parse().ok().map(Owner::Endpoint),

@@ -21,7 +21,9 @@ pub enum InvalidStationMac {
     #[error("invalid MAC address `{0}` (six bytes in hex with colons, as in 02:42:ac:11:00:02)")]
     Syntax(String),
     /// The address of a group.
-    #[error("MAC address {0} is a multicast address, and a station cannot have one (the lowest bit of its first byte must be 0)")]
+    #[error(
+        "MAC address {0} is a multicast address, and a station cannot have one (the lowest bit of its first byte must be 0)"
+    )]
     Multicast(Mac),
     /// All zeros.
     #[error("MAC address 00:00:00:00:00:00 cannot be a station's (choose one such as 02:42:ac:11:00:02)")]
@@ -116,9 +118,11 @@ mod tests {
         assert_eq!(mac, StationMac::generated(&one, "web", 0));
         assert_eq!(StationMac::try_from(mac.get()), Ok(mac));
         assert_eq!(mac.get().0[0] & 3, 2, "{mac}");
-        for other in
-            [StationMac::generated(&one, "db", 0), StationMac::generated(&two, "web", 0), StationMac::generated(&one, "web", 1)]
-        {
+        for other in [
+            StationMac::generated(&one, "db", 0),
+            StationMac::generated(&two, "web", 0),
+            StationMac::generated(&one, "web", 1),
+        ] {
             assert_ne!(mac, other);
         }
     }

@@ -47,10 +47,12 @@ pub enum XdpChoice {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidOption {
     /// Not one that the driver has.
-    #[error("unknown option `{option}` of driver {driver} ({})", known_options(.known))]
+    #[error("unknown option `{option}={value}` of driver {driver} ({})", known_options(.known))]
     Unknown {
         /// The option.
         option: String,
+        /// Its value.
+        value: String,
         /// The driver.
         driver: &'static str,
         /// What it does have.
@@ -133,7 +135,8 @@ impl BridgeOptions {
         for (key, value) in given {
             let option = BRIDGE.iter().find(|option| option.name == key || option.docker == Some(key));
             let Some(option) = option else {
-                return Err(InvalidOption::Unknown { option: key.clone(), driver: "bridge", known: &BRIDGE_NAMES });
+                let (option, value) = (key.clone(), value.clone());
+                return Err(InvalidOption::Unknown { option, value, driver: "bridge", known: &BRIDGE_NAMES });
             };
             if option.name == "uplink" {
                 // The name's own error says more than the option's.
@@ -193,7 +196,10 @@ mod tests {
     #[test]
     fn an_unknown_option_names_the_known_ones() {
         let error = parse(&[("colour", "blue")]).expect_err("there is none");
-        assert_eq!(error.to_string(), "unknown option `colour` of driver bridge (it has ageing, mtu, uplink, xdp)");
+        assert_eq!(
+            error.to_string(),
+            "unknown option `colour=blue` of driver bridge (it has ageing, mtu, uplink, xdp)"
+        );
     }
 
     #[test]

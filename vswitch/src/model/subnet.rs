@@ -146,11 +146,7 @@ impl SubnetConfig {
     ///
     /// # Errors
     /// A gateway or a range outside of the subnet.
-    pub fn new(
-        subnet: Subnet,
-        gateway: Option<Ipv4Addr>,
-        ip_range: Option<Ipv4Net>,
-    ) -> Result<Self, InvalidSubnet> {
+    pub fn new(subnet: Subnet, gateway: Option<Ipv4Addr>, ip_range: Option<Ipv4Net>) -> Result<Self, InvalidSubnet> {
         let gateway = gateway.unwrap_or_else(|| subnet.first_host());
         if !subnet.is_host(gateway) {
             return Err(InvalidSubnet::Gateway { gateway, subnet });

@@ -1,0 +1,187 @@
+//! The API's client: one connection, one request after the other.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Bytes;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use super::{ErrorBody, ErrorDocument, PREFIX};
+use crate::model::Instance;
+
+/// What stands for itself in a path or a query (RFC 3986, 2.3).
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+
+/// Why a request got no answer, or which error it got.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody listens.
+    #[error("instance {instance} is not up (start it with `{command} up`)")]
+    NotRunning {
+        /// The instance.
+        instance: String,
+        /// The command line for it.
+        command: String,
+    },
+    /// Not for us.
+    #[error("no permission to use {socket} (be root, or in the group vswitch)", socket = .0.display())]
+    Permission(PathBuf),
+    /// The connection failed.
+    #[error("cannot talk to the daemon at {socket}: {message} (see its log beside the socket)", socket = socket.display())]
+    Connection {
+        /// The socket.
+        socket: PathBuf,
+        /// What went wrong.
+        message: String,
+    },
+    /// The daemon said no.
+    #[error("{}", .0.message)]
+    Refused(ErrorBody),
+}
+
+impl ClientError {
+    /// The name for programs.
+    pub fn code(&self) -> &str {
+        match self {
+            Self::NotRunning { .. } => "not_running",
+            Self::Permission(_) => "permission_denied",
+            Self::Connection { .. } => "connection",
+            Self::Refused(error) => &error.code,
+        }
+    }
+}
+
+/// A connection to the daemon of an instance.
+#[derive(Debug)]
+pub struct Client {
+    sender: SendRequest<Full<Bytes>>,
+    socket: PathBuf,
+    /// The daemon's process.
+    pub pid: Option<i32>,
+}
+
+impl Client {
+    /// Connects.
+    ///
+    /// # Errors
+    /// [`ClientError::NotRunning`] where there is no socket, or nobody behind it.
+    pub async fn connect(instance: &Instance) -> Result<Self, ClientError> {
+        let socket = instance.socket();
+        let stream = match UnixStream::connect(&socket).await {
+            Ok(stream) => stream,
+            Err(error) => return Err(unreachable(instance, socket, &error)),
+        };
+        let pid = getsockopt(&stream.as_fd(), PeerCredentials).ok().map(|peer| peer.pid());
+        match handshake(TokioIo::new(stream)).await {
+            Ok((sender, connection)) => {
+                tokio::spawn(connection);
+                Ok(Self { sender, socket, pid })
+            }
+            Err(error) => Err(ClientError::Connection { socket, message: error.to_string() }),
+        }
+    }
+
+    /// Asks for something. `path` is below the API's version; see [`path`] and [`query`].
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with what the daemon says, or a broken connection.
+    pub async fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, ClientError> {
+        self.call(Method::GET, path, None::<&()>).await
+    }
+
+    /// Sends something.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn post<T: DeserializeOwned>(&mut self, path: &str, body: &impl Serialize) -> Result<T, ClientError> {
+        self.call(Method::POST, path, Some(body)).await
+    }
+
+    /// Removes something.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn delete<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, ClientError> {
+        self.call(Method::DELETE, path, None::<&()>).await
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<T, ClientError> {
+        let socket = self.socket.clone();
+        let failed = |message: String| ClientError::Connection { socket: socket.clone(), message };
+        let body = body.map(serde_json::to_vec).transpose().map_err(|error| failed(error.to_string()))?;
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("{PREFIX}{path}"))
+            .header("host", "vswitch")
+            .header("content-type", "application/json")
+            .body(Full::new(Bytes::from(body.unwrap_or_default())))
+            .map_err(|error| failed(error.to_string()))?;
+        let response = self.sender.send_request(request).await.map_err(|error| failed(broken(&error)))?;
+        let status = response.status();
+        let bytes = response.into_body().collect().await.map_err(|error| failed(broken(&error)))?.to_bytes();
+        if status == StatusCode::OK {
+            return serde_json::from_slice(&bytes).map_err(|error| failed(format!("unexpected answer: {error}")));
+        }
+        match serde_json::from_slice::<ErrorDocument>(&bytes) {
+            Ok(document) => Err(ClientError::Refused(document.error)),
+            Err(_) => Err(failed(format!("unexpected answer: {status}"))),
+        }
+    }
+}
+
+/// A path below the API's version, of segments that may hold anything.
+pub fn path(segments: &[&str]) -> String {
+    segments.iter().map(|segment| format!("/{}", utf8_percent_encode(segment, RESERVED))).collect()
+}
+
+/// A query of those that have a value.
+pub fn query(pairs: &[(&str, Option<&str>)]) -> String {
+    let given = pairs.iter().filter_map(|(key, value)| Some((key, (*value)?)));
+    let pairs: Vec<_> = given.map(|(key, value)| format!("{key}={}", utf8_percent_encode(value, RESERVED))).collect();
+    if pairs.is_empty() { String::new() } else { format!("?{}", pairs.join("&")) }
+}
+
+fn unreachable(instance: &Instance, socket: PathBuf, error: &io::Error) -> ClientError {
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            ClientError::NotRunning { instance: instance.name().to_string(), command: instance.command() }
+        }
+        io::ErrorKind::PermissionDenied => ClientError::Permission(socket),
+        _ => ClientError::Connection { socket, message: error.to_string() },
+    }
+}
+
+fn broken(error: &hyper::Error) -> String {
+    if error.is_incomplete_message() || error.is_closed() {
+        "it went away before it answered".to_owned()
+    } else {
+        error.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn anything_can_be_asked_for() {
+        assert_eq!(path(&["endpoints", "web-1"]), "/endpoints/web-1");
+        assert_eq!(path(&["endpoints", "../a b?"]), "/endpoints/..%2Fa%20b%3F");
+        assert_eq!(query(&[("network", Some("a&b")), ("port", None)]), "?network=a%26b");
+        assert_eq!(query(&[("port", None)]), "");
+    }
+}

@@ -1,0 +1,353 @@
+//! The commands and their arguments. Values that the daemon judges are taken as they are typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::model::{InstanceName, Subnet};
+
+/// A virtual switch for containers.
+#[derive(Debug, Parser)]
+#[command(
+    name = "vswitch",
+    version,
+    about = "A virtual switch for containers: eBPF fast path, nothing to learn",
+    after_help = "Example:\n  sudo vswitch up && sudo vswitch attach --netns /run/netns/web"
+)]
+pub struct Cli {
+    /// The instance of vswitch that is meant
+    #[arg(long, global = true, env = "VSWITCH_INSTANCE", default_value = "default", value_name = "NAME")]
+    pub instance: InstanceName,
+    /// How to print
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    pub format: Format,
+    /// Print names or ids alone
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    #[default]
+    Table,
+    /// For programs
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start the switch
+    #[command(after_help = "Example:\n  vswitch up --pool 10.201.0.0/16")]
+    Up(Up),
+    /// Stop the switch and remove everything that it made
+    #[command(after_help = "Example:\n  vswitch down")]
+    Down(Down),
+    /// Show what runs
+    #[command(after_help = "Example:\n  vswitch status --format json")]
+    Status,
+    /// Check what this machine can do
+    #[command(after_help = "Example:\n  vswitch doctor")]
+    Doctor,
+    /// Attach a network namespace
+    #[command(
+        after_help = "Example:\n  vswitch attach --netns /run/netns/web --ip 10.201.0.80\n\n\
+                      The endpoint is named after the last part of PATH; /proc/PID/ns/net becomes pid-PID."
+    )]
+    Attach(Attach),
+    /// Detach an endpoint
+    #[command(after_help = "Example:\n  vswitch detach web")]
+    Detach(Detach),
+    /// List the endpoints
+    #[command(after_help = "Example:\n  vswitch ps")]
+    Ps,
+    /// Show all about an endpoint
+    #[command(after_help = "Example:\n  vswitch inspect web --format json")]
+    Inspect {
+        /// Name or id
+        endpoint: String,
+    },
+    /// Make, list and remove networks
+    Network {
+        #[command(subcommand)]
+        command: NetworkCommand,
+    },
+    /// Look into the forwarding database, and change it
+    Fdb {
+        #[command(subcommand)]
+        command: FdbCommand,
+    },
+    /// Show what went through the ports
+    #[command(after_help = "Example:\n  vswitch stats bridge")]
+    Stats {
+        /// Of this endpoint, or of the ports of this network
+        #[arg(value_name = "ENDPOINT|NETWORK")]
+        of: Option<String>,
+    },
+    /// Print a completion script
+    #[command(after_help = "Example:\n  vswitch completions bash > /etc/bash_completion.d/vswitch")]
+    Completions {
+        /// For this shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Up {
+    /// Stay in the foreground, for systemd and the like
+    #[arg(long)]
+    pub foreground: bool,
+    /// Which hooks to use: what is best for each port, tc alone, or XDP on endpoints too
+    #[arg(long, value_enum, default_value_t)]
+    pub datapath: DatapathMode,
+    /// Take the subnets of networks from here [default: 10.201.0.0/16]
+    #[arg(long, value_name = "CIDR")]
+    pub pool: Vec<Subnet>,
+    /// Started by `up` itself: tells it on stdout when it serves
+    #[arg(long, hide = true)]
+    pub detached: bool,
+}
+
+/// Which hooks to use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum DatapathMode {
+    #[default]
+    Auto,
+    Tc,
+    Xdp,
+}
+
+#[derive(Debug, Args)]
+pub struct Down {
+    /// Forget what was recorded, too
+    #[arg(long)]
+    pub purge: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Attach {
+    /// The namespace: /run/netns/NAME, /proc/PID/ns/net, or where it is mounted
+    #[arg(long, value_name = "PATH")]
+    pub netns: PathBuf,
+    /// The network [default: bridge]
+    #[arg(long, value_name = "NAME")]
+    pub network: Option<String>,
+    /// The endpoint's name [default: the last part of PATH, or pid-PID]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// The interface in the namespace [default: eth0]
+    #[arg(long, value_name = "IF")]
+    pub ifname: Option<String>,
+    /// The IPv4 address [default: the first that is free]
+    #[arg(long, value_name = "IP")]
+    pub ip: Option<String>,
+    /// The MAC address [default: made from network and name]
+    #[arg(long, value_name = "MAC")]
+    pub mac: Option<String>,
+    /// The name of the host in the namespace
+    #[arg(long, value_name = "NAME")]
+    pub hostname: Option<String>,
+    /// A further name
+    #[arg(long, value_name = "NAME")]
+    pub alias: Vec<String>,
+    /// A label
+    #[arg(long, value_name = "K=V", value_parser = pair)]
+    pub label: Vec<(String, String)>,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false, id = "what")]
+pub struct What {
+    /// Name or id
+    pub endpoint: Option<String>,
+    /// Whatever is attached at this namespace
+    #[arg(long, value_name = "PATH")]
+    pub netns: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Detach {
+    #[command(flatten)]
+    pub what: What,
+    /// Only from this network
+    #[arg(long, value_name = "NAME")]
+    pub network: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum NetworkCommand {
+    /// Make a network
+    #[command(after_help = "Example:\n  vswitch network create --subnet 10.99.0.0/24 -o uplink=eth1 lan")]
+    Create(NetworkCreate),
+    /// List the networks
+    #[command(after_help = "Example:\n  vswitch network ls")]
+    Ls,
+    /// Show all about networks, as a JSON array
+    #[command(after_help = "Example:\n  vswitch network inspect bridge")]
+    Inspect {
+        /// Names or ids
+        #[arg(required = true, value_name = "NETWORK")]
+        networks: Vec<String>,
+    },
+    /// Remove networks
+    #[command(after_help = "Example:\n  vswitch network rm lan")]
+    Rm {
+        /// Names or ids
+        #[arg(required = true, value_name = "NETWORK")]
+        networks: Vec<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct NetworkCreate {
+    /// How it is made [default: bridge]
+    #[arg(short, long, value_name = "DRIVER")]
+    pub driver: Option<String>,
+    /// The subnet [default: one from the pool]
+    #[arg(long, value_name = "CIDR")]
+    pub subnet: Vec<String>,
+    /// The host's own address in it [default: the first]
+    #[arg(long, value_name = "IP")]
+    pub gateway: Vec<String>,
+    /// Where automatic addresses are taken from [default: all of the subnet]
+    #[arg(long, value_name = "CIDR")]
+    pub ip_range: Vec<String>,
+    /// An option of the driver: ageing, mtu, uplink, xdp
+    #[arg(short = 'o', long = "opt", value_name = "KEY=VALUE", value_parser = pair)]
+    pub option: Vec<(String, String)>,
+    /// A label
+    #[arg(long, value_name = "K=V", value_parser = pair)]
+    pub label: Vec<(String, String)>,
+    /// The network's name
+    pub name: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum FdbCommand {
+    /// Show the stations that the switch knows
+    #[command(after_help = "Example:\n  vswitch fdb show --dynamic --network lan")]
+    Show(FdbShow),
+    /// Say where a station is, for good
+    #[command(after_help = "Example:\n  vswitch fdb add 02:00:00:00:00:07 bridge web")]
+    Add(FdbAdd),
+    /// Remove a station
+    #[command(after_help = "Example:\n  vswitch fdb del 02:00:00:00:00:07 bridge")]
+    Del(FdbKey),
+    /// Remove the stations that were learned
+    #[command(after_help = "Example:\n  vswitch fdb flush --port eth1")]
+    Flush(FdbWhere),
+}
+
+#[derive(Debug, Args)]
+pub struct FdbWhere {
+    /// In this network
+    #[arg(long, value_name = "NETWORK")]
+    pub network: Option<String>,
+    /// Behind this port: an endpoint, or a device
+    #[arg(long, value_name = "PORT")]
+    pub port: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct FdbShow {
+    #[command(flatten)]
+    pub place: FdbWhere,
+    /// Those that were learned
+    #[arg(long, conflicts_with = "fixed")]
+    pub dynamic: bool,
+    /// Those that were not
+    #[arg(long = "static", id = "fixed")]
+    pub fixed: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct FdbKey {
+    /// The station's address
+    pub mac: String,
+    /// Its network
+    pub network: String,
+    /// Its VLAN; with an s before it, that of a service tag
+    #[arg(long, value_name = "VLAN")]
+    pub vlan: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct FdbAdd {
+    #[command(flatten)]
+    pub key: FdbKey,
+    /// The port it is behind: an endpoint, or a device
+    #[arg(value_name = "ENDPOINT")]
+    pub port: String,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("not of the form KEY=VALUE".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn parse(words: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once("vswitch").chain(words.split_whitespace()))
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_an_example() {
+        fn check(command: &clap::Command) {
+            for command in command.get_subcommands().filter(|command| command.get_name() != "help") {
+                if command.has_subcommands() {
+                    check(command);
+                } else {
+                    let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+                    assert!(help.contains(&format!("{} ", command.get_name())) || help.contains(command.get_name()));
+                    assert!(help.starts_with("Example:\n  vswitch "), "{}", command.get_name());
+                }
+            }
+        }
+        check(&Cli::command());
+    }
+
+    #[test]
+    fn an_attach_as_in_the_contract_is_read() {
+        let cli = parse("attach --netns /run/netns/web --network lan --name w --ifname eth1 --ip 10.0.0.2 --mac 02:00:00:00:00:01 --alias www --alias w3 --hostname w --label tier=front --format json");
+        let cli = cli.expect("valid");
+        let Command::Attach(attach) = cli.command else { panic!("not an attach") };
+        assert_eq!((attach.alias.len(), attach.label[0].1.as_str(), cli.format), (2, "front", Format::Json));
+        assert!(parse("attach").is_err());
+        assert!(parse("attach --netns a --label tier").is_err());
+        assert!(parse("attach --netns a -p 80").is_err(), "published ports are not built yet");
+    }
+
+    #[test]
+    fn what_is_wrong_usage_is_refused() {
+        assert!(parse("up --datapath warp").is_err());
+        assert!(parse("up --pool everything").is_err());
+        assert!(parse("detach").is_err());
+        assert!(parse("detach web --netns /run/netns/web").is_err());
+        assert!(parse("fdb show --dynamic --static").is_err());
+        assert!(parse("network rm").is_err());
+        assert!(parse("ps --instance ../x").is_err());
+        assert!(parse("teleport").is_err());
+    }
+
+    #[test]
+    fn options_keep_everything_behind_the_first_equals_sign() {
+        let cli = parse("network create -o uplink=eth1 -o a=b=c lan").expect("valid");
+        let Command::Network { command: NetworkCommand::Create(create) } = cli.command else { panic!("not a create") };
+        assert_eq!(create.option[1], ("a".to_owned(), "b=c".to_owned()));
+    }
+}

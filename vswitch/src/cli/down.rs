@@ -1,0 +1,134 @@
+//! `down`: has the daemon remove everything and end, or does it itself where the daemon is dead.
+
+use std::os::fd::{AsFd as _, FromRawFd as _, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sched::{CloneFlags, setns};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use vswitch_common::tables::PortKind;
+
+use super::arguments::Down;
+use super::failure::Failure;
+use super::output::{Output, say};
+use crate::api::{Client, ClientError, DownRequest};
+use crate::apply::Scene;
+use crate::daemon::{self, DaemonError, FDB_SIZE};
+use crate::datapath::{Datapath, Mode};
+use crate::kernel::bpffs;
+use crate::kernel::netlink::Netlink;
+use crate::lock::Lock;
+use crate::model::{Instance, Network};
+use crate::served;
+use crate::store::Store;
+use crate::switch::{remove_files, remove_leftovers, restore_uplink};
+
+/// How long a daemon may take to end after it has removed everything.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub fn run(arguments: &Down, instance: &Instance, output: Output) -> Result<(), Failure> {
+    let mut outcome = Ok(());
+    super::asking(async {
+        outcome = ask_daemon(instance, arguments.purge).await;
+        Ok(())
+    })?;
+    match outcome {
+        Ok(()) => {}
+        Err(ClientError::NotRunning { .. }) => {
+            let there = instance.run_directory().exists();
+            if there || (arguments.purge && instance.state_directory().exists()) {
+                without_daemon(instance, arguments.purge)?;
+            }
+            if !there {
+                return told(output, &format!("vswitch is not up (instance {})\n", instance.name()));
+            }
+        }
+        Err(error) => return Err(error.into()),
+    }
+    told(output, &format!("vswitch is down (instance {})\n", instance.name()))
+}
+
+fn told(output: Output, text: &str) -> Result<(), Failure> {
+    if output.quiet || output.format == super::arguments::Format::Json { Ok(()) } else { say(text) }
+}
+
+/// Has the daemon do it, and waits until its process has ended.
+async fn ask_daemon(instance: &Instance, purge: bool) -> Result<(), ClientError> {
+    let mut client = Client::connect(instance).await?;
+    let process = client.pid.and_then(open_process);
+    client.post::<()>("/down", &DownRequest { purge }).await?;
+    drop(client);
+    // SAFETY: the descriptor is owned by what is registered, and stays the same.
+    let process = process.map(|process| unsafe { AsyncFd::register_with_interest(process, Interest::READABLE) });
+    if let Some(Ok(process)) = process {
+        // Readable when it has ended. If it takes its time, everything is removed all the same.
+        let _ = tokio::time::timeout(PATIENCE, process.readable()).await;
+    }
+    Ok(())
+}
+
+/// A descriptor that tells when a process ends (pidfd_open(2)); `None` if it has.
+fn open_process(pid: i32) -> Option<OwnedFd> {
+    // SAFETY: no pointers; what is returned is a descriptor of ours, or an error.
+    let descriptor = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let descriptor = i32::try_from(descriptor).ok().filter(|descriptor| *descriptor >= 0)?;
+    // SAFETY: it was just opened, and nobody else knows it.
+    Some(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Removes what a dead daemon has left.
+fn without_daemon(instance: &Instance, purge: bool) -> Result<(), DaemonError> {
+    daemon::check_machine()?;
+    if !instance.run_directory().exists() {
+        return Ok(remove_files(instance, purge)?);
+    }
+    let lock = Lock::acquire(&instance.lock_file())?;
+    // Its devices are where it served. If that namespace is gone, so are they.
+    let served = served::read(instance).map(served::find).transpose()?;
+    if let Some(Some(netns)) = &served {
+        setns(netns.as_fd(), CloneFlags::CLONE_NEWNET).map_err(|errno| DaemonError::Runtime(errno.into()))?;
+    }
+    if served.is_none_or(|netns| netns.is_some()) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        runtime.map_err(DaemonError::Runtime)?.block_on(remove_devices(instance))?;
+    }
+    remove_files(instance, purge)?;
+    drop(lock);
+    Ok(())
+}
+
+async fn remove_devices(instance: &Instance) -> Result<(), DaemonError> {
+    let netlink = Netlink::open()?;
+    let networks = recorded_networks(instance);
+    if networks.iter().any(|network| network.uplink_before.is_some())
+        && bpffs::is_mounted(&instance.bpf_directory())
+        && let Err(error) = release_uplinks(instance, &netlink, &networks).await
+    {
+        // The programs go with the bpffs, if not in order.
+        tracing::warn!("{error}");
+    }
+    Ok(remove_leftovers(&netlink, instance).await?)
+}
+
+/// What was recorded; nothing where that cannot be read any more.
+fn recorded_networks(instance: &Instance) -> Vec<Network> {
+    let path = instance.store_file();
+    if !path.exists() {
+        return Vec::new();
+    }
+    Store::open(&path).map(|(_, recorded)| recorded.networks).unwrap_or_default()
+}
+
+async fn release_uplinks(instance: &Instance, netlink: &Netlink, networks: &[Network]) -> Result<(), DaemonError> {
+    let directory = instance.bpf_directory();
+    let datapath = Arc::new(Datapath::open(crate::datapath::Options { directory, mode: Mode::Auto, fdb_size: FDB_SIZE })?);
+    for (number, _) in datapath.ports()?.iter().filter(|(_, port)| port.kind() == Some(PortKind::Uplink)) {
+        datapath.remove_port(*number)?;
+    }
+    let scene = Scene { host: netlink, container: None, datapath: &datapath };
+    for before in networks.iter().filter_map(|network| network.uplink_before.as_ref()) {
+        restore_uplink(before, scene).await;
+    }
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! `attach`, `detach`, `ps`, `inspect`.
+
+use std::path::Path;
+
+use super::arguments::{Attach, Detach};
+use super::failure::Failure;
+use super::output::{Output, list, or_dash, properties, say};
+use crate::api::{AttachRequest, Client, DetachRequest, Detached, EndpointDetails, EndpointView, path};
+
+pub async fn attach(client: &mut Client, arguments: Attach, output: Output) -> Result<(), Failure> {
+    let netns = for_daemon(&arguments.netns)?;
+    let request = AttachRequest {
+        netns: netns.clone(),
+        network: arguments.network,
+        name: arguments.name,
+        ifname: arguments.ifname,
+        ip: arguments.ip,
+        mac: arguments.mac,
+        hostname: arguments.hostname,
+        aliases: arguments.alias,
+        labels: arguments.label.into_iter().collect(),
+    };
+    let endpoint: EndpointView = client.post("/endpoints", &request).await.map_err(|error| {
+        let (sent, typed) = (netns.display().to_string(), arguments.netns.display().to_string());
+        Failure::from(error).with_path_as_typed(&sent, &typed)
+    })?;
+    output.print(&endpoint, |endpoint| format!("{}\n", endpoint.name))
+}
+
+pub async fn detach(client: &mut Client, arguments: Detach, output: Output) -> Result<(), Failure> {
+    let request = DetachRequest {
+        endpoint: arguments.what.endpoint,
+        netns: arguments.what.netns.as_deref().map(for_daemon).transpose()?,
+        network: arguments.network,
+    };
+    let detached: Detached = client.post("/detach", &request).await?;
+    output.print(&detached, |detached| detached.detached.iter().map(|name| format!("{name}\n")).collect())
+}
+
+pub async fn ps(client: &mut Client, output: Output) -> Result<(), Failure> {
+    let endpoints: Vec<EndpointView> = client.get("/endpoints").await?;
+    let header = ["NAME", "NETWORK", "IPV4", "MAC", "IFNAME", "NETNS", "PUBLISHED"];
+    output.rows(&endpoints, |endpoint| endpoint.name.clone(), header, |endpoint| {
+        let endpoint = endpoint.clone();
+        [
+            endpoint.name,
+            endpoint.network,
+            or_dash(endpoint.ipv4),
+            or_dash(endpoint.mac),
+            or_dash(endpoint.ifname),
+            endpoint.netns.display().to_string(),
+            if endpoint.published.is_empty() { String::new() } else { endpoint.published.len().to_string() },
+        ]
+    })
+}
+
+pub async fn inspect(client: &mut Client, endpoint: &str, output: Output) -> Result<(), Failure> {
+    let details: EndpointDetails = client.get(&path(&["endpoints", endpoint])).await?;
+    if output.quiet {
+        return say(&format!("{}\n", details.endpoint.id));
+    }
+    output.print(&details, text)
+}
+
+fn text(details: &EndpointDetails) -> String {
+    let endpoint = &details.endpoint;
+    let labels: Vec<_> = details.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let mut text = properties([
+        ("id", endpoint.id.to_string()),
+        ("name", endpoint.name.clone()),
+        ("network", endpoint.network.clone()),
+        ("netns", endpoint.netns.display().to_string()),
+        ("interface", or_dash(endpoint.ifname.as_ref())),
+        ("mac", or_dash(endpoint.mac.as_ref())),
+        ("ipv4", or_dash(endpoint.ipv4)),
+        ("gateway", or_dash(endpoint.gateway)),
+        ("mtu", or_dash(endpoint.mtu)),
+        ("device", or_dash(details.device.as_ref())),
+        ("hooks", or_dash(details.hooks.as_ref())),
+        ("hostname", or_dash(details.hostname.as_ref())),
+        ("aliases", list(&details.aliases)),
+        ("labels", list(&labels)),
+        ("attached", details.created.to_string()),
+    ]);
+    if let Some(counters) = &details.counters {
+        text += &properties([
+            ("received", format!("{} frames, {} bytes", counters.rx_frames, counters.rx_bytes)),
+            ("sent", format!("{} frames, {} bytes", counters.tx_frames, counters.tx_bytes)),
+            ("drops", super::status::drops(counters)),
+        ]);
+    }
+    text
+}
+
+fn for_daemon(typed: &Path) -> Result<std::path::PathBuf, Failure> {
+    let failed = |error| Failure::new("relative_path", &format!("cannot resolve {}: {error}", typed.display()));
+    super::path::for_daemon(typed).map_err(failed)
+}

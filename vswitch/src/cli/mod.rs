@@ -1,0 +1,81 @@
+//! The command line: reads what was typed, asks the daemon, prints the answer.
+
+mod arguments;
+mod doctor;
+mod down;
+mod endpoints;
+mod failure;
+mod fdb;
+mod networks;
+mod output;
+mod path;
+mod status;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+
+use crate::api::Client;
+use crate::model::Instance;
+use arguments::{Cli, Command, FdbCommand, NetworkCommand};
+use failure::Failure;
+use output::Output;
+
+/// Reads the command line and carries it out.
+pub fn main() -> ExitCode {
+    let Cli { instance, format, quiet, command } = Cli::parse();
+    let instance = Instance::new(instance);
+    let output = Output { format, quiet };
+    match run(command, &instance, output) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output.fail(&failure);
+            ExitCode::from(failure.exit)
+        }
+    }
+}
+
+fn run(command: Command, instance: &Instance, output: Output) -> Result<(), Failure> {
+    match command {
+        Command::Up(arguments) => up::run(&arguments, instance, output),
+        Command::Down(arguments) => down::run(&arguments, instance, output),
+        Command::Doctor => doctor::run(output),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "vswitch", &mut std::io::stdout());
+            Ok(())
+        }
+        command => asking(ask(command, instance, output)),
+    }
+}
+
+/// Runs what asks the daemon. One thread is enough to wait for an answer.
+fn asking(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| Failure::new("runtime", &format!("cannot start: {error}")))?.block_on(work)
+}
+
+async fn ask(command: Command, instance: &Instance, output: Output) -> Result<(), Failure> {
+    let mut client = Client::connect(instance).await?;
+    match command {
+        Command::Status => status::status(&mut client, output).await,
+        Command::Stats { of } => status::stats(&mut client, of.as_deref(), output).await,
+        Command::Attach(arguments) => endpoints::attach(&mut client, arguments, output).await,
+        Command::Detach(arguments) => endpoints::detach(&mut client, arguments, output).await,
+        Command::Ps => endpoints::ps(&mut client, output).await,
+        Command::Inspect { endpoint } => endpoints::inspect(&mut client, &endpoint, output).await,
+        Command::Network { command } => match command {
+            NetworkCommand::Create(arguments) => networks::create(&mut client, arguments, output).await,
+            NetworkCommand::Ls => networks::ls(&mut client, output).await,
+            NetworkCommand::Inspect { networks } => networks::inspect(&mut client, &networks).await,
+            NetworkCommand::Rm { networks } => networks::rm(&mut client, &networks).await,
+        },
+        Command::Fdb { command } => match command {
+            FdbCommand::Show(arguments) => fdb::show(&mut client, &arguments, output).await,
+            FdbCommand::Add(arguments) => fdb::add(&mut client, arguments).await,
+            FdbCommand::Del(arguments) => fdb::del(&mut client, &arguments).await,
+            FdbCommand::Flush(arguments) => fdb::flush(&mut client, arguments, output).await,
+        },
+        Command::Up(_) | Command::Down(_) | Command::Doctor | Command::Completions { .. } => Ok(()),
+    }
+}

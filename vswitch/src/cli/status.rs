@@ -1,0 +1,90 @@
+//! `status` and `stats`.
+
+use super::failure::Failure;
+use super::output::{Output, properties, say};
+use crate::api::{Client, Counters, PortView, Status, query};
+
+pub async fn status(client: &mut Client, output: Output) -> Result<(), Failure> {
+    let status: Status = client.get("/status").await?;
+    if output.quiet {
+        return say(&format!("{}\n", status.instance));
+    }
+    output.print(&status, text)
+}
+
+fn text(status: &Status) -> String {
+    let hooks = &status.hooks;
+    properties([
+        ("version", status.version.clone()),
+        ("instance", status.instance.clone()),
+        ("pid", status.pid.to_string()),
+        ("kernel", status.kernel.clone()),
+        ("datapath", status.datapath.clone()),
+        ("hooks", format!("{} on endpoints, {} on the host, {} on uplinks", hooks.container, hooks.host, hooks.uplink)),
+        ("networks", status.networks.to_string()),
+        ("endpoints", status.endpoints.to_string()),
+        ("stations", status.fdb_entries.to_string()),
+        ("uptime", uptime(status.uptime_seconds)),
+    ])
+}
+
+fn uptime(seconds: u64) -> String {
+    let (days, hours, minutes) = (seconds / 86400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
+        (0, ..) => format!("{hours} h {minutes} min"),
+        _ => format!("{days} d {hours} h"),
+    }
+}
+
+pub async fn stats(client: &mut Client, of: Option<&str>, output: Output) -> Result<(), Failure> {
+    let ports: Vec<PortView> = client.get(&format!("/stats{}", query(&[("of", of)]))).await?;
+    let header = ["PORT", "KIND", "NETWORK", "RX FRAMES", "RX BYTES", "TX FRAMES", "TX BYTES", "DROPS"];
+    output.rows(&ports, |port| port.port.clone(), header, |port| {
+        let counters = &port.counters;
+        [
+            port.port.clone(),
+            port.kind.clone(),
+            port.network.clone(),
+            counters.rx_frames.to_string(),
+            counters.rx_bytes.to_string(),
+            counters.tx_frames.to_string(),
+            counters.tx_bytes.to_string(),
+            drops(counters),
+        ]
+    })
+}
+
+/// What was dropped, and why; what was not is not mentioned.
+pub fn drops(counters: &Counters) -> String {
+    let drops = counters.drops.iter().filter(|(_, count)| **count > 0);
+    let mut drops: Vec<String> = drops.map(|(reason, count)| format!("{reason} {count}")).collect();
+    if counters.tx_failed > 0 {
+        drops.push(format!("tx_failed {}", counters.tx_failed));
+    }
+    if drops.is_empty() { "-".to_owned() } else { drops.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use vswitch_common::tables::PortCounters;
+    use vswitch_common::verdict::DropReason;
+
+    use super::*;
+
+    #[test]
+    fn only_reasons_that_occurred_are_shown() {
+        let mut counters = PortCounters::default();
+        assert_eq!(drops(&Counters::from(&counters)), "-");
+        counters.drops[DropReason::LinkLocal as usize] = 16;
+        counters.drops[DropReason::SamePort as usize] = 3;
+        assert_eq!(drops(&Counters::from(&counters)), "link_local 16, same_port 3");
+    }
+
+    #[test]
+    fn uptime_is_readable() {
+        let texts = [5, 65, 3600, 90_000].map(uptime);
+        assert_eq!(texts, ["5 s", "1 min 5 s", "1 h 0 min", "1 d 1 h"]);
+    }
+}

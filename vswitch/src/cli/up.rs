@@ -1,0 +1,240 @@
+//! `up`: starts the daemon and returns when it serves.
+//!
+//! The daemon is this program again, in a session of its own. It tells on its stdout, a pipe, that it serves or why it
+//! cannot; then its stdout is its log, like its stderr.
+
+use std::fs::OpenOptions;
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::arguments::{DatapathMode, Up};
+use super::failure::Failure;
+use super::output::{Output, say};
+use crate::api::{Client, ErrorBody, Status};
+use crate::daemon::{self, DaemonError, Options};
+use crate::datapath::Mode;
+use crate::lock::LockError;
+use crate::model::{Instance, Subnet};
+use crate::switch::Restored;
+
+/// Where subnets are taken from if nobody says.
+const DEFAULT_POOL: &str = "10.201.0.0/16";
+/// How long another `up` or `down` of the same instance may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often it is looked whether that is done.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// What the daemon tells the `up` that started it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Word {
+    Ready(Restored),
+    Failed(ErrorBody),
+}
+
+/// What `up` prints.
+#[derive(Debug, Serialize)]
+struct Report {
+    instance: String,
+    /// False if it was up already.
+    started: bool,
+    #[serde(flatten)]
+    restored: Restored,
+}
+
+pub fn run(arguments: &Up, instance: &Instance, output: Output) -> Result<(), Failure> {
+    if arguments.detached {
+        return be_daemon(arguments, instance);
+    }
+    if let Some(status) = running(instance)? {
+        return report(&Report { instance: status.instance, started: false, restored: Restored::default() }, output);
+    }
+    if arguments.foreground {
+        return in_foreground(arguments, instance);
+    }
+    daemon::check_machine()?;
+    let begun = Instant::now();
+    loop {
+        match start(arguments, instance)? {
+            Word::Ready(restored) => {
+                return report(&Report { instance: instance.name().to_string(), started: true, restored }, output);
+            }
+            // Another `up` was a little faster, or a `down` is not quite done.
+            Word::Failed(error) if error.code == locked() && begun.elapsed() < PATIENCE => {
+                if let Some(status) = running(instance)? {
+                    let restored = Restored::default();
+                    return report(&Report { instance: status.instance, started: false, restored }, output);
+                }
+                std::thread::sleep(PAUSE);
+            }
+            Word::Failed(error) => return Err(Failure::told(error)),
+        }
+    }
+}
+
+fn locked() -> &'static str {
+    DaemonError::Lock(LockError::Held).code()
+}
+
+/// The state of the daemon, if one runs.
+fn running(instance: &Instance) -> Result<Option<Status>, Failure> {
+    let mut status = None;
+    let asked = super::asking(async {
+        let mut client = Client::connect(instance).await?;
+        status = Some(client.get("/status").await?);
+        Ok(())
+    });
+    match asked {
+        // Nobody there, or not for us: whether that matters is found out by starting.
+        Ok(()) | Err(_) => Ok(status),
+    }
+}
+
+fn report(report: &Report, output: Output) -> Result<(), Failure> {
+    if output.quiet {
+        return say(&format!("{}\n", report.instance));
+    }
+    output.print(report, |report| {
+        let Report { instance, started, restored } = report;
+        if !started {
+            return format!("vswitch is up already (instance {instance})\n");
+        }
+        let mut text = format!("vswitch is up (instance {instance}");
+        for (count, what) in [(restored.running, "taken over"), (restored.attached, "attached again")] {
+            if count > 0 {
+                text += &format!(", {count} {} {what}", if count == 1 { "endpoint" } else { "endpoints" });
+            }
+        }
+        text += ")\n";
+        for release in &restored.released {
+            text += &format!("endpoint {} is released: {}\n", release.endpoint, release.reason);
+        }
+        text
+    })
+}
+
+/// Starts the daemon, and waits for its word.
+fn start(arguments: &Up, instance: &Instance) -> Result<Word, Failure> {
+    daemon::make_run_directory(instance)?;
+    let failed = |what: &str, error: &io::Error| Failure::new("start", &format!("cannot {what}: {error}"));
+    let log = instance.log_file();
+    let log = OpenOptions::new().create(true).append(true).open(&log).map_err(|error| failed(&format!("open {}", log.display()), &error))?;
+    let program = std::env::current_exe().map_err(|error| failed("find this program", &error))?;
+    let mut command = Command::new(program);
+    command.args(["--instance", instance.name().as_str(), "up", "--detached"]);
+    command.args(["--datapath", arguments.datapath.name()]);
+    for pool in &arguments.pool {
+        command.args(["--pool", &pool.to_string()]);
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).current_dir("/");
+    let mut child = command.spawn().map_err(|error| failed("start the daemon", &error))?;
+    let mut line = String::new();
+    if let Some(stdout) = child.stdout.take() {
+        BufReader::new(stdout).read_line(&mut line).map_err(|error| failed("hear from the daemon", &error))?;
+    }
+    let word: Result<Word, _> = serde_json::from_str(&line);
+    if !matches!(word, Ok(Word::Ready(_))) {
+        // It ends, and what it made is gone when it has.
+        child.wait().map_err(|error| failed("wait for the daemon", &error))?;
+    }
+    word.map_err(|_| {
+        let message = format!("the daemon died as it started (see {})", instance.log_file().display());
+        Failure::new("start", &message)
+    })
+}
+
+/// The daemon itself, started by [`start`].
+fn be_daemon(arguments: &Up, instance: &Instance) -> Result<(), Failure> {
+    // Fails only for the leader of a process group, which a child just started is not.
+    let _ = nix::unistd::setsid();
+    log_to_stderr();
+    let outcome = daemon::run(&options(arguments, instance), |restored| {
+        tell(&Word::Ready(restored.clone()));
+        // From here on nobody listens but the log.
+        if let Err(error) = nix::unistd::dup2_stdout(io::stderr()) {
+            tracing::warn!("stdout cannot be the log: {error}");
+        }
+    });
+    outcome.map_err(|error| {
+        tracing::error!("{error}");
+        let failure = Failure::from(error);
+        tell(&Word::Failed(failure.error.clone()));
+        failure
+    })
+}
+
+fn tell(word: &Word) {
+    let line = serde_json::to_string(word).unwrap_or_default();
+    // An `up` that was killed does not listen; the daemon is started all the same.
+    let _ = writeln!(io::stdout(), "{line}").and_then(|()| io::stdout().flush());
+}
+
+fn in_foreground(arguments: &Up, instance: &Instance) -> Result<(), Failure> {
+    log_to_stderr();
+    let instance_name = instance.name();
+    daemon::run(&options(arguments, instance), |_| {
+        tracing::info!("instance {instance_name} serves");
+        daemon::notify(&[sd_notify::NotifyState::Ready]);
+    })?;
+    Ok(())
+}
+
+fn options(arguments: &Up, instance: &Instance) -> Options {
+    let pools = if arguments.pool.is_empty() { default_pool().into_iter().collect() } else { arguments.pool.clone() };
+    Options { instance: instance.clone(), mode: arguments.datapath.mode(), pools }
+}
+
+fn default_pool() -> Option<Subnet> {
+    DEFAULT_POOL.parse().ok()
+}
+
+/// `VSWITCH_LOG` says how much: `debug`, `vswitch=trace` and the like.
+fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::builder()
+        .with_default_directive(tracing::level_filters::LevelFilter::INFO.into())
+        .with_env_var("VSWITCH_LOG")
+        .from_env_lossy();
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false);
+    // Once a process.
+    let _ = subscriber.try_init();
+}
+
+impl DatapathMode {
+    const fn mode(self) -> Mode {
+        match self {
+            Self::Auto => Mode::Auto,
+            Self::Tc => Mode::Tc,
+            Self::Xdp => Mode::Xdp,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Tc => "tc",
+            Self::Xdp => "xdp",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_pool_is_one() {
+        assert_eq!(default_pool().map(|pool| pool.to_string()).as_deref(), Some(DEFAULT_POOL));
+    }
+
+    #[test]
+    fn the_daemons_word_is_one_line_and_understood() {
+        for word in [Word::Ready(Restored::default()), Word::Failed(ErrorBody::new("x", "a\nb"))] {
+            let line = serde_json::to_string(&word).expect("JSON");
+            assert!(!line.contains('\n'));
+            assert!(serde_json::from_str::<Word>(&line).is_ok(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! The daemon: puts the parts together, serves, and takes them apart again.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, chown};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::unistd::Group;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::api::{DownCall, ErrorBody, router};
+use crate::datapath::{Datapath, DatapathError, Mode};
+use crate::kernel::bpffs::{self, BpffsError};
+use crate::kernel::capabilities::{Capabilities, Unable};
+use crate::kernel::netlink::{Netlink, NetlinkError};
+use crate::kernel::netns::{Netns, NetnsError};
+use crate::lock::{Lock, LockError};
+use crate::model::{Instance, Subnet};
+use crate::served::{self, NoteError};
+use crate::store::{Store, StoreError};
+use crate::switch::{Parts, RemoveError, Restored, Switch, SwitchError, remove_files, remove_leftovers};
+
+/// Room in the FDB.
+pub const FDB_SIZE: u32 = 65_536;
+/// Whose members may use the socket, if there is such a group.
+const GROUP: &str = "vswitch";
+/// How long requests under way may take when the daemon ends.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// What `up` was asked for.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The instance.
+    pub instance: Instance,
+    /// Which hooks.
+    pub mode: Mode,
+    /// Where subnets are taken from.
+    pub pools: Vec<Subnet>,
+}
+
+/// Why the daemon did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The kernel or the process cannot do it.
+    #[error("{0} ({hint})", hint = unable_hint(.0))]
+    Unable(#[from] Unable),
+    /// The machine does not say what it can.
+    #[error("cannot find out what this machine can do: {0} (is /proc mounted?)")]
+    Capabilities(#[source] io::Error),
+    /// A file or directory.
+    #[error("cannot {action} {path}: {source}", path = path.display())]
+    File {
+        /// What was to be done.
+        action: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// It runs elsewhere.
+    #[error("instance {instance} serves another network namespace (take it down first: `{command} down`)")]
+    OtherNamespace {
+        /// The instance.
+        instance: String,
+        /// The command line for it.
+        command: String,
+    },
+    /// The lock.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The note of the namespace.
+    #[error(transparent)]
+    Note(#[from] NoteError),
+    /// The daemon's own namespace.
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
+    /// The bpffs.
+    #[error(transparent)]
+    Bpffs(#[from] BpffsError),
+    /// The programs.
+    #[error("{0} (`vswitch doctor` says what this kernel can do)")]
+    Datapath(#[from] DatapathError),
+    /// rtnetlink.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// The record.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The networks.
+    #[error(transparent)]
+    Switch(#[from] SwitchError),
+    /// What is left.
+    #[error(transparent)]
+    Remove(#[from] RemoveError),
+    /// The runtime, or signals.
+    #[error("cannot start: {0}")]
+    Runtime(#[source] io::Error),
+}
+
+impl DaemonError {
+    /// The name for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Unable(Unable::Privilege { .. }) => "not_root",
+            Self::Unable(Unable::Kernel { .. }) => "kernel_too_old",
+            Self::Unable(Unable::Bpf { .. }) => "kernel_without_bpf",
+            Self::Unable(Unable::Btf { .. }) => "kernel_without_btf",
+            Self::Capabilities(_) => "capabilities",
+            Self::File { .. } | Self::Remove(_) => "file",
+            Self::OtherNamespace { .. } => "other_namespace",
+            Self::Lock(_) => "locked",
+            Self::Note(_) => "file",
+            Self::Netns(_) => "netns_unusable",
+            Self::Bpffs(_) => "bpffs",
+            Self::Datapath(_) => "datapath",
+            Self::Netlink(_) => "netlink",
+            Self::Store(_) => "store",
+            Self::Switch(error) => error.code(),
+            Self::Runtime(_) => "runtime",
+        }
+    }
+}
+
+const fn unable_hint(unable: &Unable) -> &'static str {
+    match unable {
+        Unable::Privilege { .. } => "run it as root: `sudo vswitch up`",
+        Unable::Kernel { .. } => "it needs Linux 6.1 or newer",
+        Unable::Bpf { .. } => "it needs the bpf system call: CONFIG_BPF_SYSCALL, and no seccomp filter that forbids it",
+        Unable::Btf { .. } => "it needs a kernel with CONFIG_DEBUG_INFO_BTF, as distributions build it",
+    }
+}
+
+/// Looks whether vswitch can run here at all; changes nothing.
+///
+/// # Errors
+/// The first obstacle.
+pub fn check_machine() -> Result<Capabilities, DaemonError> {
+    let capabilities = Capabilities::detect().map_err(DaemonError::Capabilities)?;
+    capabilities.require()?;
+    Ok(capabilities)
+}
+
+/// Makes the instance's directory below /run.
+///
+/// # Errors
+/// It cannot be made.
+pub fn make_run_directory(instance: &Instance) -> Result<(), DaemonError> {
+    make_directory(&instance.run_directory(), 0o755)
+}
+
+/// Runs the daemon until `down` or a signal ends it. `ready` is called when it serves.
+///
+/// # Errors
+/// It could not start; then what it had made is removed again. Or it could not end in order.
+pub fn run(options: &Options, ready: impl FnOnce(&Restored)) -> Result<(), DaemonError> {
+    let capabilities = check_machine()?;
+    make_run_directory(&options.instance)?;
+    let lock = Lock::acquire(&options.instance.lock_file())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(32)
+        .enable_all()
+        .build()
+        .map_err(DaemonError::Runtime)?;
+    let outcome = runtime.block_on(live(options, &capabilities, ready));
+    runtime.shutdown_timeout(GRACE);
+    drop(lock);
+    outcome
+}
+
+async fn live(
+    options: &Options,
+    capabilities: &Capabilities,
+    ready: impl FnOnce(&Restored),
+) -> Result<(), DaemonError> {
+    let instance = &options.instance;
+    let before = Before::look(instance);
+    let started = start(options, capabilities, &before).await;
+    let Serving { switch, listener, restored } = match started {
+        Ok(serving) => serving,
+        Err(error) => {
+            before.restore(instance).await;
+            return Err(error);
+        }
+    };
+    ready(&restored);
+    serve(instance, switch, listener).await
+}
+
+/// What was there before the daemon started, to be left as it was if it cannot.
+struct Before {
+    /// An earlier daemon's programs are running.
+    running: bool,
+    /// Something is recorded.
+    recorded: bool,
+}
+
+impl Before {
+    fn look(instance: &Instance) -> Self {
+        Self { running: bpffs::is_mounted(&instance.bpf_directory()), recorded: instance.state_directory().exists() }
+    }
+
+    /// Removes what a start that failed has made. What ran before runs on.
+    async fn restore(self, instance: &Instance) {
+        if self.running {
+            return;
+        }
+        if let Ok(netlink) = Netlink::open()
+            && let Err(error) = remove_leftovers(&netlink, instance).await
+        {
+            tracing::error!("{error}");
+        }
+        if let Err(error) = remove_files(instance, !self.recorded) {
+            tracing::error!("{error}");
+        }
+    }
+}
+
+/// A daemon that is about to serve.
+struct Serving {
+    switch: Arc<Switch>,
+    listener: UnixListener,
+    restored: Restored,
+}
+
+async fn start(options: &Options, capabilities: &Capabilities, before: &Before) -> Result<Serving, DaemonError> {
+    let instance = &options.instance;
+    let own = Netns::current()?.id();
+    if before.running
+        && let Some(served) = served::read(instance).filter(|served| *served != own)
+    {
+        if served::find(served)?.is_some() {
+            let (instance, command) = (instance.name().to_string(), instance.command());
+            return Err(DaemonError::OtherNamespace { instance, command });
+        }
+        // That namespace is gone, and its devices with it: the programs have nothing left to run on.
+        bpffs::remove(&instance.bpf_directory())?;
+    }
+    make_directory(&instance.state_directory(), 0o700)?;
+    let (store, recorded) = Store::open(&instance.store_file())?;
+    served::write(instance, own)?;
+    bpffs::ensure(&instance.bpf_directory())?;
+    let datapath = crate::datapath::Options {
+        directory: instance.bpf_directory(),
+        mode: options.mode,
+        fdb_size: FDB_SIZE,
+    };
+    // Seconds of the verifier's work: nothing else is to be done meanwhile.
+    let datapath = Arc::new(Datapath::open(datapath)?);
+    datapath.follow_log();
+    let netlink = Netlink::open()?;
+    // Before anything is looked at, so that nothing is missed.
+    let events = Netlink::link_events()?;
+    let parts = Parts {
+        instance: instance.clone(),
+        mode: options.mode,
+        pools: options.pools.clone(),
+        kernel: capabilities.release.text.clone(),
+        netlink,
+        datapath,
+        store,
+    };
+    let switch = Arc::new(Switch::new(parts)?);
+    let restored = match switch.restore(recorded).await {
+        Ok(restored) => restored,
+        Err(error) => {
+            if !before.running {
+                // Gives uplinks back; the rest is removed by whoever called.
+                let _ = switch.tear_down().await;
+            }
+            return Err(error.into());
+        }
+    };
+    tokio::spawn(switch.clone().follow_links(events));
+    tokio::spawn(switch.clone().age_stations());
+    let listener = listen(&instance.socket())?;
+    Ok(Serving { switch, listener, restored })
+}
+
+/// Serves until `down` or a signal.
+async fn serve(instance: &Instance, switch: Arc<Switch>, listener: UnixListener) -> Result<(), DaemonError> {
+    let (down, mut downs) = mpsc::channel::<DownCall>(1);
+    let (stop, stopped) = oneshot::channel::<()>();
+    let app = router(switch.clone(), down);
+    let server = axum::serve(listener, app).with_graceful_shutdown(async move {
+        // Dropped or sent, it is time.
+        let _ = stopped.await;
+    });
+    let server = tokio::spawn(server.into_future());
+    let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Runtime)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Runtime)?;
+    let down = tokio::select! {
+        down = downs.recv() => down,
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+    };
+    notify(&[sd_notify::NotifyState::Stopping]);
+
+    let outcome = match down {
+        Some((request, answer)) => {
+            let outcome = take_down(instance, &switch, request.purge).await;
+            let answered = outcome.as_ref().map_err(|error| ErrorBody::new(error.code(), &error.to_string()));
+            // A client that has gone finds out by looking.
+            let _ = answer.send(answered.copied());
+            outcome
+        }
+        None => {
+            switch.close().await;
+            remove_socket(&instance.socket())
+        }
+    };
+    // Lets the answer go out, and whatever else is being answered.
+    let _ = stop.send(());
+    let _ = tokio::time::timeout(GRACE, server).await;
+    tracing::info!("the daemon ends");
+    outcome
+}
+
+async fn take_down(instance: &Instance, switch: &Switch, purge: bool) -> Result<(), DaemonError> {
+    switch.tear_down().await?;
+    Ok(remove_files(instance, purge)?)
+}
+
+/// Tells systemd, where it wants to know.
+pub fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!("cannot tell systemd: {error}");
+    }
+}
+
+/// Opens the socket for root and the group. One that a dead daemon left is replaced; the lock says that it is dead.
+fn listen(path: &Path) -> Result<UnixListener, DaemonError> {
+    remove_socket(path)?;
+    let failed = |action| move |source| DaemonError::File { action, path: path.to_owned(), source };
+    // Nobody gets in before it has its owner and its mode.
+    let before = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
+    let bound = UnixListener::bind(path);
+    nix::sys::stat::umask(before);
+    let listener = bound.map_err(failed("listen at"))?;
+    let group = Group::from_name(GROUP).ok().flatten();
+    if let Some(group) = group {
+        chown(path, None, Some(group.gid.as_raw())).map_err(failed("set the group of"))?;
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(failed("set the mode of"))?;
+    Ok(listener)
+}
+
+fn remove_socket(path: &Path) -> Result<(), DaemonError> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(DaemonError::File { action: "remove", path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn make_directory(path: &Path, mode: u32) -> Result<(), DaemonError> {
+    let failed = |source| DaemonError::File { action: "make the directory", path: path.to_owned(), source };
+    let parent = path.parent().unwrap_or(path);
+    DirBuilder::new().recursive(true).mode(0o755).create(parent).map_err(failed)?;
+    DirBuilder::new().recursive(true).mode(mode).create(path).map_err(failed)
+}

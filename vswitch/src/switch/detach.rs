@@ -1,0 +1,124 @@
+//! `detach`, and the reaping of endpoints whose device is gone: an endpoint becomes nothing.
+
+use std::path::Path;
+
+use vswitch_common::tables::PortNumber;
+
+use super::state::{EndpointEntry, State};
+use super::{Switch, SwitchError};
+use crate::api::{DetachRequest, Detached};
+use crate::apply::ApplyError;
+use crate::kernel::netns::Netns;
+use crate::model::{Endpoint, EndpointId, Owner};
+
+impl Switch {
+    /// Detaches an endpoint, or all that is attached at a namespace. What is gone already is no error.
+    ///
+    /// # Errors
+    /// What is wrong with the request, or what the kernel refused; then the endpoint is still there.
+    pub async fn detach(&self, request: DetachRequest) -> Result<Detached, SwitchError> {
+        let _leave = self.leave().await?;
+        let netns = match &request.netns {
+            Some(path) if !path.is_absolute() => return Err(SwitchError::RelativePath(path.clone())),
+            Some(path) => open_if_there(path).await?,
+            None => None,
+        };
+        let chosen = chosen(&self.state(), &request, netns)?;
+        let mut detached = Vec::new();
+        for id in chosen {
+            if let Some(endpoint) = self.remove(id).await? {
+                tracing::info!("endpoint {} is detached from {}", endpoint.name, endpoint.netns.path.display());
+                detached.push(endpoint.name.to_string());
+            }
+        }
+        detached.sort();
+        Ok(Detached { detached })
+    }
+
+    /// Removes an endpoint with all that was made for it; `None` if somebody else has.
+    async fn remove(&self, id: EndpointId) -> Result<Option<Endpoint>, SwitchError> {
+        let Some(exclusive) = self.state().endpoints.get(&id).map(|entry| entry.exclusive.clone()) else {
+            return Ok(None);
+        };
+        let _exclusive = exclusive.lock().await;
+        let found = self.state().endpoints.get(&id).map(|entry| (entry.record.clone(), entry.port));
+        let Some((endpoint, port)) = found else { return Ok(None) };
+        if let Some(port) = port {
+            self.remove_port(port.number).await?;
+            self.delete_device(port.ifindex, &Owner::Endpoint(id)).await?;
+        }
+        self.forget(id).await;
+        Ok(Some(endpoint))
+    }
+
+    /// Releases an endpoint whose device went away without us: its namespace was deleted, or somebody removed it.
+    pub(super) async fn reap(&self, id: EndpointId, ifindex: u32) -> Result<(), SwitchError> {
+        let _leave = self.leave().await?;
+        let Some(exclusive) = self.state().endpoints.get(&id).map(|entry| entry.exclusive.clone()) else {
+            return Ok(());
+        };
+        let _exclusive = exclusive.lock().await;
+        let found = self.state().endpoints.get(&id).map(|entry| (entry.record.clone(), entry.port));
+        let Some((endpoint, Some(port))) = found else { return Ok(()) };
+        if port.ifindex != ifindex || self.is_ours(ifindex, &Owner::Endpoint(id)).await? {
+            return Ok(());
+        }
+        self.remove_port(port.number).await?;
+        self.forget(id).await;
+        tracing::info!(
+            "endpoint {} is released: its device went away with {}",
+            endpoint.name,
+            endpoint.netns.path.display()
+        );
+        Ok(())
+    }
+
+    /// Makes a port a plain device again.
+    pub(super) async fn remove_port(&self, number: PortNumber) -> Result<(), SwitchError> {
+        let datapath = self.datapath.clone();
+        let removed = tokio::task::spawn_blocking(move || datapath.remove_port(number)).await;
+        Ok(removed.map_err(ApplyError::from)??)
+    }
+
+    /// Deletes a device, if it is there and bears the mark.
+    pub(super) async fn delete_device(&self, ifindex: u32, owner: &Owner) -> Result<(), SwitchError> {
+        if self.is_ours(ifindex, owner).await? {
+            self.netlink.delete_link(ifindex).await?;
+        }
+        Ok(())
+    }
+
+    async fn is_ours(&self, ifindex: u32, owner: &Owner) -> Result<bool, SwitchError> {
+        let link = self.netlink.link(ifindex).await?;
+        let alias = link.and_then(|link| link.alias);
+        Ok(alias.is_some_and(|alias| self.instance.owner(&alias).as_ref() == Some(owner)))
+    }
+}
+
+/// The namespace, unless there is none any more.
+async fn open_if_there(path: &Path) -> Result<Option<Netns>, SwitchError> {
+    let path = path.to_owned();
+    let netns = tokio::task::spawn_blocking(move || Netns::open(&path)).await.map_err(ApplyError::from)?;
+    // The path alone will do where it leads nowhere, or nowhere that could be attached.
+    Ok(netns.ok())
+}
+
+fn chosen(state: &State, request: &DetachRequest, netns: Option<Netns>) -> Result<Vec<EndpointId>, SwitchError> {
+    let network = request.network.as_deref().map(|network| state.network(network)).transpose()?;
+    let network = network.map(|entry| entry.record.id);
+    let in_network = |entry: &&EndpointEntry| network.is_none_or(|network| entry.record.network == network);
+    if let Some(reference) = &request.endpoint {
+        return match state.endpoint(reference) {
+            Ok(entry) => Ok(Some(entry).filter(in_network).map(|entry| entry.record.id).into_iter().collect()),
+            Err(SwitchError::EndpointNotFound(_)) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        };
+    }
+    let Some(path) = &request.netns else { return Err(SwitchError::NothingNamed) };
+    let at_path = |entry: &&EndpointEntry| match &netns {
+        Some(netns) => State::is_at(entry, netns.id()),
+        None => entry.record.netns.path == *path,
+    };
+    let entries = state.endpoints.values().filter(at_path).filter(in_network);
+    Ok(entries.map(|entry| entry.record.id).collect())
+}

@@ -1,0 +1,389 @@
+//! What can go wrong with a request, with a code for programs and a line for people.
+
+use std::io;
+use std::path::PathBuf;
+
+use vswitch_common::tables::PortNumber;
+
+use crate::apply::ApplyError;
+use crate::datapath::DatapathError;
+use crate::ipam::IpamError;
+use crate::kernel::netlink::NetlinkError;
+use crate::kernel::netns::NetnsError;
+use crate::model::{
+    EndpointName, InterfaceName, InvalidDriver, InvalidInterfaceName, InvalidName, InvalidOption, InvalidStationMac,
+    InvalidSubnet, NetworkName, Subnet,
+};
+use crate::store::StoreError;
+
+/// Why a request was refused or failed. What it may have begun has been taken back.
+#[derive(Debug, thiserror::Error)]
+pub enum SwitchError {
+    /// A name that is none.
+    #[error(transparent)]
+    Name(#[from] InvalidName),
+    /// An interface name that is none.
+    #[error(transparent)]
+    InterfaceName(#[from] InvalidInterfaceName),
+    /// No MAC address of a station.
+    #[error(transparent)]
+    Mac(#[from] InvalidStationMac),
+    /// No IPv4 address.
+    #[error("invalid IPv4 address `{0}` (four numbers from 0 to 255, as in 10.201.0.5)")]
+    Address(String),
+    /// No subnet.
+    #[error(transparent)]
+    Subnet(#[from] InvalidSubnet),
+    /// No range.
+    #[error("invalid range `{0}` (an IPv4 address and a prefix length, as in 10.201.0.128/25)")]
+    Range(String),
+    /// No VLAN.
+    #[error("invalid VLAN `{0}` (a number from 1 to 4094, for a service tag with an `s` before it)")]
+    Vlan(String),
+    /// No driver.
+    #[error(transparent)]
+    Driver(#[from] InvalidDriver),
+    /// A driver whose networks are there already.
+    #[error("networks of driver {0} cannot be created (there is one already, with that name)")]
+    PredefinedDriver(&'static str),
+    /// No option.
+    #[error(transparent)]
+    Option(#[from] InvalidOption),
+    /// More than the driver takes.
+    #[error("a bridge network has one {what}, and {given} are given (leave out all but one)")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many.
+        given: usize,
+    },
+    /// A gateway or a range of nothing.
+    #[error("{0} needs a --subnet to lie in (give one)")]
+    WithoutSubnet(&'static str),
+    /// A path that is not absolute.
+    #[error("{0} is not an absolute path (the daemon has another working directory)")]
+    RelativePath(PathBuf),
+    /// Nothing is named.
+    #[error("nothing to detach is named (give an endpoint, or --netns)")]
+    NothingNamed,
+
+    /// No such network.
+    #[error("no network `{0}` (`vswitch network ls` shows those there are)")]
+    NetworkNotFound(String),
+    /// No such endpoint.
+    #[error("no endpoint `{0}` (`vswitch ps` shows those there are)")]
+    EndpointNotFound(String),
+    /// No such endpoint or network.
+    #[error("no endpoint and no network `{0}` (`vswitch ps` and `vswitch network ls` show those there are)")]
+    NothingFound(String),
+    /// No such port.
+    #[error("no port `{0}` (`vswitch stats` shows those there are)")]
+    PortNotFound(String),
+    /// An id that more than one begins with.
+    #[error("more than one id begins with `{0}` (give more digits)")]
+    Ambiguous(String),
+
+    /// A network of that name is there.
+    #[error("network with name {0} already exists (choose another name)")]
+    NetworkExists(NetworkName),
+    /// A subnet that is another network's.
+    #[error(
+        "Pool overlaps with other one on this address space: {subnet} overlaps {other} of network {network} (choose another subnet)"
+    )]
+    SubnetOverlap {
+        /// The subnet.
+        subnet: Subnet,
+        /// What it overlaps.
+        other: Subnet,
+        /// Whose that is.
+        network: NetworkName,
+    },
+    /// A network that stays.
+    #[error("{0} is a pre-defined network and cannot be removed (it costs nothing)")]
+    Predefined(NetworkName),
+    /// A network in use.
+    #[error("network {network} has active endpoints: {} (detach them first)", list(.endpoints))]
+    ActiveEndpoints {
+        /// The network.
+        network: NetworkName,
+        /// Their names.
+        endpoints: Vec<EndpointName>,
+    },
+    /// No number is free.
+    #[error("the switch has no room for another network (it has room for {limit}; remove one)")]
+    NoFreeNetwork {
+        /// How many it can have.
+        limit: u32,
+    },
+    /// An uplink that is not there.
+    #[error("no interface `{0}` to be the uplink (`ip link` shows those there are)")]
+    UplinkNotFound(InterfaceName),
+    /// Loopback.
+    #[error("{0} is the loopback interface, and cannot be an uplink (choose a physical interface)")]
+    UplinkLoopback(InterfaceName),
+    /// A device without Ethernet.
+    #[error("{0} is not an Ethernet interface, and cannot be an uplink (choose one that has a MAC address)")]
+    UplinkNotEthernet(InterfaceName),
+    /// A device of a switch.
+    #[error("{0} is a port of vswitch already, and cannot be an uplink (choose another interface)")]
+    UplinkIsPort(InterfaceName),
+    /// An uplink of another network.
+    #[error("{interface} is the uplink of network {network} already (an interface is bridged into one network)")]
+    UplinkInUse {
+        /// The interface.
+        interface: InterfaceName,
+        /// Whose uplink it is.
+        network: NetworkName,
+    },
+    /// Part of a bridge or bond.
+    #[error(
+        "{interface} belongs to {master}, and cannot be an uplink (use {master}, or take it out: `ip link set {interface} nomaster`)"
+    )]
+    UplinkEnslaved {
+        /// The interface.
+        interface: InterfaceName,
+        /// Its master.
+        master: String,
+    },
+
+    /// No namespace at the path.
+    #[error("{0} ({hint})", hint = netns_hint(.0))]
+    Netns(#[from] NetnsError),
+    /// The namespace that the switch itself serves.
+    #[error("{0} is the host's own network namespace, which the switch itself is in (attach a container's)")]
+    OwnNamespace(PathBuf),
+    /// The path of a process that has gone.
+    #[error("{0} leads to the namespace of another process by now (attach it anew if that is meant)")]
+    AnotherProcess(PathBuf),
+    /// The host's stack.
+    #[error(
+        "a namespace cannot be attached to network `{0}`, which is the host's own stack (choose a bridge network, or `none`)"
+    )]
+    HostNetwork(NetworkName),
+    /// An interface for a network that has none.
+    #[error("{option} is for an interface, and network `{network}` has loopback alone (leave it out)")]
+    NoInterface {
+        /// The option.
+        option: &'static str,
+        /// The network.
+        network: NetworkName,
+    },
+    /// The default name is no name.
+    #[error("the last part of {path} is no name for an endpoint (give one with --name)")]
+    NoDefaultName {
+        /// The path.
+        path: PathBuf,
+    },
+    /// An endpoint of that name is there.
+    #[error("endpoint with name {0} already exists (choose another with --name, or detach it first)")]
+    EndpointExists(EndpointName),
+    /// Attached already.
+    #[error("{path} is already attached to network {network}, as endpoint {endpoint} (detach it first)")]
+    AlreadyAttached {
+        /// The path.
+        path: PathBuf,
+        /// The network.
+        network: NetworkName,
+        /// The endpoint.
+        endpoint: EndpointName,
+    },
+    /// No address, or not this one.
+    #[error("network {network}: {source}")]
+    Ipam {
+        /// The network.
+        network: NetworkName,
+        /// Why not.
+        source: IpamError,
+    },
+    /// An address that somebody holds.
+    #[error("address {address} of network {network} is already in use by {holder} (choose another, or leave --ip out)")]
+    AddressInUse {
+        /// The address.
+        address: std::net::Ipv4Addr,
+        /// The network.
+        network: NetworkName,
+        /// Who holds it.
+        holder: String,
+    },
+    /// No subnet from the pools.
+    #[error(transparent)]
+    Pool(IpamError),
+    /// A MAC address that somebody holds.
+    #[error(
+        "MAC address {mac} of network {network} is already in use by {holder} (choose another, or leave --mac out)"
+    )]
+    MacInUse {
+        /// The address.
+        mac: vswitch_common::Mac,
+        /// The network.
+        network: NetworkName,
+        /// Who holds it.
+        holder: String,
+    },
+    /// An entry that an endpoint needs.
+    #[error("{mac} is the address of {holder} itself, and stays in the FDB as long as that does (detach it instead)")]
+    OwnStation {
+        /// The address.
+        mac: vswitch_common::Mac,
+        /// Whose it is.
+        holder: String,
+    },
+    /// A port of another network.
+    #[error("{port} is not in network {network} (`vswitch stats {network}` shows the ports in it)")]
+    PortElsewhere {
+        /// The port.
+        port: String,
+        /// The network.
+        network: NetworkName,
+    },
+
+    /// The kernel could not be changed; what had been is changed back.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// The kernel could not be asked.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// The switch in the kernel failed.
+    #[error(transparent)]
+    Datapath(#[from] DatapathError),
+    /// The record failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// No random bytes.
+    #[error("cannot read random bytes for an id from /dev/urandom: {0}")]
+    Random(#[from] io::Error),
+    /// A port went while it was looked at.
+    #[error("port {} is gone (it was removed at this moment; try again)", (.0).0)]
+    PortGone(PortNumber),
+    /// The daemon ends.
+    #[error("the daemon is shutting down (start it again with `vswitch up`)")]
+    ShuttingDown,
+}
+
+fn netns_hint(error: &NetnsError) -> &'static str {
+    match error {
+        NetnsError::NotFound { .. } => "give /run/netns/NAME, /proc/PID/ns/net, or where it is mounted",
+        NetnsError::UntrustedSymlink { .. } => "give the path that the symlink leads to",
+        NetnsError::PermissionDenied { .. } => "the daemon must be able to open it",
+        _ => "give the path of a network namespace, such as /run/netns/NAME",
+    }
+}
+
+fn list(names: &[EndpointName]) -> String {
+    names.iter().map(EndpointName::as_str).collect::<Vec<_>>().join(", ")
+}
+
+/// Of what kind an error is, as HTTP has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The request is wrong in itself.
+    Invalid,
+    /// What it names is not there.
+    NotFound,
+    /// It does not fit what is there.
+    Conflict,
+    /// The machine failed.
+    Failed,
+}
+
+impl SwitchError {
+    /// The name for programs. It stays what it is.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Name(_) => "invalid_name",
+            Self::InterfaceName(_) => "invalid_interface_name",
+            Self::Mac(_) => "invalid_mac",
+            Self::Address(_) => "invalid_address",
+            Self::Subnet(_) | Self::Range(_) | Self::WithoutSubnet(_) => "invalid_subnet",
+            Self::Vlan(_) => "invalid_vlan",
+            Self::Driver(_) | Self::PredefinedDriver(_) => "invalid_driver",
+            Self::Option(_) => "invalid_option",
+            Self::TooMany { .. } | Self::NothingNamed => "invalid_request",
+            Self::RelativePath(_) => "relative_path",
+            Self::NetworkNotFound(_) => "network_not_found",
+            Self::EndpointNotFound(_) => "endpoint_not_found",
+            Self::NothingFound(_) => "not_found",
+            Self::PortNotFound(_) => "port_not_found",
+            Self::Ambiguous(_) => "ambiguous_id",
+            Self::NetworkExists(_) => "network_exists",
+            Self::SubnetOverlap { .. } => "subnet_overlap",
+            Self::Predefined(_) => "predefined_network",
+            Self::ActiveEndpoints { .. } => "active_endpoints",
+            Self::NoFreeNetwork { .. } => "no_free_network",
+            Self::UplinkNotFound(_) => "uplink_not_found",
+            Self::UplinkLoopback(_) | Self::UplinkNotEthernet(_) => "uplink_unsuitable",
+            Self::UplinkIsPort(_) | Self::UplinkInUse { .. } | Self::UplinkEnslaved { .. } => "uplink_in_use",
+            Self::Netns(error) => netns_code(error),
+            Self::OwnNamespace(_) => "own_namespace",
+            Self::AnotherProcess(_) => "another_process",
+            Self::HostNetwork(_) => "host_network",
+            Self::NoInterface { .. } => "no_interface",
+            Self::NoDefaultName { .. } => "invalid_name",
+            Self::EndpointExists(_) => "endpoint_exists",
+            Self::AlreadyAttached { .. } => "already_attached",
+            Self::Ipam { source, .. } | Self::Pool(source) => ipam_code(source),
+            Self::AddressInUse { .. } => "address_in_use",
+            Self::MacInUse { .. } => "mac_in_use",
+            Self::OwnStation { .. } => "own_station",
+            Self::PortElsewhere { .. } => "port_elsewhere",
+            Self::Apply(error) => error.code(),
+            Self::Netlink(_) => "netlink",
+            Self::Datapath(_) => "datapath",
+            Self::Store(_) => "store",
+            Self::Random(_) => "random",
+            Self::PortGone(_) => "port_gone",
+            Self::ShuttingDown => "shutting_down",
+        }
+    }
+
+    /// Of what kind it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NetworkNotFound(_)
+            | Self::EndpointNotFound(_)
+            | Self::NothingFound(_)
+            | Self::PortNotFound(_)
+            | Self::PortGone(_) => ErrorKind::NotFound,
+            Self::NetworkExists(_)
+            | Self::SubnetOverlap { .. }
+            | Self::Predefined(_)
+            | Self::ActiveEndpoints { .. }
+            | Self::NoFreeNetwork { .. }
+            | Self::UplinkIsPort(_)
+            | Self::UplinkInUse { .. }
+            | Self::UplinkEnslaved { .. }
+            | Self::EndpointExists(_)
+            | Self::AlreadyAttached { .. }
+            | Self::AddressInUse { .. }
+            | Self::MacInUse { .. }
+            | Self::Ipam { .. }
+            | Self::Pool(_)
+            | Self::OwnStation { .. } => ErrorKind::Conflict,
+            Self::Apply(_)
+            | Self::Netlink(_)
+            | Self::Datapath(_)
+            | Self::Store(_)
+            | Self::Random(_)
+            | Self::ShuttingDown => ErrorKind::Failed,
+            _ => ErrorKind::Invalid,
+        }
+    }
+}
+
+fn ipam_code(error: &IpamError) -> &'static str {
+    match error {
+        IpamError::Exhausted { .. } => "no_available_address",
+        IpamError::InUse(_) => "address_in_use",
+        IpamError::Outside { .. } => "address_outside_subnet",
+        IpamError::NoSubnet(_) => "no_available_subnet",
+    }
+}
+
+fn netns_code(error: &NetnsError) -> &'static str {
+    match error {
+        NetnsError::NotFound { .. } => "netns_not_found",
+        NetnsError::NotNamespace { .. } | NetnsError::WrongKind { .. } => "not_a_network_namespace",
+        NetnsError::UntrustedSymlink { .. } => "untrusted_symlink",
+        _ => "netns_unusable",
+    }
+}

@@ -1,0 +1,192 @@
+//! What happens behind the switch's back: devices that come and go, stations that fall silent.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use vswitch_common::tables::NetworkNumber;
+
+use super::{Switch, SwitchError};
+use crate::datapath::Datapath;
+use crate::kernel::netlink::{Link, LinkEvent};
+use crate::model::{DEFAULT_AGEING, EndpointId, NetworkId, Owner, Phase};
+
+/// How often everything is looked at again, should an event ever be missed.
+const RESYNC: Duration = Duration::from_secs(60);
+/// How often stations are aged, unless a network forgets faster.
+const AGEING: Duration = Duration::from_secs(10);
+
+/// What the loss of a device means.
+#[derive(Clone, Copy, Debug)]
+enum Loss {
+    Endpoint(EndpointId),
+    HostPort(NetworkId),
+    Uplink(NetworkId),
+}
+
+impl Switch {
+    /// Follows the links of the host's namespace, for as long as the daemon lives.
+    pub async fn follow_links(self: Arc<Self>, mut events: mpsc::UnboundedReceiver<LinkEvent>) {
+        let mut resync = tokio::time::interval(RESYNC);
+        resync.tick().await;
+        loop {
+            let event = tokio::select! {
+                event = events.recv() => event,
+                _ = resync.tick() => Some(LinkEvent::Lost),
+            };
+            match event {
+                Some(LinkEvent::Removed { index, .. }) => self.removed(index),
+                Some(LinkEvent::Changed(link)) => self.changed(&link),
+                Some(LinkEvent::Lost) => {
+                    if let Err(error) = self.resync().await {
+                        tracing::warn!("looking at all links again: {error}");
+                    }
+                }
+                None => {
+                    // The socket is of no use any more; the loop above still looks once a minute.
+                    tracing::error!("no more link events: devices that go away are noticed within {RESYNC:?}");
+                    events = mpsc::unbounded_channel().1;
+                    tokio::time::sleep(RESYNC).await;
+                }
+            }
+        }
+    }
+
+    fn removed(self: &Arc<Self>, ifindex: u32) {
+        let loss = {
+            let state = self.state();
+            let endpoint =
+                state.endpoints.values().find(|entry| entry.port.is_some_and(|port| port.ifindex == ifindex));
+            let networks = || state.networks.values();
+            let host = networks().find(|entry| entry.host_port.is_some_and(|port| port.ifindex == ifindex));
+            let uplink =
+                networks().find(|entry| entry.uplink.as_ref().is_some_and(|uplink| uplink.port.ifindex == ifindex));
+            None.or_else(|| endpoint.map(|entry| Loss::Endpoint(entry.record.id)))
+                .or_else(|| host.map(|entry| Loss::HostPort(entry.record.id)))
+                .or_else(|| uplink.map(|entry| Loss::Uplink(entry.record.id)))
+        };
+        if let Some(loss) = loss {
+            let switch = self.clone();
+            tokio::spawn(async move { switch.settle(loss, ifindex).await });
+        }
+    }
+
+    async fn settle(&self, loss: Loss, ifindex: u32) {
+        let settled = match loss {
+            Loss::Endpoint(id) => self.reap(id, ifindex).await,
+            Loss::HostPort(id) => self.remake_host_port(id, ifindex).await,
+            Loss::Uplink(id) => self.uplink_removed(id, ifindex).await,
+        };
+        match settled {
+            Ok(()) | Err(SwitchError::ShuttingDown) => {}
+            Err(error) => {
+                tracing::warn!("device {ifindex} is gone, and what belonged to it could not be settled: {error}")
+            }
+        }
+    }
+
+    fn changed(self: &Arc<Self>, link: &Link) {
+        let network = {
+            let state = self.state();
+            let mut networks = state.networks.values();
+            let concerned = networks.find(|entry| match (&entry.uplink, &entry.record.bridge.uplink) {
+                (Some(uplink), _) => uplink.port.ifindex == link.index && link.mac != Some(uplink.mac),
+                (None, Some(interface)) => entry.ready && interface.as_str() == link.name,
+                (None, None) => false,
+            });
+            concerned.map(|entry| entry.record.id)
+        };
+        if let Some(id) = network {
+            let (switch, link) = (self.clone(), link.clone());
+            tokio::spawn(async move {
+                let name = link.name.clone();
+                match switch.uplink_changed(id, link).await {
+                    Ok(()) | Err(SwitchError::ShuttingDown) => {}
+                    Err(error) => tracing::warn!("{name} could not be taken in as an uplink again: {error}"),
+                }
+            });
+        }
+    }
+
+    /// Compares all ports with all links: what an event would have said.
+    async fn resync(self: &Arc<Self>) -> Result<(), SwitchError> {
+        let links = self.netlink.links().await?;
+        let there: BTreeSet<u32> = links.iter().map(|link| link.index).collect();
+        let ours: BTreeSet<EndpointId> = {
+            let owners = links.iter().filter_map(|link| self.instance.owner(link.alias.as_deref()?));
+            owners.filter_map(|owner| if let Owner::Endpoint(id) = owner { Some(id) } else { None }).collect()
+        };
+        let gone: Vec<u32> = {
+            let state = self.state();
+            let endpoints = state.endpoints.values().filter(|entry| !ours.contains(&entry.record.id));
+            let endpoints = endpoints.filter_map(|entry| entry.port);
+            let networks = state.networks.values();
+            let hosts = networks.clone().filter_map(|entry| entry.host_port);
+            let uplinks = networks.filter_map(|entry| entry.uplink.as_ref()).map(|uplink| uplink.port);
+            let others = hosts.chain(uplinks).filter(|port| !there.contains(&port.ifindex));
+            endpoints.chain(others).map(|port| port.ifindex).collect()
+        };
+        gone.into_iter().for_each(|ifindex| self.removed(ifindex));
+        links.iter().for_each(|link| self.changed(link));
+        self.release_vanished().await;
+        Ok(())
+    }
+
+    /// Releases endpoints without a device, whose namespaces nobody tells of.
+    async fn release_vanished(&self) {
+        let without_device: Vec<_> = {
+            let state = self.state();
+            let attached = state.endpoints.values().filter(|entry| entry.record.phase == Phase::Attached);
+            attached
+                .filter(|entry| entry.port.is_none())
+                .map(|entry| (entry.record.clone(), entry.exclusive.clone()))
+                .collect()
+        };
+        for (endpoint, exclusive) in without_device {
+            let _exclusive = exclusive.lock().await;
+            let still = self
+                .open_netns(&endpoint.netns.path)
+                .await
+                .is_ok_and(|netns| (netns.id().dev, netns.id().inode) == (endpoint.netns.dev, endpoint.netns.inode));
+            if !still {
+                self.forget(endpoint.id).await;
+                tracing::info!("endpoint {} is released: {} is gone", endpoint.name, endpoint.netns.path.display());
+            }
+        }
+    }
+
+    /// Forgets stations that have fallen silent, for as long as the daemon lives.
+    pub async fn age_stations(self: Arc<Self>) {
+        loop {
+            let ages = self.ages();
+            let shortest = ages.iter().map(|(_, age)| *age).min().unwrap_or(DEFAULT_AGEING);
+            let interval = AGEING.min(Duration::from_secs(u64::from(shortest)) / 2).max(Duration::from_secs(1));
+            tokio::time::sleep(interval).await;
+            let switch = self.clone();
+            let aged = tokio::task::spawn_blocking(move || switch.age(&switch.ages())).await;
+            if let Ok(Err(error)) = aged {
+                tracing::warn!("ageing stations: {error}");
+            }
+        }
+    }
+
+    fn ages(&self) -> Vec<(NetworkNumber, u32)> {
+        self.state().networks.values().map(|entry| (entry.record.number, entry.record.bridge.ageing)).collect()
+    }
+
+    fn age(&self, ages: &[(NetworkNumber, u32)]) -> Result<(), SwitchError> {
+        let longest = ages.iter().map(|(_, age)| *age).max().unwrap_or(DEFAULT_AGEING);
+        self.datapath.age(longest)?;
+        if ages.iter().all(|(_, age)| *age == longest) {
+            return Ok(());
+        }
+        for (key, entry) in self.datapath.fdb()? {
+            let age = ages.iter().find(|(number, _)| *number == key.network).map_or(longest, |(_, age)| *age);
+            if !entry.is_static() && Datapath::age_of(&entry) >= u64::from(age) {
+                self.datapath.fdb_remove(&key)?;
+            }
+        }
+        Ok(())
+    }
+}

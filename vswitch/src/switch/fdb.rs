@@ -1,0 +1,188 @@
+//! `fdb show`, `add`, `del` and `flush`: where the switch knows stations to be.
+
+use std::collections::BTreeMap;
+
+use vswitch_common::Mac;
+use vswitch_common::tables::{FdbEntry, FdbKey, NetworkNumber, PortNumber, VlanKey};
+
+use super::views::NamedPort;
+use super::{Switch, SwitchError};
+use crate::api::{FdbFilter, FdbFlush, FdbFlushed, FdbKeyRequest, FdbStatic, StationKind, StationView, VlanView};
+use crate::datapath::Datapath;
+use crate::model::StationMac;
+
+/// Stations to look at: of a network, behind a port.
+#[derive(Debug, Default)]
+struct Selection {
+    network: Option<NetworkNumber>,
+    port: Option<PortNumber>,
+}
+
+impl Selection {
+    fn has(&self, key: &FdbKey, entry: &FdbEntry) -> bool {
+        self.network.is_none_or(|network| key.network == network) && self.port.is_none_or(|port| entry.port == port)
+    }
+}
+
+impl Switch {
+    /// The stations, by network, address and VLAN.
+    ///
+    /// # Errors
+    /// There is no such network or port, or the FDB cannot be read.
+    pub fn stations(&self, filter: &FdbFilter) -> Result<Vec<StationView>, SwitchError> {
+        let ports = self.ports_by_number();
+        let selection = self.select(filter.network.as_deref(), filter.port.as_deref(), &ports)?;
+        let networks = self.network_names();
+        let mut stations: Vec<StationView> = Vec::new();
+        for (key, entry) in self.datapath.fdb()? {
+            let kind = if entry.is_static() { StationKind::Static } else { StationKind::Dynamic };
+            // What belongs to a port that goes at this moment is gone already.
+            let (Some(network), Some(port)) = (networks.get(&key.network), ports.get(&entry.port)) else { continue };
+            if !selection.has(&key, &entry) || filter.kind.is_some_and(|wanted| wanted != kind) {
+                continue;
+            }
+            stations.push(StationView {
+                mac: key.mac.to_string(),
+                network: network.clone(),
+                vlan: VlanView::from(key.vlan),
+                port: port.name.clone(),
+                kind,
+                age: (!entry.is_static()).then(|| Datapath::age_of(&entry)),
+                moves: entry.moves,
+            });
+        }
+        stations
+            .sort_by(|one, other| (&one.network, &one.mac, &one.vlan).cmp(&(&other.network, &other.mac, &other.vlan)));
+        Ok(stations)
+    }
+
+    /// Writes a station that is never forgotten.
+    ///
+    /// # Errors
+    /// There is no such network or port, the address is no station's, or it is one of an endpoint.
+    pub async fn add_station(&self, request: &FdbStatic) -> Result<(), SwitchError> {
+        let _leave = self.leave().await?;
+        let key = self.key(&request.key)?;
+        let ports = self.ports_by_number();
+        let port = self.port(&request.port, &ports)?;
+        let (id, name) = {
+            let state = self.state();
+            let network = &state.network(&request.key.network)?.record;
+            (network.id, network.name.clone())
+        };
+        if port.network != id {
+            return Err(SwitchError::PortElsewhere { port: port.name.clone(), network: name });
+        }
+        self.check_not_own(&key, &ports)?;
+        Ok(self.datapath.fdb_add_static(key, port.number)?)
+    }
+
+    /// Removes a station; it may be learned again.
+    ///
+    /// # Errors
+    /// There is no such network, or the station is an endpoint itself.
+    pub async fn remove_station(&self, request: &FdbKeyRequest) -> Result<FdbFlushed, SwitchError> {
+        let _leave = self.leave().await?;
+        let key = self.key(request)?;
+        self.check_not_own(&key, &self.ports_by_number())?;
+        Ok(FdbFlushed { removed: usize::from(self.datapath.fdb_remove(&key)?) })
+    }
+
+    /// Removes learned stations.
+    ///
+    /// # Errors
+    /// There is no such network or port.
+    pub async fn flush_stations(&self, request: &FdbFlush) -> Result<FdbFlushed, SwitchError> {
+        let _leave = self.leave().await?;
+        let selection = self.select(request.network.as_deref(), request.port.as_deref(), &self.ports_by_number())?;
+        let mut removed = 0;
+        for (key, entry) in self.datapath.fdb()? {
+            if !entry.is_static() && selection.has(&key, &entry) {
+                removed += usize::from(self.datapath.fdb_remove(&key)?);
+            }
+        }
+        Ok(FdbFlushed { removed })
+    }
+
+    fn select(
+        &self,
+        network: Option<&str>,
+        port: Option<&str>,
+        ports: &BTreeMap<PortNumber, NamedPort>,
+    ) -> Result<Selection, SwitchError> {
+        let state = self.state();
+        let network = network.map(|network| state.network(network).map(|entry| entry.record.number)).transpose()?;
+        drop(state);
+        let port = port.map(|port| self.port(port, ports).map(|port| port.number)).transpose()?;
+        Ok(Selection { network, port })
+    }
+
+    /// The port of this name: an endpoint's, or a device's.
+    fn port<'a>(&self, name: &str, ports: &'a BTreeMap<PortNumber, NamedPort>) -> Result<&'a NamedPort, SwitchError> {
+        if let Some(port) = ports.values().find(|port| port.name == name) {
+            return Ok(port);
+        }
+        let not_found = || SwitchError::PortNotFound(name.to_owned());
+        let number = match self.state().endpoint(name) {
+            Ok(entry) => entry.port.map(|port| port.number),
+            Err(SwitchError::EndpointNotFound(_)) => None,
+            Err(error) => return Err(error),
+        };
+        number.and_then(|number| ports.get(&number)).ok_or_else(not_found)
+    }
+
+    fn key(&self, request: &FdbKeyRequest) -> Result<FdbKey, SwitchError> {
+        let network = self.state().network(&request.network)?.record.number;
+        let mac: StationMac = request.mac.parse()?;
+        let vlan = request.vlan.as_deref().map_or(Ok(VlanKey::NONE), vlan)?;
+        Ok(FdbKey { network, vlan, mac: mac.get() })
+    }
+
+    /// An endpoint's own station, and the host's, stay as long as their ports.
+    fn check_not_own(&self, key: &FdbKey, ports: &BTreeMap<PortNumber, NamedPort>) -> Result<(), SwitchError> {
+        let is_own = |mac: Mac, network| mac == key.mac && network == key.network && key.vlan == VlanKey::NONE;
+        let owner = self.datapath.ports()?.into_iter().find(|(_, port)| is_own(port.mac, port.network));
+        match owner {
+            Some((number, _)) => {
+                let holder = ports.get(&number).map_or_else(|| "a port".to_owned(), |port| port.name.clone());
+                Err(SwitchError::OwnStation { mac: key.mac, holder })
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn network_names(&self) -> BTreeMap<NetworkNumber, String> {
+        let state = self.state();
+        state.networks.values().map(|entry| (entry.record.number, entry.record.name.to_string())).collect()
+    }
+}
+
+/// Reads a VLAN: `30` is that of an 802.1Q tag, `s30` that of a service tag, 0 none.
+fn vlan(text: &str) -> Result<VlanKey, SwitchError> {
+    let invalid = || SwitchError::Vlan(text.to_owned());
+    let (digits, service) = match text.strip_prefix('s') {
+        Some(digits) => (digits, VlanKey::SERVICE),
+        None => (text, 0),
+    };
+    let id: u16 = digits.parse().map_err(|_| invalid())?;
+    match id {
+        0 if service == 0 => Ok(VlanKey::NONE),
+        1..=4094 => Ok(VlanKey(id | service)),
+        _ => Err(invalid()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vlans_are_numbers_and_service_tags_have_an_s() {
+        assert_eq!(vlan("0").ok(), Some(VlanKey::NONE));
+        assert_eq!(vlan("30").ok(), Some(VlanKey(30)));
+        assert_eq!(vlan("s30").ok(), Some(VlanKey(VlanKey::SERVICE | 30)));
+        for bad in ["", "s", "s0", "4095", "-1", "x"] {
+            assert!(matches!(vlan(bad), Err(SwitchError::Vlan(_))), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! The use cases of the switch, each readable from top to bottom: attach, detach, networks, the FDB, what is shown.
+//!
+//! What is decided (names, addresses, numbers) is decided under one lock, which is never held over anything that waits.
+//! What is done in the kernel is done outside of it, under a lock of the one endpoint or network that it is about.
+
+mod attach;
+mod detach;
+mod error;
+mod events;
+mod fdb;
+mod network;
+mod restore;
+mod state;
+mod teardown;
+mod uplink;
+mod views;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::{RwLock, RwLockReadGuard};
+
+pub use error::{ErrorKind, SwitchError};
+pub use restore::{Release, Restored};
+pub use teardown::{RemoveError, remove_files, remove_leftovers};
+pub use uplink::restore_uplink;
+
+use crate::apply::Scene;
+use crate::datapath::{Datapath, Mode};
+use crate::kernel::netlink::Netlink;
+use crate::kernel::netns::{Netns, NetnsId};
+use crate::model::{Instance, Subnet};
+use crate::store::Store;
+use state::State;
+
+/// The MTU where nothing says otherwise.
+const DEFAULT_MTU: u32 = 1500;
+
+/// The switch of one instance.
+#[derive(Debug)]
+pub struct Switch {
+    instance: Instance,
+    mode: Mode,
+    pools: Vec<Subnet>,
+    kernel: String,
+    started: Instant,
+    /// The namespace that the switch serves, which cannot be attached to it.
+    own_netns: NetnsId,
+    netlink: Netlink,
+    datapath: Arc<Datapath>,
+    store: Store,
+    state: Mutex<State>,
+    /// Held for reading by whatever changes something; for writing, forever, by what ends it all.
+    gate: RwLock<bool>,
+}
+
+/// What a switch is built of.
+#[derive(Debug)]
+pub struct Parts {
+    /// The instance.
+    pub instance: Instance,
+    /// Which hooks `up` asked for.
+    pub mode: Mode,
+    /// Where subnets are taken from.
+    pub pools: Vec<Subnet>,
+    /// Release of the kernel.
+    pub kernel: String,
+    /// A connection in the namespace that it serves.
+    pub netlink: Netlink,
+    /// The switch in the kernel.
+    pub datapath: Arc<Datapath>,
+    /// The record.
+    pub store: Store,
+}
+
+impl Switch {
+    /// A switch with nothing in it yet: [`Switch::restore`] brings back what was recorded.
+    ///
+    /// # Errors
+    /// Where the daemon's own namespace cannot be opened.
+    pub fn new(parts: Parts) -> Result<Self, SwitchError> {
+        let Parts { instance, mode, pools, kernel, netlink, datapath, store } = parts;
+        Ok(Self {
+            instance,
+            mode,
+            pools,
+            kernel,
+            started: Instant::now(),
+            own_netns: Netns::current()?.id(),
+            netlink,
+            datapath,
+            store,
+            state: Mutex::default(),
+            gate: RwLock::new(true),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change under the lock is whole before anything in it could panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn scene(&self) -> Scene<'_> {
+        Scene { host: &self.netlink, container: None, datapath: &self.datapath }
+    }
+
+    /// Leave to change something, as long as it is held.
+    async fn leave(&self) -> Result<RwLockReadGuard<'_, bool>, SwitchError> {
+        let open = self.gate.read().await;
+        if *open { Ok(open) } else { Err(SwitchError::ShuttingDown) }
+    }
+
+    /// Stops all changes: waits for those under way, and refuses what comes.
+    pub async fn close(&self) {
+        *self.gate.write().await = false;
+    }
+
+    /// Opens a namespace that is to be attached; never the switch's own.
+    async fn open_netns(&self, path: &Path) -> Result<Netns, SwitchError> {
+        if !path.is_absolute() {
+            return Err(SwitchError::RelativePath(path.to_owned()));
+        }
+        let path_there = path.to_owned();
+        // Whatever is mounted on the way may take its time.
+        let netns = tokio::task::spawn_blocking(move || Netns::open(&path_there)).await;
+        let netns = netns.map_err(crate::apply::ApplyError::from)??;
+        if netns.id() == self.own_netns {
+            return Err(SwitchError::OwnNamespace(path.to_owned()));
+        }
+        Ok(netns)
+    }
+}

@@ -1,0 +1,224 @@
+//! After `up`: what was recorded is brought back, what runs already is taken over, what is nobody's is removed.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures::StreamExt as _;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
+use vswitch_common::tables::PortKind;
+
+use super::state::{EndpointEntry, NetworkEntry, PortHandle};
+use super::{Switch, SwitchError};
+use crate::apply::{Container, Scene, apply};
+use crate::datapath::Xdp;
+use crate::drivers::{self, EndpointFacts};
+use crate::kernel::netlink::Link;
+use crate::kernel::netns::Netns;
+use crate::model::{Endpoint, EndpointId, Network};
+use crate::plan::Step;
+use crate::reconcile::{Found, compare};
+use crate::store::{Change, Recorded};
+
+/// How many endpoints are attached again at once.
+const AT_ONCE: usize = 8;
+
+/// An endpoint that could not be brought back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Release {
+    /// Its name.
+    pub endpoint: String,
+    /// Where it was attached.
+    pub netns: PathBuf,
+    /// Why it could not.
+    pub reason: String,
+}
+
+/// What became of the record.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restored {
+    /// Endpoints that were running all along.
+    pub running: usize,
+    /// Endpoints that were attached again.
+    pub attached: usize,
+    /// Endpoints that are gone.
+    pub released: Vec<Release>,
+}
+
+impl Switch {
+    /// Brings back what was recorded, and makes the networks that are always there.
+    ///
+    /// # Errors
+    /// Where the kernel refuses what no network can be without. An endpoint that cannot be brought back is released.
+    pub async fn restore(&self, recorded: Recorded) -> Result<Restored, SwitchError> {
+        let links = self.netlink.links().await?;
+        let ports: Vec<_> = self.datapath.ports()?.into_iter().map(|(number, port)| (number, port.ifindex)).collect();
+        let found = Found { links: &links, ports: &ports };
+        let difference = compare(&self.instance, &recorded.networks, &recorded.endpoints, found);
+        for port in difference.stray_ports {
+            self.remove_port(port).await?;
+        }
+        for (index, name) in difference.stray_links {
+            tracing::info!("device {name} is left over, and is removed");
+            self.netlink.delete_link(index).await?;
+        }
+
+        self.take_in(recorded).await?;
+        self.restore_networks(&links).await?;
+        self.create_predefined().await?;
+
+        let mut restored = Restored { running: difference.running.len(), ..Restored::default() };
+        for (id, ifindex) in difference.running {
+            self.take_over(id, ifindex).await?;
+        }
+        let mut missing =
+            futures::stream::iter(difference.missing).map(|id| self.attach_again(id)).buffer_unordered(AT_ONCE);
+        while let Some(outcome) = missing.next().await {
+            match outcome {
+                None => restored.attached += 1,
+                Some(release) => restored.released.push(release),
+            }
+        }
+        restored.released.sort_by(|one, other| one.endpoint.cmp(&other.endpoint));
+        for Release { endpoint, netns, reason } in &restored.released {
+            tracing::warn!("endpoint {endpoint} at {} is released: {reason}", netns.display());
+        }
+        Ok(restored)
+    }
+
+    /// Enters the record into the state.
+    async fn take_in(&self, recorded: Recorded) -> Result<(), SwitchError> {
+        for record in recorded.networks {
+            let mtu = self.mtu(&record.bridge).await?;
+            let exclusive = Arc::new(Mutex::new(()));
+            let entry = NetworkEntry { record, ready: true, mtu, host_port: None, uplink: None, exclusive };
+            self.state().networks.insert(entry.record.id, entry);
+        }
+        let mut state = self.state();
+        for record in recorded.endpoints {
+            let exclusive = Arc::new(Mutex::new(()));
+            state.endpoints.insert(record.id, EndpointEntry { record, port: None, exclusive });
+        }
+        Ok(())
+    }
+
+    async fn restore_networks(&self, links: &[Link]) -> Result<(), SwitchError> {
+        let networks: Vec<Network> = self.state().networks.values().map(|entry| entry.record.clone()).collect();
+        for mut network in networks {
+            self.add_host_port(&network).await?;
+            let Some(interface) = network.bridge.uplink.clone() else { continue };
+            let Some(link) = links.iter().find(|link| link.name == interface.as_str()) else {
+                tracing::warn!(
+                    "the uplink {interface} of network {} is not there; it is taken in when it comes",
+                    network.name
+                );
+                continue;
+            };
+            // Still an uplink from before, or an interface to be made one: then it is looked at anew.
+            let running = self.datapath.ports()?.iter().any(|(_, port)| {
+                port.ifindex == link.index && port.kind() == Some(PortKind::Uplink) && port.network == network.number
+            });
+            let known = network.uplink_before.as_ref().is_some_and(|before| before.index == link.index);
+            if !(running && known) {
+                network.uplink_before = Some(self.uplink_before(&interface, link, network.bridge.xdp));
+                self.record_network(&network).await?;
+            }
+            if let Err(error) = self.add_uplink(&network, link).await {
+                // The rest of the network works without it, and so does the host.
+                tracing::error!("{interface} cannot be the uplink of network {} now: {error}", network.name);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes over an endpoint that runs: its port is brought in line with this daemon's options.
+    async fn take_over(&self, id: EndpointId, ifindex: u32) -> Result<(), SwitchError> {
+        let Some((endpoint, network, xdp_uplink)) = self.recorded(id) else { return Ok(()) };
+        let facts = EndpointFacts { mode: self.mode, xdp_uplink };
+        let mut plan = drivers::plan(&self.instance, &network, &endpoint, facts);
+        // The rest is there, or was changed by somebody who had a reason.
+        plan.retain(|step| matches!(step, Step::AddPort(_) | Step::Offloads { .. }));
+        let mut container = None;
+        if plan.iter().any(|step| matches!(step, Step::Offloads { .. })) {
+            let path = &endpoint.netns.path;
+            container = match self.open_netns(path).await {
+                Ok(netns) if is_same(&endpoint, &netns) => Some(Container::open(netns, path)?),
+                _ => None,
+            };
+            if container.is_none() {
+                tracing::warn!(
+                    "endpoint {} goes without XDP: {} leads elsewhere by now",
+                    endpoint.name,
+                    path.display()
+                );
+                plan.retain_mut(without_xdp);
+            }
+        }
+        let made = apply(&plan, Scene { container: container.as_ref(), ..self.scene() }).await?;
+        if let Some(entry) = self.state().endpoints.get_mut(&id) {
+            entry.port = made.port.map(|(_, number)| PortHandle { ifindex, number });
+        }
+        Ok(())
+    }
+
+    /// Attaches an endpoint again, with the addresses it had; `Some` if it has to be released.
+    async fn attach_again(&self, id: EndpointId) -> Option<Release> {
+        let (mut endpoint, network, _) = self.recorded(id)?;
+        let made = async {
+            let netns = self.open_netns(&endpoint.netns.path).await?;
+            if endpoint.netns.is_of_process() && !is_same(&endpoint, &netns) {
+                return Err(SwitchError::AnotherProcess(endpoint.netns.path.clone()));
+            }
+            (endpoint.netns.dev, endpoint.netns.inode) = (netns.id().dev, netns.id().inode);
+            let mtu = self.state().networks.get(&network.id).map(|entry| entry.mtu);
+            if let (Some(address), Some(mtu)) = (&mut endpoint.address, mtu) {
+                address.mtu = mtu;
+            }
+            Ok(self.make(&network, &endpoint, netns).await?)
+        };
+        match made.await {
+            Ok(made) => {
+                self.complete(endpoint, &network, &made);
+                None
+            }
+            Err(error) => {
+                self.forget(id).await;
+                let reason = error.to_string();
+                Some(Release { endpoint: endpoint.name.to_string(), netns: endpoint.netns.path, reason })
+            }
+        }
+    }
+
+    /// An endpoint with its network, and whether that has XDP on its uplink.
+    fn recorded(&self, id: EndpointId) -> Option<(Endpoint, Network, bool)> {
+        let mut state = self.state();
+        let endpoint = state.endpoints.get(&id)?.record.clone();
+        match state.networks.get(&endpoint.network) {
+            Some(entry) => {
+                let xdp = entry.uplink.as_ref().is_some_and(|uplink| uplink.xdp);
+                Some((endpoint, entry.record.clone(), xdp))
+            }
+            None => {
+                // Networks are removed after their endpoints: a record that says otherwise is of no use.
+                state.endpoints.remove(&id);
+                self.store.note(vec![Change::RemoveEndpoint(id)]);
+                None
+            }
+        }
+    }
+}
+
+fn is_same(endpoint: &Endpoint, netns: &Netns) -> bool {
+    (netns.id().dev, netns.id().inode) == (endpoint.netns.dev, endpoint.netns.inode)
+}
+
+/// A step for a container that cannot be made ready for XDP.
+fn without_xdp(step: &mut Step) -> bool {
+    match step {
+        Step::AddPort(port) => {
+            (port.xdp, port.xdp_egress) = (Xdp::Off, false);
+            true
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,84 @@
+//! `down`: everything of an instance goes, whether its daemon is alive to do it or not.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use super::{Switch, SwitchError};
+use crate::kernel::bpffs::{self, BpffsError};
+use crate::kernel::netlink::{Netlink, NetlinkError};
+use crate::model::{Instance, Network};
+
+/// A file of the instance could not be removed.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoveError {
+    /// The bpffs.
+    #[error(transparent)]
+    Bpffs(#[from] BpffsError),
+    /// A directory.
+    #[error("cannot remove {path}: {source}", path = path.display())]
+    Directory {
+        /// Which.
+        path: std::path::PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl Switch {
+    /// Gives every uplink back and removes every device. The programs go with the bpffs, which is the caller's.
+    ///
+    /// # Errors
+    /// What the kernel refused; the rest is removed all the same.
+    pub async fn tear_down(&self) -> Result<(), SwitchError> {
+        self.close().await;
+        let networks: Vec<Network> = self.state().networks.values().map(|entry| entry.record.clone()).collect();
+        let mut failed = None;
+        for network in networks.iter().filter(|network| network.bridge.uplink.is_some()) {
+            if let Err(error) = self.release_uplink(network).await {
+                failed.get_or_insert(error);
+            }
+        }
+        if let Err(error) = remove_leftovers(&self.netlink, &self.instance).await {
+            failed.get_or_insert(error.into());
+        }
+        failed.map_or(Ok(()), Err)
+    }
+}
+
+/// Removes every device that bears the instance's mark.
+///
+/// # Errors
+/// What the kernel refused.
+pub async fn remove_leftovers(netlink: &Netlink, instance: &Instance) -> Result<(), NetlinkError> {
+    for link in netlink.links().await? {
+        if link.alias.is_some_and(|alias| instance.owner(&alias).is_some()) {
+            netlink.delete_link(link.index).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes the instance's bpffs and its run directory, and what it has recorded if that is wanted.
+///
+/// # Errors
+/// The first that cannot be removed.
+pub fn remove_files(instance: &Instance, purge: bool) -> Result<(), RemoveError> {
+    if instance.bpf_directory().exists() {
+        bpffs::remove(&instance.bpf_directory())?;
+    }
+    remove_directory(&instance.run_directory())?;
+    if purge {
+        remove_directory(&instance.state_directory())?;
+    }
+    Ok(())
+}
+
+fn remove_directory(path: &Path) -> Result<(), RemoveError> {
+    match fs::remove_dir_all(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(RemoveError::Directory { path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}

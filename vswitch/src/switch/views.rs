@@ -1,0 +1,241 @@
+//! What is shown: `status`, `ps`, `inspect`, `network ls`, `stats`.
+
+use std::collections::BTreeMap;
+
+use vswitch_common::tables::PortNumber;
+
+use super::state::{EndpointEntry, NetworkEntry, State};
+use super::{Switch, SwitchError};
+use crate::api::{
+    Counters, EndpointDetails, EndpointView, HooksView, NetworkDetails, NetworkView, PortView, Status, SubnetView,
+    UplinkView,
+};
+use crate::datapath::Mode;
+use crate::model::{Driver, Endpoint, Network, NetworkId};
+
+/// A port, as people know it.
+#[derive(Clone, Debug)]
+pub(super) struct NamedPort {
+    pub number: PortNumber,
+    pub name: String,
+    pub kind: &'static str,
+    pub network: NetworkId,
+    pub network_name: String,
+}
+
+impl Switch {
+    /// The state of it all.
+    ///
+    /// # Errors
+    /// Where the FDB cannot be read.
+    pub fn status(&self) -> Result<Status, SwitchError> {
+        let hooks = self.datapath.hooks();
+        let (networks, endpoints) = {
+            let state = self.state();
+            (state.networks.values().filter(|entry| entry.ready).count(), state.attached().len())
+        };
+        Ok(Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            instance: self.instance.name().to_string(),
+            pid: std::process::id(),
+            datapath: mode_name(self.mode).to_owned(),
+            hooks: HooksView { container: hooks.container, host: hooks.host, uplink: hooks.uplink },
+            kernel: self.kernel.clone(),
+            networks,
+            endpoints,
+            fdb_entries: self.datapath.fdb()?.len(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            taken_over: self.datapath.taken_over(),
+        })
+    }
+
+    /// All endpoints, by name.
+    pub fn endpoints(&self) -> Vec<EndpointView> {
+        let state = self.state();
+        let endpoints = state.attached().into_iter();
+        endpoints
+            .filter_map(|entry| Some(endpoint(&entry.record, &state.networks.get(&entry.record.network)?.record)))
+            .collect()
+    }
+
+    /// All about one endpoint.
+    ///
+    /// # Errors
+    /// There is none, or its counters cannot be read.
+    pub fn inspect(&self, reference: &str) -> Result<EndpointDetails, SwitchError> {
+        let (entry, view, port) = {
+            let state = self.state();
+            let entry = state.endpoint(reference)?;
+            let not_found = || SwitchError::EndpointNotFound(reference.to_owned());
+            let network = state.networks.get(&entry.record.network).ok_or_else(not_found)?;
+            (entry.record.clone(), endpoint(&entry.record, &network.record), entry.port)
+        };
+        let counters = port.map(|port| self.datapath.counters(port.number)).transpose()?;
+        Ok(EndpointDetails {
+            endpoint: view,
+            hostname: entry.hostname,
+            aliases: entry.aliases,
+            labels: entry.labels,
+            created: entry.created,
+            device: port.map(|_| self.instance.port_device(&entry.id)),
+            hooks: port.and_then(|port| self.datapath.port_hooks(port.number)),
+            counters: counters.as_ref().map(Counters::from),
+        })
+    }
+
+    /// All networks, by name.
+    pub fn networks(&self) -> Vec<NetworkView> {
+        let state = self.state();
+        let ready = state.networks.values().filter(|entry| entry.ready);
+        let mut views: Vec<_> = ready.map(|entry| network(&state, &entry.record)).collect();
+        views.sort_by(|one, other| one.name.cmp(&other.name));
+        views
+    }
+
+    /// All about one network.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn inspect_network(&self, reference: &str) -> Result<NetworkDetails, SwitchError> {
+        let state = self.state();
+        let entry = state.network(reference)?;
+        let record = &entry.record;
+        let mut attached: Vec<_> = state.endpoints_of(record.id).map(|entry| entry.record.name.to_string()).collect();
+        attached.sort();
+        let bridge = record.driver == Driver::Bridge;
+        Ok(NetworkDetails {
+            network: network(&state, record),
+            mtu: bridge.then_some(entry.mtu),
+            host_device: bridge.then(|| self.instance.host_device(&record.name)),
+            uplink: self.uplink_view(entry),
+            attached,
+        })
+    }
+
+    fn uplink_view(&self, entry: &NetworkEntry) -> Option<UplinkView> {
+        let interface = entry.record.bridge.uplink.as_ref()?.to_string();
+        let hooks = entry.uplink.as_ref().and_then(|uplink| {
+            let hooks = self.datapath.port_hooks(uplink.port.number)?;
+            Some(uplink.note.map_or_else(|| hooks.clone(), |note| format!("{hooks} ({note})")))
+        });
+        Some(UplinkView { interface, present: entry.uplink.is_some(), hooks })
+    }
+
+    /// What went through the ports: all, an endpoint's, or those of a network; by name.
+    ///
+    /// # Errors
+    /// There is no such endpoint or network, or the counters cannot be read.
+    pub fn stats(&self, of: Option<&str>) -> Result<Vec<PortView>, SwitchError> {
+        let mut ports = {
+            let state = self.state();
+            let ports = named_ports(&state, |network| self.instance.host_device(&network.name));
+            match of {
+                None => ports,
+                Some(reference) => chosen_ports(&state, ports, reference)?,
+            }
+        };
+        ports.sort_by(|one, other| (&one.name, &one.network_name).cmp(&(&other.name, &other.network_name)));
+        let views = ports.into_iter().map(|port| {
+            let counters = Counters::from(&self.datapath.counters(port.number)?);
+            Ok(PortView { port: port.name, kind: port.kind.to_owned(), network: port.network_name, counters })
+        });
+        views.collect()
+    }
+
+    /// The ports by number.
+    pub(super) fn ports_by_number(&self) -> BTreeMap<PortNumber, NamedPort> {
+        let state = self.state();
+        let ports = named_ports(&state, |network| self.instance.host_device(&network.name));
+        ports.into_iter().map(|port| (port.number, port)).collect()
+    }
+}
+
+fn chosen_ports(state: &State, ports: Vec<NamedPort>, reference: &str) -> Result<Vec<NamedPort>, SwitchError> {
+    let nothing = |error| match error {
+        SwitchError::NetworkNotFound(reference) => SwitchError::NothingFound(reference),
+        other => other,
+    };
+    match state.endpoint(reference) {
+        Ok(entry) => {
+            let number = entry.port.map(|port| port.number);
+            Ok(ports.into_iter().filter(|port| Some(port.number) == number).collect())
+        }
+        Err(SwitchError::EndpointNotFound(_)) => {
+            let network = state.network(reference).map_err(nothing)?.record.id;
+            Ok(ports.into_iter().filter(|port| port.network == network).collect())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn named_ports(state: &State, host_device: impl Fn(&Network) -> String) -> Vec<NamedPort> {
+    let named = |number, name, kind, network: &Network| NamedPort {
+        number,
+        name,
+        kind,
+        network: network.id,
+        network_name: network.name.to_string(),
+    };
+    let mut ports = Vec::new();
+    for EndpointEntry { record, port, .. } in state.attached() {
+        if let (Some(port), Some(network)) = (port, state.networks.get(&record.network)) {
+            ports.push(named(port.number, record.name.to_string(), "endpoint", &network.record));
+        }
+    }
+    for NetworkEntry { record, host_port, uplink, .. } in state.networks.values() {
+        if let Some(port) = host_port {
+            ports.push(named(port.number, host_device(record), "host", record));
+        }
+        if let (Some(uplink), Some(interface)) = (uplink, &record.bridge.uplink) {
+            ports.push(named(uplink.port.number, interface.to_string(), "uplink", record));
+        }
+    }
+    ports
+}
+
+/// An endpoint, as it is shown.
+pub(super) fn endpoint(endpoint: &Endpoint, network: &Network) -> EndpointView {
+    let address = endpoint.address.as_ref();
+    EndpointView {
+        id: endpoint.id,
+        name: endpoint.name.to_string(),
+        network: network.name.to_string(),
+        ifname: address.map(|address| address.ifname.to_string()),
+        mac: address.map(|address| address.mac.to_string()),
+        ipv4: address.map(|address| address.ipv4),
+        ipv6: None,
+        gateway: address.and(network.subnets.first()).map(|config| config.gateway),
+        mtu: address.map(|address| address.mtu),
+        netns: endpoint.netns.path.clone(),
+        published: Vec::new(),
+    }
+}
+
+/// A network, as it is shown.
+pub(super) fn network(state: &State, network: &Network) -> NetworkView {
+    let subnets = network.subnets.iter().map(|config| SubnetView {
+        subnet: config.subnet,
+        gateway: config.gateway,
+        ip_range: config.ip_range,
+    });
+    NetworkView {
+        id: network.id,
+        name: network.name.to_string(),
+        driver: network.driver,
+        subnets: subnets.collect(),
+        internal: false,
+        options: network.options.clone(),
+        labels: network.labels.clone(),
+        endpoints: state.endpoints_of(network.id).count(),
+        created: network.created,
+    }
+}
+
+/// The name of a mode, as `up --datapath` takes it.
+const fn mode_name(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Auto => "auto",
+        Mode::Tc => "tc",
+        Mode::Xdp => "xdp",
+    }
+}
