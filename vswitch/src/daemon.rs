@@ -92,7 +92,7 @@ pub enum DaemonError {
     Store(#[from] StoreError),
     /// The networks.
     #[error(transparent)]
-    Switch(#[from] SwitchError),
+    Switch(Box<SwitchError>),
     /// What is left.
     #[error(transparent)]
     Remove(#[from] RemoveError),
@@ -122,6 +122,12 @@ impl DaemonError {
             Self::Switch(error) => error.code(),
             Self::Runtime(_) => "runtime",
         }
+    }
+}
+
+impl From<SwitchError> for DaemonError {
+    fn from(error: SwitchError) -> Self {
+        Self::Switch(Box::new(error))
     }
 }
 
@@ -187,6 +193,13 @@ async fn live(
             return Err(error);
         }
     };
+    let hooks = switch.hooks();
+    tracing::info!(
+        "instance {} serves ({} on endpoints, {} endpoints)",
+        instance.name(),
+        hooks.container,
+        restored.running + restored.attached
+    );
     ready(&restored);
     serve(instance, switch, listener).await
 }
@@ -244,11 +257,8 @@ async fn start(options: &Options, capabilities: &Capabilities, before: &Before) 
     let (store, recorded) = Store::open(&instance.store_file())?;
     served::write(instance, own)?;
     bpffs::ensure(&instance.bpf_directory())?;
-    let datapath = crate::datapath::Options {
-        directory: instance.bpf_directory(),
-        mode: options.mode,
-        fdb_size: FDB_SIZE,
-    };
+    let datapath =
+        crate::datapath::Options { directory: instance.bpf_directory(), mode: options.mode, fdb_size: FDB_SIZE };
     // Seconds of the verifier's work: nothing else is to be done meanwhile.
     let datapath = Arc::new(Datapath::open(datapath)?);
     datapath.follow_log();

@@ -38,7 +38,8 @@ impl Lock {
     pub fn acquire(path: &Path) -> Result<Self, LockError> {
         let failed = |source| LockError::Io { path: path.to_owned(), source };
         loop {
-            let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path).map_err(failed)?;
+            let file =
+                OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path).map_err(failed)?;
             let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(file) => file,
                 Err((_, Errno::EWOULDBLOCK)) => return Err(LockError::Held),

@@ -28,6 +28,8 @@ pub struct Difference {
     pub running: Vec<(EndpointId, u32)>,
     /// Endpoints that are not there, or may be half there.
     pub missing: Vec<EndpointId>,
+    /// Of these, the ones whose devices are there.
+    pub unfinished: Vec<EndpointId>,
 }
 
 /// Compares.
@@ -56,6 +58,8 @@ pub fn compare(instance: &Instance, networks: &[Network], endpoints: &[Endpoint]
                 if by_id[&id].phase == Phase::Attached {
                     there.insert(id);
                     difference.running.push((id, link.index));
+                } else {
+                    difference.unfinished.push(id);
                 }
             }
         }
@@ -165,6 +169,7 @@ mod tests {
         let difference = compare(&instance, &[network], &endpoints, Found { links: &links, ports: &ports });
         assert_eq!(difference.running, [(running.id, 12)]);
         assert_eq!(difference.missing, [half.id, gone.id], "half made counts as not made");
+        assert_eq!(difference.unfinished, [half.id]);
         assert_eq!(difference.stray_links.iter().map(|(index, _)| *index).collect::<Vec<_>>(), [14, 15]);
         assert_eq!(difference.stray_ports, [PortNumber(4), PortNumber(6)]);
     }

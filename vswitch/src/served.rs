@@ -71,7 +71,9 @@ fn mount_point_of_nsfs(line: &str) -> Option<PathBuf> {
     }
     let point = fields.split(' ').nth(4)?;
     // Blanks and the like are written in octal.
-    Some(PathBuf::from(point.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")))
+    Some(PathBuf::from(
+        point.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\"),
+    ))
 }
 
 #[cfg(test)]

@@ -207,12 +207,18 @@ fn write<'a>(database: &Database, changes: impl Iterator<Item = &'a Change>, dur
         let mut endpoints = transaction.open_table(ENDPOINTS)?;
         for change in changes {
             match change {
-                Change::PutNetwork(network) => drop(networks.insert(&network.id.bytes()[..], &json(network)?[..])?),
-                Change::RemoveNetwork(id) => drop(networks.remove(&id.bytes()[..])?),
-                Change::PutEndpoint(endpoint) => {
-                    drop(endpoints.insert(&endpoint.id.bytes()[..], &json(endpoint)?[..])?)
+                Change::PutNetwork(network) => {
+                    networks.insert(&network.id.bytes()[..], &json(network)?[..])?;
                 }
-                Change::RemoveEndpoint(id) => drop(endpoints.remove(&id.bytes()[..])?),
+                Change::RemoveNetwork(id) => {
+                    networks.remove(&id.bytes()[..])?;
+                }
+                Change::PutEndpoint(endpoint) => {
+                    endpoints.insert(&endpoint.id.bytes()[..], &json(endpoint)?[..])?;
+                }
+                Change::RemoveEndpoint(id) => {
+                    endpoints.remove(&id.bytes()[..])?;
+                }
             }
         }
     }

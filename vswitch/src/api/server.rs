@@ -14,8 +14,8 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    AttachRequest, DetachRequest, DownRequest, ErrorBody, FdbFilter, FdbFlush, FdbKeyRequest, FdbStatic, NetworkRequest,
-    PREFIX, StatsFilter,
+    AttachRequest, DetachRequest, DownRequest, ErrorBody, FdbFilter, FdbFlush, FdbKeyRequest, FdbStatic,
+    NetworkRequest, PREFIX, StatsFilter,
 };
 use crate::switch::{ErrorKind, Switch, SwitchError};
 

@@ -53,10 +53,8 @@ pub enum Command {
     #[command(after_help = "Example:\n  vswitch doctor")]
     Doctor,
     /// Attach a network namespace
-    #[command(
-        after_help = "Example:\n  vswitch attach --netns /run/netns/web --ip 10.201.0.80\n\n\
-                      The endpoint is named after the last part of PATH; /proc/PID/ns/net becomes pid-PID."
-    )]
+    #[command(after_help = "Example:\n  vswitch attach --netns /run/netns/web --ip 10.201.0.80\n\n\
+                      The endpoint is named after the last part of PATH; /proc/PID/ns/net becomes pid-PID.")]
     Attach(Attach),
     /// Detach an endpoint
     #[command(after_help = "Example:\n  vswitch detach web")]
@@ -323,7 +321,9 @@ mod tests {
 
     #[test]
     fn an_attach_as_in_the_contract_is_read() {
-        let cli = parse("attach --netns /run/netns/web --network lan --name w --ifname eth1 --ip 10.0.0.2 --mac 02:00:00:00:00:01 --alias www --alias w3 --hostname w --label tier=front --format json");
+        let cli = parse(
+            "attach --netns /run/netns/web --network lan --name w --ifname eth1 --ip 10.0.0.2 --mac 02:00:00:00:00:01 --alias www --alias w3 --hostname w --label tier=front --format json",
+        );
         let cli = cli.expect("valid");
         let Command::Attach(attach) = cli.command else { panic!("not an attach") };
         assert_eq!((attach.alias.len(), attach.label[0].1.as_str(), cli.format), (2, "front", Format::Json));

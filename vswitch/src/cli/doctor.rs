@@ -55,16 +55,11 @@ fn examine(capabilities: &Capabilities) -> Vec<Finding> {
     };
     let old = capabilities.release.version < crate::kernel::capabilities::OLDEST;
     let privileged = capabilities.missing.is_empty();
-    let missing = if privileged { "all that is needed".to_owned() } else { format!("no {}", capabilities.missing.join(", ")) };
+    let missing =
+        if privileged { "all that is needed".to_owned() } else { format!("no {}", capabilities.missing.join(", ")) };
     let bpf = capabilities.bpf.map_or_else(|errno| errno.desc().to_owned(), |()| "bpf(2) answers".to_owned());
     vec![
-        finding(
-            "kernel",
-            !old,
-            State::Missing,
-            capabilities.release.text.clone(),
-            "vswitch needs Linux 6.1 or newer",
-        ),
+        finding("kernel", !old, State::Missing, capabilities.release.text.clone(), "vswitch needs Linux 6.1 or newer"),
         finding("privileges", privileged, State::Missing, missing, "run vswitch up as root"),
         finding(
             "bpf",

@@ -122,7 +122,8 @@ fn recorded_networks(instance: &Instance) -> Vec<Network> {
 
 async fn release_uplinks(instance: &Instance, netlink: &Netlink, networks: &[Network]) -> Result<(), DaemonError> {
     let directory = instance.bpf_directory();
-    let datapath = Arc::new(Datapath::open(crate::datapath::Options { directory, mode: Mode::Auto, fdb_size: FDB_SIZE })?);
+    let datapath =
+        Arc::new(Datapath::open(crate::datapath::Options { directory, mode: Mode::Auto, fdb_size: FDB_SIZE })?);
     for (number, _) in datapath.ports()?.iter().filter(|(_, port)| port.kind() == Some(PortKind::Uplink)) {
         datapath.remove_port(*number)?;
     }

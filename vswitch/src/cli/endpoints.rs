@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use time::format_description::well_known::Rfc3339;
+
 use super::arguments::{Attach, Detach};
 use super::failure::Failure;
 use super::output::{Output, list, or_dash, properties, say};
@@ -40,18 +42,23 @@ pub async fn detach(client: &mut Client, arguments: Detach, output: Output) -> R
 pub async fn ps(client: &mut Client, output: Output) -> Result<(), Failure> {
     let endpoints: Vec<EndpointView> = client.get("/endpoints").await?;
     let header = ["NAME", "NETWORK", "IPV4", "MAC", "IFNAME", "NETNS", "PUBLISHED"];
-    output.rows(&endpoints, |endpoint| endpoint.name.clone(), header, |endpoint| {
-        let endpoint = endpoint.clone();
-        [
-            endpoint.name,
-            endpoint.network,
-            or_dash(endpoint.ipv4),
-            or_dash(endpoint.mac),
-            or_dash(endpoint.ifname),
-            endpoint.netns.display().to_string(),
-            if endpoint.published.is_empty() { String::new() } else { endpoint.published.len().to_string() },
-        ]
-    })
+    output.rows(
+        &endpoints,
+        |endpoint| endpoint.name.clone(),
+        header,
+        |endpoint| {
+            let endpoint = endpoint.clone();
+            [
+                endpoint.name,
+                endpoint.network,
+                or_dash(endpoint.ipv4),
+                or_dash(endpoint.mac),
+                or_dash(endpoint.ifname),
+                endpoint.netns.display().to_string(),
+                if endpoint.published.is_empty() { String::new() } else { endpoint.published.len().to_string() },
+            ]
+        },
+    )
 }
 
 pub async fn inspect(client: &mut Client, endpoint: &str, output: Output) -> Result<(), Failure> {
@@ -80,7 +87,7 @@ fn text(details: &EndpointDetails) -> String {
         ("hostname", or_dash(details.hostname.as_ref())),
         ("aliases", list(&details.aliases)),
         ("labels", list(&labels)),
-        ("attached", details.created.to_string()),
+        ("attached", details.created.format(&Rfc3339).unwrap_or_default()),
     ]);
     if let Some(counters) = &details.counters {
         text += &properties([

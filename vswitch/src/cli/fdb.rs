@@ -15,20 +15,25 @@ pub async fn show(client: &mut Client, arguments: &FdbShow, output: Output) -> R
     let query = query(&[("network", network.as_deref()), ("port", port.as_deref()), ("kind", kind)]);
     let stations: Vec<StationView> = client.get(&format!("/fdb{query}")).await?;
     let header = ["MAC", "NETWORK", "VLAN", "PORT", "KIND", "AGE", "MOVES"];
-    output.rows(&stations, |station| station.mac.clone(), header, |station| {
-        [
-            station.mac.clone(),
-            station.network.clone(),
-            station.vlan.to_string(),
-            station.port.clone(),
-            match station.kind {
-                StationKind::Static => "static".to_owned(),
-                StationKind::Dynamic => "dynamic".to_owned(),
-            },
-            or_dash(station.age),
-            station.moves.to_string(),
-        ]
-    })
+    output.rows(
+        &stations,
+        |station| station.mac.clone(),
+        header,
+        |station| {
+            [
+                station.mac.clone(),
+                station.network.clone(),
+                station.vlan.to_string(),
+                station.port.clone(),
+                match station.kind {
+                    StationKind::Static => "static".to_owned(),
+                    StationKind::Dynamic => "dynamic".to_owned(),
+                },
+                or_dash(station.age),
+                station.moves.to_string(),
+            ]
+        },
+    )
 }
 
 pub async fn add(client: &mut Client, arguments: FdbAdd) -> Result<(), Failure> {

@@ -22,16 +22,21 @@ pub async fn create(client: &mut Client, arguments: NetworkCreate, output: Outpu
 pub async fn ls(client: &mut Client, output: Output) -> Result<(), Failure> {
     let networks: Vec<NetworkView> = client.get("/networks").await?;
     let header = ["NETWORK ID", "NAME", "DRIVER", "SUBNETS", "ENDPOINTS"];
-    output.rows(&networks, |network| network.id.short(), header, |network| {
-        let subnets: Vec<_> = network.subnets.iter().map(|subnet| subnet.subnet).collect();
-        [
-            network.id.short(),
-            network.name.clone(),
-            network.driver.to_string(),
-            list(&subnets),
-            network.endpoints.to_string(),
-        ]
-    })
+    output.rows(
+        &networks,
+        |network| network.id.short(),
+        header,
+        |network| {
+            let subnets: Vec<_> = network.subnets.iter().map(|subnet| subnet.subnet).collect();
+            [
+                network.id.short(),
+                network.name.clone(),
+                network.driver.to_string(),
+                list(&subnets),
+                network.endpoints.to_string(),
+            ]
+        },
+    )
 }
 
 pub async fn inspect(client: &mut Client, networks: &[String]) -> Result<(), Failure> {

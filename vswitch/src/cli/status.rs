@@ -41,19 +41,24 @@ fn uptime(seconds: u64) -> String {
 pub async fn stats(client: &mut Client, of: Option<&str>, output: Output) -> Result<(), Failure> {
     let ports: Vec<PortView> = client.get(&format!("/stats{}", query(&[("of", of)]))).await?;
     let header = ["PORT", "KIND", "NETWORK", "RX FRAMES", "RX BYTES", "TX FRAMES", "TX BYTES", "DROPS"];
-    output.rows(&ports, |port| port.port.clone(), header, |port| {
-        let counters = &port.counters;
-        [
-            port.port.clone(),
-            port.kind.clone(),
-            port.network.clone(),
-            counters.rx_frames.to_string(),
-            counters.rx_bytes.to_string(),
-            counters.tx_frames.to_string(),
-            counters.tx_bytes.to_string(),
-            drops(counters),
-        ]
-    })
+    output.rows(
+        &ports,
+        |port| port.port.clone(),
+        header,
+        |port| {
+            let counters = &port.counters;
+            [
+                port.port.clone(),
+                port.kind.clone(),
+                port.network.clone(),
+                counters.rx_frames.to_string(),
+                counters.rx_bytes.to_string(),
+                counters.tx_frames.to_string(),
+                counters.tx_bytes.to_string(),
+                drops(counters),
+            ]
+        },
+    )
 }
 
 /// What was dropped, and why; what was not is not mentioned.

@@ -121,7 +121,11 @@ fn start(arguments: &Up, instance: &Instance) -> Result<Word, Failure> {
     daemon::make_run_directory(instance)?;
     let failed = |what: &str, error: &io::Error| Failure::new("start", &format!("cannot {what}: {error}"));
     let log = instance.log_file();
-    let log = OpenOptions::new().create(true).append(true).open(&log).map_err(|error| failed(&format!("open {}", log.display()), &error))?;
+    let log = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&log)
+        .map_err(|error| failed(&format!("open {}", log.display()), &error))?;
     let program = std::env::current_exe().map_err(|error| failed("find this program", &error))?;
     let mut command = Command::new(program);
     command.args(["--instance", instance.name().as_str(), "up", "--detached"]);
@@ -174,12 +178,7 @@ fn tell(word: &Word) {
 
 fn in_foreground(arguments: &Up, instance: &Instance) -> Result<(), Failure> {
     log_to_stderr();
-    let instance_name = instance.name();
-    daemon::run(&options(arguments, instance), |_| {
-        tracing::info!("instance {instance_name} serves");
-        daemon::notify(&[sd_notify::NotifyState::Ready]);
-    })?;
-    Ok(())
+    Ok(daemon::run(&options(arguments, instance), |_| daemon::notify(&[sd_notify::NotifyState::Ready]))?)
 }
 
 fn options(arguments: &Up, instance: &Instance) -> Options {

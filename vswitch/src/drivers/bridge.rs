@@ -54,6 +54,12 @@ pub(super) fn endpoint(
     if !settings.is_empty() {
         steps.push(Step::Offloads { device: interface.clone(), settings });
     }
+    for config in &network.subnets {
+        let address = config.subnet.with_prefix(address.ipv4);
+        steps.push(Step::AddAddress { device: interface.clone(), address });
+    }
+    steps.push(Step::AnnounceAddresses { device: interface.clone() });
+    // From here on it is flooded to: as late as can be, but before any frame of its own.
     steps.push(Step::AddPort(PortStep {
         device: port.clone(),
         egress: port.clone(),
@@ -63,12 +69,7 @@ pub(super) fn endpoint(
         xdp: if xdp_port { Xdp::Native } else { Xdp::Off },
         xdp_egress,
     }));
-    for config in &network.subnets {
-        let address = config.subnet.with_prefix(address.ipv4);
-        steps.push(Step::AddAddress { device: interface.clone(), address });
-    }
     steps.extend([
-        Step::AnnounceAddresses { device: interface.clone() },
         // The port first: the interface then comes up with carrier, and its announcement goes out.
         Step::SetUp { device: Device::host(&port) },
         Step::SetUp { device: interface.clone() },

@@ -81,7 +81,7 @@ impl Switch {
         match settled {
             Ok(()) | Err(SwitchError::ShuttingDown) => {}
             Err(error) => {
-                tracing::warn!("device {ifindex} is gone, and what belonged to it could not be settled: {error}")
+                tracing::warn!("device {ifindex} is gone, and what belonged to it could not be settled: {error}");
             }
         }
     }

@@ -1,5 +1,6 @@
 //! After `up`: what was recorded is brought back, what runs already is taken over, what is nobody's is removed.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -68,13 +69,16 @@ impl Switch {
         self.create_predefined().await?;
 
         let mut restored = Restored { running: difference.running.len(), ..Restored::default() };
+        let half_there: BTreeSet<EndpointId> = difference.unfinished.into_iter().collect();
         for (id, ifindex) in difference.running {
             self.take_over(id, ifindex).await?;
         }
-        let mut missing =
-            futures::stream::iter(difference.missing).map(|id| self.attach_again(id)).buffer_unordered(AT_ONCE);
-        while let Some(outcome) = missing.next().await {
+        let attach = |id| async move { (id, self.attach_again(id).await) };
+        let mut missing = futures::stream::iter(difference.missing).map(attach).buffer_unordered(AT_ONCE);
+        while let Some((id, outcome)) = missing.next().await {
             match outcome {
+                // It ran, only that this was not on disk yet.
+                None if half_there.contains(&id) => restored.running += 1,
                 None => restored.attached += 1,
                 Some(release) => restored.released.push(release),
             }

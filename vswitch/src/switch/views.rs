@@ -29,7 +29,6 @@ impl Switch {
     /// # Errors
     /// Where the FDB cannot be read.
     pub fn status(&self) -> Result<Status, SwitchError> {
-        let hooks = self.datapath.hooks();
         let (networks, endpoints) = {
             let state = self.state();
             (state.networks.values().filter(|entry| entry.ready).count(), state.attached().len())
@@ -39,7 +38,7 @@ impl Switch {
             instance: self.instance.name().to_string(),
             pid: std::process::id(),
             datapath: mode_name(self.mode).to_owned(),
-            hooks: HooksView { container: hooks.container, host: hooks.host, uplink: hooks.uplink },
+            hooks: self.hooks(),
             kernel: self.kernel.clone(),
             networks,
             endpoints,
@@ -47,6 +46,12 @@ impl Switch {
             uptime_seconds: self.started.elapsed().as_secs(),
             taken_over: self.datapath.taken_over(),
         })
+    }
+
+    /// The hooks that serve each kind of port.
+    pub fn hooks(&self) -> HooksView {
+        let hooks = self.datapath.hooks();
+        HooksView { container: hooks.container, host: hooks.host, uplink: hooks.uplink }
     }
 
     /// All endpoints, by name.
