@@ -25,9 +25,9 @@ pub fn target_directory() -> PathBuf {
     root().join(env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
 }
 
-/// cargo of the stable toolchain, at the top of the workspace.
+/// cargo, of the toolchain that we were started with, at the top of the workspace.
 pub fn cargo(verb: &str) -> Command {
-    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut command = Command::new("cargo");
     command.arg(verb).current_dir(root());
     command
 }

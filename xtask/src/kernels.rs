@@ -7,9 +7,9 @@ pub mod libraries;
 mod modules;
 mod rootfs;
 
-use std::time::Duration;
+use std::{fs, path::PathBuf, process, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 
 use crate::{
@@ -19,6 +19,7 @@ use crate::{
 };
 use guest::{Guest, Report};
 use image::{Kernel, NotToBeHad};
+use rootfs::{Script, Task};
 
 /// The kernels of Debian that every change is tried on: the oldest that we support, and one with tcx.
 pub const KERNELS: [&str; 2] = ["6.1", "6.12"];
@@ -82,18 +83,29 @@ impl<'a> Trial<'a> {
 
     fn try_run(&self, tests: &EndToEnd, virtualization: &mut Virtualization) -> Result<Report> {
         let kernel = Kernel::get(self.kernel)?;
-        let directory = cargo::target_directory().join("kernels/run").join(&kernel.release);
-        std::fs::create_dir_all(&directory)?;
-        let script = rootfs::Script::new(tests, self.filters);
-        let initramfs = directory.join("initramfs.cpio");
-        rootfs::build(&kernel, tests, &script)?.write(&initramfs)?;
-
-        let guest =
-            Guest { kernel: &kernel, initramfs: &initramfs, script: &script, directory: &directory, limit: self.limit };
-        let report = virtualization.boot(&guest)?;
+        let task = |(name, program): &(String, PathBuf)| Task {
+            title: format!("     Running tests of {name} on Linux {}", kernel.release),
+            program: program.clone(),
+            arguments: ["--color", "never"]
+                .map(str::to_owned)
+                .into_iter()
+                .chain(self.filters.iter().cloned())
+                .collect(),
+        };
+        let script = Script::new(tests.tests.iter().map(task).collect());
+        let report = virtualization.run(&kernel, &script, std::slice::from_ref(&tests.vswitch), self.limit)?;
         ensure!(report.passed > 0, "no test ran on Linux {}", kernel.release);
         Ok(report)
     }
+}
+
+/// Runs one program on another kernel.
+pub fn run(kernel: &str, program: PathBuf, virtualization: &mut Virtualization) -> Result<()> {
+    let kernel = Kernel::get(kernel)?;
+    let title = format!("     Running {} on Linux {}", program.display(), kernel.release);
+    let script = Script::new(vec![Task { title, program, arguments: Vec::new() }]);
+    virtualization.run(&kernel, &script, &[], Duration::from_secs(LIMIT_MINUTES * 60))?;
+    Ok(())
 }
 
 /// Whether virtual machines get the processor itself, or an emulated one. Kept between kernels: what does not work for
@@ -104,11 +116,25 @@ pub struct Virtualization {
 
 impl Default for Virtualization {
     fn default() -> Self {
-        Self { kvm: std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok() }
+        Self { kvm: fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok() }
     }
 }
 
 impl Virtualization {
+    /// Boots a kernel, and runs what the script says.
+    fn run(&mut self, kernel: &Kernel, script: &Script, others: &[PathBuf], limit: Duration) -> Result<Report> {
+        let directory = cargo::target_directory().join("kernels/run").join(&kernel.release);
+        fs::create_dir_all(&directory).with_context(|| format!("making {}", directory.display()))?;
+        // One of our own: another xtask may be trying the same kernel.
+        let initramfs = directory.join(format!("initramfs-{}.cpio", process::id()));
+        let report = rootfs::build(kernel, script, others)
+            .and_then(|archive| archive.write(&initramfs))
+            .and_then(|()| self.boot(&Guest { kernel, initramfs: &initramfs, script, directory: &directory, limit }));
+        // A hundred megabytes that the next run makes anew.
+        let _removed = fs::remove_file(&initramfs);
+        report
+    }
+
     /// Some machines have /dev/kvm and yet no virtual machine gets anywhere in it; they are noticed by that.
     fn boot(&mut self, guest: &Guest<'_>) -> Result<Report> {
         if self.kvm {

@@ -36,7 +36,7 @@ enum Verb {
     /// Run the end-to-end tests on other kernels, in virtual machines
     Kernels(kernels::Options),
     /// What the kernel's verifier says of each program: instructions visited, stack, size
-    Verifier,
+    Verifier(verifier::Options),
     /// Measure vswitch beside a direct wire, the Linux bridge and macvlan
     Bench(bench::Options),
 }
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
         Verb::Test(options) => test::test(&options),
         Verb::Ci => ci::ci(),
         Verb::Kernels(options) => kernels::kernels(&options),
-        Verb::Verifier => verifier::verifier(),
+        Verb::Verifier(options) => verifier::verifier(&options),
         Verb::Bench(options) => bench::bench(&options),
     };
     match outcome {

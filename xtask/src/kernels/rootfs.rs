@@ -1,5 +1,5 @@
-//! What a virtual machine has besides its kernel: programs of this machine with their libraries, the tests, `vswitch`
-//! at the path where the tests look for it, and an init that runs them.
+//! What a virtual machine has besides its kernel: programs of this machine with their libraries, ours at the paths that
+//! they have here, and an init that runs some of them.
 
 use std::{
     collections::BTreeSet,
@@ -11,10 +11,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::{archive::Archive, image::Kernel, libraries, modules};
-use crate::{
-    cargo::{self, EndToEnd},
-    programs,
-};
+use crate::{cargo, programs};
 
 /// Programs that tests start. Those that this machine lacks are left out, and a test that needs one says so.
 const PROGRAMS: [&str; 18] = [
@@ -34,8 +31,8 @@ const FILES: [&str; 8] = [
     "/etc/services",
 ];
 
-/// The whole of it.
-pub fn build(kernel: &Kernel, tests: &EndToEnd, script: &Script) -> Result<Archive> {
+/// The whole of it. `others` are programs of ours that nobody runs directly.
+pub fn build(kernel: &Kernel, script: &Script, others: &[PathBuf]) -> Result<Archive> {
     let mut archive = Archive::default();
     for directory in ["bin", "sbin", "lib", "lib32", "lib64"] {
         archive.symlink(Path::new("/").join(directory), &format!("usr/{directory}"));
@@ -53,8 +50,8 @@ pub fn build(kernel: &Kernel, tests: &EndToEnd, script: &Script) -> Result<Archi
     archive.symlink("/etc/mtab", "/proc/self/mounts");
 
     let mut executables: BTreeSet<PathBuf> = PROGRAMS.iter().filter_map(|name| programs::find(name)).collect();
-    executables.insert(tests.vswitch.clone());
-    executables.extend(tests.tests.iter().map(|(_, path)| path.clone()));
+    executables.extend(others.iter().cloned());
+    executables.extend(script.tasks.iter().map(|task| task.program.clone()));
     for executable in &executables {
         for library in libraries::of(executable)? {
             archive.copy(&library, &library);
@@ -90,28 +87,34 @@ fn busybox(archive: &mut Archive) -> Result<()> {
     Ok(())
 }
 
+/// Something that the machine is started for.
+#[derive(Clone, Debug)]
+pub struct Task {
+    pub title: String,
+    pub program: PathBuf,
+    pub arguments: Vec<String>,
+}
+
 /// The program that the kernel starts. It tells how far it got in lines that begin with a mark that nobody else prints.
 pub struct Script {
     mark: String,
-    tests: Vec<(String, PathBuf)>,
-    filters: Vec<String>,
+    tasks: Vec<Task>,
 }
 
 /// What init tells.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Tidings {
-    /// The machine is up, the tests begin.
+    /// The machine is up, the first task begins.
     Begun,
-    /// All tests were run, and so many test binaries failed.
+    /// All were run, and so many failed.
     Ended { failed: u32 },
 }
 
 impl Script {
-    /// One that runs the end-to-end tests, or those of them whose names contain one of the filters.
-    pub fn new(tests: &EndToEnd, filters: &[String]) -> Self {
+    /// One that runs these, one after the other.
+    pub fn new(tasks: Vec<Task>) -> Self {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let mark = format!("vswitch-kernels-{}-{}", process::id(), now.as_nanos());
-        Self { mark, tests: tests.tests.clone(), filters: filters.to_vec() }
+        Self { mark: format!("vswitch-kernels-{}-{}", process::id(), now.as_nanos()), tasks }
     }
 
     /// Reads a line of the console.
@@ -127,15 +130,12 @@ impl Script {
         let mark = &self.mark;
         let package = cargo::root().join("vswitch");
         let package = quoted(&package.to_string_lossy());
-        let filters: String = self.filters.iter().map(|filter| format!(" {}", quoted(filter))).collect();
-        let tests: String = self
-            .tests
-            .iter()
-            .map(|(name, path)| {
-                let path = quoted(&path.to_string_lossy());
-                format!("echo \"     Running tests of {name} on Linux $(uname -r)\"\n{path} --color never{filters} || failed=$((failed + 1))\n")
-            })
-            .collect();
+        let run = |task: &Task| {
+            let arguments: String = task.arguments.iter().map(|argument| format!(" {}", quoted(argument))).collect();
+            let (title, program) = (quoted(&task.title), quoted(&task.program.to_string_lossy()));
+            format!("echo {title}\n{program}{arguments} || failed=$((failed + 1))\n")
+        };
+        let tasks: String = self.tasks.iter().map(run).collect();
         format!(
             "#!/bin/sh
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM=dumb LANG=C.UTF-8
@@ -163,7 +163,7 @@ export CARGO_MANIFEST_DIR={package}
 cd {package}
 echo '{mark} begun'
 failed=0
-{tests}echo \"{mark} ended $failed\"
+{tasks}echo \"{mark} ended $failed\"
 # This waits until all of it has gone out.
 stty -F /dev/ttyS1 raw
 poweroff -f
@@ -181,22 +181,20 @@ fn quoted(word: &str) -> String {
 mod tests {
     use super::*;
 
-    fn script(filters: &[&str]) -> Script {
-        let tests = vec![("e2e".to_owned(), PathBuf::from("/w/it's/e2e-1"))];
-        let filters: Vec<_> = filters.iter().map(|filter| (*filter).to_owned()).collect();
-        Script::new(&EndToEnd { tests, vswitch: PathBuf::new() }, &filters)
+    fn script() -> Script {
+        let arguments = vec!["--color".to_owned(), "a b".to_owned()];
+        Script::new(vec![Task { title: "It's a test".to_owned(), program: PathBuf::from("/w/it's/e2e-1"), arguments }])
     }
 
     #[test]
-    fn the_shell_gets_paths_and_filters_as_they_are() {
-        let text = script(&["a b", "c"]).text();
-        assert!(text.contains(r"'/w/it'\''s/e2e-1' --color never 'a b' 'c' || failed"), "{text}");
+    fn the_shell_gets_paths_and_arguments_as_they_are() {
+        let text = script().text();
+        assert!(text.contains("echo 'It'\\''s a test'\n'/w/it'\\''s/e2e-1' '--color' 'a b' || failed"), "{text}");
     }
 
     #[test]
     fn only_its_own_lines_are_tidings() {
-        let (script, other) =
-            (script(&[]), Script { mark: "vswitch-kernels-0-0".to_owned(), tests: vec![], filters: vec![] });
+        let (script, other) = (script(), Script { mark: "vswitch-kernels-0-0".to_owned(), tasks: vec![] });
         let mark = &script.mark;
         assert_eq!(script.tidings(&format!("{mark} begun\r\n")), Some(Tidings::Begun));
         assert_eq!(script.tidings(&format!("{mark} ended 2")), Some(Tidings::Ended { failed: 2 }));
@@ -207,7 +205,7 @@ mod tests {
 
     #[test]
     fn init_is_a_script_that_the_shell_understands() {
-        let text = script(&["it's"]).text();
+        let text = script().text();
         programs::run(Command::new("sh").args(["-n", "-c", &text])).expect("its syntax is right");
     }
 }
