@@ -58,7 +58,7 @@ impl Instance {
         let status = up.process_group(0).status().map_err(|error| command::not_started(&up, &error))?;
         command::stop_if_interrupted()?;
         if !status.success() {
-            bail!("`vswitch up` failed: {}", read_all(&mut words)?.trim());
+            bail!("`vswitch up` failed ({status}): {}", read_all(&mut words)?.trim());
         }
         Ok(instance)
     }
