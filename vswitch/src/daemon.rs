@@ -150,6 +150,22 @@ pub fn check_machine() -> Result<Capabilities, DaemonError> {
     Ok(capabilities)
 }
 
+/// Makes sure that an instance that is up serves the namespace of this process; false if the one it serves is gone.
+///
+/// # Errors
+/// [`DaemonError::OtherNamespace`].
+pub fn check_namespace(instance: &Instance) -> Result<bool, DaemonError> {
+    let own = Netns::current()?.id();
+    match served::read(instance).filter(|served| *served != own) {
+        None => Ok(true),
+        Some(served) if served::find(served)?.is_none() => Ok(false),
+        Some(_) => {
+            let (instance, command) = (instance.name().to_string(), instance.command());
+            Err(DaemonError::OtherNamespace { instance, command })
+        }
+    }
+}
+
 /// Makes the instance's directory below /run.
 ///
 /// # Errors
@@ -242,20 +258,13 @@ struct Serving {
 
 async fn start(options: &Options, capabilities: &Capabilities, before: &Before) -> Result<Serving, DaemonError> {
     let instance = &options.instance;
-    let own = Netns::current()?.id();
-    if before.running
-        && let Some(served) = served::read(instance).filter(|served| *served != own)
-    {
-        if served::find(served)?.is_some() {
-            let (instance, command) = (instance.name().to_string(), instance.command());
-            return Err(DaemonError::OtherNamespace { instance, command });
-        }
-        // That namespace is gone, and its devices with it: the programs have nothing left to run on.
+    if before.running && !check_namespace(instance)? {
+        // The namespace that it served is gone, and its devices with it: the programs have nothing left to run on.
         bpffs::remove(&instance.bpf_directory())?;
     }
     make_directory(&instance.state_directory(), 0o700)?;
     let (store, recorded) = Store::open(&instance.store_file())?;
-    served::write(instance, own)?;
+    served::write(instance, Netns::current()?.id())?;
     bpffs::ensure(&instance.bpf_directory())?;
     let datapath =
         crate::datapath::Options { directory: instance.bpf_directory(), mode: options.mode, fdb_size: FDB_SIZE };

@@ -1,14 +1,13 @@
 //! What goes over the socket. Requests carry text as it was typed: the switch judges it, and its error names it.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use vswitch_common::tables::{PortCounters, VlanKey};
+use vswitch_common::tables::PortCounters;
 use vswitch_common::verdict::DropReason;
 
 use crate::model::{Driver, EndpointId, NetworkId, Subnet};
@@ -352,35 +351,6 @@ pub struct FdbFilter {
     pub kind: Option<StationKind>,
 }
 
-/// A VLAN: 0 is untagged, a number that of an 802.1Q tag, `s` and a number that of an 802.1ad service tag.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum VlanView {
-    /// Untagged, or an 802.1Q tag.
-    Customer(u16),
-    /// A service tag.
-    Service(String),
-}
-
-impl From<VlanKey> for VlanView {
-    fn from(vlan: VlanKey) -> Self {
-        if vlan.0 & VlanKey::SERVICE == 0 {
-            Self::Customer(vlan.0)
-        } else {
-            Self::Service(format!("s{}", vlan.0 & !VlanKey::SERVICE))
-        }
-    }
-}
-
-impl fmt::Display for VlanView {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Customer(vlan) => write!(f, "{vlan}"),
-            Self::Service(vlan) => f.write_str(vlan),
-        }
-    }
-}
-
 /// A station in the FDB.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StationView {
@@ -388,8 +358,10 @@ pub struct StationView {
     pub mac: String,
     /// The name of the network.
     pub network: String,
-    /// Its VLAN.
-    pub vlan: VlanView,
+    /// Its VLAN; 0 is untagged.
+    pub vlan: u16,
+    /// Whether the VLAN is that of an 802.1ad service tag, which are numbered for themselves.
+    pub service_tag: bool,
     /// The port it is behind.
     pub port: String,
     /// How it came here.
@@ -417,7 +389,7 @@ pub struct FdbKeyRequest {
     pub mac: String,
     /// The network.
     pub network: String,
-    /// Its VLAN, as [`VlanView`] writes it; untagged if not given.
+    /// Its VLAN, with an `s` before it for that of a service tag; untagged if not given.
     pub vlan: Option<String>,
 }
 
@@ -454,12 +426,6 @@ mod tests {
         counters.drops[DropReason::SourceSpoofed as usize] = 2;
         let view = Counters::from(&counters);
         assert_eq!((view.rx_frames, view.drops["source_spoofed"], view.drops.len()), (3, 2, DropReason::ALL.len()));
-    }
-
-    #[test]
-    fn the_two_kinds_of_tag_are_told_apart() {
-        let json = |key| serde_json::to_string(&VlanView::from(VlanKey(key))).expect("JSON");
-        assert_eq!((json(0), json(30), json(VlanKey::SERVICE | 30)), ("0".into(), "30".into(), "\"s30\"".into()));
     }
 
     #[test]

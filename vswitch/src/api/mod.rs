@@ -9,7 +9,7 @@ pub use messages::{
     AttachRequest, Counters, DetachRequest, Detached, DownRequest, EndpointDetails, EndpointView, ErrorBody,
     ErrorDocument, FdbFilter, FdbFlush, FdbFlushed, FdbKeyRequest, FdbStatic, HooksView, NetworkDetails,
     NetworkRequest, NetworkView, PortView, PublishedView, StationKind, StationView, StatsFilter, Status, SubnetView,
-    UplinkView, VlanView,
+    UplinkView,
 };
 pub use server::{DownCall, router};
 

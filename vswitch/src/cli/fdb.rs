@@ -23,7 +23,7 @@ pub async fn show(client: &mut Client, arguments: &FdbShow, output: Output) -> R
             [
                 station.mac.clone(),
                 station.network.clone(),
-                station.vlan.to_string(),
+                format!("{}{}", if station.service_tag { "s" } else { "" }, station.vlan),
                 station.port.clone(),
                 match station.kind {
                     StationKind::Static => "static".to_owned(),

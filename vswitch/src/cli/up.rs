@@ -50,6 +50,7 @@ pub fn run(arguments: &Up, instance: &Instance, output: Output) -> Result<(), Fa
         return be_daemon(arguments, instance);
     }
     if let Some(status) = running(instance)? {
+        daemon::check_namespace(instance)?;
         return report(&Report { instance: status.instance, started: false, restored: Restored::default() }, output);
     }
     if arguments.foreground {

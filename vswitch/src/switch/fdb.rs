@@ -7,7 +7,7 @@ use vswitch_common::tables::{FdbEntry, FdbKey, NetworkNumber, PortNumber, VlanKe
 
 use super::views::NamedPort;
 use super::{Switch, SwitchError};
-use crate::api::{FdbFilter, FdbFlush, FdbFlushed, FdbKeyRequest, FdbStatic, StationKind, StationView, VlanView};
+use crate::api::{FdbFilter, FdbFlush, FdbFlushed, FdbKeyRequest, FdbStatic, StationKind, StationView};
 use crate::datapath::Datapath;
 use crate::model::StationMac;
 
@@ -44,7 +44,8 @@ impl Switch {
             stations.push(StationView {
                 mac: key.mac.to_string(),
                 network: network.clone(),
-                vlan: VlanView::from(key.vlan),
+                vlan: key.vlan.0 & !VlanKey::SERVICE,
+                service_tag: key.vlan.0 & VlanKey::SERVICE != 0,
                 port: port.name.clone(),
                 kind,
                 age: (!entry.is_static()).then(|| Datapath::age_of(&entry)),
