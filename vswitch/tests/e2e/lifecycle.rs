@@ -5,7 +5,7 @@ use std::{os::unix::fs::MetadataExt as _, os::unix::net::UnixDatagram};
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
-use crate::harness::{BpfObject, Host, Netns, PATIENCE, Surroundings, eventually, ping, spawn};
+use crate::harness::{BINARY, BpfObject, Host, Netns, PATIENCE, Surroundings, complaint, eventually, ping, run, spawn};
 
 #[test]
 fn up_serves_the_predefined_networks() {
@@ -93,6 +93,18 @@ fn a_second_up_says_that_it_is_up_already() {
     assert_eq!(said.lines().count(), 1, "{outcome:#?}");
     assert_eq!(host.daemon(), daemon);
     assert_eq!(Surroundings::of(&host, &[]), before);
+}
+
+#[test]
+fn an_instance_serves_one_namespace() {
+    let host = Host::up(&[]);
+    let elsewhere = Netns::new("elsewhere");
+    let mut up = elsewhere.command(BINARY);
+    up.args(["--instance", host.instance(), "up"]);
+    let before = Surroundings::of(&host, &[&elsewhere]);
+    let line = complaint(1, &run(&mut up));
+    assert!(line.contains(host.instance()) && line.contains("namespace"), "{line}");
+    assert_eq!(Surroundings::of(&host, &[&elsewhere]), before);
 }
 
 #[test]

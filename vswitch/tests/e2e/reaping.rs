@@ -1,5 +1,9 @@
 //! What disappears behind the switch's back.
 
+use std::net::Ipv4Addr;
+
+use serde_json::Value;
+
 use crate::harness::{Host, Netns, Surroundings, eventually, ping, tcp};
 
 #[test]
@@ -96,4 +100,47 @@ fn the_containers_end_renamed_or_moved_is_still_detached() {
     a.ip(&format!("link set eth0 netns {}", elsewhere.name()));
     host.ok(&["detach", "a"]);
     assert_eq!(Surroundings::of(&host, &[&a, &elsewhere]), before);
+}
+
+#[test]
+fn the_hosts_own_device_is_made_again_when_it_is_removed() {
+    let host = Host::up(&[]);
+    let container = Netns::new("a");
+    host.attach(&container, &[]);
+    let gateway = Ipv4Addr::new(10, 201, 0, 1);
+    let holder =
+        |host: &Host| host.netns.devices().into_iter().find(|device| host.netns.addresses(device).contains(&gateway));
+    let before = host.netns.devices().len();
+    let device = holder(&host).expect("a device holds the gateway's address");
+    host.netns.ip(&format!("link del {device}"));
+    eventually("the device is there again", || {
+        (host.netns.devices().len() == before && holder(&host).is_some_and(|name| name == device)).then_some(())
+    });
+    // It is there before it is up.
+    eventually("it is up", || (host.netns.device(&device)?["operstate"] == "UP").then_some(()));
+    ping(&container, gateway);
+}
+
+#[test]
+fn an_uplink_that_goes_and_comes_back_is_taken_in_again() {
+    let host = Host::down();
+    let [a, b, wire] = ["a", "b", "wire"].map(Netns::new);
+    host.netns.wire("phys0", &wire, "eth0");
+    host.start(&[]);
+    host.ok(&["network", "create", "--subnet", "10.77.0.0/24", "-o", "uplink=phys0", "lan"]);
+    host.attach(&a, &["--network", "lan"]);
+    let at_b = host.attach(&b, &["--network", "lan"]);
+    let present = || {
+        let networks: Vec<Value> = host.json(&["network", "inspect", "lan"]);
+        networks[0]["uplink"]["present"].as_bool()
+    };
+    assert_eq!(present(), Some(true));
+    host.netns.ip("link del phys0");
+    eventually("its absence is seen", || (present() == Some(false)).then_some(()));
+    ping(&a, at_b.ipv4);
+    host.netns.wire("phys0", &wire, "eth0");
+    wire.ip("address add 10.77.0.200/24 dev eth0");
+    eventually("it is taken in again", || (present() == Some(true)).then_some(()));
+    ping(&wire, at_b.ipv4);
+    tcp(&a, &wire, Ipv4Addr::new(10, 77, 0, 200), 1 << 20);
 }

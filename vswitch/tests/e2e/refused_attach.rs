@@ -89,7 +89,7 @@ fn symlinks_that_somebody_else_could_change() {
 
     for path in [&their_link, &replaceable, &through, &chain] {
         let path = path.to_string_lossy();
-        refused(&host, &[&container], &["attach", "--netns", &path, "--name", "x"], &["symlink", &path]);
+        refused(&host, &[&container], &["attach", "--netns", &path, "--name", "x"], &["symbolic link", &path]);
     }
 }
 

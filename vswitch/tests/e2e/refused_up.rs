@@ -85,7 +85,7 @@ fn without_bpf() {
     for code in [libc::ENOSYS, libc::EPERM] {
         let denial: fn() -> Result<(), Error> =
             if code == libc::ENOSYS { || deny_bpf(libc::ENOSYS) } else { || deny_bpf(libc::EPERM) };
-        refused(&host, with(host.command(&["up"]), denial), &["bpf"]);
+        refused(&host, with(host.command(&["up"]), denial), &["BPF"]);
     }
     host.start(&[]);
 }

@@ -14,6 +14,7 @@ mod tcp;
 mod udp;
 
 use std::{
+    fmt::Debug,
     sync::atomic::{AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
@@ -33,17 +34,23 @@ pub use udp::{udp, udp_broadcast, udp_segmented};
 
 /// How long an event may take before a test calls it a hang. Generous: kernels under emulation are slow, and nothing
 /// here is about time.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits until `probe` finds what it looks for.
 #[track_caller]
 pub fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+    settles(what, || probe().ok_or("no more is known"))
+}
+
+/// The same for a probe that can say what it finds instead.
+#[track_caller]
+pub fn settles<T, E: Debug>(what: &str, mut probe: impl FnMut() -> Result<T, E>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        if let Some(found) = probe() {
-            return found;
+        match probe() {
+            Ok(found) => return found,
+            Err(instead) => assert!(Instant::now() < deadline, "after {PATIENCE:?} still not: {what}: {instead:#?}"),
         }
-        assert!(Instant::now() < deadline, "after {PATIENCE:?} still not: {what}");
         thread::sleep(Duration::from_millis(10));
     }
 }
