@@ -21,7 +21,7 @@ use crate::kernel::netlink::Netlink;
 use crate::lock::Lock;
 use crate::model::{Instance, Network};
 use crate::served;
-use crate::store::Store;
+use crate::store::{Change, Store};
 use crate::switch::{remove_files, remove_leftovers, restore_uplink};
 
 /// How long a daemon may take to end after it has removed everything.
@@ -100,30 +100,27 @@ fn without_daemon(instance: &Instance, purge: bool) -> Result<(), DaemonError> {
 
 async fn remove_devices(instance: &Instance) -> Result<(), DaemonError> {
     let netlink = Netlink::open()?;
-    let networks = recorded_networks(instance);
-    if networks.iter().any(|network| network.uplink_before.is_some())
-        && bpffs::is_mounted(&instance.bpf_directory())
-        && let Err(error) = release_uplinks(instance, &netlink, &networks).await
-    {
-        // The programs go with the bpffs, if not in order.
+    if let Err(error) = release_uplinks(instance, &netlink).await {
+        // What is recorded may be unreadable. The programs go with the bpffs all the same.
         tracing::warn!("{error}");
     }
     Ok(remove_leftovers(&netlink, instance).await?)
 }
 
-/// What was recorded; nothing where that cannot be read any more.
-fn recorded_networks(instance: &Instance) -> Vec<Network> {
-    let path = instance.store_file();
-    if !path.exists() {
-        return Vec::new();
+/// Gives the uplinks back as they were found.
+async fn release_uplinks(instance: &Instance, netlink: &Netlink) -> Result<(), DaemonError> {
+    if !instance.store_file().exists() || !bpffs::is_mounted(&instance.bpf_directory()) {
+        return Ok(());
     }
-    Store::open(&path).map(|(_, recorded)| recorded.networks).unwrap_or_default()
-}
-
-async fn release_uplinks(instance: &Instance, netlink: &Netlink, networks: &[Network]) -> Result<(), DaemonError> {
+    let (store, recorded) = Store::open(&instance.store_file())?;
+    let networks: Vec<Network> =
+        recorded.networks.into_iter().filter(|network| network.uplink_before.is_some()).collect();
+    if networks.is_empty() {
+        return Ok(());
+    }
     let directory = instance.bpf_directory();
-    let datapath =
-        Arc::new(Datapath::open(crate::datapath::Options { directory, mode: Mode::Auto, fdb_size: FDB_SIZE })?);
+    let options = crate::datapath::Options { directory, mode: Mode::Auto, fdb_size: FDB_SIZE };
+    let datapath = Arc::new(Datapath::open(options)?);
     for (number, _) in datapath.ports()?.iter().filter(|(_, port)| port.kind() == Some(PortKind::Uplink)) {
         datapath.remove_port(*number)?;
     }
@@ -131,5 +128,6 @@ async fn release_uplinks(instance: &Instance, netlink: &Netlink, networks: &[Net
     for before in networks.iter().filter_map(|network| network.uplink_before.as_ref()) {
         restore_uplink(before, scene).await;
     }
-    Ok(())
+    let forgotten = networks.into_iter().map(|network| Change::PutNetwork(Network { uplink_before: None, ..network }));
+    Ok(store.commit(forgotten.collect()).await?)
 }

@@ -9,11 +9,13 @@ use vswitch_common::tables::NetworkNumber;
 
 use super::{Switch, SwitchError};
 use crate::datapath::Datapath;
-use crate::kernel::netlink::{Link, LinkEvent};
+use crate::kernel::netlink::{Link, LinkEvent, Netlink};
 use crate::model::{DEFAULT_AGEING, EndpointId, NetworkId, Owner, Phase};
 
 /// How often everything is looked at again, should an event ever be missed.
 const RESYNC: Duration = Duration::from_secs(60);
+/// How long to wait before link events are asked for again.
+const RETRY: Duration = Duration::from_secs(1);
 /// How often stations are aged, unless a network forgets faster.
 const AGEING: Duration = Duration::from_secs(10);
 
@@ -44,10 +46,13 @@ impl Switch {
                     }
                 }
                 None => {
-                    // The socket is of no use any more; the loop above still looks once a minute.
-                    tracing::error!("no more link events: devices that go away are noticed within {RESYNC:?}");
-                    events = mpsc::unbounded_channel().1;
-                    tokio::time::sleep(RESYNC).await;
+                    // The socket broke. What it did not tell is found by looking, once there is another.
+                    tokio::time::sleep(RETRY).await;
+                    match Netlink::link_events() {
+                        Ok(again) => events = again,
+                        Err(error) => tracing::error!("no link events: {error}"),
+                    }
+                    resync.reset_immediately();
                 }
             }
         }

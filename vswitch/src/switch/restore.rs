@@ -7,7 +7,6 @@ use std::sync::Arc;
 use futures::StreamExt as _;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
-use vswitch_common::tables::PortKind;
 
 use super::state::{EndpointEntry, NetworkEntry, PortHandle};
 use super::{Switch, SwitchError};
@@ -118,12 +117,8 @@ impl Switch {
                 );
                 continue;
             };
-            // Still an uplink from before, or an interface to be made one: then it is looked at anew.
-            let running = self.datapath.ports()?.iter().any(|(_, port)| {
-                port.ifindex == link.index && port.kind() == Some(PortKind::Uplink) && port.network == network.number
-            });
-            let known = network.uplink_before.as_ref().is_some_and(|before| before.index == link.index);
-            if !(running && known) {
+            // `down` forgets how it was found. What is still known is how it was before a daemon that died changed it.
+            if network.uplink_before.as_ref().is_none_or(|before| before.index != link.index) {
                 network.uplink_before = Some(self.uplink_before(&interface, link, network.bridge.xdp));
                 self.record_network(&network).await?;
             }

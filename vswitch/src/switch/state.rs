@@ -250,3 +250,157 @@ fn lock_new(lock: &Arc<AsyncMutex<()>>) -> OwnedMutexGuard<()> {
         Err(_) => unreachable!("it was made here"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ipam::IpamError;
+    use crate::model::{BridgeOptions, Driver, EndpointAddress, NetnsRecord};
+
+    fn draft(name: &str, subnet: Option<&str>) -> Network {
+        let config = |text: &str| SubnetConfig::new(text.parse().expect("a subnet"), None, None).expect("valid");
+        Network {
+            id: NetworkId::random().expect("random bytes"),
+            name: name.parse().expect("a name"),
+            number: NetworkNumber::default(),
+            driver: Driver::Bridge,
+            subnets: subnet.map(config).into_iter().collect(),
+            options: BTreeMap::new(),
+            bridge: BridgeOptions::default(),
+            labels: BTreeMap::new(),
+            created: time::OffsetDateTime::UNIX_EPOCH,
+            uplink_before: None,
+        }
+    }
+
+    fn wanted(network: &Network, name: &str, inode: u64) -> Wanted {
+        let endpoint = Endpoint {
+            id: EndpointId::random().expect("random bytes"),
+            name: name.parse().expect("a name"),
+            network: network.id,
+            netns: NetnsRecord { path: "/run/netns/x".into(), dev: 4, inode },
+            address: Some(EndpointAddress {
+                ifname: "eth0".parse().expect("a name"),
+                mac: StationMac::generated(&network.id, name, 0),
+                ipv4: Ipv4Addr::UNSPECIFIED,
+                mtu: 0,
+            }),
+            hostname: None,
+            aliases: Vec::new(),
+            labels: BTreeMap::new(),
+            created: time::OffsetDateTime::UNIX_EPOCH,
+            phase: Phase::Attaching,
+        };
+        Wanted { endpoint, ip: None, mac: None, taken: Vec::new() }
+    }
+
+    /// A state with one network that others find.
+    fn with_network(subnet: &str) -> (State, Network) {
+        let mut state = State::default();
+        let (network, _) = state.admit_network(draft("front", Some(subnet)), &[], &[], 1400).expect("admitted");
+        state.networks.get_mut(&network.id).expect("there").ready = true;
+        (state, network)
+    }
+
+    fn address(endpoint: &Endpoint) -> EndpointAddress {
+        endpoint.address.clone().expect("it has one")
+    }
+
+    #[test]
+    fn networks_get_numbers_and_subnets_of_their_own() {
+        let pools = ["10.5.0.0/22".parse().expect("a subnet")];
+        let routes = ["10.5.1.0/24".parse().expect("a route")];
+        let mut state = State::default();
+        let mut admitted = |name, subnet| {
+            let (network, _) = state.admit_network(draft(name, subnet), &pools, &routes, 1500)?;
+            Ok::<_, SwitchError>((network.number.0, network.subnets[0].subnet.to_string()))
+        };
+        assert_eq!(admitted("a", None).expect("the first"), (1, "10.5.0.0/24".to_owned()));
+        assert_eq!(admitted("b", None).expect("past the route"), (2, "10.5.2.0/24".to_owned()));
+        assert_eq!(admitted("c", Some("10.5.3.0/25")).expect("its own"), (3, "10.5.3.0/25".to_owned()));
+        assert!(matches!(admitted("d", None), Err(SwitchError::Pool(IpamError::NoSubnet(_)))));
+        assert!(matches!(admitted("a", Some("10.6.0.0/24")), Err(SwitchError::NetworkExists(_))));
+        let overlap = admitted("e", Some("10.5.0.128/25")).expect_err("it overlaps a's");
+        assert!(matches!(&overlap, SwitchError::SubnetOverlap { network, .. } if network.as_str() == "a"));
+        assert!(overlap.to_string().starts_with("Pool overlaps with other one on this address space"), "{overlap}");
+    }
+
+    #[test]
+    fn an_uplink_belongs_to_one_network() {
+        let mut state = State::default();
+        let uplinked = |name, subnet| {
+            let mut network = draft(name, Some(subnet));
+            network.bridge.uplink = Some("eth1".parse().expect("a name"));
+            network
+        };
+        assert!(state.admit_network(uplinked("a", "10.1.0.0/24"), &[], &[], 1500).is_ok());
+        let second = state.admit_network(uplinked("b", "10.2.0.0/24"), &[], &[], 1500);
+        assert!(matches!(second, Err(SwitchError::UplinkInUse { .. })));
+    }
+
+    #[test]
+    fn endpoints_get_addresses_that_nobody_else_has() {
+        let (mut state, network) = with_network("10.9.8.0/29");
+        let mut given = BTreeSet::new();
+        for (inode, name) in ["a", "b", "c", "d", "e"].into_iter().enumerate() {
+            let admitted = state.admit_endpoint(wanted(&network, name, inode as u64));
+            let (endpoint, _, _) = admitted.expect("there is room");
+            let address = address(&endpoint);
+            assert_eq!(address.mtu, 1400);
+            assert!(given.insert(address.ipv4) && address.ipv4 != network.subnets[0].gateway);
+        }
+        let full = state.admit_endpoint(wanted(&network, "f", 9)).expect_err("all are taken");
+        assert_eq!((full.code(), full.to_string().contains("front")), ("no_available_address", true));
+        // As soon as one is free, it is given again.
+        let freed = state.endpoint("c").expect("there").record.clone();
+        state.endpoints.remove(&freed.id);
+        let (next, _, _) = state.admit_endpoint(wanted(&network, "f", 9)).expect("there is room");
+        assert_eq!(address(&next).ipv4, address(&freed).ipv4);
+    }
+
+    #[test]
+    fn what_is_taken_is_refused_with_whose_it_is() {
+        let (mut state, network) = with_network("10.9.8.0/24");
+        let (web, _, _) = state.admit_endpoint(wanted(&network, "web", 1)).expect("admitted");
+        let refused = |wanted| state.admit_endpoint(wanted).expect_err("taken");
+        let mut refused = refused;
+        assert_eq!(refused(wanted(&network, "web", 2)).code(), "endpoint_exists");
+        assert_eq!(refused(wanted(&network, "other", 1)).code(), "already_attached");
+        for (ip, holder) in [("10.9.8.2", "endpoint web"), ("10.9.8.1", "the gateway"), ("10.9.8.77", "the host")] {
+            let taken = vec![Ipv4Addr::new(10, 9, 8, 77)];
+            let error = refused(Wanted { ip: ip.parse().ok(), taken, ..wanted(&network, "x", 3) });
+            assert!(error.code() == "address_in_use" && error.to_string().contains(holder), "{error}");
+        }
+        let error = refused(Wanted { mac: Some(address(&web).mac), ..wanted(&network, "x", 3) });
+        assert!(error.code() == "mac_in_use" && error.to_string().contains("endpoint web"), "{error}");
+        assert_eq!(state.endpoints.len(), 1, "nothing of it stays");
+    }
+
+    #[test]
+    fn a_generated_address_gives_way_to_one_that_was_asked_for() {
+        let (mut state, network) = with_network("10.9.8.0/24");
+        let squatted = StationMac::generated(&network.id, "web", 0);
+        state.admit_endpoint(Wanted { mac: Some(squatted), ..wanted(&network, "squatter", 1) }).expect("admitted");
+        let (web, _, _) = state.admit_endpoint(wanted(&network, "web", 2)).expect("admitted");
+        assert_eq!(address(&web).mac, StationMac::generated(&network.id, "web", 1));
+    }
+
+    #[test]
+    fn things_are_found_by_name_and_by_the_beginning_of_their_ids() {
+        let (mut state, network) = with_network("10.9.8.0/24");
+        let (web, _, _) = state.admit_endpoint(wanted(&network, "web", 1)).expect("admitted");
+        for reference in ["web".to_owned(), web.id.to_string(), web.id.digits(8)] {
+            assert_eq!(state.endpoint(&reference).expect("found").record.id, web.id);
+        }
+        assert_eq!(state.network(&network.id.short()).expect("found").record.id, network.id);
+        assert!(matches!(state.endpoint(""), Err(SwitchError::EndpointNotFound(_))));
+        assert!(matches!(state.endpoint("x"), Err(SwitchError::EndpointNotFound(_))));
+        for n in 0..17 {
+            state.admit_endpoint(wanted(&network, &format!("e{n}"), 10 + n)).expect("admitted");
+        }
+        let ambiguous = (0..16)
+            .map(|digit| format!("{digit:x}"))
+            .any(|digit| matches!(state.endpoint(&digit), Err(SwitchError::Ambiguous(_))));
+        assert!(ambiguous, "of eighteen ids two begin with the same digit");
+    }
+}

@@ -34,8 +34,13 @@ impl Switch {
         self.close().await;
         let networks: Vec<Network> = self.state().networks.values().map(|entry| entry.record.clone()).collect();
         let mut failed = None;
-        for network in networks.iter().filter(|network| network.bridge.uplink.is_some()) {
-            if let Err(error) = self.release_uplink(network).await {
+        for network in networks.into_iter().filter(|network| network.uplink_before.is_some()) {
+            let released = match self.release_uplink(&network).await {
+                // As it is found next time is how it will be given back.
+                Ok(()) => self.record_network(&Network { uplink_before: None, ..network }).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = released {
                 failed.get_or_insert(error);
             }
         }
