@@ -186,3 +186,30 @@ pub(super) fn xdp(ebpf: &mut Ebpf, hook: Hook) -> &mut XdpProgram {
         _ => unreachable!("{} is an XDP program", hook.program()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn building_without_bpf_linker_says_how_to_get_it() {
+        // The build script that made OBJECT lies beside its output, in a folder of this package.
+        let builds = Path::new(env!("OUT_DIR")).ancestors().nth(2).expect("target/PROFILE/build");
+        let scripts = fs::read_dir(builds).expect("read it").filter_map(Result::ok).filter_map(|entry| {
+            let script = entry.path().join("build-script-build");
+            let ours = entry.file_name().to_string_lossy().starts_with("vswitch-");
+            Some((script.metadata().ok()?.modified().ok()?, script)).filter(|_| ours)
+        });
+        let (_, script): (_, PathBuf) = scripts.max().expect("the build script of this package");
+        let nowhere = tempfile::tempdir().expect("an empty folder");
+        let run = Command::new(script).env("PATH", nowhere.path()).env("OUT_DIR", nowhere.path()).output();
+        let run = run.expect("run the build script");
+        assert!(!run.status.success());
+        let message = String::from_utf8_lossy(&run.stderr);
+        assert!(message.contains("bpf-linker is not in PATH") && message.contains("cargo xtask setup"), "{message}");
+        assert_eq!(fs::read_dir(nowhere.path()).expect("read it").count(), 0, "nothing is left behind");
+    }
+}
