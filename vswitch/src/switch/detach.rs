@@ -44,8 +44,9 @@ impl Switch {
         let found = self.state().endpoints.get(&id).map(|entry| (entry.record.clone(), entry.port));
         let Some((endpoint, port)) = found else { return Ok(None) };
         if let Some(port) = port {
-            self.remove_port(port.number).await?;
+            // The device first: there is no moment in which its frames meet no program.
             self.delete_device(port.ifindex, &Owner::Endpoint(id)).await?;
+            self.remove_port(port.number).await?;
         }
         self.forget(id).await;
         Ok(Some(endpoint))

@@ -119,13 +119,13 @@ impl Switch {
         // The record may have changed since, with an uplink that returned.
         let record = self.state().networks.get(&network.id).map(|entry| entry.record.clone());
         self.release_uplink(record.as_ref().unwrap_or(network)).await?;
-        let port = self.state().networks.get(&network.id).and_then(|entry| entry.host_port);
-        if let Some(port) = port {
-            self.remove_port(port.number).await?;
-        }
         let device = self.instance.host_device(&network.name);
         if let Some(link) = self.netlink.link_by_name(&device).await? {
             self.delete_device(link.index, &Owner::Host).await?;
+        }
+        let port = self.state().networks.get(&network.id).and_then(|entry| entry.host_port);
+        if let Some(port) = port {
+            self.remove_port(port.number).await?;
         }
         self.store.commit(vec![Change::RemoveNetwork(network.id)]).await?;
         self.state().networks.remove(&network.id);
