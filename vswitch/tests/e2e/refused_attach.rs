@@ -5,28 +5,56 @@ use std::{os::unix::fs::symlink, path::Path};
 use nix::unistd::{Gid, Uid, chown};
 use serde_json::Value;
 
-use crate::harness::{Host, Netns, Outcome, Surroundings, complaint, ping};
+use crate::harness::{Attached, Host, Netns, Outcome, Surroundings, complaint, ping};
 
-/// Runs a command that must fail and change nothing; its complaint names all of these.
-#[track_caller]
-fn refused(host: &Host, containers: &[&Netns], arguments: &[&str], names: &[&str]) {
-    let (before, endpoints) = (Surroundings::of(host, containers), host.ps());
-    let networks: Value = host.json(&["network", "ls"]);
-    let outcome = host.run(arguments);
-    let line = match outcome {
-        // The command line itself is wrong; clap shows the usage with it.
-        Outcome { code: Some(2), ref stdout, ref stderr } => {
-            assert_eq!(stdout, "", "{arguments:?}");
-            stderr.clone()
+/// A host at rest, whose state nothing that it refuses may change.
+struct AtRest<'a> {
+    host: &'a Host,
+    containers: Vec<&'a Netns>,
+    surroundings: Surroundings,
+    endpoints: Vec<Attached>,
+    networks: Value,
+}
+
+impl<'a> AtRest<'a> {
+    fn new(host: &'a Host, containers: &[&'a Netns]) -> Self {
+        let (endpoints, networks) = (host.ps(), host.json(&["network", "ls"]));
+        Self {
+            host,
+            containers: containers.to_vec(),
+            surroundings: Surroundings::of(host, containers),
+            endpoints,
+            networks,
         }
-        _ => complaint(1, &outcome),
-    };
-    for name in names {
-        assert!(line.contains(name), "{arguments:?}: `{line}` does not name {name}");
     }
-    assert_eq!(Surroundings::of(host, containers), before, "{arguments:?} left something behind");
-    assert_eq!(host.ps(), endpoints, "{arguments:?}");
-    assert_eq!(host.json::<Value>(&["network", "ls"]), networks, "{arguments:?}");
+
+    /// Runs a command that must fail and change nothing; its complaint names all of these.
+    #[track_caller]
+    fn refuses(&self, arguments: &[&str], names: &[&str]) {
+        let outcome = self.host.run(arguments);
+        let line = match outcome {
+            // The command line itself is wrong; clap shows the usage with it.
+            Outcome { code: Some(2), ref stdout, ref stderr } => {
+                assert_eq!(stdout, "", "{arguments:?}");
+                stderr.clone()
+            }
+            _ => complaint(1, &outcome),
+        };
+        for name in names {
+            assert!(line.contains(name), "{arguments:?}: `{line}` does not name {name}");
+        }
+        let surroundings = Surroundings::of(self.host, &self.containers);
+        assert_eq!(surroundings, self.surroundings, "{arguments:?} left something behind");
+    }
+}
+
+impl Drop for AtRest<'_> {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            assert_eq!(self.host.ps(), self.endpoints);
+            assert_eq!(self.host.json::<Value>(&["network", "ls"]), self.networks);
+        }
+    }
 }
 
 #[test]
@@ -52,15 +80,9 @@ fn paths_that_are_no_container() {
         (&own, "own"),
         (&daemon, "own"),
     ];
+    let at_rest = AtRest::new(&host, &[&container]);
     for (path, reason) in cases {
-        let (before, endpoints) = (Surroundings::of(&host, &[&container]), host.ps());
-        let line = host.fails(1, &["attach", "--netns", path, "--name", "x"]);
-        assert!(
-            line.contains(path) && line.to_lowercase().contains(reason),
-            "{path}: `{line}` says nothing of `{reason}`"
-        );
-        assert_eq!(Surroundings::of(&host, &[&container]), before, "{path} left something behind");
-        assert_eq!(host.ps(), endpoints);
+        at_rest.refuses(&["attach", "--netns", path, "--name", "x"], &[path, reason]);
     }
 }
 
@@ -87,9 +109,10 @@ fn symlinks_that_somebody_else_could_change() {
     let chain = ours.path().join("chain");
     symlink(&their_link, &chain).unwrap();
 
+    let at_rest = AtRest::new(&host, &[&container]);
     for path in [&their_link, &replaceable, &through, &chain] {
         let path = path.to_string_lossy();
-        refused(&host, &[&container], &["attach", "--netns", &path, "--name", "x"], &["symbolic link", &path]);
+        at_rest.refuses(&["attach", "--netns", &path, "--name", "x"], &["symbolic link", &path]);
     }
 }
 
@@ -98,18 +121,15 @@ fn interface_names_that_cannot_be() {
     let host = Host::up(&[]);
     let (container, elsewhere) = (Netns::new("a"), Netns::new("b"));
     container.wire("eth0", &elsewhere, "far0");
+    let at_rest = AtRest::new(&host, &[&container]);
     let path = container.path_argument();
-    refused(&host, &[&container], &["attach", "--netns", &path], &["eth0", "(", ")"]);
-    refused(&host, &[&container], &["attach", "--netns", &path, "--ifname", "lo"], &["lo"]);
-    refused(
-        &host,
-        &[&container],
-        &["attach", "--netns", &path, "--ifname", "sixteen-letters0"],
-        &["sixteen-letters0", "15"],
-    );
+    at_rest.refuses(&["attach", "--netns", &path], &["eth0", "(", ")"]);
+    at_rest.refuses(&["attach", "--netns", &path, "--ifname", "lo"], &["lo"]);
+    at_rest.refuses(&["attach", "--netns", &path, "--ifname", "sixteen-letters0"], &["sixteen-letters0", "15"]);
     for name in ["a/b", "a b", ".", "..", "a:b", ""] {
-        refused(&host, &[&container], &["attach", "--netns", &path, "--ifname", name], &[name]);
+        at_rest.refuses(&["attach", "--netns", &path, "--ifname", name], &[name]);
     }
+    drop(at_rest);
     let endpoint = host.attach(&container, &["--ifname", "fifteen-letters"]);
     assert_eq!(endpoint.ifname.len(), 15);
     ping(&host.netns, endpoint.ipv4);
@@ -120,23 +140,19 @@ fn what_is_attached_or_taken_already() {
     let host = Host::up(&[]);
     let (a, b) = (Netns::new("a"), Netns::new("b"));
     let endpoint = host.attach(&a, &["--name", "web", "--mac", "02:00:00:00:00:aa"]);
-    let both = [&a, &b];
-    refused(&host, &both, &["attach", "--netns", &a.path_argument()], &["already", "bridge"]);
-    refused(
-        &host,
-        &both,
+    let at_rest = AtRest::new(&host, &[&a, &b]);
+    at_rest.refuses(&["attach", "--netns", &a.path_argument()], &["already", "bridge"]);
+    at_rest.refuses(
         &["attach", "--netns", &a.path_argument(), "--ifname", "eth1", "--name", "second"],
         &["already", "bridge"],
     );
     let other = b.path_argument();
-    refused(&host, &both, &["attach", "--netns", &other, "--name", "web"], &["web"]);
-    refused(
-        &host,
-        &both,
+    at_rest.refuses(&["attach", "--netns", &other, "--name", "web"], &["web"]);
+    at_rest.refuses(
         &["attach", "--netns", &other, "--ip", &endpoint.ipv4.to_string()],
         &[&endpoint.ipv4.to_string(), "web"],
     );
-    refused(&host, &both, &["attach", "--netns", &other, "--mac", "02:00:00:00:00:aa"], &["02:00:00:00:00:aa"]);
+    at_rest.refuses(&["attach", "--netns", &other, "--mac", "02:00:00:00:00:aa"], &["02:00:00:00:00:aa"]);
     ping(&host.netns, endpoint.ipv4);
 }
 
@@ -145,8 +161,9 @@ fn addresses_that_cannot_be() {
     let host = Host::up(&[]);
     let container = Netns::new("a");
     let path = container.path_argument();
+    let at_rest = AtRest::new(&host, &[&container]);
     let refuse = |option: &str, value: &str| {
-        refused(&host, &[&container], &["attach", "--netns", &path, option, value], &[value]);
+        at_rest.refuses(&["attach", "--netns", &path, option, value], &[value]);
     };
     for address in [
         "10.202.0.5",
@@ -179,10 +196,12 @@ fn names_that_cannot_be() {
     let container = Netns::new("a");
     let path = container.path_argument();
     let long = "x".repeat(64);
+    let at_rest = AtRest::new(&host, &[&container]);
     for name in ["-x", ".x", "a/b", "a b", "ä", "", &long] {
         let option = format!("--name={name}");
-        refused(&host, &[&container], &["attach", "--netns", &path, &option], &[name]);
+        at_rest.refuses(&["attach", "--netns", &path, &option], &[name]);
     }
+    drop(at_rest);
     let longest = "x".repeat(63);
     assert_eq!(host.attach(&container, &["--name", &longest]).name, longest);
 }
@@ -198,8 +217,10 @@ fn one_address_too_many() {
         addresses.push(host.attach(container, &["--network", "tiny"]).ipv4.to_string());
     }
     assert_eq!(addresses, ["10.88.0.2", "10.88.0.3", "10.88.0.4", "10.88.0.5", "10.88.0.6"]);
+    let at_rest = AtRest::new(&host, &all);
     let last = containers[5].path_argument();
-    refused(&host, &all, &["attach", "--netns", &last, "--network", "tiny"], &["10.88.0.0/29", "tiny"]);
+    at_rest.refuses(&["attach", "--netns", &last, "--network", "tiny"], &["10.88.0.0/29", "tiny"]);
+    drop(at_rest);
     host.ok(&["detach", containers[2].name()]);
     assert_eq!(host.attach(&containers[5], &["--network", "tiny"]).ipv4.to_string(), "10.88.0.4");
 }
@@ -208,13 +229,14 @@ fn one_address_too_many() {
 fn networks_that_are_not_there() {
     let host = Host::up(&[]);
     let container = Netns::new("a");
+    let at_rest = AtRest::new(&host, &[&container]);
     let path = container.path_argument();
-    refused(&host, &[&container], &["attach", "--netns", &path, "--network", "nowhere"], &["nowhere"]);
-    refused(&host, &[], &["network", "inspect", "nowhere"], &["nowhere"]);
-    refused(&host, &[], &["network", "rm", "nowhere"], &["nowhere"]);
-    refused(&host, &[], &["inspect", "nobody"], &["nobody"]);
-    refused(&host, &[], &["stats", "nobody"], &["nobody"]);
-    refused(&host, &[], &["fdb", "show", "--network", "nowhere"], &["nowhere"]);
+    at_rest.refuses(&["attach", "--netns", &path, "--network", "nowhere"], &["nowhere"]);
+    at_rest.refuses(&["network", "inspect", "nowhere"], &["nowhere"]);
+    at_rest.refuses(&["network", "rm", "nowhere"], &["nowhere"]);
+    at_rest.refuses(&["inspect", "nobody"], &["nobody"]);
+    at_rest.refuses(&["stats", "nobody"], &["nobody"]);
+    at_rest.refuses(&["fdb", "show", "--network", "nowhere"], &["nowhere"]);
 }
 
 #[test]
@@ -243,13 +265,15 @@ fn networks_that_cannot_be() {
         (&["bridge"], &["bridge"]),
         (&["a/b"], &["a/b"]),
     ];
+    let at_rest = AtRest::new(&host, &[]);
     for (arguments, names) in cases {
-        refused(&host, &[], &[&["network", "create"], arguments].concat(), names);
+        at_rest.refuses(&[&["network", "create"], arguments].concat(), names);
     }
-    refused(&host, &[], &["network", "rm", "bridge"], &["bridge"]);
+    at_rest.refuses(&["network", "rm", "bridge"], &["bridge"]);
+    drop(at_rest);
     let container = Netns::new("a");
     host.attach(&container, &["--network", "mine", "--name", "web"]);
-    refused(&host, &[&container], &["network", "rm", "mine"], &["mine", "web"]);
+    AtRest::new(&host, &[&container]).refuses(&["network", "rm", "mine"], &["mine", "web"]);
 }
 
 #[test]

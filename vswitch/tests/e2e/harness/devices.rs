@@ -1,14 +1,7 @@
-//! Offloads and queueing disciplines of devices, through the kernel's own interfaces: `ethtool` and `tc` are not
-//! everywhere.
+//! Offloads of a device, set with the ethtool ioctl: the program `ethtool` is not everywhere.
 
-use std::{collections::BTreeSet, os::fd::AsRawFd as _};
+use std::os::fd::AsRawFd as _;
 
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
-use netlink_packet_route::{
-    RouteNetlinkMessage,
-    tc::{TcAttribute, TcMessage},
-};
-use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use super::Netns;
@@ -42,43 +35,4 @@ pub fn set_tx_checksumming(netns: &Netns, ifname: &str, on: bool) {
         let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
         assert_eq!(result, 0, "ethtool -K {ifname} tx: {}", std::io::Error::last_os_error());
     });
-}
-
-/// The queueing disciplines in a namespace: index of the device, and kind. `clsact` is what switches without tcx hang on.
-pub fn queueing_disciplines(netns: &Netns) -> BTreeSet<(i32, String)> {
-    let socket = netns.inside(|| Socket::new(NETLINK_ROUTE)).expect("a netlink socket");
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_DUMP | NLM_F_REQUEST;
-    let mut request = NetlinkMessage::new(
-        header,
-        NetlinkPayload::from(RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default())),
-    );
-    request.finalize();
-    let mut bytes = vec![0; request.buffer_len()];
-    request.serialize(&mut bytes);
-    socket.send(&bytes, 0).expect("asking the kernel");
-
-    let mut found = BTreeSet::new();
-    loop {
-        let (answer, _) = socket.recv_from_full().expect("the kernel's answer");
-        let mut rest = &answer[..];
-        while !rest.is_empty() {
-            let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).expect("a netlink message");
-            match message.payload {
-                NetlinkPayload::Done(_) => return found,
-                NetlinkPayload::Error(error) => panic!("listing queueing disciplines: {error}"),
-                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewQueueDiscipline(discipline)) => {
-                    let kind = discipline.attributes.into_iter().find_map(|attribute| match attribute {
-                        TcAttribute::Kind(kind) => Some(kind),
-                        _ => None,
-                    });
-                    found.insert((discipline.header.index, kind.unwrap_or_default()));
-                }
-                _ => {}
-            }
-            // Messages begin at multiples of four (NLMSG_ALIGN).
-            let length = (message.header.length as usize).next_multiple_of(4);
-            rest = rest.get(length..).unwrap_or_default();
-        }
-    }
 }

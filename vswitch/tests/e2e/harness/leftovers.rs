@@ -12,7 +12,7 @@ use nix::{
     unistd::Pid,
 };
 
-use super::{BpfObject, Host, Netns, devices::queueing_disciplines, eventually};
+use super::{BpfObject, Host, Netns, eventually, netlink::settings};
 
 /// Everything that a command which fails may not change. Compare with `assert_eq!`.
 #[derive(Debug, PartialEq, Eq)]
@@ -32,34 +32,12 @@ impl Surroundings {
         let mut files = files_below(&host.run_directory());
         files.extend(files_below(&host.state_directory()));
         Self {
-            network: namespaces.map(|netns| (netns.name().to_owned(), network(netns))).collect(),
+            network: namespaces.map(|netns| (netns.name().to_owned(), settings(netns).into_iter().collect())).collect(),
             files,
             mounts: mounts_below(&host.run_directory()),
             processes: processes(host.instance()),
         }
     }
-}
-
-/// Devices with what can be set on them, addresses and routes of a namespace, a line each.
-fn network(netns: &Netns) -> BTreeSet<String> {
-    let mut lines = BTreeSet::new();
-    for link in netns.ip_json("link show") {
-        let fields = ["ifindex", "ifname", "address", "mtu", "promiscuity", "ifalias", "xdp", "operstate"]
-            .map(|key| format!("{key} {}", link[key]));
-        lines.insert(format!("device {}", fields.join(" ")));
-    }
-    for (index, kind) in queueing_disciplines(netns) {
-        lines.insert(format!("qdisc {kind} on {index}"));
-    }
-    for row in netns.ip_json("-4 address show") {
-        for address in row["addr_info"].as_array().into_iter().flatten() {
-            lines.insert(format!("address {} {}/{}", row["ifname"], address["local"], address["prefixlen"]));
-        }
-    }
-    for route in netns.ip_json("-4 route show table all") {
-        lines.insert(format!("route {} {} {}", route["dst"], route["dev"], route["gateway"]));
-    }
-    lines
 }
 
 fn files_below(directory: &Path) -> BTreeSet<PathBuf> {
@@ -106,11 +84,9 @@ pub fn assert_gone(host: &Host, objects: &BTreeSet<BpfObject>) {
     assert_eq!(processes(host.instance()), BTreeSet::new(), "processes");
     assert_eq!(mounts_below(&run), BTreeSet::new(), "mounts");
     assert_eq!(files_below(&run), BTreeSet::new(), "files");
-    let mark = format!("vswitch:{}:", host.instance());
-    let links = host.netns.ip_json("link show");
-    let marked: Vec<_> =
-        links.iter().filter(|link| link["ifalias"].as_str().is_some_and(|alias| alias.starts_with(&mark))).collect();
-    assert!(marked.is_empty(), "devices: {marked:#?}");
+    let mark = format!("IfAlias(\"vswitch:{}:", host.instance());
+    let devices: Vec<String> = settings(&host.netns).into_iter().filter(|line| line.contains(&mark)).collect();
+    assert!(devices.is_empty(), "devices: {devices:#?}");
     // The kernel frees them after a grace period.
     eventually(&format!("the BPF objects of {} are gone", host.instance()), || {
         (!objects.iter().any(|object| object.exists())).then_some(())

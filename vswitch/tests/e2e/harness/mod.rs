@@ -9,6 +9,7 @@ mod frames;
 mod host;
 mod icmp;
 mod leftovers;
+mod netlink;
 mod netns;
 mod tcp;
 mod udp;

@@ -10,10 +10,11 @@ use std::{
     process::Command,
 };
 
+use netlink_packet_route::link::LinkAttribute;
 use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 
-use super::{Mac, command, unique};
+use super::{Mac, command, netlink, unique};
 
 /// A network namespace that lives as long as this value, or until [`delete`](Self::delete).
 #[derive(Debug)]
@@ -72,10 +73,7 @@ impl Netns {
 
     /// The devices inside, by name.
     pub fn devices(&self) -> BTreeSet<String> {
-        self.ip_json("link show")
-            .iter()
-            .map(|link| link["ifname"].as_str().expect("a device has a name").to_owned())
-            .collect()
+        netlink::links(self).into_iter().map(|(name, _)| name).collect()
     }
 
     /// A device inside, as `ip -j -d link` describes it.
@@ -86,8 +84,13 @@ impl Netns {
     /// The MAC address of a device inside.
     #[track_caller]
     pub fn mac(&self, ifname: &str) -> Mac {
-        let device = self.device(ifname).unwrap_or_else(|| panic!("{} has no {ifname}", self.name));
-        device["address"].as_str().expect("a device has an address").parse().expect("ip prints MAC addresses")
+        let link = netlink::links(self).into_iter().find(|(name, _)| name == ifname);
+        let (_, link) = link.unwrap_or_else(|| panic!("{} has no {ifname}", self.name));
+        let address = link.attributes.into_iter().find_map(|attribute| match attribute {
+            LinkAttribute::Address(bytes) => bytes.try_into().ok(),
+            _ => None,
+        });
+        Mac(address.expect("an Ethernet device has an address of six bytes"))
     }
 
     /// The IPv4 addresses of a device inside.
