@@ -8,7 +8,7 @@ use crate::{
     command,
     instance::Instance,
     namespaces::Netns,
-    topology::{attach_by_ip, host_with_bridge},
+    topology::{Netfilter, attach_by_ip, host_with_bridge},
 };
 
 /// Endpoints attached, one after another.
@@ -32,7 +32,7 @@ pub fn attaches(vswitch: Option<&Path>) -> Result<Attaches> {
     let mut attaches = Attaches::default();
     // Declared first, dropped last: the switch goes down while the namespaces still exist.
     let mut containers = Vec::with_capacity(2 * ENDPOINTS);
-    let bridge = host_with_bridge("attach-bridge")?;
+    let bridge = host_with_bridge("attach-bridge", Netfilter::Default)?;
     let host = Netns::create("attach-host")?;
     let instance = vswitch.map(|binary| Instance::up(binary, &host, &[])).transpose()?;
     attaches.memory_empty = instance.as_ref().map(Instance::resident_memory).transpose()?;

@@ -118,6 +118,7 @@ fn color(variant: Variant) -> RGBColor {
     match variant {
         Variant::Direct => RGBColor(153, 153, 153),
         Variant::Bridge => RGBColor(230, 159, 0),
+        Variant::BridgeAlone => RGBColor(240, 200, 110),
         Variant::Macvlan => RGBColor(86, 180, 233),
         Variant::Vswitch | Variant::UplinkTcx => RGBColor(0, 158, 115),
         Variant::VswitchXdp | Variant::UplinkXdp => RGBColor(0, 114, 178),

@@ -1,4 +1,4 @@
-//! The Linux bridge at its best: no spanning tree, no calls into netfilter.
+//! The Linux bridge, without spanning tree: as the kernel makes it, and with its calls into netfilter switched off.
 
 use std::{fs, net::Ipv4Addr, path::Path};
 
@@ -10,23 +10,41 @@ use crate::{
     namespaces::{Netns, NetnsName},
 };
 
-pub fn pair() -> Result<Pair> {
-    let (a, b) = (Netns::create("bridge-a")?, Netns::create("bridge-b")?);
-    let host = host_with_bridge("bridge-host")?;
-    let client = attach_by_ip(&host, "port1", &a, CLIENT)?;
-    let server = attach_by_ip(&host, "port2", &b, SERVER)?;
-    Ok(Pair::without_switch(Variant::Bridge, client, server, vec![a, b, host]))
+/// Whether bridged packets are shown to iptables (`net.bridge.bridge-nf-call-iptables`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Netfilter {
+    /// As the kernel has it: on where br_netfilter is built in or loaded, as it is wherever Docker runs.
+    Default,
+    /// Off: the bridge at its best.
+    Off,
 }
 
-pub fn uplink() -> Result<Uplink> {
+impl Netfilter {
+    fn variant(self) -> Variant {
+        match self {
+            Self::Default => Variant::Bridge,
+            Self::Off => Variant::BridgeAlone,
+        }
+    }
+}
+
+pub fn pair(netfilter: Netfilter) -> Result<Pair> {
+    let (a, b) = (Netns::create("bridge-a")?, Netns::create("bridge-b")?);
+    let host = host_with_bridge("bridge-host", netfilter)?;
+    let client = attach_by_ip(&host, "port1", &a, CLIENT)?;
+    let server = attach_by_ip(&host, "port2", &b, SERVER)?;
+    Ok(Pair::without_switch(netfilter.variant(), client, server, vec![a, b, host]))
+}
+
+pub fn uplink(netfilter: Netfilter) -> Result<Uplink> {
     let (far, container) = (Netns::create("bridge-wire")?, Netns::create("bridge-c")?);
-    let host = host_with_bridge("bridge-host")?;
+    let host = host_with_bridge("bridge-host", netfilter)?;
     let from = wire(&host, &far, "uplink")?;
     host.ip("link set uplink master br0")?;
     let to = attach_by_ip(&host, "port1", &container, SERVER)?;
     from.reach(&to)?;
     Ok(Uplink {
-        variant: Variant::Bridge,
+        variant: netfilter.variant(),
         host: host.name(),
         ifname: "uplink".to_owned(),
         injection: Injection::Pass,
@@ -39,11 +57,10 @@ pub fn uplink() -> Result<Uplink> {
 }
 
 /// A namespace with an empty bridge, `br0`.
-pub fn host_with_bridge(role: &str) -> Result<Netns> {
+pub fn host_with_bridge(role: &str, netfilter: Netfilter) -> Result<Netns> {
     let host = Netns::create(role)?;
-    // Where br_netfilter is built in, a new namespace starts with it on, and the bridge would pay for hooks that hold no rule.
     let setting = Path::new("/proc/sys/net/bridge/bridge-nf-call-iptables");
-    if setting.exists() {
+    if netfilter == Netfilter::Off && setting.exists() {
         host.inside(CLIENT_CPU, || fs::write(setting, "0").with_context(|| format!("writing {}", setting.display())))?;
     }
     host.ip("link add br0 type bridge stp_state 0")?;

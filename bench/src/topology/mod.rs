@@ -19,15 +19,17 @@ use crate::{
     namespaces::{Netns, NetnsName},
 };
 
-pub use bridge::{attach_by_ip, host_with_bridge};
+pub use bridge::{Netfilter, attach_by_ip, host_with_bridge};
 
 /// What connects the two ends.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, ValueEnum)]
 pub enum Variant {
     /// One veth pair, no switch: the limit. For frames: injected at the container's own device.
     Direct,
-    /// The Linux bridge.
+    /// The Linux bridge as the kernel makes it.
     Bridge,
+    /// The Linux bridge with its calls into netfilter switched off.
+    BridgeAlone,
     /// The kernel's macvlan in bridge mode, on one parent.
     Macvlan,
     /// vswitch as it comes.
@@ -42,15 +44,18 @@ pub enum Variant {
 
 impl Variant {
     /// The ways from one container to another.
-    pub const PAIRS: [Self; 5] = [Self::Direct, Self::Bridge, Self::Macvlan, Self::Vswitch, Self::VswitchXdp];
+    pub const PAIRS: [Self; 6] =
+        [Self::Direct, Self::Bridge, Self::BridgeAlone, Self::Macvlan, Self::Vswitch, Self::VswitchXdp];
     /// The ways from an uplink to a container.
-    pub const UPLINKS: [Self; 5] = [Self::Direct, Self::Bridge, Self::Macvlan, Self::UplinkTcx, Self::UplinkXdp];
+    pub const UPLINKS: [Self; 6] =
+        [Self::Direct, Self::Bridge, Self::BridgeAlone, Self::Macvlan, Self::UplinkTcx, Self::UplinkXdp];
 
     /// In JSON.
     pub fn key(self) -> &'static str {
         match self {
             Self::Direct => "direct",
             Self::Bridge => "bridge",
+            Self::BridgeAlone => "bridge_alone",
             Self::Macvlan => "macvlan",
             Self::Vswitch => "vswitch",
             Self::VswitchXdp => "vswitch_xdp",
@@ -64,6 +69,7 @@ impl Variant {
         match self {
             Self::Direct => "direct veth",
             Self::Bridge => "Linux bridge",
+            Self::BridgeAlone => "bridge, no netfilter",
             Self::Macvlan => "macvlan",
             Self::Vswitch => "vswitch",
             Self::VswitchXdp => "vswitch --datapath xdp",
@@ -124,7 +130,8 @@ impl Pair {
     pub fn build(variant: Variant, vswitch: Option<&Path>) -> Result<Self> {
         let pair = match variant {
             Variant::Direct => direct::pair(),
-            Variant::Bridge => bridge::pair(),
+            Variant::Bridge => bridge::pair(Netfilter::Default),
+            Variant::BridgeAlone => bridge::pair(Netfilter::Off),
             Variant::Macvlan => macvlan::pair(),
             Variant::Vswitch | Variant::UplinkTcx | Variant::UplinkXdp => {
                 vswitch::pair(variant, required(vswitch)?, &[])
@@ -175,7 +182,8 @@ impl Uplink {
     pub fn build(variant: Variant, vswitch: Option<&Path>) -> Result<Self> {
         let uplink = match variant {
             Variant::Direct => direct::uplink(),
-            Variant::Bridge => bridge::uplink(),
+            Variant::Bridge => bridge::uplink(Netfilter::Default),
+            Variant::BridgeAlone => bridge::uplink(Netfilter::Off),
             Variant::Macvlan => macvlan::uplink(),
             Variant::Vswitch | Variant::VswitchXdp | Variant::UplinkTcx => {
                 vswitch::uplink(Variant::UplinkTcx, required(vswitch)?)
