@@ -42,8 +42,9 @@ fn run(command: Command, instance: &Instance, output: Output) -> Result<(), Fail
         Command::Down(arguments) => down::run(&arguments, instance, output),
         Command::Doctor => doctor::run(output),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "vswitch", &mut std::io::stdout());
-            Ok(())
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "vswitch", &mut script);
+            output::say(&String::from_utf8_lossy(&script))
         }
         command => asking(ask(command, instance, output)),
     }

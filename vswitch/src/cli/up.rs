@@ -16,7 +16,7 @@ use super::output::{Output, say};
 use crate::api::{Client, ErrorBody, Status};
 use crate::daemon::{self, DaemonError, Options};
 use crate::datapath::Mode;
-use crate::lock::LockError;
+use crate::lock::{Lock, LockError};
 use crate::model::{Instance, Subnet};
 use crate::switch::Restored;
 
@@ -59,7 +59,17 @@ pub fn run(arguments: &Up, instance: &Instance, output: Output) -> Result<(), Fa
     daemon::check_machine()?;
     let begun = Instant::now();
     loop {
-        match start(arguments, instance)? {
+        // Whoever took it down a moment ago may have taken this with it.
+        daemon::make_run_directory(instance)?;
+        let word = match Lock::acquire(&instance.lock_file()) {
+            // Nobody has it: it is for the daemon to take.
+            Ok(lock) => {
+                drop(lock);
+                start(arguments, instance)?
+            }
+            Err(error) => Word::Failed(Failure::from(DaemonError::from(error)).error),
+        };
+        match word {
             Word::Ready(restored) => {
                 return report(&Report { instance: instance.name().to_string(), started: true, restored }, output);
             }
@@ -119,7 +129,6 @@ fn report(report: &Report, output: Output) -> Result<(), Failure> {
 
 /// Starts the daemon, and waits for its word.
 fn start(arguments: &Up, instance: &Instance) -> Result<Word, Failure> {
-    daemon::make_run_directory(instance)?;
     let failed = |what: &str, error: &io::Error| Failure::new("start", &format!("cannot {what}: {error}"));
     let log = instance.log_file();
     let log = OpenOptions::new()
@@ -164,7 +173,6 @@ fn be_daemon(arguments: &Up, instance: &Instance) -> Result<(), Failure> {
         }
     });
     outcome.map_err(|error| {
-        tracing::error!("{error}");
         let failure = Failure::from(error);
         tell(&Word::Failed(failure.error.clone()));
         failure

@@ -43,7 +43,11 @@ impl Switch {
             return Err(error.into());
         }
         match self.make(&network, &endpoint, netns).await {
-            Ok(made) => Ok(self.complete(endpoint, &network, &made)),
+            Ok(made) => {
+                let view = self.complete(endpoint, &network, &made);
+                tracing::info!("endpoint {} is attached to {} at {}", view.name, view.network, view.netns.display());
+                Ok(view)
+            }
             Err(error) => {
                 self.forget(endpoint.id).await;
                 Err(error.into())

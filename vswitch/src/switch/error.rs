@@ -358,7 +358,8 @@ impl SwitchError {
             | Self::MacInUse { .. }
             | Self::Ipam { .. }
             | Self::Pool(_)
-            | Self::OwnStation { .. } => ErrorKind::Conflict,
+            | Self::OwnStation { .. }
+            | Self::Apply(ApplyError::InterfaceTaken { .. }) => ErrorKind::Conflict,
             Self::Apply(_)
             | Self::Netlink(_)
             | Self::Datapath(_)
