@@ -125,7 +125,7 @@ pub(super) fn attach_tc(
     pins: &Pins<'_>,
 ) -> Result<(), DatapathError> {
     let pin = pins.link(ifindex, hook);
-    let failed = |source| DatapathError::Attach { program: hook.program(), device: device.to_owned(), source };
+    let failed = |cause| DatapathError::Attach { program: hook.program(), device: device.to_owned(), cause };
     match tc {
         TcHook::Tcx => {
             if replace(ebpf, hook, &pin)? {
@@ -171,7 +171,7 @@ pub(super) fn attach_xdp(
     if replace(ebpf, hook, &pin)? {
         return Ok(());
     }
-    let failed = |source| DatapathError::Attach { program: hook.program(), device: device.to_owned(), source };
+    let failed = |cause| DatapathError::Attach { program: hook.program(), device: device.to_owned(), cause };
     let program = xdp(ebpf, hook);
     let id = program.attach_to_if_index(ifindex, XdpMode::Driver).map_err(failed)?;
     let link = program.take_link(id).map_err(failed)?;

@@ -119,7 +119,7 @@ pub(super) fn load(pins: &Pins<'_>, fdb_size: u32, traced: Option<&u32>) -> Resu
     let mut ebpf = loader.load(OBJECT).map_err(DatapathError::Load)?;
     for hook in Hook::ALL {
         let program = hook.program();
-        let refused = |source| DatapathError::Program { program, source };
+        let refused = |cause| DatapathError::Program { program, cause };
         match ebpf.program_mut(program) {
             Some(Program::SchedClassifier(classifier)) => classifier.load().map_err(refused)?,
             Some(Program::Xdp(xdp)) => xdp.load().map_err(refused)?,

@@ -9,6 +9,7 @@ use vswitch_common::tables::{
     ticks_to_seconds,
 };
 
+use super::error::chain;
 use super::hooks::{self, Hook, Hooks};
 use super::load::{Datapath, Pins, State};
 use super::tables::{Maps, removed, set};
@@ -34,7 +35,7 @@ impl PortTable {
             if table.members.contains_key(&port.network) {
                 continue;
             }
-            let failed = |source| DatapathError::Table { table: "NETWORKS", source };
+            let failed = |cause| DatapathError::Table { table: "NETWORKS", cause };
             let mut next = maps.networks.get(&port.network.0, 0).map_err(failed)?.first;
             let members = table.members.entry(port.network).or_default();
             while let Some(port) = ports.get(&next).filter(|_| !members.contains(&next)) {
@@ -109,8 +110,8 @@ impl Datapath {
         };
         match hooks::attach_xdp(&mut state.ebpf, hook, &spec.device, spec.ifindex, &pins) {
             Ok(()) => Ok(format!("xdp+{tc}")),
-            Err(DatapathError::Attach { source, .. }) if spec.xdp == Xdp::Auto => {
-                Ok(format!("{tc} (no XDP: {source})"))
+            Err(DatapathError::Attach { cause, .. }) if spec.xdp == Xdp::Auto => {
+                Ok(format!("{tc} (no XDP: {})", chain(&cause)))
             }
             Err(error) => Err(error),
         }
@@ -276,7 +277,7 @@ impl State {
     /// Writes a static FDB entry.
     fn fix(&mut self, key: FdbKey, port: PortNumber) -> Result<(), DatapathError> {
         let entry = FdbEntry { port, flags: FdbEntry::STATIC, ..FdbEntry::default() };
-        let failed = |source| DatapathError::Table { table: "FDB", source };
+        let failed = |cause| DatapathError::Table { table: "FDB", cause };
         // A program that has just looked at a learned entry may write it back once more; then ours is written again.
         loop {
             self.maps.fdb.insert(key, entry, 0).map_err(failed)?;
@@ -287,7 +288,7 @@ impl State {
     }
 
     fn clear_counters(&mut self, number: PortNumber) -> Result<(), DatapathError> {
-        let failed = |source| DatapathError::Table { table: "COUNTERS", source };
+        let failed = |cause| DatapathError::Table { table: "COUNTERS", cause };
         let cpus = self.maps.counters.get(&number.0, 0).map_err(failed)?.len();
         let zeros = PerCpuValues::try_from(vec![PortCounters::default(); cpus]);
         let zeros = zeros.map_err(|error| failed(aya::maps::MapError::IoError(error)))?;

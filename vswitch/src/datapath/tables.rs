@@ -40,7 +40,7 @@ impl Maps {
         if number == PortNumber::NONE {
             return removed(self.far_devices.remove(&ifindex), table).map(drop);
         }
-        self.far_devices.insert(ifindex, number, 0).map_err(|source| DatapathError::Table { table, source })
+        self.far_devices.insert(ifindex, number, 0).map_err(|cause| DatapathError::Table { table, cause })
     }
 
     /// Every station in the FDB.
@@ -51,7 +51,7 @@ impl Maps {
                 Ok(station) => stations.push(station),
                 // It went while we looked.
                 Err(MapError::KeyNotFound) => {}
-                Err(source) => return Err(DatapathError::Table { table: "FDB", source }),
+                Err(cause) => return Err(DatapathError::Table { table: "FDB", cause }),
             }
         }
         Ok(stations)
@@ -70,7 +70,7 @@ impl Maps {
     pub(super) fn used_ports(&self) -> Result<Vec<(PortNumber, Port)>, DatapathError> {
         let mut ports = Vec::new();
         for number in 1..MAX_PORTS {
-            let port = self.ports.get(&number, 0).map_err(|source| DatapathError::Table { table: "PORTS", source })?;
+            let port = self.ports.get(&number, 0).map_err(|cause| DatapathError::Table { table: "PORTS", cause })?;
             if port.kind != 0 {
                 ports.push((PortNumber(number), port));
             }
@@ -81,7 +81,7 @@ impl Maps {
 
 fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, table: &'static str) -> Result<T, DatapathError> {
     match ebpf.take_map(table) {
-        Some(map) => T::try_from(map).map_err(|source| DatapathError::Table { table, source }),
+        Some(map) => T::try_from(map).map_err(|cause| DatapathError::Table { table, cause }),
         None => unreachable!("the object has a map {table}"),
     }
 }
@@ -92,7 +92,7 @@ pub(super) fn removed(result: Result<(), MapError>, table: &'static str) -> Resu
         Ok(()) => Ok(true),
         Err(MapError::KeyNotFound) => Ok(false),
         Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => Ok(false),
-        Err(source) => Err(DatapathError::Table { table, source }),
+        Err(cause) => Err(DatapathError::Table { table, cause }),
     }
 }
 
@@ -103,5 +103,5 @@ pub(super) fn set<D: BorrowMut<MapData>, T: aya::Pod>(
     index: u32,
     value: T,
 ) -> Result<(), DatapathError> {
-    array.set(index, value, 0).map_err(|source| DatapathError::Table { table, source })
+    array.set(index, value, 0).map_err(|cause| DatapathError::Table { table, cause })
 }

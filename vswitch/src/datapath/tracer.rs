@@ -28,7 +28,7 @@ impl Datapath {
     /// As for [`Datapath::open`].
     pub fn tracer(&self) -> Result<Tracer, DatapathError> {
         let mut ebpf = load(&Pins(&self.options.directory), self.options.fdb_size, Some(&1))?;
-        let failed = |source| DatapathError::Table { table: "TRACE", source };
+        let failed = |cause| DatapathError::Table { table: "TRACE", cause };
         let record = ebpf.take_map("TRACE").ok_or(aya::maps::MapError::InvalidName { name: "TRACE".to_owned() });
         let record = record.and_then(Array::try_from).map_err(failed)?;
         Ok(Tracer { ebpf, record })
@@ -69,7 +69,7 @@ impl Tracer {
     fn recorded(&self, hook: Hook, length: usize, ran: Result<u32, ProgramError>) -> Result<Trace, DatapathError> {
         let program = hook.program();
         match ran {
-            Ok(RECORDED) => self.record.get(&0, 0).map_err(|source| DatapathError::Table { table: "TRACE", source }),
+            Ok(RECORDED) => self.record.get(&0, 0).map_err(|cause| DatapathError::Table { table: "TRACE", cause }),
             Ok(other) => Err(DatapathError::Trace { program, message: format!("it returned {other}, and no record") }),
             Err(ProgramError::SyscallError(error)) if error.io_error.kind() == ErrorKind::InvalidInput => {
                 Err(DatapathError::TraceRefused { program, length })
