@@ -11,7 +11,9 @@ use crate::harness::{Counters, Frame, Host, Mac, Netns, RawPort, settles};
 enum Fate {
     /// At b alone.
     ToB,
-    /// At b, c, the host and the wire.
+    /// In the host's stack alone.
+    ToHost,
+    /// At b, c and the wire, and at the host if it is a group's.
     Everywhere,
     /// Nowhere, for this reason.
     Dropped(&'static str),
@@ -21,8 +23,8 @@ enum Fate {
 const TIMES: usize = 20;
 
 /// Frames from a: good ones, odd ones and broken ones.
-fn mix(a: Mac, b: Mac, c: Mac) -> Vec<(Fate, Frame)> {
-    use Fate::{Dropped, Everywhere, ToB};
+fn mix(a: Mac, b: Mac, c: Mac, host: Mac) -> Vec<(Fate, Frame)> {
+    use Fate::{Dropped, Everywhere, ToB, ToHost};
     let ip = |protocol: u8, rest: &[u8]| {
         let header = [0x08, 0, 0x45, 0, 0, 60, 0, 1, 0, 0, 64, protocol, 0, 0, 10, 201, 9, 2, 10, 201, 9, 3];
         Frame::raw(b, a, &[&header[..], rest].concat())
@@ -63,6 +65,7 @@ fn mix(a: Mac, b: Mac, c: Mac) -> Vec<(Fate, Frame)> {
         (ToB, Frame::raw(b, a, &[0x08, 0x06, 0, 1, 8])),
         (ToB, Frame::raw(b, a, &long_chain)),
         (ToB, Frame::raw(b, a, &[0x86, 0xdd, 0x60, 0, 0, 0, 0xff, 0xff])),
+        (ToHost, Frame::new(host, a, "to the host")),
         (Everywhere, Frame::new(Mac::BROADCAST, a, "to everybody")),
         (Everywhere, Frame::new(group, a, "to a group")),
         (Everywhere, Frame::new(Mac([2, 0, 0, 0, 0, 0x99]), a, "to a stranger")),
@@ -89,7 +92,9 @@ fn every_frame_is_accounted_for(datapath: &str) {
     let receivers =
         [("b", RawPort::open(&b, "eth0")), ("c", RawPort::open(&c, "eth0")), ("wire", RawPort::open(&wire, "eth0"))];
 
-    let mix = mix(at_a.mac, at_b.mac, at_c.mac);
+    let at_host =
+        host.fdb(&["--network", "lan", "--static"]).into_iter().find(|station| station.port.ends_with("-lan"));
+    let mix = mix(at_a.mac, at_b.mac, at_c.mac, at_host.expect("the host's own station").mac);
     // A port whose device is not up yet, because it is being attached, cannot be flooded to: not counted here.
     let ports_before = host.ports(&["lan"]);
     let before = &ports_before[&at_a.name];
@@ -122,6 +127,18 @@ fn every_frame_is_accounted_for(datapath: &str) {
         after.drops
     );
 
+    // Beside the frames of the mix, the container's own stack may have said something; not to the host alone.
+    let fated = |fate: Fate| (mix.iter().filter(|(other, _)| *other == fate).count() * TIMES) as u64;
+    assert_eq!(after.to_host - before.to_host, fated(Fate::ToHost), "to_host with {datapath}");
+    assert!(after.forwarded - before.forwarded >= fated(Fate::ToB), "forwarded with {datapath}");
+    assert!(after.flooded - before.flooded >= fated(Fate::Everywhere), "flooded with {datapath}");
+    let out = |ports: &BTreeMap<String, Counters>, port: &str| ports[port].tx_frames;
+    let ports_after = host.ports(&["lan"]);
+    for (port, fates) in [(&at_b.name, &[Fate::ToB, Fate::Everywhere][..]), (&at_c.name, &[Fate::Everywhere])] {
+        let expected: u64 = fates.iter().map(|fate| fated(*fate)).sum();
+        assert!(out(&ports_after, port) - out(&ports_before, port) >= expected, "tx_frames of {port} with {datapath}");
+    }
+
     let mark = Frame::new(Mac::BROADCAST, at_a.mac, "the last one");
     sender.send(&mark);
     for (name, receiver) in &receivers {
@@ -139,6 +156,9 @@ fn every_frame_is_accounted_for(datapath: &str) {
             assert_eq!(count, expected, "{fate:?} at {name} with {datapath}: {frame:02x?}");
         }
     }
+
+    let returned = sender.pending();
+    assert!(!mix.iter().any(|(_, frame)| returned.contains(frame)), "a frame came back with {datapath}");
 
     // The same sum holds for every port there is, the wire's and the host's too.
     RawPort::open(&wire, "eth0").send(&Frame::new(Mac::BROADCAST, wire.mac("eth0"), "from the wire"));

@@ -277,6 +277,32 @@ fn networks_that_cannot_be() {
 }
 
 #[test]
+fn what_fails_half_way_is_taken_back() {
+    // A veth takes no XDP program where its other end sends frames larger than a page, unless that knows fragments.
+    let host = Host::down();
+    let [a, b, wire] = ["a", "b", "wire"].map(Netns::new);
+    host.netns.wire("phys0", &wire, "eth0");
+    for (netns, device) in [(&*host.netns, "phys0"), (&wire, "eth0")] {
+        netns.ip(&format!("link set {device} mtu 9000"));
+    }
+    host.start(&["--datapath", "xdp"]);
+    {
+        let at_rest = AtRest::new(&host, &[&wire]);
+        let uplink = ["-o", "uplink=phys0", "-o", "xdp=native"];
+        at_rest.refuses(&[&["network", "create", "lan"][..], &uplink].concat(), &["phys0", "(", ")"]);
+    }
+    host.ok(&["network", "create", "--subnet", "10.92.0.0/24", "-o", "mtu=9000", "jumbo"]);
+    let at_rest = AtRest::new(&host, &[&a]);
+    at_rest.refuses(&["attach", "--netns", &a.path_argument(), "--network", "jumbo"], &["(", ")"]);
+    drop(at_rest);
+    // And nothing of it stands in the way of what can be.
+    host.ok(&["network", "create", "lan", "-o", "uplink=phys0", "-o", "xdp=off"]);
+    host.attach(&a, &[]);
+    let at_b = host.attach(&b, &[]);
+    ping(&a, at_b.ipv4);
+}
+
+#[test]
 fn an_error_in_json_has_a_code_and_a_message() {
     let host = Host::up(&[]);
     let container = Netns::new("a");
