@@ -37,19 +37,19 @@ pub enum ApplyError {
     #[error("device {0} has no carrier: somebody switched it or its other end off (try again)")]
     NoCarrier(String),
     /// rtnetlink refused.
-    #[error(transparent)]
+    #[error("{0} ({hint})", hint = netlink_hint(.0))]
     Netlink(#[from] NetlinkError),
     /// The switch in the kernel refused.
-    #[error(transparent)]
+    #[error("{0} ({hint})", hint = datapath_hint(.0))]
     Datapath(#[from] DatapathError),
     /// An offload could not be set.
-    #[error(transparent)]
+    #[error("{0} (`ethtool -k` shows what the driver can do)")]
     Ethtool(#[from] EthtoolError),
     /// A setting could not be written.
-    #[error(transparent)]
+    #[error("{0} (is /proc/sys writable for the daemon?)")]
     Sysctl(#[from] SysctlError),
     /// The namespace could not be entered.
-    #[error(transparent)]
+    #[error("{0} (did it disappear? try again)")]
     Netns(#[from] NetnsError),
     /// A thread of ours died.
     #[error("a thread of the daemon failed: {0} (see the daemon's log)")]
@@ -71,6 +71,27 @@ impl ApplyError {
             Self::Netns(_) => "netns_unusable",
             Self::Thread(_) => "internal",
         }
+    }
+}
+
+/// What to do where rtnetlink refused.
+pub const fn netlink_hint(error: &NetlinkError) -> &'static str {
+    match error {
+        NetlinkError::Exists { .. } => "`ip link` shows what is there",
+        NetlinkError::NotFound { .. } => "it disappeared meanwhile; try again",
+        NetlinkError::Permission { .. } => "the daemon needs to be root",
+        _ => "`dmesg` may say why",
+    }
+}
+
+/// What to do where the switch in the kernel refused.
+pub fn datapath_hint(error: &DatapathError) -> &'static str {
+    match error {
+        DatapathError::Attach { program, .. } if program.ends_with("_xdp") => {
+            "its driver has no XDP, or somebody else's program is on it; -o xdp=off does without"
+        }
+        DatapathError::NoFreePort { .. } => "detach something",
+        _ => "`vswitch doctor` says what this kernel can do",
     }
 }
 

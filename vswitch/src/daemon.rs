@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::api::{DownCall, ErrorBody, router};
+use crate::apply::{datapath_hint, netlink_hint};
 use crate::datapath::{Datapath, DatapathError, Mode};
 use crate::kernel::bpffs::{self, BpffsError};
 use crate::kernel::capabilities::{Capabilities, Unable};
@@ -52,7 +53,7 @@ pub enum DaemonError {
     #[error("cannot find out what this machine can do: {0} (is /proc mounted?)")]
     Capabilities(#[source] io::Error),
     /// A file or directory.
-    #[error("cannot {action} {path}: {source}", path = path.display())]
+    #[error("cannot {action} {path}: {source} (make room for it)", path = path.display())]
     File {
         /// What was to be done.
         action: &'static str,
@@ -79,13 +80,13 @@ pub enum DaemonError {
     #[error(transparent)]
     Netns(#[from] NetnsError),
     /// The bpffs.
-    #[error(transparent)]
+    #[error("{0} (`mount` shows what is there)")]
     Bpffs(#[from] BpffsError),
     /// The programs.
-    #[error("{0} (`vswitch doctor` says what this kernel can do)")]
+    #[error("{0} ({hint})", hint = datapath_hint(.0))]
     Datapath(#[from] DatapathError),
     /// rtnetlink.
-    #[error(transparent)]
+    #[error("{0} ({hint})", hint = netlink_hint(.0))]
     Netlink(#[from] NetlinkError),
     /// The record.
     #[error(transparent)]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use vswitch_common::tables::PortNumber;
 
-use crate::apply::ApplyError;
+use crate::apply::{ApplyError, datapath_hint, netlink_hint};
 use crate::datapath::DatapathError;
 use crate::ipam::IpamError;
 use crate::kernel::netlink::NetlinkError;
@@ -241,10 +241,10 @@ pub enum SwitchError {
     #[error(transparent)]
     Apply(#[from] ApplyError),
     /// The kernel could not be asked.
-    #[error(transparent)]
+    #[error("{0} ({hint})", hint = netlink_hint(.0))]
     Netlink(#[from] NetlinkError),
     /// The switch in the kernel failed.
-    #[error(transparent)]
+    #[error("{0} ({hint})", hint = datapath_hint(.0))]
     Datapath(#[from] DatapathError),
     /// The record failed.
     #[error(transparent)]
