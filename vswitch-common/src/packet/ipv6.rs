@@ -9,7 +9,7 @@ pub const HEADER: usize = 40;
 /// Extension headers that are followed; more in one packet is no traffic that anybody sends for good.
 pub const MAX_EXTENSIONS: usize = 6;
 /// Extension headers that XDP follows, where each one multiplies the paths that the verifier walks.
-pub const MAX_EXTENSIONS_EARLY: usize = 2;
+pub const MAX_EXTENSIONS_EARLY: usize = 1;
 
 /// What we use of an IPv6 header and the extension headers behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
