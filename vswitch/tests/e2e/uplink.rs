@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use crate::harness::{
     Attached, Frame, Host, Mac, Netns, RawPort, Tag, eventually, ping, ping_with, set_tx_checksumming, tcp, udp,
-    udp_broadcast,
+    udp_broadcast, udp_broadcast_at,
 };
 
 /// A host whose `phys0` leads to a machine on the wire, and two containers in a network with it.
@@ -78,6 +78,8 @@ fn one_segment(datapath: &str, xdp: &str) {
     tcp(wire, a, at_a.ipv4, 32 << 20);
     udp_broadcast(wire, WIRE, &[a, b, &*host.netns]);
     udp_broadcast(a, at_a.ipv4, &[b, wire, &*host.netns]);
+    // The host's own stack on the interface hears them as before.
+    udp_broadcast_at(wire, WIRE, &host.netns, "phys0");
 
     let station = host
         .fdb(&["--network", "lan"])

@@ -31,7 +31,7 @@ pub use icmp::{Pinger, ping, ping_with};
 pub use leftovers::{Surroundings, processes};
 pub use netns::Netns;
 pub use tcp::tcp;
-pub use udp::{udp, udp_broadcast, udp_segmented};
+pub use udp::{udp, udp_broadcast, udp_broadcast_at, udp_segmented};
 
 /// How long an event may take before a test calls it a hang. Generous: kernels under emulation are slow, and nothing
 /// here is about time.

@@ -84,6 +84,22 @@ pub fn udp_broadcast(from: &Netns, address: Ipv4Addr, others: &[&Netns]) {
     }
 }
 
+/// Sends one broadcast datagram from an address; a device of the other namespace gets it itself, and not just another
+/// that the same host has.
+#[track_caller]
+pub fn udp_broadcast_at(from: &Netns, address: Ipv4Addr, to: &Netns, ifname: &str) {
+    let receiver = bind(to, Ipv4Addr::UNSPECIFIED);
+    setsockopt(&receiver, sockopt::BindToDevice, &ifname.into()).expect("SO_BINDTODEVICE");
+    let sender = bind(from, address);
+    sender.set_broadcast(true).expect("SO_BROADCAST");
+    let port = receiver.local_addr().expect("it is bound").port();
+    sender.send_to(&datagram(9, 100), (Ipv4Addr::BROADCAST, port)).expect("sending a broadcast");
+    let mut buffer = [0; 200];
+    let received = receiver.recv(&mut buffer);
+    let length = received.unwrap_or_else(|error| panic!("{ifname} in {} got no broadcast: {error}", to.name()));
+    assert_eq!(buffer[..length], datagram(9, 100));
+}
+
 fn bind(netns: &Netns, address: Ipv4Addr) -> UdpSocket {
     let socket = netns.inside(|| UdpSocket::bind(SocketAddr::from((address, 0))));
     prepared(socket.unwrap_or_else(|error| panic!("binding {address} in {}: {error}", netns.name())))
