@@ -7,7 +7,11 @@ pub mod libraries;
 mod modules;
 mod rootfs;
 
-use std::{fs, path::PathBuf, process, time::Duration};
+use std::{
+    fs::{self, File},
+    path::PathBuf,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
@@ -38,7 +42,7 @@ pub struct Options {
     minutes: u64,
 }
 
-const LIMIT_MINUTES: u64 = 15;
+const LIMIT_MINUTES: u64 = 30;
 
 /// Boots them all, one after the other.
 pub fn kernels(options: &Options) -> Result<()> {
@@ -125,14 +129,15 @@ impl Virtualization {
     fn run(&mut self, kernel: &Kernel, script: &Script, others: &[PathBuf], limit: Duration) -> Result<Report> {
         let directory = cargo::target_directory().join("kernels/run").join(&kernel.release);
         fs::create_dir_all(&directory).with_context(|| format!("making {}", directory.display()))?;
-        // One of our own: another xtask may be trying the same kernel.
-        let initramfs = directory.join(format!("initramfs-{}.cpio", process::id()));
-        let report = rootfs::build(kernel, script, others)
-            .and_then(|archive| archive.write(&initramfs))
-            .and_then(|()| self.boot(&Guest { kernel, initramfs: &initramfs, script, directory: &directory, limit }));
-        // A hundred megabytes that the next run makes anew.
-        let _removed = fs::remove_file(&initramfs);
-        report
+        // Another xtask may be at the same kernel: one after the other.
+        let lock = File::open(&directory).with_context(|| format!("opening {}", directory.display()))?;
+        if lock.try_lock().is_err() {
+            eprintln!("waiting for another xtask that runs Linux {}", kernel.release);
+            lock.lock().with_context(|| format!("locking {}", directory.display()))?;
+        }
+        let initramfs = directory.join("initramfs.cpio");
+        rootfs::build(kernel, script, others)?.write(&initramfs)?;
+        self.boot(&Guest { kernel, initramfs: &initramfs, script, directory: &directory, limit })
     }
 
     /// Some machines have /dev/kvm and yet no virtual machine gets anywhere in it; they are noticed by that.
