@@ -163,6 +163,38 @@ fn a_container_can_be_in_two_networks() {
 }
 
 #[test]
+fn networks_with_long_names_are_told_apart() {
+    let host = Host::up(&[]);
+    let names = ["one", "two"].map(|end| format!("{}{end}", "a-network-with-a-very-long-name-".repeat(2)));
+    let names = names.map(|name| name[name.len() - 60..].to_owned());
+    let shared = ["x", "y"].map(|end| format!("{}{end}", "the-same-beginning-".repeat(3)));
+    for name in names.iter().chain(&shared) {
+        host.ok(&["network", "create", name]);
+        let [a, b] = ["a", "b"].map(Netns::new);
+        host.attach(&a, &["--network", name]);
+        let at_b = host.attach(&b, &["--network", name]);
+        ping(&a, at_b.ipv4);
+        ping(&a, at_b.gateway.unwrap());
+        host.ok(&["detach", a.name()]);
+        host.ok(&["detach", b.name()]);
+    }
+    for name in names.iter().chain(&shared) {
+        host.ok(&["network", "rm", name]);
+    }
+}
+
+#[test]
+fn the_mtu_is_that_of_the_uplink() {
+    let host = Host::down();
+    let [a, wire] = ["a", "wire"].map(Netns::new);
+    host.netns.wire("phys0", &wire, "eth0");
+    host.netns.ip("link set phys0 mtu 1400");
+    host.start(&[]);
+    host.ok(&["network", "create", "-o", "uplink=phys0", "lan"]);
+    assert_eq!(host.attach(&a, &["--network", "lan"]).mtu, 1400);
+}
+
+#[test]
 fn detach_frees_the_address_and_can_be_said_twice() {
     let host = Host::up(&[]);
     let (a, b) = (Netns::new("a"), Netns::new("b"));

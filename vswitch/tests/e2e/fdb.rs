@@ -218,3 +218,32 @@ fn a_station_that_falls_silent_is_forgotten() {
     eventually("the station is forgotten", || station(&host, nested).is_none().then_some(()));
     assert_eq!(host.fdb(&["--static", "--network", "short"]).len(), 3, "endpoints and the host stay");
 }
+
+#[test]
+fn stations_can_be_written_and_flushed_by_hand() {
+    let Pair { host, port_a, port_b, at_a, at_b, .. } = &pair("auto");
+    let [fixed, heard] = ["02:00:00:00:44:01", "02:00:00:00:44:02"].map(mac);
+    host.ok(&["fdb", "add", &fixed.to_string(), "bridge", &at_a.name]);
+    host.ok(&["fdb", "add", &fixed.to_string(), "bridge", &at_b.name, "--vlan", "30"]);
+    let hello = Frame::new(Mac::BROADCAST, heard, "hello");
+    port_b.send(&hello);
+    port_a.expect(&hello);
+    // Nobody else can speak as the one that was written.
+    port_b.send(&Frame::new(Mac::BROADCAST, fixed, "an impostor"));
+    eventually("the impostor is dropped", || (host.counters(&at_b.name).dropped("source_spoofed") == 1).then_some(()));
+    let rows = |host: &Host, mac: Mac| -> Vec<(String, u16, String)> {
+        let stations = host.fdb(&[]).into_iter().filter(|station| station.mac == mac);
+        stations.map(|station| (station.port, station.vlan, station.kind)).collect()
+    };
+    let written = [(at_a.name.clone(), 0, "static".to_owned()), (at_b.name.clone(), 30, "static".to_owned())];
+    assert_eq!(rows(host, fixed), written);
+    host.ok(&["fdb", "flush"]);
+    assert_eq!(rows(host, heard), []);
+    assert_eq!(rows(host, fixed), written);
+    host.ok(&["fdb", "del", &fixed.to_string(), "bridge", "--vlan", "30"]);
+    assert_eq!(rows(host, fixed), written[..1]);
+    // What an endpoint needs stays.
+    let line = host.fails(1, &["fdb", "del", &at_a.mac.to_string(), "bridge"]);
+    assert!(line.contains(&at_a.mac.to_string()), "{line}");
+    ping(&host.netns, at_a.ipv4);
+}

@@ -9,6 +9,7 @@ mod accounting;
 mod attach;
 mod concurrency;
 mod control;
+mod crash;
 mod down;
 mod fdb;
 mod instances;

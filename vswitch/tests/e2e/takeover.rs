@@ -1,6 +1,10 @@
 //! The daemon dies, traffic does not; the next one takes over.
 
-use crate::harness::{Flow, Host, Netns, Pinger, ping, tcp};
+use std::net::Ipv4Addr;
+
+use serde_json::Value;
+
+use crate::harness::{Flow, Host, Netns, Pinger, ping, set_tx_checksumming, tcp, udp};
 
 /// Kills the daemon under two flows and a TCP stream, starts the next, and looks at everything.
 fn no_frame_is_lost(datapath: &str) {
@@ -57,6 +61,66 @@ fn no_frame_is_lost_when_the_daemon_is_killed_and_the_next_takes_over() {
 #[test]
 fn no_frame_is_lost_in_takeover_with_xdp() {
     no_frame_is_lost("xdp");
+}
+
+#[test]
+fn no_frame_from_the_wire_is_lost_in_takeover() {
+    for xdp in ["off", "native"] {
+        let host = Host::down();
+        let [a, b, wire] = ["a", "b", "wire"].map(Netns::new);
+        host.netns.wire("phys0", &wire, "eth0");
+        let on_wire = Ipv4Addr::new(10, 77, 0, 200);
+        wire.ip(&format!("address add {on_wire}/24 dev eth0"));
+        set_tx_checksumming(&wire, "eth0", xdp == "off");
+        host.start(&[]);
+        let xdp_option = format!("xdp={xdp}");
+        host.ok(&["network", "create", "--subnet", "10.77.0.0/24", "-o", "uplink=phys0", "-o", &xdp_option, "lan"]);
+        let [at_a, at_b] = [&a, &b].map(|container| host.attach(container, &["--network", "lan"]));
+        let flows = [
+            Flow::start(&wire, &a, at_a.ipv4),
+            Flow::start(&b, &wire, on_wire),
+            Flow::start(&wire, &host.netns, Ipv4Addr::new(10, 77, 0, 1)),
+        ];
+        flows.iter().for_each(|flow| flow.goes_on(200));
+        host.kill_daemon();
+        flows.iter().for_each(|flow| flow.goes_on(200));
+        host.start(&[]);
+        flows.iter().for_each(|flow| flow.goes_on(200));
+        flows.into_iter().for_each(Flow::assert_complete);
+        let device = host.netns.device("phys0").unwrap();
+        assert_eq!(device.get("xdp").is_some_and(|xdp| !xdp.is_null()), xdp == "native", "{device:#}");
+        tcp(&wire, &b, at_b.ipv4, 4 << 20);
+        // It still follows the interface, and still gives it back.
+        host.ok(&["detach", "--netns", &a.path_argument()]);
+        host.ok(&["detach", "--netns", &b.path_argument()]);
+        host.ok(&["network", "rm", "lan"]);
+        let device = host.netns.device("phys0").unwrap();
+        assert!(device.get("xdp").is_none_or(Value::is_null) && device["promiscuity"] == 0, "{device:#}");
+    }
+}
+
+#[test]
+fn the_next_daemon_may_use_another_datapath() {
+    let host = Host::up(&["--datapath", "tc"]);
+    let [a, b, c] = ["a", "b", "c"].map(Netns::new);
+    let [_, at_b] = [&a, &b].map(|container| host.attach(container, &[]));
+    for (datapath, newcomer) in [("xdp", "d"), ("auto", "e"), ("xdp", "f"), ("tc", "g")] {
+        let flow = Flow::start(&a, &b, at_b.ipv4);
+        flow.goes_on(50);
+        host.kill_daemon();
+        host.start(&["--datapath", datapath]);
+        flow.goes_on(50);
+        flow.assert_complete();
+        let newcomer = Netns::new(newcomer);
+        let at_newcomer = host.attach(&newcomer, &[]);
+        tcp(&a, &b, at_b.ipv4, 4 << 20);
+        tcp(&a, &newcomer, at_newcomer.ipv4, 4 << 20);
+        tcp(&newcomer, &b, at_b.ipv4, 4 << 20);
+        tcp(&newcomer, &host.netns, Ipv4Addr::new(10, 201, 0, 1), 4 << 20);
+        udp(&newcomer, &a, host.ps().iter().find(|endpoint| endpoint.name == a.name()).unwrap().ipv4, 1472, 50);
+        host.ok(&["detach", newcomer.name()]);
+    }
+    host.attach(&c, &[]);
 }
 
 #[test]
