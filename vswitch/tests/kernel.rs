@@ -1,13 +1,15 @@
 //! The kernel's side of the control plane, on real namespaces: what a path is, what a device is, and what is refused.
 
 use std::fs;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use nix::mount::{MntFlags, umount2};
 use vswitch::kernel::capabilities::Capabilities;
-use vswitch::kernel::ethtool::{self, Feature};
+use vswitch::kernel::ethtool::{self, EthtoolError, Feature};
 use vswitch::kernel::netlink::{LinkEvent, Netlink, NetlinkError, VethSpec};
 use vswitch::kernel::netns::{Netns, NetnsError};
 use vswitch::kernel::{bpffs, sysctl};
@@ -40,6 +42,15 @@ impl Namespace {
 impl Drop for Namespace {
     fn drop(&mut self) {
         let _ = Command::new("ip").args(["netns", "del", &self.name]).status();
+    }
+}
+
+/// A place where in the end nothing is mounted, however the test ends.
+struct Unmounted<'a>(&'a Path);
+
+impl Drop for Unmounted<'_> {
+    fn drop(&mut self) {
+        while bpffs::is_mounted(self.0) && umount2(self.0, MntFlags::MNT_DETACH).is_ok() {}
     }
 }
 
@@ -98,6 +109,33 @@ fn symbolic_links_are_followed_only_where_root_alone_could_have_made_them() {
     chown(directory.path(), Some(0), Some(0)).expect("keep the directory");
 }
 
+#[test]
+fn where_a_process_leads_is_followed_to_its_namespaces_alone() {
+    let namespace = Namespace::new();
+    let own = Netns::current().expect("our own").id();
+    assert_eq!(Netns::open(Path::new("/proc/self/ns/net")).expect("by /proc/self").id(), own);
+    // A process chooses where these lead, and may choose again.
+    let opened = fs::File::open(namespace.path()).expect("open the namespace");
+    let descriptor = format!("/proc/{}/fd/{}", std::process::id(), opened.as_raw_fd());
+    let root = format!("/proc/{}/root{}", std::process::id(), namespace.path().display());
+    for path in [descriptor, root] {
+        let refused = Netns::open(Path::new(&path));
+        assert!(matches!(refused, Err(NetnsError::UntrustedSymlink { .. })), "{path}: {refused:?}");
+    }
+}
+
+#[test]
+fn who_may_not_enter_is_told_so() {
+    let opened = Namespace::new().open();
+    let user = std::thread::spawn(move || {
+        // SAFETY: the bare system call changes the user of this thread alone, and it ends here.
+        let result = unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) };
+        assert_eq!(result, 0, "become nobody");
+        opened.enter(|| ())
+    });
+    assert!(matches!(user.join().expect("no panic"), Err(NetnsError::PermissionDenied { .. })));
+}
+
 #[tokio::test]
 async fn a_pair_of_veth_is_made_straight_in_its_namespace() {
     let (host, container) = (Namespace::new(), Namespace::new());
@@ -141,6 +179,103 @@ async fn names_that_are_taken_and_devices_that_are_gone_are_told_apart() {
     assert_eq!(ours.links().await.expect("list").iter().filter(|link| !link.loopback).count(), 1);
 }
 
+#[tokio::test]
+async fn an_interface_is_configured_in_one_call() {
+    let (host, container) = (Namespace::new(), Namespace::new());
+    let (host, container) = (host.open(), container.open());
+    let (ours, theirs) = (Netlink::open_in(&host).expect("a socket"), Netlink::open_in(&container).expect("a socket"));
+    let near = ours.create_veth(&veth("vp0", "eth0", Some(&container))).await.expect("make it");
+    ours.set_up(near).await.expect("switch on");
+    let index = theirs.link_by_name("eth0").await.expect("ask").expect("there").index;
+    let addresses = ["10.77.0.2/24", "fd77::2/64"].map(|address| address.parse().expect("an address"));
+    let gateways = ["10.77.0.1", "fd77::1"].map(|address| address.parse().expect("an address"));
+    theirs.configure(index, &addresses, &gateways).await.expect("configure");
+
+    assert!(theirs.link(index).await.expect("ask").expect("there").up);
+    let there = theirs.addresses(Some(index)).await.expect("list");
+    assert!(addresses.iter().all(|address| there.contains(&(index, *address))), "{there:?}");
+    let routes = theirs.routes().await.expect("list");
+    for gateway in gateways {
+        let default = routes.iter().find(|route| route.gateway == Some(gateway)).expect("a default route");
+        assert_eq!((default.destination.prefix_len(), default.index), (0, Some(index)));
+        theirs.add_default_route(gateway, index).await.expect("the same again is fine");
+    }
+    // Who is there first stays, as when a container's networks come back at the same time.
+    let other = "10.77.0.9".parse().expect("an address");
+    theirs.add_default_route(other, index).await.expect("one that is there is fine");
+    assert_eq!(theirs.routes().await.expect("list"), routes);
+    let elsewhere = Namespace::new().open();
+    let empty = Netlink::open_in(&elsewhere).expect("a socket");
+    let loopback = empty.link_by_name("lo").await.expect("ask").expect("there").index;
+    let unreachable = empty.configure(loopback, &[], &["192.0.2.1".parse().expect("an address")]).await;
+    let Err(NetlinkError::Kernel { errno: nix::errno::Errno::ENETUNREACH, hint, .. }) = unreachable else {
+        panic!("not refused for its gateway: {unreachable:?}");
+    };
+    assert!(hint.0.is_some(), "the kernel says why");
+}
+
+#[tokio::test]
+async fn connections_end_with_their_last_handle() {
+    let namespace = Namespace::new();
+    let netns = namespace.open();
+    let sockets = || {
+        fs::read_dir("/proc/self/fd")
+            .expect("our descriptors")
+            .flatten()
+            .filter(|entry| {
+                fs::read_link(entry.path()).is_ok_and(|target| target.to_string_lossy().starts_with("socket:"))
+            })
+            .count()
+    };
+    // Other tests of this process have sockets too, but not hundreds.
+    let before = sockets();
+    for _ in 0..500 {
+        let netlink = Netlink::open_in(&netns).expect("a socket");
+        let events = Netlink::link_events_in(&netns).expect("follow");
+        assert_eq!(netlink.links().await.expect("list").len(), 1);
+        drop((netlink.clone(), netlink, events));
+    }
+    tokio::time::timeout(std::time::Duration::from_secs(10), async {
+        while sockets() > before + 50 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("the sockets are closed");
+}
+
+#[tokio::test]
+async fn events_that_come_faster_than_they_are_read_are_lost_aloud() {
+    let namespace = Namespace::new();
+    let netns = namespace.open();
+    let mut events = Netlink::link_events_in(&netns).expect("follow");
+    let netlink = Netlink::open_in(&netns).expect("a socket");
+    let index = netlink.create_veth(&veth("vp0", "vp1", None)).await.expect("make it");
+    // On this thread's runtime nobody reads the events before they are waited for: the kernel has to keep them all.
+    let burst = netns.enter(|| {
+        let flood = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        flood.block_on(async {
+            let netlink = Netlink::open().expect("a socket");
+            for mtu in (0..4000).map(|round| 1000 + round % 2) {
+                netlink.set_mtu(index, mtu).await.expect("set");
+            }
+        });
+    });
+    burst.expect("enter");
+    let lost = async { while !matches!(events.recv().await.expect("an event"), LinkEvent::Lost) {} };
+    tokio::time::timeout(std::time::Duration::from_secs(60), lost).await.expect("it is said that some are lost");
+    netlink.delete_link(index).await.expect("remove");
+    let removed = async {
+        loop {
+            if matches!(events.recv().await.expect("an event"), LinkEvent::Removed { index: gone, .. } if gone == index)
+            {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), removed).await.expect("and those after it are heard");
+}
+
 #[test]
 fn link_events_tell_of_a_namespace_that_went_with_its_devices() {
     let (host, container) = (Namespace::new(), Namespace::new());
@@ -181,7 +316,13 @@ async fn offloads_and_settings_are_changed_inside_and_their_old_state_returned()
             assert!(!ethtool::get("eth0", Feature::TxChecksum).expect("ask"));
             assert!(ethtool::set("eth0", Feature::TxVlan, false).expect("tags off"));
             assert!(!ethtool::get("eth0", Feature::TxVlan).expect("ask"));
-            assert!(ethtool::get("eth9", Feature::Gro).is_err());
+            assert!(matches!(ethtool::get("eth9", Feature::Gro), Err(EthtoolError::NotFound { .. })));
+            for feature in [Feature::TxChecksum, Feature::Tso, Feature::TxVlan] {
+                ethtool::set("eth0", feature, true).expect("on again");
+                assert!(ethtool::get("eth0", feature).expect("ask"), "{feature:?}");
+            }
+            let fixed = ethtool::set("lo", Feature::TxChecksum, false);
+            assert!(matches!(fixed, Err(EthtoolError::Fixed { on: false, .. })), "{fixed:?}");
             let accept = ["net", "ipv6", "conf", "eth0", "accept_ra"];
             assert_eq!(sysctl::write(&accept, "0").expect("write"), "1");
             assert_eq!(sysctl::read(&accept).expect("read"), "0");
@@ -196,8 +337,10 @@ fn this_kernel_can_and_a_bpffs_comes_and_goes() {
     assert_eq!(capabilities.require(), Ok(()));
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("bpf");
+    let _unmounted = Unmounted(&path);
     bpffs::ensure(&path).expect("mount");
     bpffs::ensure(&path).expect("again is fine");
+    fs::create_dir_all(path.join("links/deep")).expect("a directory in it");
     assert!(bpffs::is_mounted(&path));
     bpffs::remove(&path).expect("unmount");
     bpffs::remove(&path).expect("again is fine");

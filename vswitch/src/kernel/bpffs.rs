@@ -4,7 +4,6 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
@@ -41,12 +40,32 @@ pub fn ensure(path: &Path) -> Result<(), BpffsError> {
 /// # Errors
 /// What the kernel said.
 pub fn remove(path: &Path) -> Result<(), BpffsError> {
-    let failed = |source| BpffsError { action: "unmount", path: path.to_owned(), source };
+    let failed = |action| move |source| BpffsError { action, path: path.to_owned(), source };
     while is_mounted(path) {
-        umount2(path, MntFlags::MNT_DETACH).map_err(|errno: Errno| failed(errno.into()))?;
+        // Pins hold what is pinned for as long as the file system is mounted anywhere, and whoever was started with mounts
+        // of their own has it too.
+        clear(path).map_err(failed("remove the pins from"))?;
+        umount2(path, MntFlags::MNT_DETACH).map_err(|errno| failed("unmount")(errno.into()))?;
     }
     match fs::remove_dir(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove the directory of")(error)),
         _ => Ok(()),
     }
+}
+
+fn clear(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        // Names with dots are the kernel's own (bpf_lookup): maps.debug and progs.debug, which it does not let go of.
+        if entry.file_name().as_encoded_bytes().contains(&b'.') {
+            continue;
+        }
+        let removed =
+            if entry.file_type()?.is_dir() { fs::remove_dir_all(entry.path()) } else { fs::remove_file(entry.path()) };
+        match removed {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }

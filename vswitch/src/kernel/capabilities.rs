@@ -87,7 +87,7 @@ impl Capabilities {
             missing,
             bpf: probe_bpf(),
             btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
-            tcx: release.version >= TCX,
+            tcx: probe_tcx().unwrap_or(release.version >= TCX),
             release,
         })
     }
@@ -117,15 +117,33 @@ impl Capabilities {
 /// Asks bpf(2) for the first program id: harmless, and ENOENT is an answer.
 fn probe_bpf() -> Result<(), Errno> {
     const BPF_PROG_GET_NEXT_ID: libc::c_int = 11;
-    let mut attributes = [0_u8; 64];
-    // SAFETY: the attribute block is valid, zeroed and as long as we say.
-    let result = unsafe {
-        libc::syscall(libc::SYS_bpf, BPF_PROG_GET_NEXT_ID, attributes.as_mut_ptr(), attributes.len() as libc::c_uint)
-    };
-    match Errno::result(result) {
-        Ok(_) | Err(Errno::ENOENT | Errno::EPERM) => Ok(()),
+    match bpf(BPF_PROG_GET_NEXT_ID, &mut [0; 16]) {
+        Ok(()) | Err(Errno::ENOENT | Errno::EPERM) => Ok(()),
         Err(errno) => Err(errno),
     }
+}
+
+/// Asks what is attached by tcx to loopback, which changes nothing; kernels without it do not know the question. No
+/// answer if we may not ask.
+fn probe_tcx() -> Option<bool> {
+    const BPF_PROG_QUERY: libc::c_int = 16;
+    const BPF_TCX_INGRESS: u32 = 46;
+    let loopback = nix::net::if_::if_nametoindex("lo").ok()?;
+    let mut attributes = [0; 16];
+    attributes[..2].copy_from_slice(&[loopback, BPF_TCX_INGRESS]);
+    match bpf(BPF_PROG_QUERY, &mut attributes) {
+        Ok(()) | Err(Errno::ENOENT) => Some(true),
+        Err(Errno::EINVAL) => Some(false),
+        Err(_) => None,
+    }
+}
+
+/// bpf(2), with attributes in words (union bpf_attr).
+fn bpf(command: libc::c_int, attributes: &mut [u32; 16]) -> Result<(), Errno> {
+    let size = size_of_val(attributes) as libc::c_uint;
+    // SAFETY: the attribute block is valid and as long as we say; commands used here have no pointers in it but null.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_mut_ptr(), size) };
+    Errno::result(result).map(drop)
 }
 
 fn release(text: &str) -> Release {

@@ -1,21 +1,21 @@
 //! Offloads of a device, by the ethtool ioctl, in the namespace of the calling thread.
 //!
-//! The ioctl and not netlink: the older commands set all kinds of checksums at once, which is what is meant here.
+//! For another namespace: inside [`super::netns::Netns::enter`].
 
 use std::io;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
-/// Work that a device takes off the network stack.
+/// Work that a device can take off the network stack, or that the stack does for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Feature {
-    /// Gathering received segments. On a veth it also starts NAPI (commit d3256efd8e8b).
+    /// Gathering received segments. On a veth it also makes NAPI run, without which XDP cannot redirect into it.
     Gro,
-    /// Checksums of what is sent, of every protocol.
+    /// All checksums of what is sent.
     TxChecksum,
-    /// Segmentation of TCP that is sent.
+    /// Segmentation of TCP by the device.
     Tso,
     /// VLAN tags of what is sent, kept beside the frame.
     TxVlan,
@@ -23,110 +23,249 @@ pub enum Feature {
     RxVlan,
 }
 
-/// An offload or a driver's name could not be read or set.
+/// Why an offload could not be read or set.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {action} of {device}: {source}")]
-pub struct EthtoolError {
-    action: String,
-    device: String,
-    source: io::Error,
+pub enum EthtoolError {
+    /// No such device.
+    #[error("cannot {operation} of {device}: there is no such device")]
+    NotFound {
+        /// What was tried.
+        operation: &'static str,
+        /// The device.
+        device: String,
+    },
+    /// The kernel does not let this process.
+    #[error("cannot {operation} of {device}: no permission")]
+    PermissionDenied {
+        /// What was tried.
+        operation: &'static str,
+        /// The device.
+        device: String,
+    },
+    /// The device does not have it, or cannot do without.
+    #[error("{device} cannot switch {} {feature:?}", if *.on { "on" } else { "off" })]
+    Fixed {
+        /// The device.
+        device: String,
+        /// The offload.
+        feature: Feature,
+        /// What was wanted.
+        on: bool,
+    },
+    /// Anything else.
+    #[error("cannot {operation} of {device}: {source}")]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// The device.
+        device: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
 }
 
-// linux/sockios.h, linux/ethtool.h.
-const SIOCETHTOOL: libc::c_ulong = 0x8946;
-const GET_DRIVER: u32 = 0x03;
-const GET_FLAGS: u32 = 0x25;
-const SET_FLAGS: u32 = 0x26;
-const FLAG_TX_VLAN: u32 = 1 << 7;
-const FLAG_RX_VLAN: u32 = 1 << 8;
-
-impl Feature {
-    /// The commands that read and set it, and its bit where it shares them with others.
-    const fn commands(self) -> (u32, u32, Option<u32>) {
-        match self {
-            Self::Gro => (0x2b, 0x2c, None),
-            Self::TxChecksum => (0x16, 0x17, None),
-            Self::Tso => (0x1e, 0x1f, None),
-            Self::TxVlan => (GET_FLAGS, SET_FLAGS, Some(FLAG_TX_VLAN)),
-            Self::RxVlan => (GET_FLAGS, SET_FLAGS, Some(FLAG_RX_VLAN)),
-        }
-    }
-}
-
-/// Whether a device has a feature switched on.
+/// Whether an offload is on.
 ///
 /// # Errors
-/// No such device, or its driver does not say.
+/// [`EthtoolError`], but for `Fixed`.
 pub fn get(device: &str, feature: Feature) -> Result<bool, EthtoolError> {
-    let (get, _, bit) = feature.commands();
-    let value = value(device, get).map_err(|source| failed(&format!("read {feature:?}"), device, source))?;
-    Ok(bit.map_or(value != 0, |bit| value & bit != 0))
+    let bits = Channel::open(device)?.features()?;
+    Ok(bits.iter().any(|bit| bit.active && feature.covers(&bit.name)))
 }
 
-/// Switches a feature on or off; returns how it was.
+/// Switches an offload on or off; returns whether it was on.
 ///
 /// # Errors
-/// No such device, or its driver cannot.
+/// [`EthtoolError`]; `Fixed` if the device then has it otherwise.
 pub fn set(device: &str, feature: Feature, on: bool) -> Result<bool, EthtoolError> {
-    let (get, set, bit) = feature.commands();
-    let change = || {
-        let before = value(device, get)?;
-        let (was, wanted) = match bit {
-            None => (before != 0, u32::from(on)),
-            Some(bit) => (before & bit != 0, if on { before | bit } else { before & !bit }),
-        };
-        if was != on {
-            let mut request = Value { command: set, data: wanted };
-            call(device, (&raw mut request).cast())?;
-        }
-        Ok(was)
-    };
-    change().map_err(|source| failed(&format!("set {feature:?} {}", if on { "on" } else { "off" }), device, source))
+    let channel = Channel::open(device)?;
+    let before = channel.features()?;
+    let was = before.iter().any(|bit| bit.active && feature.covers(&bit.name));
+    // What the user wants counts too: it comes back by itself once something else allows it.
+    let changes: Vec<_> = before
+        .iter()
+        .enumerate()
+        .filter(|(_, bit)| feature.covers(&bit.name) && bit.available && !(on && bit.never_wanted()))
+        .filter(|(_, bit)| bit.active != on || bit.requested != on)
+        .map(|(number, _)| number)
+        .collect();
+    if !changes.is_empty() {
+        channel.request(&changes, before.len(), on)?;
+    }
+    let after = channel.features()?;
+    let is = after.iter().any(|bit| bit.active && feature.covers(&bit.name));
+    if is == on { Ok(was) } else { Err(EthtoolError::Fixed { device: device.to_owned(), feature, on }) }
 }
 
 /// The name of a device's driver: "veth", "virtio_net".
 ///
 /// # Errors
-/// No such device, or it has no driver that says.
+/// [`EthtoolError`], but for `Fixed`; some devices have no driver that says.
 pub fn driver(device: &str) -> Result<String, EthtoolError> {
     // struct ethtool_drvinfo: the command, the name in 32 bytes, and 160 bytes of versions and counts.
-    let mut information = [0_u32; 49];
-    information[0] = GET_DRIVER;
-    call(device, information.as_mut_ptr().cast()).map_err(|source| failed("read the driver", device, source))?;
-    let name = information[1..9].iter().flat_map(|word| word.to_ne_bytes()).take_while(|byte| *byte != 0).collect();
-    Ok(String::from_utf8(name).unwrap_or_default())
+    let mut words = [0; 49];
+    words[0] = ETHTOOL_GDRVINFO;
+    Channel::open(device)?.command("read the driver", &mut words)?;
+    let name: Vec<u8> = words[1..9].iter().flat_map(|word| word.to_ne_bytes()).collect();
+    Ok(text(&name))
 }
 
-fn failed(action: &str, device: &str, source: io::Error) -> EthtoolError {
-    EthtoolError { action: action.to_owned(), device: device.to_owned(), source }
-}
-
-/// `struct ethtool_value`.
-#[repr(C)]
-struct Value {
-    command: u32,
-    data: u32,
-}
-
-fn value(device: &str, command: u32) -> io::Result<u32> {
-    let mut request = Value { command, data: 0 };
-    call(device, (&raw mut request).cast())?;
-    Ok(request.data)
-}
-
-/// Makes the ioctl; `request` points to the structure that its command asks for.
-fn call(device: &str, request: *mut libc::c_char) -> io::Result<()> {
-    // SAFETY: an all-zero ifreq is valid.
-    let mut interface: libc::ifreq = unsafe { std::mem::zeroed() };
-    if device.len() >= interface.ifr_name.len() {
-        return Err(Errno::ENODEV.into());
+impl Feature {
+    /// Whether a bit with this name belongs to it (netdev_features_strings in net/ethtool/common.c).
+    fn covers(self, bit: &str) -> bool {
+        match self {
+            Self::Gro => bit == "rx-gro",
+            Self::TxChecksum => bit.starts_with("tx-checksum-"),
+            Self::Tso => bit.starts_with("tx-tcp") && bit.ends_with("-segmentation"),
+            Self::TxVlan => matches!(bit, "tx-vlan-hw-insert" | "tx-vlan-stag-hw-insert"),
+            Self::RxVlan => matches!(bit, "rx-vlan-hw-parse" | "rx-vlan-stag-hw-parse"),
+        }
     }
-    for (to, from) in interface.ifr_name.iter_mut().zip(device.bytes()) {
-        *to = from as libc::c_char;
+}
+
+/// One of the kernel's feature bits of a device.
+#[derive(Debug)]
+struct Bit {
+    name: String,
+    available: bool,
+    requested: bool,
+    active: bool,
+}
+
+impl Bit {
+    /// It breaks the IP identification (commit cbc53e08a793): only who asks for it by name wants it.
+    fn never_wanted(&self) -> bool {
+        self.name == "tx-tcp-mangleid-segmentation"
     }
-    interface.ifr_ifru.ifru_data = request;
-    let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
-    // SAFETY: the request names a device and points to a structure of the size that its command asks for.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut interface) };
-    Errno::result(result).map(drop).map_err(io::Error::from)
+}
+
+// linux/ethtool.h and linux/sockios.h
+const SIOCETHTOOL: libc::c_ulong = 0x8946;
+const ETHTOOL_GDRVINFO: u32 = 0x03;
+const ETHTOOL_GSTRINGS: u32 = 0x1b;
+const ETHTOOL_GSSET_INFO: u32 = 0x37;
+const ETHTOOL_GFEATURES: u32 = 0x3a;
+const ETHTOOL_SFEATURES: u32 = 0x3b;
+const ETH_SS_FEATURES: u32 = 4;
+const ETH_GSTRING_LEN: usize = 32;
+
+/// The ioctl, for one device. Commands are arrays of words: all structures of this interface can be seen so.
+struct Channel<'a> {
+    socket: OwnedFd,
+    device: &'a str,
+    name: [libc::c_char; libc::IFNAMSIZ],
+}
+
+const READ: &str = "read the offloads";
+
+impl<'a> Channel<'a> {
+    fn open(device: &'a str) -> Result<Self, EthtoolError> {
+        let mut name = [0; libc::IFNAMSIZ];
+        if device.len() >= name.len() {
+            return Err(EthtoolError::NotFound { operation: READ, device: device.to_owned() });
+        }
+        for (to, from) in name.iter_mut().zip(device.bytes()) {
+            *to = from.cast_signed();
+        }
+        let failed = |errno: Errno| error(READ, device, errno);
+        let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).map_err(failed)?;
+        Ok(Self { socket, device, name })
+    }
+
+    fn features(&self) -> Result<Vec<Bit>, EthtoolError> {
+        let names = self.names()?;
+        let blocks = names.len().div_ceil(32);
+        // struct ethtool_gfeatures: per block the bits available, requested, active and never changed.
+        let mut words = vec![0; 2 + 4 * blocks];
+        words[..2].copy_from_slice(&[ETHTOOL_GFEATURES, blocks as u32]);
+        self.command(READ, &mut words)?;
+        let bit = |number: usize, column: usize| words[2 + 4 * (number / 32) + column] >> (number % 32) & 1 != 0;
+        let bits = names.into_iter().enumerate().map(|(number, name)| Bit {
+            name,
+            available: bit(number, 0),
+            requested: bit(number, 1),
+            active: bit(number, 2),
+        });
+        Ok(bits.collect())
+    }
+
+    fn request(&self, changes: &[usize], count: usize, on: bool) -> Result<(), EthtoolError> {
+        let blocks = count.div_ceil(32);
+        // struct ethtool_sfeatures: per block the bits meant, and their values.
+        let mut words = vec![0; 2 + 2 * blocks];
+        words[..2].copy_from_slice(&[ETHTOOL_SFEATURES, blocks as u32]);
+        for number in changes {
+            words[2 + 2 * (number / 32)] |= 1 << (number % 32);
+            words[3 + 2 * (number / 32)] |= u32::from(on) << (number % 32);
+        }
+        self.command("set the offloads", &mut words)
+    }
+
+    /// The names of the bits, in their order; kernels differ.
+    fn names(&self) -> Result<Vec<String>, EthtoolError> {
+        // struct ethtool_sset_info: a mask of 64 bits, then a count for each bit in it.
+        let mask = (1_u64 << ETH_SS_FEATURES).to_ne_bytes();
+        let [low, high] = [0, 4].map(|at| u32::from_ne_bytes([mask[at], mask[at + 1], mask[at + 2], mask[at + 3]]));
+        let mut words = [ETHTOOL_GSSET_INFO, 0, low, high, 0];
+        self.command(READ, &mut words)?;
+        let count = words[4] as usize;
+        // struct ethtool_gstrings.
+        let mut words = vec![0; 3 + count * ETH_GSTRING_LEN / 4];
+        words[..3].copy_from_slice(&[ETHTOOL_GSTRINGS, ETH_SS_FEATURES, count as u32]);
+        self.command(READ, &mut words)?;
+        let bytes: Vec<u8> = words[3..].iter().flat_map(|word| word.to_ne_bytes()).collect();
+        Ok(bytes.chunks_exact(ETH_GSTRING_LEN).map(text).collect())
+    }
+
+    /// Runs a command, which is long enough for what the kernel writes back.
+    fn command(&self, operation: &'static str, words: &mut [u32]) -> Result<(), EthtoolError> {
+        let mut request = libc::ifreq {
+            ifr_name: self.name,
+            ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_data: words.as_mut_ptr().cast() },
+        };
+        // SAFETY: the request is whole and points at a command whose length in it is that of `words`.
+        let result = unsafe { libc::ioctl(self.socket.as_raw_fd(), SIOCETHTOOL as _, &raw mut request) };
+        Errno::result(result).map(drop).map_err(|errno| error(operation, self.device, errno))
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
+fn error(operation: &'static str, device: &str, errno: Errno) -> EthtoolError {
+    let device = device.to_owned();
+    match errno {
+        Errno::ENODEV => EthtoolError::NotFound { operation, device },
+        Errno::EPERM | Errno::EACCES => EthtoolError::PermissionDenied { operation, device },
+        errno => EthtoolError::Io { operation, device, source: errno.into() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offloads_are_the_bits_that_ethtool_means_by_them() {
+        assert!(Feature::TxChecksum.covers("tx-checksum-ip-generic"));
+        assert!(Feature::TxChecksum.covers("tx-checksum-sctp"));
+        assert!(!Feature::TxChecksum.covers("rx-checksum"));
+        assert!(Feature::Tso.covers("tx-tcp6-segmentation"));
+        assert!(!Feature::Tso.covers("tx-udp-segmentation"));
+        assert!(Feature::Gro.covers("rx-gro"));
+        assert!(!Feature::Gro.covers("rx-gro-hw"));
+    }
+
+    #[test]
+    fn a_name_too_long_is_no_device() {
+        assert!(matches!(get("sixteen-letters-", Feature::Gro), Err(EthtoolError::NotFound { .. })));
+    }
+
+    #[test]
+    fn strings_end_at_their_zero() {
+        assert_eq!(text(b"rx-gro\0\0"), "rx-gro");
+        assert_eq!(text(b"whole"), "whole");
+    }
 }

@@ -2,142 +2,41 @@
 //!
 //! A connection belongs to one namespace, the one its socket was made in. Its task ends with the last clone of the handle.
 
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsFd as _, AsRawFd as _};
+mod connection;
+mod error;
+mod events;
+mod route;
 
-use futures::TryStreamExt as _;
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use netlink_packet_core::{ErrorMessage, NetlinkMessage, NetlinkPayload};
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkMessage};
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use netlink_sys::{AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{LinkFlags, LinkMessage};
 use nix::errno::Errno;
-use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use tokio::sync::mpsc;
-use vswitch_common::Mac;
 
-pub use super::link::Link;
-use super::netns::{Netns, NetnsError};
+use super::link;
+pub use super::link::{Link, VethSpec};
+use super::netns::Netns;
+use connection::{Change, Connection, Request};
+pub use error::{Hint, NetlinkError};
+pub use events::LinkEvent;
+pub use route::Route;
 
-/// What rtnetlink refused, and about what.
-#[derive(Debug, thiserror::Error)]
-pub enum NetlinkError {
-    /// No socket.
-    #[error("cannot open a netlink socket: {0}")]
-    Socket(#[source] io::Error),
-    /// The namespace could not be entered.
-    #[error(transparent)]
-    Netns(#[from] NetnsError),
-    /// It is there already.
-    #[error("cannot {operation} {object}: it exists already")]
-    Exists {
-        /// What was to be done.
-        operation: &'static str,
-        /// To what.
-        object: String,
-    },
-    /// It is not there.
-    #[error("cannot {operation} {object}: there is none")]
-    NotFound {
-        /// What was to be done.
-        operation: &'static str,
-        /// To what.
-        object: String,
-    },
-    /// Not allowed.
-    #[error("cannot {operation} {object}: no permission")]
-    Permission {
-        /// What was to be done.
-        operation: &'static str,
-        /// To what.
-        object: String,
-    },
-    /// Anything else.
-    #[error("cannot {operation} {object}: {source}")]
-    Kernel {
-        /// What was to be done.
-        operation: &'static str,
-        /// To what.
-        object: String,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// The conversation with the kernel broke.
-    #[error("cannot {operation} {object}: {message}")]
-    Protocol {
-        /// What was to be done.
-        operation: &'static str,
-        /// To what.
-        object: String,
-        /// What went wrong.
-        message: String,
-    },
-}
-
-/// A route, as far as it matters here: where to, by which device, by which gateway.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Route {
-    /// Whom it is for; 0.0.0.0/0 or ::/0 for the default.
-    pub destination: IpNet,
-    /// The device.
-    pub index: Option<u32>,
-    /// The next hop, if it is not on the device's own segment.
-    pub gateway: Option<IpAddr>,
-    /// The lower is preferred.
-    pub metric: u32,
-}
-
-/// What happened to a link.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LinkEvent {
-    /// It came, or something about it changed.
-    Changed(Link),
-    /// It went.
-    Removed {
-        /// Its number.
-        index: u32,
-        /// Its last name.
-        name: String,
-    },
-    /// Events were lost: look at everything again.
-    Lost,
-}
-
-/// A pair of veth to be made.
-#[derive(Clone, Debug)]
-pub struct VethSpec<'a> {
-    /// The end in the connection's namespace.
-    pub name: &'a str,
-    /// Its address; the kernel's choice if none.
-    pub mac: Option<Mac>,
-    /// The MTU of both.
-    pub mtu: u32,
-    /// The first end's alias.
-    pub alias: Option<&'a str>,
-    /// The other end's name.
-    pub peer_name: &'a str,
-    /// Its address; the kernel's choice if none.
-    pub peer_mac: Option<Mac>,
-    /// The namespace it is made in; the connection's own if none.
-    pub peer_netns: Option<&'a Netns>,
-}
-
-/// A connection to rtnetlink in one namespace.
+/// A connection to rtnetlink in one namespace, which it keeps alive: one in a foreign namespace is never stored.
 #[derive(Clone, Debug)]
 pub struct Netlink {
-    handle: Handle,
+    connection: Connection,
 }
 
 impl Netlink {
-    /// In the daemon's own namespace. Has to be called on a runtime.
+    /// In the namespace of the calling thread. Has to be called on a runtime.
     ///
     /// # Errors
     /// [`NetlinkError::Socket`].
     pub fn open() -> Result<Self, NetlinkError> {
-        TokioSocket::new(NETLINK_ROUTE).map_err(NetlinkError::Socket).map(Self::over)
+        Connection::open(None).map(|connection| Self { connection })
     }
 
     /// In another one: a thread goes in, makes the socket and hands it out.
@@ -145,18 +44,7 @@ impl Netlink {
     /// # Errors
     /// [`NetlinkError::Netns`] or [`NetlinkError::Socket`].
     pub fn open_in(netns: &Netns) -> Result<Self, NetlinkError> {
-        let runtime = tokio::runtime::Handle::current();
-        let socket = netns.enter(|| {
-            let _guard = runtime.enter();
-            TokioSocket::new(NETLINK_ROUTE)
-        })?;
-        socket.map_err(NetlinkError::Socket).map(Self::over)
-    }
-
-    fn over(socket: TokioSocket) -> Self {
-        let (connection, handle, _) = rtnetlink::from_socket(socket);
-        tokio::spawn(connection);
-        Self { handle }
+        Connection::open(Some(netns)).map(|connection| Self { connection })
     }
 
     /// Every link of the namespace.
@@ -164,8 +52,9 @@ impl Netlink {
     /// # Errors
     /// As the kernel has it.
     pub async fn links(&self) -> Result<Vec<Link>, NetlinkError> {
-        let links = self.handle.link().get().execute().map_ok(|message| Link::from(&message)).try_collect().await;
-        links.map_err(about("list", "links"))
+        let request = Request::new(RouteNetlinkMessage::GetLink(link::query()), NLM_F_REQUEST | NLM_F_DUMP);
+        let messages = self.connection.dump("list the links", request).await?;
+        Ok(messages.iter().filter_map(link_in).collect())
     }
 
     /// A link by its number.
@@ -173,7 +62,7 @@ impl Netlink {
     /// # Errors
     /// As the kernel has it; that there is none is no error.
     pub async fn link(&self, index: u32) -> Result<Option<Link>, NetlinkError> {
-        self.one(self.handle.link().get().match_index(index), &format!("link {index}")).await
+        self.find(link::query_index(index), &by_index(index)).await
     }
 
     /// A link by its name.
@@ -181,61 +70,54 @@ impl Netlink {
     /// # Errors
     /// As the kernel has it; that there is none is no error.
     pub async fn link_by_name(&self, name: &str) -> Result<Option<Link>, NetlinkError> {
-        self.one(self.handle.link().get().match_name(name), name).await
+        self.find(link::query_name(name), name).await
     }
 
-    async fn one(&self, request: rtnetlink::LinkGetRequest, object: &str) -> Result<Option<Link>, NetlinkError> {
-        match request.execute().try_next().await.map_err(about("find", object)) {
-            Ok(message) => Ok(message.as_ref().map(Link::from)),
-            Err(NetlinkError::NotFound { .. }) => Ok(None),
-            Err(error) => Err(error),
+    async fn find(&self, query: LinkMessage, object: &str) -> Result<Option<Link>, NetlinkError> {
+        const OPERATION: &str = "find";
+        let request = Request::acknowledged(RouteNetlinkMessage::GetLink(query));
+        let [answer] = self.connection.transact(OPERATION, [request]).await?;
+        match answer {
+            Ok(messages) => {
+                let unread = NetlinkError::NoAnswer { operation: OPERATION, object: object.to_owned() };
+                messages.iter().find_map(link_in).map(Some).ok_or(unread)
+            }
+            Err(refusal) if refusal.errno == Errno::ENODEV => Ok(None),
+            Err(refusal) => Err(NetlinkError::refused(OPERATION, object, refusal)),
         }
     }
 
-    /// Makes a pair of veth, each end where it belongs and under its final name, in one call. Returns the number of the
-    /// first end.
+    /// Makes a pair of veth, each end where it belongs and under its final name, in one call. Both are down. Returns the
+    /// number of the first end. If it fails, neither is there.
     ///
     /// # Errors
     /// [`NetlinkError::Exists`] with the name that is taken: the peer's, if the first is free.
     pub async fn create_veth(&self, spec: &VethSpec<'_>) -> Result<u32, NetlinkError> {
-        let mut peer = LinkMessageBuilder::<LinkUnspec>::new().name(spec.peer_name).mtu(spec.mtu);
-        if let Some(mac) = spec.peer_mac {
-            peer = peer.address(mac.0.to_vec());
+        const OPERATION: &str = "make the device";
+        let create = RouteNetlinkMessage::NewLink(link::veth(spec));
+        // The kernel says neither which number it gave (from 6.2 on it does, if asked to echo) nor which of the two
+        // names is taken: so we ask right behind.
+        let requests = [
+            Request::new(create, NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL),
+            Request::acknowledged(RouteNetlinkMessage::GetLink(link::query_name(spec.name))),
+        ];
+        let [created, first] = self.connection.transact(OPERATION, requests).await?;
+        if let Err(refusal) = created {
+            let of_peer = refusal.errno == Errno::EEXIST && first.is_err();
+            let object = if of_peer { spec.peer_name } else { spec.name };
+            return Err(NetlinkError::refused(OPERATION, object, refusal));
         }
-        if let Some(netns) = spec.peer_netns {
-            peer = peer.setns_by_fd(netns.as_fd().as_raw_fd());
-        }
-        let mut first = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
-            .name(spec.name)
-            .mtu(spec.mtu)
-            .set_info_data(InfoData::Veth(InfoVeth::Peer(peer.build())));
-        if let Some(mac) = spec.mac {
-            first = first.address(mac.0.to_vec());
-        }
-        if let Err(error) = self.handle.link().add(first.build()).execute().await {
-            let error = about("make the device", spec.name)(error);
-            // The kernel does not say which of the two names is taken.
-            return Err(match error {
-                NetlinkError::Exists { operation, .. } if self.link_by_name(spec.name).await?.is_none() => {
-                    NetlinkError::Exists { operation, object: spec.peer_name.to_owned() }
-                }
-                error => error,
-            });
-        }
-        let Some(made) = self.link_by_name(spec.name).await? else {
-            return Err(NetlinkError::NotFound {
-                operation: "find the device just made,",
-                object: spec.name.to_owned(),
-            });
-        };
+        let first = first.map_err(|refusal| NetlinkError::refused(OPERATION, spec.name, refusal))?;
+        let unread = NetlinkError::NoAnswer { operation: OPERATION, object: spec.name.to_owned() };
+        let index = first.iter().find_map(link_in).ok_or(unread)?.index;
         // The kernel takes an alias only for a device that exists (rtnl_newlink_create ignores IFLA_IFALIAS).
         if let Some(alias) = spec.alias
-            && let Err(error) = self.change(made.index, "mark", |link| link.alias(alias)).await
+            && let Err(error) = self.change(index, "mark", link::alias(index, alias)).await
         {
-            self.delete_link(made.index).await?;
+            self.delete_link(index).await?;
             return Err(error);
         }
-        Ok(made.index)
+        Ok(index)
     }
 
     /// Removes a link; fine if it is gone.
@@ -243,10 +125,9 @@ impl Netlink {
     /// # Errors
     /// As the kernel has it.
     pub async fn delete_link(&self, index: u32) -> Result<(), NetlinkError> {
-        match self.handle.link().del(index).execute().await.map_err(about("remove", &format!("link {index}"))) {
-            Err(NetlinkError::NotFound { .. }) => Ok(()),
-            other => other,
-        }
+        let request = Request::acknowledged(RouteNetlinkMessage::DelLink(link::at(index)));
+        let done_if = Some(Errno::ENODEV);
+        self.connection.change([Change { operation: "remove", object: by_index(index), request, done_if }]).await
     }
 
     /// Switches a link on.
@@ -254,7 +135,7 @@ impl Netlink {
     /// # Errors
     /// [`NetlinkError::NotFound`] and others.
     pub async fn set_up(&self, index: u32) -> Result<(), NetlinkError> {
-        self.change(index, "switch on", |link| link.up()).await
+        self.connection.change([up(index)]).await
     }
 
     /// Switches a link off.
@@ -262,7 +143,7 @@ impl Netlink {
     /// # Errors
     /// [`NetlinkError::NotFound`] and others.
     pub async fn set_down(&self, index: u32) -> Result<(), NetlinkError> {
-        self.change(index, "switch off", |link| link.down()).await
+        self.change(index, "switch off", link::flag(index, LinkFlags::Up, false)).await
     }
 
     /// Sets a link's MTU.
@@ -270,7 +151,7 @@ impl Netlink {
     /// # Errors
     /// [`NetlinkError::NotFound`], or the driver cannot.
     pub async fn set_mtu(&self, index: u32, mtu: u32) -> Result<(), NetlinkError> {
-        self.change(index, "set the MTU of", |link| link.mtu(mtu)).await
+        self.change(index, "set the MTU of", link::mtu(index, mtu)).await
     }
 
     /// Has a link take in all frames, or no longer.
@@ -278,29 +159,20 @@ impl Netlink {
     /// # Errors
     /// [`NetlinkError::NotFound`] and others.
     pub async fn set_promiscuous(&self, index: u32, on: bool) -> Result<(), NetlinkError> {
-        self.change(index, "set the promiscuous mode of", |link| link.promiscuous(on)).await
+        self.change(index, "set the promiscuous mode of", link::flag(index, LinkFlags::Promisc, on)).await
     }
 
-    async fn change(
-        &self,
-        index: u32,
-        operation: &'static str,
-        change: impl FnOnce(LinkMessageBuilder<LinkUnspec>) -> LinkMessageBuilder<LinkUnspec>,
-    ) -> Result<(), NetlinkError> {
-        let message: LinkMessage = change(LinkMessageBuilder::<LinkUnspec>::new().index(index)).build();
-        self.handle.link().change(message).execute().await.map_err(about(operation, &format!("link {index}")))
+    async fn change(&self, index: u32, operation: &'static str, message: LinkMessage) -> Result<(), NetlinkError> {
+        self.connection.change([link_change(index, operation, message)]).await
     }
 
-    /// Gives a link an address; fine if it has it.
+    /// Gives a link an address; fine if it has it. One of IPv6 is usable at once: whoever gives addresses out has seen
+    /// to it that no two are the same.
     ///
     /// # Errors
     /// [`NetlinkError::NotFound`] and others.
     pub async fn add_address(&self, index: u32, address: IpNet) -> Result<(), NetlinkError> {
-        let request = self.handle.address().add(index, address.addr(), address.prefix_len());
-        match request.execute().await.map_err(about("add the address", &address.to_string())) {
-            Err(NetlinkError::Exists { .. }) => Ok(()),
-            other => other,
-        }
+        self.connection.change([route::add_address(index, address)]).await
     }
 
     /// The addresses of a link, or of all.
@@ -308,161 +180,78 @@ impl Netlink {
     /// # Errors
     /// As the kernel has it.
     pub async fn addresses(&self, index: Option<u32>) -> Result<Vec<(u32, IpNet)>, NetlinkError> {
-        let messages: Vec<AddressMessage> =
-            self.handle.address().get().execute().try_collect().await.map_err(about("list", "addresses"))?;
-        let addresses = messages.iter().filter_map(address);
+        let messages = self.connection.dump("list the addresses", route::query_addresses()).await?;
+        let addresses = messages.iter().filter_map(route::address);
         Ok(addresses.filter(|(of, _)| index.is_none_or(|index| *of == index)).collect())
     }
 
-    /// Adds a default route; fine if the same is there.
+    /// Adds a default route of metric 0, unless there is one of the gateway's family. Of two that come at once, the
+    /// kernel takes the first.
     ///
     /// # Errors
     /// [`NetlinkError::Kernel`] where the gateway cannot be reached by that device, and others.
     pub async fn add_default_route(&self, via: IpAddr, index: u32) -> Result<(), NetlinkError> {
-        let message = match via {
-            IpAddr::V4(via) => RouteMessageBuilder::<Ipv4Addr>::new().gateway(via).output_interface(index).build(),
-            IpAddr::V6(via) => RouteMessageBuilder::<Ipv6Addr>::new().gateway(via).output_interface(index).build(),
-        };
-        let added = self.handle.route().add(message).execute().await;
-        match added.map_err(about("add the default route by", &via.to_string())) {
-            Err(NetlinkError::Exists { .. }) => Ok(()),
-            other => other,
-        }
+        self.connection.change([route::add_default(via, index)]).await
     }
 
-    /// The unicast routes of the main table, v4 and v6.
+    /// The routes of the main table, v4 and v6, to others than this host itself.
     ///
     /// # Errors
     /// As the kernel has it.
     pub async fn routes(&self) -> Result<Vec<Route>, NetlinkError> {
-        let mut routes = Vec::new();
-        for message in [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()]
-        {
-            let messages: Vec<RouteMessage> =
-                self.handle.route().get(message).execute().try_collect().await.map_err(about("list", "routes"))?;
-            routes.extend(messages.iter().filter_map(route));
-        }
-        Ok(routes)
+        let messages = self.connection.dump("list the routes", route::query_routes()).await?;
+        Ok(messages.iter().filter_map(Route::from_message).collect())
     }
 
-    /// Follows the links of the daemon's own namespace from now on, until the receiver is dropped.
+    /// Gives a link addresses, switches it on and adds default routes by it, all in one call to the kernel. Addresses
+    /// and default routes that are there are fine. If something fails, the rest may have been done.
+    ///
+    /// # Errors
+    /// The first, as of [`Netlink::add_address`], [`Netlink::set_up`] and [`Netlink::add_default_route`].
+    pub async fn configure(&self, index: u32, addresses: &[IpNet], gateways: &[IpAddr]) -> Result<(), NetlinkError> {
+        let addresses = addresses.iter().map(|address| route::add_address(index, *address));
+        // Behind it, for the kernel refuses routes by a link that is down.
+        let gateways = gateways.iter().map(|via| route::add_default(*via, index));
+        self.connection.change(addresses.chain([up(index)]).chain(gateways)).await
+    }
+
+    /// Follows the links of the calling thread's namespace from now on, until the receiver is dropped.
     ///
     /// # Errors
     /// [`NetlinkError::Socket`].
     pub fn link_events() -> Result<mpsc::UnboundedReceiver<LinkEvent>, NetlinkError> {
-        let mut socket = TokioSocket::new(NETLINK_ROUTE).map_err(NetlinkError::Socket)?;
-        // RTMGRP_LINK, bit 0 of the legacy groups (linux/rtnetlink.h).
-        socket.socket_mut().bind(&SocketAddr::new(0, 1)).map_err(NetlinkError::Socket)?;
-        let (sender, receiver) = mpsc::unbounded_channel();
-        tokio::spawn(follow(socket, sender));
-        Ok(receiver)
+        events::follow(None)
+    }
+
+    /// Follows the links of another namespace, which stays alive meanwhile.
+    ///
+    /// # Errors
+    /// [`NetlinkError::Netns`] or [`NetlinkError::Socket`].
+    pub fn link_events_in(netns: &Netns) -> Result<mpsc::UnboundedReceiver<LinkEvent>, NetlinkError> {
+        events::follow(Some(netns))
     }
 }
 
-/// Reads link events off a socket. By hand, not through a connection: that would not tell of an overrun.
-async fn follow(socket: TokioSocket, events: mpsc::UnboundedSender<LinkEvent>) {
-    let mut buffer = bytes::BytesMut::with_capacity(64 * 1024);
-    loop {
-        buffer.clear();
-        let received = tokio::select! {
-            received = socket.recv(&mut buffer) => received,
-            () = events.closed() => return,
-        };
-        if let Err(error) = received {
-            let overrun = error.raw_os_error() == Some(libc::ENOBUFS);
-            tracing::warn!("link events: {error}");
-            if events.send(LinkEvent::Lost).is_err() || !overrun {
-                return;
-            }
-            continue;
+fn up(index: u32) -> Change {
+    link_change(index, "switch on", link::flag(index, LinkFlags::Up, true))
+}
+
+fn link_change(index: u32, operation: &'static str, message: LinkMessage) -> Change {
+    let request = Request::acknowledged(RouteNetlinkMessage::SetLink(message));
+    Change { operation, object: by_index(index), request, done_if: None }
+}
+
+fn by_index(index: u32) -> String {
+    format!("link {index}")
+}
+
+/// The link that a message tells of. Bridges tell of their ports by the same messages, in their own address family:
+/// a port that leaves its bridge is not a link that is gone.
+fn link_in(message: &RouteNetlinkMessage) -> Option<Link> {
+    match message {
+        RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link) => {
+            link::is_of_device(link).then(|| link.into())
         }
-        let mut rest = &buffer[..];
-        while let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest) {
-            let length = (message.header.length as usize).next_multiple_of(4).max(16);
-            let event = match &message.payload {
-                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
-                    Some(LinkEvent::Changed(Link::from(link)))
-                }
-                NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link)) => {
-                    let Link { index, name, .. } = Link::from(link);
-                    Some(LinkEvent::Removed { index, name })
-                }
-                _ => None,
-            };
-            if event.is_some_and(|event| events.send(event).is_err()) {
-                return;
-            }
-            match rest.get(length..) {
-                Some(next) if !next.is_empty() => rest = next,
-                _ => break,
-            }
-        }
-    }
-}
-
-/// Turns what rtnetlink says about an object into an error that names it.
-fn about(operation: &'static str, object: &str) -> impl FnOnce(rtnetlink::Error) -> NetlinkError {
-    let object = object.to_owned();
-    move |error| match error {
-        rtnetlink::Error::NetlinkError(message) => refused(operation, object, &message),
-        other => NetlinkError::Protocol { operation, object, message: other.to_string() },
-    }
-}
-
-fn refused(operation: &'static str, object: String, message: &ErrorMessage) -> NetlinkError {
-    let source = message.to_io();
-    match Errno::from_raw(source.raw_os_error().unwrap_or(0)) {
-        Errno::EEXIST => NetlinkError::Exists { operation, object },
-        Errno::ENODEV | Errno::ENXIO => NetlinkError::NotFound { operation, object },
-        Errno::EPERM | Errno::EACCES => NetlinkError::Permission { operation, object },
-        _ => NetlinkError::Kernel { operation, object, source },
-    }
-}
-
-fn address(message: &AddressMessage) -> Option<(u32, IpNet)> {
-    // On a point-to-point link ADDRESS is the far end; LOCAL is ours. Without LOCAL (IPv6) they are one.
-    let local = message.attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Local(address) => Some(*address),
         _ => None,
-    });
-    let address = local.or_else(|| {
-        message.attributes.iter().find_map(|attribute| match attribute {
-            AddressAttribute::Address(address) => Some(*address),
-            _ => None,
-        })
-    })?;
-    Some((message.header.index, IpNet::new(address, message.header.prefix_len).ok()?))
-}
-
-fn route(message: &RouteMessage) -> Option<Route> {
-    if message.header.kind != RouteType::Unicast || message.header.table != RouteHeader::RT_TABLE_MAIN {
-        return None;
     }
-    let length = message.header.destination_prefix_length;
-    let mut route = Route {
-        destination: match message.header.address_family {
-            AddressFamily::Inet => Ipv4Net::new(Ipv4Addr::UNSPECIFIED, 0).ok()?.into(),
-            AddressFamily::Inet6 => Ipv6Net::new(Ipv6Addr::UNSPECIFIED, 0).ok()?.into(),
-            _ => return None,
-        },
-        index: None,
-        gateway: None,
-        metric: 0,
-    };
-    for attribute in &message.attributes {
-        match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(address)) => {
-                route.destination = Ipv4Net::new(*address, length).ok()?.into();
-            }
-            RouteAttribute::Destination(RouteAddress::Inet6(address)) => {
-                route.destination = Ipv6Net::new(*address, length).ok()?.into();
-            }
-            RouteAttribute::Gateway(RouteAddress::Inet(address)) => route.gateway = Some((*address).into()),
-            RouteAttribute::Gateway(RouteAddress::Inet6(address)) => route.gateway = Some((*address).into()),
-            RouteAttribute::Oif(index) => route.index = Some(*index),
-            RouteAttribute::Priority(metric) => route.metric = *metric,
-            _ => {}
-        }
-    }
-    Some(route)
 }

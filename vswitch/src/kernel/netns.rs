@@ -13,7 +13,7 @@ use std::path::{Component, Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat, readlinkat};
 use nix::sched::{CloneFlags, setns};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, SFlag, fstat};
 use nix::sys::statfs::{FsType, fstatfs};
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +43,8 @@ pub struct NetnsId {
 pub struct Netns {
     descriptor: OwnedFd,
     id: NetnsId,
+    /// Where it was found, for messages.
+    path: PathBuf,
 }
 
 /// Why a path is no network namespace to attach.
@@ -77,7 +79,7 @@ pub enum NetnsError {
         link: PathBuf,
     },
     /// The kernel does not let us.
-    #[error("no permission to open {}", path.display())]
+    #[error("no permission to use the namespace {}", path.display())]
     PermissionDenied {
         /// The path.
         path: PathBuf,
@@ -106,7 +108,7 @@ impl Netns {
         }
         // The walk opened it by O_PATH; setns and ioctl want it open. Reopened through /proc it is the same file.
         let reopened = File::open(format!("/proc/self/fd/{}", descriptor.as_raw_fd()));
-        let file = reopened.map_err(|source| NetnsError::Io { path: path.to_owned(), source })?;
+        let file = reopened.map_err(|source| io_error(path, source))?;
         // SAFETY: an ioctl without argument on a descriptor that is open.
         let kind = unsafe { ioctl::ns_get_nstype(file.as_raw_fd()) }.map_err(failed)?;
         if kind != CloneFlags::CLONE_NEWNET.bits() {
@@ -121,14 +123,14 @@ impl Netns {
     /// [`NetnsError::Io`] where /proc is not mounted.
     pub fn current() -> Result<Self, NetnsError> {
         let path = Path::new("/proc/thread-self/ns/net");
-        let file = File::open(path).map_err(|source| NetnsError::Io { path: path.to_owned(), source })?;
+        let file = File::open(path).map_err(|source| io_error(path, source))?;
         Self::of(path, file)
     }
 
     fn of(path: &Path, file: File) -> Result<Self, NetnsError> {
-        let metadata = file.metadata().map_err(|source| NetnsError::Io { path: path.to_owned(), source })?;
+        let metadata = file.metadata().map_err(|source| io_error(path, source))?;
         let id = NetnsId { dev: metadata.dev(), inode: metadata.ino() };
-        Ok(Self { descriptor: file.into(), id })
+        Ok(Self { descriptor: file.into(), id, path: path.to_owned() })
     }
 
     /// Which one it is.
@@ -139,9 +141,10 @@ impl Netns {
     /// Runs `action` inside, on a thread that ends with it.
     ///
     /// # Errors
-    /// [`NetnsError::Io`] if the kernel refuses the thread or the entry. A panic of `action` goes on here.
+    /// [`NetnsError::PermissionDenied`] or [`NetnsError::Io`] if the kernel refuses the thread or the entry. A panic of
+    /// `action` goes on here.
     pub fn enter<T: Send>(&self, action: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
-        let failed = |source| NetnsError::Io { path: PathBuf::from("/proc/self/ns/net"), source };
+        let failed = |source| io_error(&self.path, source);
         std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().name("netns".to_owned()).spawn_scoped(scope, || {
                 setns(&self.descriptor, CloneFlags::CLONE_NEWNET).map_err(io::Error::from)?;
@@ -180,6 +183,7 @@ fn kind_name(flag: i32) -> &'static str {
         CloneFlags::CLONE_NEWUSER => "user",
         CloneFlags::CLONE_NEWPID => "pid",
         CloneFlags::CLONE_NEWCGROUP => "cgroup",
+        _ if flag == libc::CLONE_NEWTIME => "time",
         _ => "unknown",
     }
 }
@@ -211,41 +215,75 @@ fn walk(path: &Path) -> Result<OwnedFd, NetnsError> {
         let Some(here) = places.last() else { unreachable!("the root stays") };
         let flags = OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
         let next = openat(&here.descriptor, name.as_os_str(), flags, Mode::empty()).map_err(failed)?;
-        let full = here.path.join(&name);
-        let metadata = File::from(next.try_clone().map_err(|source| io_error(path, source))?).metadata();
-        let metadata = metadata.map_err(|source| io_error(path, source))?;
-        if !metadata.file_type().is_symlink() {
-            if rest.is_empty() {
-                return Ok(next);
+        let next = Place { descriptor: next, path: here.path.join(&name) };
+        match SFlag::from_bits_truncate(fstat(&next.descriptor).map_err(failed)?.st_mode) & SFlag::S_IFMT {
+            SFlag::S_IFLNK => {}
+            _ if rest.is_empty() => return Ok(next.descriptor),
+            SFlag::S_IFDIR => {
+                places.push(next);
+                continue;
             }
-            places.push(Place { descriptor: next, path: full });
-            continue;
+            _ => return Err(failed(Errno::ENOTDIR)),
         }
         symlinks += 1;
         if symlinks > MAX_SYMLINKS {
             return Err(failed(Errno::ELOOP));
         }
-        let on_proc = fstatfs(&next).map_err(failed)?.filesystem_type() == PROC;
-        if on_proc && rest.is_empty() {
-            // A magic link (proc(5)): not a path to follow but the namespace itself.
-            let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
-            return openat(&here.descriptor, name.as_os_str(), flags, Mode::empty()).map_err(failed);
+        match trust(here, &next).map_err(failed)? {
+            // What the link says is only for people: to follow it is to open it.
+            Trust::Namespace if rest.is_empty() => {
+                let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+                return openat(&here.descriptor, name.as_os_str(), flags, Mode::empty()).map_err(failed);
+            }
+            Trust::Root => {
+                let target = PathBuf::from(readlinkat(&next.descriptor, "").map_err(failed)?);
+                if target.is_absolute() {
+                    places = vec![Place { descriptor: root()?, path: PathBuf::from("/") }];
+                }
+                rest.extend(components(&target));
+            }
+            Trust::Namespace | Trust::Nobody => {
+                return Err(NetnsError::UntrustedSymlink { path: path.to_owned(), link: next.path });
+            }
         }
-        let trusted = on_proc || (metadata.uid() == 0 && only_root_writes(&here.descriptor, path)?);
-        if !trusted {
-            return Err(NetnsError::UntrustedSymlink { path: path.to_owned(), link: full });
-        }
-        let target = PathBuf::from(readlinkat(&here.descriptor, name.as_os_str()).map_err(failed)?);
-        if target.is_absolute() {
-            places = vec![Place { descriptor: root()?, path: PathBuf::from("/") }];
-        }
-        rest.extend(components(&target));
     }
     places.pop().map(|place| place.descriptor).ok_or_else(|| NetnsError::NotFound { path: path.to_owned() })
 }
 
+/// Who has said where a symbolic link leads.
+enum Trust {
+    /// Root.
+    Root,
+    /// The kernel: it is a namespace of a process, one of /proc/PID/ns.
+    Namespace,
+    /// Whoever wants to.
+    Nobody,
+}
+
+/// The inode of procfs's own root (`PROC_ROOT_INO`).
+const PROC_ROOT: u64 = 1;
+
+fn trust(directory: &Place, link: &Place) -> Result<Trust, Errno> {
+    let parent = fstat(&directory.descriptor)?;
+    if fstatfs(&link.descriptor)?.filesystem_type() == PROC {
+        if directory.path.file_name() == Some(OsStr::new("ns")) {
+            return Ok(Trust::Namespace);
+        }
+        // A process chooses where its `cwd`, `root` and `fd/N` lead, and their text means something to itself alone. It is
+        // otherwise with `self` and its like at the top.
+        if parent.st_ino != PROC_ROOT {
+            return Ok(Trust::Nobody);
+        }
+    }
+    let root_alone = parent.st_uid == 0 && parent.st_mode & 0o022 == 0;
+    Ok(if root_alone && fstat(&link.descriptor)?.st_uid == 0 { Trust::Root } else { Trust::Nobody })
+}
+
 fn io_error(path: &Path, source: io::Error) -> NetnsError {
-    NetnsError::Io { path: path.to_owned(), source }
+    match source.raw_os_error() {
+        Some(errno) => error(path, Errno::from_raw(errno)),
+        None => NetnsError::Io { path: path.to_owned(), source },
+    }
 }
 
 /// The names in a path, last first.
@@ -256,13 +294,6 @@ fn components(path: &Path) -> Vec<OsString> {
         Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
     });
     names.map(OsStr::to_owned).rev().collect()
-}
-
-/// Whether root alone can replace what is in a directory.
-fn only_root_writes(directory: &OwnedFd, path: &Path) -> Result<bool, NetnsError> {
-    let copy = directory.try_clone().map_err(|source| io_error(path, source))?;
-    let metadata = File::from(copy).metadata().map_err(|source| io_error(path, source))?;
-    Ok(metadata.uid() == 0 && metadata.mode() & 0o022 == 0)
 }
 
 #[cfg(test)]

@@ -1,0 +1,277 @@
+//! Requests and their answers over one socket; requests that belong together travel in one datagram.
+
+use std::io;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use netlink_packet_core::{
+    ErrorMessage, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, NlasIterator,
+};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{AsyncSocket as _, SocketAddr, TokioSocket};
+use nix::errno::Errno;
+use rtnetlink::proto::{ConnectionHandle, NetlinkCodec, from_socket_with_codec};
+use tokio::runtime::Handle;
+
+use super::NetlinkError;
+use super::error::{Hint, Refusal};
+use crate::kernel::netns::Netns;
+
+/// The kernel answers before sendto(2) returns. An answer that is not there soon is lost.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often a list is read that changes meanwhile.
+const ATTEMPTS: usize = 20;
+/// The refusal that we give such a list.
+const INTERRUPTED: Errno = Errno::EINTR;
+
+/// `NLM_F_CAPPED` and `NLM_F_ACK_TLVS` (linux/netlink.h), flags of an acknowledgement: it repeats only the header of
+/// what it acknowledges; attributes follow.
+const CAPPED: u16 = 0x100;
+const ACK_TLVS: u16 = 0x200;
+/// `NLMSGERR_ATTR_MSG`.
+const ATTR_MSG: u16 = 1;
+/// struct nlmsghdr.
+const HEADER: usize = 16;
+
+/// An open connection, driven by a task that ends with the last clone.
+#[derive(Clone, Debug)]
+pub(super) struct Connection(ConnectionHandle<RouteNetlinkMessage>);
+
+/// One request.
+#[derive(Clone, Debug)]
+pub(super) struct Request {
+    message: RouteNetlinkMessage,
+    flags: u16,
+}
+
+/// What the kernel sent for one request: the messages asked for, none for a change; or its refusal.
+pub(super) type Answer = Result<Vec<RouteNetlinkMessage>, Refusal>;
+
+impl Request {
+    pub(super) const fn new(message: RouteNetlinkMessage, flags: u16) -> Self {
+        Self { message, flags }
+    }
+
+    /// About one object that is there. Questions too are acknowledged, so that an answer that cannot be read is not
+    /// waited for.
+    pub(super) const fn acknowledged(message: RouteNetlinkMessage) -> Self {
+        Self::new(message, NLM_F_REQUEST | NLM_F_ACK)
+    }
+}
+
+/// One of several changes that are sent together.
+#[derive(Clone, Debug)]
+pub(super) struct Change {
+    pub(super) operation: &'static str,
+    pub(super) object: String,
+    pub(super) request: Request,
+    /// The refusal that means that there is nothing to do.
+    pub(super) done_if: Option<Errno>,
+}
+
+impl Connection {
+    pub(super) fn open(netns: Option<&Netns>) -> Result<Self, NetlinkError> {
+        let mut socket = open_socket(netns)?;
+        let options = socket.socket_mut();
+        // Acknowledgements in the kernel's words, without what we sent.
+        options.set_ext_ack(true).and_then(|()| options.set_cap_ack(true)).map_err(NetlinkError::Socket)?;
+        let (mut connection, handle, _) =
+            from_socket_with_codec::<RouteNetlinkMessage, TokioSocket, NetlinkCodec>(socket);
+        // They tell one request's answer from the next one's, and success from a connection that broke.
+        connection.set_forward_ack(true);
+        connection.set_forward_done(true);
+        tokio::spawn(connection);
+        Ok(Self(handle))
+    }
+
+    /// Sends requests in one system call; the kernel carries them out in order, whether or not one fails. Returns an
+    /// answer for each.
+    pub(super) async fn transact<const N: usize>(
+        &self,
+        operation: &'static str,
+        requests: [Request; N],
+    ) -> Result<[Answer; N], NetlinkError> {
+        let lost = || NetlinkError::NoAnswer { operation, object: String::new() };
+        let answers = self.exchange(requests.into()).await.ok_or_else(lost)?;
+        answers.try_into().map_err(|_| lost())
+    }
+
+    /// Makes changes in one system call. Returns the first failure; those behind it may have been made.
+    pub(super) async fn change(&self, changes: impl IntoIterator<Item = Change>) -> Result<(), NetlinkError> {
+        let changes: Vec<_> = changes.into_iter().collect();
+        let answers = self.exchange(changes.iter().map(|change| change.request.clone()).collect()).await;
+        let mut answers = answers.into_iter().flatten();
+        for Change { operation, object, done_if, .. } in changes {
+            match answers.next() {
+                None => return Err(NetlinkError::NoAnswer { operation, object }),
+                Some(Err(refusal)) if Some(refusal.errno) != done_if => {
+                    return Err(NetlinkError::refused(operation, &object, refusal));
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything that the kernel lists. Starts again where the list changed while it was read.
+    pub(super) async fn dump(
+        &self,
+        operation: &'static str,
+        request: Request,
+    ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+        for _ in 0..ATTEMPTS {
+            match self.transact(operation, [request.clone()]).await? {
+                [Err(refusal)] if refusal.errno == INTERRUPTED => {}
+                [answer] => return answer.map_err(|refusal| NetlinkError::refused(operation, "", refusal)),
+            }
+        }
+        Err(NetlinkError::Unsteady { operation })
+    }
+
+    async fn exchange(&self, requests: Vec<Request>) -> Option<Vec<Answer>> {
+        let count = requests.len();
+        let messages: Vec<_> = requests.into_iter().map(message).collect();
+        let stream = self.0.request_batch(messages, SocketAddr::new(0, 0)).ok()?;
+        tokio::time::timeout(PATIENCE, collect(stream, count)).await.ok()?
+    }
+}
+
+/// Makes a socket in a namespace: by a thread that ends before this returns, if it is a foreign one.
+pub(super) fn open_socket(netns: Option<&Netns>) -> Result<TokioSocket, NetlinkError> {
+    let runtime = Handle::try_current().map_err(|error| NetlinkError::Socket(io::Error::other(error)))?;
+    let open = || {
+        let _context = runtime.enter();
+        TokioSocket::new(NETLINK_ROUTE)
+    };
+    let socket = match netns {
+        Some(netns) => netns.enter(open)?,
+        None => open(),
+    };
+    socket.map_err(NetlinkError::Socket)
+}
+
+fn message(request: Request) -> NetlinkMessage<RouteNetlinkMessage> {
+    let mut message = NetlinkMessage::from(request.message);
+    message.header.flags = request.flags;
+    message
+}
+
+/// Sorts what comes in into one answer per request. None if it ends too early.
+async fn collect(
+    mut stream: impl futures::Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + Unpin,
+    count: usize,
+) -> Option<Vec<Answer>> {
+    let mut answers = Vec::with_capacity(count);
+    let mut messages = Vec::new();
+    let mut interrupted = false;
+    while answers.len() < count {
+        let NetlinkMessage { header, payload, .. } = stream.next().await?;
+        interrupted |= header.flags & NLM_F_DUMP_INTR != 0;
+        let errno = match payload {
+            NetlinkPayload::InnerMessage(message) => {
+                messages.push(message);
+                continue;
+            }
+            NetlinkPayload::Error(error) => {
+                let errno = error.code.map(|code| Errno::from_raw(-code.get()));
+                errno.map(|errno| Refusal { errno, hint: hint(header.flags, &error) })
+            }
+            NetlinkPayload::Done(done) if done.code < 0 => {
+                Some(Refusal { errno: Errno::from_raw(-done.code), hint: Hint::default() })
+            }
+            NetlinkPayload::Done(_) if interrupted => {
+                interrupted = false;
+                Some(Refusal { errno: INTERRUPTED, hint: Hint::default() })
+            }
+            NetlinkPayload::Done(_) => None,
+            _ => continue,
+        };
+        let messages = std::mem::take(&mut messages);
+        answers.push(errno.map_or(Ok(messages), Err));
+    }
+    Some(answers)
+}
+
+/// The text in a refusal, behind the header of what is refused.
+fn hint(flags: u16, error: &ErrorMessage) -> Hint {
+    if flags & ACK_TLVS == 0 {
+        return Hint::default();
+    }
+    let refused = match error.header.first_chunk() {
+        Some(length) if flags & CAPPED == 0 => (u32::from_ne_bytes(*length) as usize).next_multiple_of(4),
+        _ => HEADER,
+    };
+    let attributes = error.header.get(refused..).unwrap_or_default();
+    let text = NlasIterator::new(attributes).flatten().find(|attribute| attribute.kind() == ATTR_MSG);
+    Hint(text.map(|text| String::from_utf8_lossy(text.value()).trim_end_matches('\0').into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use netlink_packet_core::{ErrorBuffer, Parseable as _};
+
+    fn error(code: i32, rest: &[u8]) -> ErrorMessage {
+        let bytes = [&code.to_ne_bytes(), rest].concat();
+        ErrorMessage::parse(&ErrorBuffer::new(&bytes)).unwrap()
+    }
+
+    fn text(words: &str) -> Vec<u8> {
+        let mut bytes = (words.len() as u16 + 5).to_ne_bytes().to_vec();
+        bytes.extend(ATTR_MSG.to_ne_bytes());
+        bytes.extend(words.as_bytes());
+        bytes.push(0);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    fn reply(flags: u16, payload: NetlinkPayload<RouteNetlinkMessage>) -> NetlinkMessage<RouteNetlinkMessage> {
+        let mut message = NetlinkMessage::new(Default::default(), payload);
+        message.header.flags = flags;
+        message
+    }
+
+    #[test]
+    fn the_kernels_words_are_found() {
+        let mut header = [0; HEADER];
+        header[..4].copy_from_slice(&22_u32.to_ne_bytes());
+        let capped = error(-22, &[&header[..], &text("no")].concat());
+        assert_eq!(hint(CAPPED | ACK_TLVS, &capped), Hint(Some("no".into())));
+        let whole = error(-22, &[&header[..], &[0; 8], &text("not so")].concat());
+        assert_eq!(hint(ACK_TLVS, &whole), Hint(Some("not so".into())));
+        assert_eq!(hint(CAPPED, &capped), Hint(None));
+        assert_eq!(hint(ACK_TLVS, &error(-22, &[0xff; 7])), Hint(None));
+    }
+
+    #[tokio::test]
+    async fn each_request_gets_its_answer() {
+        let link = || NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(Default::default()));
+        let acknowledged = || NetlinkPayload::Error(error(0, &[]));
+        let replies = [
+            reply(0, acknowledged()),
+            reply(0, link()),
+            reply(0, acknowledged()),
+            reply(0, NetlinkPayload::Error(error(-17, &[]))),
+        ];
+        let answers = collect(futures::stream::iter(replies), 3).await.unwrap();
+        assert_eq!(answers[0], Ok(vec![]));
+        assert_eq!(answers[1].as_ref().unwrap().len(), 1);
+        assert_eq!(answers[2].as_ref().unwrap_err().errno, Errno::EEXIST);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_breaks_is_no_success() {
+        assert_eq!(collect(futures::stream::iter([]), 1).await, None);
+    }
+
+    #[tokio::test]
+    async fn a_list_that_changed_while_it_was_read_is_refused() {
+        let link = NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(Default::default()));
+        let replies = [reply(NLM_F_DUMP_INTR, link), reply(0, NetlinkPayload::Done(Default::default()))];
+        let answers = collect(futures::stream::iter(replies), 1).await.unwrap();
+        assert_eq!(answers[0].as_ref().unwrap_err().errno, INTERRUPTED);
+    }
+}
