@@ -16,6 +16,7 @@ use vswitch_common::tables::PortKind;
 use super::load::{Pins, classifier, remove_pin, xdp};
 use super::ports::PortTable;
 use super::{DatapathError, Mode};
+use crate::kernel::clsact;
 
 /// Priority and handle of our filter where tc has no links (clsact): they name it for replacement and removal.
 const CLSACT: (u16, TcHandle) = (1, TcHandle::new(0, 0x7673));
@@ -184,15 +185,26 @@ pub(super) fn detach(tc: TcHook, kind: PortKind, ifindex: u32, pins: &Pins<'_>) 
     if let Some(hook) = Hook::xdp(kind) {
         remove_pin(&pins.link(ifindex, hook))?;
     }
-    if tc == TcHook::Clsact
-        && let Ok(device) = nix::net::if_::if_indextoname(ifindex)
-        && let Ok(device) = device.to_str()
-    {
-        let (priority, handle) = CLSACT;
-        // Dropping the link removes the filter; an error means that it is gone.
-        drop(SchedClassifierLink::attached(device, TcAttachType::Ingress, priority, handle, None));
+    if tc == TcHook::Clsact {
+        release_device(ifindex);
     }
     Ok(())
+}
+
+/// Takes our filter off a device where it hangs on clsact, and clsact with it if it is empty then. With tcx there is
+/// nothing to do: links go with their pins. Also for what a daemon that died has left on an interface that stays.
+pub fn release_device(ifindex: u32) {
+    if TcHook::of_this_kernel() != TcHook::Clsact {
+        return;
+    }
+    let Ok(name) = nix::net::if_::if_indextoname(ifindex) else { return };
+    let Ok(device) = name.to_str() else { return };
+    let (priority, handle) = CLSACT;
+    // Dropping the link removes the filter; an error means that it is gone.
+    drop(SchedClassifierLink::attached(device, TcAttachType::Ingress, priority, handle, None));
+    if let Err(error) = clsact::remove_if_empty(ifindex) {
+        tracing::warn!("clsact stays on {device}: {error}");
+    }
 }
 
 /// Puts the programs just loaded in the place of an earlier daemon's, on every port.

@@ -14,7 +14,7 @@ use vswitch_common::Mac;
 use vswitch_common::tables::{NetworkNumber, PortKind};
 
 pub use error::DatapathError;
-pub use hooks::Hooks;
+pub use hooks::{Hooks, release_device};
 pub use load::{Datapath, OBJECT};
 pub use tracer::{SHORTEST, Tracer};
 

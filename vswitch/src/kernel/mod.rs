@@ -2,6 +2,7 @@
 
 pub mod bpffs;
 pub mod capabilities;
+pub mod clsact;
 pub mod ethtool;
 pub mod link;
 pub mod netlink;

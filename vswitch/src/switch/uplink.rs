@@ -201,6 +201,8 @@ pub async fn restore_uplink(before: &UplinkBefore, scene: Scene<'_>) {
     if !there {
         return;
     }
+    // Where the port was removed it is gone already; where the daemon died it is not.
+    crate::datapath::release_device(before.index);
     if let Err(error) = apply(&drivers::release_uplink(before), scene).await {
         tracing::warn!("{} could not be given back as it was: {error}", before.interface);
     }
