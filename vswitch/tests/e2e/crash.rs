@@ -76,7 +76,7 @@ fn a_daemon_killed_in_the_middle_of_detaching_leaves_no_half_endpoints() {
 #[test]
 fn a_daemon_killed_while_it_comes_up_leaves_the_way_free() {
     let host = Host::down();
-    for delay in [5, 20, 50, 100, 200, 300] {
+    for delay in [5, 10, 16, 24, 35, 50, 80, 150] {
         let up = spawn(&mut host.command(&["up"]));
         std::thread::sleep(Duration::from_millis(delay));
         for process in processes(host.instance()) {
@@ -85,6 +85,8 @@ fn a_daemon_killed_while_it_comes_up_leaves_the_way_free() {
         }
         up.outcome();
         eventually("all are dead", || processes(host.instance()).is_empty().then_some(()));
+        host.start(&[]);
+        host.stop(&["--purge"]);
     }
     host.start(&[]);
     let [a, b] = ["a", "b"].map(Netns::new);

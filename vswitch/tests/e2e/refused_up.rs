@@ -3,6 +3,7 @@
 use std::{
     io::Error,
     os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
+    path::PathBuf,
     process::Command,
 };
 
@@ -11,6 +12,7 @@ use nix::{
     sched::{CloneFlags, unshare},
     unistd::{Gid, Uid, setgid, setgroups, setuid},
 };
+use tempfile::TempDir;
 
 use crate::harness::{BINARY, Host, Surroundings, complaint, run};
 
@@ -37,11 +39,7 @@ fn refused(host: &Host, command: Command, names: &[&str]) {
 #[test]
 fn without_root() {
     let host = Host::down();
-    // Where anybody may execute it.
-    let directory = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-    let binary = directory.path().join("vswitch");
-    std::fs::copy(BINARY, &binary).unwrap();
+    let (_directory, binary) = binary_for_everybody();
     for foreground in [&[][..], &["--foreground"]] {
         let mut command = host.netns.command(&binary);
         command.args(["--instance", host.instance(), "up"]).args(foreground);
@@ -52,10 +50,7 @@ fn without_root() {
 #[test]
 fn somebody_else_may_not_use_the_socket_of_root() {
     let host = Host::up(&[]);
-    let directory = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-    let binary = directory.path().join("vswitch");
-    std::fs::copy(BINARY, &binary).unwrap();
+    let (_directory, binary) = binary_for_everybody();
     for arguments in [&["ps"][..], &["down"]] {
         let mut command = host.netns.command(&binary);
         command.args(["--instance", host.instance()]).args(arguments);
@@ -101,6 +96,17 @@ fn with_a_file_in_place_of_the_run_directory() {
     assert!(line.contains(&*path.to_string_lossy()), "{line}");
     assert!(!host.state_directory().exists());
     assert_eq!(host.netns.devices().len(), 1, "only lo");
+}
+
+/// A copy of the binary where anybody may execute it. Made by a process of its own: were the copy open for writing in
+/// this one, a child that another test forks meanwhile would keep it so, and nobody could execute it.
+fn binary_for_everybody() -> (TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let binary = directory.path().join("vswitch");
+    let copied = run(Command::new("cp").arg(BINARY).arg(&binary));
+    assert_eq!(copied.code, Some(0), "{copied:?}");
+    (directory, binary)
 }
 
 fn become_nobody() -> Result<(), Error> {
