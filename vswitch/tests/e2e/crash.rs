@@ -79,12 +79,15 @@ fn a_daemon_killed_while_it_comes_up_leaves_the_way_free() {
     for delay in [5, 10, 16, 24, 35, 50, 80, 150] {
         let up = spawn(&mut host.command(&["up"]));
         std::thread::sleep(Duration::from_millis(delay));
-        for process in processes(host.instance()) {
-            // Gone already, if it was `up` itself and done.
-            let _gone = nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGKILL);
-        }
+        eventually("all are dead", || {
+            let alive = processes(host.instance());
+            for process in &alive {
+                // Gone already, if it was `up` itself and done.
+                let _gone = nix::sys::signal::kill(*process, nix::sys::signal::Signal::SIGKILL);
+            }
+            alive.is_empty().then_some(())
+        });
         up.outcome();
-        eventually("all are dead", || processes(host.instance()).is_empty().then_some(()));
         host.start(&[]);
         host.stop(&["--purge"]);
     }
