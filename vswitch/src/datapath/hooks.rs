@@ -223,7 +223,10 @@ pub(super) fn replace_programs(
             && let Ok(device) = nix::net::if_::if_indextoname(port.ifindex)
             && let Ok(device) = device.to_str()
         {
-            attach_tc(ebpf, tc, Hook::tc(kind), device, port.ifindex, pins)?;
+            let attached = attach_tc(ebpf, tc, Hook::tc(kind), device, port.ifindex, pins);
+            // A namespace is taken down in the background: a device that goes meanwhile is no port for long.
+            let there = nix::net::if_::if_nametoindex(device) == Ok(port.ifindex);
+            attached.or_else(|error| if there { Err(error) } else { Ok(()) })?;
         }
     }
     Ok(())
