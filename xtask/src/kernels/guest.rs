@@ -62,6 +62,9 @@ impl fmt::Display for Report {
     }
 }
 
+/// How often to try, where it is the emulator that fails.
+const EMULATED_BOOTS: usize = 3;
+
 /// What became of a boot.
 enum Outcome {
     /// Init was never heard of.
@@ -82,12 +85,29 @@ impl Guest<'_> {
 
     /// On a processor emulated in software.
     pub fn boot_emulated(&self) -> Result<Report> {
+        for _ in 1..EMULATED_BOOTS {
+            match self.boot_emulated_once() {
+                Err(error) if self.died_of_the_emulator() => eprintln!("booting once more, for {error:#}"),
+                outcome => return outcome,
+            }
+        }
+        self.boot_emulated_once()
+    }
+
+    fn boot_emulated_once(&self) -> Result<Report> {
         match self.boot("tcg", self.limit)? {
             Outcome::Ended(report) => Ok(report),
             Outcome::NeverBegan { reason } => {
                 bail!("{reason}, and nothing ever ran in it{}", self.last_words())
             }
         }
+    }
+
+    /// Kernels patch code that another processor may be running: with a breakpoint first, which that processor then finds
+    /// and asks about. The emulator now and then runs what it translated before, when nobody knows of it any more.
+    fn died_of_the_emulator(&self) -> bool {
+        let log = fs::read(self.kernel_log()).unwrap_or_default();
+        String::from_utf8_lossy(&log).contains("Oops: int3")
     }
 
     fn boot(&self, accelerator: &str, patience: Duration) -> Result<Outcome> {
