@@ -1,5 +1,6 @@
 //! The decision: what becomes of a frame that enters the switch. Read it top to bottom.
 
+mod border;
 mod early;
 #[cfg(test)]
 mod tests;
@@ -36,6 +37,7 @@ pub fn forward<P: Packet + ?Sized, T: Tables>(ifindex: u32, frame: &P, tables: &
     } else {
         unicast(&FdbKey { mac: ethernet.destination, ..station }, number, &port, tables)
     };
+    let decision = border::guard(decision, frame, &ethernet, &port, tables);
     Decision { learns, station, ..decision }
 }
 
@@ -102,6 +104,9 @@ fn unicast<T: Tables>(station: &FdbKey, number: PortNumber, port: &Port, tables:
     let Some(target) = tables.port(entry.port).filter(|target| target.network == port.network) else {
         return unknown;
     };
+    if port.flags & target.flags & Port::ISOLATED != 0 {
+        return Decision::drop(DropReason::Isolated, number);
+    }
     let local = match target.kind() {
         Some(PortKind::Host) => true,
         Some(PortKind::Uplink) => target.mac == station.mac,
