@@ -294,9 +294,9 @@ fn any_address() -> impl Strategy<Value = Address> {
     ]
 }
 
-/// Subnets and host's addresses at random, of networks 0 to 3, nested and overlapping as they come.
+/// Subnets and host's addresses at random, of networks 1 to 4, nested and overlapping as they come.
 fn any_tables() -> impl Strategy<Value = MemoryTables> {
-    let subnet = (any_address(), 0..=128_u32, 0..4_u32, prop::sample::select(std::vec![0, 0, Subnet::GATEWAY]));
+    let subnet = (any_address(), 0..=128_u32, 1..5_u32, prop::sample::select(std::vec![0, 0, Subnet::GATEWAY]));
     let subnets = prop::collection::vec(subnet, 0..24);
     let flags = prop::sample::select(std::vec![0, Network::INTERNAL]);
     (subnets, [flags.clone(), flags], 0..4_u8).prop_map(|(subnets, flags, isolated)| {
