@@ -5,7 +5,9 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
+use aya::maps::{Array, LpmTrie, Map, MapData};
 use etherparse::PacketBuilder;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
@@ -13,7 +15,7 @@ use vswitch::datapath::{Datapath, DatapathError, Mode, NetworkSpec, Options, Por
 use vswitch_common::forward::{forward, forward_early};
 use vswitch_common::packet::{Marked, address::Address};
 use vswitch_common::tables::memory::MemoryTables;
-use vswitch_common::tables::{MARK_PUBLISHED, Network, NetworkNumber, PortKind, PortNumber, Subnet};
+use vswitch_common::tables::{MARK_PUBLISHED, MAX_SUBNETS, Network, NetworkNumber, PortKind, PortNumber, Subnet};
 use vswitch_common::verdict::DropReason;
 use vswitch_common::{Mac, tables::FdbEntry};
 
@@ -29,7 +31,9 @@ impl Sandbox {
     fn new() -> Self {
         assert!(nix::unistd::geteuid().is_root(), "this test loads eBPF programs and needs root");
         unshare(CloneFlags::CLONE_NEWNET).expect("unshare the network namespace");
-        let bpffs = std::env::temp_dir().join(format!("vswitch-parity-{}", std::process::id()));
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let bpffs = std::env::temp_dir().join(format!("vswitch-parity-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&bpffs).expect("make the mount point");
         mount(Some("bpf"), &bpffs, Some("bpf"), MsFlags::empty(), None::<&str>).expect("mount a bpffs");
         Self { bpffs }
@@ -290,4 +294,103 @@ fn the_loaded_programs_decide_as_the_core_does() {
     ] {
         assert!(seen.contains_key(verdict), "no frame had the verdict {verdict}");
     }
+}
+
+/// The table of subnets as it is pinned: prefix length, network, flags.
+fn subnets(sandbox: &Sandbox) -> Vec<(u32, u32, u32)> {
+    let pin = MapData::from_pin(sandbox.bpffs.join("maps/SUBNETS")).expect("the pinned table");
+    let table = LpmTrie::<_, Address, Subnet>::try_from(Map::LpmTrie(pin)).expect("its layout");
+    let entries = table.iter().map(|entry| entry.expect("an entry"));
+    let mut rows: Vec<_> = entries.map(|(key, subnet)| (key.prefix_len(), subnet.network.0, subnet.flags)).collect();
+    rows.sort_unstable();
+    rows
+}
+
+fn network(sandbox: &Sandbox, number: u32) -> Network {
+    let pin = MapData::from_pin(sandbox.bpffs.join("maps/NETWORKS")).expect("the pinned table");
+    Array::try_from(Map::Array(pin)).expect("its layout").get(&number, 0).expect("an entry")
+}
+
+#[test]
+fn what_is_known_of_a_network_follows_its_spec_and_survives_ports_and_daemons() {
+    let sandbox = Sandbox::new();
+    let open = || Datapath::open(Options { directory: sandbox.bpffs.clone(), mode: Mode::Auto, fdb_size: 4096 });
+    let datapath = open().expect("load the programs");
+    let subnet =
+        |subnet: &str, gateway: &str| (subnet.parse().expect("a subnet"), gateway.parse().expect("an address"));
+    let spec = |number, internal, subnets| NetworkSpec { number: NetworkNumber(number), internal, subnets };
+    let (four, six) = (subnet("10.1.0.0/24", "10.1.0.1"), subnet("fd01::/64", "fd01::1"));
+    datapath.set_network(&spec(1, true, vec![four, six])).expect("set a network");
+    datapath.set_network(&spec(2, false, vec![subnet("10.2.0.0/16", "10.2.0.1")])).expect("set another");
+    let of_two = [(112, 2, 0), (128, 2, Subnet::GATEWAY)];
+    let of_one = [(64, 1, 0), (120, 1, 0), (128, 1, Subnet::GATEWAY), (128, 1, Subnet::GATEWAY)];
+    let sorted = |rows: &[&[(u32, u32, u32)]]| {
+        let mut rows = rows.concat();
+        rows.sort_unstable();
+        rows
+    };
+    assert_eq!(subnets(&sandbox), sorted(&[&of_one, &of_two]));
+
+    // Ports come and go; the network stays internal.
+    let ifindex = veth("q0");
+    let port = PortSpec {
+        ifindex,
+        egress_ifindex: ifindex,
+        device: "q0".to_owned(),
+        network: NetworkNumber(1),
+        kind: PortKind::Host,
+        mac: Mac([2, 0, 0, 0, 0, 1]),
+        xdp: Xdp::Off,
+        xdp_egress: false,
+        isolated: true,
+    };
+    let number = datapath.add_port(&port).expect("add a port");
+    assert_eq!(network(&sandbox, 1), Network { first: number, flags: Network::INTERNAL });
+    assert_eq!(datapath.ports().expect("read the ports")[0].1.flags, 0, "the host is not isolated");
+    drop(datapath);
+    let datapath = open().expect("take over");
+    assert!(datapath.taken_over());
+    assert_eq!(subnets(&sandbox), sorted(&[&of_one, &of_two]));
+    datapath.remove_port(number).expect("remove the port");
+    assert_eq!(network(&sandbox, 1), Network { first: PortNumber::NONE, flags: Network::INTERNAL });
+
+    datapath.set_network(&spec(1, false, vec![subnet("10.1.0.0/24", "10.1.0.254")])).expect("change it");
+    assert_eq!(subnets(&sandbox), sorted(&[&[(120, 1, 0), (128, 1, Subnet::GATEWAY)], &of_two]));
+    assert_eq!(network(&sandbox, 1).flags, 0);
+
+    // One network takes all the room that is left.
+    let many = (0..MAX_SUBNETS / 2 - 2).map(|n| {
+        let [a, b, c, d] = (n + 1).to_be_bytes().map(u16::from);
+        subnet(&format!("fd03:{a}:{b}:{c}:{d}::/80"), &format!("fd03:{a}:{b}:{c}:{d}::1"))
+    });
+    datapath.set_network(&spec(3, false, many.collect())).expect("a large network");
+    let before = subnets(&sandbox);
+    let two = spec(4, true, vec![subnet("10.4.0.0/24", "10.4.0.1")]);
+    let refused = datapath.set_network(&two).expect_err("no room");
+    assert!(matches!(refused, DatapathError::NoRoomForSubnets { limit: MAX_SUBNETS }), "{refused}");
+    assert_eq!((subnets(&sandbox), network(&sandbox, 4).flags), (before, 0), "nothing has changed");
+    datapath.remove_network(NetworkNumber(3)).expect("remove it");
+    datapath.remove_network(NetworkNumber(3)).expect("it is gone already");
+    datapath.set_network(&two).expect("now there is room");
+    datapath.remove_network(NetworkNumber(4)).expect("remove it");
+    datapath.remove_network(NetworkNumber(1)).expect("remove it");
+    assert_eq!((subnets(&sandbox), network(&sandbox, 4).flags), (of_two.to_vec(), 0));
+    for number in [0, 4096] {
+        let refused = datapath.set_network(&spec(number, false, Vec::new())).expect_err("no such network");
+        assert!(matches!(refused, DatapathError::NoSuchNetwork { .. }), "{refused}");
+    }
+}
+
+#[test]
+fn a_daemon_of_before_subnets_is_taken_over_and_one_with_other_ports_is_not() {
+    let sandbox = Sandbox::new();
+    let open = || Datapath::open(Options { directory: sandbox.bpffs.clone(), mode: Mode::Auto, fdb_size: 4096 });
+    drop(open().expect("load the programs"));
+    std::fs::remove_file(sandbox.bpffs.join("maps/SUBNETS")).expect("unpin");
+    let datapath = open().expect("take over");
+    assert!(datapath.taken_over());
+    assert_eq!(subnets(&sandbox), []);
+    drop(datapath);
+    std::fs::remove_file(sandbox.bpffs.join("maps/PORTS")).expect("unpin");
+    assert!(!open().expect("start anew").taken_over());
 }

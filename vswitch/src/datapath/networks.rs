@@ -1,10 +1,10 @@
 //! What the programs know of networks: which addresses are in them, which of these are the host's, and what is internal.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use aya::maps::MapError;
 use aya::maps::lpm_trie::Key;
+use aya::maps::{LpmTrie, MapData, MapError};
 use ipnet::IpNet;
 use vswitch_common::packet::address::Address;
 use vswitch_common::tables::{MAX_PORTS, MAX_SUBNETS, Network, NetworkNumber, Subnet};
@@ -34,7 +34,7 @@ impl Datapath {
     /// [`DatapathError::NoRoomForSubnets`], and then nothing has changed; or what the kernel refused.
     pub fn set_network(&self, spec: &NetworkSpec) -> Result<(), DatapathError> {
         let wanted = spec.prefixes();
-        self.state().maps.set_network(spec.number, if spec.internal { Network::INTERNAL } else { 0 }, &wanted)
+        self.state().maps.set_network(spec.number, if spec.internal { Network::INTERNAL } else { 0 }, wanted)
     }
 
     /// Forgets what [`Datapath::set_network`] told of a network. Nothing happens if it told nothing.
@@ -42,7 +42,7 @@ impl Datapath {
     /// # Errors
     /// What the kernel refused.
     pub fn remove_network(&self, number: NetworkNumber) -> Result<(), DatapathError> {
-        self.state().maps.set_network(number, 0, &BTreeMap::new())
+        self.state().maps.set_network(number, 0, BTreeMap::new())
     }
 }
 
@@ -63,40 +63,65 @@ fn prefix(subnet: IpNet) -> Prefix {
     }
 }
 
+/// The table of subnets, with what is in it, so as not to search it: all of it can be read back.
+pub(super) struct SubnetTable {
+    table: LpmTrie<MapData, Address, Subnet>,
+    present: BTreeMap<Prefix, Subnet>,
+}
+
+impl SubnetTable {
+    pub(super) fn read(table: LpmTrie<MapData, Address, Subnet>) -> Result<Self, DatapathError> {
+        let entry = |entry: Result<(Key<Address>, Subnet), MapError>| {
+            entry.map(|(key, subnet)| ((key.prefix_len(), key.data()), subnet)).map_err(failed)
+        };
+        let present = table.iter().map(entry).collect::<Result<_, _>>()?;
+        Ok(Self { table, present })
+    }
+
+    /// Whether there is room for entries, beside those of the network that stay until they are in.
+    fn has_room_for(&self, wanted: &BTreeMap<Prefix, Subnet>) -> bool {
+        let new = wanted.keys().filter(|prefix| !self.present.contains_key(prefix)).count();
+        self.present.len() + new <= MAX_SUBNETS as usize
+    }
+
+    fn add(&mut self, wanted: BTreeMap<Prefix, Subnet>) -> Result<(), DatapathError> {
+        for (prefix, subnet) in wanted {
+            if self.present.get(&prefix) != Some(&subnet) {
+                self.table.insert(&Key::new(prefix.0, prefix.1), subnet, 0).map_err(failed)?;
+                self.present.insert(prefix, subnet);
+            }
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, stale: impl Fn(&Prefix, &Subnet) -> bool) -> Result<(), DatapathError> {
+        let stale = self.present.iter().filter(|(prefix, subnet)| stale(prefix, subnet));
+        for prefix in stale.map(|(prefix, _)| *prefix).collect::<Vec<_>>() {
+            removed(self.table.remove(&Key::new(prefix.0, prefix.1)), "SUBNETS")?;
+            self.present.remove(&prefix);
+        }
+        Ok(())
+    }
+}
+
 impl Maps {
     fn set_network(
         &mut self,
         number: NetworkNumber,
         flags: u32,
-        wanted: &BTreeMap<Prefix, Subnet>,
+        wanted: BTreeMap<Prefix, Subnet>,
     ) -> Result<(), DatapathError> {
         if !(1..MAX_PORTS).contains(&number.0) {
             return Err(DatapathError::NoSuchNetwork { number, limit: MAX_PORTS - 1 });
         }
-        let present = self.prefixes()?;
-        let new = wanted.keys().filter(|prefix| !present.contains_key(prefix)).count();
-        if present.len() + new > MAX_SUBNETS as usize {
+        if !self.subnets.has_room_for(&wanted) {
             return Err(DatapathError::NoRoomForSubnets { limit: MAX_SUBNETS });
         }
         // Old ones go only when the new ones are there: no address that stays is unknown in between.
-        for (&(length, address), subnet) in wanted.iter().filter(|(prefix, subnet)| present.get(prefix) != Some(subnet))
-        {
-            self.subnets.insert(&Key::new(length, address), subnet, 0).map_err(failed)?;
-        }
+        let prefixes: BTreeSet<_> = wanted.keys().copied().collect();
+        self.subnets.add(wanted)?;
         self.change_network(number, |network| network.flags = flags)?;
-        let stale = present.iter().filter(|(prefix, subnet)| subnet.network == number && !wanted.contains_key(prefix));
-        for (&(length, address), _) in stale {
-            removed(self.subnets.remove(&Key::new(length, address)), "SUBNETS")?;
-        }
-        Ok(())
-    }
-
-    /// All of the table.
-    fn prefixes(&self) -> Result<BTreeMap<Prefix, Subnet>, DatapathError> {
-        let entry = |entry: Result<(Key<Address>, Subnet), MapError>| {
-            entry.map(|(key, subnet)| ((key.prefix_len(), key.data()), subnet)).map_err(failed)
-        };
-        self.subnets.iter().map(entry).collect()
+        self.subnets.remove(|prefix, subnet| subnet.network == number && !prefixes.contains(prefix))
     }
 }
 

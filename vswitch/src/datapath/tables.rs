@@ -3,13 +3,13 @@
 use std::borrow::BorrowMut;
 
 use aya::Ebpf;
-use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray};
-use vswitch_common::packet::address::Address;
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use vswitch_common::tables::{
-    FdbEntry, FdbKey, MAX_PORTS, NEAR_DEVICES, Network, NetworkNumber, Port, PortCounters, PortNumber, Subnet,
+    FdbEntry, FdbKey, MAX_PORTS, NEAR_DEVICES, Network, NetworkNumber, Port, PortCounters, PortNumber,
 };
 
 use super::DatapathError;
+use super::networks::SubnetTable;
 
 /// The maps of one instance.
 pub(super) struct Maps {
@@ -17,7 +17,7 @@ pub(super) struct Maps {
     far_devices: HashMap<MapData, u32, PortNumber>,
     pub(super) ports: Array<MapData, Port>,
     pub(super) networks: Array<MapData, Network>,
-    pub(super) subnets: LpmTrie<MapData, Address, Subnet>,
+    pub(super) subnets: SubnetTable,
     pub(super) fdb: HashMap<MapData, FdbKey, FdbEntry>,
     pub(super) counters: PerCpuArray<MapData, PortCounters>,
 }
@@ -30,7 +30,7 @@ impl Maps {
             far_devices: take(ebpf, "FAR_DEVICES")?,
             ports: take(ebpf, "PORTS")?,
             networks: take(ebpf, "NETWORKS")?,
-            subnets: take(ebpf, "SUBNETS")?,
+            subnets: SubnetTable::read(take(ebpf, "SUBNETS")?)?,
             fdb: take(ebpf, "FDB")?,
             counters: take(ebpf, "COUNTERS")?,
         })
