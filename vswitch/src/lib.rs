@@ -9,6 +9,7 @@ pub mod cli;
 
 pub mod daemon;
 pub mod datapath;
+pub mod dns;
 pub mod drivers;
 pub mod ipam;
 pub mod kernel;
