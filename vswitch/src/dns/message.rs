@@ -59,8 +59,8 @@ impl Query {
         let question_end = decoder.index();
         let mut edns = None;
         for (count, additional) in [(counts.answers, false), (counts.authorities, false), (counts.additionals, true)] {
-            let (_, found, _) =
-                Message::read_records(&mut decoder, usize::from(count), additional, metadata.op_code).map_err(malformed)?;
+            let (_, found, _) = Message::read_records(&mut decoder, usize::from(count), additional, metadata.op_code)
+                .map_err(malformed)?;
             edns = found.or(edns);
         }
         let query = Self { raw: raw.to_vec(), metadata, question, question_end, edns, transport };

@@ -124,7 +124,15 @@ impl DnsServer {
         let (each, all) = limits.forwards;
         let shared = Shared { names, upstream, forwards: Quota::new(each, all), own: Mutex::default() };
         let shared = Arc::new(shared);
-        Self { inner: Arc::new(Inner { shared, limits, port, state: Mutex::default(), turn: tokio::sync::Mutex::default() }) }
+        Self {
+            inner: Arc::new(Inner {
+                shared,
+                limits,
+                port,
+                state: Mutex::default(),
+                turn: tokio::sync::Mutex::default(),
+            }),
+        }
     }
 
     /// Starts to answer on these addresses, port 53, UDP and TCP, for the network, in place of those served for it before.

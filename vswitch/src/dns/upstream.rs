@@ -201,4 +201,3 @@ async fn by_tcp(resolver: SocketAddr, query: &Query) -> io::Result<Vec<u8>> {
         }
     }
 }
-

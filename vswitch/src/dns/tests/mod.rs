@@ -124,11 +124,7 @@ impl Resolver {
         Self::on(udp, TcpListener::bind(address).await.expect("a TCP socket"), replies)
     }
 
-    fn on(
-        udp: UdpSocket,
-        tcp: TcpListener,
-        replies: impl Fn(Seen) -> Replies + Clone + Send + Sync + 'static,
-    ) -> Self {
+    fn on(udp: UdpSocket, tcp: TcpListener, replies: impl Fn(Seen) -> Replies + Clone + Send + Sync + 'static) -> Self {
         let address = udp.local_addr().expect("an address");
         let (sender, seen) = mpsc::unbounded_channel();
         let mut tasks = tokio::task::JoinSet::new();
