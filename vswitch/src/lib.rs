@@ -10,6 +10,7 @@ pub mod cli;
 pub mod daemon;
 pub mod datapath;
 pub mod drivers;
+pub mod etc;
 pub mod ipam;
 pub mod kernel;
 pub mod lock;
