@@ -170,9 +170,7 @@ impl Etc {
     fn remove_empty(&self, directory: &Path) -> Result<(), EtcError> {
         for directory in [directory, &self.root.join("netns")] {
             match fs::remove_dir(directory) {
-                Err(error)
-                    if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) =>
-                {
+                Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {
                     return Err(EtcError { action: "remove", path: directory.to_owned(), source: error });
                 }
                 _ => {}
@@ -272,7 +270,8 @@ mod tests {
 
     #[test]
     fn the_resolver_asks_the_gateway_as_the_host_says_to_ask() {
-        let host = "# by hand\nnameserver 192.0.2.1\nsearch a.example b.example\noptions\tndots:2 rotate \n searching x\n";
+        let host =
+            "# by hand\nnameserver 192.0.2.1\nsearch a.example b.example\noptions\tndots:2 rotate \n searching x\n";
         let text = resolv_conf(&[GATEWAY, "fd00::1".parse().expect("an address")], host);
         assert_eq!(
             text,
@@ -337,7 +336,8 @@ mod tests {
             assert!(!etc.remove_resolv_conf(netns, names.owner()).expect("no error"), "{what}");
             assert!(path.symlink_metadata().is_ok(), "{what}");
         };
-        for theirs in ["nameserver 192.0.2.7\n", "", "# Written by vswitch\n", &format!("x\n{}\n", mark(names.owner()))] {
+        for theirs in ["nameserver 192.0.2.7\n", "", "# Written by vswitch\n", &format!("x\n{}\n", mark(names.owner()))]
+        {
             fs::write(&path, theirs).expect("written");
             left(theirs);
             assert_eq!(fs::read_to_string(&path).expect("a file"), theirs);
@@ -379,7 +379,10 @@ mod tests {
         etc.write_resolv_conf(netns, names.owner(), &[GATEWAY]).expect("written");
         assert!(etc.remove_resolv_conf(netns, names.owner()).expect("removed"));
         assert!(hosts.exists() && !path.exists());
-        assert_eq!(etc.write_resolv_conf(Path::new("/proc/1/ns/net"), names.owner(), &[]).expect("fine"), Written::Unnamed);
+        assert_eq!(
+            etc.write_resolv_conf(Path::new("/proc/1/ns/net"), names.owner(), &[]).expect("fine"),
+            Written::Unnamed
+        );
         drop(directory);
     }
 }
