@@ -39,6 +39,8 @@ pub mod action {
     pub const PASS: u32 = 5;
     /// Nowhere.
     pub const DROP: u32 = 6;
+    /// A copy to every other port but the host's: broadcast or multicast that the host's stack must not get.
+    pub const FLOOD_APART: u32 = 7;
 }
 
 /// The one port that a frame goes to, with what the kernel needs to hand it over.
@@ -51,7 +53,7 @@ pub struct Delivery {
     pub ifindex: u32,
     /// The [`PortKind`] of what is behind it, which decides how the frame is handed over.
     pub kind: u8,
-    /// Bits of the port: [`crate::tables::Port::XDP_EGRESS`].
+    /// Bits of the port: [`crate::tables::Port::XDP_EGRESS`] and the like.
     pub flags: u8,
     /// 1 if to the device's own station: the frame enters the host's stack there and does not go out on the wire.
     pub local: u8,
@@ -81,6 +83,8 @@ pub enum Flood {
     Group,
     /// Unicast to a station nobody has heard of: every port that may have unknown stations behind it.
     UnknownUnicast,
+    /// Broadcast or multicast that the host's stack must not get: every port but the host's.
+    Apart,
 }
 
 impl Decision {
@@ -105,6 +109,7 @@ impl Decision {
             action::REDIRECT => Verdict::Redirect(self.to),
             action::FLOOD_GROUP => Verdict::Flood(Flood::Group),
             action::FLOOD_UNKNOWN => Verdict::Flood(Flood::UnknownUnicast),
+            action::FLOOD_APART => Verdict::Flood(Flood::Apart),
             action::PASS => Verdict::Pass,
             action::DROP => Verdict::Drop(*DropReason::ALL.get(self.reason as usize)?),
             _ => return None,
@@ -138,7 +143,8 @@ unsafe impl aya::Pod for Decision {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum DropReason {
-    /// Shorter than its Ethernet header or VLAN tag.
+    /// Shorter than its Ethernet header or VLAN tag; to or from the host's stack also than its IP addresses, or behind
+    /// more tags than two.
     Truncated = 0,
     /// Source address with the group bit set (IEEE 802.3, 3.2.3).
     SourceMulticast = 1,
@@ -156,11 +162,19 @@ pub enum DropReason {
     DeliveryFailed = 7,
     /// Destination address all zeros.
     DestinationZero = 8,
+    /// From one isolated endpoint to another, straight or by way of the host.
+    Isolated = 9,
+    /// An IP packet that the host would route from one network into another.
+    OtherNetwork = 10,
+    /// An IP packet into or out of an internal network.
+    Internal = 11,
+    /// A loopback address on its way to the host's stack (RFC 1122, 3.2.1.3 (g); RFC 4291, 2.5.3).
+    Martian = 12,
 }
 
 impl DropReason {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 13] = [
         Self::Truncated,
         Self::SourceMulticast,
         Self::SourceZero,
@@ -170,6 +184,10 @@ impl DropReason {
         Self::UnknownPort,
         Self::DeliveryFailed,
         Self::DestinationZero,
+        Self::Isolated,
+        Self::OtherNetwork,
+        Self::Internal,
+        Self::Martian,
     ];
 
     /// The name in `stats`, `monitor` and the metrics.
@@ -184,6 +202,10 @@ impl DropReason {
             Self::UnknownPort => "unknown_port",
             Self::DeliveryFailed => "delivery_failed",
             Self::DestinationZero => "destination_zero",
+            Self::Isolated => "isolated",
+            Self::OtherNetwork => "other_network",
+            Self::Internal => "internal",
+            Self::Martian => "martian",
         }
     }
 }

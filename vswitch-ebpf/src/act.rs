@@ -10,7 +10,7 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::debug;
 use vswitch_common::tables::{
-    DROP_REASONS, FdbEntry, FdbKey, MAX_PORTS, NetworkNumber, PortCounters, PortKind, PortNumber, Tables as _,
+    DROP_REASONS, FdbEntry, FdbKey, MAX_PORTS, NetworkNumber, Port, PortCounters, PortKind, PortNumber, Tables as _,
 };
 use vswitch_common::verdict::{Decision, Delivery, action};
 
@@ -50,7 +50,7 @@ fn count_in(decision: &Decision, bytes: u64) {
         match decision.action {
             action::REDIRECT if decision.to.local != 0 => counters.to_host += 1,
             action::REDIRECT => counters.forwarded += 1,
-            action::FLOOD_GROUP | action::FLOOD_UNKNOWN => counters.flooded += 1,
+            action::FLOOD_GROUP | action::FLOOD_UNKNOWN | action::FLOOD_APART => counters.flooded += 1,
             action::PASS => counters.passed += 1,
             _ => counters.drops[decision.reason as usize % DROP_REASONS] += 1,
         }
@@ -116,7 +116,7 @@ pub fn tc(context: &TcContext, decision: &Decision, now: u32) -> i32 {
     count_in(decision, bytes);
     match decision.action {
         action::REDIRECT => deliver(context, &decision.to, bytes),
-        action::FLOOD_GROUP | action::FLOOD_UNKNOWN => flood(context, decision, bytes),
+        action::FLOOD_GROUP | action::FLOOD_UNKNOWN | action::FLOOD_APART => flood(context, decision, bytes),
         // Not "accept" but "as if we were not here": the next program on the device has its say.
         action::PASS => TC_ACT_UNSPEC,
         _ => TC_ACT_SHOT,
@@ -149,7 +149,10 @@ struct Walk {
     next: PortNumber,
     network: NetworkNumber,
     ingress: PortNumber,
-    group: u32,
+    /// Whether the host gets a copy.
+    host: u32,
+    /// [`Port::ISOLATED`] if the frame is from an isolated port, else 0.
+    isolated: u32,
 }
 
 /// Sends a copy to every other port of the network. Not by redirect_peer, which would mark the copies as addressed to
@@ -163,14 +166,15 @@ fn flood(context: &TcContext, decision: &Decision, bytes: u64) -> i32 {
     let Some(network) = NETWORKS.get(port.network.0) else {
         return TC_ACT_SHOT;
     };
-    let group = decision.action == action::FLOOD_GROUP;
     let mut walk = Walk {
         skb: context.skb.skb,
         bytes,
         next: network.first,
         network: port.network,
         ingress,
-        group: u32::from(group),
+        // The host is always known by its address; it has no unknown stations behind it.
+        host: u32::from(decision.action == action::FLOOD_GROUP),
+        isolated: u32::from(port.flags & Port::ISOLATED),
     };
     // SAFETY: the callback has the signature that bpf_loop asks for, and `walk` outlives the call.
     unsafe {
@@ -190,12 +194,11 @@ unsafe extern "C" fn copy_to_next(_index: u64, walk: *mut Walk) -> u64 {
         return 1;
     };
     walk.next = port.next;
-    if number == walk.ingress {
+    if number == walk.ingress || u32::from(port.flags) & walk.isolated != 0 {
         return 0;
     }
     let flags = match PortKind::from_number(port.kind) {
-        // The host is always known by its address; it has no unknown stations behind it.
-        Some(PortKind::Host) if walk.group == 0 => return 0,
+        Some(PortKind::Host) if walk.host == 0 => return 0,
         Some(PortKind::Host) => u64::from(BPF_F_INGRESS),
         _ => 0,
     };

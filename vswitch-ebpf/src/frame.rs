@@ -1,36 +1,45 @@
 //! Packet memory as a [`Packet`]: the same bounds check before every read, in a form that the verifier follows.
 
+use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::{TcContext, XdpContext};
-use vswitch_common::packet::ethernet::HEADER;
+use vswitch_common::packet::ethernet::{HEADER, TAG};
+use vswitch_common::packet::ipv6;
 use vswitch_common::packet::{MAX_OFFSET, Packet, Tag};
 
-/// The linear part of a frame, and the tag beside it.
+/// The linear part of a frame, and what is kept beside it.
 pub struct Frame {
     start: usize,
     end: usize,
     tag: Option<Tag>,
+    /// Null in XDP.
+    skb: *const __sk_buff,
 }
+
+/// Bytes up to the end of the IP addresses, behind as many tags as we follow.
+const LOOKED_AT: usize = HEADER + 2 * TAG + ipv6::HEADER;
 
 impl Frame {
     /// A frame in XDP: whole and with its tags in place (the daemon turns VLAN offload off where XDP runs).
     #[inline(always)]
     pub fn of_xdp(context: &XdpContext) -> Self {
-        Self { start: context.data(), end: context.data_end(), tag: None }
+        Self { start: context.data(), end: context.data_end(), tag: None, skb: core::ptr::null() }
     }
 
     /// A packet in tc. Headers that lie in fragments are pulled into the linear part first; drivers and the stack
     /// put them there already in all but odd cases.
     #[inline(always)]
     pub fn of_tc(context: &TcContext) -> Self {
-        if context.data() + HEADER > context.data_end() {
-            // Fails where the packet is shorter: then it is read as far as it goes.
+        if context.data() + LOOKED_AT > context.data_end()
+            && context.data_end() - context.data() < context.len() as usize
+        {
+            // Fails where there is no memory: then it is read as far as it goes.
             let _ = context.pull_data(context.len().min(MAX_OFFSET as u32));
         }
         // SAFETY: the context's skb pointer is valid as long as the program runs.
         let skb = unsafe { &*context.skb.skb };
         let tag = (skb.vlan_present != 0)
             .then_some(Tag { tpid: u16::from_be(skb.vlan_proto as u16), tci: skb.vlan_tci as u16 });
-        Self { start: context.data(), end: context.data_end(), tag }
+        Self { start: context.data(), end: context.data_end(), tag, skb }
     }
 }
 
@@ -56,6 +65,12 @@ impl Packet for Frame {
     #[inline(always)]
     fn offloaded_tag(&self) -> Option<Tag> {
         self.tag
+    }
+
+    #[inline(always)]
+    fn mark(&self) -> u32 {
+        // SAFETY: null or the context's skb, which is valid as long as the program runs.
+        unsafe { self.skb.as_ref() }.map_or(0, |skb| skb.mark)
     }
 }
 

@@ -1,8 +1,11 @@
 //! The maps, as the daemon pins them in the instance's bpffs. Sizes are defaults; the loader sets them.
 
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
-use vswitch_common::tables::{FdbEntry, FdbKey, MAX_PORTS, NEAR_DEVICES, Network, Port, PortCounters, PortNumber};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray};
+use vswitch_common::packet::address::Address;
+use vswitch_common::tables::{
+    FdbEntry, FdbKey, MAX_PORTS, MAX_SUBNETS, NEAR_DEVICES, Network, Port, PortCounters, PortNumber, Subnet,
+};
 use vswitch_common::trace::Trace;
 
 /// Port number of each device, by its ifindex; 0 where it is no port.
@@ -17,9 +20,13 @@ pub static FAR_DEVICES: HashMap<u32, PortNumber> = HashMap::with_max_entries(MAX
 #[map]
 pub static PORTS: Array<Port> = Array::with_max_entries(MAX_PORTS, 0);
 
-/// The networks, by number: where the list of their ports begins.
+/// The networks, by number: where the list of their ports begins, and what holds for all of them.
 #[map]
 pub static NETWORKS: Array<Network> = Array::with_max_entries(MAX_PORTS, 0);
+
+/// Whose an IP address is.
+#[map]
+pub static SUBNETS: LpmTrie<Address, Subnet> = LpmTrie::with_max_entries(MAX_SUBNETS, 0);
 
 /// The stations. Preallocated: learning never waits for memory, and a full table is full for new ones alone.
 #[map]

@@ -262,6 +262,7 @@ impl Made {
             mac: port.mac,
             xdp: port.xdp,
             xdp_egress: port.xdp_egress,
+            isolated: false,
         };
         let datapath = scene.datapath.clone();
         let number = tokio::task::spawn_blocking(move || datapath.add_port(&spec)).await??;

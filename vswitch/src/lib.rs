@@ -9,7 +9,9 @@ pub mod cli;
 
 pub mod daemon;
 pub mod datapath;
+pub mod dns;
 pub mod drivers;
+pub mod etc;
 pub mod ipam;
 pub mod kernel;
 pub mod lock;

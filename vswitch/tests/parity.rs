@@ -5,14 +5,17 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
+use aya::maps::{Array, LpmTrie, Map, MapData};
 use etherparse::PacketBuilder;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
-use vswitch::datapath::{Datapath, DatapathError, Mode, Options, PortSpec, SHORTEST, Xdp};
+use vswitch::datapath::{Datapath, DatapathError, Mode, NetworkSpec, Options, PortSpec, SHORTEST, Xdp};
 use vswitch_common::forward::{forward, forward_early};
+use vswitch_common::packet::{Marked, address::Address};
 use vswitch_common::tables::memory::MemoryTables;
-use vswitch_common::tables::{NetworkNumber, PortKind, PortNumber};
+use vswitch_common::tables::{MARK_PUBLISHED, MAX_SUBNETS, Network, NetworkNumber, PortKind, PortNumber, Subnet};
 use vswitch_common::verdict::DropReason;
 use vswitch_common::{Mac, tables::FdbEntry};
 
@@ -28,7 +31,9 @@ impl Sandbox {
     fn new() -> Self {
         assert!(nix::unistd::geteuid().is_root(), "this test loads eBPF programs and needs root");
         unshare(CloneFlags::CLONE_NEWNET).expect("unshare the network namespace");
-        let bpffs = std::env::temp_dir().join(format!("vswitch-parity-{}", std::process::id()));
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let bpffs = std::env::temp_dir().join(format!("vswitch-parity-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&bpffs).expect("make the mount point");
         mount(Some("bpf"), &bpffs, Some("bpf"), MsFlags::empty(), None::<&str>).expect("mount a bpffs");
         Self { bpffs }
@@ -75,11 +80,44 @@ impl Numbers {
 
 /// Stations of the ports, and others.
 fn stations() -> Vec<Mac> {
-    let mut stations: Vec<Mac> = (1..=6).map(|last| Mac([2, 0, 0, 0, 0, last])).collect();
+    let mut stations: Vec<Mac> = (1..=PORTS.len() as u8).map(|last| Mac([2, 0, 0, 0, 0, last])).collect();
     stations.extend([Mac::ZERO, Mac::BROADCAST, Mac([1, 0, 0x5e, 0, 0, 1]), Mac([0x33, 0x33, 0, 0, 0, 1])]);
     stations.extend((0..=16).map(|last| Mac([1, 0x80, 0xc2, 0, 0, last])));
     stations.extend((0..8).map(|last| Mac([0x0a, 0, 0, 0, 1, last])));
     stations
+}
+
+/// The ports: network, kind, whether isolated. Network 3 is internal.
+const PORTS: [(u32, PortKind, bool); 10] = [
+    (1, PortKind::Container, true),
+    (1, PortKind::Container, false),
+    (1, PortKind::Container, true),
+    (1, PortKind::Host, false),
+    (1, PortKind::Uplink, false),
+    (2, PortKind::Container, false),
+    (2, PortKind::Host, false),
+    (3, PortKind::Container, false),
+    (3, PortKind::Host, false),
+    (3, PortKind::Uplink, false),
+];
+
+/// Addresses in the networks' subnets, the host's own, loopback ones and others.
+fn ipv4(numbers: &mut Numbers) -> [u8; 4] {
+    match numbers.below(8) {
+        0 => numbers.pick(&[[127, 0, 0, 1], [192, 0, 2, 1], [224, 0, 0, 1], [255; 4], [0; 4]]),
+        _ => [10, numbers.pick(&[0, 1, 2, 3, 4]), 0, numbers.pick(&[1, 2, 200])],
+    }
+}
+
+fn ipv6(numbers: &mut Numbers) -> [u8; 16] {
+    let mut address = [0; 16];
+    match numbers.below(8) {
+        0 => address[15] = numbers.pick(&[0, 1]),
+        1 => (address[0], address[1]) = numbers.pick(&[(0xfe, 0x80), (0xff, 2), (0x20, 1)]),
+        2 => address = Address::mapped(ipv4(numbers)).octets(),
+        _ => (address[0], address[3], address[15]) = (0xfd, numbers.pick(&[1, 2, 3, 4]), numbers.pick(&[1, 2])),
+    }
+    address
 }
 
 fn random_frame(numbers: &mut Numbers, stations: &[Mac]) -> Vec<u8> {
@@ -90,22 +128,23 @@ fn random_frame(numbers: &mut Numbers, stations: &[Mac]) -> Vec<u8> {
         source = station();
     }
     let ethernet = PacketBuilder::ethernet2(source.0, destination.0);
+    let (from4, to4, from6, to6) = (ipv4(numbers), ipv4(numbers), ipv6(numbers), ipv6(numbers));
     let length = numbers.pick(&[0, 4, 46, 200]);
     let payload = numbers.bytes(length);
     let mut frame = Vec::new();
     let write = match numbers.below(6) {
-        0 => ethernet.ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).udp(1, 2).write(&mut frame, &payload),
-        1 => ethernet.ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).tcp(1, 2, 3, 4).write(&mut frame, &payload),
-        2 => ethernet.ipv6([1; 16], [2; 16], 64).tcp(1, 2, 3, 4).write(&mut frame, &payload),
-        3 => ethernet.ipv6([1; 16], [2; 16], 64).udp(1, 2).write(&mut frame, &payload),
+        0 => ethernet.ipv4(from4, to4, 64).udp(1, 2).write(&mut frame, &payload),
+        1 => ethernet.ipv4(from4, to4, 64).tcp(1, 2, 3, 4).write(&mut frame, &payload),
+        2 => ethernet.ipv6(from6, to6, 64).tcp(1, 2, 3, 4).write(&mut frame, &payload),
+        3 => ethernet.ipv6(from6, to6, 64).udp(1, 2).write(&mut frame, &payload),
         4 => {
             let vlan = etherparse::VlanId::try_new(numbers.below(5) as u16).expect("small");
-            ethernet.single_vlan(vlan).ipv4([1; 4], [2; 4], 9).icmpv4_echo_request(1, 1).write(&mut frame, &payload)
+            ethernet.single_vlan(vlan).ipv4(from4, to4, 9).icmpv4_echo_request(1, 1).write(&mut frame, &payload)
         }
         _ => {
             let (outer, inner) = (numbers.below(4) as u16, numbers.below(4096) as u16);
             let id = |id| etherparse::VlanId::try_new(id).expect("below 4096");
-            ethernet.double_vlan(id(outer), id(inner)).ipv6([1; 16], [2; 16], 9).udp(1, 2).write(&mut frame, &payload)
+            ethernet.double_vlan(id(outer), id(inner)).ipv6(from6, to6, 9).udp(1, 2).write(&mut frame, &payload)
         }
     };
     write.expect("a frame in memory");
@@ -126,14 +165,40 @@ fn random_frame(numbers: &mut Numbers, stations: &[Mac]) -> Vec<u8> {
     frame
 }
 
+/// Tells both sides of three networks.
+fn networks(datapath: &Datapath, tables: &mut MemoryTables) {
+    for number in 1..=3_u8 {
+        let network = NetworkNumber(number.into());
+        let internal = number == 3;
+        let subnets = [format!("10.{number}.0.0/24 10.{number}.0.1"), format!("fd00:{number}::/64 fd00:{number}::1")];
+        let subnets = subnets.iter().map(|text| {
+            let (subnet, gateway) = text.split_once(' ').expect("two");
+            (subnet.parse().expect("a subnet"), gateway.parse().expect("an address"))
+        });
+        let spec = NetworkSpec { number: network, internal, subnets: subnets.collect() };
+        datapath.set_network(&spec).expect("set a network");
+
+        let flags = if internal { Network::INTERNAL } else { 0 };
+        tables.networks.insert(network, Network { first: PortNumber::NONE, flags });
+        let six = |last| Address::new([0xfd, 0, 0, number, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last]);
+        for (address, length, flags) in [
+            (Address::mapped([10, number, 0, 0]), 120, 0),
+            (Address::mapped([10, number, 0, 1]), 128, Subnet::GATEWAY),
+            (six(0), 64, 0),
+            (six(1), 128, Subnet::GATEWAY),
+        ] {
+            tables.add_subnet(address, length, Subnet { network, flags });
+        }
+    }
+}
+
 #[test]
 fn the_loaded_programs_decide_as_the_core_does() {
     let sandbox = Sandbox::new();
     let options = Options { directory: sandbox.bpffs.clone(), mode: Mode::Auto, fdb_size: 4096 };
     let datapath = Datapath::open(options).expect("load the programs");
-    let kinds = [PortKind::Container, PortKind::Container, PortKind::Host, PortKind::Uplink, PortKind::Container];
     let mut devices = Vec::new();
-    for (place, kind) in kinds.into_iter().enumerate() {
+    for (place, (network, kind, isolated)) in PORTS.into_iter().enumerate() {
         let device = format!("p{place}");
         let ifindex = veth(&device);
         devices.push((ifindex, kind));
@@ -141,11 +206,12 @@ fn the_loaded_programs_decide_as_the_core_does() {
             ifindex,
             egress_ifindex: ifindex,
             device,
-            network: NetworkNumber(if place == 4 { 2 } else { 1 }),
+            network: NetworkNumber(network),
             kind,
             mac: Mac([2, 0, 0, 0, 0, place as u8 + 1]),
             xdp: Xdp::Off,
-            xdp_egress: place == 0,
+            xdp_egress: place == 0 || place == 7,
+            isolated,
         };
         datapath.add_port(&spec).expect("add a port");
     }
@@ -156,6 +222,7 @@ fn the_loaded_programs_decide_as_the_core_does() {
     for (number, port) in datapath.ports().expect("read the ports") {
         tables.add_port(number, port);
     }
+    networks(&datapath, &mut tables);
     // A station wired to a port by hand, and one learned from port 2 in the kernel's table and ours.
     let fixed = vswitch_common::tables::FdbKey {
         network: NetworkNumber(1),
@@ -174,17 +241,19 @@ fn the_loaded_programs_decide_as_the_core_does() {
     for _ in 0..FRAMES {
         let frame = random_frame(&mut numbers, &stations);
         let (ifindex, kind) = numbers.pick(&devices);
-        let core = match tracer.tc(kind, ifindex, &frame) {
+        let mark = numbers.pick(&[0, 0, MARK_PUBLISHED, !MARK_PUBLISHED, u32::MAX]);
+        let marked = Marked { bytes: &frame, mark };
+        let core = match tracer.tc(kind, ifindex, mark, &frame) {
             Ok(kernel) => {
-                let core = forward(ifindex, frame.as_slice(), &tables, kernel.now);
-                assert_eq!(kernel.decision, core, "tc {kind:?} on {ifindex}: {frame:02x?}");
+                let core = forward(ifindex, &marked, &tables, kernel.now);
+                assert_eq!(kernel.decision, core, "tc {kind:?} on {ifindex}, mark {mark:#x}: {frame:02x?}");
                 compared += 1;
                 core
             }
             // The kernel's test run has its own idea of the shortest packet; on the wire the program gets these too.
             Err(DatapathError::TraceRefused { .. }) if frame.len() < SHORTEST + 40 => {
                 refused += 1;
-                forward(ifindex, frame.as_slice(), &tables, 0)
+                forward(ifindex, &marked, &tables, 0)
             }
             Err(error) => panic!("run the tc program on {frame:02x?}: {error}"),
         };
@@ -214,9 +283,114 @@ fn the_loaded_programs_decide_as_the_core_does() {
         // Nothing in a decision fails a delivery: that happens afterwards.
         assert_eq!(reached, reason != DropReason::DeliveryFailed, "{reason:?} reached: {reached}");
     }
-    for verdict in
-        ["Pass", "Flood(Group)", "Flood(UnknownUnicast)", "redirect to Some(Container)", "redirect to Some(Host)"]
-    {
+    for verdict in [
+        "Pass",
+        "Flood(Group)",
+        "Flood(UnknownUnicast)",
+        "Flood(Apart)",
+        "redirect to Some(Container)",
+        "redirect to Some(Host)",
+        "redirect to Some(Uplink)",
+    ] {
         assert!(seen.contains_key(verdict), "no frame had the verdict {verdict}");
     }
+}
+
+/// The table of subnets as it is pinned: prefix length, network, flags.
+fn subnets(sandbox: &Sandbox) -> Vec<(u32, u32, u32)> {
+    let pin = MapData::from_pin(sandbox.bpffs.join("maps/SUBNETS")).expect("the pinned table");
+    let table = LpmTrie::<_, Address, Subnet>::try_from(Map::LpmTrie(pin)).expect("its layout");
+    let entries = table.iter().map(|entry| entry.expect("an entry"));
+    let mut rows: Vec<_> = entries.map(|(key, subnet)| (key.prefix_len(), subnet.network.0, subnet.flags)).collect();
+    rows.sort_unstable();
+    rows
+}
+
+fn network(sandbox: &Sandbox, number: u32) -> Network {
+    let pin = MapData::from_pin(sandbox.bpffs.join("maps/NETWORKS")).expect("the pinned table");
+    Array::try_from(Map::Array(pin)).expect("its layout").get(&number, 0).expect("an entry")
+}
+
+#[test]
+fn what_is_known_of_a_network_follows_its_spec_and_survives_ports_and_daemons() {
+    let sandbox = Sandbox::new();
+    let open = || Datapath::open(Options { directory: sandbox.bpffs.clone(), mode: Mode::Auto, fdb_size: 4096 });
+    let datapath = open().expect("load the programs");
+    let subnet =
+        |subnet: &str, gateway: &str| (subnet.parse().expect("a subnet"), gateway.parse().expect("an address"));
+    let spec = |number, internal, subnets| NetworkSpec { number: NetworkNumber(number), internal, subnets };
+    let (four, six) = (subnet("10.1.0.0/24", "10.1.0.1"), subnet("fd01::/64", "fd01::1"));
+    datapath.set_network(&spec(1, true, vec![four, six])).expect("set a network");
+    datapath.set_network(&spec(2, false, vec![subnet("10.2.0.0/16", "10.2.0.1")])).expect("set another");
+    let of_two = [(112, 2, 0), (128, 2, Subnet::GATEWAY)];
+    let of_one = [(64, 1, 0), (120, 1, 0), (128, 1, Subnet::GATEWAY), (128, 1, Subnet::GATEWAY)];
+    let sorted = |rows: &[&[(u32, u32, u32)]]| {
+        let mut rows = rows.concat();
+        rows.sort_unstable();
+        rows
+    };
+    assert_eq!(subnets(&sandbox), sorted(&[&of_one, &of_two]));
+
+    // Ports come and go; the network stays internal.
+    let ifindex = veth("q0");
+    let port = PortSpec {
+        ifindex,
+        egress_ifindex: ifindex,
+        device: "q0".to_owned(),
+        network: NetworkNumber(1),
+        kind: PortKind::Host,
+        mac: Mac([2, 0, 0, 0, 0, 1]),
+        xdp: Xdp::Off,
+        xdp_egress: false,
+        isolated: true,
+    };
+    let number = datapath.add_port(&port).expect("add a port");
+    assert_eq!(network(&sandbox, 1), Network { first: number, flags: Network::INTERNAL });
+    assert_eq!(datapath.ports().expect("read the ports")[0].1.flags, 0, "the host is not isolated");
+    drop(datapath);
+    let datapath = open().expect("take over");
+    assert!(datapath.taken_over());
+    assert_eq!(subnets(&sandbox), sorted(&[&of_one, &of_two]));
+    datapath.remove_port(number).expect("remove the port");
+    assert_eq!(network(&sandbox, 1), Network { first: PortNumber::NONE, flags: Network::INTERNAL });
+
+    datapath.set_network(&spec(1, false, vec![subnet("10.1.0.0/24", "10.1.0.254")])).expect("change it");
+    assert_eq!(subnets(&sandbox), sorted(&[&[(120, 1, 0), (128, 1, Subnet::GATEWAY)], &of_two]));
+    assert_eq!(network(&sandbox, 1).flags, 0);
+
+    // One network takes all the room that is left.
+    let many = (0..MAX_SUBNETS / 2 - 2).map(|n| {
+        let [a, b, c, d] = (n + 1).to_be_bytes().map(u16::from);
+        subnet(&format!("fd03:{a}:{b}:{c}:{d}::/80"), &format!("fd03:{a}:{b}:{c}:{d}::1"))
+    });
+    datapath.set_network(&spec(3, false, many.collect())).expect("a large network");
+    let before = subnets(&sandbox);
+    let two = spec(4, true, vec![subnet("10.4.0.0/24", "10.4.0.1")]);
+    let refused = datapath.set_network(&two).expect_err("no room");
+    assert!(matches!(refused, DatapathError::NoRoomForSubnets { limit: MAX_SUBNETS }), "{refused}");
+    assert_eq!((subnets(&sandbox), network(&sandbox, 4).flags), (before, 0), "nothing has changed");
+    datapath.remove_network(NetworkNumber(3)).expect("remove it");
+    datapath.remove_network(NetworkNumber(3)).expect("it is gone already");
+    datapath.set_network(&two).expect("now there is room");
+    datapath.remove_network(NetworkNumber(4)).expect("remove it");
+    datapath.remove_network(NetworkNumber(1)).expect("remove it");
+    assert_eq!((subnets(&sandbox), network(&sandbox, 4).flags), (of_two.to_vec(), 0));
+    for number in [0, 4096] {
+        let refused = datapath.set_network(&spec(number, false, Vec::new())).expect_err("no such network");
+        assert!(matches!(refused, DatapathError::NoSuchNetwork { .. }), "{refused}");
+    }
+}
+
+#[test]
+fn a_daemon_of_before_subnets_is_taken_over_and_one_with_other_ports_is_not() {
+    let sandbox = Sandbox::new();
+    let open = || Datapath::open(Options { directory: sandbox.bpffs.clone(), mode: Mode::Auto, fdb_size: 4096 });
+    drop(open().expect("load the programs"));
+    std::fs::remove_file(sandbox.bpffs.join("maps/SUBNETS")).expect("unpin");
+    let datapath = open().expect("take over");
+    assert!(datapath.taken_over());
+    assert_eq!(subnets(&sandbox), []);
+    drop(datapath);
+    std::fs::remove_file(sandbox.bpffs.join("maps/PORTS")).expect("unpin");
+    assert!(!open().expect("start anew").taken_over());
 }

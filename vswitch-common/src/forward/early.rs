@@ -1,6 +1,6 @@
 //! The share of the decision that XDP takes, before the kernel has made a packet of the frame.
 
-use super::forward;
+use super::decide;
 use crate::packet::{Ethernet, Packet, ip_protocol, protocol};
 use crate::tables::{Port, PortKind, PortNumber, Tables};
 use crate::verdict::{Decision, action};
@@ -18,7 +18,8 @@ pub fn forward_early<P: Packet + ?Sized, T: Tables>(
     tables: &T,
     now: u32,
 ) -> Decision {
-    let decision = forward(ifindex, frame, tables, now);
+    // What XDP takes goes from one device to another: it never comes to the border.
+    let decision = decide::<P, T, false>(ifindex, frame, tables, now);
     let takes = match decision.action {
         action::REDIRECT => {
             let reachable = decision.to.kind == PortKind::Container as u8 && decision.to.flags & Port::XDP_EGRESS != 0;

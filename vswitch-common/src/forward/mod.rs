@@ -1,5 +1,6 @@
 //! The decision: what becomes of a frame that enters the switch. Read it top to bottom.
 
+mod border;
 mod early;
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,17 @@ use crate::verdict::{Decision, Delivery, DropReason, action};
 /// A pure function of its arguments: it changes neither frame nor tables. The caller carries the decision out.
 #[inline(always)]
 pub fn forward<P: Packet + ?Sized, T: Tables>(ifindex: u32, frame: &P, tables: &T, now: u32) -> Decision {
+    decide::<P, T, true>(ifindex, frame, tables, now)
+}
+
+/// The decision; without `BORDER`, that on the border to the host's stack is left out.
+#[inline(always)]
+fn decide<P: Packet + ?Sized, T: Tables, const BORDER: bool>(
+    ifindex: u32,
+    frame: &P,
+    tables: &T,
+    now: u32,
+) -> Decision {
     let number = tables.port_of_device(ifindex);
     let Some(port) = tables.port(number) else {
         return Decision::drop(DropReason::UnknownPort, PortNumber::NONE);
@@ -36,6 +48,7 @@ pub fn forward<P: Packet + ?Sized, T: Tables>(ifindex: u32, frame: &P, tables: &
     } else {
         unicast(&FdbKey { mac: ethernet.destination, ..station }, number, &port, tables)
     };
+    let decision = if BORDER { border::guard(decision, frame, &ethernet, &port, tables) } else { decision };
     Decision { learns, station, ..decision }
 }
 
@@ -102,6 +115,9 @@ fn unicast<T: Tables>(station: &FdbKey, number: PortNumber, port: &Port, tables:
     let Some(target) = tables.port(entry.port).filter(|target| target.network == port.network) else {
         return unknown;
     };
+    if port.flags & target.flags & Port::ISOLATED != 0 {
+        return Decision::drop(DropReason::Isolated, number);
+    }
     let local = match target.kind() {
         Some(PortKind::Host) => true,
         Some(PortKind::Uplink) => target.mac == station.mac,

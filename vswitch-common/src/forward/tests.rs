@@ -9,16 +9,18 @@ use crate::tables::memory::MemoryTables;
 use crate::tables::{NetworkNumber, VlanKey};
 use crate::verdict::{Flood, Verdict};
 
-const A: Mac = Mac([2, 0, 0, 0, 0, 0xa]);
-const B: Mac = Mac([2, 0, 0, 0, 0, 0xb]);
-const HOST: Mac = Mac([2, 0, 0, 0, 0, 0x10]);
-const WIRE: Mac = Mac([2, 0, 0, 0, 0, 0x20]);
-const OTHER: Mac = Mac([2, 0, 0, 0, 0, 0xc]);
-const STRANGER: Mac = Mac([2, 0, 0, 0, 0, 0x99]);
-const NOW: u32 = 1000;
+pub(super) const A: Mac = Mac([2, 0, 0, 0, 0, 0xa]);
+pub(super) const B: Mac = Mac([2, 0, 0, 0, 0, 0xb]);
+pub(super) const HOST: Mac = Mac([2, 0, 0, 0, 0, 0x10]);
+pub(super) const WIRE: Mac = Mac([2, 0, 0, 0, 0, 0x20]);
+pub(super) const OTHER: Mac = Mac([2, 0, 0, 0, 0, 0xc]);
+pub(super) const OTHER_HOST: Mac = Mac([2, 0, 0, 0, 0, 0x11]);
+pub(super) const STRANGER: Mac = Mac([2, 0, 0, 0, 0, 0x99]);
+pub(super) const NOW: u32 = 1000;
 
-/// Devices 11 (A) and 12 (B) are containers, 13 the host, 14 the uplink of network 1; 21 a container of network 2.
-fn tables() -> MemoryTables {
+/// Devices 11 (A) and 12 (B) are containers, 13 the host, 14 the uplink of network 1; 21 a container and 23 the
+/// host in network 2.
+pub(super) fn tables() -> MemoryTables {
     let mut tables = MemoryTables::default();
     let port = |ifindex, egress_ifindex, network, mac, kind, flags| Port {
         ifindex,
@@ -34,10 +36,11 @@ fn tables() -> MemoryTables {
     tables.add_port(PortNumber(3), port(13, 113, 1, HOST, PortKind::Host, 0));
     tables.add_port(PortNumber(4), port(14, 14, 1, WIRE, PortKind::Uplink, 0));
     tables.add_port(PortNumber(5), port(21, 21, 2, OTHER, PortKind::Container, 0));
+    tables.add_port(PortNumber(6), port(23, 123, 2, OTHER_HOST, PortKind::Host, 0));
     tables
 }
 
-fn frame(destination: Mac, source: Mac, rest: &[u8]) -> Vec<u8> {
+pub(super) fn frame(destination: Mac, source: Mac, rest: &[u8]) -> Vec<u8> {
     [&destination.0, &source.0, rest].concat()
 }
 
@@ -46,10 +49,10 @@ fn decide(ifindex: u32, frame: &[u8]) -> Decision {
 }
 
 fn verdict(ifindex: u32, destination: Mac, source: Mac) -> Verdict {
-    decided(&decide(ifindex, &frame(destination, source, &[8, 0, 0x45])))
+    decided(&decide(ifindex, &frame(destination, source, &[&[8, 0, 0x45][..], &[0; 39]].concat())))
 }
 
-fn decided(decision: &Decision) -> Verdict {
+pub(super) fn decided(decision: &Decision) -> Verdict {
     decision.verdict().expect("a verdict")
 }
 
@@ -217,7 +220,7 @@ proptest! {
             prop_assert_eq!(key.network, ingress.network);
             prop_assert!(!key.mac.is_multicast() && !key.mac.is_zero());
             prop_assert!(!tables.fdb.get(&key).is_some_and(FdbEntry::is_static));
-            prop_assert!(!matches!(decided(&decision), Verdict::Drop(DropReason::SourceSpoofed | DropReason::Truncated)));
+            prop_assert!(!matches!(decided(&decision), Verdict::Drop(DropReason::SourceSpoofed)));
         }
     }
 

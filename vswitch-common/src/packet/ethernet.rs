@@ -59,7 +59,7 @@ pub struct Ethernet {
 
 /// Whether an EtherType announces a VLAN tag.
 #[inline(always)]
-const fn is_tag(ethertype: u16) -> bool {
+pub(super) const fn is_tag(ethertype: u16) -> bool {
     matches!(ethertype, ethertype::VLAN | ethertype::SERVICE_VLAN)
 }
 

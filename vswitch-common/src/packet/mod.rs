@@ -3,6 +3,7 @@
 //! Everything here reads through [`Packet`], a bounds-checked window, so that the same code parses a byte slice in a
 //! test and packet memory under the eBPF verifier. Nothing is copied but the few bytes looked at.
 
+pub mod address;
 pub mod arp;
 pub mod ethernet;
 pub mod ipv4;
@@ -21,6 +22,12 @@ pub trait Packet {
 
     /// The VLAN tag that the device or the kernel has taken out of the frame and keeps beside it.
     fn offloaded_tag(&self) -> Option<Tag>;
+
+    /// The mark that the host's stack has put on it; 0 for a bare frame.
+    #[inline(always)]
+    fn mark(&self) -> u32 {
+        0
+    }
 }
 
 /// A frame in memory, without offloads.
@@ -36,6 +43,32 @@ impl Packet for [u8] {
     #[inline]
     fn offloaded_tag(&self) -> Option<Tag> {
         None
+    }
+}
+
+/// A frame in memory with a mark on it, as the host's stack sends it.
+#[derive(Clone, Copy, Debug)]
+pub struct Marked<'a> {
+    /// The frame.
+    pub bytes: &'a [u8],
+    /// The mark.
+    pub mark: u32,
+}
+
+impl Packet for Marked<'_> {
+    #[inline]
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.bytes.read(offset)
+    }
+
+    #[inline]
+    fn offloaded_tag(&self) -> Option<Tag> {
+        None
+    }
+
+    #[inline]
+    fn mark(&self) -> u32 {
+        self.mark
     }
 }
 

@@ -6,6 +6,7 @@
 pub mod memory;
 
 use crate::mac::Mac;
+use crate::packet::address::Address;
 
 /// The number of a port in the switch; an index into the port table. 0 is no port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -83,6 +84,8 @@ pub struct Port {
 impl Port {
     /// XDP may redirect frames into this port's veth: NAPI runs at the container's end.
     pub const XDP_EGRESS: u8 = 1;
+    /// No frame passes between two isolated ports. Containers alone are isolated, never the host or an uplink.
+    pub const ISOLATED: u8 = 2;
 
     /// The kind, if the entry is in use.
     #[inline(always)]
@@ -91,15 +94,52 @@ impl Port {
     }
 }
 
-/// The first port of a network.
+/// A network: its first port, and what holds for all of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Network {
     /// Head of the list of ports; 0 if it has none.
     pub first: PortNumber,
-    /// Free for options; 0.
+    /// Bits: [`Network::INTERNAL`].
     pub flags: u32,
 }
+
+impl Network {
+    /// No IP packet leaves it by the host or comes in by the host, but those of the host itself, at its address there.
+    pub const INTERNAL: u32 = 1;
+
+    /// Whether nothing is routed into it or out of it.
+    #[inline(always)]
+    pub const fn is_internal(&self) -> bool {
+        self.flags & Self::INTERNAL != 0
+    }
+}
+
+/// Whose a range of IP addresses is. An IPv4 address is looked up as the IPv6 address that maps it, ::ffff:a.b.c.d,
+/// so that one table has both; a prefix of n bits is one of 96 + n there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Subnet {
+    /// The network.
+    pub network: NetworkNumber,
+    /// Bits: [`Subnet::GATEWAY`].
+    pub flags: u32,
+}
+
+impl Subnet {
+    /// The host's own address in the network; written as a prefix of full length.
+    pub const GATEWAY: u32 = 1;
+
+    /// Whether it is the host's own address.
+    #[inline(always)]
+    pub const fn is_gateway(&self) -> bool {
+        self.flags & Self::GATEWAY != 0
+    }
+}
+
+/// The bit of a packet's mark (`skb->mark`) by which the host says that a connection to a published port may enter a
+/// network from another one. A container cannot forge it: marks do not survive the change of namespace.
+pub const MARK_PUBLISHED: u32 = 0x2000;
 
 /// A station's key in the FDB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -226,6 +266,9 @@ impl PortCounters {
 /// The largest number of ports of a switch, and of networks.
 pub const MAX_PORTS: u32 = 4096;
 
+/// The largest number of subnets and addresses of the host in them, over all networks: two of each for every one.
+pub const MAX_SUBNETS: u32 = 4 * MAX_PORTS;
+
 /// Devices with an ifindex below this are found in an array, the others, which a namespace comes to have only after as
 /// many devices were made in it, in a hash: a lookup for every frame, and the array saves a tenth of the program's time.
 pub const NEAR_DEVICES: u32 = 65536;
@@ -238,11 +281,16 @@ pub trait Tables {
     fn port(&self, number: PortNumber) -> Option<Port>;
     /// Where a station is.
     fn fdb(&self, key: &FdbKey) -> Option<FdbEntry>;
+    /// What holds for a network; looked up only where the host's stack is involved.
+    fn network(&self, number: NetworkNumber) -> Network;
+    /// Whose an IP address is, by the longest prefix; looked up only where the host's stack is involved.
+    fn subnet(&self, address: Address) -> Option<Subnet>;
 }
 
 const _: () = {
     assert!(size_of::<Port>() == 24);
     assert!(size_of::<Network>() == 8);
+    assert!(size_of::<Subnet>() == 8);
     assert!(size_of::<FdbKey>() == 12);
     assert!(size_of::<FdbEntry>() == 16);
     assert!(size_of::<PortCounters>() == 8 * (11 + DROP_REASONS));
@@ -253,11 +301,13 @@ mod user {
     //! SAFETY of all below: `repr(C)` or `repr(transparent)` over integers, no padding (sizes asserted above), any bit
     //! pattern is valid.
     #![expect(clippy::undocumented_unsafe_blocks, reason = "one argument for all, above")]
-    use super::{FdbEntry, FdbKey, Network, Port, PortCounters, PortNumber};
+    use super::{Address, FdbEntry, FdbKey, Network, Port, PortCounters, PortNumber, Subnet};
 
     unsafe impl aya::Pod for PortNumber {}
     unsafe impl aya::Pod for Port {}
     unsafe impl aya::Pod for Network {}
+    unsafe impl aya::Pod for Subnet {}
+    unsafe impl aya::Pod for Address {}
     unsafe impl aya::Pod for FdbKey {}
     unsafe impl aya::Pod for FdbEntry {}
     unsafe impl aya::Pod for PortCounters {}

@@ -1,5 +1,6 @@
 //! The commands and their arguments. Values that the daemon judges are taken as they are typed.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -56,6 +57,11 @@ pub enum Command {
     #[command(after_help = "Example:\n  vswitch attach --netns /run/netns/web --ip 10.201.0.80\n\n\
                       The endpoint is named after the last part of PATH; /proc/PID/ns/net becomes pid-PID.")]
     Attach(Attach),
+    /// Run a command in a network namespace of its own
+    #[command(after_help = "Example:\n  vswitch run --name web -- python3 -m http.server\n\n\
+                      The exit status is the command's; 127 if there is no such command, 126 if it cannot be run.\n\
+                      The namespace is detached when the command ends.")]
+    Run(Run),
     /// Detach an endpoint
     #[command(after_help = "Example:\n  vswitch detach web")]
     Detach(Detach),
@@ -130,10 +136,26 @@ pub struct Attach {
     /// The namespace: /run/netns/NAME, /proc/PID/ns/net, or where it is mounted
     #[arg(long, value_name = "PATH")]
     pub netns: PathBuf,
+    #[command(flatten)]
+    pub flags: AttachFlags,
+}
+
+#[derive(Debug, Args)]
+pub struct Run {
+    #[command(flatten)]
+    pub flags: AttachFlags,
+    /// What to run, with its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+/// What `attach` and `run` have in common.
+#[derive(Debug, Args)]
+pub struct AttachFlags {
     /// The network [default: bridge]
     #[arg(long, value_name = "NAME")]
     pub network: Option<String>,
-    /// The endpoint's name [default: the last part of PATH, or pid-PID]
+    /// The endpoint's name [default: the last part of PATH, or pid-PID; run-PID for a command]
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
     /// The interface in the namespace [default: eth0]
@@ -290,6 +312,8 @@ fn pair(text: &str) -> Result<(String, String), String> {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+
     use clap::CommandFactory as _;
 
     use super::*;
@@ -326,10 +350,28 @@ mod tests {
         );
         let cli = cli.expect("valid");
         let Command::Attach(attach) = cli.command else { panic!("not an attach") };
-        assert_eq!((attach.alias.len(), attach.label[0].1.as_str(), cli.format), (2, "front", Format::Json));
+        let flags = attach.flags;
+        assert_eq!((flags.alias.len(), flags.label[0].1.as_str(), cli.format), (2, "front", Format::Json));
         assert!(parse("attach").is_err());
         assert!(parse("attach --netns a --label tier").is_err());
         assert!(parse("attach --netns a -p 80").is_err(), "published ports are not built yet");
+    }
+
+    #[test]
+    fn a_command_to_run_keeps_what_looks_like_ours() {
+        for (words, command) in [
+            ("run ls -l", "ls -l"),
+            ("run --network none -- ls", "ls"),
+            ("run --name w sh -q --format x --instance y", "sh -q --format x --instance y"),
+            ("run -- --help", "--help"),
+            ("run env -- sh", "env -- sh"),
+        ] {
+            let Command::Run(run) = parse(words).expect("valid").command else { panic!("not a run") };
+            assert_eq!(run.command.join(OsStr::new(" ")), command, "{words}");
+        }
+        for words in ["run", "run --", "run --netns /run/netns/web sh", "run --nonsense sh"] {
+            assert!(parse(words).is_err(), "{words}");
+        }
     }
 
     #[test]

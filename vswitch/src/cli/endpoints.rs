@@ -1,32 +1,37 @@
 //! `attach`, `detach`, `ps`, `inspect`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use time::format_description::well_known::Rfc3339;
 
-use super::arguments::{Attach, Detach};
+use super::arguments::{Attach, AttachFlags, Detach};
 use super::failure::Failure;
 use super::output::{Output, list, or_dash, properties, say};
 use crate::api::{AttachRequest, Client, DetachRequest, Detached, EndpointDetails, EndpointView, path};
 
 pub async fn attach(client: &mut Client, arguments: Attach, output: Output) -> Result<(), Failure> {
     let netns = for_daemon(&arguments.netns)?;
-    let request = AttachRequest {
-        netns: netns.clone(),
-        network: arguments.network,
-        name: arguments.name,
-        ifname: arguments.ifname,
-        ip: arguments.ip,
-        mac: arguments.mac,
-        hostname: arguments.hostname,
-        aliases: arguments.alias,
-        labels: arguments.label.into_iter().collect(),
-    };
+    let request = request(arguments.flags, netns.clone());
     let endpoint: EndpointView = client.post("/endpoints", &request).await.map_err(|error| {
         let (sent, typed) = (netns.display().to_string(), arguments.netns.display().to_string());
         Failure::from(error).with_path_as_typed(&sent, &typed)
     })?;
     output.print(&endpoint, |endpoint| format!("{}\n", endpoint.name))
+}
+
+/// What is sent for the flags.
+pub fn request(flags: AttachFlags, netns: PathBuf) -> AttachRequest {
+    AttachRequest {
+        netns,
+        network: flags.network,
+        name: flags.name,
+        ifname: flags.ifname,
+        ip: flags.ip,
+        mac: flags.mac,
+        hostname: flags.hostname,
+        aliases: flags.alias,
+        labels: flags.label.into_iter().collect(),
+    }
 }
 
 pub async fn detach(client: &mut Client, arguments: Detach, output: Output) -> Result<(), Failure> {
@@ -99,7 +104,7 @@ fn text(details: &EndpointDetails) -> String {
     text
 }
 
-fn for_daemon(typed: &Path) -> Result<std::path::PathBuf, Failure> {
+fn for_daemon(typed: &Path) -> Result<PathBuf, Failure> {
     let failed = |error| Failure::new("relative_path", &format!("cannot resolve {}: {error}", typed.display()));
     super::path::for_daemon(typed).map_err(failed)
 }

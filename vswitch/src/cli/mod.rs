@@ -9,6 +9,7 @@ mod fdb;
 mod networks;
 mod output;
 mod path;
+mod run;
 mod status;
 mod up;
 
@@ -27,8 +28,12 @@ pub fn main() -> ExitCode {
     let Cli { instance, format, quiet, command } = Cli::parse();
     let instance = Instance::new(instance);
     let output = Output { format, quiet };
-    match run(command, &instance, output) {
-        Ok(()) => ExitCode::SUCCESS,
+    let outcome = match command {
+        Command::Run(arguments) => run::run(arguments, &instance, output).map(ExitCode::from),
+        command => carry_out(command, &instance, output).map(|()| ExitCode::SUCCESS),
+    };
+    match outcome {
+        Ok(exit) => exit,
         Err(failure) => {
             output.fail(&failure);
             ExitCode::from(failure.exit)
@@ -36,7 +41,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command, instance: &Instance, output: Output) -> Result<(), Failure> {
+fn carry_out(command: Command, instance: &Instance, output: Output) -> Result<(), Failure> {
     match command {
         Command::Up(arguments) => up::run(&arguments, instance, output),
         Command::Down(arguments) => down::run(&arguments, instance, output),
@@ -77,6 +82,6 @@ async fn ask(command: Command, instance: &Instance, output: Output) -> Result<()
             FdbCommand::Del(arguments) => fdb::del(&mut client, &arguments).await,
             FdbCommand::Flush(arguments) => fdb::flush(&mut client, arguments, output).await,
         },
-        Command::Up(_) | Command::Down(_) | Command::Doctor | Command::Completions { .. } => Ok(()),
+        Command::Up(_) | Command::Down(_) | Command::Run(_) | Command::Doctor | Command::Completions { .. } => Ok(()),
     }
 }

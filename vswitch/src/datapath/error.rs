@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use aya::maps::MapError;
 use aya::programs::ProgramError;
-use vswitch_common::tables::PortNumber;
+use vswitch_common::tables::{NetworkNumber, PortNumber};
 
 /// An error of the datapath.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +51,20 @@ pub enum DatapathError {
     #[error("the switch has no free port (it has room for {limit})")]
     NoFreePort {
         /// How many it can have.
+        limit: u32,
+    },
+    /// The table of subnets has no room for a network's.
+    #[error("the switch has no room for the subnets of another network (it has room for {limit} in all)")]
+    NoRoomForSubnets {
+        /// How many subnets and addresses of the host it can have.
+        limit: u32,
+    },
+    /// A network has a number that the switch does not have.
+    #[error("the switch has no network number {} (they go from 1 to {limit})", .number.0)]
+    NoSuchNetwork {
+        /// The number.
+        number: NetworkNumber,
+        /// The highest.
         limit: u32,
     },
     /// No such port.

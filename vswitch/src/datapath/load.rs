@@ -9,7 +9,10 @@ use std::sync::Mutex;
 use aya::maps::MapInfo;
 use aya::programs::{Program, SchedClassifier, Xdp as XdpProgram};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
-use vswitch_common::tables::{FdbEntry, FdbKey, MAX_PORTS, NEAR_DEVICES, Network, Port, PortCounters};
+use vswitch_common::packet::address::Address;
+use vswitch_common::tables::{
+    FdbEntry, FdbKey, MAX_PORTS, MAX_SUBNETS, NEAR_DEVICES, Network, Port, PortCounters, Subnet,
+};
 
 use super::hooks::{self, Hook, TcHook};
 use super::ports::PortTable;
@@ -20,14 +23,18 @@ use super::{DatapathError, Options};
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/vswitch-ebpf"));
 
 /// The pinned maps with the sizes of their keys and values in bytes: the layout that a takeover relies on.
-const MAPS: [(&str, usize, usize); 6] = [
+const MAPS: [(&str, usize, usize); 7] = [
     ("DEVICES", 4, 4),
     ("FAR_DEVICES", 4, 4),
     ("PORTS", 4, size_of::<Port>()),
     ("NETWORKS", 4, size_of::<Network>()),
     ("FDB", size_of::<FdbKey>(), size_of::<FdbEntry>()),
     ("COUNTERS", 4, size_of::<PortCounters>()),
+    ("SUBNETS", size_of::<u32>() + size_of::<Address>(), size_of::<Subnet>()),
 ];
+
+/// Maps that an older version's daemon has not left: they are made beside the others, empty.
+const NEWER_MAPS: [&str; 1] = ["SUBNETS"];
 
 /// The switch in the kernel. All methods may be called from any thread; each is a few bpf(2) calls.
 pub struct Datapath {
@@ -75,7 +82,8 @@ impl fmt::Debug for Datapath {
 impl Datapath {
     /// Loads the programs. Where an earlier daemon of this instance has left its maps and links pinned, the new
     /// programs take the place of the old ones in the same links, on the same maps: no frame is lost. Maps of another
-    /// layout (another version's) are replaced by empty ones; adding the ports again fills them.
+    /// layout (another version's) are replaced by empty ones; adding the ports and setting the networks again fills
+    /// them. After an upgrade from a version without a table of subnets it is empty until the networks are set.
     ///
     /// # Errors
     /// [`DatapathError::Load`], [`DatapathError::Program`] or [`DatapathError::Pin`]; then nothing has changed, unless
@@ -132,10 +140,14 @@ pub(super) fn load(pins: &Pins<'_>, fdb_size: u32, traced: Option<&u32>) -> Resu
 /// Leaves pinned maps where they are if all have this version's layout, and says so; removes them otherwise.
 fn keep_matching_maps(pins: &Pins<'_>, fdb_size: u32) -> Result<bool, DatapathError> {
     let fits = |&(name, key, value): &(&str, usize, usize)| {
+        if NEWER_MAPS.contains(&name) && !pins.map(name).exists() {
+            return true;
+        }
         let Ok(info) = MapInfo::from_pin(pins.map(name)) else { return false };
         let entries = match name {
             "FDB" => fdb_size,
             "DEVICES" => NEAR_DEVICES,
+            "SUBNETS" => MAX_SUBNETS,
             _ => MAX_PORTS,
         };
         (info.key_size(), info.value_size(), info.max_entries()) == (key as u32, value as u32, entries)

@@ -4,6 +4,7 @@ mod error;
 mod hooks;
 mod load;
 mod log;
+mod networks;
 mod ports;
 mod tables;
 mod tracer;
@@ -16,6 +17,7 @@ use vswitch_common::tables::{NetworkNumber, PortKind};
 pub use error::DatapathError;
 pub use hooks::{Hooks, release_device};
 pub use load::{Datapath, OBJECT};
+pub use networks::NetworkSpec;
 pub use tracer::{SHORTEST, Tracer};
 
 /// Which hooks `up --datapath` asks for.
@@ -72,4 +74,7 @@ pub struct PortSpec {
     pub xdp: Xdp,
     /// XDP may redirect into it: GRO is on at the container's end, so NAPI runs there (`ndo_xdp_xmit` needs it).
     pub xdp_egress: bool,
+    /// Nothing passes between it and other isolated ports of its network. Of a container alone: the host and uplinks
+    /// are there for all.
+    pub isolated: bool,
 }

@@ -5,7 +5,7 @@ use std::sync::MutexGuard;
 
 use aya::maps::PerCpuValues;
 use vswitch_common::tables::{
-    FdbEntry, FdbKey, MAX_PORTS, Network, NetworkNumber, Port, PortCounters, PortNumber, VlanKey, tick,
+    FdbEntry, FdbKey, MAX_PORTS, NetworkNumber, Port, PortCounters, PortKind, PortNumber, VlanKey, tick,
     ticks_to_seconds,
 };
 
@@ -218,7 +218,7 @@ impl State {
             next,
             mac: spec.mac,
             kind: spec.kind as u8,
-            flags: if spec.xdp_egress { Port::XDP_EGRESS } else { 0 },
+            flags: flags(spec),
         };
         let before = self.ports.ports.insert(number, port);
         if !listed {
@@ -235,7 +235,7 @@ impl State {
         self.fix(station(spec.network, spec.mac), number)?;
         self.maps.set_device(spec.ifindex, number)?;
         let first = self.ports.members[&spec.network][0];
-        set(&mut self.maps.networks, "NETWORKS", spec.network.0, Network { first, flags: 0 })
+        self.maps.change_network(spec.network, |network| network.first = first)
     }
 
     /// Removes the table entries of a port, and the stations behind it.
@@ -258,11 +258,10 @@ impl State {
         members.remove(place);
         match place.checked_sub(1).map(|before| members[before]) {
             None => {
-                let network = Network { first: port.next, flags: 0 };
                 if members.is_empty() {
                     self.ports.members.remove(&port.network);
                 }
-                set(&mut self.maps.networks, "NETWORKS", port.network.0, network)
+                self.maps.change_network(port.network, |network| network.first = port.next)
             }
             Some(before) => match self.ports.ports.get_mut(&before) {
                 Some(entry) => {
@@ -294,6 +293,11 @@ impl State {
         let zeros = zeros.map_err(|error| failed(aya::maps::MapError::IoError(error)))?;
         self.maps.counters.set(number.0, zeros, 0).map_err(failed)
     }
+}
+
+fn flags(spec: &PortSpec) -> u8 {
+    let isolated = spec.isolated && spec.kind == PortKind::Container;
+    (if spec.xdp_egress { Port::XDP_EGRESS } else { 0 }) | (if isolated { Port::ISOLATED } else { 0 })
 }
 
 fn station(network: NetworkNumber, mac: vswitch_common::Mac) -> FdbKey {

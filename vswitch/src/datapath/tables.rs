@@ -4,9 +4,12 @@ use std::borrow::BorrowMut;
 
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
-use vswitch_common::tables::{FdbEntry, FdbKey, MAX_PORTS, NEAR_DEVICES, Network, Port, PortCounters, PortNumber};
+use vswitch_common::tables::{
+    FdbEntry, FdbKey, MAX_PORTS, NEAR_DEVICES, Network, NetworkNumber, Port, PortCounters, PortNumber,
+};
 
 use super::DatapathError;
+use super::networks::SubnetTable;
 
 /// The maps of one instance.
 pub(super) struct Maps {
@@ -14,6 +17,7 @@ pub(super) struct Maps {
     far_devices: HashMap<MapData, u32, PortNumber>,
     pub(super) ports: Array<MapData, Port>,
     pub(super) networks: Array<MapData, Network>,
+    pub(super) subnets: SubnetTable,
     pub(super) fdb: HashMap<MapData, FdbKey, FdbEntry>,
     pub(super) counters: PerCpuArray<MapData, PortCounters>,
 }
@@ -26,6 +30,7 @@ impl Maps {
             far_devices: take(ebpf, "FAR_DEVICES")?,
             ports: take(ebpf, "PORTS")?,
             networks: take(ebpf, "NETWORKS")?,
+            subnets: SubnetTable::read(take(ebpf, "SUBNETS")?)?,
             fdb: take(ebpf, "FDB")?,
             counters: take(ebpf, "COUNTERS")?,
         })
@@ -41,6 +46,18 @@ impl Maps {
             return removed(self.far_devices.remove(&ifindex), table).map(drop);
         }
         self.far_devices.insert(ifindex, number, 0).map_err(|cause| DatapathError::Table { table, cause })
+    }
+
+    /// Changes what is known of a network. What `change` leaves as it is stays.
+    pub(super) fn change_network(
+        &mut self,
+        number: NetworkNumber,
+        change: impl FnOnce(&mut Network),
+    ) -> Result<(), DatapathError> {
+        let table = "NETWORKS";
+        let mut network = self.networks.get(&number.0, 0).map_err(|cause| DatapathError::Table { table, cause })?;
+        change(&mut network);
+        set(&mut self.networks, table, number.0, network)
     }
 
     /// Every station in the FDB.

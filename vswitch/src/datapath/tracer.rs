@@ -36,14 +36,16 @@ impl Datapath {
 }
 
 impl Tracer {
-    /// What the tc program of this kind of port decides about a frame that the device `ifindex` received.
+    /// What the tc program of this kind of port decides about a frame that the device `ifindex` received with `mark`.
     ///
     /// # Errors
     /// [`DatapathError::TraceRefused`] if the kernel does not run it: the frame is shorter than [`SHORTEST`], or than
     /// the IP header that its EtherType announces (kernel 6.18), or longer than a page; [`DatapathError::Trace`] else.
-    pub fn tc(&mut self, kind: PortKind, ifindex: u32, frame: &[u8]) -> Result<Trace, DatapathError> {
-        // struct __sk_buff (linux/bpf.h), 192 bytes: ifindex is its eleventh word. All else has to be zero.
+    pub fn tc(&mut self, kind: PortKind, ifindex: u32, mark: u32, frame: &[u8]) -> Result<Trace, DatapathError> {
+        // struct __sk_buff (linux/bpf.h), 192 bytes: the mark is its third word, ifindex its eleventh. Most others have
+        // to be zero.
         let mut context = [0_u8; 192];
+        context[8..12].copy_from_slice(&mark.to_ne_bytes());
         context[40..44].copy_from_slice(&ifindex.to_ne_bytes());
         let hook = Hook::tc(kind);
         let options = TestRunOptions { data_in: Some(frame), ctx_in: Some(&context), ..TestRunOptions::new() };

@@ -18,6 +18,8 @@ mod lifecycle;
 mod reaping;
 mod refused_attach;
 mod refused_up;
+mod run;
+mod run_terminal;
 mod takeover;
 mod traffic;
 mod uplink;

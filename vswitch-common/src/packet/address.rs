@@ -1,0 +1,168 @@
+//! The IP addresses of a frame, in one shape for both versions.
+
+use super::ethernet::{Ethernet, is_tag};
+use super::{Packet, ethertype};
+
+/// An IPv6 address, or an IPv4 address as the IPv6 address that maps it, ::ffff:a.b.c.d (RFC 4291, 2.5.5.2).
+///
+/// As two words, which eBPF keeps in registers: its sixteen bytes in the order of the wire, whatever the machine's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(C)]
+pub struct Address {
+    high: u64,
+    low: u64,
+}
+
+const _: () = assert!(size_of::<Address>() == 16);
+
+impl Address {
+    /// ::, whose sender has no address yet.
+    pub const UNSPECIFIED: Self = Self { high: 0, low: 0 };
+
+    /// The address with these bytes.
+    #[inline(always)]
+    pub const fn new(bytes: [u8; 16]) -> Self {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = bytes;
+        Self { high: u64::from_ne_bytes([a, b, c, d, e, f, g, h]), low: u64::from_ne_bytes([i, j, k, l, m, n, o, p]) }
+    }
+
+    /// An IPv4 address.
+    #[inline(always)]
+    pub const fn mapped(bytes: [u8; 4]) -> Self {
+        let [a, b, c, d] = bytes;
+        Self { high: 0, low: u64::from_ne_bytes([0, 0, 0xff, 0xff, a, b, c, d]) }
+    }
+
+    /// Its bytes.
+    #[inline(always)]
+    pub const fn octets(self) -> [u8; 16] {
+        let ([a, b, c, d, e, f, g, h], [i, j, k, l, m, n, o, p]) = (self.high.to_ne_bytes(), self.low.to_ne_bytes());
+        [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+    }
+
+    /// 127.0.0.0/8 or ::1.
+    #[inline(always)]
+    pub const fn is_loopback(self) -> bool {
+        let low = u64::from_be(self.low);
+        self.high == 0 && (low == 1 || low >> 24 == 0xff_ff7f)
+    }
+
+    /// fe80::/10.
+    #[inline(always)]
+    pub const fn is_link_local(self) -> bool {
+        u64::from_be(self.high) >> 54 == 0xfe80 >> 6
+    }
+
+    /// ff00::/8.
+    #[inline(always)]
+    pub const fn is_multicast6(self) -> bool {
+        u64::from_be(self.high) >> 56 == 0xff
+    }
+
+    /// ::
+    #[inline(always)]
+    pub const fn is_unspecified6(self) -> bool {
+        self.high | self.low == 0
+    }
+}
+
+/// What a frame shows of its IP addresses. Flat, with every field always set: see decision 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// One of [`Addresses::OTHER`], [`Addresses::IP`] and [`Addresses::UNREADABLE`].
+    pub kind: u32,
+    /// From whom; zeros if it is not IP.
+    pub source: Address,
+    /// To whom; zeros if it is not IP.
+    pub destination: Address,
+}
+
+impl Addresses {
+    /// Not an IP packet.
+    pub const OTHER: u32 = 0;
+    /// An IP packet.
+    pub const IP: u32 = 1;
+    /// An IP packet that ends before its addresses do, which no stack takes; or anything behind more tags than we
+    /// follow, which a stack takes if they are priority tags.
+    pub const UNREADABLE: u32 = 2;
+
+    /// Reads the addresses where a stack would read them. It is the stack that refuses a wrong version or length.
+    #[inline(always)]
+    pub fn read<P: Packet + ?Sized>(frame: &P, ethernet: &Ethernet) -> Self {
+        let none = Self { kind: Self::OTHER, source: Address::UNSPECIFIED, destination: Address::UNSPECIFIED };
+        let unreadable = Self { kind: Self::UNREADABLE, ..none };
+        match ethernet.ethertype {
+            ethertype::IPV4 => match frame.read::<8>(ethernet.payload + 12) {
+                Some([s0, s1, s2, s3, d0, d1, d2, d3]) => Self {
+                    kind: Self::IP,
+                    source: Address::mapped([s0, s1, s2, s3]),
+                    destination: Address::mapped([d0, d1, d2, d3]),
+                },
+                None => unreadable,
+            },
+            ethertype::IPV6 => match (frame.read(ethernet.payload + 8), frame.read(ethernet.payload + 24)) {
+                (Some(source), Some(destination)) => {
+                    Self { kind: Self::IP, source: Address::new(source), destination: Address::new(destination) }
+                }
+                _ => unreadable,
+            },
+            tag if is_tag(tag) => unreadable,
+            _ => none,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::net::Ipv6Addr;
+
+    use super::*;
+
+    fn address(text: &str) -> Address {
+        Address::new(text.parse::<Ipv6Addr>().expect("an address").octets())
+    }
+
+    #[test]
+    fn classes() {
+        for loopback in ["::1", "::ffff:127.0.0.0", "::ffff:127.255.1.2"] {
+            assert!(address(loopback).is_loopback(), "{loopback}");
+        }
+        for other in ["::", "::2", "1::1", "::ffff:126.0.0.1", "::ffff:128.0.0.1", "::127.0.0.1", "::1:0:0:1"] {
+            assert!(!address(other).is_loopback(), "{other}");
+        }
+        assert!(address("fe80::1").is_link_local() && address("febf::1").is_link_local());
+        assert!(!address("fec0::1").is_link_local() && !address("fd00::1").is_link_local());
+        assert!(address("ff02::1").is_multicast6() && !address("::ffff:224.0.0.1").is_multicast6());
+        assert!(address("::").is_unspecified6() && !Address::mapped([0; 4]).is_unspecified6());
+        assert_eq!(address("1:2:3:4:5:6:7:8").octets(), [0, 1, 0, 2, 0, 3, 0, 4, 0, 5, 0, 6, 0, 7, 0, 8]);
+    }
+
+    #[test]
+    fn both_versions_behind_tags_and_what_cannot_be_read() {
+        let head = [2_u8, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+        let mut four = std::vec![8, 0, 0x45];
+        four.resize(2 + 12, 0);
+        four.extend([10, 1, 0, 2, 10, 2, 0, 2]);
+        let mut six = std::vec![0x86, 0xdd, 0x60];
+        six.resize(2 + 8, 0);
+        six.extend(address("fd01::2").octets());
+        six.extend(address("fd02::2").octets());
+        let read = |bytes: &[u8]| Addresses::read(bytes, &Ethernet::parse(bytes).expect("an Ethernet header"));
+        for tags in [&[][..], &[0x81, 0, 0, 5], &[0x88, 0xa8, 0, 5, 0x81, 0, 0, 6]] {
+            let tagged = |packet: &[u8]| [&head, tags, packet].concat();
+            let ip = read(&tagged(&four));
+            assert_eq!((ip.kind, ip.source), (Addresses::IP, Address::mapped([10, 1, 0, 2])));
+            assert_eq!(ip.destination, Address::mapped([10, 2, 0, 2]));
+            let ip = read(&tagged(&six));
+            assert_eq!((ip.kind, ip.source, ip.destination), (Addresses::IP, address("fd01::2"), address("fd02::2")));
+            for packet in [&four, &six] {
+                for length in 2..packet.len() {
+                    assert_eq!(read(&tagged(&packet[..length])).kind, Addresses::UNREADABLE, "{length} bytes");
+                }
+            }
+            assert_eq!(read(&tagged(&[8, 6])).kind, Addresses::OTHER);
+        }
+        let thrice = [&head, &[0x81, 0, 0, 0, 0x81, 0, 0, 0, 0x81, 0, 0, 0][..], &four].concat();
+        assert_eq!(read(&thrice).kind, Addresses::UNREADABLE);
+    }
+}

@@ -1,0 +1,162 @@
+//! What the programs know of networks: which addresses are in them, which of these are the host's, and what is internal.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use aya::maps::lpm_trie::Key;
+use aya::maps::{LpmTrie, MapData, MapError};
+use ipnet::IpNet;
+use vswitch_common::packet::address::Address;
+use vswitch_common::tables::{MAX_PORTS, MAX_SUBNETS, Network, NetworkNumber, Subnet};
+
+use super::tables::{Maps, removed};
+use super::{Datapath, DatapathError};
+
+/// A network, as the programs keep it apart from others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkSpec {
+    /// Its number.
+    pub number: NetworkNumber,
+    /// Nothing is routed into it or out of it.
+    pub internal: bool,
+    /// Its subnets, each with the host's own address in it. No other network has addresses in them.
+    pub subnets: Vec<(IpNet, IpAddr)>,
+}
+
+/// Prefix length and prefix, as the table has them.
+type Prefix = (u32, Address);
+
+impl Datapath {
+    /// Brings what the programs know of a network in line with `spec`; its ports stay. To be called before its first
+    /// port is added, and for every network after [`Datapath::open`].
+    ///
+    /// # Errors
+    /// [`DatapathError::NoRoomForSubnets`], and then nothing has changed; or what the kernel refused.
+    pub fn set_network(&self, spec: &NetworkSpec) -> Result<(), DatapathError> {
+        let wanted = spec.prefixes();
+        self.state().maps.set_network(spec.number, if spec.internal { Network::INTERNAL } else { 0 }, wanted)
+    }
+
+    /// Forgets what [`Datapath::set_network`] told of a network. Nothing happens if it told nothing.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn remove_network(&self, number: NetworkNumber) -> Result<(), DatapathError> {
+        self.state().maps.set_network(number, 0, BTreeMap::new())
+    }
+}
+
+impl NetworkSpec {
+    /// The entries of the table.
+    fn prefixes(&self) -> BTreeMap<Prefix, Subnet> {
+        let subnets = self.subnets.iter().map(|(subnet, _)| (prefix(*subnet), 0));
+        // After the subnets: in one of a single address that is the host's.
+        let gateways = self.subnets.iter().map(|(_, gateway)| (prefix(IpNet::from(*gateway)), Subnet::GATEWAY));
+        subnets.chain(gateways).map(|(prefix, flags)| (prefix, Subnet { network: self.number, flags })).collect()
+    }
+}
+
+fn prefix(subnet: IpNet) -> Prefix {
+    match subnet {
+        IpNet::V4(subnet) => (96 + u32::from(subnet.prefix_len()), Address::mapped(subnet.network().octets())),
+        IpNet::V6(subnet) => (u32::from(subnet.prefix_len()), Address::new(subnet.network().octets())),
+    }
+}
+
+/// The table of subnets, with what is in it, so as not to search it: all of it can be read back.
+pub(super) struct SubnetTable {
+    table: LpmTrie<MapData, Address, Subnet>,
+    present: BTreeMap<Prefix, Subnet>,
+}
+
+impl SubnetTable {
+    pub(super) fn read(table: LpmTrie<MapData, Address, Subnet>) -> Result<Self, DatapathError> {
+        let entry = |entry: Result<(Key<Address>, Subnet), MapError>| {
+            entry.map(|(key, subnet)| ((key.prefix_len(), key.data()), subnet)).map_err(failed)
+        };
+        let present = table.iter().map(entry).collect::<Result<_, _>>()?;
+        Ok(Self { table, present })
+    }
+
+    /// Whether there is room for entries, beside those of the network that stay until they are in.
+    fn has_room_for(&self, wanted: &BTreeMap<Prefix, Subnet>) -> bool {
+        let new = wanted.keys().filter(|prefix| !self.present.contains_key(prefix)).count();
+        self.present.len() + new <= MAX_SUBNETS as usize
+    }
+
+    fn add(&mut self, wanted: BTreeMap<Prefix, Subnet>) -> Result<(), DatapathError> {
+        for (prefix, subnet) in wanted {
+            if self.present.get(&prefix) != Some(&subnet) {
+                self.table.insert(&Key::new(prefix.0, prefix.1), subnet, 0).map_err(failed)?;
+                self.present.insert(prefix, subnet);
+            }
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, stale: impl Fn(&Prefix, &Subnet) -> bool) -> Result<(), DatapathError> {
+        let stale = self.present.iter().filter(|(prefix, subnet)| stale(prefix, subnet));
+        for prefix in stale.map(|(prefix, _)| *prefix).collect::<Vec<_>>() {
+            removed(self.table.remove(&Key::new(prefix.0, prefix.1)), "SUBNETS")?;
+            self.present.remove(&prefix);
+        }
+        Ok(())
+    }
+}
+
+impl Maps {
+    fn set_network(
+        &mut self,
+        number: NetworkNumber,
+        flags: u32,
+        wanted: BTreeMap<Prefix, Subnet>,
+    ) -> Result<(), DatapathError> {
+        if !(1..MAX_PORTS).contains(&number.0) {
+            return Err(DatapathError::NoSuchNetwork { number, limit: MAX_PORTS - 1 });
+        }
+        if !self.subnets.has_room_for(&wanted) {
+            return Err(DatapathError::NoRoomForSubnets { limit: MAX_SUBNETS });
+        }
+        // Old ones go only when the new ones are there: no address that stays is unknown in between.
+        let prefixes: BTreeSet<_> = wanted.keys().copied().collect();
+        self.subnets.add(wanted)?;
+        self.change_network(number, |network| network.flags = flags)?;
+        self.subnets.remove(|prefix, subnet| subnet.network == number && !prefixes.contains(prefix))
+    }
+}
+
+fn failed(cause: MapError) -> DatapathError {
+    DatapathError::Table { table: "SUBNETS", cause }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subnets_and_the_hosts_addresses_become_prefixes() {
+        let number = NetworkNumber(7);
+        let parse = |subnet: &str, gateway: &str| (subnet.parse().unwrap(), gateway.parse().unwrap());
+        let subnets = vec![
+            parse("10.1.2.3/16", "10.1.0.1"),
+            parse("fd00:1::/64", "fd00:1::1"),
+            parse("192.0.2.9/32", "192.0.2.9"),
+        ];
+        let entries = NetworkSpec { number, internal: false, subnets }.prefixes();
+        let subnet = Subnet { network: number, flags: 0 };
+        let gateway = Subnet { network: number, flags: Subnet::GATEWAY };
+        let six = |last| {
+            let mut address = [0; 16];
+            (address[0], address[3], address[15]) = (0xfd, 1, last);
+            Address::new(address)
+        };
+        let expected = [
+            ((64, six(0)), subnet),
+            ((112, Address::mapped([10, 1, 0, 0])), subnet),
+            ((128, Address::mapped([10, 1, 0, 1])), gateway),
+            ((128, Address::mapped([192, 0, 2, 9])), gateway),
+            ((128, six(1)), gateway),
+        ];
+        assert_eq!(entries, BTreeMap::from(expected));
+    }
+}

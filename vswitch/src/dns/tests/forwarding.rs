@@ -1,0 +1,292 @@
+//! Names that are not ours, by way of the host's resolvers.
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+
+use hickory_proto::op::Edns;
+use hickory_proto::rr::rdata::NULL;
+use hickory_proto::rr::rdata::opt::EdnsOption;
+
+use super::*;
+
+/// Limits with which a silent resolver is given up soon.
+fn impatient() -> Limits {
+    Limits { attempt: Duration::from_millis(100), ..patient() }
+}
+
+#[tokio::test]
+async fn queries_and_answers_pass_unchanged_but_for_the_id() {
+    let sent_back = Arc::new(Mutex::new(Vec::new()));
+    let kept = sent_back.clone();
+    let mut resolver = Resolver::start(move |query| {
+        let mut answer = Message::from_vec(&query.bytes).expect("a query").into_response();
+        let name = answer.queries[0].name.clone();
+        // Of a type that nobody knows yet, and with what no server of ours would say.
+        let data = RData::Unknown { code: RecordType::Unknown(4242), rdata: NULL::with(vec![1, 2, 3]) };
+        answer.add_answer(Record::from_rdata(name, 77, data));
+        answer.metadata.authentic_data = true;
+        let answer = answer.to_vec().expect("a message");
+        kept.lock().expect("a lock").clone_from(&answer);
+        Box::pin(async move { vec![answer] })
+    })
+    .await;
+    let fixture = Fixture::start(&resolver, patient()).await;
+
+    let mut query = question("ExAmPlE.Org", RecordType::Unknown(4242));
+    let mut edns = Edns::new();
+    edns.set_max_payload(1400).set_dnssec_ok(true);
+    edns.options_mut().insert(EdnsOption::Unknown(65_001, vec![9, 8, 7]));
+    query.set_edns(edns);
+    query.metadata.checking_disabled = true;
+    query.metadata.recursion_desired = false;
+    let query = query.to_vec().expect("a message");
+
+    let mut ids = BTreeSet::new();
+    let mut ports = BTreeSet::new();
+    for _ in 0..8 {
+        let answer = exchange(fixture.at, &query).await;
+        let seen = resolver.next().await;
+        assert_eq!(seen.transport, Transport::Udp);
+        assert_eq!(seen.bytes[2..], query[2..]);
+        assert_eq!(answer[..2], query[..2]);
+        assert_eq!(answer[2..], sent_back.lock().expect("a lock")[2..]);
+        ids.insert(seen.bytes[..2].to_vec());
+        ports.insert(seen.from.port());
+    }
+    // Random ones can repeat, but not all of them.
+    assert!(ids.len() > 4 && ports.len() > 4, "{ids:?} {ports:?}");
+}
+
+#[tokio::test]
+async fn only_the_answer_of_the_asked_to_what_was_asked_is_taken() {
+    let stranger = Arc::new(UdpSocket::bind((address(), 0)).await.expect("a socket"));
+    let mut resolver = Resolver::start(move |query| {
+        let stranger = stranger.clone();
+        Box::pin(async move {
+            let right = with_addresses(&query.bytes, &["192.0.2.1".parse().expect("an address")]);
+            let wrong = with_addresses(&query.bytes, &["192.0.2.66".parse().expect("an address")]);
+            stranger.send_to(&wrong, query.from).await.expect("sent");
+            let (mut other_id, mut other_name, mut other_type, mut a_query) =
+                (wrong.clone(), wrong.clone(), wrong.clone(), wrong.clone());
+            other_id[1] ^= 1;
+            other_name[13] ^= 1;
+            let end = query.bytes.len();
+            // AAAA looks like A would in another case, had it letters: 28 is no such number, but 65 and 97 are.
+            other_type[end - 3] ^= 0x20;
+            a_query[2] &= 0x7f;
+            let no_question = [&wrong[..5], &[0], &wrong[6..12]].concat();
+            vec![Vec::new(), b"noise".to_vec(), other_id, other_name, other_type, a_query, no_question, right]
+        })
+    })
+    .await;
+    let fixture = Fixture::start(&resolver, patient()).await;
+    for kind in [RecordType::A, RecordType::HTTPS] {
+        assert_eq!(addresses(&fixture.ask("example.org", kind).await), ["192.0.2.1"]);
+        resolver.next().await;
+    }
+    assert_eq!(addresses(&fixture.send_by_tcp(&question("example.org", RecordType::A)).await), ["192.0.2.1"]);
+    assert_eq!(resolver.next().await.transport, Transport::Tcp);
+}
+
+#[tokio::test]
+async fn the_case_of_the_question_is_the_clients_whatever_the_resolver_makes_of_it() {
+    let resolver = Resolver::start(|query| {
+        Box::pin(async move {
+            let mut answer = with_addresses(&query.bytes, &["192.0.2.1".parse().expect("an address")]);
+            answer[12..24].make_ascii_lowercase();
+            vec![answer]
+        })
+    })
+    .await;
+    let fixture = Fixture::start(&resolver, patient()).await;
+    let answer = fixture.ask("eXample.oRg", RecordType::A).await;
+    assert_eq!(answer.queries[0].name.to_string(), "eXample.oRg.");
+    assert_eq!(addresses(&answer), ["192.0.2.1"]);
+}
+
+/// Says by UDP that there is more than the first of `count` addresses, and all by TCP.
+fn partly(count: u8) -> impl Fn(Seen) -> Replies + Clone + Send + Sync + 'static {
+    move |query| {
+        Box::pin(async move {
+            let all: Vec<IpAddr> = (1..=count).map(|last| Ipv4Addr::new(192, 0, 2, last).into()).collect();
+            match query.transport {
+                Transport::Tcp => vec![with_addresses(&query.bytes, &all)],
+                Transport::Udp => {
+                    let mut part = with_addresses(&query.bytes, &all[..1]);
+                    part[2] |= 2;
+                    vec![part]
+                }
+            }
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_truncated_answer_is_asked_for_by_tcp_and_passed_on_if_it_fits() {
+    let mut resolver = Resolver::start(partly(20)).await;
+    let fixture = Fixture::start(&resolver, patient()).await;
+    let answer = fixture.ask("example.org", RecordType::A).await;
+    assert_eq!((addresses(&answer).len(), answer.metadata.truncation), (20, false));
+    assert_eq!(resolver.next().await.transport, Transport::Udp);
+    assert_eq!(resolver.next().await.transport, Transport::Tcp);
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_fit_stays_truncated_and_the_client_gets_it_by_tcp() {
+    let mut resolver = Resolver::start(partly(200)).await;
+    let fixture = Fixture::start(&resolver, patient()).await;
+    let mut query = question("example.org", RecordType::A);
+    let answer = fixture.send(&query).await;
+    assert_eq!((addresses(&answer), answer.metadata.truncation), (vec!["192.0.2.1".to_owned()], true));
+    assert_eq!([resolver.next().await.transport, resolver.next().await.transport], [Transport::Udp, Transport::Tcp]);
+    let answer = fixture.send_by_tcp(&query).await;
+    assert_eq!((addresses(&answer).len(), answer.metadata.truncation), (200, false));
+    assert_eq!(resolver.next().await.transport, Transport::Tcp);
+    assert!(resolver.came().is_none());
+
+    // A resolver that takes no notice of the client's limit, and has no TCP either.
+    let careless = Resolver::start(|query| {
+        Box::pin(async move {
+            let all: Vec<IpAddr> = (0..100).map(|last| Ipv4Addr::new(192, 0, 2, last).into()).collect();
+            if query.transport == Transport::Udp { vec![with_addresses(&query.bytes, &all)] } else { Vec::new() }
+        })
+    })
+    .await;
+    let fixture = Fixture::start(&careless, impatient()).await;
+    query.set_edns(Edns::new());
+    query.edns.as_mut().expect("EDNS").set_max_payload(700);
+    let answer = fixture.send(&query).await;
+    assert!(answer.metadata.truncation && answer.answers.is_empty() && answer.edns.is_some());
+}
+
+#[tokio::test]
+async fn a_resolver_that_does_not_answer_is_followed_by_the_next_and_asked_last_from_then_on() {
+    let mut first = Resolver::start(silent).await;
+    let mut second = Resolver::start_beside(&first, at("192.0.2.2")).await;
+    let fixture = Fixture::with_resolvers(&[&first, &second], impatient()).await;
+    assert_eq!(addresses(&fixture.ask("example.org", RecordType::A).await), ["192.0.2.2"]);
+    first.next().await;
+    second.next().await;
+    assert_eq!(addresses(&fixture.ask("example.com", RecordType::A).await), ["192.0.2.2"]);
+    second.next().await;
+    assert!(first.came().is_none());
+}
+
+#[tokio::test]
+async fn a_resolver_that_cannot_is_followed_by_the_next_and_believed_only_if_all_cannot() {
+    for refusal in [ResponseCode::ServFail, ResponseCode::Refused, ResponseCode::NotImp] {
+        let mut first = Resolver::start(with_code(refusal)).await;
+        let second = Resolver::start_beside(&first, at("192.0.2.2")).await;
+        let mut third = Resolver::start_beside(&first, with_code(ResponseCode::ServFail)).await;
+        let fixture = Fixture::with_resolvers(&[&first, &second], patient()).await;
+        assert_eq!(addresses(&fixture.ask("example.org", RecordType::A).await), ["192.0.2.2"]);
+        first.next().await;
+        fixture.write("resolv.conf", [first.address.ip(), third.address.ip()]);
+        assert_eq!(code(&fixture.ask("example.org", RecordType::A).await), refusal);
+        third.next().await;
+        assert_eq!(code(&fixture.send_by_tcp(&question("example.org", RecordType::A)).await), refusal);
+    }
+    // That there is no such name is an answer.
+    let first = Resolver::start(with_code(ResponseCode::NXDomain)).await;
+    let mut second = Resolver::start_beside(&first, at("192.0.2.2")).await;
+    let fixture = Fixture::with_resolvers(&[&first, &second], patient()).await;
+    assert_eq!(code(&fixture.ask("example.org", RecordType::A).await), ResponseCode::NXDomain);
+    assert!(second.came().is_none());
+}
+
+#[tokio::test]
+async fn without_an_answer_of_anybody_it_is_servfail() {
+    let resolver = Resolver::start(silent).await;
+    let port = resolver.address;
+    let fixture = Fixture::start(&resolver, impatient()).await;
+    for query in [question("example.org", RecordType::A), question("single", RecordType::AAAA)] {
+        assert_eq!(code(&fixture.send(&query).await), ResponseCode::ServFail);
+        assert_eq!(code(&fixture.send_by_tcp(&query).await), ResponseCode::ServFail);
+    }
+    resolver.end().await;
+    fixture.write("resolv.conf", [port.ip()]);
+    assert_eq!(code(&fixture.ask("example.org", RecordType::A).await), ResponseCode::ServFail);
+    fs::remove_file(fixture.files.path().join("resolv.conf")).expect("removed");
+    assert_eq!(code(&fixture.ask("example.org", RecordType::A).await), ResponseCode::ServFail);
+
+    // When all the time is over before all have been asked.
+    let resolver = Resolver::start(silent).await;
+    let soon = Limits { forward: Duration::from_millis(100), ..patient() };
+    let fixture = Fixture::start(&resolver, soon).await;
+    assert_eq!(code(&fixture.ask("example.org", RecordType::A).await), ResponseCode::ServFail);
+}
+
+#[tokio::test]
+async fn a_change_of_the_file_is_noticed() {
+    let first = Resolver::start(at("192.0.2.1")).await;
+    let second = Resolver::start_beside(&first, at("192.0.2.2")).await;
+    let fixture = Fixture::start(&first, patient()).await;
+    for (resolver, expected) in [(&first, "192.0.2.1"), (&second, "192.0.2.2"), (&first, "192.0.2.1")] {
+        fixture.write("resolv.conf", [resolver.address.ip()]);
+        assert_eq!(addresses(&fixture.ask("example.org", RecordType::A).await), [expected]);
+    }
+    // Replaced, as by those who write beside it and rename.
+    fixture.write("new", [second.address.ip()]);
+    fs::rename(fixture.files.path().join("new"), fixture.files.path().join("resolv.conf")).expect("renamed");
+    assert_eq!(addresses(&fixture.ask("example.org", RecordType::A).await), ["192.0.2.2"]);
+}
+
+#[tokio::test]
+async fn behind_a_stub_that_is_not_there_its_resolvers_are_asked() {
+    let stub = Resolver::start(at("192.0.2.1")).await;
+    let mut behind = Resolver::start_beside(&stub, at("192.0.2.2")).await;
+    let fixture = Fixture::start(&stub, patient()).await;
+    fixture.write("behind-stub", [behind.address.ip()]);
+    assert_eq!(addresses(&fixture.ask("example.org", RecordType::A).await), ["192.0.2.1"]);
+    assert!(behind.came().is_none());
+    stub.end().await;
+    assert_eq!(addresses(&fixture.ask("example.org", RecordType::A).await), ["192.0.2.2"]);
+    assert_eq!(addresses(&fixture.send_by_tcp(&question("example.org", RecordType::A)).await), ["192.0.2.2"]);
+}
+
+#[tokio::test]
+async fn a_stub_that_is_there_is_not_passed_by_however_slow_it_is() {
+    let mut stub = Resolver::start(silent).await;
+    let mut behind = Resolver::start_beside(&stub, at("192.0.2.2")).await;
+    let fixture = Fixture::start(&stub, impatient()).await;
+    fixture.write("behind-stub", [behind.address.ip()]);
+    assert_eq!(code(&fixture.ask("example.org", RecordType::A).await), ResponseCode::ServFail);
+    stub.next().await;
+    assert!(behind.came().is_none());
+}
+
+#[tokio::test]
+async fn nobody_asks_himself() {
+    let mut resolver = Resolver::start(at("192.0.2.1")).await;
+    let fixture = Fixture::start(&resolver, patient()).await;
+    let other = address();
+    fixture.server.serve(OTHER_NETWORK, vec![other]).await.expect("served");
+    fixture.write("resolv.conf", [fixture.at.ip(), other]);
+    assert_eq!(code(&fixture.ask("example.org", RecordType::A).await), ResponseCode::ServFail);
+    fixture.write("resolv.conf", [fixture.at.ip(), other, resolver.address.ip()]);
+    assert_eq!(addresses(&fixture.ask("example.org", RecordType::A).await), ["192.0.2.1"]);
+    resolver.next().await;
+    assert!(resolver.came().is_none());
+}
+
+#[tokio::test]
+async fn a_client_that_waits_for_many_answers_leaves_room_for_others() {
+    let mut resolver = Resolver::start(silent).await;
+    let limits = Limits { forwards: (3, 5), ..patient() };
+    let fixture = Fixture::start(&resolver, limits).await;
+    let query = question("example.org", RecordType::A).to_vec().expect("a message");
+    let greedy = client(fixture.at, None).await;
+    for _ in 0..3 {
+        greedy.send(&query).await.expect("sent");
+        resolver.next().await;
+    }
+    greedy.send(&query).await.expect("sent");
+    let refused = Message::from_vec(&receive_datagram(&greedy).await).expect("a message");
+    assert_eq!(code(&refused), ResponseCode::ServFail);
+    assert!(resolver.came().is_none());
+    // Another client is forwarded, and names of ours need no room.
+    let modest = client(fixture.at, Some(address())).await;
+    modest.send(&query).await.expect("sent");
+    resolver.next().await;
+    assert_eq!(addresses(&fixture.ask("six", RecordType::AAAA).await), ["fd00::6"]);
+}

@@ -1,0 +1,340 @@
+//! The server on real sockets, with clients and resolvers that are played here.
+
+mod forwarding;
+mod names;
+mod sockets;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use hickory_proto::op::{Message, Query as Question, ResponseCode};
+use hickory_proto::rr::rdata::{A, AAAA};
+use hickory_proto::rr::{Name, RData, Record, RecordType};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
+use tokio::sync::mpsc;
+
+use super::listen::framed;
+use super::{DnsServer, Limits, Names, ResolverFiles, Transport};
+use crate::model::NetworkId;
+
+/// After which a test has failed that would otherwise hang.
+const HANGS: Duration = Duration::from_secs(60);
+
+pub(super) const NETWORK: NetworkId = NetworkId::from_bytes([1; 32]);
+pub(super) const OTHER_NETWORK: NetworkId = NetworkId::from_bytes([2; 32]);
+
+/// Limits that no test reaches by chance.
+pub(super) fn patient() -> Limits {
+    Limits { idle: HANGS, attempt: HANGS, forward: HANGS, ..Limits::default() }
+}
+
+/// A loopback address that no other test has.
+pub(super) fn address() -> IpAddr {
+    static LAST: AtomicU16 = AtomicU16::new(1);
+    let [high, low] = LAST.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    let process = std::process::id().to_be_bytes()[3];
+    Ipv4Addr::new(127, 64 + process % 128, 100 + high, low).into()
+}
+
+/// A switch with a few names.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) names: BTreeMap<&'static str, Vec<IpAddr>>,
+    pub(super) forwards: AtomicBool,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
+        let many = (0..100).map(|last| Ipv4Addr::new(10, 9, 1, last).into());
+        let names = BTreeMap::from([
+            ("web", vec![ip("10.9.0.2"), ip("10.9.0.3"), ip("fd00::2"), ip("10.9.0.4")]),
+            ("db.blue", vec![ip("10.9.0.5")]),
+            ("six", vec![ip("fd00::6")]),
+            ("many", many.collect()),
+        ]);
+        Self { names, forwards: AtomicBool::new(true) }
+    }
+}
+
+impl Names for Known {
+    fn addresses(&self, network: NetworkId, _client: IpAddr, name: &str) -> Option<Vec<IpAddr>> {
+        self.names.get(name).filter(|_| network == NETWORK).cloned()
+    }
+
+    fn name_of(&self, _network: NetworkId, _client: IpAddr, address: IpAddr) -> Option<String> {
+        let mut names = self.names.iter().filter(|(_, addresses)| addresses.contains(&address));
+        names.next().map(|(name, _)| (*name).to_owned())
+    }
+
+    fn is_ours(&self, _network: NetworkId, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => address.octets().starts_with(&[10, 9]),
+            IpAddr::V6(address) => address.segments()[0] == 0xfd00,
+        }
+    }
+
+    fn forwards(&self, _network: NetworkId) -> bool {
+        self.forwards.load(Ordering::Relaxed)
+    }
+}
+
+/// What came to a resolver.
+#[derive(Clone, Debug)]
+pub(super) struct Seen {
+    pub(super) bytes: Vec<u8>,
+    pub(super) transport: Transport,
+    pub(super) from: SocketAddr,
+}
+
+/// What a resolver sends back, in order.
+pub(super) type Replies = BoxFuture<'static, Vec<Vec<u8>>>;
+
+/// A resolver of the host. It ends when dropped.
+#[derive(Debug)]
+pub(super) struct Resolver {
+    pub(super) address: SocketAddr,
+    seen: mpsc::UnboundedReceiver<Seen>,
+    tasks: tokio::task::JoinSet<()>,
+}
+
+impl Resolver {
+    /// One at a port that is free.
+    pub(super) async fn start(replies: impl Fn(Seen) -> Replies + Clone + Send + Sync + 'static) -> Self {
+        let address = SocketAddr::new(address(), 0);
+        let udp = UdpSocket::bind(address).await.expect("a UDP socket");
+        let address = udp.local_addr().expect("an address");
+        Self::on(udp, TcpListener::bind(address).await.expect("a TCP socket"), replies)
+    }
+
+    /// One more, at the same port.
+    pub(super) async fn start_beside(
+        other: &Self,
+        replies: impl Fn(Seen) -> Replies + Clone + Send + Sync + 'static,
+    ) -> Self {
+        let address = SocketAddr::new(address(), other.address.port());
+        let udp = UdpSocket::bind(address).await.expect("a UDP socket");
+        Self::on(udp, TcpListener::bind(address).await.expect("a TCP socket"), replies)
+    }
+
+    fn on(udp: UdpSocket, tcp: TcpListener, replies: impl Fn(Seen) -> Replies + Clone + Send + Sync + 'static) -> Self {
+        let address = udp.local_addr().expect("an address");
+        let (sender, seen) = mpsc::unbounded_channel();
+        let mut tasks = tokio::task::JoinSet::new();
+        let (udp, by_tcp, report) = (Arc::new(udp), replies.clone(), sender.clone());
+        tasks.spawn(async move {
+            let mut buffer = vec![0; 65_536];
+            while let Ok((length, from)) = udp.recv_from(&mut buffer).await {
+                let query = Seen { bytes: buffer[..length].to_vec(), transport: Transport::Udp, from };
+                let (udp, replies) = (udp.clone(), replies(query.clone()));
+                let _ = report.send(query);
+                tokio::spawn(async move {
+                    for reply in replies.await {
+                        let _ = udp.send_to(&reply, from).await;
+                    }
+                });
+            }
+        });
+        tasks.spawn(async move {
+            while let Ok((mut stream, from)) = tcp.accept().await {
+                let (replies, report) = (by_tcp.clone(), sender.clone());
+                tokio::spawn(async move {
+                    while let Some(bytes) = receive(&mut stream).await {
+                        let query = Seen { bytes, transport: Transport::Tcp, from };
+                        let replies = replies(query.clone());
+                        let _ = report.send(query);
+                        for reply in replies.await {
+                            let _ = stream.write_all(&framed(&reply).expect("short")).await;
+                        }
+                    }
+                });
+            }
+        });
+        Self { address, seen, tasks }
+    }
+
+    /// The next query that comes.
+    pub(super) async fn next(&mut self) -> Seen {
+        guard(self.seen.recv()).await.expect("a query")
+    }
+
+    /// The next query, if one has come.
+    pub(super) fn came(&mut self) -> Option<Seen> {
+        self.seen.try_recv().ok()
+    }
+
+    /// Ends it, and closes its sockets.
+    pub(super) async fn end(mut self) {
+        self.tasks.shutdown().await;
+    }
+}
+
+/// Never answers.
+pub(super) fn silent(_: Seen) -> Replies {
+    Box::pin(std::future::pending())
+}
+
+/// Answers every query with one address.
+pub(super) fn at(address: &str) -> impl Fn(Seen) -> Replies + Clone + Send + Sync + 'static {
+    let address: IpAddr = address.parse().expect("an address");
+    move |query| Box::pin(async move { vec![with_addresses(&query.bytes, &[address])] })
+}
+
+/// Answers every query with a code.
+pub(super) fn with_code(code: ResponseCode) -> impl Fn(Seen) -> Replies + Clone + Send + Sync + 'static {
+    move |query| {
+        Box::pin(async move {
+            let mut message = Message::from_vec(&query.bytes).expect("a query").into_response();
+            message.metadata.response_code = code;
+            vec![message.to_vec().expect("a message")]
+        })
+    }
+}
+
+/// An answer with these addresses.
+pub(super) fn with_addresses(query: &[u8], addresses: &[IpAddr]) -> Vec<u8> {
+    let mut message = Message::from_vec(query).expect("a query").into_response();
+    let name = message.queries[0].name.clone();
+    for address in addresses {
+        let data = match address {
+            IpAddr::V4(address) => RData::A(A(*address)),
+            IpAddr::V6(address) => RData::AAAA(AAAA(*address)),
+        };
+        message.add_answer(Record::from_rdata(name.clone(), 60, data));
+    }
+    message.to_vec().expect("a message")
+}
+
+/// A server with its files and its names, on an address of its own.
+pub(super) struct Fixture {
+    pub(super) server: DnsServer,
+    pub(super) at: SocketAddr,
+    pub(super) known: Arc<Known>,
+    pub(super) files: TempDir,
+}
+
+impl Fixture {
+    /// Serves the network at the resolver's port; the host asks that resolver.
+    pub(super) async fn start(resolver: &Resolver, limits: Limits) -> Self {
+        Self::with_resolvers(&[resolver], limits).await
+    }
+
+    /// The same with several resolvers at the same port.
+    pub(super) async fn with_resolvers(resolvers: &[&Resolver], limits: Limits) -> Self {
+        let files = tempfile::tempdir().expect("a directory");
+        let paths = ResolverFiles::new(files.path().join("resolv.conf"), files.path().join("behind-stub"));
+        let known = Arc::new(Known::default());
+        let port = resolvers[0].address.port();
+        let server = DnsServer::with_port(known.clone(), paths, port, limits);
+        let at = SocketAddr::new(address(), port);
+        server.serve(NETWORK, vec![at.ip()]).await.expect("served");
+        let fixture = Self { server, at, known, files };
+        fixture.write("resolv.conf", resolvers.iter().map(|resolver| resolver.address.ip()));
+        fixture
+    }
+
+    /// Writes a file that names resolvers.
+    pub(super) fn write(&self, file: &str, resolvers: impl IntoIterator<Item = IpAddr>) {
+        let lines: String = resolvers.into_iter().map(|resolver| format!("nameserver {resolver}\n")).collect();
+        fs::write(self.files.path().join(file), lines).expect("written");
+    }
+
+    /// Asks by UDP.
+    pub(super) async fn ask(&self, name: &str, kind: RecordType) -> Message {
+        self.send(&question(name, kind)).await
+    }
+
+    /// Sends a query by UDP, and checks that what comes back belongs to it.
+    pub(super) async fn send(&self, query: &Message) -> Message {
+        let answer = exchange(self.at, &query.to_vec().expect("a message")).await;
+        belongs(query, &answer)
+    }
+
+    /// The same by TCP.
+    pub(super) async fn send_by_tcp(&self, query: &Message) -> Message {
+        let mut stream = TcpStream::connect(self.at).await.expect("connected");
+        send(&mut stream, &query.to_vec().expect("a message")).await;
+        let answer = guard(receive(&mut stream)).await.expect("an answer");
+        belongs(query, &answer)
+    }
+}
+
+fn belongs(query: &Message, answer: &[u8]) -> Message {
+    let answer = Message::from_vec(answer).expect("a message");
+    assert_eq!(answer.metadata.id, query.metadata.id);
+    // Compares names as they are written.
+    assert_eq!(format!("{:?}", answer.queries), format!("{:?}", query.queries));
+    answer
+}
+
+/// A query for a name, which may end with a dot.
+pub(super) fn question(name: &str, kind: RecordType) -> Message {
+    let mut name = Name::from_ascii(name).expect("a name");
+    name.set_fqdn(true);
+    let mut message = Message::query();
+    message.metadata.recursion_desired = true;
+    message.add_query(Question::query(name, kind));
+    message
+}
+
+/// The addresses in an answer.
+pub(super) fn addresses(answer: &Message) -> Vec<String> {
+    answer.answers.iter().filter_map(|record| record.data.ip_addr()).map(|address| address.to_string()).collect()
+}
+
+/// The code of an answer.
+pub(super) fn code(answer: &Message) -> ResponseCode {
+    answer.metadata.response_code
+}
+
+/// Sends a datagram from a new socket, and waits for what comes back.
+pub(super) async fn exchange(server: SocketAddr, bytes: &[u8]) -> Vec<u8> {
+    let client = client(server, None).await;
+    client.send(bytes).await.expect("sent");
+    receive_datagram(&client).await
+}
+
+/// A socket that talks to the server, from an address if it matters.
+pub(super) async fn client(server: SocketAddr, from: Option<IpAddr>) -> UdpSocket {
+    let any: IpAddr = if server.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { server.ip() };
+    let socket = UdpSocket::bind((from.unwrap_or(any), 0)).await.expect("a socket");
+    socket.connect(server).await.expect("connected");
+    socket
+}
+
+pub(super) async fn receive_datagram(socket: &UdpSocket) -> Vec<u8> {
+    let mut buffer = vec![0; 65_536];
+    let length = guard(socket.recv(&mut buffer)).await.expect("received");
+    buffer[..length].to_vec()
+}
+
+/// A connection from an address of its own.
+pub(super) async fn connect_from(from: IpAddr, server: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind(SocketAddr::new(from, 0)).expect("bound");
+    socket.connect(server).await.expect("connected")
+}
+
+pub(super) async fn send(stream: &mut TcpStream, message: &[u8]) {
+    stream.write_all(&framed(message).expect("short")).await.expect("sent");
+}
+
+/// The next message of a connection; none if it has been closed.
+pub(super) async fn receive(stream: &mut TcpStream) -> Option<Vec<u8>> {
+    let length = stream.read_u16().await.ok()?;
+    let mut message = vec![0; usize::from(length)];
+    stream.read_exact(&mut message).await.ok()?;
+    Some(message)
+}
+
+/// Fails a test that hangs.
+pub(super) async fn guard<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(HANGS, future).await.expect("it hangs")
+}
