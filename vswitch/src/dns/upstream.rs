@@ -50,7 +50,7 @@ enum Outcome {
 enum Asked {
     /// One answers.
     Answer(Vec<u8>),
-    /// One says that it cannot, or would perhaps have answered with more time.
+    /// One at least is there, but says that it cannot, or says nothing in time.
     Nothing,
     /// There is nobody at any of these addresses.
     Nobody,
@@ -128,16 +128,16 @@ impl Upstream {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) => {
                 tracing::debug!("the resolver {resolver} is not reached: {error}");
-                self.note(resolver, false);
+                self.note(resolver, query.transport(), false);
                 return Outcome::Unreachable;
             }
             Err(_) => {
                 tracing::debug!("the resolver {resolver} does not answer");
-                self.note(resolver, false);
+                self.note(resolver, query.transport(), false);
                 return Outcome::Silence;
             }
         };
-        self.note(resolver, true);
+        self.note(resolver, query.transport(), true);
         if is_failure(&answer) {
             return Outcome::Failure(answer);
         }
@@ -162,7 +162,11 @@ impl Upstream {
         first
     }
 
-    fn note(&self, resolver: SocketAddr, answers: bool) {
+    fn note(&self, resolver: SocketAddr, transport: Transport, answers: bool) {
+        // Some do not answer by TCP at all, and are as good as any by UDP.
+        if transport == Transport::Tcp {
+            return;
+        }
         let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
         if answers {
             silent.remove(&resolver);
