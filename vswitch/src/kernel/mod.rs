@@ -3,6 +3,7 @@
 pub mod bpffs;
 pub mod capabilities;
 pub mod clsact;
+pub mod conntrack;
 pub mod ethtool;
 pub mod link;
 pub mod netlink;

@@ -70,6 +70,19 @@ pub fn write(parts: &[&str], value: &str) -> Result<String, SysctlError> {
     Ok(before)
 }
 
+/// What a directory of settings holds, such as the devices in `["net", "ipv6", "conf"]`.
+///
+/// # Errors
+/// What the kernel said, with the name.
+pub fn entries(parts: &[&str]) -> Result<Vec<String>, SysctlError> {
+    let listed = path(parts).and_then(fs::read_dir);
+    let listed = listed.map_err(|source| error("list", parts.join("."), source))?;
+    // One that goes while the directory is read is left out.
+    let mut names: Vec<_> = listed.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    Ok(names)
+}
+
 /// A setting's path, by its parts. Not by one dotted name: device names may have dots. They cannot lead elsewhere.
 fn path(parts: &[&str]) -> io::Result<PathBuf> {
     if parts.iter().any(|part| matches!(*part, "" | "." | "..") || part.contains('/')) {

@@ -109,6 +109,22 @@ impl Instance {
         format!("vp{}{}", self.tag(), endpoint.digits(8))
     }
 
+    /// Its table in nftables. Every character of a name may be in an identifier there.
+    pub fn nft_table(&self) -> String {
+        format!("vswitch-{}", self.name)
+    }
+
+    /// Its chain in iptables, where somebody's rules there would drop what is ours.
+    pub fn iptables_chain(&self) -> String {
+        format!("VSWITCH-{}", self.tag())
+    }
+
+    /// Whether a device has a name that only this instance gives to a port of its switch.
+    pub fn is_port_device(&self, device: &str) -> bool {
+        let tag = self.tag();
+        ["vp", "vh"].iter().any(|kind| device.strip_prefix(kind).is_some_and(|rest| rest.starts_with(&tag)))
+    }
+
     /// The mark of a device, its alias.
     pub fn mark(&self, network: &NetworkName, owner: Owner) -> String {
         match owner {
@@ -170,6 +186,7 @@ mod tests {
         }
         let id = EndpointId::from_bytes([0xab; 32]);
         assert_eq!(default.port_device(&id).len(), 14);
+        assert!(default.is_port_device(&default.port_device(&id)) && !other.is_port_device(&default.port_device(&id)));
         assert_ne!(default.port_device(&id), other.port_device(&id));
     }
 

@@ -7,6 +7,7 @@ mod mac;
 mod name;
 mod network;
 mod options;
+mod publish;
 mod subnet;
 
 pub use endpoint::{Endpoint, EndpointAddress, NetnsRecord, Phase};
@@ -16,4 +17,5 @@ pub use mac::{InvalidStationMac, StationMac};
 pub use name::{EndpointName, InstanceName, InterfaceName, InvalidInterfaceName, InvalidName, NetworkName};
 pub use network::{Driver, InvalidDriver, Network, UplinkBefore, predefined};
 pub use options::{BridgeOptions, DEFAULT_AGEING, InvalidOption, XdpChoice};
+pub use publish::{HostPort, InvalidPortRange, InvalidPublish, PortRange, Protocol, PublishSpec, Published};
 pub use subnet::{InvalidSubnet, Subnet, SubnetConfig};

@@ -140,6 +140,18 @@ impl PublishSpec {
     }
 }
 
+impl Published {
+    /// Whether both would be for the same packets.
+    pub fn collides(&self, other: &Self) -> bool {
+        let all_of_family = |one: IpAddr, other: IpAddr| one.is_unspecified() && one.is_ipv4() == other.is_ipv4();
+        let addresses = match (self.host_ip, other.host_ip) {
+            (None, _) | (_, None) => true,
+            (Some(one), Some(other)) => one == other || all_of_family(one, other) || all_of_family(other, one),
+        };
+        addresses && (self.protocol, self.host_port) == (other.protocol, other.host_port)
+    }
+}
+
 impl FromStr for Protocol {
     type Err = InvalidPublish;
 

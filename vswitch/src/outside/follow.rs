@@ -1,0 +1,217 @@
+//! Notices that somebody flushed or changed rules, and has them restored.
+//!
+//! The kernel tells of each change in nftables (NFNLGRP_NFTABLES), also of ours: then the look finds everything as it
+//! was left, and that is that. iptables over its old interface is looked at from time to time: nobody tells of that.
+
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use netlink_packet_core::{NetlinkBuffer, NlasIterator};
+use netlink_sys::protocols::NETLINK_NETFILTER;
+use netlink_sys::{AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket};
+use nix::sys::socket::{setsockopt, sockopt};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::{Outside, firewall};
+
+/// `NFNLGRP_NFTABLES` (linux/netfilter/nfnetlink.h), as a bit of the legacy groups.
+const GROUP: u32 = 1 << 6;
+/// `NFNL_SUBSYS_NFTABLES`, the upper half of a message's type.
+const NFTABLES: u16 = 10;
+/// `NFT_MSG_*` (linux/netfilter/nf_tables.h), the lower half: of tables, chains and rules.
+const RULES: std::ops::RangeInclusive<u16> = 6..=8;
+const TABLES_AND_CHAINS: std::ops::RangeInclusive<u16> = 0..=5;
+const NEWGEN: u16 = 15;
+/// `NFTA_TABLE_NAME`, `NFTA_CHAIN_TABLE` and so on: the table is the first attribute of all that is in one.
+const TABLE: u16 = 1;
+/// struct nlmsghdr and struct nfgenmsg.
+const HEADERS: usize = 16 + 4;
+
+/// A flush is one transaction with many messages; who changes a firewall makes several.
+const SETTLE: Duration = Duration::from_millis(50);
+/// Whole firewalls are listed to look at them: not more often than this, however busy their owners are.
+const FIREWALL_PAUSE: Duration = Duration::from_secs(1);
+/// How often the old interface of iptables is looked at.
+const POLL: Duration = Duration::from_secs(5);
+/// What the kernel keeps for us, and more than it puts into one datagram.
+const BACKLOG: usize = 1 << 20;
+const DATAGRAM: usize = 64 << 10;
+
+/// What was changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Changed {
+    ours: bool,
+    firewall: bool,
+}
+
+pub(super) async fn run(outside: &Outside) {
+    loop {
+        if let Err(error) = watch(outside).await {
+            tracing::error!("changes of nftables are not reported to us: {error}");
+        }
+        // Without reports, looking is all that is left.
+        restore(outside, Changed { ours: true, firewall: true }).await;
+        sleep(FIREWALL_PAUSE).await;
+    }
+}
+
+async fn watch(outside: &Outside) -> io::Result<()> {
+    let table = outside.table();
+    let mut socket = open()?;
+    let mut buffer = BytesMut::new();
+    let mut firewall_due = Instant::now() + POLL;
+    // What happened before the socket was open.
+    let mut changed = Changed { ours: true, firewall: true };
+    loop {
+        if changed.ours || changed.firewall && firewall_due <= Instant::now() {
+            let settled = Instant::now() + SETTLE;
+            while let Some(more) = receive(&mut socket, &mut buffer, &table, settled).await? {
+                changed = changed.and(more);
+            }
+            // Those who restore the firewalls that were flushed along with ours come in the same moment.
+            let look = Changed { firewall: changed.firewall && firewall_due <= Instant::now(), ..changed };
+            restore(outside, look).await;
+            changed = Changed { ours: false, firewall: changed.firewall && !look.firewall };
+            if look.firewall {
+                firewall_due = Instant::now() + FIREWALL_PAUSE;
+            }
+        }
+        let wait = if changed.firewall { firewall_due } else { Instant::now() + POLL };
+        match receive(&mut socket, &mut buffer, &table, wait).await? {
+            Some(more) => changed = changed.and(more),
+            None => changed.firewall |= firewall::is_silent(),
+        }
+    }
+}
+
+async fn restore(outside: &Outside, changed: Changed) {
+    if changed.ours {
+        match outside.restore_table().await {
+            Ok(true) => tracing::warn!("somebody changed the table {}: it is restored", outside.table()),
+            Ok(false) => {}
+            Err(error) => tracing::error!("the table {} may be another than it should be: {error}", outside.table()),
+        }
+    }
+    if changed.firewall
+        && let Err(error) = outside.restore_firewall().await
+    {
+        tracing::error!("firewalls beside us: {error}");
+    }
+}
+
+fn open() -> io::Result<TokioSocket> {
+    let mut socket = TokioSocket::new(NETLINK_NETFILTER)?;
+    // SAFETY: the descriptor is the socket's, which outlives the borrow.
+    let descriptor = unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) };
+    if let Err(errno) = setsockopt(&descriptor, sockopt::RcvBufForce, &BACKLOG) {
+        tracing::warn!("changes of nftables have less room than wanted: {errno}");
+    }
+    socket.socket_mut().bind(&SocketAddr::new(0, GROUP))?;
+    Ok(socket)
+}
+
+/// What the next datagram tells of; none if the time is up.
+async fn receive(
+    socket: &mut TokioSocket,
+    buffer: &mut BytesMut,
+    table: &str,
+    until: Instant,
+) -> io::Result<Option<Changed>> {
+    buffer.clear();
+    buffer.reserve(DATAGRAM);
+    match timeout_at(until, socket.recv_from(buffer)).await {
+        Err(_time_is_up) => Ok(None),
+        // Others than the kernel may send to the socket.
+        Ok(Ok(sender)) if sender.port_number() != 0 => Ok(Some(Changed::default())),
+        Ok(Ok(_)) => Ok(Some(changes(buffer, table))),
+        Ok(Err(error)) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+            discard(socket, buffer);
+            Ok(Some(Changed { ours: true, firewall: true }))
+        }
+        Ok(Err(error)) => Err(error),
+    }
+}
+
+/// Reads off what waits: until nothing does, the kernel drops what comes, and does not say so again.
+fn discard(socket: &TokioSocket, buffer: &mut BytesMut) {
+    loop {
+        buffer.clear();
+        buffer.reserve(DATAGRAM);
+        match socket.socket_ref().recv(buffer, libc::MSG_DONTWAIT) {
+            Err(error) if error.raw_os_error() != Some(libc::ENOBUFS) => return,
+            _ => {}
+        }
+    }
+}
+
+/// What one datagram tells of.
+fn changes(mut datagram: &[u8], table: &str) -> Changed {
+    let mut changed = Changed::default();
+    while let Ok(header) = NetlinkBuffer::new_checked(datagram) {
+        let (length, kind) = (header.length() as usize, header.message_type());
+        let attributes = datagram.get(HEADERS..length).unwrap_or_default();
+        let named = NlasIterator::new(attributes).flatten().find(|attribute| attribute.kind() == TABLE);
+        let named = named.as_ref().map(|attribute| attribute.value().strip_suffix(b"\0").unwrap_or(attribute.value()));
+        let message = kind & 0xff;
+        if kind >> 8 == NFTABLES && message != NEWGEN {
+            let ours = named == Some(table.as_bytes());
+            changed.ours |= ours;
+            // Chains, because one may drop what is forwarded; rules, because iptables' own table may have lost ours.
+            let iptables = RULES.contains(&message) && named == Some(b"filter");
+            changed.firewall |= !ours && (iptables || TABLES_AND_CHAINS.contains(&message));
+        }
+        datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    changed
+}
+
+impl Changed {
+    const fn and(self, other: Self) -> Self {
+        Self { ours: self.ours || other.ours, firewall: self.firewall || other.firewall }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(kind: u16, table: &str) -> Vec<u8> {
+        let value = [table.as_bytes(), b"\0"].concat();
+        let mut attribute = (4 + value.len() as u16).to_ne_bytes().to_vec();
+        attribute.extend(TABLE.to_ne_bytes());
+        attribute.extend(&value);
+        attribute.resize(attribute.len().next_multiple_of(4), 0);
+        let mut bytes = ((HEADERS + attribute.len()) as u32).to_ne_bytes().to_vec();
+        bytes.extend((NFTABLES << 8 | kind).to_ne_bytes());
+        bytes.extend([0; 10]);
+        // struct nfgenmsg: inet.
+        bytes.extend([1, 0, 0, 0]);
+        bytes.extend(attribute);
+        bytes
+    }
+
+    #[test]
+    fn changes_are_told_apart() {
+        let told = |messages: &[(u16, &str)]| {
+            let datagram: Vec<u8> = messages.iter().flat_map(|(kind, table)| message(*kind, table)).collect();
+            let Changed { ours, firewall } = changes(&datagram, "vswitch-a");
+            (ours, firewall)
+        };
+        assert_eq!(told(&[(8, "vswitch-a")]), (true, false));
+        assert_eq!(told(&[(8, "vswitch-ab"), (14, "vswitch-a")]), (true, false));
+        assert_eq!(told(&[(6, "filter")]), (false, true));
+        assert_eq!(told(&[(3, "mine")]), (false, true));
+        // Elements of sets and rules of others, which are no concern of ours.
+        assert_eq!(told(&[(12, "mine"), (6, "mine")]), (false, false));
+        assert_eq!(told(&[(2, "vswitch-a"), (5, "filter")]), (true, true));
+        assert_eq!(told(&[]), (false, false));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_passed_over() {
+        assert_eq!(changes(&[0; 7], "vswitch-a"), Changed::default());
+        assert_eq!(changes(&[16, 0, 0, 0, 6, 10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], "vswitch-a"), Changed::default());
+    }
+}

@@ -1,0 +1,299 @@
+//! The table, planned: pure, from what is wanted to what `nft` reads.
+//!
+//! Ports are looked up in maps, so a packet's cost does not grow with their number; only the first packet of a
+//! connection pays it at all. One map has the address, one the port: before nft 1.0.7 its JSON knows no map to both.
+
+mod element;
+mod statement;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use nftables::schema::SetTypeValue::{Concatenated, Single};
+use nftables::schema::{Chain, Map, NfCmd, NfListObject, NfObject, Nftables, Rule, Set, SetFlag, SetType, Table};
+use nftables::stmt::Statement;
+use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
+
+use super::{OutsideError, PortForward, Wanted};
+use element::{Family, address, concatenated, mapped, name, net, port, protocol};
+use statement::{
+    dnat, drop_packet, field_in, field_is, jump, leaves_by, mark_published, masquerade, of_family, original_direction,
+    return_from, route, to_host, translated,
+};
+
+/// The mark of packets that belong to a published port's connection. eBPF lets frames from one network into another
+/// only with it.
+pub const PUBLISHED_MARK: u32 = 0x2000;
+
+/// The priorities that nft calls dstnat and srcnat; filters that others have come at 0.
+const DSTNAT: i32 = -100;
+const SRCNAT: i32 = 100;
+const BEFORE_FILTERS: i32 = -10;
+
+/// What is set up for one family, its objects named by its digit.
+const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
+/// The table of this name as it should be: commands that replace it in one transaction. None if there should be none.
+///
+/// # Errors
+/// [`OutsideError::Conflict`] and [`OutsideError::Family`], for forwards that cannot be.
+pub(super) fn plan(table: &str, wanted: &Wanted) -> Result<Option<Nftables<'static>>, OutsideError> {
+    if wanted.is_nothing() {
+        return Ok(None);
+    }
+    let mut ruleset = Ruleset { table, commands: replace(table) };
+    for family in FAMILIES {
+        ruleset.sets(family, wanted);
+    }
+    let devices = wanted.devices().into_iter().map(name).collect();
+    ruleset.set("devices", vec![SetType::Ifname], devices, false);
+    let internal = wanted.networks.iter().filter(|network| network.internal).map(|network| name(&network.device));
+    ruleset.set("internal", vec![SetType::Ifname], internal.collect(), false);
+    ruleset.publish(wanted)?;
+    ruleset.forward();
+    ruleset.postrouting(wanted);
+    Ok(Some(Nftables { objects: ruleset.commands.into() }))
+}
+
+/// The commands that make a table anew, whether there is one or not: deleting what is not there would fail.
+fn replace(table: &str) -> Vec<NfObject<'static>> {
+    let object = || NfListObject::Table(named_table(table));
+    [NfCmd::Add(object()), NfCmd::Delete(object()), NfCmd::Add(object())].map(NfObject::CmdObject).into()
+}
+
+/// The commands that delete a table, whether there is one or not.
+pub(super) fn deletion(table: &str) -> Nftables<'static> {
+    let mut commands = replace(table);
+    commands.truncate(2);
+    Nftables { objects: commands.into() }
+}
+
+fn named_table(name: &str) -> Table<'static> {
+    Table { family: NfFamily::INet, name: name.to_owned().into(), handle: None }
+}
+
+struct Ruleset<'a> {
+    table: &'a str,
+    commands: Vec<NfObject<'static>>,
+}
+
+impl Ruleset<'_> {
+    /// The subnets: all, those to be masqueraded, and all with their device.
+    fn sets(&mut self, family: Family, wanted: &Wanted) {
+        let subnets = |masqueraded: bool| {
+            let networks =
+                wanted.networks.iter().filter(|network| !masqueraded || network.masquerade && !network.internal);
+            let nets: Vec<IpNet> = networks.flat_map(|network| &network.subnets).map(IpNet::trunc).collect();
+            let nets = IpNet::aggregate(&nets);
+            nets.into_iter().filter(|subnet| family.is_of(subnet.addr())).map(net).collect::<Vec<_>>()
+        };
+        self.set(&family.called("subnets"), vec![family.set_type()], subnets(false), true);
+        self.set(&family.called("masquerade"), vec![family.set_type()], subnets(true), true);
+        let mut inside: Vec<_> = wanted
+            .networks
+            .iter()
+            .flat_map(|network| network.subnets.iter().map(|subnet| (network.device.as_str(), subnet.trunc())))
+            .filter(|(_, subnet)| family.is_of(subnet.addr()))
+            .collect();
+        inside.sort();
+        inside.dedup();
+        let inside = inside.into_iter().map(|(device, subnet)| concatenated([name(device), net(subnet)])).collect();
+        self.set(&family.called("inside"), vec![SetType::Ifname, family.set_type()], inside, true);
+    }
+
+    /// What turns a packet to a published port towards its container.
+    fn publish(&mut self, wanted: &Wanted) -> Result<(), OutsideError> {
+        self.base_chain("prerouting", NfChainType::NAT, NfHook::Prerouting, DSTNAT);
+        self.base_chain("output", NfChainType::NAT, NfHook::Output, DSTNAT);
+        // From where nothing may leave, no port of another network is reached either.
+        self.rule("prerouting", vec![statement::comes_by("internal"), return_from()]);
+        for family in FAMILIES {
+            let forwards = Forwards::of(family, wanted)?;
+            if forwards.is_empty() {
+                continue;
+            }
+            let chain = family.called("published");
+            self.chain(&chain);
+            if family == Family::V4 {
+                // Nothing on the wire is for 127.0.0.1.
+                self.rule("prerouting", vec![field_is(family, "daddr", Family::loopback()), return_from()]);
+            }
+            for hook in ["prerouting", "output"] {
+                self.rule(hook, vec![of_family(family), to_host(), jump(&chain)]);
+            }
+            // A port at one address goes before the same port at all.
+            let key = [SetType::InetProto, family.set_type(), SetType::InetService];
+            let at_address = forwards.at_address.iter().map(|(&(protocol_number, host, host_port), forward)| {
+                (concatenated([protocol(protocol_number), address(host), port(host_port)]), *forward)
+            });
+            self.translation(family, "at", &key, at_address.collect());
+            let key = [SetType::InetProto, SetType::InetService];
+            let at_all = forwards.at_all.iter().map(|(&(protocol_number, host_port), forward)| {
+                (concatenated([protocol(protocol_number), port(host_port)]), *forward)
+            });
+            self.translation(family, "any", &key, at_all.collect());
+        }
+        if !wanted.loopback_devices().is_empty() {
+            self.loopback_guard();
+        }
+        Ok(())
+    }
+
+    /// With route_localnet on a device, the kernel no longer takes a packet from there to 127.0.0.1 for a forgery. It
+    /// is one, unless it is an answer.
+    fn loopback_guard(&mut self) {
+        self.base_chain("input", NfChainType::Filter, NfHook::Input, BEFORE_FILTERS);
+        let forged = vec![
+            field_is(Family::V4, "daddr", Family::loopback()),
+            statement::comes_by("devices"),
+            original_direction(),
+            drop_packet(),
+        ];
+        self.rule("input", forged);
+    }
+
+    fn forward(&mut self) {
+        self.base_chain("forward", NfChainType::Filter, NfHook::Forward, BEFORE_FILTERS);
+        self.rule("forward", vec![leaves_by("devices"), translated(), mark_published(PUBLISHED_MARK)]);
+    }
+
+    fn postrouting(&mut self, wanted: &Wanted) {
+        self.base_chain("postrouting", NfChainType::NAT, NfHook::Postrouting, SRCNAT);
+        for family in FAMILIES {
+            let [subnets, masquerade_set, inside] = ["subnets", "masquerade", "inside"].map(|set| family.called(set));
+            // A container that reaches itself or a neighbour by the host's port would get the answer from an address
+            // that it never spoke to.
+            self.rule("postrouting", vec![translated(), route(family, &inside, true), masquerade()]);
+            if family == Family::V4 && !wanted.loopback_devices().is_empty() {
+                let source = field_is(family, "saddr", Family::loopback());
+                self.rule("postrouting", vec![translated(), source, leaves_by("devices"), masquerade()]);
+            }
+            let from_inside = field_in(family, "saddr", &masquerade_set, true);
+            let to_outside = field_in(family, "daddr", &subnets, false);
+            self.rule("postrouting", vec![from_inside, to_outside, route(family, &inside, false), masquerade()]);
+        }
+    }
+
+    /// Two maps with one key, and the rule that looks both up.
+    fn translation(
+        &mut self,
+        family: Family,
+        kind: &str,
+        key: &[SetType],
+        entries: Vec<(nftables::expr::Expression<'static>, &PortForward)>,
+    ) {
+        if entries.is_empty() {
+            return;
+        }
+        let [addresses, ports] = ["addresses", "ports"].map(|what| format!("{}_{what}", family.called(kind)));
+        let to = entries.iter().map(|(key, forward)| mapped(key.clone(), address(forward.to)));
+        self.map(&addresses, key, family.set_type(), to.collect());
+        let to = entries.iter().map(|(key, forward)| mapped(key.clone(), port(forward.to_port)));
+        self.map(&ports, key, SetType::InetService, to.collect());
+        let rule = vec![dnat(family, kind == "at", &addresses, &ports)];
+        self.rule(&family.called("published"), rule);
+    }
+
+    fn add(&mut self, object: NfListObject<'static>) {
+        self.commands.push(NfObject::CmdObject(NfCmd::Add(object)));
+    }
+
+    fn set(&mut self, name: &str, types: Vec<SetType>, elements: Vec<nftables::expr::Expression<'static>>, nets: bool) {
+        let set_type = match types[..] {
+            [single] => Single(single),
+            _ => Concatenated(types.into()),
+        };
+        self.add(NfListObject::Set(Box::new(Set {
+            family: NfFamily::INet,
+            table: self.table.to_owned().into(),
+            name: name.to_owned().into(),
+            set_type,
+            flags: nets.then(|| [SetFlag::Interval].into()),
+            // An empty list is refused.
+            elem: (!elements.is_empty()).then(|| elements.into()),
+            ..Set::default()
+        })));
+    }
+
+    fn map(&mut self, name: &str, key: &[SetType], value: SetType, elements: Vec<nftables::expr::Expression<'static>>) {
+        self.add(NfListObject::Map(Box::new(Map {
+            family: NfFamily::INet,
+            table: self.table.to_owned().into(),
+            name: name.to_owned().into(),
+            set_type: Concatenated(key.to_vec().into()),
+            map: Single(value),
+            elem: Some(elements.into()),
+            ..Map::default()
+        })));
+    }
+
+    fn chain(&mut self, name: &str) {
+        let chain = Chain {
+            family: NfFamily::INet,
+            table: self.table.to_owned().into(),
+            name: name.to_owned().into(),
+            ..Chain::default()
+        };
+        self.add(NfListObject::Chain(chain));
+    }
+
+    fn base_chain(&mut self, name: &str, kind: NfChainType, hook: NfHook, priority: i32) {
+        let chain = Chain {
+            family: NfFamily::INet,
+            table: self.table.to_owned().into(),
+            name: name.to_owned().into(),
+            _type: Some(kind),
+            hook: Some(hook),
+            prio: Some(priority),
+            policy: Some(NfChainPolicy::Accept),
+            ..Chain::default()
+        };
+        self.add(NfListObject::Chain(chain));
+    }
+
+    fn rule(&mut self, chain: &str, statements: Vec<Statement<'static>>) {
+        let rule = Rule {
+            family: NfFamily::INet,
+            table: self.table.to_owned().into(),
+            chain: chain.to_owned().into(),
+            expr: statements.into(),
+            ..Rule::default()
+        };
+        self.add(NfListObject::Rule(rule));
+    }
+}
+
+/// The forwards of a family, in order, none twice.
+#[derive(Default)]
+struct Forwards<'a> {
+    at_address: BTreeMap<(crate::model::Protocol, IpAddr, u16), &'a PortForward>,
+    at_all: BTreeMap<(crate::model::Protocol, u16), &'a PortForward>,
+}
+
+impl<'a> Forwards<'a> {
+    fn of(family: Family, wanted: &'a Wanted) -> Result<Self, OutsideError> {
+        let mut found = Self::default();
+        for forward in wanted.forwards.iter().filter(|forward| family.is_of(forward.to)) {
+            let PortForward { protocol, host_port, to, .. } = *forward;
+            if let Some(host_ip) = forward.host_ip.filter(|host_ip| !family.is_of(*host_ip)) {
+                return Err(OutsideError::Family { host_ip, to });
+            }
+            let other = match forward.address() {
+                Some(address) => found.at_address.insert((protocol, address, host_port), forward),
+                None => found.at_all.insert((protocol, host_port), forward),
+            };
+            if let Some(other) = other.filter(|other| (other.to, other.to_port) != (to, forward.to_port)) {
+                return Err(OutsideError::Conflict { first: other.clone().into(), second: forward.clone().into() });
+            }
+        }
+        Ok(found)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.at_address.is_empty() && self.at_all.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests;

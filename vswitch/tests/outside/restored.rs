@@ -1,0 +1,99 @@
+//! Somebody flushes or changes the table.
+
+use std::time::{Duration, Instant};
+
+use vswitch::model::Protocol::Tcp;
+
+use crate::harness::eventually;
+use crate::scene::{CLIENT, Daemon, Scene, UPLINK, publish};
+use crate::services::{asked, sees, serve};
+
+#[test]
+fn what_is_flushed_or_changed_is_back_within_a_second() {
+    let scene = Scene::new();
+    let daemon = Daemon::following(&scene.host);
+    serve(&scene.a1, Tcp, 80);
+    daemon.apply(scene.wanted(&[publish(Tcp, 8080, 80)]));
+    let table = daemon.table();
+    let as_it_was = listing(&scene, &table);
+    let changes = [
+        "flush ruleset".to_owned(),
+        format!("delete table inet {table}"),
+        format!("flush table inet {table}"),
+        format!("flush chain inet {table} postrouting"),
+        format!("add rule inet {table} forward drop"),
+        format!("delete element inet {table} any4_addresses {{ tcp . 8080 }}"),
+        format!("add element inet {table} devices {{ eth9 }}"),
+        format!("add chain inet {table} mine"),
+    ];
+    for change in changes {
+        scene.nft(&change);
+        let changed = Instant::now();
+        while listing(&scene, &table) != as_it_was {
+            assert!(changed.elapsed() < Duration::from_secs(1), "{change} is not undone");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        println!("{change}: undone after {:?}", changed.elapsed());
+        sees(&scene.client, Tcp, UPLINK[0], 8080, CLIENT[0]);
+    }
+}
+
+#[test]
+fn connections_outlive_a_flush() {
+    use std::io::{Read as _, Write as _};
+    let scene = Scene::new();
+    let daemon = Daemon::following(&scene.host);
+    daemon.apply(scene.wanted(&[publish(Tcp, 8080, 80)]));
+    let listener = scene.a1.inside(|| std::net::TcpListener::bind("0.0.0.0:80")).expect("a free port");
+    let mut client = scene.client.inside(|| std::net::TcpStream::connect((UPLINK[0], 8080))).expect("a connection");
+    let (mut server, _) = listener.accept().expect("a connection");
+    for _ in 0..3 {
+        scene.nft("flush ruleset");
+        client.write_all(b"ping").expect("it stands");
+        let mut buffer = [0; 4];
+        server.read_exact(&mut buffer).expect("it stands");
+        server.write_all(b"pong").expect("it stands");
+        client.read_exact(&mut buffer).expect("it stands");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+#[test]
+fn nothing_is_written_unless_something_changed() {
+    let scene = Scene::new();
+    let daemon = Daemon::following(&scene.host);
+    daemon.apply(scene.wanted(&[publish(Tcp, 8080, 80)]));
+    let table = daemon.table();
+    let handle = || scene.nft(&format!("-a list table inet {table}")).lines().next().map(str::to_owned);
+    let first = handle();
+    daemon.apply(scene.wanted(&[publish(Tcp, 8080, 80)]));
+    // Others' changes, busy ones too, are no reason either; this is how long a look takes several times over.
+    for number in 0..20 {
+        scene.nft(&format!("add table inet other{number}"));
+        scene.nft(&format!("add chain inet other{number} forward {{ type filter hook forward priority 5 ; }}"));
+    }
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(handle(), first);
+    daemon.apply(scene.wanted(&[publish(Tcp, 8081, 80)]));
+    assert_ne!(handle(), first);
+}
+
+#[test]
+fn without_a_daemon_the_next_one_puts_it_right() {
+    let scene = Scene::new();
+    let daemon = Daemon::new(&scene.host);
+    serve(&scene.a1, Tcp, 80);
+    daemon.apply(scene.wanted(&[publish(Tcp, 8080, 80)]));
+    scene.nft("flush ruleset");
+    // Applying again notices, without being told.
+    daemon.apply(scene.wanted(&[publish(Tcp, 8080, 80)]));
+    eventually("the port is reached", || asked(&scene.client, Tcp, UPLINK[0], 8080, Duration::from_secs(1)));
+}
+
+fn listing(scene: &Scene, table: &str) -> String {
+    let outcome = crate::harness::run(scene.host.command("nft").args(["-s", "list", "table", "inet", table]));
+    let mut lines: Vec<_> = outcome.stdout.lines().map(str::trim).collect();
+    // What a set holds comes in any order; none has so much here that it would matter otherwise.
+    lines.sort_unstable();
+    lines.join("\n").replace(['{', '}', ','], "")
+}
