@@ -11,7 +11,7 @@ use vswitch_common::tables::PortNumber;
 
 use crate::datapath::{Datapath, DatapathError, PortSpec};
 use crate::kernel::ethtool::{self, EthtoolError, Feature};
-use crate::kernel::netlink::{Netlink, NetlinkError, VethSpec};
+use crate::kernel::netlink::{Netlink, NetlinkError, Route, VethSpec};
 use crate::kernel::netns::{Netns, NetnsError};
 use crate::kernel::sysctl::{self, SysctlError};
 use crate::plan::{Device, Offload, Place, PortStep, Step};
@@ -173,11 +173,10 @@ impl Made {
     async fn make(&mut self, step: &Step, scene: Scene<'_>) -> Result<(), ApplyError> {
         match step {
             Step::CreateVeth { .. } => self.create_veth(step, scene).await,
-            Step::NoIpv6 { device } => match sysctl::write(&["net", "ipv6", "conf", device, "disable_ipv6"], "1") {
-                // A kernel without IPv6 needs no telling.
-                Err(error) if !error.is_missing() => Err(error.into()),
-                _ => Ok(()),
-            },
+            Step::NoIpv6 { device } => {
+                Ok(unless_missing(sysctl::write(&["net", "ipv6", "conf", device, "disable_ipv6"], "1"))?)
+            }
+            Step::Ipv6 { device, enable } => ipv6(device.clone(), *enable, scene).await,
             Step::Offloads { device, settings } => {
                 let before = set_offloads(device.clone(), settings.clone(), scene).await?;
                 if !before.is_empty() {
@@ -201,12 +200,14 @@ impl Made {
             Step::DefaultRoute { device, via } => {
                 let netlink = scene.netlink(Place::Container);
                 let routes = netlink.routes().await?;
-                if routes.iter().any(|route| route.destination.prefix_len() == 0 && route.destination.addr().is_ipv4())
-                {
+                let default = |route: &Route| {
+                    route.destination.prefix_len() == 0 && route.destination.addr().is_ipv4() == via.is_ipv4()
+                };
+                if routes.iter().any(default) {
                     return Ok(());
                 }
                 let index = self.index(&Device::container(device), scene).await?;
-                Ok(netlink.add_default_route((*via).into(), index).await?)
+                Ok(netlink.add_default_route(*via, index).await?)
             }
             Step::CheckCarrier { device } => {
                 let index = self.index(device, scene).await?;
@@ -262,7 +263,7 @@ impl Made {
             mac: port.mac,
             xdp: port.xdp,
             xdp_egress: port.xdp_egress,
-            isolated: false,
+            isolated: port.isolated,
         };
         let datapath = scene.datapath.clone();
         let number = tokio::task::spawn_blocking(move || datapath.add_port(&spec)).await??;
@@ -374,13 +375,33 @@ fn feature(offload: Offload) -> Feature {
     }
 }
 
-/// Has the kernel send gratuitous ARP when the device comes up.
+/// Has the kernel send gratuitous ARP and unsolicited neighbor advertisements when the device comes up.
 async fn announce(device: Device, scene: Scene<'_>) -> Result<(), ApplyError> {
     let place = device.place;
-    scene
-        .inside(place, move || sysctl::write(&["net", "ipv4", "conf", &device.name, "arp_notify"], "1").map(drop))
-        .await??;
-    Ok(())
+    let announce = move || {
+        sysctl::write(&["net", "ipv4", "conf", &device.name, "arp_notify"], "1")?;
+        unless_missing(sysctl::write(&["net", "ipv6", "conf", &device.name, "ndisc_notify"], "1"))
+    };
+    Ok(scene.inside(place, announce).await??)
+}
+
+async fn ipv6(device: Device, enable: bool, scene: Scene<'_>) -> Result<(), ApplyError> {
+    let place = device.place;
+    let set = move || {
+        let write = |name, value| sysctl::write(&["net", "ipv6", "conf", &device.name, name], value);
+        unless_missing(write("accept_ra", "0"))?;
+        // What is needed must be there: without it, the address would be refused with less to say.
+        if enable { write("disable_ipv6", "0").map(drop) } else { Ok(()) }
+    };
+    Ok(scene.inside(place, set).await??)
+}
+
+/// A kernel without IPv6 needs no telling.
+fn unless_missing(written: Result<String, SysctlError>) -> Result<(), SysctlError> {
+    match written {
+        Err(error) if !error.is_missing() => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Makes sure that a device passes frames. Carrier comes at once when both ends are up, but the queue drops everything

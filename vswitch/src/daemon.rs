@@ -297,6 +297,7 @@ async fn start(options: &Options, capabilities: &Capabilities, before: &Before) 
     };
     tokio::spawn(switch.clone().follow_links(events));
     tokio::spawn(switch.clone().age_stations());
+    tokio::spawn(switch.follow_firewall());
     let listener = listen(&instance.socket())?;
     Ok(Serving { switch, listener, restored })
 }
@@ -330,6 +331,7 @@ async fn serve(instance: &Instance, switch: Arc<Switch>, listener: UnixListener)
         }
         None => {
             switch.close().await;
+            switch.stop_names();
             remove_socket(&instance.socket())
         }
     };

@@ -167,6 +167,27 @@ impl Etc {
         Ok(true)
     }
 
+    /// Removes every file that an instance has written, after a daemon that died.
+    ///
+    /// # Errors
+    /// The first [`EtcError`]; the rest is removed all the same.
+    pub fn remove_all(&self, instance: &InstanceName) -> Result<(), EtcError> {
+        let mut first_error = Ok(());
+        // Where there is no such directory, there is nothing in it.
+        for entry in fs::read_dir(self.root.join("netns")).into_iter().flatten().filter_map(Result::ok) {
+            let (directory, path) = (entry.path(), entry.path().join(RESOLV_CONF));
+            let removed = first_line(&path).and_then(|line| {
+                if !line.is_some_and(|line| is_of_instance(&line, instance)) {
+                    return Ok(());
+                }
+                fs::remove_file(&path).map_err(|source| EtcError { action: "remove", path, source })?;
+                self.remove_empty(&directory)
+            });
+            first_error = first_error.and(removed);
+        }
+        first_error
+    }
+
     fn remove_empty(&self, directory: &Path) -> Result<(), EtcError> {
         for directory in [directory, &self.root.join("netns")] {
             match fs::remove_dir(directory) {

@@ -1,14 +1,16 @@
 //! Addresses: which subnet a network gets, which address an endpoint. Pure; who holds what is handed in.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use crate::model::{Subnet, SubnetConfig};
 
 /// The size of a subnet that is cut out of a pool.
 const AUTOMATIC_PREFIX: u8 = 24;
+/// The same for IPv6: what stateless configuration needs (RFC 4291, 2.5.1).
+const AUTOMATIC_PREFIX_IPV6: u8 = 64;
 
 /// No address or no subnet.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -17,79 +19,115 @@ pub enum IpamError {
     #[error("no available address in {range} (detach something, or use a network with a larger subnet)")]
     Exhausted {
         /// Where addresses are given from.
-        range: Ipv4Net,
+        range: IpNet,
     },
     /// Held by somebody.
-    #[error("address {0} is already in use (choose another, or leave --ip out)")]
-    InUse(Ipv4Addr),
-    /// Not a host's address in the subnet.
-    #[error("address {address} is not a host's address in {subnet} (choose one between its first and its last)")]
+    #[error("address {0} is already in use (choose another, or leave it out)")]
+    InUse(IpAddr),
+    /// Not a host's address in any of the subnets.
+    #[error("address {address} is not a host's address in {} (choose one between its first and its last)", list(.subnets))]
     Outside {
         /// The address.
-        address: Ipv4Addr,
-        /// The subnet.
-        subnet: Subnet,
+        address: IpAddr,
+        /// The subnets.
+        subnets: Vec<Subnet>,
+    },
+    /// The network has no subnet of this family.
+    #[error(
+        "user specified IP address {address} is supported only when the network has {family} subnets (leave it out)"
+    )]
+    NoFamily {
+        /// The address.
+        address: IpAddr,
+        /// `an IPv4` or `an IPv6`, in the plural.
+        family: &'static str,
     },
     /// Every part of every pool overlaps something.
     #[error("no subnet is left in the address pools {} (give one with --subnet, or start with another --pool)", list(.0))]
     NoSubnet(Vec<Subnet>),
 }
 
-fn list(pools: &[Subnet]) -> String {
-    pools.iter().map(Subnet::to_string).collect::<Vec<_>>().join(", ")
+fn list(subnets: &[Subnet]) -> String {
+    subnets.iter().map(Subnet::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// The address that is asked for, or the first that is free.
+/// The address that is asked for, or the first that is free in the first subnet that has one. All of one family; `None`
+/// where there is no subnet and nothing is asked for.
 ///
 /// # Errors
-/// [`IpamError::Outside`] or [`IpamError::InUse`] for one that is asked for, [`IpamError::Exhausted`] otherwise.
-pub fn allocate(
-    config: &SubnetConfig,
-    taken: &BTreeSet<Ipv4Addr>,
-    requested: Option<Ipv4Addr>,
-) -> Result<Ipv4Addr, IpamError> {
-    let SubnetConfig { subnet, gateway, ip_range } = *config;
-    let free = |address: &Ipv4Addr| *address != gateway && !taken.contains(address);
-    if let Some(address) = requested {
-        return match (subnet.is_host(address), free(&address)) {
-            (false, _) => Err(IpamError::Outside { address, subnet }),
-            (_, false) => Err(IpamError::InUse(address)),
-            _ => Ok(address),
-        };
+/// [`IpamError::Outside`], [`IpamError::NoFamily`] or [`IpamError::InUse`] for one that is asked for,
+/// [`IpamError::Exhausted`] otherwise.
+pub fn allocate<'a>(
+    subnets: impl Iterator<Item = &'a SubnetConfig> + Clone,
+    taken: &BTreeSet<IpAddr>,
+    requested: Option<IpAddr>,
+) -> Result<Option<IpAddr>, IpamError> {
+    let Some(address) = requested else {
+        let mut full = None;
+        for config in subnets {
+            match first_free(config, taken) {
+                Ok(address) => return Ok(Some(address)),
+                Err(error) => full = full.or(Some(error)),
+            }
+        }
+        return full.map_or(Ok(None), Err);
+    };
+    match subnets.clone().find(|config| config.subnet.is_host(address)) {
+        Some(config) if is_free(config, taken, address) => Ok(Some(address)),
+        Some(_) => Err(IpamError::InUse(address)),
+        None if subnets.clone().next().is_none() => {
+            Err(IpamError::NoFamily { address, family: if address.is_ipv4() { "IPv4" } else { "IPv6" } })
+        }
+        None => Err(IpamError::Outside { address, subnets: subnets.map(|config| config.subnet).collect() }),
     }
-    let range = ip_range.unwrap_or(subnet.net());
-    let addresses = range.network().to_bits()..=range.broadcast().to_bits();
-    let mut addresses = addresses.map(Ipv4Addr::from_bits);
-    let found = addresses.find(|address| subnet.is_host(*address) && free(address));
+}
+
+fn is_free(config: &SubnetConfig, taken: &BTreeSet<IpAddr>, address: IpAddr) -> bool {
+    let auxiliary = config.auxiliary.values().any(|auxiliary| *auxiliary == address);
+    address != config.gateway && !auxiliary && !taken.contains(&address)
+}
+
+fn first_free(config: &SubnetConfig, taken: &BTreeSet<IpAddr>) -> Result<IpAddr, IpamError> {
+    let range = config.ip_range.unwrap_or(config.subnet.net());
+    let free = |address: &IpAddr| config.subnet.is_host(*address) && is_free(config, taken, *address);
+    let found = match range {
+        IpNet::V4(range) => {
+            let addresses = range.network().to_bits()..=range.broadcast().to_bits();
+            addresses.map(|bits| Ipv4Addr::from_bits(bits).into()).find(free)
+        }
+        IpNet::V6(range) => {
+            let addresses = range.network().to_bits()..=range.broadcast().to_bits();
+            addresses.map(|bits| Ipv6Addr::from_bits(bits).into()).find(free)
+        }
+    };
     found.ok_or(IpamError::Exhausted { range })
 }
 
-/// The first subnet of the pools that overlaps neither a network's nor anything the host has a route to.
+/// The first IPv4 subnet of the pools that overlaps neither a network's nor anything the host has a route to; with
+/// `ipv6` the first IPv6 one.
 ///
 /// # Errors
 /// [`IpamError::NoSubnet`].
-pub fn free_subnet(pools: &[Subnet], networks: &[Subnet], routes: &[Ipv4Net]) -> Result<Subnet, IpamError> {
+pub fn free_subnet(pools: &[Subnet], ipv6: bool, networks: &[Subnet], routes: &[IpNet]) -> Result<Subnet, IpamError> {
     let overlaps = |subnet: &Subnet| {
         // The default route leads everywhere, and says nothing.
         let route = routes.iter().any(|route| route.prefix_len() > 0 && subnet.overlaps(route));
-        route || overlapping(subnet, networks).is_some()
+        route || networks.iter().any(|other| subnet.overlaps(&other.net()))
     };
-    let mut candidates = pools.iter().flat_map(|pool| {
+    let of_family = || pools.iter().filter(|pool| pool.is_ipv6() == ipv6);
+    let mut candidates = of_family().flat_map(|pool| {
         let net = pool.net();
+        let prefix = if ipv6 { AUTOMATIC_PREFIX_IPV6 } else { AUTOMATIC_PREFIX };
         // A pool smaller than that is one subnet.
-        net.subnets(AUTOMATIC_PREFIX.max(net.prefix_len())).into_iter().flatten()
+        net.subnets(prefix.max(net.prefix_len())).into_iter().flatten()
     });
     let free = candidates.find_map(|net| Subnet::new(net).ok().filter(|subnet| !overlaps(subnet)));
-    free.ok_or_else(|| IpamError::NoSubnet(pools.to_vec()))
-}
-
-/// The network's subnet that this one overlaps, if there is one.
-pub fn overlapping<'a>(subnet: &Subnet, networks: &'a [Subnet]) -> Option<&'a Subnet> {
-    networks.iter().find(|other| subnet.overlaps(&other.net()))
+    free.ok_or_else(|| IpamError::NoSubnet(of_family().copied().collect()))
 }
 
 #[cfg(test)]
 mod tests {
+    use ipnet::Ipv4Net;
     use proptest::prelude::*;
 
     use super::*;
@@ -104,8 +142,49 @@ mod tests {
         texts.iter().map(|text| text.parse().expect("a subnet")).collect()
     }
 
-    fn address(text: &str) -> Ipv4Addr {
+    fn address(text: &str) -> IpAddr {
         text.parse().expect("an address")
+    }
+
+    /// From one subnet.
+    fn allocate(config: &SubnetConfig, taken: &BTreeSet<IpAddr>, asked: Option<IpAddr>) -> Result<IpAddr, IpamError> {
+        super::allocate(std::iter::once(config), taken, asked).map(|address| address.expect("there is a subnet"))
+    }
+
+    fn last_byte(address: IpAddr) -> u8 {
+        match address {
+            IpAddr::V4(address) => address.octets()[3],
+            IpAddr::V6(address) => address.octets()[15],
+        }
+    }
+
+    #[test]
+    fn several_subnets_are_used_one_after_the_other() {
+        let configs = [config("10.0.0.0/30", None, None), config("10.0.9.0/30", None, None)];
+        let mut taken = BTreeSet::new();
+        let mut next = |asked| {
+            let given = super::allocate(configs.iter(), &taken, asked);
+            taken.extend(given.clone().ok().flatten());
+            given
+        };
+        assert_eq!(next(Some(address("10.0.9.2"))), Ok(Some(address("10.0.9.2"))));
+        assert_eq!(next(None), Ok(Some(address("10.0.0.2"))));
+        assert!(matches!(next(None), Err(IpamError::Exhausted { .. })));
+        assert!(matches!(next(Some(address("10.0.8.2"))), Err(IpamError::Outside { .. })));
+        let none = std::iter::empty();
+        assert_eq!(super::allocate(none.clone(), &taken, None), Ok(None));
+        let asked = super::allocate(none, &taken, Some(address("fd00::2")));
+        assert!(matches!(asked, Err(IpamError::NoFamily { family: "IPv6", .. })));
+    }
+
+    #[test]
+    fn auxiliary_addresses_and_those_of_ipv6_are_kept() {
+        let mut config = config("fd00:9::/64", None, None);
+        config.reserve("router".to_owned(), address("fd00:9::2")).expect("within");
+        assert_eq!(allocate(&config, &BTreeSet::new(), None), Ok(address("fd00:9::3")));
+        let asked = allocate(&config, &BTreeSet::new(), Some(address("fd00:9::2")));
+        assert_eq!(asked, Err(IpamError::InUse(address("fd00:9::2"))));
+        assert!(allocate(&config, &BTreeSet::new(), Some(address("fd00:9::ffff:ffff"))).is_ok());
     }
 
     #[test]
@@ -115,7 +194,7 @@ mod tests {
         let mut given = Vec::new();
         while let Ok(address) = allocate(&config, &taken, None) {
             taken.insert(address);
-            given.push(address.octets()[3]);
+            given.push(last_byte(address));
         }
         assert_eq!(given, [1, 2, 4, 5, 6]);
         assert!(matches!(allocate(&config, &taken, None), Err(IpamError::Exhausted { .. })));
@@ -140,9 +219,9 @@ mod tests {
         for (asked, error) in [
             ("10.0.0.7", IpamError::InUse(address("10.0.0.7"))),
             ("10.0.0.1", IpamError::InUse(address("10.0.0.1"))),
-            ("10.0.0.0", IpamError::Outside { address: address("10.0.0.0"), subnet: config.subnet }),
-            ("10.0.0.255", IpamError::Outside { address: address("10.0.0.255"), subnet: config.subnet }),
-            ("10.0.1.7", IpamError::Outside { address: address("10.0.1.7"), subnet: config.subnet }),
+            ("10.0.0.0", IpamError::Outside { address: address("10.0.0.0"), subnets: vec![config.subnet] }),
+            ("10.0.0.255", IpamError::Outside { address: address("10.0.0.255"), subnets: vec![config.subnet] }),
+            ("10.0.1.7", IpamError::Outside { address: address("10.0.1.7"), subnets: vec![config.subnet] }),
         ] {
             assert_eq!(allocate(&config, &taken, Some(address(asked))), Err(error));
         }
@@ -153,21 +232,22 @@ mod tests {
         let pools = subnets(&["10.201.0.0/22", "10.202.0.0/25"]);
         let networks = subnets(&["10.201.1.0/24"]);
         let routes = ["0.0.0.0/0", "10.201.0.8/29", "10.201.2.0/23"].map(|route| route.parse().expect("a route"));
-        assert_eq!(free_subnet(&pools, &[], &[]), Ok(subnets(&["10.201.0.0/24"])[0]));
-        assert_eq!(free_subnet(&pools, &networks, &routes), Ok(subnets(&["10.202.0.0/25"])[0]));
-        assert_eq!(free_subnet(&pools[..1], &networks, &routes), Err(IpamError::NoSubnet(pools[..1].to_vec())));
+        assert_eq!(free_subnet(&pools, false, &[], &[]), Ok(subnets(&["10.201.0.0/24"])[0]));
+        assert_eq!(free_subnet(&pools, false, &networks, &routes), Ok(subnets(&["10.202.0.0/25"])[0]));
+        assert_eq!(free_subnet(&pools[..1], false, &networks, &routes), Err(IpamError::NoSubnet(pools[..1].to_vec())));
     }
 
     proptest! {
         #[test]
         fn nothing_is_given_twice_and_nothing_is_left(prefix in 25_u8..=30, gateway in 1_u32..3, asked in proptest::collection::vec(0_u32..140, 0..40)) {
-            let net: Ipv4Net = Ipv4Net::new(Ipv4Addr::new(10, 9, 8, 0), prefix).expect("a net").trunc();
-            let subnet = Subnet::new(net).expect("a subnet");
-            let gateway = Ipv4Addr::from_bits(net.network().to_bits() + gateway);
+            let net = Ipv4Net::new(Ipv4Addr::new(10, 9, 8, 0), prefix).expect("a net").trunc();
+            let subnet = Subnet::new(net.into()).expect("a subnet");
+            let host = |number: u32| IpAddr::from(Ipv4Addr::from_bits(net.network().to_bits() + number));
+            let gateway = host(gateway);
             let config = SubnetConfig::new(subnet, Some(gateway), None).expect("a configuration");
             let mut taken = BTreeSet::new();
             for offset in asked {
-                let address = Ipv4Addr::from_bits(net.network().to_bits() + offset);
+                let address = host(offset);
                 if let Ok(given) = allocate(&config, &taken, Some(address)) {
                     prop_assert_eq!(given, address);
                     prop_assert!(subnet.is_host(given) && given != gateway && taken.insert(given));
@@ -183,8 +263,8 @@ mod tests {
         #[test]
         fn a_free_subnet_overlaps_nothing(used in proptest::collection::vec((0_u8..8, 20_u8..=28), 0..6)) {
             let pools = subnets(&["10.201.0.0/21"]);
-            let routes: Vec<Ipv4Net> = used.iter().map(|(third, prefix)| Ipv4Net::new_assert(Ipv4Addr::new(10, 201, *third, 0), *prefix).trunc()).collect();
-            match free_subnet(&pools, &[], &routes) {
+            let routes: Vec<IpNet> = used.iter().map(|(third, prefix)| IpNet::new_assert(IpAddr::from([10, 201, *third, 0]), *prefix).trunc()).collect();
+            match free_subnet(&pools, false, &[], &routes) {
                 Ok(subnet) => prop_assert!(!routes.iter().any(|route| subnet.overlaps(route)) && pools[0].overlaps(&subnet.net())),
                 Err(_) => prop_assert!(pools[0].net().subnets(24).expect("longer").all(|net| routes.iter().any(|route| route.contains(&net) || net.contains(route)))),
             }

@@ -3,7 +3,7 @@
 //! Drivers write plans, `apply` carries them out or takes them back. A step names devices; their indexes are known only
 //! once they exist.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use vswitch_common::Mac;
@@ -79,6 +79,13 @@ pub enum Step {
         /// The device.
         device: String,
     },
+    /// A device that takes no router's word, and has IPv6 if it is to.
+    Ipv6 {
+        /// The device.
+        device: Device,
+        /// Whether it is to have IPv6, whatever the namespace's default is.
+        enable: bool,
+    },
     /// Offloads switched on or off.
     Offloads {
         /// The device.
@@ -112,12 +119,12 @@ pub enum Step {
         /// The device.
         device: Device,
     },
-    /// A default route in the attached namespace, unless it has one.
+    /// A default route in the attached namespace, unless it has one of the gateway's family.
     DefaultRoute {
         /// The device that it leaves by.
         device: String,
         /// The gateway.
-        via: Ipv4Addr,
+        via: IpAddr,
     },
     /// A device that passes frames: carrier is there, and the kernel has acted on it.
     CheckCarrier {
@@ -143,4 +150,6 @@ pub struct PortStep {
     pub xdp: Xdp,
     /// Whether XDP may redirect into it.
     pub xdp_egress: bool,
+    /// Whether it is kept apart from the other ports that are.
+    pub isolated: bool,
 }

@@ -137,9 +137,24 @@ impl Drop for Store {
 }
 
 fn open(path: &Path) -> Result<Database, StoreError> {
-    let access = |message: String| StoreError::Access { path: path.to_owned(), message };
-    let database = Database::builder().set_cache_size(CACHE).create(path).map_err(|error| access(error.to_string()))?;
-    let found = prepare(&database).map_err(|error| error.at(path))?;
+    let create = |at: &Path| -> Result<(Database, u64), Failure> {
+        let database = Database::builder().set_cache_size(CACHE).create(at)?;
+        let found = prepare(&database)?;
+        Ok((database, found))
+    };
+    let opened = || {
+        if !path.exists() {
+            // Elsewhere first: a daemon that is killed at it leaves no half of a record behind.
+            let new = path.with_extension("new");
+            if new.exists() {
+                std::fs::remove_file(&new)?;
+            }
+            drop(create(&new)?);
+            std::fs::rename(&new, path)?;
+        }
+        create(path)
+    };
+    let (database, found) = opened().map_err(|error: Failure| error.at(path))?;
     if found == SCHEMA { Ok(database) } else { Err(StoreError::Schema { path: path.to_owned(), found }) }
 }
 
@@ -252,7 +267,9 @@ mod tests {
     use vswitch_common::tables::NetworkNumber;
 
     use super::*;
-    use crate::model::{BridgeOptions, Driver, EndpointAddress, NetnsRecord, Phase, StationMac, SubnetConfig};
+    use crate::model::{
+        BridgeOptions, Driver, EndpointAddress, NetnsRecord, Phase, Protocol, Published, StationMac, SubnetConfig,
+    };
 
     fn network(seed: u8) -> Network {
         let subnet = SubnetConfig::new("10.9.8.0/24".parse().expect("a subnet"), None, None).expect("a configuration");
@@ -262,6 +279,7 @@ mod tests {
             number: NetworkNumber(seed.into()),
             driver: Driver::Bridge,
             subnets: vec![subnet],
+            internal: seed == 2,
             options: BTreeMap::from([("mtu".to_owned(), "1400".to_owned())]),
             bridge: BridgeOptions { mtu: Some(1400), ..BridgeOptions::default() },
             labels: BTreeMap::from([("tier".to_owned(), "front".to_owned())]),
@@ -281,10 +299,13 @@ mod tests {
                 ifname: "eth0".parse().expect("a name"),
                 mac: StationMac::generated(&network, "web", 0),
                 ipv4: [10, 9, 8, seed].into(),
+                ipv6: None,
                 mtu: 1400,
             }),
             hostname: None,
             aliases: vec!["www".to_owned()],
+            published: vec![Published { protocol: Protocol::Udp, host_ip: None, host_port: 8080, container_port: 80 }],
+            gw_priority: -1,
             labels: BTreeMap::new(),
             created: OffsetDateTime::UNIX_EPOCH,
             phase,
@@ -305,6 +326,21 @@ mod tests {
         drop(store);
         let (_store, recorded) = Store::open(&path).expect("the same record");
         assert_eq!(recorded, Recorded { networks: vec![network(1)], endpoints: vec![endpoint(5, Phase::Attached)] });
+    }
+
+    #[test]
+    fn what_was_recorded_before_networks_had_ipv6_and_ports_is_read() {
+        let mut old = serde_json::to_value(network(1)).expect("JSON");
+        let fields = old.as_object_mut().expect("an object");
+        fields.remove("internal");
+        fields["subnets"][0].as_object_mut().expect("an object").remove("auxiliary");
+        assert_eq!(serde_json::from_value::<Network>(old).expect("it is read"), network(1));
+        let mut old = serde_json::to_value(endpoint(5, Phase::Attached)).expect("JSON");
+        let fields = old.as_object_mut().expect("an object");
+        assert!(fields.remove("published").is_some() && fields.remove("gw_priority").is_some());
+        fields["address"].as_object_mut().expect("an object").remove("ipv6");
+        let read = serde_json::from_value::<Endpoint>(old).expect("it is read");
+        assert_eq!((read.published.len(), read.gw_priority, read.name), (0, 0, endpoint(5, Phase::Attached).name));
     }
 
     #[tokio::test]

@@ -1,16 +1,17 @@
 //! What goes over the socket. Requests carry text as it was typed: the switch judges it, and its error names it.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use vswitch_common::tables::PortCounters;
 use vswitch_common::verdict::DropReason;
 
-use crate::model::{Driver, EndpointId, NetworkId, Subnet};
+use crate::model::{Driver, EndpointId, NetworkId, Published, Subnet};
+use crate::outside::ForwardingStatus;
 
 /// An error, as every request may be answered and every command may print.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +62,12 @@ pub struct Status {
     pub uptime_seconds: u64,
     /// Whether it took the datapath over from an earlier daemon.
     pub taken_over: bool,
+    /// The nftables table of the instance, where networks have a way out.
+    pub firewall_table: Option<String>,
+    /// The forwarding settings that networks need.
+    pub forwarding: Vec<ForwardingStatus>,
+    /// What somebody may wonder about: settings that were changed, names that are not served, who drops what is forwarded.
+    pub notes: Vec<String>,
 }
 
 /// Hooks by kind of port.
@@ -95,6 +102,12 @@ pub struct NetworkRequest {
     pub gateways: Vec<String>,
     /// Ranges for automatic addresses.
     pub ip_ranges: Vec<String>,
+    /// Addresses that are somebody else's, by name.
+    pub aux_addresses: BTreeMap<String, String>,
+    /// Whether there is to be no way out.
+    pub internal: bool,
+    /// Whether it has IPv6, too.
+    pub ipv6: bool,
     /// Options of the driver.
     pub options: BTreeMap<String, String>,
     /// Labels.
@@ -126,14 +139,16 @@ pub struct NetworkView {
 }
 
 /// A subnet of a network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SubnetView {
     /// The subnet.
     pub subnet: Subnet,
     /// The host's address in it.
-    pub gateway: Ipv4Addr,
+    pub gateway: IpAddr,
     /// Where automatic addresses come from.
-    pub ip_range: Option<Ipv4Net>,
+    pub ip_range: Option<IpNet>,
+    /// Addresses that are somebody else's, by name.
+    pub aux_addresses: BTreeMap<String, IpAddr>,
 }
 
 /// All about a network.
@@ -175,16 +190,56 @@ pub struct AttachRequest {
     pub name: Option<String>,
     /// The interface in it; `eth0` if not given.
     pub ifname: Option<String>,
-    /// The address; one of the subnet's if not given.
+    /// The IPv4 address; one of the subnet's if not given.
     pub ip: Option<String>,
+    /// The IPv6 address; one of the subnet's if not given.
+    pub ip6: Option<String>,
     /// The MAC address; made from network and name if not given.
     pub mac: Option<String>,
     /// The name of the host in it.
     pub hostname: Option<String>,
     /// Further names.
     pub aliases: Vec<String>,
+    /// Ports that the host is to have, too, as in `-p`.
+    pub publish: Vec<String>,
+    /// The network with the highest one has the default route.
+    pub gw_priority: i32,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+}
+
+/// `network connect`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConnectRequest {
+    /// Name or id of the endpoint.
+    pub endpoint: String,
+    /// The interface in it; the next `eth` that is free if not given.
+    pub ifname: Option<String>,
+    /// The IPv4 address; one of the subnet's if not given.
+    pub ip: Option<String>,
+    /// The IPv6 address; one of the subnet's if not given.
+    pub ip6: Option<String>,
+    /// The MAC address; made from network and name if not given.
+    pub mac: Option<String>,
+    /// Further names in this network.
+    pub aliases: Vec<String>,
+    /// The network with the highest one has the default route.
+    pub gw_priority: i32,
+}
+
+/// `network disconnect`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct DisconnectRequest {
+    /// Name or id of the endpoint.
+    pub endpoint: String,
+}
+
+/// What `network prune` removed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pruned {
+    /// The names of the networks.
+    pub deleted: Vec<String>,
 }
 
 /// `detach`: an endpoint, or whatever is attached at a namespace.
@@ -222,20 +277,20 @@ pub struct EndpointView {
     /// Its IPv4 address.
     pub ipv4: Option<Ipv4Addr>,
     /// Its IPv6 address.
-    pub ipv6: Option<std::net::Ipv6Addr>,
-    /// Its gateway.
+    pub ipv6: Option<Ipv6Addr>,
+    /// Its IPv4 gateway; none on internal networks.
     pub gateway: Option<Ipv4Addr>,
+    /// Its IPv6 gateway.
+    pub gateway6: Option<Ipv6Addr>,
+    /// Where it asks for names.
+    pub nameservers: Vec<IpAddr>,
     /// Its MTU.
     pub mtu: Option<u32>,
     /// Where it is attached.
     pub netns: PathBuf,
     /// Its published ports.
-    pub published: Vec<PublishedView>,
+    pub published: Vec<Published>,
 }
-
-/// A published port. Endpoints have none yet: the list in [`EndpointView`] is empty.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum PublishedView {}
 
 /// All about an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -243,6 +298,8 @@ pub struct EndpointDetails {
     /// What `ps` shows.
     #[serde(flatten)]
     pub endpoint: EndpointView,
+    /// The same for every network that it is in; the one with the default route comes first.
+    pub networks: Vec<EndpointView>,
     /// The name of the host in it.
     pub hostname: Option<String>,
     /// Further names.
@@ -439,11 +496,14 @@ mod tests {
             ipv4: Some([10, 201, 0, 2].into()),
             ipv6: None,
             gateway: Some([10, 201, 0, 1].into()),
+            gateway6: None,
+            nameservers: vec![IpAddr::from([10, 201, 0, 1])],
             mtu: Some(1500),
             netns: "/run/netns/web".into(),
             published: Vec::new(),
         };
         let details = EndpointDetails {
+            networks: vec![view.clone()],
             endpoint: view,
             hostname: None,
             aliases: Vec::new(),

@@ -6,10 +6,10 @@ mod server;
 
 pub use client::{Client, ClientError, path, query};
 pub use messages::{
-    AttachRequest, Counters, DetachRequest, Detached, DownRequest, EndpointDetails, EndpointView, ErrorBody,
-    ErrorDocument, FdbFilter, FdbFlush, FdbFlushed, FdbKeyRequest, FdbStatic, HooksView, NetworkDetails,
-    NetworkRequest, NetworkView, PortView, PublishedView, StationKind, StationView, StatsFilter, Status, SubnetView,
-    UplinkView,
+    AttachRequest, ConnectRequest, Counters, DetachRequest, Detached, DisconnectRequest, DownRequest, EndpointDetails,
+    EndpointView, ErrorBody, ErrorDocument, FdbFilter, FdbFlush, FdbFlushed, FdbKeyRequest, FdbStatic, HooksView,
+    NetworkDetails, NetworkRequest, NetworkView, PortView, Pruned, StationKind, StationView, StatsFilter, Status,
+    SubnetView, UplinkView,
 };
 pub use server::{DownCall, router};
 

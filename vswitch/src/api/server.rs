@@ -14,8 +14,8 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    AttachRequest, DetachRequest, DownRequest, ErrorBody, FdbFilter, FdbFlush, FdbKeyRequest, FdbStatic,
-    NetworkRequest, PREFIX, StatsFilter,
+    AttachRequest, ConnectRequest, DetachRequest, DisconnectRequest, DownRequest, ErrorBody, FdbFilter, FdbFlush,
+    FdbKeyRequest, FdbStatic, NetworkRequest, PREFIX, StatsFilter,
 };
 use crate::switch::{ErrorKind, Switch, SwitchError};
 
@@ -35,7 +35,10 @@ pub fn router(switch: Arc<Switch>, down: mpsc::Sender<DownCall>) -> Router {
         .route("/status", get(status))
         .route("/down", post(take_down))
         .route("/networks", get(networks).post(create_network))
+        .route("/networks/prune", post(prune_networks))
         .route("/networks/{network}", get(inspect_network).delete(remove_network))
+        .route("/networks/{network}/connect", post(connect))
+        .route("/networks/{network}/disconnect", post(disconnect))
         .route("/endpoints", get(endpoints).post(attach))
         .route("/endpoints/{endpoint}", get(inspect))
         .route("/detach", post(detach))
@@ -75,6 +78,26 @@ async fn inspect_network(State(service): State<Service>, Path(network): Path<Str
 
 async fn remove_network(State(service): State<Service>, Path(network): Path<String>) -> Response {
     carried_out(async move { service.switch.remove_network(&network).await }).await
+}
+
+async fn prune_networks(State(service): State<Service>) -> Response {
+    carried_out(async move { service.switch.prune_networks().await }).await
+}
+
+async fn connect(
+    State(service): State<Service>,
+    Path(network): Path<String>,
+    Body(request): Body<ConnectRequest>,
+) -> Response {
+    carried_out(async move { service.switch.connect(network, request).await }).await
+}
+
+async fn disconnect(
+    State(service): State<Service>,
+    Path(network): Path<String>,
+    Body(request): Body<DisconnectRequest>,
+) -> Response {
+    carried_out(async move { service.switch.disconnect(&network, &request).await }).await
 }
 
 async fn endpoints(State(service): State<Service>) -> Response {

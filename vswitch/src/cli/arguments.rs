@@ -164,6 +164,9 @@ pub struct AttachFlags {
     /// The IPv4 address [default: the first that is free]
     #[arg(long, value_name = "IP")]
     pub ip: Option<String>,
+    /// The IPv6 address [default: the first that is free]
+    #[arg(long, value_name = "IP")]
+    pub ip6: Option<String>,
     /// The MAC address [default: made from network and name]
     #[arg(long, value_name = "MAC")]
     pub mac: Option<String>,
@@ -173,6 +176,12 @@ pub struct AttachFlags {
     /// A further name
     #[arg(long, value_name = "NAME")]
     pub alias: Vec<String>,
+    /// Publish a port: [HOSTIP:][HOSTPORT[-END]:]PORT[-END][/tcp|udp|sctp]
+    #[arg(short = 'p', long, value_name = "PUBLISH")]
+    pub publish: Vec<String>,
+    /// The network with the highest number has the default route
+    #[arg(long, value_name = "N", default_value_t, allow_negative_numbers = true)]
+    pub gw_priority: i32,
     /// A label
     #[arg(long, value_name = "K=V", value_parser = pair)]
     pub label: Vec<(String, String)>,
@@ -203,8 +212,12 @@ pub enum NetworkCommand {
     #[command(after_help = "Example:\n  vswitch network create --subnet 10.99.0.0/24 -o uplink=eth1 lan")]
     Create(NetworkCreate),
     /// List the networks
-    #[command(after_help = "Example:\n  vswitch network ls")]
-    Ls,
+    #[command(after_help = "Example:\n  vswitch network ls --filter driver=bridge --filter label=tier=front")]
+    Ls {
+        /// Only those: name, id, driver, label, internal, type (builtin or custom) or dangling
+        #[arg(short = 'f', long, value_name = "K=V", value_parser = pair)]
+        filter: Vec<(String, String)>,
+    },
     /// Show all about networks, as a JSON array
     #[command(after_help = "Example:\n  vswitch network inspect bridge")]
     Inspect {
@@ -219,6 +232,50 @@ pub enum NetworkCommand {
         #[arg(required = true, value_name = "NETWORK")]
         networks: Vec<String>,
     },
+    /// Remove all networks without endpoints
+    #[command(after_help = "Example:\n  vswitch network prune -f")]
+    Prune {
+        /// Do not ask
+        #[arg(short, long)]
+        force: bool,
+    },
+    /// Connect an endpoint to another network
+    #[command(after_help = "Example:\n  vswitch network connect --alias db back web")]
+    Connect(NetworkConnect),
+    /// Disconnect an endpoint from a network
+    #[command(after_help = "Example:\n  vswitch network disconnect back web")]
+    Disconnect {
+        /// Name or id of the network
+        network: String,
+        /// Name or id of the endpoint
+        endpoint: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct NetworkConnect {
+    /// The IPv4 address [default: the first that is free]
+    #[arg(long, value_name = "IP")]
+    pub ip: Option<String>,
+    /// The IPv6 address [default: the first that is free]
+    #[arg(long, value_name = "IP")]
+    pub ip6: Option<String>,
+    /// The MAC address [default: made from network and name]
+    #[arg(long, value_name = "MAC")]
+    pub mac: Option<String>,
+    /// A further name in this network
+    #[arg(long, value_name = "NAME")]
+    pub alias: Vec<String>,
+    /// The interface in the namespace [default: the next of eth0, eth1, ... that is free]
+    #[arg(long, value_name = "IF")]
+    pub ifname: Option<String>,
+    /// The network with the highest number has the default route
+    #[arg(long, value_name = "N", default_value_t, allow_negative_numbers = true)]
+    pub gw_priority: i32,
+    /// Name or id of the network
+    pub network: String,
+    /// Name or id of the endpoint
+    pub endpoint: String,
 }
 
 #[derive(Debug, Args)]
@@ -226,16 +283,25 @@ pub struct NetworkCreate {
     /// How it is made [default: bridge]
     #[arg(short, long, value_name = "DRIVER")]
     pub driver: Option<String>,
-    /// The subnet [default: one from the pool]
+    /// A subnet, IPv4 or IPv6 [default: one from the pool]
     #[arg(long, value_name = "CIDR")]
     pub subnet: Vec<String>,
-    /// The host's own address in it [default: the first]
+    /// The host's own address in a subnet [default: the first]
     #[arg(long, value_name = "IP")]
     pub gateway: Vec<String>,
     /// Where automatic addresses are taken from [default: all of the subnet]
     #[arg(long, value_name = "CIDR")]
     pub ip_range: Vec<String>,
-    /// An option of the driver: ageing, mtu, uplink, xdp
+    /// An address of a subnet that is somebody else's
+    #[arg(long, value_name = "NAME=IP", value_parser = pair)]
+    pub aux_address: Vec<(String, String)>,
+    /// No way out, and none in
+    #[arg(long)]
+    pub internal: bool,
+    /// IPv6, too; in a unique-local subnet if none is given
+    #[arg(long)]
+    pub ipv6: bool,
+    /// An option of the driver: ageing, host_binding, icc, masquerade, mtu, uplink, xdp, or Docker's spelling of it
     #[arg(short = 'o', long = "opt", value_name = "KEY=VALUE", value_parser = pair)]
     pub option: Vec<(String, String)>,
     /// A label
@@ -354,7 +420,9 @@ mod tests {
         assert_eq!((flags.alias.len(), flags.label[0].1.as_str(), cli.format), (2, "front", Format::Json));
         assert!(parse("attach").is_err());
         assert!(parse("attach --netns a --label tier").is_err());
-        assert!(parse("attach --netns a -p 80").is_err(), "published ports are not built yet");
+        let cli = parse("attach --netns a -p 80 -p 8080:80/tcp --ip6 fd00::2 --gw-priority -1").expect("valid");
+        let Command::Attach(attach) = cli.command else { panic!("not an attach") };
+        assert_eq!((attach.flags.publish.len(), attach.flags.gw_priority), (2, -1));
     }
 
     #[test]
@@ -384,6 +452,20 @@ mod tests {
         assert!(parse("network rm").is_err());
         assert!(parse("ps --instance ../x").is_err());
         assert!(parse("teleport").is_err());
+    }
+
+    #[test]
+    fn a_network_as_in_the_contract_is_read() {
+        let cli = parse(
+            "network create -d bridge --subnet 10.9.0.0/24 --subnet fd00:9::/64 --gateway 10.9.0.1 --ip-range 10.9.0.128/25 --aux-address printer=10.9.0.9 --internal --ipv6 -o icc=false --label a=b lan",
+        );
+        let Command::Network { command: NetworkCommand::Create(create) } = cli.expect("valid").command else {
+            panic!("not a create")
+        };
+        assert_eq!((create.subnet.len(), create.aux_address.len(), create.internal, create.ipv6), (2, 1, true, true));
+        let cli = parse("network connect --ip 10.9.0.7 --alias db --ifname eth7 lan web").expect("valid");
+        assert!(matches!(cli.command, Command::Network { command: NetworkCommand::Connect(_) }));
+        assert!(parse("network disconnect lan").is_err());
     }
 
     #[test]

@@ -16,10 +16,12 @@ use crate::api::{Client, ClientError, DownRequest};
 use crate::apply::Scene;
 use crate::daemon::{self, DaemonError, FDB_SIZE};
 use crate::datapath::{Datapath, Mode};
+use crate::etc::Etc;
 use crate::kernel::bpffs;
 use crate::kernel::netlink::Netlink;
 use crate::lock::Lock;
 use crate::model::{Instance, Network};
+use crate::outside;
 use crate::served;
 use crate::store::{Change, Store};
 use crate::switch::{remove_files, remove_leftovers, restore_uplink};
@@ -102,6 +104,12 @@ async fn remove_devices(instance: &Instance) -> Result<(), DaemonError> {
     let netlink = Netlink::open()?;
     if let Err(error) = release_uplinks(instance, &netlink).await {
         // What is recorded may be unreadable. The programs go with the bpffs all the same.
+        tracing::warn!("{error}");
+    }
+    if let Err(error) = outside::remove(instance).await {
+        tracing::warn!("{error}");
+    }
+    if let Err(error) = Etc::default().remove_all(instance.name()) {
         tracing::warn!("{error}");
     }
     Ok(remove_leftovers(&netlink, instance).await?)

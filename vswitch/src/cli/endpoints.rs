@@ -27,9 +27,12 @@ pub fn request(flags: AttachFlags, netns: PathBuf) -> AttachRequest {
         name: flags.name,
         ifname: flags.ifname,
         ip: flags.ip,
+        ip6: flags.ip6,
         mac: flags.mac,
         hostname: flags.hostname,
         aliases: flags.alias,
+        publish: flags.publish,
+        gw_priority: flags.gw_priority,
         labels: flags.label.into_iter().collect(),
     }
 }
@@ -60,7 +63,7 @@ pub async fn ps(client: &mut Client, output: Output) -> Result<(), Failure> {
                 or_dash(endpoint.mac),
                 or_dash(endpoint.ifname),
                 endpoint.netns.display().to_string(),
-                if endpoint.published.is_empty() { String::new() } else { endpoint.published.len().to_string() },
+                list(&endpoint.published),
             ]
         },
     )
@@ -77,6 +80,11 @@ pub async fn inspect(client: &mut Client, endpoint: &str, output: Output) -> Res
 fn text(details: &EndpointDetails) -> String {
     let endpoint = &details.endpoint;
     let labels: Vec<_> = details.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let networks: Vec<_> = details
+        .networks
+        .iter()
+        .map(|view| format!("{} ({} {})", view.network, or_dash(view.ifname.as_ref()), or_dash(view.ipv4)))
+        .collect();
     let mut text = properties([
         ("id", endpoint.id.to_string()),
         ("name", endpoint.name.clone()),
@@ -86,6 +94,10 @@ fn text(details: &EndpointDetails) -> String {
         ("mac", or_dash(endpoint.mac.as_ref())),
         ("ipv4", or_dash(endpoint.ipv4)),
         ("gateway", or_dash(endpoint.gateway)),
+        ("ipv6", or_dash(endpoint.ipv6)),
+        ("ipv6 gateway", or_dash(endpoint.gateway6)),
+        ("published", list(&endpoint.published)),
+        ("networks", list(&networks)),
         ("mtu", or_dash(endpoint.mtu)),
         ("device", or_dash(details.device.as_ref())),
         ("hooks", or_dash(details.hooks.as_ref())),

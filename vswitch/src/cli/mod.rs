@@ -72,9 +72,14 @@ async fn ask(command: Command, instance: &Instance, output: Output) -> Result<()
         Command::Inspect { endpoint } => endpoints::inspect(&mut client, &endpoint, output).await,
         Command::Network { command } => match command {
             NetworkCommand::Create(arguments) => networks::create(&mut client, arguments, output).await,
-            NetworkCommand::Ls => networks::ls(&mut client, output).await,
+            NetworkCommand::Ls { filter } => networks::ls(&mut client, &filter, output).await,
             NetworkCommand::Inspect { networks } => networks::inspect(&mut client, &networks).await,
             NetworkCommand::Rm { networks } => networks::rm(&mut client, &networks).await,
+            NetworkCommand::Prune { force } => networks::prune(&mut client, force, output).await,
+            NetworkCommand::Connect(arguments) => networks::connect(&mut client, arguments, output).await,
+            NetworkCommand::Disconnect { network, endpoint } => {
+                networks::disconnect(&mut client, &network, endpoint, output).await
+            }
         },
         Command::Fdb { command } => match command {
             FdbCommand::Show(arguments) => fdb::show(&mut client, &arguments, output).await,

@@ -1,9 +1,13 @@
-//! `network create`, `ls`, `inspect`, `rm`.
+//! `network create`, `ls`, `inspect`, `rm`, `prune`, `connect`, `disconnect`.
 
-use super::arguments::NetworkCreate;
+use super::arguments::{NetworkConnect, NetworkCreate};
 use super::failure::Failure;
 use super::output::{Output, json, list, say};
-use crate::api::{Client, NetworkDetails, NetworkRequest, NetworkView, path};
+use crate::api::{
+    Client, ConnectRequest, Detached, DisconnectRequest, EndpointView, NetworkDetails, NetworkRequest, NetworkView,
+    Pruned, path,
+};
+use crate::model::predefined;
 
 pub async fn create(client: &mut Client, arguments: NetworkCreate, output: Output) -> Result<(), Failure> {
     let request = NetworkRequest {
@@ -12,6 +16,9 @@ pub async fn create(client: &mut Client, arguments: NetworkCreate, output: Outpu
         subnets: arguments.subnet,
         gateways: arguments.gateway,
         ip_ranges: arguments.ip_range,
+        aux_addresses: arguments.aux_address.into_iter().collect(),
+        internal: arguments.internal,
+        ipv6: arguments.ipv6,
         options: arguments.option.into_iter().collect(),
         labels: arguments.label.into_iter().collect(),
     };
@@ -19,8 +26,12 @@ pub async fn create(client: &mut Client, arguments: NetworkCreate, output: Outpu
     output.print(&network, |network| format!("{}\n", network.id))
 }
 
-pub async fn ls(client: &mut Client, output: Output) -> Result<(), Failure> {
-    let networks: Vec<NetworkView> = client.get("/networks").await?;
+pub async fn ls(client: &mut Client, filters: &[(String, String)], output: Output) -> Result<(), Failure> {
+    let mut networks: Vec<NetworkView> = client.get("/networks").await?;
+    for (key, value) in filters {
+        let filter = Filter::parse(key, value)?;
+        networks.retain(|network| filter.takes(network));
+    }
     let header = ["NETWORK ID", "NAME", "DRIVER", "SUBNETS", "ENDPOINTS"];
     output.rows(
         &networks,
@@ -45,6 +56,95 @@ pub async fn inspect(client: &mut Client, networks: &[String]) -> Result<(), Fai
         details.push(client.get(&path(&["networks", network])).await?);
     }
     json(&details)
+}
+
+pub async fn prune(client: &mut Client, force: bool, output: Output) -> Result<(), Failure> {
+    if !force {
+        eprint!("WARNING! This will remove all networks without endpoints. Are you sure you want to continue? [y/N] ");
+        let mut answer = String::new();
+        let read = std::io::stdin().read_line(&mut answer);
+        if read.is_err() || !matches!(answer.trim(), "y" | "Y" | "yes") {
+            return Err(Failure::new("not_confirmed", "nothing is removed (answer y, or give --force)"));
+        }
+    }
+    let pruned: Pruned = client.post("/networks/prune", &()).await?;
+    output.print(&pruned, |pruned| pruned.deleted.iter().map(|name| format!("{name}\n")).collect())
+}
+
+pub async fn connect(client: &mut Client, arguments: NetworkConnect, output: Output) -> Result<(), Failure> {
+    let request = ConnectRequest {
+        endpoint: arguments.endpoint,
+        ifname: arguments.ifname,
+        ip: arguments.ip,
+        ip6: arguments.ip6,
+        mac: arguments.mac,
+        aliases: arguments.alias,
+        gw_priority: arguments.gw_priority,
+    };
+    let path = path(&["networks", &arguments.network, "connect"]);
+    let endpoint: EndpointView = client.post(&path, &request).await?;
+    output.print(&endpoint, |endpoint| format!("{}\n", endpoint.name))
+}
+
+pub async fn disconnect(client: &mut Client, network: &str, endpoint: String, output: Output) -> Result<(), Failure> {
+    let path = path(&["networks", network, "disconnect"]);
+    let detached: Detached = client.post(&path, &DisconnectRequest { endpoint }).await?;
+    output.print(&detached, |detached| detached.detached.iter().map(|name| format!("{name}\n")).collect())
+}
+
+/// One `--filter` of `network ls`, as `docker network ls` has them.
+enum Filter<'a> {
+    Name(&'a str),
+    Id(&'a str),
+    Driver(&'a str),
+    /// `KEY` or `KEY=VALUE`.
+    Label(&'a str),
+    Internal(bool),
+    /// Whether it is always there.
+    Builtin(bool),
+    /// Whether it has no endpoints.
+    Dangling(bool),
+}
+
+impl<'a> Filter<'a> {
+    fn parse(key: &str, value: &'a str) -> Result<Self, Failure> {
+        let boolean = || match value {
+            "true" | "1" | "yes" => Some(true),
+            "false" | "0" | "no" => Some(false),
+            _ => None,
+        };
+        let filter = match (key, value) {
+            ("name", _) => Some(Self::Name(value)),
+            ("id", _) => Some(Self::Id(value)),
+            ("driver", _) => Some(Self::Driver(value)),
+            ("label", _) => Some(Self::Label(value)),
+            ("internal", _) => boolean().map(Self::Internal),
+            ("dangling", _) => boolean().map(Self::Dangling),
+            ("type", "builtin" | "custom") => Some(Self::Builtin(value == "builtin")),
+            _ => None,
+        };
+        filter.ok_or_else(|| {
+            let message = format!(
+                "invalid filter `{key}={value}` (name, id, driver, label, internal=true|false, dangling=true|false or type=builtin|custom)"
+            );
+            Failure::new("invalid_filter", &message)
+        })
+    }
+
+    fn takes(&self, network: &NetworkView) -> bool {
+        match self {
+            Self::Name(part) => network.name.contains(part),
+            Self::Id(beginning) => network.id.to_string().starts_with(beginning),
+            Self::Driver(name) => network.driver.name() == *name,
+            Self::Label(label) => match label.split_once('=') {
+                Some((key, value)) => network.labels.get(key).is_some_and(|found| found == value),
+                None => network.labels.contains_key(*label),
+            },
+            Self::Internal(internal) => network.internal == *internal,
+            Self::Builtin(builtin) => predefined().iter().any(|(name, _)| *name == network.name) == *builtin,
+            Self::Dangling(dangling) => (network.endpoints == 0) == *dangling,
+        }
+    }
 }
 
 pub async fn rm(client: &mut Client, networks: &[String]) -> Result<(), Failure> {

@@ -1,7 +1,7 @@
 //! `status` and `stats`.
 
 use super::failure::Failure;
-use super::output::{Output, properties, say};
+use super::output::{Output, or_dash, properties, say};
 use crate::api::{Client, Counters, PortView, Status, query};
 
 pub async fn status(client: &mut Client, output: Output) -> Result<(), Failure> {
@@ -14,7 +14,7 @@ pub async fn status(client: &mut Client, output: Output) -> Result<(), Failure> 
 
 fn text(status: &Status) -> String {
     let hooks = &status.hooks;
-    properties([
+    let text = properties([
         ("version", status.version.clone()),
         ("instance", status.instance.clone()),
         ("pid", status.pid.to_string()),
@@ -25,7 +25,9 @@ fn text(status: &Status) -> String {
         ("endpoints", status.endpoints.to_string()),
         ("stations", status.fdb_entries.to_string()),
         ("uptime", uptime(status.uptime_seconds)),
-    ])
+        ("nft table", or_dash(status.firewall_table.as_ref())),
+    ]);
+    text + &status.notes.iter().map(|note| format!("note: {note}\n")).collect::<String>()
 }
 
 fn uptime(seconds: u64) -> String {

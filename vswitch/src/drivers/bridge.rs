@@ -54,9 +54,12 @@ pub(super) fn endpoint(
     if !settings.is_empty() {
         steps.push(Step::Offloads { device: interface.clone(), settings });
     }
-    for config in &network.subnets {
-        let address = config.subnet.with_prefix(address.ipv4);
-        steps.push(Step::AddAddress { device: interface.clone(), address });
+    if address.ipv6.is_some() {
+        steps.push(Step::Ipv6 { device: interface.clone(), enable: true });
+    }
+    for ip in address.ips() {
+        let Some(config) = network.subnet_of(ip) else { continue };
+        steps.push(Step::AddAddress { device: interface.clone(), address: config.subnet.with_prefix(ip) });
     }
     steps.push(Step::AnnounceAddresses { device: interface.clone() });
     // From here on it is flooded to: as late as can be, but before any frame of its own.
@@ -68,14 +71,16 @@ pub(super) fn endpoint(
         mac,
         xdp: if xdp_port { Xdp::Native } else { Xdp::Off },
         xdp_egress,
+        isolated: !network.bridge.icc,
     }));
     steps.extend([
         // The port first: the interface then comes up with carrier, and its announcement goes out.
         Step::SetUp { device: Device::host(&port) },
         Step::SetUp { device: interface.clone() },
     ]);
-    for config in &network.subnets {
-        steps.push(Step::DefaultRoute { device: interface.name.clone(), via: config.gateway });
+    if facts.default_route && !network.internal {
+        let gateways = address.ips().filter_map(|ip| network.subnet_of(ip)).map(|config| config.gateway);
+        steps.extend(gateways.map(|via| Step::DefaultRoute { device: interface.name.clone(), via }));
     }
     steps.extend([
         Step::SetUp { device: Device::container("lo") },
@@ -109,8 +114,11 @@ pub fn host_port(instance: &Instance, network: &Network, mtu: u32) -> Vec<Step> 
             mac,
             xdp: Xdp::Off,
             xdp_egress: false,
+            isolated: false,
         }),
     ];
+    let ipv6 = network.subnets.iter().any(|config| config.subnet.is_ipv6());
+    steps.push(Step::Ipv6 { device: Device::host(&device), enable: ipv6 });
     for config in &network.subnets {
         let address = config.subnet.with_prefix(config.gateway);
         steps.push(Step::AddAddress { device: Device::host(&device), address });
@@ -151,6 +159,7 @@ pub fn uplink(network: &Network, before: &UplinkBefore, facts: &UplinkFacts) -> 
         mac: facts.mac.get(),
         xdp: uplink_xdp(network.bridge.xdp, facts),
         xdp_egress: false,
+        isolated: false,
     }));
     if !before.promiscuous {
         steps.push(Step::Promiscuous { device, on: true });
@@ -189,6 +198,7 @@ mod tests {
             number: NetworkNumber(3),
             driver: Driver::Bridge,
             subnets: vec![subnet],
+            internal: false,
             options: BTreeMap::new(),
             bridge: BridgeOptions::default(),
             labels: BTreeMap::new(),
@@ -207,10 +217,13 @@ mod tests {
                 ifname: "eth0".parse().expect("a name"),
                 mac: "02:00:00:00:00:01".parse().expect("a MAC address"),
                 ipv4: [10, 9, 8, 2].into(),
+                ipv6: None,
                 mtu: 1400,
             }),
             hostname: None,
             aliases: Vec::new(),
+            published: Vec::new(),
+            gw_priority: 0,
             labels: BTreeMap::new(),
             created: OffsetDateTime::UNIX_EPOCH,
             phase: Phase::Attaching,
@@ -219,7 +232,7 @@ mod tests {
 
     fn steps(mode: Mode, xdp_uplink: bool) -> Vec<Step> {
         let instance = Instance::new("default".parse().expect("a name"));
-        super::super::plan(&instance, &network(), &web(), EndpointFacts { mode, xdp_uplink })
+        super::super::plan(&instance, &network(), &web(), EndpointFacts { mode, xdp_uplink, default_route: true })
     }
 
     fn port(steps: &[Step]) -> &PortStep {
@@ -248,6 +261,32 @@ mod tests {
         let up = |device: &Device| place(&steps, |step| matches!(step, Step::SetUp { device: up } if up == device));
         let port_made = place(&steps, |step| matches!(step, Step::AddPort(_)));
         assert!(port_made < up(&Device::host(port(&steps).device.clone())) && port_made < up(&interface));
+    }
+
+    #[test]
+    fn both_families_are_configured_and_internal_networks_lead_nowhere() {
+        let instance = Instance::new("default".parse().expect("a name"));
+        let ipv6 = SubnetConfig::new("fd00:9::/64".parse().expect("a subnet"), None, None).expect("a configuration");
+        let mut network = network();
+        network.subnets.push(ipv6);
+        network.bridge.icc = false;
+        let mut web = web();
+        web.address.as_mut().expect("it has one").ipv6 = Some("fd00:9::2".parse().expect("an address"));
+        let facts = EndpointFacts { mode: Mode::Auto, xdp_uplink: false, default_route: true };
+        let routes = |network: &Network, facts| {
+            let steps = super::super::plan(&instance, network, &web, facts);
+            let routes = steps.iter().filter(|step| matches!(step, Step::DefaultRoute { .. })).count();
+            (routes, port(&steps).isolated, steps)
+        };
+        let (count, isolated, steps) = routes(&network, facts);
+        assert_eq!((count, isolated), (2, true));
+        let device = Device::container("eth0");
+        assert!(steps.contains(&Step::Ipv6 { device: device.clone(), enable: true }));
+        let address = "fd00:9::2/64".parse().expect("an address");
+        assert!(steps.contains(&Step::AddAddress { device, address }));
+        assert_eq!(routes(&network, EndpointFacts { default_route: false, ..facts }).0, 0);
+        network.internal = true;
+        assert_eq!(routes(&network, facts).0, 0);
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub struct EndpointFacts {
     pub mode: Mode,
     /// Whether XDP runs on an uplink of the network, which will want to redirect into the endpoint.
     pub xdp_uplink: bool,
+    /// Whether the namespace's default route leads here.
+    pub default_route: bool,
 }
 
 /// What must exist for an endpoint of a network.

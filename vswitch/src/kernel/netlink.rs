@@ -194,6 +194,14 @@ impl Netlink {
         self.connection.change([route::add_default(via, index)]).await
     }
 
+    /// Adds a default route of metric 0, in the place of the one that is there.
+    ///
+    /// # Errors
+    /// As of [`Netlink::add_default_route`].
+    pub async fn replace_default_route(&self, via: IpAddr, index: u32) -> Result<(), NetlinkError> {
+        self.connection.change([route::replace_default(via, index)]).await
+    }
+
     /// The routes of the main table, v4 and v6, to others than this host itself.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -76,6 +77,9 @@ pub struct Network {
     pub driver: Driver,
     /// Its subnets.
     pub subnets: Vec<SubnetConfig>,
+    /// Whether there is no way out of it.
+    #[serde(default)]
+    pub internal: bool,
     /// The options as they were given.
     pub options: BTreeMap<String, String>,
     /// What they mean for a bridge.
@@ -90,6 +94,16 @@ pub struct Network {
 }
 
 impl Network {
+    /// The subnet that an address lies in.
+    pub fn subnet_of(&self, address: IpAddr) -> Option<&SubnetConfig> {
+        self.subnets.iter().find(|config| config.subnet.net().contains(&address))
+    }
+
+    /// The host's own addresses in it.
+    pub fn gateways(&self) -> impl Iterator<Item = IpAddr> {
+        self.subnets.iter().map(|config| config.gateway)
+    }
+
     /// Whether it cannot be removed.
     pub fn is_predefined(&self) -> bool {
         predefined().iter().any(|(name, _)| *name == self.name.as_str())

@@ -1,6 +1,7 @@
 //! The options of bridge networks (`-o KEY=VALUE`).
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -22,11 +23,25 @@ pub struct BridgeOptions {
     pub xdp: XdpChoice,
     /// Seconds until a learned station is forgotten.
     pub ageing: u32,
+    /// Whether endpoints of the network reach each other.
+    pub icc: bool,
+    /// Whether what leaves gets the host's address.
+    pub masquerade: bool,
+    /// The host address of ports that are published without one.
+    pub host_binding: Option<IpAddr>,
 }
 
 impl Default for BridgeOptions {
     fn default() -> Self {
-        Self { mtu: None, uplink: None, xdp: XdpChoice::Auto, ageing: DEFAULT_AGEING }
+        Self {
+            mtu: None,
+            uplink: None,
+            xdp: XdpChoice::Auto,
+            ageing: DEFAULT_AGEING,
+            icc: true,
+            masquerade: true,
+            host_binding: None,
+        }
     }
 }
 
@@ -88,12 +103,32 @@ struct BridgeOption {
     set: fn(&mut BridgeOptions, &str) -> Option<()>,
 }
 
-const BRIDGE: [BridgeOption; 4] = [
+const BOOLEAN: &str = "true or false";
+
+const BRIDGE: [BridgeOption; 7] = [
     BridgeOption {
         name: "ageing",
         docker: None,
         takes: "seconds, from 1 to 1000000",
         set: |options, value| number(value, 1..=1_000_000).map(|seconds| options.ageing = seconds),
+    },
+    BridgeOption {
+        name: "host_binding",
+        docker: Some("com.docker.network.bridge.host_binding_ipv4"),
+        takes: "an address of the host",
+        set: |options, value| value.parse().ok().map(|address| options.host_binding = Some(address)),
+    },
+    BridgeOption {
+        name: "icc",
+        docker: Some("com.docker.network.bridge.enable_icc"),
+        takes: BOOLEAN,
+        set: |options, value| boolean(value).map(|icc| options.icc = icc),
+    },
+    BridgeOption {
+        name: "masquerade",
+        docker: Some("com.docker.network.bridge.enable_ip_masquerade"),
+        takes: BOOLEAN,
+        set: |options, value| boolean(value).map(|masquerade| options.masquerade = masquerade),
     },
     BridgeOption {
         name: "mtu",
@@ -168,6 +203,14 @@ impl FromStr for XdpChoice {
     }
 }
 
+fn boolean(text: &str) -> Option<bool> {
+    match text {
+        "true" | "1" | "yes" => Some(true),
+        "false" | "0" | "no" => Some(false),
+        _ => None,
+    }
+}
+
 fn number(text: &str, range: std::ops::RangeInclusive<u32>) -> Option<u32> {
     // `parse` takes a plus sign, which no option has.
     let digits = text.bytes().all(|digit| digit.is_ascii_digit());
@@ -188,7 +231,21 @@ mod tests {
         assert_eq!(parse(&[]), Ok(BridgeOptions::default()));
         let options = parse(&[("mtu", "9000"), ("uplink", "eth1"), ("xdp", "native"), ("ageing", "30")]);
         let uplink = Some("eth1".parse().expect("a name"));
-        assert_eq!(options, Ok(BridgeOptions { mtu: Some(9000), uplink, xdp: XdpChoice::Native, ageing: 30 }));
+        let expected =
+            BridgeOptions { mtu: Some(9000), uplink, xdp: XdpChoice::Native, ageing: 30, ..Default::default() };
+        assert_eq!(options, Ok(expected));
+        for (no, yes) in [("false", "true"), ("0", "1"), ("no", "yes")] {
+            let options = parse(&[("icc", no), ("masquerade", no)]).expect("booleans");
+            assert!(!options.icc && !options.masquerade, "{no}");
+            let docker = [
+                ("com.docker.network.bridge.enable_icc", yes),
+                ("com.docker.network.bridge.enable_ip_masquerade", no),
+                ("com.docker.network.bridge.host_binding_ipv4", "127.0.0.1"),
+            ];
+            let options = parse(&docker).expect("Docker's spellings");
+            assert!(options.icc && !options.masquerade && options.host_binding.is_some(), "{yes}");
+        }
+        assert!(matches!(parse(&[("icc", "maybe")]), Err(InvalidOption::Value { takes: BOOLEAN, .. })));
         let docker = parse(&[("com.docker.network.driver.mtu", "1400")]);
         assert_eq!(docker.map(|options| options.mtu), Ok(Some(1400)));
     }
@@ -198,7 +255,7 @@ mod tests {
         let error = parse(&[("colour", "blue")]).expect_err("there is none");
         assert_eq!(
             error.to_string(),
-            "unknown option `colour=blue` of driver bridge (it has ageing, mtu, uplink, xdp)"
+            "unknown option `colour=blue` of driver bridge (it has ageing, host_binding, icc, masquerade, mtu, uplink, xdp)"
         );
     }
 

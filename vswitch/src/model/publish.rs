@@ -104,6 +104,12 @@ impl PublishSpec {
         }
     }
 
+    /// The same at this host address, if it names none.
+    #[must_use]
+    pub fn or_at(self, host_ip: Option<IpAddr>) -> Self {
+        Self { host_ip: self.host_ip.or(host_ip), ..self }
+    }
+
     /// The host's address; all if there is none.
     pub const fn host_ip(&self) -> Option<IpAddr> {
         self.host_ip

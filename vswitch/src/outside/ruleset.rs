@@ -24,7 +24,7 @@ use statement::{
 
 /// The mark of packets that belong to a published port's connection. eBPF lets frames from one network into another
 /// only with it.
-pub const PUBLISHED_MARK: u32 = 0x2000;
+pub const PUBLISHED_MARK: u32 = vswitch_common::tables::MARK_PUBLISHED;
 
 /// The priorities that nft calls dstnat and srcnat; filters that others have come at 0.
 const DSTNAT: i32 = -100;

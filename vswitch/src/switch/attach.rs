@@ -1,56 +1,103 @@
-//! `attach`: a namespace becomes an endpoint.
+//! `attach` and `network connect`: a namespace becomes an endpoint of a network.
 
-use std::net::Ipv4Addr;
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
 
 use time::OffsetDateTime;
 
 use super::state::{PortHandle, State, Wanted};
 use super::{Switch, SwitchError};
-use crate::api::{AttachRequest, EndpointView};
+use crate::api::{AttachRequest, ConnectRequest, EndpointView};
 use crate::apply::{ApplyError, Container, Made, Scene, apply};
 use crate::drivers::{self, EndpointFacts};
-use crate::kernel::netns::Netns;
+use crate::kernel::netns::{Netns, NetnsId};
 use crate::model::{
-    Driver, Endpoint, EndpointAddress, EndpointId, EndpointName, InterfaceName, NetnsRecord, Network, Phase, StationMac,
+    Driver, Endpoint, EndpointAddress, EndpointId, EndpointName, InterfaceName, NetnsRecord, Network, Phase,
+    PublishSpec, Published, StationMac,
 };
 use crate::store::Change;
 
-/// The network and the interface that nobody has to name.
+/// The network that nobody has to name.
 const DEFAULT_NETWORK: &str = "bridge";
+/// The interface that nobody has to name.
 const DEFAULT_INTERFACE: &str = "eth0";
 
 impl Switch {
-    /// Attaches a namespace. When this returns, frames flow; where it fails, nothing has changed.
+    /// Attaches a namespace. When this returns, frames flow and its name resolves; where it fails, nothing has changed.
     ///
     /// # Errors
     /// What is wrong with the request, or what the machine refused.
     pub async fn attach(&self, request: AttachRequest) -> Result<EndpointView, SwitchError> {
         let _leave = self.leave().await?;
-        let given = Given::parse(&request)?;
-        let netns = self.open_netns(&request.netns).await?;
-        let host_addresses = self.host_addresses(&request).await?;
+        self.join(Given::of_attach(request)?, None).await
+    }
 
-        let (endpoint, network, _exclusive, recorded) = {
-            let mut state = self.state();
-            let wanted = wanted(&state, given, &request, &netns, host_addresses)?;
-            let (endpoint, network, exclusive) = state.admit_endpoint(wanted)?;
-            let recorded = self.store.commit(vec![Change::PutEndpoint(endpoint.clone())]);
-            (endpoint, network, exclusive, recorded)
+    /// Connects an endpoint to another network, while traffic flows in those that it is in.
+    ///
+    /// # Errors
+    /// As of [`Switch::attach`].
+    pub async fn connect(&self, network: String, request: ConnectRequest) -> Result<EndpointView, SwitchError> {
+        let _leave = self.leave().await?;
+        let (endpoint, expected) = {
+            let state = self.state();
+            let record = &state.endpoint(&request.endpoint)?[0].record;
+            let netns = NetnsId { dev: record.netns.dev, inode: record.netns.inode };
+            let network = &state.network(&network)?.record;
+            if network.driver != Driver::Bridge {
+                return Err(SwitchError::NotConnectable(network.name.clone()));
+            }
+            (record.clone(), netns)
         };
-        if let Err(error) = recorded.await {
-            self.forget(endpoint.id).await;
-            return Err(error.into());
+        self.join(Given::of_connect(network, request, endpoint)?, Some(expected)).await
+    }
+
+    /// Makes a namespace an endpoint of a network; `expected` is the one that its path has to lead to.
+    async fn join(&self, given: Given, expected: Option<NetnsId>) -> Result<EndpointView, SwitchError> {
+        let netns = self.open_for(&given).await?;
+        if expected.is_some_and(|expected| expected != netns.id()) {
+            return Err(SwitchError::AnotherProcess(given.netns));
         }
-        match self.make(&network, &endpoint, netns).await {
+        let host_addresses = self.host_addresses(&given.network).await?;
+        let published = self.publish(&given)?;
+
+        let admitted = {
+            let mut state = self.state();
+            let wanted = wanted(&state, &given, &netns, host_addresses, published.clone());
+            wanted.and_then(|wanted| state.admit_endpoint(wanted)).map(|admitted| {
+                let recorded = self.store.commit(vec![Change::PutEndpoint(admitted.0.clone())]);
+                (admitted, recorded)
+            })
+        };
+        let ((endpoint, network, _exclusive), recorded) = match admitted {
+            Ok(admitted) => admitted,
+            Err(error) => {
+                self.reservations.release(&published);
+                return Err(error);
+            }
+        };
+        let made = async {
+            recorded.await?;
+            let made = self.make(&network, &endpoint, netns).await?;
+            match self.open_outside(&endpoint).await {
+                Ok(()) => Ok(made),
+                Err(error) => {
+                    made.undo(self.scene()).await;
+                    Err(error)
+                }
+            }
+        };
+        match made.await {
             Ok(made) => {
-                let view = self.complete(endpoint, &network, &made);
+                let view = self.complete(endpoint.clone(), &network, &made);
+                self.settle_endpoint(&endpoint).await;
                 tracing::info!("endpoint {} is attached to {} at {}", view.name, view.network, view.netns.display());
                 Ok(view)
             }
             Err(error) => {
                 self.forget(endpoint.id).await;
-                Err(error.into())
+                self.close_outside(&endpoint).await;
+                Err(error)
             }
         }
     }
@@ -59,14 +106,21 @@ impl Switch {
     pub(super) async fn make(&self, network: &Network, endpoint: &Endpoint, netns: Netns) -> Result<Made, ApplyError> {
         let path = endpoint.netns.path.clone();
         let container = tokio::task::block_in_place(|| Container::open(netns, &path))?;
-        let xdp_uplink = {
-            let state = self.state();
-            let uplink = state.networks.get(&network.id).and_then(|entry| entry.uplink.as_ref());
-            uplink.is_some_and(|uplink| uplink.xdp)
-        };
-        let facts = EndpointFacts { mode: self.mode, xdp_uplink };
+        let facts = self.facts_of(network, endpoint);
         let plan = drivers::plan(&self.instance, network, endpoint, facts);
         apply(&plan, Scene { container: Some(&container), ..self.scene() }).await
+    }
+
+    /// What the plan of an endpoint depends on besides the records.
+    pub(super) fn facts_of(&self, network: &Network, endpoint: &Endpoint) -> EndpointFacts {
+        let state = self.state();
+        let uplink = state.networks.get(&network.id).and_then(|entry| entry.uplink.as_ref());
+        let first = state.endpoint(endpoint.name.as_str()).ok().and_then(|entries| Some(entries.first()?.record.id));
+        EndpointFacts {
+            mode: self.mode,
+            xdp_uplink: uplink.is_some_and(|uplink| uplink.xdp),
+            default_route: first.is_none_or(|first| first == endpoint.id),
+        }
     }
 
     /// Shows the endpoint to everybody.
@@ -93,46 +147,137 @@ impl Switch {
         self.state().endpoints.remove(&id);
     }
 
-    /// The addresses that the host itself has on the wire of the network, where it has one.
-    async fn host_addresses(&self, request: &AttachRequest) -> Result<Vec<Ipv4Addr>, SwitchError> {
-        let has_uplink = {
+    /// The namespace; the host's own only for the host's network, and no other for that.
+    async fn open_for(&self, given: &Given) -> Result<Netns, SwitchError> {
+        let (driver, name) = {
             let state = self.state();
-            let network = state.network(request.network.as_deref().unwrap_or(DEFAULT_NETWORK))?;
-            network.record.bridge.uplink.is_some()
+            let network = &state.network(&given.network)?.record;
+            (network.driver, network.name.clone())
         };
-        if !has_uplink {
+        match (driver, self.open_netns(&given.netns).await) {
+            (Driver::Host, Err(SwitchError::OwnNamespace(_))) => Ok(Netns::current()?),
+            (Driver::Host, Ok(_)) => Err(SwitchError::HostNetwork(name)),
+            (_, opened) => opened,
+        }
+    }
+
+    /// Takes the host ports that are asked for.
+    fn publish(&self, given: &Given) -> Result<Vec<Published>, SwitchError> {
+        if given.publish.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (specs, taken) = {
+            let state = self.state();
+            let network = &state.network(&given.network)?.record;
+            let why = match network.driver {
+                Driver::Host => Some("whose endpoints have the host's ports themselves"),
+                Driver::None => Some("which has loopback alone"),
+                Driver::Bridge if network.internal => Some("which is internal"),
+                Driver::Bridge => None,
+            };
+            if let Some(why) = why {
+                return Err(SwitchError::CannotPublish { network: network.name.clone(), why });
+            }
+            let binding = network.bridge.host_binding;
+            let specs: Vec<_> = given.publish.iter().map(|spec| spec.or_at(binding)).collect();
+            let ipv6 = network.subnets.iter().any(|config| config.subnet.is_ipv6());
+            if !ipv6 && specs.iter().any(|spec| spec.host_ip().is_some_and(|address| address.is_ipv6())) {
+                let why = "which has no IPv6, at an IPv6 address";
+                return Err(SwitchError::CannotPublish { network: network.name.clone(), why });
+            }
+            (specs, published(&state))
+        };
+        let mut reserved: Vec<Published> = Vec::new();
+        for spec in specs {
+            let own = reserved.iter().map(|port| (*port, given.name.to_string()));
+            let taken: Vec<_> = taken.iter().cloned().chain(own).collect();
+            match self.reservations.reserve(&spec, &taken) {
+                Ok(ports) => reserved.extend(ports),
+                Err(error) => {
+                    self.reservations.release(&reserved);
+                    return Err(error.into());
+                }
+            }
+        }
+        Ok(reserved)
+    }
+
+    /// The addresses that the host itself has on the wire of the network, where it has one.
+    async fn host_addresses(&self, network: &str) -> Result<Vec<IpAddr>, SwitchError> {
+        if self.state().network(network)?.record.bridge.uplink.is_none() {
             return Ok(Vec::new());
         }
         let addresses = self.netlink.addresses(None).await?;
-        let ipv4 = addresses.into_iter().filter_map(|(_, address)| match address.addr() {
-            std::net::IpAddr::V4(address) => Some(address),
-            std::net::IpAddr::V6(_) => None,
-        });
-        Ok(ipv4.collect())
+        Ok(addresses.into_iter().map(|(_, address)| address.addr()).collect())
     }
+}
+
+/// Every published port, with the endpoint's name.
+fn published(state: &State) -> Vec<(Published, String)> {
+    let ports = |record: &Endpoint| {
+        let name = record.name.to_string();
+        record.published.iter().map(|port| (*port, name.clone())).collect::<Vec<_>>()
+    };
+    state.endpoints.values().flat_map(|entry| ports(&entry.record)).collect()
 }
 
 /// What was given, in types that cannot be wrong.
 struct Given {
+    netns: PathBuf,
+    network: String,
     name: EndpointName,
-    ifname: InterfaceName,
+    ifname: Option<InterfaceName>,
     ip: Option<Ipv4Addr>,
+    ip6: Option<Ipv6Addr>,
     mac: Option<StationMac>,
+    hostname: Option<String>,
+    aliases: Vec<String>,
+    publish: Vec<PublishSpec>,
+    gw_priority: i32,
+    labels: BTreeMap<String, String>,
 }
 
 impl Given {
-    fn parse(request: &AttachRequest) -> Result<Self, SwitchError> {
-        let ip = |text: &String| text.parse().map_err(|_| SwitchError::Address(text.clone()));
+    fn of_attach(request: AttachRequest) -> Result<Self, SwitchError> {
         Ok(Self {
             name: match &request.name {
                 Some(name) => name.parse()?,
                 None => default_name(&request.netns)?,
             },
-            ifname: request.ifname.as_deref().unwrap_or(DEFAULT_INTERFACE).parse()?,
-            ip: request.ip.as_ref().map(ip).transpose()?,
+            netns: request.netns,
+            network: request.network.unwrap_or_else(|| DEFAULT_NETWORK.to_owned()),
+            ifname: request.ifname.as_deref().map(str::parse).transpose()?,
+            ip: address(request.ip.as_ref())?,
+            ip6: address(request.ip6.as_ref())?,
             mac: request.mac.as_deref().map(str::parse).transpose()?,
+            hostname: request.hostname,
+            aliases: request.aliases,
+            publish: request.publish.iter().map(|text| text.parse()).collect::<Result<_, _>>()?,
+            gw_priority: request.gw_priority,
+            labels: request.labels,
         })
     }
+
+    fn of_connect(network: String, request: ConnectRequest, endpoint: Endpoint) -> Result<Self, SwitchError> {
+        Ok(Self {
+            netns: endpoint.netns.path,
+            network,
+            name: endpoint.name,
+            ifname: request.ifname.as_deref().map(str::parse).transpose()?,
+            ip: address(request.ip.as_ref())?,
+            ip6: address(request.ip6.as_ref())?,
+            mac: request.mac.as_deref().map(str::parse).transpose()?,
+            hostname: endpoint.hostname,
+            aliases: request.aliases,
+            publish: Vec::new(),
+            gw_priority: request.gw_priority,
+            labels: endpoint.labels,
+        })
+    }
+}
+
+fn address<T: std::str::FromStr>(text: Option<&String>) -> Result<Option<T>, SwitchError> {
+    text.map(|text| text.parse().map_err(|_| SwitchError::Address(text.clone()))).transpose()
 }
 
 /// The last part of the path; for the namespace of a process, whose path ends in `net`, `pid-` and its number.
@@ -150,25 +295,29 @@ fn default_name(path: &Path) -> Result<EndpointName, SwitchError> {
 
 fn wanted(
     state: &State,
-    given: Given,
-    request: &AttachRequest,
+    given: &Given,
     netns: &Netns,
-    taken: Vec<Ipv4Addr>,
+    taken: Vec<IpAddr>,
+    published: Vec<Published>,
 ) -> Result<Wanted, SwitchError> {
-    let network = state.network(request.network.as_deref().unwrap_or(DEFAULT_NETWORK))?;
+    let network = state.network(&given.network)?;
     let (record, mtu) = (&network.record, network.mtu);
     let address = match record.driver {
         Driver::Bridge => Some(EndpointAddress {
-            ifname: given.ifname,
-            // Both are given with the rest, when the endpoint is admitted.
+            ifname: DEFAULT_INTERFACE.parse()?,
+            // The rest is given when the endpoint is admitted.
             mac: StationMac::generated(&record.id, given.name.as_str(), 0),
             ipv4: Ipv4Addr::UNSPECIFIED,
+            ipv6: None,
             mtu,
         }),
-        Driver::Host => return Err(SwitchError::HostNetwork(record.name.clone())),
-        Driver::None => {
-            let options =
-                [("--ifname", request.ifname.is_some()), ("--ip", given.ip.is_some()), ("--mac", given.mac.is_some())];
+        Driver::Host | Driver::None => {
+            let options = [
+                ("--ifname", given.ifname.is_some()),
+                ("--ip", given.ip.is_some()),
+                ("--ip6", given.ip6.is_some()),
+                ("--mac", given.mac.is_some()),
+            ];
             if let Some((option, _)) = options.into_iter().find(|(_, given)| *given) {
                 return Err(SwitchError::NoInterface { option, network: record.name.clone() });
             }
@@ -178,17 +327,20 @@ fn wanted(
     let id = netns.id();
     let endpoint = Endpoint {
         id: EndpointId::random()?,
-        name: given.name,
+        name: given.name.clone(),
         network: record.id,
-        netns: NetnsRecord { path: request.netns.clone(), dev: id.dev, inode: id.inode },
+        netns: NetnsRecord { path: given.netns.clone(), dev: id.dev, inode: id.inode },
         address,
-        hostname: request.hostname.clone(),
-        aliases: request.aliases.clone(),
-        labels: request.labels.clone(),
+        hostname: given.hostname.clone(),
+        aliases: given.aliases.clone(),
+        published,
+        gw_priority: given.gw_priority,
+        labels: given.labels.clone(),
         created: now(),
         phase: Phase::Attaching,
     };
-    Ok(Wanted { endpoint, ip: given.ip, mac: given.mac, taken })
+    let Given { ip, ip6, mac, .. } = *given;
+    Ok(Wanted { endpoint, ip, ip6, mac, ifname: given.ifname.clone(), taken })
 }
 
 /// Now, to the second: what is recorded and shown needs no more.

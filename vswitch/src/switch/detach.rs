@@ -6,7 +6,7 @@ use vswitch_common::tables::PortNumber;
 
 use super::state::{EndpointEntry, State};
 use super::{Switch, SwitchError};
-use crate::api::{DetachRequest, Detached};
+use crate::api::{DetachRequest, Detached, DisconnectRequest};
 use crate::apply::ApplyError;
 use crate::kernel::netns::Netns;
 use crate::model::{Endpoint, EndpointId, Owner};
@@ -32,6 +32,8 @@ impl Switch {
             }
         }
         detached.sort();
+        // One in several networks is one endpoint.
+        detached.dedup();
         Ok(Detached { detached })
     }
 
@@ -49,7 +51,26 @@ impl Switch {
             self.remove_port(port.number).await?;
         }
         self.forget(id).await;
+        self.settle_without(&endpoint).await;
         Ok(Some(endpoint))
+    }
+
+    /// Takes an endpoint out of one network, while traffic flows in the others.
+    ///
+    /// # Errors
+    /// It is not in it, or what the kernel refused.
+    pub async fn disconnect(&self, network: &str, request: &DisconnectRequest) -> Result<Detached, SwitchError> {
+        let _leave = self.leave().await?;
+        let id = {
+            let state = self.state();
+            let network = &state.network(network)?.record;
+            let endpoint = &state.endpoint(&request.endpoint)?[0].record.name;
+            let not_connected =
+                || SwitchError::NotConnected { endpoint: endpoint.to_string(), network: network.name.clone() };
+            state.endpoint_in(endpoint, network.id).ok_or_else(not_connected)?.record.id
+        };
+        let removed = self.remove(id).await?;
+        Ok(Detached { detached: removed.into_iter().map(|endpoint| endpoint.name.to_string()).collect() })
     }
 
     /// Releases an endpoint whose device went away without us: its namespace was deleted, or somebody removed it.
@@ -66,6 +87,7 @@ impl Switch {
         }
         self.remove_port(port.number).await?;
         self.forget(id).await;
+        self.settle_without(&endpoint).await;
         tracing::info!(
             "endpoint {} is released: its device went away with {}",
             endpoint.name,
@@ -110,7 +132,7 @@ fn chosen(state: &State, request: &DetachRequest, netns: Option<Netns>) -> Resul
     let in_network = |entry: &&EndpointEntry| network.is_none_or(|network| entry.record.network == network);
     if let Some(reference) = &request.endpoint {
         return match state.endpoint(reference) {
-            Ok(entry) => Ok(Some(entry).filter(in_network).map(|entry| entry.record.id).into_iter().collect()),
+            Ok(entries) => Ok(entries.into_iter().filter(in_network).map(|entry| entry.record.id).collect()),
             Err(SwitchError::EndpointNotFound(_)) => Ok(Vec::new()),
             Err(error) => Err(error),
         };

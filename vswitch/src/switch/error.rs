@@ -11,9 +11,10 @@ use crate::ipam::IpamError;
 use crate::kernel::netlink::NetlinkError;
 use crate::kernel::netns::NetnsError;
 use crate::model::{
-    EndpointName, InterfaceName, InvalidDriver, InvalidInterfaceName, InvalidName, InvalidOption, InvalidStationMac,
-    InvalidSubnet, NetworkName, Subnet,
+    EndpointName, InterfaceName, InvalidDriver, InvalidInterfaceName, InvalidName, InvalidOption, InvalidPublish,
+    InvalidStationMac, InvalidSubnet, NetworkName, Subnet,
 };
+use crate::outside::{OutsideError, ReserveError};
 use crate::store::StoreError;
 
 /// Why a request was refused or failed. What it may have begun has been taken back.
@@ -28,14 +29,17 @@ pub enum SwitchError {
     /// No MAC address of a station.
     #[error(transparent)]
     Mac(#[from] InvalidStationMac),
-    /// No IPv4 address.
-    #[error("invalid IPv4 address `{0}` (four numbers from 0 to 255, as in 10.201.0.5)")]
+    /// No IP address, or one of the other family.
+    #[error("invalid IP address `{0}` (as in 10.201.0.5 or fd00:1:2::5; IPv4 with --ip, IPv6 with --ip6)")]
     Address(String),
+    /// A published port that is none.
+    #[error(transparent)]
+    Publish(#[from] InvalidPublish),
     /// No subnet.
     #[error(transparent)]
     Subnet(#[from] InvalidSubnet),
     /// No range.
-    #[error("invalid range `{0}` (an IPv4 address and a prefix length, as in 10.201.0.128/25)")]
+    #[error("invalid range `{0}` (an address and a prefix length, as in 10.201.0.128/25)")]
     Range(String),
     /// No VLAN.
     #[error("invalid VLAN `{0}` (a number from 1 to 4094, for a service tag with an `s` before it)")]
@@ -49,17 +53,51 @@ pub enum SwitchError {
     /// No option.
     #[error(transparent)]
     Option(#[from] InvalidOption),
-    /// More than the driver takes.
-    #[error("a bridge network has one {what}, and {given} are given (leave out all but one)")]
-    TooMany {
-        /// Of what.
+    /// A gateway, a range or an auxiliary address that lies in no subnet given.
+    #[error("no matching subnet for {what} {of}{} (give the subnet that it lies in with --subnet)", outside(.subnets))]
+    NoMatchingSubnet {
+        /// The subnets that are given.
+        subnets: Vec<Subnet>,
+        /// What it is.
         what: &'static str,
-        /// How many.
-        given: usize,
+        /// As it was given.
+        of: String,
     },
-    /// A gateway or a range of nothing.
-    #[error("{0} needs a --subnet to lie in (give one)")]
-    WithoutSubnet(&'static str),
+    /// Two for one subnet.
+    #[error("cannot configure multiple {what} for subnet {subnet} (leave out all but one)")]
+    SeveralInSubnet {
+        /// What there are two of.
+        what: &'static str,
+        /// The subnet.
+        subnet: Subnet,
+    },
+    /// A network of the other kind of stack.
+    #[error("network `{0}` has no interfaces to connect (choose a bridge network)")]
+    NotConnectable(NetworkName),
+    /// Disconnecting what is not connected.
+    #[error(
+        "endpoint {endpoint} is not connected to network {network} (`vswitch inspect {endpoint}` shows its networks)"
+    )]
+    NotConnected {
+        /// The endpoint.
+        endpoint: String,
+        /// The network.
+        network: NetworkName,
+    },
+    /// Published ports where they cannot be.
+    #[error("ports cannot be published on network {network}, {why} (leave -p out, or choose another network)")]
+    CannotPublish {
+        /// The network.
+        network: NetworkName,
+        /// Why.
+        why: &'static str,
+    },
+    /// A host port is not to be had.
+    #[error(transparent)]
+    Reserve(#[from] ReserveError),
+    /// The way outside could not be made.
+    #[error(transparent)]
+    Outside(#[from] OutsideError),
     /// A path that is not absolute.
     #[error("{0} is not an absolute path (the daemon has another working directory)")]
     RelativePath(PathBuf),
@@ -196,10 +234,10 @@ pub enum SwitchError {
         source: IpamError,
     },
     /// An address that somebody holds.
-    #[error("address {address} of network {network} is already in use by {holder} (choose another, or leave --ip out)")]
+    #[error("address {address} of network {network} is already in use by {holder} (choose another, or leave it out)")]
     AddressInUse {
         /// The address.
-        address: std::net::Ipv4Addr,
+        address: std::net::IpAddr,
         /// The network.
         network: NetworkName,
         /// Who holds it.
@@ -269,6 +307,11 @@ fn netns_hint(error: &NetnsError) -> &'static str {
     }
 }
 
+fn outside(subnets: &[Subnet]) -> String {
+    let subnets: Vec<_> = subnets.iter().map(Subnet::to_string).collect();
+    if subnets.is_empty() { String::new() } else { format!(": it lies outside of {}", subnets.join(", ")) }
+}
+
 fn list(names: &[EndpointName]) -> String {
     names.iter().map(EndpointName::as_str).collect::<Vec<_>>().join(", ")
 }
@@ -294,11 +337,19 @@ impl SwitchError {
             Self::InterfaceName(_) => "invalid_interface_name",
             Self::Mac(_) => "invalid_mac",
             Self::Address(_) => "invalid_address",
-            Self::Subnet(_) | Self::Range(_) | Self::WithoutSubnet(_) => "invalid_subnet",
+            Self::Subnet(_) | Self::Range(_) | Self::NoMatchingSubnet { .. } | Self::SeveralInSubnet { .. } => {
+                "invalid_subnet"
+            }
+            Self::Publish(_) => "invalid_publish",
+            Self::CannotPublish { .. } => "cannot_publish",
+            Self::Reserve(error) => error.code(),
+            Self::Outside(error) => error.code(),
+            Self::NotConnectable(_) => "not_connectable",
+            Self::NotConnected { .. } => "not_connected",
             Self::Vlan(_) => "invalid_vlan",
             Self::Driver(_) | Self::PredefinedDriver(_) => "invalid_driver",
             Self::Option(_) => "invalid_option",
-            Self::TooMany { .. } | Self::NothingNamed => "invalid_request",
+            Self::NothingNamed => "invalid_request",
             Self::RelativePath(_) => "relative_path",
             Self::NetworkNotFound(_) => "network_not_found",
             Self::EndpointNotFound(_) => "endpoint_not_found",
@@ -343,6 +394,7 @@ impl SwitchError {
             | Self::EndpointNotFound(_)
             | Self::NothingFound(_)
             | Self::PortNotFound(_)
+            | Self::NotConnected { .. }
             | Self::PortGone(_) => ErrorKind::NotFound,
             Self::NetworkExists(_)
             | Self::SubnetOverlap { .. }
@@ -359,8 +411,11 @@ impl SwitchError {
             | Self::Ipam { .. }
             | Self::Pool(_)
             | Self::OwnStation { .. }
+            | Self::CannotPublish { .. }
+            | Self::Reserve(_)
             | Self::Apply(ApplyError::InterfaceTaken { .. }) => ErrorKind::Conflict,
             Self::Apply(_)
+            | Self::Outside(_)
             | Self::Netlink(_)
             | Self::Datapath(_)
             | Self::Store(_)
@@ -375,7 +430,7 @@ fn ipam_code(error: &IpamError) -> &'static str {
     match error {
         IpamError::Exhausted { .. } => "no_available_address",
         IpamError::InUse(_) => "address_in_use",
-        IpamError::Outside { .. } => "address_outside_subnet",
+        IpamError::Outside { .. } | IpamError::NoFamily { .. } => "address_outside_subnet",
         IpamError::NoSubnet(_) => "no_available_subnet",
     }
 }

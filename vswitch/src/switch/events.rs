@@ -10,6 +10,7 @@ use vswitch_common::tables::NetworkNumber;
 use super::{Switch, SwitchError};
 use crate::datapath::Datapath;
 use crate::kernel::netlink::{Link, LinkEvent, Netlink};
+use crate::kernel::netns::NetnsId;
 use crate::model::{DEFAULT_AGEING, EndpointId, NetworkId, Owner, Phase};
 
 /// How often everything is looked at again, should an event ever be missed.
@@ -150,12 +151,16 @@ impl Switch {
         };
         for (endpoint, exclusive) in without_device {
             let _exclusive = exclusive.lock().await;
-            let still = self
-                .open_netns(&endpoint.netns.path)
-                .await
-                .is_ok_and(|netns| (netns.id().dev, netns.id().inode) == (endpoint.netns.dev, endpoint.netns.inode));
+            let recorded = NetnsId { dev: endpoint.netns.dev, inode: endpoint.netns.inode };
+            let still = match self.open_netns(&endpoint.netns.path).await {
+                Ok(netns) => netns.id() == recorded,
+                // On the host's own stack.
+                Err(SwitchError::OwnNamespace(_)) => self.own_netns == recorded,
+                Err(_) => false,
+            };
             if !still {
                 self.forget(endpoint.id).await;
+                self.settle_without(&endpoint).await;
                 tracing::info!("endpoint {} is released: {} is gone", endpoint.name, endpoint.netns.path.display());
             }
         }

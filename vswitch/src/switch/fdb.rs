@@ -9,7 +9,7 @@ use super::views::NamedPort;
 use super::{Switch, SwitchError};
 use crate::api::{FdbFilter, FdbFlush, FdbFlushed, FdbKeyRequest, FdbStatic, StationKind, StationView};
 use crate::datapath::Datapath;
-use crate::model::StationMac;
+use crate::model::{NetworkId, StationMac};
 
 /// Stations to look at: of a network, behind a port.
 #[derive(Debug, Default)]
@@ -65,12 +65,12 @@ impl Switch {
         let _leave = self.leave().await?;
         let key = self.key(&request.key)?;
         let ports = self.ports_by_number();
-        let port = self.port(&request.port, &ports)?;
         let (id, name) = {
             let state = self.state();
             let network = &state.network(&request.key.network)?.record;
             (network.id, network.name.clone())
         };
+        let port = self.port(&request.port, Some(id), &ports)?;
         if port.network != id {
             return Err(SwitchError::PortElsewhere { port: port.name.clone(), network: name });
         }
@@ -112,24 +112,32 @@ impl Switch {
         ports: &BTreeMap<PortNumber, NamedPort>,
     ) -> Result<Selection, SwitchError> {
         let state = self.state();
-        let network = network.map(|network| state.network(network).map(|entry| entry.record.number)).transpose()?;
+        let network = network.map(|network| state.network(network)).transpose()?;
+        let network = network.map(|entry| (entry.record.id, entry.record.number));
         drop(state);
-        let port = port.map(|port| self.port(port, ports).map(|port| port.number)).transpose()?;
-        Ok(Selection { network, port })
+        let id = network.map(|(id, _)| id);
+        let port = port.map(|port| self.port(port, id, ports).map(|port| port.number)).transpose()?;
+        Ok(Selection { network: network.map(|(_, number)| number), port })
     }
 
-    /// The port of this name: an endpoint's, or a device's.
-    fn port<'a>(&self, name: &str, ports: &'a BTreeMap<PortNumber, NamedPort>) -> Result<&'a NamedPort, SwitchError> {
-        if let Some(port) = ports.values().find(|port| port.name == name) {
-            return Ok(port);
-        }
-        let not_found = || SwitchError::PortNotFound(name.to_owned());
-        let number = match self.state().endpoint(name) {
-            Ok(entry) => entry.port.map(|port| port.number),
-            Err(SwitchError::EndpointNotFound(_)) => None,
+    /// The port of this name: an endpoint's, or a device's. An endpoint has one in each of its networks: the one in this
+    /// network is meant, if it is in it.
+    fn port<'a>(
+        &self,
+        name: &str,
+        network: Option<NetworkId>,
+        ports: &'a BTreeMap<PortNumber, NamedPort>,
+    ) -> Result<&'a NamedPort, SwitchError> {
+        let state = self.state();
+        let of_endpoint = match state.endpoint(name) {
+            Ok(entries) => entries.into_iter().filter_map(|entry| entry.port).map(|port| port.number).collect(),
+            Err(SwitchError::EndpointNotFound(_)) => Vec::new(),
             Err(error) => return Err(error),
         };
-        number.and_then(|number| ports.get(&number)).ok_or_else(not_found)
+        let named = ports.values().filter(|port| port.name == name);
+        let found: Vec<_> = of_endpoint.iter().filter_map(|number| ports.get(number)).chain(named).collect();
+        let here = found.iter().find(|port| network.is_none_or(|network| port.network == network));
+        here.or(found.first()).copied().ok_or_else(|| SwitchError::PortNotFound(name.to_owned()))
     }
 
     fn key(&self, request: &FdbKeyRequest) -> Result<FdbKey, SwitchError> {

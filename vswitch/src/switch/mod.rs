@@ -5,21 +5,24 @@
 
 mod attach;
 mod detach;
+mod directory;
 mod error;
 mod events;
 mod fdb;
 mod network;
+mod outside;
 mod restore;
 mod state;
 mod teardown;
 mod uplink;
 mod views;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use tokio::sync::{RwLock, RwLockReadGuard};
+use tokio::sync::{Mutex as AsyncMutex, RwLock, RwLockReadGuard};
 
 pub use error::{ErrorKind, SwitchError};
 pub use restore::{Release, Restored};
@@ -28,10 +31,13 @@ pub use uplink::restore_uplink;
 
 use crate::apply::Scene;
 use crate::datapath::{Datapath, Mode};
+use crate::dns::{DnsServer, ResolverFiles};
 use crate::kernel::netlink::Netlink;
 use crate::kernel::netns::{Netns, NetnsId};
 use crate::model::{Instance, Subnet};
+use crate::outside::{Outside, Reservations};
 use crate::store::Store;
+use directory::Directory;
 use state::State;
 
 /// The MTU where nothing says otherwise.
@@ -50,7 +56,17 @@ pub struct Switch {
     netlink: Netlink,
     datapath: Arc<Datapath>,
     store: Store,
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
+    /// The DNS servers of the networks.
+    dns: DnsServer,
+    /// The way outside: masquerade and published ports.
+    outside: Arc<Outside>,
+    /// Held by whoever brings it in line.
+    outside_turn: AsyncMutex<()>,
+    /// The host ports that are published.
+    reservations: Reservations,
+    /// What somebody may wonder about, by what it is about.
+    notes: Mutex<BTreeMap<String, String>>,
     /// Held for reading by whatever changes something; for writing, forever, by what ends it all.
     gate: RwLock<bool>,
 }
@@ -81,7 +97,13 @@ impl Switch {
     /// Where the daemon's own namespace cannot be opened.
     pub fn new(parts: Parts) -> Result<Self, SwitchError> {
         let Parts { instance, mode, pools, kernel, netlink, datapath, store } = parts;
+        let state = Arc::new(Mutex::new(State::default()));
         Ok(Self {
+            dns: DnsServer::new(Arc::new(Directory(state.clone())), ResolverFiles::default()),
+            outside: Arc::new(Outside::new(&instance)),
+            outside_turn: AsyncMutex::default(),
+            reservations: Reservations::default(),
+            notes: Mutex::default(),
             instance,
             mode,
             pools,
@@ -91,7 +113,7 @@ impl Switch {
             netlink,
             datapath,
             store,
-            state: Mutex::default(),
+            state,
             gate: RwLock::new(true),
         })
     }
@@ -99,6 +121,15 @@ impl Switch {
     fn state(&self) -> MutexGuard<'_, State> {
         // Every change under the lock is whole before anything in it could panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes something that somebody may wonder about, or that it is so no longer.
+    fn note(&self, about: &str, note: Option<String>) {
+        let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        match note {
+            Some(note) => notes.insert(about.to_owned(), note),
+            None => notes.remove(about),
+        };
     }
 
     fn scene(&self) -> Scene<'_> {

@@ -1,15 +1,17 @@
 //! Networks: made, kept whole, removed.
 
-use std::net::Ipv4Addr;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use vswitch_common::tables::NetworkNumber;
 
 use super::attach::now;
-use super::state::PortHandle;
+use super::state::{PortHandle, WantedNetwork};
 use super::{Switch, SwitchError};
-use crate::api::{NetworkRequest, NetworkView};
-use crate::apply::apply;
+use crate::api::{NetworkRequest, NetworkView, Pruned};
+use crate::apply::{ApplyError, apply};
+use crate::datapath::{Datapath, DatapathError, NetworkSpec};
 use crate::drivers;
 use crate::model::{
     BridgeOptions, Driver, EndpointName, InvalidOption, Network, NetworkId, Owner, Subnet, SubnetConfig, predefined,
@@ -27,7 +29,8 @@ impl Switch {
             return Err(SwitchError::PredefinedDriver(driver.name()));
         }
         let _leave = self.leave().await?;
-        let network = self.admit(draft(request, driver)?).await?;
+        let ipv6 = request.ipv6;
+        let network = self.admit(draft(request, driver)?, ipv6).await?;
         Ok(super::views::network(&self.state(), &network))
     }
 
@@ -36,15 +39,15 @@ impl Switch {
         for (name, driver) in predefined() {
             let there = self.state().networks.values().any(|entry| entry.record.name.as_str() == name);
             if !there {
-                self.admit(draft(NetworkRequest { name: name.to_owned(), ..NetworkRequest::default() }, driver)?)
-                    .await?;
+                let request = NetworkRequest { name: name.to_owned(), ..NetworkRequest::default() };
+                self.admit(draft(request, driver)?, false).await?;
             }
         }
         Ok(())
     }
 
     /// Gives a network its number and its subnet, records it, and makes what it needs.
-    async fn admit(&self, mut network: Network) -> Result<Network, SwitchError> {
+    async fn admit(&self, mut network: Network, ipv6: bool) -> Result<Network, SwitchError> {
         let uplink = match network.bridge.uplink.clone() {
             Some(interface) => {
                 let link = self.inspect_uplink(&interface).await?;
@@ -57,17 +60,23 @@ impl Switch {
         let routes = self.routes().await?;
         let (network, _exclusive, recorded) = {
             let mut state = self.state();
-            let (network, exclusive) = state.admit_network(network, &self.pools, &routes, mtu)?;
+            let (network, exclusive) =
+                state.admit_network(WantedNetwork { network, ipv6, mtu }, &self.pools, &routes)?;
             let recorded = self.store.commit(vec![Change::PutNetwork(network.clone())]);
             (network, exclusive, recorded)
         };
         let made = async {
             recorded.await?;
             self.add_host_port(&network).await?;
-            match &uplink {
-                Some(link) => self.add_uplink(&network, link).await,
-                None => Ok(()),
+            if let Some(link) = &uplink {
+                self.add_uplink(&network, link).await?;
             }
+            if network.is_predefined() {
+                // A machine without nft has a switch all the same.
+                self.follow_outside(network.name.as_str()).await;
+                return Ok(());
+            }
+            self.sync_outside().await
         };
         if let Err(error) = made.await {
             if let Err(error) = self.unmake(&network).await {
@@ -79,6 +88,30 @@ impl Switch {
             entry.ready = true;
         }
         Ok(network)
+    }
+
+    /// Removes the networks without endpoints, but for those that are always there.
+    ///
+    /// # Errors
+    /// What the kernel refused; those before it are removed.
+    pub async fn prune_networks(&self) -> Result<Pruned, SwitchError> {
+        let unused: Vec<_> = {
+            let state = self.state();
+            let networks = state.networks.values().filter(|entry| entry.ready && !entry.record.is_predefined());
+            let unused = networks.filter(|entry| state.endpoints_of(entry.record.id).next().is_none());
+            unused.map(|entry| entry.record.id).collect()
+        };
+        let mut deleted = Vec::new();
+        for id in unused {
+            match self.remove_network(&id.to_string()).await {
+                Ok(name) => deleted.push(name),
+                // Somebody was quicker, with an endpoint or with the removal.
+                Err(SwitchError::ActiveEndpoints { .. } | SwitchError::NetworkNotFound(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        deleted.sort();
+        Ok(Pruned { deleted })
     }
 
     /// Removes a network, and gives its uplink back as it was found.
@@ -119,6 +152,8 @@ impl Switch {
         // The record may have changed since, with an uplink that returned.
         let record = self.state().networks.get(&network.id).map(|entry| entry.record.clone());
         self.release_uplink(record.as_ref().unwrap_or(network)).await?;
+        self.dns.stop(network.id);
+        self.note(&format!("dns {}", network.id), None);
         let device = self.instance.host_device(&network.name);
         if let Some(link) = self.netlink.link_by_name(&device).await? {
             self.delete_device(link.index, &Owner::Host).await?;
@@ -127,8 +162,11 @@ impl Switch {
         if let Some(port) = port {
             self.remove_port(port.number).await?;
         }
+        let number = network.number;
+        self.in_datapath(move |datapath| datapath.remove_network(number)).await?;
         self.store.commit(vec![Change::RemoveNetwork(network.id)]).await?;
         self.state().networks.remove(&network.id);
+        self.follow_outside(network.name.as_str()).await;
         Ok(())
     }
 
@@ -136,11 +174,45 @@ impl Switch {
     pub(super) async fn add_host_port(&self, network: &Network) -> Result<(), SwitchError> {
         let mtu = self.state().networks.get(&network.id).map(|entry| entry.mtu);
         let (Driver::Bridge, Some(mtu)) = (network.driver, mtu) else { return Ok(()) };
+        let spec = NetworkSpec {
+            number: network.number,
+            internal: network.internal,
+            subnets: network.subnets.iter().map(|config| (config.subnet.net(), config.gateway)).collect(),
+        };
+        // Before any frame: what keeps networks apart looks at this.
+        self.in_datapath(move |datapath| datapath.set_network(&spec)).await?;
         let made = apply(&drivers::host_port(&self.instance, network, mtu), self.scene()).await?;
         if let Some(entry) = self.state().networks.get_mut(&network.id) {
             entry.host_port = made.port.map(|(ifindex, number)| PortHandle { ifindex, number });
         }
+        self.serve_names(network).await;
         Ok(())
+    }
+
+    /// Starts the network's DNS server. Without it the network works, and `status` says what is missing.
+    async fn serve_names(&self, network: &Network) {
+        let served = self.dns.serve(network.id, network.gateways().collect()).await;
+        let note = served.err().map(|error| format!("no names in network {}: {error}", network.name));
+        if let Some(note) = &note {
+            tracing::warn!("{note}");
+        }
+        self.note(&format!("dns {}", network.id), note);
+    }
+
+    /// Ends the DNS servers.
+    pub fn stop_names(&self) {
+        let networks: Vec<NetworkId> = self.state().networks.keys().copied().collect();
+        networks.into_iter().for_each(|network| self.dns.stop(network));
+    }
+
+    /// Runs something that changes tables in the kernel, off the runtime's own threads.
+    async fn in_datapath<T: Send + 'static>(
+        &self,
+        action: impl FnOnce(&Datapath) -> Result<T, DatapathError> + Send + 'static,
+    ) -> Result<T, SwitchError> {
+        let datapath = self.datapath.clone();
+        let done = tokio::task::spawn_blocking(move || action(&datapath)).await;
+        Ok(done.map_err(ApplyError::from)??)
     }
 
     /// The host's device was removed by somebody: makes it again.
@@ -165,18 +237,16 @@ impl Switch {
     }
 
     /// Where the host has routes to.
-    async fn routes(&self) -> Result<Vec<Ipv4Net>, SwitchError> {
-        let routes = self.netlink.routes().await?.into_iter().filter_map(|route| match route.destination {
-            IpNet::V4(net) => Some(net),
-            IpNet::V6(_) => None,
-        });
-        Ok(routes.collect())
+    async fn routes(&self) -> Result<Vec<IpNet>, SwitchError> {
+        Ok(self.netlink.routes().await?.into_iter().map(|route| route.destination).collect())
     }
 }
 
 /// The network as it is asked for; number and subnet are given when it is admitted.
 fn draft(request: NetworkRequest, driver: Driver) -> Result<Network, SwitchError> {
-    let NetworkRequest { name, driver: _, subnets, gateways, ip_ranges, options, labels } = request;
+    let name = request.name.parse()?;
+    let subnets = subnets(&request)?;
+    let NetworkRequest { options, labels, internal, .. } = request;
     let bridge = match driver {
         Driver::Bridge => BridgeOptions::parse(&options)?,
         Driver::Host | Driver::None => match options.first_key_value() {
@@ -189,10 +259,11 @@ fn draft(request: NetworkRequest, driver: Driver) -> Result<Network, SwitchError
     };
     Ok(Network {
         id: NetworkId::random()?,
-        name: name.parse()?,
+        name,
         number: NetworkNumber::default(),
         driver,
-        subnets: subnet(&subnets, &gateways, &ip_ranges)?.into_iter().collect(),
+        subnets,
+        internal,
         options,
         bridge,
         labels,
@@ -201,32 +272,48 @@ fn draft(request: NetworkRequest, driver: Driver) -> Result<Network, SwitchError
     })
 }
 
-fn subnet(subnets: &[String], gateways: &[String], ranges: &[String]) -> Result<Option<SubnetConfig>, SwitchError> {
-    let subnet: Option<Subnet> = only("subnet", subnets)?.map(|text| text.parse()).transpose()?;
-    let address = |text: &String| text.parse().map_err(|_| SwitchError::Address(text.clone()));
-    let gateway: Option<Ipv4Addr> = only("gateway", gateways)?.map(address).transpose()?;
-    let range = |text: &String| text.parse().map_err(|_| SwitchError::Range(text.clone()));
-    let range: Option<Ipv4Net> = only("range", ranges)?.map(range).transpose()?;
-    match (subnet, gateway, range) {
-        (Some(subnet), gateway, range) => Ok(Some(SubnetConfig::new(subnet, gateway, range)?)),
-        (None, Some(_), _) => Err(SwitchError::WithoutSubnet("--gateway")),
-        (None, _, Some(_)) => Err(SwitchError::WithoutSubnet("--ip-range")),
-        (None, None, None) => Ok(None),
+/// The subnets, each with the gateway, the range and the auxiliary addresses that lie in it, as Docker pairs them.
+fn subnets(request: &NetworkRequest) -> Result<Vec<SubnetConfig>, SwitchError> {
+    let address = |text: &String| text.parse::<IpAddr>().map_err(|_| SwitchError::Address(text.clone()));
+    let range = |text: &String| text.parse::<IpNet>().map_err(|_| SwitchError::Range(text.clone()));
+    let subnets = request.subnets.iter().map(|text| text.parse()).collect::<Result<Vec<Subnet>, _>>()?;
+    let nowhere = |what, of: &String| SwitchError::NoMatchingSubnet { what, of: of.clone(), subnets: subnets.clone() };
+    let mut gateways = BTreeMap::new();
+    for text in &request.gateways {
+        let gateway = address(text)?;
+        let subnet = matching(&subnets, gateway).ok_or_else(|| nowhere("gateway", text))?;
+        if gateways.insert(subnet, gateway).is_some() {
+            return Err(SwitchError::SeveralInSubnet { what: "gateways", subnet });
+        }
     }
+    let mut ranges = BTreeMap::new();
+    for text in &request.ip_ranges {
+        let range = range(text)?;
+        let subnet = matching(&subnets, range.addr())
+            .filter(|subnet| subnet.net().contains(&range))
+            .ok_or_else(|| nowhere("range", text))?;
+        if ranges.insert(subnet, range).is_some() {
+            return Err(SwitchError::SeveralInSubnet { what: "ranges", subnet });
+        }
+    }
+    let configs = subnets
+        .iter()
+        .map(|subnet| Ok(SubnetConfig::new(*subnet, gateways.get(subnet).copied(), ranges.get(subnet).copied())?));
+    let mut configs = configs.collect::<Result<Vec<_>, SwitchError>>()?;
+    for (name, text) in &request.aux_addresses {
+        let auxiliary = address(text)?;
+        let config = configs.iter_mut().find(|config| config.subnet.net().contains(&auxiliary));
+        config.ok_or_else(|| nowhere("aux-address", text))?.reserve(name.clone(), auxiliary)?;
+    }
+    Ok(configs)
 }
 
-fn only<'a>(what: &'static str, given: &'a [String]) -> Result<Option<&'a String>, SwitchError> {
-    match given {
-        [] => Ok(None),
-        [one] => Ok(Some(one)),
-        more => Err(SwitchError::TooMany { what, given: more.len() }),
-    }
+fn matching(subnets: &[Subnet], address: IpAddr) -> Option<Subnet> {
+    subnets.iter().copied().find(|subnet| subnet.net().contains(&address))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
 
     fn request() -> NetworkRequest {
@@ -237,15 +324,39 @@ mod tests {
     fn a_request_is_checked_before_anything_is_done() {
         let bridge = |request| draft(request, Driver::Bridge);
         assert!(bridge(request()).is_ok());
-        let two = vec!["10.1.0.0/24".to_owned(), "10.2.0.0/24".to_owned()];
-        let error = bridge(NetworkRequest { subnets: two, ..request() });
-        assert!(matches!(error, Err(SwitchError::TooMany { what: "subnet", given: 2 })));
         let error = bridge(NetworkRequest { gateways: vec!["10.1.0.1".to_owned()], ..request() });
-        assert!(matches!(error, Err(SwitchError::WithoutSubnet("--gateway"))));
+        assert!(matches!(error, Err(SwitchError::NoMatchingSubnet { what: "gateway", .. })));
         let options = BTreeMap::from([("speed".to_owned(), "high".to_owned())]);
         let error = bridge(NetworkRequest { options: options.clone(), ..request() });
         assert!(matches!(error, Err(SwitchError::Option(InvalidOption::Unknown { .. }))));
         let error = draft(NetworkRequest { options, ..request() }, Driver::None);
         assert!(matches!(error, Err(SwitchError::Option(InvalidOption::Unknown { driver: "none", .. }))));
+    }
+    #[test]
+    fn gateways_ranges_and_auxiliary_addresses_go_to_the_subnets_that_they_lie_in() {
+        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        let asked = NetworkRequest {
+            subnets: texts(&["10.1.0.0/24", "10.2.0.0/24", "fd00:7::/64"]),
+            gateways: texts(&["fd00:7::99", "10.2.0.254"]),
+            ip_ranges: texts(&["10.1.0.128/25"]),
+            aux_addresses: BTreeMap::from([("printer".to_owned(), "10.1.0.200".to_owned())]),
+            ..request()
+        };
+        let network = draft(asked.clone(), Driver::Bridge).expect("valid");
+        let gateways: Vec<_> = network.gateways().map(|gateway| gateway.to_string()).collect();
+        assert_eq!(gateways, ["10.1.0.1", "10.2.0.254", "fd00:7::99"]);
+        assert_eq!(network.subnets[0].ip_range.map(|range| range.to_string()).as_deref(), Some("10.1.0.128/25"));
+        assert_eq!(network.subnets[0].auxiliary.len(), 1);
+        let two = NetworkRequest { gateways: texts(&["10.2.0.1", "10.2.0.2"]), ..asked.clone() };
+        let error = draft(two, Driver::Bridge);
+        assert!(matches!(error, Err(SwitchError::SeveralInSubnet { what: "gateways", .. })));
+        let outside = NetworkRequest { ip_ranges: texts(&["10.3.0.0/25"]), ..asked.clone() };
+        let error = draft(outside, Driver::Bridge).expect_err("in none of the subnets");
+        assert!(
+            error.to_string().starts_with("no matching subnet for range 10.3.0.0/25: it lies outside of 10.1.0.0/24,"),
+            "{error}"
+        );
+        let wide = NetworkRequest { ip_ranges: texts(&["10.1.0.0/16"]), ..asked };
+        assert!(draft(wide, Driver::Bridge).is_err());
     }
 }

@@ -12,10 +12,10 @@ use super::state::{EndpointEntry, NetworkEntry, PortHandle};
 use super::{Switch, SwitchError};
 use crate::apply::{Container, Scene, apply};
 use crate::datapath::Xdp;
-use crate::drivers::{self, EndpointFacts};
+use crate::drivers;
 use crate::kernel::netlink::Link;
 use crate::kernel::netns::Netns;
-use crate::model::{Endpoint, EndpointId, Network};
+use crate::model::{Driver, Endpoint, EndpointId, Network};
 use crate::plan::Step;
 use crate::reconcile::{Found, compare};
 use crate::store::{Change, Recorded};
@@ -66,6 +66,8 @@ impl Switch {
         self.take_in(recorded).await?;
         self.restore_networks(&links).await?;
         self.create_predefined().await?;
+        self.reserve_again();
+        self.follow_outside("what was recorded").await;
 
         let mut restored = Restored { running: difference.running.len(), ..Restored::default() };
         let half_there: BTreeSet<EndpointId> = difference.unfinished.into_iter().collect();
@@ -132,8 +134,8 @@ impl Switch {
 
     /// Takes over an endpoint that runs: its port is brought in line with this daemon's options.
     async fn take_over(&self, id: EndpointId, ifindex: u32) -> Result<(), SwitchError> {
-        let Some((endpoint, network, xdp_uplink)) = self.recorded(id) else { return Ok(()) };
-        let facts = EndpointFacts { mode: self.mode, xdp_uplink };
+        let Some((endpoint, network)) = self.recorded(id) else { return Ok(()) };
+        let facts = self.facts_of(&network, &endpoint);
         let mut plan = drivers::plan(&self.instance, &network, &endpoint, facts);
         // The rest is there, or was changed by somebody who had a reason.
         plan.retain(|step| matches!(step, Step::AddPort(_) | Step::Offloads { .. }));
@@ -162,9 +164,12 @@ impl Switch {
 
     /// Attaches an endpoint again, with the addresses it had; `Some` if it has to be released.
     async fn attach_again(&self, id: EndpointId) -> Option<Release> {
-        let (mut endpoint, network, _) = self.recorded(id)?;
+        let (mut endpoint, network) = self.recorded(id)?;
         let made = async {
-            let netns = self.open_netns(&endpoint.netns.path).await?;
+            let netns = match (network.driver, self.open_netns(&endpoint.netns.path).await) {
+                (Driver::Host, Err(SwitchError::OwnNamespace(_))) => Netns::current()?,
+                (_, opened) => opened?,
+            };
             if endpoint.netns.is_of_process() && !is_same(&endpoint, &netns) {
                 return Err(SwitchError::AnotherProcess(endpoint.netns.path.clone()));
             }
@@ -177,26 +182,36 @@ impl Switch {
         };
         match made.await {
             Ok(made) => {
-                self.complete(endpoint, &network, &made);
+                self.complete(endpoint.clone(), &network, &made);
+                self.settle_endpoint(&endpoint).await;
                 None
             }
             Err(error) => {
                 self.forget(id).await;
+                self.settle_without(&endpoint).await;
                 let reason = error.to_string();
                 Some(Release { endpoint: endpoint.name.to_string(), netns: endpoint.netns.path, reason })
             }
         }
     }
 
-    /// An endpoint with its network, and whether that has XDP on its uplink.
-    fn recorded(&self, id: EndpointId) -> Option<(Endpoint, Network, bool)> {
+    /// Holds the host ports again that are recorded as published.
+    fn reserve_again(&self) {
+        let endpoints: Vec<Endpoint> = self.state().endpoints.values().map(|entry| entry.record.clone()).collect();
+        for endpoint in endpoints {
+            if let Err(error) = self.reservations.hold(&endpoint.published) {
+                // Whoever has it now may keep it: what arrives from outside goes to the endpoint all the same.
+                tracing::warn!("endpoint {}: {error}", endpoint.name);
+            }
+        }
+    }
+
+    /// An endpoint with its network.
+    fn recorded(&self, id: EndpointId) -> Option<(Endpoint, Network)> {
         let mut state = self.state();
         let endpoint = state.endpoints.get(&id)?.record.clone();
         match state.networks.get(&endpoint.network) {
-            Some(entry) => {
-                let xdp = entry.uplink.as_ref().is_some_and(|uplink| uplink.xdp);
-                Some((endpoint, entry.record.clone(), xdp))
-            }
+            Some(entry) => Some((endpoint, entry.record.clone())),
             None => {
                 // Networks are removed after their endpoints: a record that says otherwise is of no use.
                 state.endpoints.remove(&id);

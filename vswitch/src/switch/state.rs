@@ -1,10 +1,10 @@
 //! What the switch knows, and the decisions on it: names, addresses and numbers are given here, under one lock.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use vswitch_common::Mac;
 use vswitch_common::tables::{MAX_PORTS, NetworkNumber, PortNumber};
@@ -12,7 +12,10 @@ use vswitch_common::tables::{MAX_PORTS, NetworkNumber, PortNumber};
 use super::SwitchError;
 use crate::ipam;
 use crate::kernel::netns::NetnsId;
-use crate::model::{Endpoint, EndpointId, Network, NetworkId, Phase, StationMac, Subnet, SubnetConfig};
+use crate::model::{
+    Driver, Endpoint, EndpointAddress, EndpointId, EndpointName, InterfaceName, Network, NetworkId, NetworkName, Phase,
+    StationMac, Subnet, SubnetConfig,
+};
 
 /// Everything that is there.
 #[derive(Debug, Default)]
@@ -68,9 +71,22 @@ pub struct UplinkPort {
 pub struct Wanted {
     pub endpoint: Endpoint,
     pub ip: Option<Ipv4Addr>,
+    pub ip6: Option<Ipv6Addr>,
     pub mac: Option<StationMac>,
+    /// The interface; the next that is free if not given.
+    pub ifname: Option<InterfaceName>,
     /// Addresses that are taken outside of the switch.
-    pub taken: Vec<Ipv4Addr>,
+    pub taken: Vec<IpAddr>,
+}
+
+/// What somebody wants made a network, as far as it is known before it gets subnets.
+#[derive(Debug)]
+pub struct WantedNetwork {
+    pub network: Network,
+    /// Whether it is to have an IPv6 subnet, even if none is given.
+    pub ipv6: bool,
+    /// The MTU that its endpoints get.
+    pub mtu: u32,
 }
 
 impl State {
@@ -84,13 +100,36 @@ impl State {
         found.ok_or_else(|| SwitchError::NetworkNotFound(reference.to_owned()))
     }
 
-    /// The endpoint of this name, or whose id begins like this.
-    pub fn endpoint(&self, reference: &str) -> Result<&EndpointEntry, SwitchError> {
-        if let Some(entry) = self.endpoints.values().find(|entry| entry.record.name.as_str() == reference) {
-            return Ok(entry);
+    /// The endpoint of this name, or one of whose ids begins like this, in every network that it is in: first where its
+    /// default route is, or would be.
+    pub fn endpoint(&self, reference: &str) -> Result<Vec<&EndpointEntry>, SwitchError> {
+        let named = |name: &str| {
+            let mut named: Vec<_> =
+                self.endpoints.values().filter(|entry| entry.record.name.as_str() == name).collect();
+            named.sort_by_cached_key(|entry| self.gateway_order(&entry.record));
+            named
+        };
+        let found = named(reference);
+        if !found.is_empty() {
+            return Ok(found);
         }
         let found = by_id(self.endpoints.values(), reference, |entry| entry.record.id.to_string())?;
-        found.ok_or_else(|| SwitchError::EndpointNotFound(reference.to_owned()))
+        let found = found.ok_or_else(|| SwitchError::EndpointNotFound(reference.to_owned()))?;
+        Ok(named(found.record.name.as_str()))
+    }
+
+    /// An endpoint as it is in one network.
+    pub fn endpoint_in(&self, name: &EndpointName, network: NetworkId) -> Option<&EndpointEntry> {
+        self.endpoints_of(network).find(|entry| entry.record.name == *name)
+    }
+
+    /// What an endpoint's networks are sorted by: where the default route is comes first. Docker's order: the higher
+    /// priority, then the network's name. Networks without a way out come last.
+    pub fn gateway_order(&self, endpoint: &Endpoint) -> (bool, i32, String) {
+        let network = self.networks.get(&endpoint.network).map(|entry| &entry.record);
+        let without = network.is_none_or(|network| network.driver != Driver::Bridge || network.internal);
+        let name = network.map_or_else(String::new, |network| network.name.to_string());
+        (without, endpoint.gw_priority.saturating_neg(), name)
     }
 
     /// The endpoints of a network.
@@ -109,11 +148,11 @@ impl State {
     /// Takes a network in, not ready yet: gives it a number, and a subnet where none is given.
     pub fn admit_network(
         &mut self,
-        mut network: Network,
+        wanted: WantedNetwork,
         pools: &[Subnet],
-        routes: &[Ipv4Net],
-        mtu: u32,
+        routes: &[IpNet],
     ) -> Result<(Network, OwnedMutexGuard<()>), SwitchError> {
+        let WantedNetwork { mut network, ipv6, mtu } = wanted;
         if self.networks.values().any(|entry| entry.record.name == network.name) {
             return Err(SwitchError::NetworkExists(network.name));
         }
@@ -122,7 +161,7 @@ impl State {
         if let (Some(interface), Some(other)) = (uplink, self.networks.values().find(bridged)) {
             return Err(SwitchError::UplinkInUse { interface: interface.clone(), network: other.record.name.clone() });
         }
-        self.give_subnet(&mut network, pools, routes)?;
+        self.give_subnets(&mut network, ipv6, pools, routes)?;
         network.number = self.free_number()?;
         let exclusive = Arc::new(AsyncMutex::new(()));
         let guard = lock_new(&exclusive);
@@ -132,18 +171,39 @@ impl State {
         Ok((network, guard))
     }
 
-    fn give_subnet(&self, network: &mut Network, pools: &[Subnet], routes: &[Ipv4Net]) -> Result<(), SwitchError> {
-        let used =
-            || self.networks.values().flat_map(|entry| entry.record.subnets.iter().map(move |used| (entry, used)));
-        for config in &network.subnets {
-            if let Some((entry, other)) = used().find(|(_, other)| config.subnet.overlaps(&other.subnet.net())) {
-                let (subnet, other, network) = (config.subnet, other.subnet, entry.record.name.clone());
+    fn give_subnets(
+        &self,
+        network: &mut Network,
+        ipv6: bool,
+        pools: &[Subnet],
+        routes: &[IpNet],
+    ) -> Result<(), SwitchError> {
+        let others: Vec<_> = self.networks.values().flat_map(|entry| subnets_of(&entry.record)).collect();
+        for (place, config) in network.subnets.iter().enumerate() {
+            let own = network.subnets[..place].iter().map(|config| (&network.name, config.subnet));
+            let mut used = others.iter().copied().chain(own);
+            if let Some((other_network, other)) = used.find(|(_, other)| config.subnet.overlaps(&other.net())) {
+                let (subnet, network) = (config.subnet, other_network.clone());
                 return Err(SwitchError::SubnetOverlap { subnet, other, network });
             }
         }
-        if network.subnets.is_empty() && network.driver == crate::model::Driver::Bridge {
-            let networks: Vec<Subnet> = used().map(|(_, config)| config.subnet).collect();
-            let subnet = ipam::free_subnet(pools, &networks, routes).map_err(SwitchError::Pool)?;
+        if network.driver != Driver::Bridge {
+            return Ok(());
+        }
+        let has = |network: &Network, ipv6| network.subnets.iter().any(|config| config.subnet.is_ipv6() == ipv6);
+        let used: Vec<Subnet> =
+            others.iter().map(|(_, subnet)| *subnet).chain(subnets_of(network).map(|(_, subnet)| subnet)).collect();
+        if !has(network, false) {
+            let subnet = ipam::free_subnet(pools, false, &used, routes).map_err(SwitchError::Pool)?;
+            network.subnets.insert(0, SubnetConfig::new(subnet, None, None)?);
+        }
+        if ipv6 && !has(network, true) {
+            let subnet = if pools.iter().any(Subnet::is_ipv6) {
+                ipam::free_subnet(pools, true, &used, routes).map_err(SwitchError::Pool)?
+            } else {
+                let [a, b, c, d, e, ..] = *network.id.bytes();
+                Subnet::unique_local([a, b, c, d, e])
+            };
             network.subnets.push(SubnetConfig::new(subnet, None, None)?);
         }
         Ok(())
@@ -157,45 +217,14 @@ impl State {
 
     /// Takes an endpoint in: gives it its addresses. Nobody else gets the same from now on.
     pub fn admit_endpoint(&mut self, wanted: Wanted) -> Result<(Endpoint, Network, OwnedMutexGuard<()>), SwitchError> {
-        let Wanted { mut endpoint, ip, mac, taken } = wanted;
+        let mut endpoint = wanted.endpoint.clone();
         let gone = || SwitchError::NetworkNotFound(endpoint.network.to_string());
         let entry = self.networks.get(&endpoint.network).filter(|entry| entry.ready).ok_or_else(gone)?;
         let network = &entry.record;
         self.check_free(&endpoint, network)?;
         if let Some(address) = &mut endpoint.address {
-            let others =
-                || self.endpoints_of(network.id).filter_map(|other| Some((other, other.record.address.as_ref()?)));
-            let mac_holder = |mac: StationMac| others().find(|(_, other)| other.mac == mac);
-            address.mac = match mac {
-                Some(mac) => match mac_holder(mac) {
-                    Some((holder, _)) => {
-                        let holder = format!("endpoint {}", holder.record.name);
-                        return Err(SwitchError::MacInUse { mac: mac.get(), network: network.name.clone(), holder });
-                    }
-                    None => mac,
-                },
-                None => {
-                    let mut made = (0..).map(|n| StationMac::generated(&network.id, endpoint.name.as_str(), n));
-                    made.find(|mac| mac_holder(*mac).is_none()).unwrap_or(address.mac)
-                }
-            };
+            self.give_addresses(network, &wanted, address)?;
             address.mtu = entry.mtu;
-            if let Some(config) = network.subnets.first() {
-                let mut used: BTreeSet<_> = others().map(|(_, other)| other.ipv4).collect();
-                used.extend(taken);
-                address.ipv4 = ipam::allocate(config, &used, ip).map_err(|source| match source {
-                    ipam::IpamError::InUse(address) => {
-                        let endpoint = others().find(|(_, other)| other.ipv4 == address);
-                        let holder = match endpoint {
-                            Some((holder, _)) => format!("endpoint {}", holder.record.name),
-                            None if address == config.gateway => "the gateway".to_owned(),
-                            None => "the host".to_owned(),
-                        };
-                        SwitchError::AddressInUse { address, network: network.name.clone(), holder }
-                    }
-                    source => SwitchError::Ipam { network: network.name.clone(), source },
-                })?;
-            }
         }
         let network = network.clone();
         let exclusive = Arc::new(AsyncMutex::new(()));
@@ -204,19 +233,91 @@ impl State {
         Ok((endpoint, network, guard))
     }
 
-    fn check_free(&self, endpoint: &Endpoint, network: &Network) -> Result<(), SwitchError> {
-        let same_place = |other: &&EndpointEntry| {
-            let (one, other) = (&endpoint.netns, &other.record.netns);
-            (one.dev, one.inode) == (other.dev, other.inode)
+    fn give_addresses(
+        &self,
+        network: &Network,
+        wanted: &Wanted,
+        address: &mut EndpointAddress,
+    ) -> Result<(), SwitchError> {
+        let name = wanted.endpoint.name.as_str();
+        let others = || self.endpoints_of(network.id).filter_map(|other| Some((other, other.record.address.as_ref()?)));
+        let mac_holder = |mac: StationMac| others().find(|(_, other)| other.mac == mac);
+        address.mac = match wanted.mac {
+            Some(mac) => match mac_holder(mac) {
+                Some((holder, _)) => {
+                    let holder = format!("endpoint {}", holder.record.name);
+                    return Err(SwitchError::MacInUse { mac: mac.get(), network: network.name.clone(), holder });
+                }
+                None => mac,
+            },
+            None => {
+                let mut made = (0..).map(|n| StationMac::generated(&network.id, name, n));
+                made.find(|mac| mac_holder(*mac).is_none()).unwrap_or(address.mac)
+            }
         };
-        if let Some(other) = self.endpoints_of(network.id).find(same_place) {
+        address.ifname = match &wanted.ifname {
+            Some(ifname) => ifname.clone(),
+            None => self.free_interface(&wanted.endpoint),
+        };
+        let mut used: BTreeSet<IpAddr> = others().flat_map(|(_, other)| other.ips()).collect();
+        used.extend(&wanted.taken);
+        let allocate = |ipv6: bool, asked: Option<IpAddr>| {
+            let subnets = network.subnets.iter().filter(|config| config.subnet.is_ipv6() == ipv6);
+            ipam::allocate(subnets, &used, asked).map_err(|source| match source {
+                ipam::IpamError::InUse(address) => {
+                    let holder = others().find(|(_, other)| other.ips().any(|ip| ip == address));
+                    let auxiliary = || {
+                        let mut auxiliary = network.subnets.iter().flat_map(|config| &config.auxiliary);
+                        auxiliary.find(|(_, other)| **other == address).map(|(name, _)| name)
+                    };
+                    let holder = match (holder, auxiliary()) {
+                        (Some((holder, _)), _) => format!("endpoint {}", holder.record.name),
+                        (None, Some(name)) => format!("auxiliary address {name}"),
+                        (None, None) if network.gateways().any(|gateway| gateway == address) => {
+                            "the gateway".to_owned()
+                        }
+                        (None, None) => "the host".to_owned(),
+                    };
+                    SwitchError::AddressInUse { address, network: network.name.clone(), holder }
+                }
+                source => SwitchError::Ipam { network: network.name.clone(), source },
+            })
+        };
+        if let Some(IpAddr::V4(ip)) = allocate(false, wanted.ip.map(Into::into))? {
+            address.ipv4 = ip;
+        }
+        address.ipv6 = match allocate(true, wanted.ip6.map(Into::into))? {
+            Some(IpAddr::V6(ip)) => Some(ip),
+            _ => None,
+        };
+        Ok(())
+    }
+
+    /// `eth0`, or the next that no other connection of the namespace has.
+    fn free_interface(&self, endpoint: &Endpoint) -> InterfaceName {
+        let there = self.endpoints.values().filter(|other| same_place(&other.record, endpoint));
+        let used: BTreeSet<&InterfaceName> =
+            there.filter_map(|other| other.record.address.as_ref()).map(|address| &address.ifname).collect();
+        let mut names = (0_u32..).filter_map(|number| format!("eth{number}").parse().ok());
+        match names.find(|name| !used.contains(name)) {
+            Some(name) => name,
+            None => unreachable!("there are more names than endpoints"),
+        }
+    }
+
+    fn check_free(&self, endpoint: &Endpoint, network: &Network) -> Result<(), SwitchError> {
+        if let Some(other) = self.endpoints_of(network.id).find(|other| {
+            same_place(&other.record, endpoint)
+                && (network.driver != Driver::Host || other.record.name == endpoint.name)
+        }) {
             return Err(SwitchError::AlreadyAttached {
                 path: endpoint.netns.path.clone(),
                 network: network.name.clone(),
                 endpoint: other.record.name.clone(),
             });
         }
-        if self.endpoints.values().any(|other| other.record.name == endpoint.name) {
+        let namesake = |other: &&EndpointEntry| other.record.name == endpoint.name;
+        if self.endpoints.values().filter(namesake).any(|other| !same_place(&other.record, endpoint)) {
             return Err(SwitchError::EndpointExists(endpoint.name.clone()));
         }
         Ok(())
@@ -226,6 +327,15 @@ impl State {
     pub fn is_at(entry: &EndpointEntry, netns: NetnsId) -> bool {
         (entry.record.netns.dev, entry.record.netns.inode) == (netns.dev, netns.inode)
     }
+}
+
+/// Whether two are at the same namespace.
+fn same_place(one: &Endpoint, other: &Endpoint) -> bool {
+    (one.netns.dev, one.netns.inode) == (other.netns.dev, other.netns.inode)
+}
+
+fn subnets_of(network: &Network) -> impl Iterator<Item = (&NetworkName, Subnet)> {
+    network.subnets.iter().map(|config| (&network.name, config.subnet))
 }
 
 fn by_id<'a, T>(
@@ -265,12 +375,17 @@ mod tests {
             number: NetworkNumber::default(),
             driver: Driver::Bridge,
             subnets: subnet.map(config).into_iter().collect(),
+            internal: false,
             options: BTreeMap::new(),
             bridge: BridgeOptions::default(),
             labels: BTreeMap::new(),
             created: time::OffsetDateTime::UNIX_EPOCH,
             uplink_before: None,
         }
+    }
+
+    fn sized(network: Network, mtu: u32) -> WantedNetwork {
+        WantedNetwork { network, ipv6: false, mtu }
     }
 
     fn wanted(network: &Network, name: &str, inode: u64) -> Wanted {
@@ -283,21 +398,24 @@ mod tests {
                 ifname: "eth0".parse().expect("a name"),
                 mac: StationMac::generated(&network.id, name, 0),
                 ipv4: Ipv4Addr::UNSPECIFIED,
+                ipv6: None,
                 mtu: 0,
             }),
             hostname: None,
             aliases: Vec::new(),
+            published: Vec::new(),
+            gw_priority: 0,
             labels: BTreeMap::new(),
             created: time::OffsetDateTime::UNIX_EPOCH,
             phase: Phase::Attaching,
         };
-        Wanted { endpoint, ip: None, mac: None, taken: Vec::new() }
+        Wanted { endpoint, ip: None, ip6: None, mac: None, ifname: None, taken: Vec::new() }
     }
 
     /// A state with one network that others find.
     fn with_network(subnet: &str) -> (State, Network) {
         let mut state = State::default();
-        let (network, _) = state.admit_network(draft("front", Some(subnet)), &[], &[], 1400).expect("admitted");
+        let (network, _) = state.admit_network(sized(draft("front", Some(subnet)), 1400), &[], &[]).expect("admitted");
         state.networks.get_mut(&network.id).expect("there").ready = true;
         (state, network)
     }
@@ -312,7 +430,7 @@ mod tests {
         let routes = ["10.5.1.0/24".parse().expect("a route")];
         let mut state = State::default();
         let mut admitted = |name, subnet| {
-            let (network, _) = state.admit_network(draft(name, subnet), &pools, &routes, 1500)?;
+            let (network, _) = state.admit_network(sized(draft(name, subnet), 1500), &pools, &routes)?;
             Ok::<_, SwitchError>((network.number.0, network.subnets[0].subnet.to_string()))
         };
         assert_eq!(admitted("a", None).expect("the first"), (1, "10.5.0.0/24".to_owned()));
@@ -333,8 +451,8 @@ mod tests {
             network.bridge.uplink = Some("eth1".parse().expect("a name"));
             network
         };
-        assert!(state.admit_network(uplinked("a", "10.1.0.0/24"), &[], &[], 1500).is_ok());
-        let second = state.admit_network(uplinked("b", "10.2.0.0/24"), &[], &[], 1500);
+        assert!(state.admit_network(sized(uplinked("a", "10.1.0.0/24"), 1500), &[], &[]).is_ok());
+        let second = state.admit_network(sized(uplinked("b", "10.2.0.0/24"), 1500), &[], &[]);
         assert!(matches!(second, Err(SwitchError::UplinkInUse { .. })));
     }
 
@@ -346,13 +464,13 @@ mod tests {
             let admitted = state.admit_endpoint(wanted(&network, name, inode as u64));
             let (endpoint, _, _) = admitted.expect("there is room");
             let address = address(&endpoint);
-            assert_eq!(address.mtu, 1400);
+            assert_eq!((address.mtu, address.ipv6), (1400, None));
             assert!(given.insert(address.ipv4) && address.ipv4 != network.subnets[0].gateway);
         }
         let full = state.admit_endpoint(wanted(&network, "f", 9)).expect_err("all are taken");
         assert_eq!((full.code(), full.to_string().contains("front")), ("no_available_address", true));
         // As soon as one is free, it is given again.
-        let freed = state.endpoint("c").expect("there").record.clone();
+        let freed = state.endpoint("c").expect("there")[0].record.clone();
         state.endpoints.remove(&freed.id);
         let (next, _, _) = state.admit_endpoint(wanted(&network, "f", 9)).expect("there is room");
         assert_eq!(address(&next).ipv4, address(&freed).ipv4);
@@ -367,13 +485,35 @@ mod tests {
         assert_eq!(refused(wanted(&network, "web", 2)).code(), "endpoint_exists");
         assert_eq!(refused(wanted(&network, "other", 1)).code(), "already_attached");
         for (ip, holder) in [("10.9.8.2", "endpoint web"), ("10.9.8.1", "the gateway"), ("10.9.8.77", "the host")] {
-            let taken = vec![Ipv4Addr::new(10, 9, 8, 77)];
+            let taken = vec![IpAddr::from([10, 9, 8, 77])];
             let error = refused(Wanted { ip: ip.parse().ok(), taken, ..wanted(&network, "x", 3) });
             assert!(error.code() == "address_in_use" && error.to_string().contains(holder), "{error}");
         }
         let error = refused(Wanted { mac: Some(address(&web).mac), ..wanted(&network, "x", 3) });
         assert!(error.code() == "mac_in_use" && error.to_string().contains("endpoint web"), "{error}");
         assert_eq!(state.endpoints.len(), 1, "nothing of it stays");
+    }
+
+    #[test]
+    fn one_namespace_is_in_several_networks_under_one_name() {
+        let (mut state, front) = with_network("10.9.8.0/24");
+        let mut back = draft("back", Some("10.9.9.0/24"));
+        back.internal = true;
+        let (back, _) =
+            state.admit_network(WantedNetwork { network: back, ipv6: true, mtu: 1500 }, &[], &[]).expect("admitted");
+        state.networks.get_mut(&back.id).expect("there").ready = true;
+        assert!(back.subnets[1].subnet.to_string().starts_with("fd"), "unique local: {:?}", back.subnets);
+        let (one, _, _) = state.admit_endpoint(wanted(&back, "web", 1)).expect("admitted");
+        let (two, _, _) = state.admit_endpoint(wanted(&front, "web", 1)).expect("admitted");
+        assert_eq!((address(&one).ifname.as_str(), address(&two).ifname.as_str()), ("eth0", "eth1"));
+        assert!(back.subnets[1].subnet.is_host(address(&one).ipv6.expect("IPv6").into()));
+        let elsewhere = state.admit_endpoint(wanted(&back, "web", 2)).expect_err("the name is another's");
+        assert_eq!(elsewhere.code(), "endpoint_exists");
+        let networks = |state: &State| {
+            state.endpoint("web").expect("there").iter().map(|entry| entry.record.network).collect::<Vec<_>>()
+        };
+        assert_eq!(networks(&state), [front.id, back.id], "an internal network has no default route");
+        assert_eq!(state.endpoint(&one.id.short()).expect("by id").len(), 2);
     }
 
     #[test]
@@ -390,7 +530,7 @@ mod tests {
         let (mut state, network) = with_network("10.9.8.0/24");
         let (web, _, _) = state.admit_endpoint(wanted(&network, "web", 1)).expect("admitted");
         for reference in ["web".to_owned(), web.id.to_string(), web.id.digits(8)] {
-            assert_eq!(state.endpoint(&reference).expect("found").record.id, web.id);
+            assert_eq!(state.endpoint(&reference).expect("found")[0].record.id, web.id);
         }
         assert_eq!(state.network(&network.id.short()).expect("found").record.id, network.id);
         assert!(matches!(state.endpoint(""), Err(SwitchError::EndpointNotFound(_))));

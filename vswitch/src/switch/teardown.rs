@@ -7,7 +7,8 @@ use std::path::Path;
 use super::{Switch, SwitchError};
 use crate::kernel::bpffs::{self, BpffsError};
 use crate::kernel::netlink::{Netlink, NetlinkError};
-use crate::model::{Instance, Network};
+use crate::model::{Endpoint, Instance, Network};
+use crate::outside;
 
 /// A file of the instance could not be removed.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +44,13 @@ impl Switch {
             if let Err(error) = released {
                 failed.get_or_insert(error);
             }
+        }
+        self.stop_names();
+        let endpoints: Vec<Endpoint> = self.state().endpoints.values().map(|entry| entry.record.clone()).collect();
+        endpoints.iter().for_each(|endpoint| self.write_etc(endpoint, &[]));
+        // Nothing is wanted any more.
+        if let Err(error) = outside::remove(&self.instance).await {
+            failed.get_or_insert(error.into());
         }
         if let Err(error) = remove_leftovers(&self.netlink, &self.instance).await {
             failed.get_or_insert(error.into());

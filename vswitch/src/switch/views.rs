@@ -1,6 +1,8 @@
 //! What is shown: `status`, `ps`, `inspect`, `network ls`, `stats`.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::PoisonError;
 
 use vswitch_common::tables::PortNumber;
 
@@ -11,7 +13,7 @@ use crate::api::{
     UplinkView,
 };
 use crate::datapath::Mode;
-use crate::model::{Driver, Endpoint, Network, NetworkId};
+use crate::model::{Driver, Endpoint, EndpointAddress, Network, NetworkId};
 
 /// A port, as people know it.
 #[derive(Clone, Debug)]
@@ -33,6 +35,8 @@ impl Switch {
             let state = self.state();
             (state.networks.values().filter(|entry| entry.ready).count(), state.attached().len())
         };
+        let outside = self.outside.status();
+        let notes: Vec<String> = self.notes.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             instance: self.instance.name().to_string(),
@@ -45,6 +49,9 @@ impl Switch {
             fdb_entries: self.datapath.fdb()?.len(),
             uptime_seconds: self.started.elapsed().as_secs(),
             taken_over: self.datapath.taken_over(),
+            firewall_table: outside.table,
+            forwarding: outside.forwarding,
+            notes: outside.notes.into_iter().chain(notes).collect(),
         })
     }
 
@@ -68,16 +75,21 @@ impl Switch {
     /// # Errors
     /// There is none, or its counters cannot be read.
     pub fn inspect(&self, reference: &str) -> Result<EndpointDetails, SwitchError> {
-        let (entry, view, port) = {
+        let (entry, networks, port) = {
             let state = self.state();
-            let entry = state.endpoint(reference)?;
-            let not_found = || SwitchError::EndpointNotFound(reference.to_owned());
-            let network = state.networks.get(&entry.record.network).ok_or_else(not_found)?;
-            (entry.record.clone(), endpoint(&entry.record, &network.record), entry.port)
+            let entries = state.endpoint(reference)?;
+            let view = |entry: &&EndpointEntry| {
+                Some(endpoint(&entry.record, &state.networks.get(&entry.record.network)?.record))
+            };
+            let networks: Vec<_> = entries.iter().filter_map(view).collect();
+            (entries[0].record.clone(), networks, entries[0].port)
         };
+        let not_found = || SwitchError::EndpointNotFound(reference.to_owned());
+        let view = networks.first().cloned().ok_or_else(not_found)?;
         let counters = port.map(|port| self.datapath.counters(port.number)).transpose()?;
         Ok(EndpointDetails {
             endpoint: view,
+            networks,
             hostname: entry.hostname,
             aliases: entry.aliases,
             labels: entry.labels,
@@ -161,9 +173,9 @@ fn chosen_ports(state: &State, ports: Vec<NamedPort>, reference: &str) -> Result
         other => other,
     };
     match state.endpoint(reference) {
-        Ok(entry) => {
-            let number = entry.port.map(|port| port.number);
-            Ok(ports.into_iter().filter(|port| Some(port.number) == number).collect())
+        Ok(entries) => {
+            let numbers: Vec<_> = entries.iter().filter_map(|entry| entry.port).map(|port| port.number).collect();
+            Ok(ports.into_iter().filter(|port| numbers.contains(&port.number)).collect())
         }
         Err(SwitchError::EndpointNotFound(_)) => {
             let network = state.network(reference).map_err(nothing)?.record.id;
@@ -208,12 +220,26 @@ pub(super) fn endpoint(endpoint: &Endpoint, network: &Network) -> EndpointView {
         ifname: address.map(|address| address.ifname.to_string()),
         mac: address.map(|address| address.mac.to_string()),
         ipv4: address.map(|address| address.ipv4),
-        ipv6: None,
-        gateway: address.and(network.subnets.first()).map(|config| config.gateway),
+        ipv6: address.and_then(|address| address.ipv6),
+        gateway: address.and_then(|address| match gateway(network, address, false)? {
+            IpAddr::V4(gateway) => Some(gateway),
+            IpAddr::V6(_) => None,
+        }),
+        gateway6: address.and_then(|address| match gateway(network, address, true)? {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(gateway) => Some(gateway),
+        }),
+        nameservers: address.map(|_| network.gateways().collect()).unwrap_or_default(),
         mtu: address.map(|address| address.mtu),
         netns: endpoint.netns.path.clone(),
-        published: Vec::new(),
+        published: endpoint.published.clone(),
     }
+}
+
+/// The gateway of an endpoint, for one family; internal networks have none.
+pub(super) fn gateway(network: &Network, address: &EndpointAddress, ipv6: bool) -> Option<IpAddr> {
+    let own = address.ips().find(|ip| ip.is_ipv6() == ipv6)?;
+    network.subnet_of(own).map(|config| config.gateway).filter(|_| !network.internal)
 }
 
 /// A network, as it is shown.
@@ -222,13 +248,14 @@ pub(super) fn network(state: &State, network: &Network) -> NetworkView {
         subnet: config.subnet,
         gateway: config.gateway,
         ip_range: config.ip_range,
+        aux_addresses: config.auxiliary.clone(),
     });
     NetworkView {
         id: network.id,
         name: network.name.to_string(),
         driver: network.driver,
         subnets: subnets.collect(),
-        internal: false,
+        internal: network.internal,
         options: network.options.clone(),
         labels: network.labels.clone(),
         endpoints: state.endpoints_of(network.id).count(),

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType, RouteVia,
@@ -47,6 +47,11 @@ pub(super) fn add_address(index: u32, address: IpNet) -> Change {
 }
 
 pub(super) fn add_default(via: IpAddr, index: u32) -> Change {
+    let request = Request::new(RouteNetlinkMessage::NewRoute(default(via, index)), ADD);
+    Change { operation: "add the default route via", object: via.to_string(), request, done_if: Some(Errno::EEXIST) }
+}
+
+fn default(via: IpAddr, index: u32) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header = RouteHeader {
         address_family: family(via),
@@ -57,8 +62,14 @@ pub(super) fn add_default(via: IpAddr, index: u32) -> Change {
         ..RouteHeader::default()
     };
     message.attributes = vec![RouteAttribute::Gateway(via.into()), RouteAttribute::Oif(index)];
-    let request = Request::new(RouteNetlinkMessage::NewRoute(message), ADD);
-    Change { operation: "add the default route via", object: via.to_string(), request, done_if: Some(Errno::EEXIST) }
+    message
+}
+
+/// The same, in the place of the one that is there.
+pub(super) fn replace_default(via: IpAddr, index: u32) -> Change {
+    let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
+    let request = Request::new(RouteNetlinkMessage::NewRoute(default(via, index)), flags);
+    Change { operation: "replace the default route, by one via", object: via.to_string(), request, done_if: None }
 }
 
 pub(super) fn query_addresses() -> Request {

@@ -1,0 +1,97 @@
+//! The names that the DNS servers of the networks know: endpoints, their aliases and hostnames.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::state::{EndpointEntry, State};
+use crate::dns::Names;
+use crate::model::{Driver, Endpoint, EndpointName, NetworkId, Phase};
+
+/// What the switch knows of names. It looks at the state for each question: there is nothing to be kept in line.
+#[derive(Debug)]
+pub(super) struct Directory(pub(super) Arc<Mutex<State>>);
+
+impl Directory {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Names for Directory {
+    fn addresses(&self, network: NetworkId, client: IpAddr, name: &str) -> Option<Vec<IpAddr>> {
+        let state = self.state();
+        let visible = visible(&state, network, client);
+        let mut found = Vec::new();
+        for entry in state.endpoints.values().filter(|entry| entry.record.phase == Phase::Attached) {
+            let record = &entry.record;
+            if is_on_host(&state, record) {
+                if is_called(record, name) {
+                    // The host's own addresses in the network that is asked in: where its ports are reached.
+                    found.extend(state.networks.get(&network)?.record.gateways());
+                }
+                continue;
+            }
+            let Some(address) = &record.address else { continue };
+            let Some(of) = state.networks.get(&record.network).filter(|entry| visible.contains(&entry.record.id))
+            else {
+                continue;
+            };
+            let name = match name.rsplit_once('.') {
+                Some((first, last))
+                    if of.record.name.as_str().eq_ignore_ascii_case(last) && is_called(record, first) =>
+                {
+                    first
+                }
+                _ => name,
+            };
+            if is_called(record, name) {
+                found.extend(address.ips());
+            }
+        }
+        (!found.is_empty()).then_some(found)
+    }
+
+    fn name_of(&self, network: NetworkId, client: IpAddr, address: IpAddr) -> Option<String> {
+        let state = self.state();
+        let visible = visible(&state, network, client);
+        let entry = state.endpoints.values().find(|entry| {
+            visible.contains(&entry.record.network)
+                && has_address(entry, address)
+                && entry.record.phase == Phase::Attached
+        })?;
+        let network = &state.networks.get(&entry.record.network)?.record.name;
+        Some(format!("{}.{network}", entry.record.name))
+    }
+
+    fn is_ours(&self, network: NetworkId, address: IpAddr) -> bool {
+        self.state().networks.get(&network).is_some_and(|entry| entry.record.subnet_of(address).is_some())
+    }
+
+    fn forwards(&self, network: NetworkId) -> bool {
+        self.state().networks.get(&network).is_some_and(|entry| !entry.record.internal)
+    }
+}
+
+/// The networks whose names a client sees: all that it is in, if it is an endpoint of the network that it asks in.
+fn visible(state: &State, network: NetworkId, client: IpAddr) -> BTreeSet<NetworkId> {
+    let endpoint: Option<&EndpointName> =
+        state.endpoints_of(network).find(|entry| has_address(entry, client)).map(|entry| &entry.record.name);
+    let connections = state.endpoints.values().filter(|entry| Some(&entry.record.name) == endpoint);
+    connections.map(|entry| entry.record.network).chain([network]).collect()
+}
+
+fn has_address(entry: &EndpointEntry, address: IpAddr) -> bool {
+    entry.record.address.as_ref().is_some_and(|own| own.ips().any(|ip| ip == address))
+}
+
+fn is_on_host(state: &State, record: &Endpoint) -> bool {
+    state.networks.get(&record.network).is_some_and(|entry| entry.record.driver == Driver::Host)
+}
+
+/// Whether an endpoint is called like this: by its name, an alias, its hostname or its short id.
+fn is_called(record: &Endpoint, name: &str) -> bool {
+    let others = record.aliases.iter().chain(&record.hostname).map(String::as_str);
+    let mut names = std::iter::once(record.name.as_str()).chain(others);
+    names.any(|own| own.eq_ignore_ascii_case(name)) || record.id.short() == name
+}
