@@ -145,7 +145,7 @@ pub struct Run {
     #[command(flatten)]
     pub flags: AttachFlags,
     /// What to run, with its arguments
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
 }
 

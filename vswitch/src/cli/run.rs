@@ -24,7 +24,6 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::signal::kill;
 use nix::sys::signalfd::SignalFd;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, pipe2};
 use serde::{Deserialize, Serialize};
 
@@ -137,15 +136,13 @@ fn setting(endpoint: &EndpointView, network: &NetworkDetails, hostname: &str) ->
 
 /// The command's process and its guard, seen from the leader.
 struct Started {
-    guard: Guard,
+    /// Until it has been waited for.
+    guard: Option<Pid>,
     signals: SignalFd,
     words: BufReader<File>,
     orders: File,
     lifeline: Option<File>,
 }
-
-/// The guard's process, to be waited for.
-struct Guard(Option<Pid>);
 
 /// Starts both. The command's process goes into its namespaces and waits.
 fn start(command: &[OsString], driver: Driver, instance: &Instance, output: Output) -> Result<Started, Failure> {
@@ -158,7 +155,7 @@ fn start(command: &[OsString], driver: Driver, instance: &Instance, output: Outp
     // SAFETY: this process has one thread: the runtime that asked the daemon is gone, and it ran on this one.
     match unsafe { fork() }.map_err(|errno| failure("start a process", errno))? {
         ForkResult::Parent { child } => Ok(Started {
-            guard: Guard(Some(child)),
+            guard: Some(child),
             signals,
             words: BufReader::new(words_out.into()),
             orders: orders_in.into(),
@@ -202,17 +199,16 @@ impl Started {
 
     /// Passes signals on until the guard has ended: its exit status is the command's.
     fn see_through(mut self) -> io::Result<u8> {
-        let Some(guard) = self.guard.0 else { return Ok(0) };
+        let Some(guard) = self.guard else { return Ok(0) };
         loop {
             let Some(received) = signals::next(&self.signals)? else { continue };
             match received {
-                signals::Received::Child => match waitpid(guard, Some(WaitPidFlag::WNOHANG))? {
-                    status @ (WaitStatus::Exited(..) | WaitStatus::Signaled(..)) => {
-                        self.guard.0 = None;
-                        return Ok(exit_status(status));
+                signals::Received::Child => {
+                    if let Some((_, exit)) = wait(Some(guard), libc::WNOHANG)? {
+                        self.guard = None;
+                        return Ok(exit);
                     }
-                    _ => {}
-                },
+                }
                 signals::Received::Sent { signal, .. } => {
                     // It is our child and not waited for, so the number is still its own.
                     let _ = kill(guard, signal);
@@ -227,20 +223,24 @@ impl Drop for Started {
     fn drop(&mut self) {
         // That is how the guard learns that the command shall end.
         self.lifeline = None;
-        if let Some(guard) = self.guard.0.take() {
-            while waitpid(guard, None) == Err(Errno::EINTR) {}
+        if let Some(guard) = self.guard.take() {
+            while wait(Some(guard), 0) == Err(Errno::EINTR) {}
         }
     }
 }
 
+/// Waits for a child, or for any: which one has ended, and its exit status. Not by nix, which fails for real-time signals.
+fn wait(child: Option<Pid>, flags: i32) -> Result<Option<(Pid, u8)>, Errno> {
+    let mut status = 0;
+    // SAFETY: the status outlives the call.
+    let ended = Errno::result(unsafe { libc::waitpid(child.map_or(-1, Pid::as_raw), &raw mut status, flags) })?;
+    Ok((ended != 0).then(|| (Pid::from_raw(ended), exit_status(status))))
+}
+
 /// As shells have it.
-fn exit_status(status: WaitStatus) -> u8 {
-    let number = match status {
-        WaitStatus::Exited(_, code) => code,
-        WaitStatus::Signaled(_, signal, _) => 128 + signal as i32,
-        _ => 0,
-    };
-    u8::try_from(number & 0xff).unwrap_or(u8::MAX)
+fn exit_status(status: i32) -> u8 {
+    let number = if libc::WIFSIGNALED(status) { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) };
+    u8::try_from(number).unwrap_or(u8::MAX)
 }
 
 fn failure(what: &str, error: impl std::fmt::Display) -> Failure {
@@ -249,18 +249,11 @@ fn failure(what: &str, error: impl std::fmt::Display) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use nix::sys::signal::Signal;
-
     use super::*;
 
     #[test]
     fn exit_statuses_are_those_of_shells() {
-        let process = Pid::from_raw(1);
-        for (status, exit) in [
-            (WaitStatus::Exited(process, 0), 0),
-            (WaitStatus::Exited(process, 255), 255),
-            (WaitStatus::Signaled(process, Signal::SIGTERM, false), 143),
-        ] {
+        for (status, exit) in [(0, 0), (255 << 8, 255), (libc::SIGTERM, 143), (libc::SIGSEGV | 0x80, 139), (34, 162)] {
             assert_eq!(exit_status(status), exit);
         }
     }

@@ -228,7 +228,7 @@ fn the_container_keeps_what_was_its_own() {
 
 #[test]
 fn help_has_an_example_for_each_command() {
-    for command in ["up", "down", "status", "attach", "detach", "ps", "inspect", "stats"] {
+    for command in ["up", "down", "status", "attach", "run", "detach", "ps", "inspect", "stats"] {
         let outcome = crate::harness::run(Command::new(crate::harness::BINARY).args([command, "--help"]));
         assert_eq!(outcome.code, Some(0), "{outcome:#?}");
         assert!(outcome.stdout.contains(&format!("vswitch {command}")), "no example: {}", outcome.stdout);

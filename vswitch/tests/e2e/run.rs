@@ -43,7 +43,9 @@ fn nobody(host: &Host) -> bool {
 fn the_exit_status_is_the_commands() {
     let host = Host::up(&[]);
     let before = Surroundings::of(&host, &[]);
-    for (script, code) in [("exit 0", 0), ("exit 7", 7), ("kill -TERM $$", 143), ("kill -KILL $$", 137)] {
+    for (script, code) in
+        [("exit 0", 0), ("exit 7", 7), ("kill -TERM $$", 143), ("kill -KILL $$", 137), ("kill -40 $$", 168)]
+    {
         let outcome = host.run(&["run", "--", "sh", "-c", script]);
         assert_eq!(outcome, Outcome { code: Some(code), stdout: String::new(), stderr: String::new() }, "{script}");
         assert!(nobody(&host));

@@ -14,20 +14,22 @@ use super::{archive::Archive, image::Kernel, libraries, modules};
 use crate::{cargo, programs};
 
 /// Programs that tests start. Those that this machine lacks are left out, and a test that needs one says so.
-const PROGRAMS: [&str; 18] = [
-    "bash", "bpftool", "bridge", "env", "ethtool", "ip", "iperf3", "mount", "nft", "nsenter", "ping", "setpriv", "ss",
-    "sysctl", "tc", "tcpdump", "umount", "unshare",
+const PROGRAMS: [&str; 19] = [
+    "bash", "bpftool", "bridge", "env", "ethtool", "getent", "ip", "iperf3", "mount", "nft", "nsenter", "ping",
+    "setpriv", "ss", "sysctl", "tc", "tcpdump", "umount", "unshare",
 ];
 
 /// Files that programs and the C library read.
-const FILES: [&str; 8] = [
+const FILES: [&str; 10] = [
     "/etc/ethertypes",
     "/etc/group",
+    "/etc/hostname",
     "/etc/hosts",
     "/etc/ld.so.cache",
     "/etc/nsswitch.conf",
     "/etc/passwd",
     "/etc/protocols",
+    "/etc/resolv.conf",
     "/etc/services",
 ];
 

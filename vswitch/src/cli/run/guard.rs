@@ -9,7 +9,6 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::signalfd::SignalFd;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, getpid};
 
 use super::inside::Errand;
@@ -106,12 +105,10 @@ fn watch(command: Pid, leader: Pid, signals: &SignalFd, lifeline: &File) -> Resu
 /// Takes note of all children that have ended; the exit status of the command, if it is among them.
 fn reap(command: Pid) -> Result<Option<u8>, Errno> {
     loop {
-        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(status @ (WaitStatus::Exited(process, _) | WaitStatus::Signaled(process, ..))) if process == command => {
-                return Ok(Some(super::exit_status(status)));
-            }
-            Ok(WaitStatus::StillAlive) => return Ok(None),
-            Ok(_) | Err(Errno::EINTR) => {}
+        match super::wait(None, libc::WNOHANG) {
+            Ok(Some((process, exit))) if process == command => return Ok(Some(exit)),
+            Ok(Some(_)) | Err(Errno::EINTR) => {}
+            Ok(None) => return Ok(None),
             Err(errno) => return Err(errno),
         }
     }
@@ -126,10 +123,9 @@ fn kill_all(command: Pid) {
             let _ = kill(*child, Signal::SIGKILL);
         }
         // A child that came while we looked may be missing among them, so without any there is nothing to wait for.
-        let flags = children.is_empty().then_some(WaitPidFlag::WNOHANG);
-        match waitpid(None, flags) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(_) => return,
+        let flags = if children.is_empty() { libc::WNOHANG } else { 0 };
+        if super::wait(None, flags) == Err(Errno::ECHILD) {
+            return;
         }
     }
 }
