@@ -48,8 +48,8 @@ impl Switch {
         self.stop_names();
         let endpoints: Vec<Endpoint> = self.state().endpoints.values().map(|entry| entry.record.clone()).collect();
         endpoints.iter().for_each(|endpoint| self.write_etc(endpoint, &[]));
-        // Nothing is wanted any more.
-        if let Err(error) = outside::remove(&self.instance).await {
+        // Nothing is wanted any more. Told to whoever restores what others flush: it would restore this, too.
+        if let Err(error) = self.outside.apply(outside::Wanted::default()).await {
             failed.get_or_insert(error.into());
         }
         if let Err(error) = remove_leftovers(&self.netlink, &self.instance).await {
