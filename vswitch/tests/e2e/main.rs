@@ -17,6 +17,7 @@ mod instances;
 mod ipv6;
 mod isolation;
 mod lifecycle;
+mod names;
 mod networks;
 mod reaping;
 mod refused_attach;
