@@ -24,6 +24,7 @@ mod refused_attach;
 mod refused_up;
 mod run;
 mod run_terminal;
+mod state;
 mod takeover;
 mod traffic;
 mod uplink;

@@ -180,6 +180,14 @@ impl Netns {
         outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
+    /// Makes it anew under its name, as after a reboot.
+    pub fn again(self) -> Self {
+        let name = self.name.clone();
+        drop(self);
+        command::ok(Command::new("ip").args(["netns", "add", &name]));
+        Self { name }
+    }
+
     /// Deletes it under everybody's feet.
     pub fn delete(self) {
         drop(self);
