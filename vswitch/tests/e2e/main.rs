@@ -19,6 +19,8 @@ mod isolation;
 mod lifecycle;
 mod names;
 mod networks;
+mod outside;
+mod published;
 mod reaping;
 mod refused_attach;
 mod refused_up;

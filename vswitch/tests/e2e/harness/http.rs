@@ -1,23 +1,24 @@
-//! HTTP of the smallest kind: a server that says who asks, and a client.
+//! HTTP of the smallest kind, and the same by UDP: a server that says who asks, and clients.
 
 use std::{
     io::{Read as _, Write as _},
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use super::{Netns, PATIENCE};
 
-/// A server that answers every request with its name and the client's address. It ends when dropped.
+/// A server that answers every request with its name and the client's address, by TCP and UDP. It ends when dropped.
 pub struct Site {
     netns: std::fs::File,
     at: SocketAddr,
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 /// What a client was told.
@@ -33,12 +34,24 @@ impl Site {
     /// Serves at a port of all addresses, IPv4 and IPv6.
     #[track_caller]
     pub fn open(netns: &Netns, port: u16, name: &str) -> Self {
-        let at = SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, port));
+        let at = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
         let listener =
             netns.inside(|| TcpListener::bind(at)).unwrap_or_else(|error| panic!("listening on {at}: {error}"));
+        let socket = netns.inside(|| UdpSocket::bind(at)).unwrap_or_else(|error| panic!("binding {at}: {error}"));
+        // How soon it notices its end.
+        socket.set_read_timeout(Some(Duration::from_millis(50))).expect("a time limit");
         let (stop, name) = (Arc::new(AtomicBool::new(false)), name.to_owned());
+        let (stopped, by_udp) = (stop.clone(), name.clone());
+        let datagrams = thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                if let Ok((_, client)) = socket.recv_from(&mut [0; 64]) {
+                    let page = format!("{by_udp} {}", client.ip().to_canonical());
+                    let _sent = socket.send_to(page.as_bytes(), client);
+                }
+            }
+        });
         let stopped = stop.clone();
-        let thread = thread::spawn(move || {
+        let connections = thread::spawn(move || {
             while let Ok((stream, client)) = listener.accept() {
                 if stopped.load(Ordering::Relaxed) {
                     return;
@@ -47,21 +60,21 @@ impl Site {
             }
         });
         let netns = std::fs::File::open(netns.path()).expect("it is there");
-        Self { netns, at, stop, thread: Some(thread) }
+        Self { netns, at, stop, threads: vec![datagrams, connections] }
     }
 }
 
 impl Drop for Site {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        let target = SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, self.at.port()));
+        let target = SocketAddr::from((Ipv6Addr::LOCALHOST, self.at.port()));
         thread::scope(|scope| {
             scope.spawn(|| {
                 let entered = nix::sched::setns(&self.netns, nix::sched::CloneFlags::CLONE_NEWNET);
                 let _wakes_it = entered.map(|()| TcpStream::connect(target));
             });
         });
-        if let Some(thread) = self.thread.take() {
+        for thread in self.threads.drain(..) {
             let _ended = thread.join();
         }
     }
@@ -90,7 +103,7 @@ pub fn get(from: &Netns, server: impl Into<IpAddr>, port: u16) -> Page {
 }
 
 /// Asks for a page where perhaps nobody answers.
-pub fn try_get(from: &Netns, server: SocketAddr, patience: std::time::Duration) -> Result<Page, std::io::Error> {
+pub fn try_get(from: &Netns, server: SocketAddr, patience: Duration) -> Result<Page, std::io::Error> {
     let mut stream = from.inside(|| TcpStream::connect_timeout(&server, patience))?;
     stream.set_read_timeout(Some(patience))?;
     stream.write_all(format!("GET / HTTP/1.0\r\nHost: {server}\r\n\r\n").as_bytes())?;
@@ -98,6 +111,42 @@ pub fn try_get(from: &Netns, server: SocketAddr, patience: std::time::Duration) 
     stream.read_to_string(&mut answer)?;
     let body = answer.strip_prefix("HTTP/1.0 200 OK\r\n").and_then(|rest| rest.split_once("\r\n\r\n"));
     let (_, body) = body.ok_or_else(|| std::io::Error::other(format!("no page: {answer:?}")))?;
-    let (site, client) = body.split_once(' ').ok_or_else(|| std::io::Error::other(format!("no page: {answer:?}")))?;
+    page(body)
+}
+
+/// A client that goes on from one port.
+pub struct Caller(UdpSocket);
+
+impl Caller {
+    /// Of a server, which alone it hears.
+    #[track_caller]
+    pub fn new(from: &Netns, server: impl Into<IpAddr>, port: u16) -> Self {
+        let server = SocketAddr::new(server.into(), port);
+        let any: IpAddr = if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let socket = from.inside(|| {
+            let socket = UdpSocket::bind((any, 0)).expect("a socket");
+            socket.connect(server).map(|()| socket)
+        });
+        Self(socket.unwrap_or_else(|error| panic!("{server} from {}: {error}", from.name())))
+    }
+
+    /// Asks by UDP.
+    #[track_caller]
+    pub fn call(&self) -> Page {
+        self.try_call(PATIENCE).unwrap_or_else(|error| panic!("{:?} does not answer: {error}", self.0.peer_addr()))
+    }
+
+    /// Asks where perhaps nobody answers.
+    pub fn try_call(&self, patience: Duration) -> Result<Page, std::io::Error> {
+        self.0.set_read_timeout(Some(patience))?;
+        self.0.send(b"?")?;
+        let mut buffer = [0; 256];
+        let length = self.0.recv(&mut buffer)?;
+        page(&String::from_utf8_lossy(&buffer[..length]))
+    }
+}
+
+fn page(text: &str) -> Result<Page, std::io::Error> {
+    let (site, client) = text.split_once(' ').ok_or_else(|| std::io::Error::other(format!("no page: {text:?}")))?;
     Ok(Page { site: site.to_owned(), client: client.parse().map_err(std::io::Error::other)? })
 }

@@ -18,6 +18,7 @@ mod netns;
 mod stream;
 mod tcp;
 mod udp;
+mod uplinks;
 
 use std::{
     fmt::Debug,
@@ -34,13 +35,14 @@ pub use dns::{Answer, Resolver, ask, ask_tcp, dig, getent};
 pub use flow::Flow;
 pub use frames::{Frame, Mac, RawPort, Tag};
 pub use host::{Attached, BINARY, Counters, Host, Published, Station, complaint};
-pub use http::{Page, Site, get, try_get};
+pub use http::{Caller, Page, Site, get, try_get};
 pub use icmp::{Pinger, ping, ping_with};
 pub use leftovers::{Surroundings, processes, written_for_namespaces};
 pub use netns::Netns;
 pub use stream::Stream;
 pub use tcp::tcp;
 pub use udp::{udp, udp_broadcast, udp_broadcast_at, udp_segmented};
+pub use uplinks::{Uplinks, addresses};
 
 /// How long an event may take before a test calls it a hang. Generous: kernels under emulation are slow, and nothing
 /// here is about time.

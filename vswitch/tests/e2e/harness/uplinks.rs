@@ -1,0 +1,57 @@
+//! A host with two wires to machines outside, the first of which is its default route.
+
+use std::net::IpAddr;
+
+use super::{Host, Netns};
+
+/// The host, not started, and the machines on its wires. All have IPv4 and IPv6.
+pub struct Uplinks {
+    pub outside: Netns,
+    pub outside2: Netns,
+    pub host: Host,
+}
+
+impl Uplinks {
+    /// The host's addresses on the first wire, IPv4 and IPv6.
+    pub const HOST: [&str; 2] = ["192.0.2.1", "2001:db8:1::1"];
+    /// Those of the machine there.
+    pub const OUTSIDE: [&str; 2] = ["192.0.2.9", "2001:db8:1::9"];
+    /// The host's addresses on the second wire.
+    pub const HOST2: [&str; 2] = ["198.51.100.1", "2001:db8:2::1"];
+    /// Those of the machine there.
+    pub const OUTSIDE2: [&str; 2] = ["198.51.100.9", "2001:db8:2::9"];
+
+    pub fn new() -> Self {
+        let host = Host::down();
+        let [outside, outside2] = ["outside", "outside2"].map(Netns::new);
+        for (device, far, near_addresses, far_addresses) in
+            [("up0", &outside, Self::HOST, Self::OUTSIDE), ("up1", &outside2, Self::HOST2, Self::OUTSIDE2)]
+        {
+            host.netns.wire(device, far, "eth0");
+            for (netns, device, [ipv4, ipv6]) in [(&*host.netns, device, near_addresses), (far, "eth0", far_addresses)]
+            {
+                netns.ip(&format!("address add {ipv4}/24 dev {device}"));
+                netns.ip(&format!("-6 address add {ipv6}/64 dev {device} nodad"));
+            }
+        }
+        host.netns.ip(&format!("route add default via {}", Self::OUTSIDE[0]));
+        host.netns.ip(&format!("-6 route add default via {}", Self::OUTSIDE[1]));
+        Self { outside, outside2, host }
+    }
+
+    /// With the switch up, and networks `front` (10.121.0.0/24, fd00:121::/64) and `back` (10.122.0.0/24, fd00:122::/64).
+    pub fn up() -> Self {
+        let uplinks = Self::new();
+        uplinks.host.start(&[]);
+        for (number, name) in [(121, "front"), (122, "back")] {
+            let [ipv4, ipv6] = [format!("10.{number}.0.0/24"), format!("fd00:{number}::/64")];
+            uplinks.host.ok(&["network", "create", "--subnet", &ipv4, "--subnet", &ipv6, name]);
+        }
+        uplinks
+    }
+}
+
+/// Addresses, read.
+pub fn addresses(texts: [&str; 2]) -> [IpAddr; 2] {
+    texts.map(|text| text.parse().expect("an address"))
+}
