@@ -121,9 +121,9 @@ fn setting(endpoint: &EndpointView, network: &NetworkDetails, hostname: &str) ->
     let addresses: Vec<IpAddr> = addresses.into_iter().flatten().collect();
     let mut nameservers: Vec<IpAddr> = Vec::new();
     for subnet in &network.network.subnets {
-        let net = IpNet::from(subnet.subnet.net());
+        let net = subnet.subnet.net();
         if addresses.iter().any(|address| net.contains(address)) {
-            nameservers.push(subnet.gateway.into());
+            nameservers.push(subnet.gateway);
         }
     }
     let host = if nameservers.is_empty() { String::new() } else { Etc::default().host_resolv_conf() };
