@@ -104,7 +104,7 @@ impl Switch {
     }
 
     /// Tells whoever enters a named namespace by `ip netns exec` where to ask for names.
-    pub(super) fn write_etc(&self, endpoint: &Endpoint, nameservers: &[IpAddr]) {
+    fn write_etc(&self, endpoint: &Endpoint, nameservers: &[IpAddr]) {
         let owner = Owner { instance: self.instance.name(), endpoint: &endpoint.name };
         let path = &endpoint.netns.path;
         let done = if nameservers.is_empty() {
