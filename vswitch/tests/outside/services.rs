@@ -15,14 +15,13 @@ const SILENCE: Duration = Duration::from_millis(400);
 pub fn serve(netns: &Netns, protocol: Protocol, port: u16) {
     for address in ["0.0.0.0", "::"] {
         let at = SocketAddr::new(address.parse().expect("an address"), port);
-        // `[::]` does not take IPv4 where that is bound already... on another socket; so both are made by hand.
         match protocol {
             Protocol::Udp => {
-                let socket = netns.inside(|| bind(at, |at| UdpSocket::bind(at))).expect("a free port");
+                let socket = netns.inside(|| bind(at, UdpSocket::bind)).expect("a free port");
                 std::thread::spawn(move || serve_udp(&socket));
             }
             _ => {
-                let listener = netns.inside(|| bind(at, |at| TcpListener::bind(at))).expect("a free port");
+                let listener = netns.inside(|| bind(at, TcpListener::bind)).expect("a free port");
                 std::thread::spawn(move || serve_tcp(&listener));
             }
         }
