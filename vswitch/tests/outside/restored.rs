@@ -2,9 +2,11 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use vswitch::model::Protocol::Tcp;
+use vswitch::outside::PortForward;
 
 use crate::harness::{PATIENCE, eventually};
 use crate::scene::{CLIENT, Daemon, Scene, UPLINK, publish};
@@ -44,26 +46,39 @@ fn what_is_flushed_or_changed_is_back_within_a_second() {
 fn connections_outlive_replacements_and_flushes() {
     let scene = Scene::new();
     let daemon = Daemon::following(&scene.host);
-    daemon.apply(scene.wanted(&[publish(Tcp, 8080, 80)]));
+    let wanted = |more: &[PortForward]| scene.wanted(&[publish(Tcp, 8080, 80), more.to_vec()]);
+    daemon.apply(wanted(&[]));
     let listener = scene.a1.inside(|| TcpListener::bind("0.0.0.0:80")).expect("a free port");
     let mut client = scene.client.inside(|| TcpStream::connect((UPLINK[0], 8080))).expect("a connection");
     let (mut server, _) = listener.accept().expect("a connection");
     for stream in [&client, &server] {
         stream.set_read_timeout(Some(PATIENCE)).expect("a time limit");
+        stream.set_nodelay(true).expect("an option");
     }
     let mut exchange = || {
         let mut buffer = [0; 4];
         client.write_all(b"ping").and_then(|()| server.read_exact(&mut buffer)).expect("it stands");
         server.write_all(b"pong").and_then(|()| client.read_exact(&mut buffer)).expect("it stands");
     };
-    for round in 0..10 {
-        let more = if round % 2 == 0 { publish(Tcp, 8081, 80) } else { Vec::new() };
-        daemon.apply(scene.wanted(&[publish(Tcp, 8080, 80), more]));
-        exchange();
-    }
+    let replaced = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // A packet in every moment of it.
+        scope.spawn(|| {
+            while !replaced.load(Ordering::Relaxed) {
+                exchange();
+            }
+        });
+        for round in 0..20 {
+            daemon.apply(wanted(&publish(Tcp, 8081 + round, 80)));
+        }
+        replaced.store(true, Ordering::Relaxed);
+    });
+    daemon.apply(wanted(&[]));
+    // What comes between a flush and its end is answered by the host, which knows of no such connection: a late
+    // acknowledgement would do.
+    std::thread::sleep(Duration::from_millis(500));
     let as_it_was = listing(&scene, &daemon.table());
     scene.nft("flush ruleset");
-    // What comes before it is back is answered by the host, which knows of no such connection.
     eventually("the table is back", || (listing(&scene, &daemon.table()) == as_it_was).then_some(()));
     exchange();
 }

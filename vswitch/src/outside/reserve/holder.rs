@@ -24,6 +24,13 @@ pub enum Holder {
     Unknown,
 }
 
+impl Holder {
+    /// Whether it is a program that this process started, or is about to.
+    pub(super) fn is_child(&self) -> bool {
+        matches!(self, Self::Process { pid, .. } if parent(*pid) == Some(std::process::id()))
+    }
+}
+
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
