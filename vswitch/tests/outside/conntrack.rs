@@ -8,7 +8,7 @@ use vswitch::model::Protocol::{Tcp, Udp};
 
 use crate::harness::PATIENCE;
 use crate::scene::{A1, A2, Daemon, Scene, UPLINK, forward};
-use crate::services::{sees, serve};
+use crate::services::{sees, serve, uninterrupted};
 
 #[test]
 fn a_udp_flow_follows_to_the_new_container() {
@@ -31,15 +31,15 @@ fn a_udp_flow_follows_to_the_new_container() {
             daemon.apply(scene.wanted(&[to(A1)]));
             let send = || client.send_to(b"hello", (UPLINK[family], 5353)).expect("it is sent");
             send();
-            old.recv(&mut buffer).expect("the first container has it");
+            uninterrupted(|| old.recv(&mut buffer)).expect("the first container has it");
             daemon.apply(scene.wanted(&[to(A2)]));
             send();
-            old.recv(&mut buffer).expect("the flow goes on to the first container");
+            uninterrupted(|| old.recv(&mut buffer)).expect("the flow goes on to the first container");
             assert_eq!(scene.host.inside(|| forget_now(&[flows])).expect("it can be forgotten"), 1, "{flows:?}");
             send();
-            new.recv(&mut buffer).expect("it follows");
+            uninterrupted(|| new.recv(&mut buffer)).expect("it follows");
             old.set_read_timeout(Some(Duration::from_millis(50))).expect("a time limit");
-            assert!(old.recv(&mut buffer).is_err());
+            assert!(uninterrupted(|| old.recv(&mut buffer)).is_err());
             // For the next one.
             let address = A2[family].parse().expect("an address");
             assert_eq!(scene.host.inside(|| forget_now(&[Flows::AnsweredBy(address)])).expect("it can be"), 1);
