@@ -51,13 +51,14 @@ const fn program(purpose: Purpose, name: &'static str, packages: [&'static str; 
 }
 
 /// The packages of Debian, Fedora, Arch and openSUSE.
-const PROGRAMS: [Program; 10] = [
+const PROGRAMS: [Program; 11] = [
     program(Purpose::Run, "ip", ["iproute2", "iproute", "iproute2", "iproute2"]),
     program(Purpose::Run, "nsenter", ["util-linux", "util-linux", "util-linux", "util-linux"]),
     program(Purpose::Run, "ping", ["iputils-ping", "iputils", "iputils", "iputils"]),
     program(Purpose::Run, "ethtool", ["ethtool", "ethtool", "ethtool", "ethtool"]),
     program(Purpose::Run, "iperf3", ["iperf3", "iperf3", "iperf3", "iperf"]),
     program(Purpose::Run, "nft", ["nftables", "nftables", "nftables", "nftables"]),
+    program(Purpose::Test, "iptables-nft", ["iptables", "iptables-nft", "iptables", "iptables"]),
     program(Purpose::Test, QEMU, ["qemu-system-x86", "qemu-system-x86-core", "qemu-system-x86", "qemu-x86"]),
     program(Purpose::Test, "busybox", ["busybox-static", "busybox", "busybox", "busybox-static"]),
     program(Purpose::Test, "depmod", ["kmod", "kmod", "kmod", "kmod"]),
