@@ -63,6 +63,10 @@ pub async fn prune(client: &mut Client, force: bool, output: Output) -> Result<(
         eprint!("WARNING! This will remove all networks without endpoints. Are you sure you want to continue? [y/N] ");
         let mut answer = String::new();
         let read = std::io::stdin().read_line(&mut answer);
+        if !answer.ends_with('\n') {
+            // Nobody has ended the line of the question.
+            eprintln!();
+        }
         if read.is_err() || !matches!(answer.trim(), "y" | "Y" | "yes") {
             return Err(Failure::new("not_confirmed", "nothing is removed (answer y, or give --force)"));
         }

@@ -68,6 +68,16 @@ pub enum InvalidSubnet {
         /// The subnet.
         subnet: Subnet,
     },
+    /// An auxiliary address that is somebody else's.
+    #[error("auxiliary address {name}={address} is already in use, by {holder} (choose another)")]
+    AuxiliaryInUse {
+        /// Its name.
+        name: String,
+        /// The address.
+        address: IpAddr,
+        /// Whose it is.
+        holder: String,
+    },
 }
 
 impl Subnet {
@@ -203,10 +213,20 @@ impl SubnetConfig {
     /// Keeps an address for somebody else.
     ///
     /// # Errors
-    /// [`InvalidSubnet::Auxiliary`] if it is no host's address here.
+    /// [`InvalidSubnet::Auxiliary`] if it is no host's address here, [`InvalidSubnet::AuxiliaryInUse`] if it is kept
+    /// already, or the gateway's.
     pub fn reserve(&mut self, name: String, address: IpAddr) -> Result<(), InvalidSubnet> {
         if !self.subnet.is_host(address) {
             return Err(InvalidSubnet::Auxiliary { name, address, subnet: self.subnet });
+        }
+        let other = self.auxiliary.iter().find(|(_, other)| **other == address);
+        let holder = match other {
+            _ if address == self.gateway => Some("the gateway".to_owned()),
+            Some((other, _)) if *other != name => Some(format!("auxiliary address {other}")),
+            _ => None,
+        };
+        if let Some(holder) = holder {
+            return Err(InvalidSubnet::AuxiliaryInUse { name, address, holder });
         }
         self.auxiliary.insert(name, address);
         Ok(())

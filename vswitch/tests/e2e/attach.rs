@@ -14,7 +14,7 @@ fn attach_tells_what_the_container_has() {
     assert_eq!(endpoint.name, container.name(), "the last part of the path");
     assert_eq!((endpoint.network.as_str(), endpoint.ifname.as_str()), ("bridge", "eth0"));
     assert_eq!(endpoint.gateway, Some(Ipv4Addr::new(10, 201, 0, 1)));
-    assert_eq!((endpoint.mtu, endpoint.ipv6.clone(), endpoint.published.len()), (1500, None, 0));
+    assert_eq!((endpoint.mtu, endpoint.ipv6, endpoint.published.len()), (1500, None, 0));
     assert_eq!(endpoint.netns, container.path());
     assert!(endpoint.id.len() == 64 && endpoint.id.bytes().all(|digit| digit.is_ascii_hexdigit()), "{endpoint:?}");
 

@@ -1,6 +1,6 @@
 //! `down` leaves nothing; `up` brings back what was recorded.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use crate::harness::{BpfObject, Host, Netns, Surroundings, ping, processes, tcp};
 
@@ -89,7 +89,7 @@ fn down_and_up_bring_every_endpoint_back_with_its_addresses() {
     assert_eq!(host.json::<serde_json::Value>(&["network", "ls"]), networks);
     assert_eq!(host.fdb(&["--static"]), stations);
     ping(&a, at_b.ipv4);
-    tcp(&b, &a, "10.201.0.77".parse().unwrap(), 1 << 20);
+    tcp(&b, &a, Ipv4Addr::new(10, 201, 0, 77), 1 << 20);
     assert_eq!(a.mac("eth0").to_string(), "02:aa:bb:cc:dd:01");
 }
 

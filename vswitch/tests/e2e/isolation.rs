@@ -1,6 +1,16 @@
 //! Frames stay in their network.
 
-use crate::harness::{Frame, Host, Mac, Netns, RawPort, ping};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6, TcpStream, UdpSocket},
+    os::fd::AsRawFd as _,
+};
+
+use nix::{
+    errno::Errno,
+    sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, socket},
+};
+
+use crate::harness::{Attached, Frame, Host, Mac, Netns, Pinger, RawPort, eventually, ping, tcp, udp};
 
 #[test]
 fn no_frame_crosses_from_one_network_to_another() {
@@ -66,4 +76,259 @@ fn host_device(host: &Host, network: &str) -> String {
         .as_str()
         .unwrap()
         .to_owned()
+}
+
+/// Two networks with IPv4 and IPv6, and a host that would route between them: nothing in its firewall is against it.
+struct TwoNetworks {
+    a: Netns,
+    c: Netns,
+    at_a: Attached,
+    at_c: Attached,
+    host: Host,
+}
+
+fn two_networks(options: &[&str]) -> TwoNetworks {
+    let host = Host::up(&[]);
+    for (number, name) in [("95", "one"), ("96", "two")] {
+        let [ipv4, ipv6] = [format!("10.{number}.0.0/24"), format!("fd00:{number}::/64")];
+        let flags = ["network", "create", "--subnet", &ipv4, "--subnet", &ipv6];
+        host.ok(&[&flags, options, &[name]].concat());
+    }
+    host.netns.set("net/ipv4/ip_forward", "1");
+    host.netns.set("net/ipv6/conf/all/forwarding", "1");
+    let [a, c] = ["a", "c"].map(Netns::new);
+    let at_a = host.attach(&a, &["--network", "one"]);
+    let at_c = host.attach(&c, &["--network", "two"]);
+    // Neighbors are known, so that what is sent later is what is asked about.
+    for (container, endpoint) in [(&a, &at_a), (&c, &at_c)] {
+        ping(&host.netns, endpoint.ipv4);
+        ping(&host.netns, endpoint.ipv6.unwrap());
+        if let (Some(gateway), Some(gateway6)) = (endpoint.gateway, endpoint.gateway6) {
+            ping(container, gateway);
+            ping(container, gateway6);
+        }
+    }
+    TwoNetworks { a, c, at_a, at_c, host }
+}
+
+/// Drops of a kind, at all ports together.
+fn dropped(host: &Host, reason: &str) -> u64 {
+    host.ports(&[]).values().map(|counters| counters.dropped(reason)).sum()
+}
+
+/// Sends a datagram, an echo request and the first segment of a connection to an address, of which nothing comes back.
+fn knock(from: &Netns, to: IpAddr) -> (Pinger, TcpStream, UdpSocket) {
+    let mut pinger = Pinger::new(from, to);
+    pinger.send(56);
+    from.inside(|| {
+        let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let udp = UdpSocket::bind((any, 0)).expect("a socket");
+        udp.set_nonblocking(true).expect("a socket");
+        udp.send_to(b"knock", (to, 7777)).unwrap_or_else(|error| panic!("sending to {to}: {error}"));
+        let (family, address) = match to {
+            IpAddr::V4(to) => (AddressFamily::Inet, SockaddrStorage::from(SocketAddrV4::new(to, 7777))),
+            IpAddr::V6(to) => (AddressFamily::Inet6, SockaddrStorage::from(SocketAddrV6::new(to, 7777, 0, 0))),
+        };
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let tcp = socket(family, SockType::Stream, flags, None).expect("a socket");
+        let connected = connect(tcp.as_raw_fd(), &address);
+        assert_eq!(connected, Err(Errno::EINPROGRESS), "connecting to {to}");
+        (pinger, TcpStream::from(tcp), udp)
+    })
+}
+
+/// Asserts that all of a knock is dropped for this reason, and nothing of it arrives at the port.
+#[track_caller]
+fn assert_refused(host: &Host, from: &Netns, to: IpAddr, reason: &str, port: &RawPort) {
+    port.pending();
+    let before = dropped(host, reason);
+    let (pinger, tcp, udp) = knock(from, to);
+    eventually(&format!("all that is sent to {to} is dropped as {reason}"), || {
+        (dropped(host, reason) >= before + 3).then_some(())
+    });
+    assert!(!pinger.answered(), "{to} answers");
+    assert!(tcp.peer_addr().is_err(), "{to} takes connections");
+    assert!(udp.recv(&mut [0; 16]).is_err(), "{to} answers");
+    let address = match to {
+        IpAddr::V4(to) => to.octets().to_vec(),
+        IpAddr::V6(to) => to.octets().to_vec(),
+    };
+    let reached = port.pending().into_iter().filter(|frame| {
+        let bytes = &frame.0;
+        bytes.get(30..34) == Some(&address[..]) || bytes.get(38..54) == Some(&address[..])
+    });
+    // Neighbor discovery and ARP of the host are no part of it: it may look for whom it would send to.
+    let packets: Vec<_> = reached.filter(|frame| !matches!(frame.0.get(54), Some(133..=137))).collect();
+    assert!(packets.is_empty(), "{packets:02x?}");
+}
+
+#[test]
+fn the_host_routes_nothing_from_one_network_to_another() {
+    let TwoNetworks { a, c, at_a, at_c, host } = &two_networks(&[]);
+    let port_a = RawPort::open(a, "eth0");
+    let port_c = RawPort::open(c, "eth0");
+    // The second time without any rule of a firewall: what decides is none.
+    for _ in 0..2 {
+        for to in [at_c.ipv4.into(), at_c.ipv6.unwrap().into()] {
+            assert_refused(host, a, to, "other_network", &port_c);
+        }
+        for to in [at_a.ipv4.into(), at_a.ipv6.unwrap().into()] {
+            assert_refused(host, c, to, "other_network", &port_a);
+        }
+        host.netns.ok("nft", "flush ruleset");
+    }
+    ping(&host.netns, at_c.ipv4);
+    ping(a, at_a.gateway6.unwrap());
+}
+
+#[test]
+fn a_forged_sender_does_not_come_into_another_network() {
+    let TwoNetworks { a, c, at_a, at_c, host } = &two_networks(&[]);
+    let port_c = RawPort::open(c, "eth0");
+    port_c.pending();
+    let gateway = host.netns.mac(&host_device(host, "one"));
+    // As if from outside, and as if from the other network itself.
+    for source in [[192, 0, 2, 7], [10, 96, 0, 9]] {
+        let before = dropped(host, "other_network");
+        let packet = etherparse::PacketBuilder::ethernet2(at_a.mac.0, gateway.0)
+            .ipv4(source, at_c.ipv4.octets(), 64)
+            .udp(7777, 7777);
+        RawPort::open(a, "eth0").send(&whole(packet));
+        eventually("it is dropped", || (dropped(host, "other_network") > before).then_some(()));
+    }
+    ping(&host.netns, at_c.ipv4);
+    let packets: Vec<_> = port_c.pending().into_iter().filter(|frame| frame.0.get(23) == Some(&17)).collect();
+    assert!(packets.is_empty(), "{packets:02x?}");
+}
+
+fn whole(packet: etherparse::PacketBuilderStep<etherparse::UdpHeader>) -> Frame {
+    let mut bytes = Vec::new();
+    packet.write(&mut bytes, b"knock").expect("room in memory");
+    Frame(bytes)
+}
+
+#[test]
+fn without_icc_endpoints_have_the_gateway_alone() {
+    let host = Host::up(&[]);
+    host.ok(&["network", "create", "--subnet", "10.97.0.0/24", "--subnet", "fd00:97::/64", "-o", "icc=false", "apart"]);
+    let [a, b] = ["a", "b"].map(Netns::new);
+    let [at_a, at_b] = [&a, &b].map(|container| host.attach(container, &["--network", "apart"]));
+    for (container, endpoint) in [(&a, &at_a), (&b, &at_b)] {
+        let (gateway, gateway6) = (endpoint.gateway.unwrap(), endpoint.gateway6.unwrap());
+        ping(container, gateway);
+        ping(container, gateway6);
+        tcp(container, &host.netns, gateway, 1 << 16);
+        udp(container, &host.netns, gateway6, 1000, 20);
+        tcp(&host.netns, container, endpoint.ipv4, 1 << 16);
+        tcp(&host.netns, container, endpoint.ipv6.unwrap(), 1 << 16);
+    }
+    let port_b = RawPort::open(&b, "eth0");
+    // Straight, though they know each other's station.
+    a.ip(&format!("neigh replace {} lladdr {} dev eth0", at_b.ipv4, at_b.mac));
+    a.ip(&format!("-6 neigh replace {} lladdr {} dev eth0", at_b.ipv6.unwrap(), at_b.mac));
+    for to in [at_b.ipv4.into(), at_b.ipv6.unwrap().into()] {
+        assert_refused(&host, &a, to, "isolated", &port_b);
+    }
+    // By way of the host.
+    a.ip(&format!("route add {}/32 via {}", at_b.ipv4, at_a.gateway.unwrap()));
+    a.ip(&format!("-6 route add {}/128 via {}", at_b.ipv6.unwrap(), at_a.gateway6.unwrap()));
+    for to in [at_b.ipv4.into(), at_b.ipv6.unwrap().into()] {
+        assert_refused(&host, &a, to, "isolated", &port_b);
+    }
+    // To everybody: the host has it, the neighbor has not.
+    let port_a = RawPort::open(&a, "eth0");
+    let port_host = RawPort::open(&host.netns, &host_device(&host, "apart"));
+    let group: Mac = "01:00:5e:00:00:fb".parse().unwrap();
+    let to_all = [Mac::BROADCAST, group].map(|to| Frame::new(to, at_a.mac, &format!("to {to}")));
+    for frame in &to_all {
+        port_a.send(frame);
+        port_host.expect(frame);
+    }
+    let last = Frame::new(at_b.mac, host.netns.mac(&host_device(&host, "apart")), "from the host");
+    port_host.send(&last);
+    let seen = port_b.expect(&last);
+    assert!(!seen.iter().any(|frame| to_all.contains(frame)), "{seen:02x?}");
+}
+
+#[test]
+fn there_is_no_way_out_of_an_internal_network() {
+    let TwoNetworks { a, c, at_a, at_c, host } = &two_networks(&["--internal"]);
+    assert_eq!((at_a.gateway, at_a.gateway6), (None, None));
+    assert_eq!((a.default_routes(false), a.default_routes(true)), (vec![], vec![]));
+    let shown: Vec<serde_json::Value> = host.json(&["network", "inspect", "one"]);
+    assert_eq!(shown[0]["internal"], true);
+    // Neighbors and the host are there.
+    let b = Netns::new("b");
+    let at_b = host.attach(&b, &["--network", "one"]);
+    let gateways: [IpAddr; 2] = ["10.95.0.1".parse().unwrap(), "fd00:95::1".parse().unwrap()];
+    for (own, gateway) in [(IpAddr::from(at_a.ipv4), gateways[0]), (at_a.ipv6.unwrap().into(), gateways[1])] {
+        ping(a, gateway);
+        tcp(&host.netns, a, own, 1 << 16);
+        tcp(&b, a, own, 1 << 16);
+    }
+    ping(a, at_b.ipv4);
+
+    let outside = Netns::new("outside");
+    host.netns.wire("up0", &outside, "eth0");
+    for (netns, device, last) in [(&*host.netns, "up0", 1), (&outside, "eth0", 2)] {
+        netns.ip(&format!("address add 192.0.2.{last}/24 dev {device}"));
+        netns.ip(&format!("-6 address add 2001:db8::{last}/64 dev {device} nodad"));
+    }
+    outside.ip("route add 10.95.0.0/24 via 192.0.2.1");
+    outside.ip("-6 route add fd00:95::/64 via 2001:db8::1");
+    ping(&host.netns, Ipv4Addr::new(192, 0, 2, 2));
+    ping(&outside, "2001:db8::1".parse::<Ipv6Addr>().unwrap());
+    // A route that somebody adds by hand leads nowhere: not outside, not to another network, not to the host's
+    // other addresses.
+    a.ip(&format!("route add default via {}", gateways[0]));
+    a.ip(&format!("-6 route add default via {}", gateways[1]));
+    let at_outside = RawPort::open(&outside, "eth0");
+    let at_c_port = RawPort::open(c, "eth0");
+    for _ in 0..2 {
+        for to in ["192.0.2.2", "2001:db8::2", "192.0.2.1", "2001:db8::1"] {
+            assert_refused(host, a, to.parse().unwrap(), "internal", &at_outside);
+        }
+        for to in [at_c.ipv4.into(), at_c.ipv6.unwrap().into()] {
+            assert_refused(host, a, to, "internal", &at_c_port);
+        }
+        // And none leads in.
+        let at_a_port = RawPort::open(a, "eth0");
+        for to in [at_a.ipv4.into(), at_a.ipv6.unwrap().into()] {
+            assert_refused(host, &outside, to, "internal", &at_a_port);
+        }
+        host.netns.ok("nft", "flush ruleset");
+    }
+}
+
+#[test]
+fn the_hosts_loopback_is_not_for_containers() {
+    for flags in [&[][..], &["--internal"]] {
+        let TwoNetworks { a, at_a, host, .. } = &two_networks(flags);
+        let device = host_device(host, "one");
+        host.netns.set(&format!("net/ipv4/conf/{device}/route_localnet"), "1");
+        let server = host.netns.inside(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 7777))).unwrap();
+        server.set_nonblocking(true).unwrap();
+        let port = RawPort::open(a, "eth0");
+        let gateway = host.netns.mac(&device);
+        let own = at_a.ipv4.octets();
+        let loopback = [127, 0, 0, 1];
+        for (source, destination, to) in [
+            (own, loopback, gateway),
+            (loopback, [10, 95, 0, 1], gateway),
+            // Once route_localnet is on, this would do as well.
+            (own, loopback, Mac::BROADCAST),
+        ] {
+            let before = host.counters(a.name()).dropped("martian");
+            let packet =
+                etherparse::PacketBuilder::ethernet2(at_a.mac.0, to.0).ipv4(source, destination, 64).udp(7777, 7777);
+            port.send(&whole(packet));
+            eventually("it is dropped", || (host.counters(a.name()).dropped("martian") > before).then_some(()));
+        }
+        let packet =
+            etherparse::PacketBuilder::ethernet2(at_a.mac.0, gateway.0).ipv4(own, [10, 95, 0, 1], 64).udp(7777, 7777);
+        port.send(&whole(packet));
+        let mut buffer = [0; 16];
+        let sender = eventually("what is for the host arrives", || server.recv_from(&mut buffer).ok());
+        assert_eq!(sender.1.ip(), IpAddr::from(at_a.ipv4), "the first that arrived");
+    }
 }

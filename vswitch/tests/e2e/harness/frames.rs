@@ -101,6 +101,20 @@ impl RawPort {
         panic!("{wanted:02x?} did not arrive, but these did: {others:02x?}");
     }
 
+    /// Waits for a frame that is what `wanted` looks for.
+    #[track_caller]
+    pub fn expect_such(&self, what: &str, wanted: impl Fn(&Frame) -> bool) -> Frame {
+        let mut others = Vec::new();
+        let deadline = Instant::now() + PATIENCE;
+        while let Some(frame) = self.receive(deadline.saturating_duration_since(Instant::now())) {
+            if wanted(&frame) {
+                return frame;
+            }
+            others.push(frame);
+        }
+        panic!("{what} did not arrive, but these did: {others:02x?}");
+    }
+
     /// What has arrived and has not been looked at.
     pub fn pending(&self) -> Vec<Frame> {
         std::iter::from_fn(|| self.receive(Duration::ZERO)).collect()

@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Display,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::Command,
@@ -19,9 +19,8 @@ use nix::{
     unistd::Pid,
 };
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
-use serde_json::Value;
 
-use super::{BpfObject, Mac, Netns, Outcome, eventually, leftovers, run, unique};
+use super::{BpfObject, Mac, Netns, Outcome, eventually, leftovers, mounts::PrivateMounts, run, unique};
 
 /// The command line under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_vswitch");
@@ -30,6 +29,8 @@ pub const BINARY: &str = env!("CARGO_BIN_EXE_vswitch");
 pub struct Host {
     pub netns: std::sync::Arc<Netns>,
     instance: String,
+    /// Where it has files of its own in the place of the machine's.
+    mounts: Option<PrivateMounts>,
     /// BPF objects seen while it ran; none may outlive it.
     objects: std::sync::Mutex<BTreeSet<BpfObject>>,
 }
@@ -44,11 +45,22 @@ pub struct Attached {
     #[serde(deserialize_with = "parsed")]
     pub mac: Mac,
     pub ipv4: Ipv4Addr,
-    pub ipv6: Option<Value>,
+    pub ipv6: Option<Ipv6Addr>,
     pub gateway: Option<Ipv4Addr>,
+    pub gateway6: Option<Ipv6Addr>,
+    pub nameservers: Vec<IpAddr>,
     pub mtu: u32,
     pub netns: PathBuf,
-    pub published: Vec<Value>,
+    pub published: Vec<Published>,
+}
+
+/// A published port.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Published {
+    pub protocol: String,
+    pub host_ip: Option<IpAddr>,
+    pub host_port: u16,
+    pub container_port: u16,
 }
 
 /// A row of `fdb show`.
@@ -111,7 +123,20 @@ impl Host {
 
     /// Another instance in a namespace that has one already; not started.
     pub fn beside(netns: &std::sync::Arc<Netns>) -> Self {
-        Self { netns: netns.clone(), instance: unique("i"), objects: std::sync::Mutex::default() }
+        Self { netns: netns.clone(), instance: unique("i"), mounts: None, objects: std::sync::Mutex::default() }
+    }
+
+    /// A host with a /etc/resolv.conf of its own; not started. It is in a mount namespace, of which the machine's files
+    /// know nothing.
+    pub fn with_resolv_conf(text: &str) -> Self {
+        let mut host = Self::down();
+        host.mounts = Some(PrivateMounts::with("/etc/resolv.conf", text));
+        host
+    }
+
+    /// Writes this host's own /etc/resolv.conf anew.
+    pub fn write_resolv_conf(&self, text: &str) {
+        self.mounts.as_ref().expect("a host made with a file of its own").write(text);
     }
 
     /// `vswitch up`.
@@ -141,6 +166,9 @@ impl Host {
     /// The command line, aimed at this instance, run in the host's namespace.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = self.netns.command(BINARY);
+        if let Some(mounts) = &self.mounts {
+            mounts.enter(&mut command);
+        }
         command.args(["--instance", &self.instance]).args(arguments);
         command
     }

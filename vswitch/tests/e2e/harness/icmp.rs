@@ -2,11 +2,13 @@
 
 use std::{
     io::ErrorKind,
-    net::{Ipv4Addr, UdpSocket},
+    net::{IpAddr, UdpSocket},
     sync::atomic::{AtomicU16, Ordering},
 };
 
-use etherparse::{IcmpEchoHeader, Icmpv4Header, Icmpv4Slice, Icmpv4Type, Ipv4Slice};
+use etherparse::{
+    IcmpEchoHeader, Icmpv4Header, Icmpv4Slice, Icmpv4Type, Icmpv6Header, Icmpv6Slice, Icmpv6Type, Ipv4Slice,
+};
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 
 use super::{Netns, PATIENCE};
@@ -15,16 +17,20 @@ use super::{Netns, PATIENCE};
 pub struct Pinger {
     // A raw socket; sendto and recvfrom are the same calls.
     socket: UdpSocket,
-    to: Ipv4Addr,
+    to: IpAddr,
     id: u16,
     next: u16,
 }
 
 impl Pinger {
-    pub fn new(from: &Netns, to: Ipv4Addr) -> Self {
+    pub fn new(from: &Netns, to: impl Into<IpAddr>) -> Self {
         static NEXT: AtomicU16 = AtomicU16::new(1);
-        let raw =
-            from.inside(|| socket(AddressFamily::Inet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Icmp));
+        let to = to.into();
+        let (family, protocol) = match to {
+            IpAddr::V4(_) => (AddressFamily::Inet, SockProtocol::Icmp),
+            IpAddr::V6(_) => (AddressFamily::Inet6, SockProtocol::IcmpV6),
+        };
+        let raw = from.inside(|| socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol));
         let socket = UdpSocket::from(raw.expect("root may open raw sockets"));
         socket.set_read_timeout(Some(PATIENCE)).expect("a time limit");
         Self { socket, to, id: NEXT.fetch_add(1, Ordering::Relaxed), next: 1 }
@@ -33,41 +39,89 @@ impl Pinger {
     /// Sends one request with so many bytes and waits for its answer.
     #[track_caller]
     pub fn ping(&mut self, bytes: usize) {
+        let (echo, payload) = self.send(bytes);
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            let (length, from) = match self.socket.recv_from(&mut buffer) {
+                Ok((length, from)) => (length, from.ip()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => panic!("no answer from {} to ping {} with {bytes} bytes: {error}", self.to, echo.seq),
+            };
+            if from == self.to && self.is_reply(&buffer[..length], echo, &payload) {
+                return;
+            }
+        }
+    }
+
+    /// Sends one request, for which no answer is waited.
+    #[track_caller]
+    pub fn send(&mut self, bytes: usize) -> (IcmpEchoHeader, Vec<u8>) {
         let sequence = self.next;
         self.next = self.next.wrapping_add(1);
         let payload: Vec<u8> = (0..bytes).map(|index| (index as u16 ^ sequence).to_le_bytes()[0]).collect();
         let echo = IcmpEchoHeader { id: self.id, seq: sequence };
         let mut request = Vec::new();
-        Icmpv4Header::with_checksum(Icmpv4Type::EchoRequest(echo), &payload)
-            .write(&mut request)
-            .expect("room in memory");
+        match self.to {
+            IpAddr::V4(_) => Icmpv4Header::with_checksum(Icmpv4Type::EchoRequest(echo), &payload).write(&mut request),
+            // The checksum, which has the addresses in it, is the kernel's (RFC 3542, 3.1).
+            IpAddr::V6(_) => Icmpv6Header::new(Icmpv6Type::EchoRequest(echo)).write(&mut request),
+        }
+        .expect("room in memory");
         request.extend(&payload);
         self.socket.send_to(&request, (self.to, 0)).unwrap_or_else(|error| panic!("pinging {}: {error}", self.to));
+        (echo, payload)
+    }
+
+    /// Whether anything has come back from where it goes, of what was sent.
+    pub fn answered(&self) -> bool {
+        self.socket.set_nonblocking(true).expect("a socket");
         let mut buffer = vec![0; 1 << 16];
-        loop {
-            let length = match self.socket.recv(&mut buffer) {
-                Ok(length) => length,
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) => panic!("no answer from {} to ping {sequence} with {bytes} bytes: {error}", self.to),
+        let mut answered = false;
+        while let Ok((length, from)) = self.socket.recv_from(&mut buffer) {
+            let id = match self.to {
+                IpAddr::V4(_) => Ipv4Slice::from_slice(&buffer[..length]).ok().and_then(|packet| {
+                    match Icmpv4Slice::from_slice(packet.payload().payload).ok()?.icmp_type() {
+                        Icmpv4Type::EchoReply(echo) => Some(echo.id),
+                        _ => None,
+                    }
+                }),
+                IpAddr::V6(_) => match Icmpv6Slice::from_slice(&buffer[..length]).map(|icmp| icmp.icmp_type()) {
+                    Ok(Icmpv6Type::EchoReply(echo)) => Some(echo.id),
+                    _ => None,
+                },
             };
-            let packet = Ipv4Slice::from_slice(&buffer[..length]).expect("the kernel hands out whole packets");
-            let icmp = Icmpv4Slice::from_slice(packet.payload().payload).expect("a whole ICMP message");
-            if packet.header().source_addr() == self.to && icmp.icmp_type() == Icmpv4Type::EchoReply(echo) {
-                assert_eq!(icmp.payload(), payload, "the answer from {} to ping {sequence}", self.to);
-                return;
-            }
+            answered |= from.ip() == self.to && id == Some(self.id);
         }
+        self.socket.set_nonblocking(false).expect("a socket");
+        answered
+    }
+
+    #[track_caller]
+    fn is_reply(&self, bytes: &[u8], echo: IcmpEchoHeader, payload: &[u8]) -> bool {
+        let (is_reply, got) = match self.to {
+            IpAddr::V4(_) => {
+                let packet = Ipv4Slice::from_slice(bytes).expect("the kernel hands out whole packets");
+                let icmp = Icmpv4Slice::from_slice(packet.payload().payload).expect("a whole ICMP message");
+                (icmp.icmp_type() == Icmpv4Type::EchoReply(echo), icmp.payload().to_vec())
+            }
+            IpAddr::V6(_) => {
+                let icmp = Icmpv6Slice::from_slice(bytes).expect("a whole ICMPv6 message");
+                (icmp.icmp_type() == Icmpv6Type::EchoReply(echo), icmp.payload().to_vec())
+            }
+        };
+        assert!(!is_reply || got == payload, "the answer from {} to ping {}: {got:?}", self.to, echo.seq);
+        is_reply
     }
 }
 
 /// One ping of the usual size.
 #[track_caller]
-pub fn ping(from: &Netns, to: Ipv4Addr) {
+pub fn ping(from: &Netns, to: impl Into<IpAddr>) {
     ping_with(from, to, 56);
 }
 
 /// One ping with so many bytes.
 #[track_caller]
-pub fn ping_with(from: &Netns, to: Ipv4Addr, bytes: usize) {
+pub fn ping_with(from: &Netns, to: impl Into<IpAddr>, bytes: usize) {
     Pinger::new(from, to).ping(bytes);
 }

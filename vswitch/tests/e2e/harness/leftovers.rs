@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use nix::{
@@ -12,7 +13,7 @@ use nix::{
     unistd::Pid,
 };
 
-use super::{BpfObject, Host, Netns, eventually, netlink::settings};
+use super::{BpfObject, Host, Netns, eventually, netlink::settings, run};
 
 /// Everything that a command which fails may not change. Compare with `assert_eq!`.
 #[derive(Debug, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub struct Surroundings {
     network: BTreeMap<String, BTreeSet<String>>,
     /// Files of the instance, pins included.
     files: BTreeSet<PathBuf>,
+    /// The rules of the host's firewall, without what they count.
+    firewall: Vec<String>,
     mounts: BTreeSet<String>,
     processes: BTreeSet<Pid>,
 }
@@ -31,13 +34,33 @@ impl Surroundings {
         let namespaces = std::iter::once(&*host.netns).chain(containers.iter().copied());
         let mut files = files_below(&host.run_directory());
         files.extend(files_below(&host.state_directory()));
+        files.extend(written_for_namespaces(host.instance()));
         Self {
             network: namespaces.map(|netns| (netns.name().to_owned(), settings(netns).into_iter().collect())).collect(),
             files,
+            firewall: firewall(&host.netns),
             mounts: mounts_below(&host.run_directory()),
             processes: processes(host.instance()),
         }
     }
+}
+
+/// The ruleset of a namespace. Without nft, there is none.
+fn firewall(netns: &Netns) -> Vec<String> {
+    let listed = Command::new("nft")
+        .arg("-v")
+        .output()
+        .is_ok()
+        .then(|| run(netns.command("nft").args(["-s", "list", "ruleset"])));
+    listed.map(|outcome| outcome.stdout.lines().map(str::to_owned).collect()).unwrap_or_default()
+}
+
+/// The files that an instance has written for namespaces with a name. Their first line tells whose they are.
+pub fn written_for_namespaces(instance: &str) -> BTreeSet<PathBuf> {
+    let mark = format!(" Instance {instance} endpoint ");
+    let Ok(entries) = fs::read_dir("/etc/netns") else { return BTreeSet::new() };
+    let files = entries.flatten().map(|entry| entry.path().join("resolv.conf"));
+    files.filter(|file| fs::read_to_string(file).is_ok_and(|text| text.contains(&mark))).collect()
 }
 
 fn files_below(directory: &Path) -> BTreeSet<PathBuf> {
@@ -76,8 +99,8 @@ pub fn alive(process: Pid) -> bool {
     status.lines().any(|line| line.starts_with("State:") && !line.contains('Z') && !line.contains('X'))
 }
 
-/// Fails unless nothing of the instance is left: no process, device, pin, mount or file of its run directory, and none
-/// of these BPF objects. The recorded state may be there.
+/// Fails unless nothing of the instance is left: no process, device, pin, mount, firewall rule, file of its run
+/// directory or for a namespace, and none of these BPF objects. The recorded state may be there.
 #[track_caller]
 pub fn assert_gone(host: &Host, objects: &BTreeSet<BpfObject>) {
     let run = host.run_directory();
@@ -87,6 +110,10 @@ pub fn assert_gone(host: &Host, objects: &BTreeSet<BpfObject>) {
     let mark = format!("IfAlias(\"vswitch:{}:", host.instance());
     let devices: Vec<String> = settings(&host.netns).into_iter().filter(|line| line.contains(&mark)).collect();
     assert!(devices.is_empty(), "devices: {devices:#?}");
+    assert_eq!(written_for_namespaces(host.instance()), BTreeSet::new(), "files in /etc/netns");
+    let table = format!("vswitch-{}", host.instance());
+    let rules: Vec<String> = firewall(&host.netns).into_iter().filter(|line| line.contains(&table)).collect();
+    assert!(rules.is_empty(), "rules in nftables: {rules:#?}");
     // The kernel frees them after a grace period.
     eventually(&format!("the BPF objects of {} are gone", host.instance()), || {
         (!objects.iter().any(|object| object.exists())).then_some(())
@@ -100,6 +127,10 @@ pub fn remove(host: &Host) {
     }
     for mount in mounts_below(&host.run_directory()) {
         let _unmounted = umount2(Path::new(&mount), MntFlags::MNT_DETACH);
+    }
+    for file in written_for_namespaces(host.instance()) {
+        let _removed = fs::remove_file(&file);
+        let _emptied = file.parent().map(fs::remove_dir);
     }
     for directory in [host.run_directory(), host.state_directory()] {
         let _removed = fs::remove_dir_all(directory);

@@ -1,16 +1,21 @@
 //! What the tests stand on: network namespaces as hosts and containers, a switch on one of them, traffic through it,
 //! and a look at what is left when it is gone. Everything made here is owned by a guard and removed with it.
 
+mod at_rest;
 mod bpf;
 mod command;
 mod devices;
+mod dns;
 mod flow;
 mod frames;
 mod host;
+mod http;
 mod icmp;
 mod leftovers;
+mod mounts;
 mod netlink;
 mod netns;
+mod stream;
 mod tcp;
 mod udp;
 
@@ -21,15 +26,19 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use at_rest::AtRest;
 pub use bpf::BpfObject;
 pub use command::{Outcome, run, spawn};
 pub use devices::set_tx_checksumming;
+pub use dns::{Answer, Resolver, ask, ask_tcp, dig, getent};
 pub use flow::Flow;
 pub use frames::{Frame, Mac, RawPort, Tag};
-pub use host::{Attached, BINARY, Counters, Host, Station, complaint};
+pub use host::{Attached, BINARY, Counters, Host, Published, Station, complaint};
+pub use http::{Page, Site, get, try_get};
 pub use icmp::{Pinger, ping, ping_with};
-pub use leftovers::{Surroundings, processes};
+pub use leftovers::{Surroundings, processes, written_for_namespaces};
 pub use netns::Netns;
+pub use stream::Stream;
 pub use tcp::tcp;
 pub use udp::{udp, udp_broadcast, udp_broadcast_at, udp_segmented};
 

@@ -3,9 +3,9 @@
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
-    address::{AddressAttribute, AddressMessage},
+    address::{AddressAttribute, AddressMessage, AddressScope},
     link::{LinkAttribute, LinkMessage},
-    route::{RouteAttribute, RouteMessage},
+    route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage},
     tc::{TcAttribute, TcMessage},
 };
 use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
@@ -28,7 +28,7 @@ pub fn links(netns: &Netns) -> Vec<(String, LinkMessage)> {
     links.map(|link| (name(&link).expect("a device has a name"), link)).collect()
 }
 
-/// All that can be set in a namespace, a line each: devices, queueing disciplines, IPv4 addresses and routes.
+/// All that can be set in a namespace, a line each: devices, queueing disciplines, addresses and routes.
 pub fn settings(netns: &Netns) -> Vec<String> {
     let mut lines: Vec<String> = links(netns).iter().map(|(name, link)| device(name, link)).collect();
     for answer in dump(netns, RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default())) {
@@ -38,24 +38,43 @@ pub fn settings(netns: &Netns) -> Vec<String> {
             lines.push(format!("qdisc on {}: {kind:?}", discipline.header.index));
         }
     }
-    let mut request = AddressMessage::default();
-    request.header.family = AddressFamily::Inet;
-    for answer in dump(netns, RouteNetlinkMessage::GetAddress(request)) {
-        if let RouteNetlinkMessage::NewAddress(address) = answer {
-            let (header, attributes) = (address.header, address.attributes);
-            let local = attributes.iter().find(|attribute| matches!(attribute, AddressAttribute::Local(_)));
-            lines.push(format!("address on {}: {local:?}/{}", header.index, header.prefix_len));
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut request = AddressMessage::default();
+        request.header.family = family;
+        for answer in dump(netns, RouteNetlinkMessage::GetAddress(request)) {
+            if let RouteNetlinkMessage::NewAddress(address) = answer
+                && address.header.scope != AddressScope::Link
+            {
+                let (header, attributes) = (address.header, address.attributes);
+                let own = |attribute: &&AddressAttribute| match family {
+                    AddressFamily::Inet => matches!(attribute, AddressAttribute::Local(_)),
+                    _ => matches!(attribute, AddressAttribute::Address(_)),
+                };
+                let local = attributes.iter().find(own);
+                lines.push(format!("address on {}: {local:?}/{}", header.index, header.prefix_len));
+            }
         }
-    }
-    let mut request = RouteMessage::default();
-    request.header.address_family = AddressFamily::Inet;
-    for answer in dump(netns, RouteNetlinkMessage::GetRoute(request)) {
-        if let RouteNetlinkMessage::NewRoute(mut route) = answer {
-            route.attributes.retain(|attribute| !matches!(attribute, RouteAttribute::CacheInfo(_)));
-            lines.push(format!("route {:?} {:?}", route.header, route.attributes));
+        let mut request = RouteMessage::default();
+        request.header.address_family = family;
+        for answer in dump(netns, RouteNetlinkMessage::GetRoute(request)) {
+            if let RouteNetlinkMessage::NewRoute(mut route) = answer
+                // The kernel makes those of IPv6's link-local addresses when it pleases.
+                && (family == AddressFamily::Inet || is_routed(&route))
+            {
+                route.attributes.retain(|attribute| !matches!(attribute, RouteAttribute::CacheInfo(_)));
+                lines.push(format!("route {:?} {:?}", route.header, route.attributes));
+            }
         }
     }
     lines
+}
+
+/// Whether a route of IPv6 is in the main table and to more than one link.
+fn is_routed(route: &RouteMessage) -> bool {
+    let link_local = route.attributes.iter().any(|attribute| {
+        matches!(attribute, RouteAttribute::Destination(RouteAddress::Inet6(to)) if to.is_unicast_link_local())
+    });
+    route.header.table == RouteHeader::RT_TABLE_MAIN && !link_local
 }
 
 /// What is set on a device, and not what it counts.

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     ffi::OsStr,
     fs::File,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::Command,
@@ -101,6 +101,52 @@ impl Netns {
             .flat_map(|row| row["addr_info"].as_array().cloned().unwrap_or_default())
             .filter_map(|address| address["local"].as_str()?.parse().ok())
             .collect()
+    }
+
+    /// The global IPv6 addresses of a device inside.
+    pub fn addresses6(&self, ifname: &str) -> Vec<Ipv6Addr> {
+        let rows = self.ip_json("-6 address show scope global");
+        rows.iter()
+            .filter(|row| row["ifname"] == ifname)
+            .flat_map(|row| row["addr_info"].as_array().cloned().unwrap_or_default())
+            .filter_map(|address| address["local"].as_str()?.parse().ok())
+            .collect()
+    }
+
+    /// The default routes of one family: gateway and device.
+    pub fn default_routes(&self, ipv6: bool) -> Vec<(Option<IpAddr>, String)> {
+        let family = if ipv6 { "-6" } else { "-4" };
+        let routes = self.ip_json(&format!("{family} route show default"));
+        let text = |route: &Value, field: &str| route[field].as_str().map(str::to_owned);
+        routes
+            .iter()
+            .map(|route| {
+                let gateway = text(route, "gateway").and_then(|gateway| gateway.parse().ok());
+                (gateway, text(route, "dev").unwrap_or_default())
+            })
+            .collect()
+    }
+
+    /// A setting below /proc/sys, inside.
+    #[track_caller]
+    pub fn set(&self, setting: &str, value: &str) {
+        let path = Path::new("/proc/sys").join(setting);
+        let written = self.inside(|| std::fs::write(&path, value));
+        written.unwrap_or_else(|error| panic!("writing {value} to {}: {error}", path.display()));
+    }
+
+    /// What a setting below /proc/sys is, inside.
+    #[track_caller]
+    pub fn setting(&self, setting: &str) -> String {
+        let path = Path::new("/proc/sys").join(setting);
+        let read = self.inside(|| std::fs::read_to_string(&path));
+        read.unwrap_or_else(|error| panic!("reading {}: {error}", path.display())).trim().to_owned()
+    }
+
+    /// A program inside that must succeed; what it prints.
+    #[track_caller]
+    pub fn ok(&self, program: &str, arguments: &str) -> String {
+        command::ok(self.command(program).args(arguments.split_whitespace()))
     }
 
     /// A veth pair between this namespace and another: a wire.

@@ -2,18 +2,19 @@
 
 use std::{
     io::{Read, Write},
-    net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
+    net::{IpAddr, Shutdown, TcpListener, TcpStream},
     sync::OnceLock,
 };
 
 use super::{Netns, PATIENCE};
 
 /// How much is handed to the kernel at once; large enough for full GSO packets.
-const CHUNK: usize = 1 << 18;
+pub(super) const CHUNK: usize = 1 << 18;
 
 /// Connects from one namespace to an address in another, sends so many bytes there and so many back, checks them all.
 #[track_caller]
-pub fn tcp(from: &Netns, to: &Netns, address: Ipv4Addr, bytes: u64) {
+pub fn tcp(from: &Netns, to: &Netns, address: impl Into<IpAddr>, bytes: u64) {
+    let address = address.into();
     let listener =
         to.inside(|| TcpListener::bind((address, 0))).unwrap_or_else(|error| panic!("listening on {address}: {error}"));
     let target = listener.local_addr().expect("it is bound");
@@ -86,7 +87,7 @@ fn receive(stream: &mut TcpStream, bytes: u64, direction: usize) {
 
 /// Bytes that tell their place in the stream: a window that moves over a table without a pattern, so that nothing is
 /// computed while the traffic runs.
-fn chunk(number: usize, direction: usize) -> &'static [u8] {
+pub(super) fn chunk(number: usize, direction: usize) -> &'static [u8] {
     static TABLE: OnceLock<Vec<u8>> = OnceLock::new();
     let table = TABLE.get_or_init(|| {
         let words = (1..=2 * CHUNK as u64 / 8)

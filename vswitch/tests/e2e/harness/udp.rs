@@ -1,7 +1,7 @@
 //! UDP datagrams that are counted, numbered and answered.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     os::fd::AsFd,
 };
 
@@ -11,9 +11,10 @@ use super::{Netns, PATIENCE};
 
 /// Sends datagrams of one size to an address in another namespace, which sends each back; none may be lost or changed.
 #[track_caller]
-pub fn udp(from: &Netns, to: &Netns, address: Ipv4Addr, size: usize, count: u32) {
+pub fn udp(from: &Netns, to: &Netns, address: impl Into<IpAddr>, size: usize, count: u32) {
+    let address = address.into();
     let server = bind(to, address);
-    let client = bind(from, Ipv4Addr::UNSPECIFIED);
+    let client = bind(from, unspecified(address));
     let target = server.local_addr().expect("it is bound");
     std::thread::scope(|scope| {
         scope.spawn(move || {
@@ -100,7 +101,16 @@ pub fn udp_broadcast_at(from: &Netns, address: Ipv4Addr, to: &Netns, ifname: &st
     assert_eq!(buffer[..length], datagram(9, 100));
 }
 
-fn bind(netns: &Netns, address: Ipv4Addr) -> UdpSocket {
+/// The address that is all of the same family.
+fn unspecified(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
+fn bind(netns: &Netns, address: impl Into<IpAddr>) -> UdpSocket {
+    let address = address.into();
     let socket = netns.inside(|| UdpSocket::bind(SocketAddr::from((address, 0))));
     prepared(socket.unwrap_or_else(|error| panic!("binding {address} in {}: {error}", netns.name())))
 }

@@ -1,0 +1,80 @@
+//! IPv6 beside IPv4: all that is true of the one is true of the other.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use serde_json::{Value, json};
+
+use crate::harness::{Host, Netns, Pinger, ping, ping_with, tcp, udp};
+
+const GATEWAY: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x81, 0, 0, 0, 0, 0, 1);
+
+fn network(host: &Host) {
+    host.ok(&["network", "create", "--subnet", "10.81.0.0/24", "--subnet", "fd00:81::/64", "six"]);
+}
+
+#[test]
+fn an_endpoint_has_an_address_and_a_default_route_of_each_family() {
+    let host = Host::up(&[]);
+    network(&host);
+    let a = Netns::new("a");
+    let at_a = host.attach(&a, &["--network", "six"]);
+    let own: Ipv6Addr = "fd00:81::2".parse().unwrap();
+    assert_eq!((at_a.ipv6, at_a.gateway6), (Some(own), Some(GATEWAY)));
+    assert_eq!(at_a.nameservers, [IpAddr::V4(at_a.gateway.unwrap()), GATEWAY.into()]);
+    assert_eq!(a.addresses6("eth0"), [own]);
+    assert_eq!(a.default_routes(true), [(Some(GATEWAY.into()), "eth0".to_owned())]);
+    assert_eq!(a.default_routes(false), [(Some(at_a.gateway.unwrap().into()), "eth0".to_owned())]);
+
+    assert_eq!(host.ps(), std::slice::from_ref(&at_a));
+    let shown: Value = host.json(&["inspect", a.name()]);
+    assert_eq!((&shown["ipv6"], &shown["gateway6"]), (&json!("fd00:81::2"), &json!("fd00:81::1")), "{shown:#}");
+    assert_eq!(shown["networks"][0]["ipv6"], "fd00:81::2", "{shown:#}");
+    let text = host.ok(&["inspect", a.name()]);
+    assert!(text.contains("fd00:81::2") && text.contains("fd00:81::1"), "{text}");
+}
+
+#[test]
+fn a_network_without_ipv6_has_none() {
+    let host = Host::up(&[]);
+    let a = Netns::new("a");
+    let at_a = host.attach(&a, &[]);
+    assert_eq!((at_a.ipv6, at_a.gateway6), (None, None));
+    assert_eq!((a.addresses6("eth0"), a.default_routes(true).len()), (vec![], 0));
+}
+
+#[test]
+fn containers_and_the_host_reach_each_other_by_ipv6() {
+    for datapath in ["auto", "xdp"] {
+        let host = Host::up(&["--datapath", datapath]);
+        network(&host);
+        let [a, b] = ["a", "b"].map(Netns::new);
+        let [at_a, at_b] = [&a, &b].map(|container| host.attach(container, &["--network", "six"]).ipv6.unwrap());
+        for (from, to, address) in
+            [(&a, &b, at_b), (&b, &a, at_a), (&a, &*host.netns, GATEWAY), (&*host.netns, &b, at_b)]
+        {
+            ping(from, address);
+            ping_with(from, address, 1400);
+            // More than a frame: in fragments.
+            ping_with(from, address, 4000);
+            tcp(from, to, address, 1 << 20);
+            udp(from, to, address, 1400, 50);
+        }
+    }
+}
+
+#[test]
+fn an_ipv6_address_can_be_used_at_once() {
+    let host = Host::up(&[]);
+    network(&host);
+    let [a, b] = ["a", "b"].map(Netns::new);
+    let at_a = host.attach(&a, &["--network", "six"]).ipv6.unwrap();
+    // Duplicate address detection would take a second, and until then nobody could bind it.
+    let socket = a.inside(|| std::net::UdpSocket::bind((at_a, 0)));
+    assert!(socket.is_ok(), "{socket:?}");
+    assert_eq!(a.ip("-6 address show dev eth0 scope global tentative"), "");
+    let at_b = host.attach(&b, &["--network", "six"]).ipv6.unwrap();
+    // One request, never repeated.
+    Pinger::new(&b, at_a).ping(56);
+    Pinger::new(&a, at_b).ping(56);
+    Pinger::new(&host.netns, at_b).ping(56);
+}
