@@ -13,6 +13,9 @@ use tokio::process::Command;
 
 use super::OutsideError;
 
+/// Standard input as a file. By `-`, nft opens /dev/stdin, which small systems do not have.
+const STDIN: &str = "/proc/self/fd/0";
+
 /// The oldest that this is tested with; Debian 12 has it.
 const NEEDED: (u32, u32, u32) = (1, 0, 6);
 const NEEDED_TEXT: &str = "1.0.6";
@@ -34,7 +37,7 @@ pub(super) struct Census {
 /// Carries commands out, all or none.
 pub(super) async fn carry_out(commands: &Nftables<'_>, action: &'static str) -> Result<(), OutsideError> {
     let commands = serde_json::to_vec(commands).map_err(OutsideError::NftOutput)?;
-    succeeded(run("nft", &["-j", "-f", "-"], &commands).await?, action).await.map(drop)
+    succeeded(run("nft", &["-j", "-f", STDIN], &commands).await?, action).await.map(drop)
 }
 
 /// What is in a table, if it is there.
