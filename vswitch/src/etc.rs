@@ -167,14 +167,17 @@ impl Etc {
         Ok(true)
     }
 
-    /// Removes every file that an instance has written, after a daemon that died.
+    /// Removes every file that an instance has written, but for those of namespaces that are to keep theirs, by name.
     ///
     /// # Errors
     /// The first [`EtcError`]; the rest is removed all the same.
-    pub fn remove_all(&self, instance: &InstanceName) -> Result<(), EtcError> {
+    pub fn remove_all(&self, instance: &InstanceName, keep: impl Fn(&str) -> bool) -> Result<(), EtcError> {
         let mut first_error = Ok(());
         // Where there is no such directory, there is nothing in it.
         for entry in fs::read_dir(self.root.join("netns")).into_iter().flatten().filter_map(Result::ok) {
+            if keep(&entry.file_name().to_string_lossy()) {
+                continue;
+            }
             let (directory, path) = (entry.path(), entry.path().join(RESOLV_CONF));
             let removed = first_line(&path).and_then(|line| {
                 if !line.is_some_and(|line| is_of_instance(&line, instance)) {
@@ -201,8 +204,8 @@ impl Etc {
     }
 }
 
-/// The name by which `ip netns` knows a namespace.
-fn named(netns: &Path) -> Option<&str> {
+/// The name by which `ip netns` knows a namespace, if it does.
+pub fn named(netns: &Path) -> Option<&str> {
     let rest = NAMED.iter().find_map(|directory| netns.strip_prefix(directory).ok())?;
     let mut components = rest.components();
     match (components.next(), components.next()) {
@@ -388,6 +391,23 @@ mod tests {
             assert!(!etc.remove_resolv_conf(netns, stranger.owner()).expect("no error"));
         }
         assert!(etc.remove_resolv_conf(netns, second.owner()).expect("removed"));
+    }
+
+    #[test]
+    fn all_of_an_instance_goes_and_nothing_else() {
+        let (_directory, etc, _) = etc();
+        let write = |instance: &str, name: &str| {
+            let names = Names::new(instance, name);
+            let netns = Path::new("/run/netns").join(name);
+            etc.write_resolv_conf(&netns, names.owner(), &[GATEWAY]).expect("written");
+        };
+        [("one", "a"), ("one", "b"), ("two", "c")].into_iter().for_each(|(instance, name)| write(instance, name));
+        let there = |name: &str| etc.root.join("netns").join(name).exists();
+        let one: InstanceName = "one".parse().expect("a name");
+        etc.remove_all(&one, |name| name == "b").expect("removed");
+        assert_eq!(["a", "b", "c"].map(there), [false, true, true]);
+        etc.remove_all(&one, |_| false).expect("removed");
+        assert_eq!(["a", "b", "c"].map(there), [false, false, true]);
     }
 
     #[test]

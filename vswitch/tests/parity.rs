@@ -8,6 +8,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use aya::maps::{Array, LpmTrie, Map, MapData};
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use etherparse::PacketBuilder;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
@@ -15,7 +16,9 @@ use vswitch::datapath::{Datapath, DatapathError, Mode, NetworkSpec, Options, Por
 use vswitch_common::forward::{forward, forward_early};
 use vswitch_common::packet::{Marked, address::Address};
 use vswitch_common::tables::memory::MemoryTables;
-use vswitch_common::tables::{MARK_PUBLISHED, MAX_SUBNETS, Network, NetworkNumber, PortKind, PortNumber, Subnet};
+use vswitch_common::tables::{
+    MARK_PUBLISHED, MAX_SUBNETS, Network, NetworkNumber, PortCounters, PortKind, PortNumber, Subnet,
+};
 use vswitch_common::verdict::DropReason;
 use vswitch_common::{Mac, tables::FdbEntry};
 
@@ -393,4 +396,68 @@ fn a_daemon_of_before_subnets_is_taken_over_and_one_with_other_ports_is_not() {
     drop(datapath);
     std::fs::remove_file(sandbox.bpffs.join("maps/PORTS")).expect("unpin");
     assert!(!open().expect("start anew").taken_over());
+}
+
+#[test]
+fn copies_of_a_flood_go_to_those_alone_that_the_sender_may_reach() {
+    let sandbox = Sandbox::new();
+    // No frames but ours.
+    std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").expect("switch IPv6 off");
+    let options = Options { directory: sandbox.bpffs.clone(), mode: Mode::Auto, fdb_size: 4096 };
+    let datapath = Datapath::open(options).expect("load the programs");
+    let station = |last| Mac([2, 0, 0, 0, 0, last]);
+    let kinds = [PortKind::Container, PortKind::Container, PortKind::Container, PortKind::Host, PortKind::Uplink];
+    let ports: Vec<(u32, PortNumber)> = (1..)
+        .zip(kinds)
+        .map(|(last, kind)| {
+            let device = format!("f{last}");
+            let ifindex = veth(&device);
+            for end in [device.clone(), format!("{device}p")] {
+                let up = Command::new("ip").args(["link", "set", &end, "up"]).status();
+                assert!(up.expect("run ip").success(), "ip link set {end} up");
+            }
+            let spec = PortSpec {
+                ifindex,
+                egress_ifindex: ifindex,
+                device,
+                network: NetworkNumber(1),
+                kind,
+                mac: station(last),
+                xdp: Xdp::Off,
+                xdp_egress: false,
+                // Of the three containers the first two are.
+                isolated: last < 3,
+            };
+            (ifindex, datapath.add_port(&spec).expect("add a port"))
+        })
+        .collect();
+    let counters = || ports.iter().map(|(_, port)| datapath.counters(*port).expect("its counters")).collect::<Vec<_>>();
+    // The program itself on a frame from one of the containers: who gets a copy, and what it counts of drops.
+    let send = |from: usize, destination: Mac, packet: &[u8]| {
+        let program = SchedClassifier::from_pin(sandbox.bpffs.join("programs/from_container")).expect("the program");
+        let mut frame = [&destination.0[..], &station(from as u8 + 1).0, packet].concat();
+        frame.resize(60, 0);
+        let mut context = [0_u8; 192];
+        context[40..44].copy_from_slice(&ports[from].0.to_ne_bytes());
+        let before = counters();
+        let options = TestRunOptions { data_in: Some(&frame), ctx_in: Some(&context), ..TestRunOptions::new() };
+        program.test_run(options).expect("run the program");
+        let after = counters();
+        let copies: Vec<u64> =
+            after.iter().zip(&before).map(|(after, before)| after.tx_frames - before.tx_frames).collect();
+        assert!(after.iter().all(|port| port.tx_failed == 0), "{after:?}");
+        let drops = |counters: &PortCounters| counters.drops[DropReason::Isolated as usize];
+        (copies, drops(&after[from]) - drops(&before[from]))
+    };
+    let (arp, unknown) = ([8, 6], Mac([2, 0, 0, 0, 9, 9]));
+    assert_eq!(send(0, Mac::BROADCAST, &arp), (vec![0, 0, 1, 1, 1], 0), "from an isolated one");
+    assert_eq!(send(2, Mac::BROADCAST, &arp), (vec![1, 1, 0, 1, 1], 0), "from the other");
+    assert_eq!(send(0, unknown, &arp), (vec![0, 0, 1, 0, 1], 0), "unknown unicast");
+    assert_eq!(send(0, station(2), &arp), (vec![0; 5], 1), "unicast between two isolated ones");
+    // A broadcast of IP that an internal network's host must not have.
+    let internal = NetworkSpec { number: NetworkNumber(1), internal: true, subnets: Vec::new() };
+    datapath.set_network(&internal).expect("make it internal");
+    let ip = [8, 0, 0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 10, 1, 0, 2, 192, 0, 2, 1];
+    assert_eq!(send(2, Mac::BROADCAST, &ip), (vec![1, 1, 0, 0, 1], 0), "no copy for the host");
+    assert_eq!(send(2, Mac::BROADCAST, &arp), (vec![1, 1, 0, 1, 1], 0), "but of ARP");
 }

@@ -109,7 +109,7 @@ async fn remove_devices(instance: &Instance) -> Result<(), DaemonError> {
     if let Err(error) = outside::remove(instance).await {
         tracing::warn!("{error}");
     }
-    if let Err(error) = Etc::default().remove_all(instance.name()) {
+    if let Err(error) = Etc::default().remove_all(instance.name(), |_| false) {
         tracing::warn!("{error}");
     }
     Ok(remove_leftovers(&netlink, instance).await?)

@@ -19,7 +19,6 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ipnet::IpNet;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::signal::kill;
@@ -77,7 +76,7 @@ pub fn run(arguments: Run, instance: &Instance, output: Output) -> Result<u8, Fa
     };
     let endpoint = attach(instance, flags, process)?;
     let own = network.network.driver != Driver::Host;
-    let setting = own.then(|| setting(&endpoint, &network, &hostname));
+    let setting = own.then(|| setting(&endpoint, &hostname));
     started.go(&endpoint, setting.as_ref())?;
     let failed = match started.word()? {
         Some(Word::Failed(error, exit)) => Some(Failure { error, exit }),
@@ -115,22 +114,16 @@ fn answered<T>(question: impl Future<Output = Result<T, Failure>>) -> Result<T, 
     answer.ok_or_else(|| Failure::new("timeout", "the daemon did not answer"))
 }
 
-/// What belongs to an endpoint. It asks the gateways of the subnets that it has addresses in; without any, nobody.
-fn setting(endpoint: &EndpointView, network: &NetworkDetails, hostname: &str) -> Setting {
+/// What belongs to an endpoint. It asks the gateways of its subnets; without any, nobody.
+fn setting(endpoint: &EndpointView, hostname: &str) -> Setting {
     let addresses = [endpoint.ipv4.map(IpAddr::from), endpoint.ipv6.map(IpAddr::from)];
     let addresses: Vec<IpAddr> = addresses.into_iter().flatten().collect();
-    let mut nameservers: Vec<IpAddr> = Vec::new();
-    for subnet in &network.network.subnets {
-        let net = IpNet::from(subnet.subnet.net());
-        if addresses.iter().any(|address| net.contains(address)) {
-            nameservers.push(subnet.gateway.into());
-        }
-    }
+    let nameservers = &endpoint.nameservers;
     let host = if nameservers.is_empty() { String::new() } else { Etc::default().host_resolv_conf() };
     Setting {
         hostname: hostname.to_owned(),
         hosts: etc::hosts(&addresses, &[hostname, &endpoint.name]),
-        resolv_conf: etc::resolv_conf(&nameservers, &host),
+        resolv_conf: etc::resolv_conf(nameservers, &host),
     }
 }
 

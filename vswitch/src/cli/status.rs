@@ -1,7 +1,7 @@
 //! `status` and `stats`.
 
 use super::failure::Failure;
-use super::output::{Output, or_dash, properties, say};
+use super::output::{Output, list, or_dash, properties, say};
 use crate::api::{Client, Counters, PortView, Status, query};
 
 pub async fn status(client: &mut Client, output: Output) -> Result<(), Failure> {
@@ -14,6 +14,11 @@ pub async fn status(client: &mut Client, output: Output) -> Result<(), Failure> 
 
 fn text(status: &Status) -> String {
     let hooks = &status.hooks;
+    let forwarding = status.forwarding.iter().map(|setting| match &setting.before {
+        Some(before) => format!("{}={} (was {before})", setting.name, setting.value),
+        None => format!("{}={}", setting.name, setting.value),
+    });
+    let forwarding: Vec<_> = forwarding.collect();
     let text = properties([
         ("version", status.version.clone()),
         ("instance", status.instance.clone()),
@@ -26,6 +31,7 @@ fn text(status: &Status) -> String {
         ("stations", status.fdb_entries.to_string()),
         ("uptime", uptime(status.uptime_seconds)),
         ("nft table", or_dash(status.firewall_table.as_ref())),
+        ("forwarding", list(&forwarding)),
     ]);
     text + &status.notes.iter().map(|note| format!("note: {note}\n")).collect::<String>()
 }

@@ -166,7 +166,13 @@ fn send(socket: &Socket, message: &[u8], action: &'static str) -> Result<(), Con
 
 /// The answers in one datagram.
 fn receive(socket: &Socket, action: &'static str) -> Result<Vec<Answer>, ConntrackError> {
-    let (datagram, _) = socket.recv_from_full().map_err(|source| ConntrackError::Io { action, source })?;
+    let datagram = loop {
+        match socket.recv_from_full() {
+            Ok((datagram, _)) => break datagram,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(source) => return Err(ConntrackError::Io { action, source }),
+        }
+    };
     let mut rest = &datagram[..];
     let mut answers = Vec::new();
     while let Ok(header) = NetlinkBuffer::new_checked(rest) {

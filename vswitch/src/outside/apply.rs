@@ -10,7 +10,7 @@ use crate::model::Instance;
 
 use super::firewall::{self, Firewall};
 use super::forwarding::{self, ForwardingStatus};
-use super::nft::Listing;
+use super::nft::{Census, Listing};
 use super::{OutsideError, Wanted, follow, nft, ruleset};
 
 /// An instance's side of the host. Everything runs in the namespace of the threads that call it.
@@ -134,16 +134,21 @@ impl Outside {
             (Err(OutsideError::NftMissing), None) => None,
             (found, _) => found?,
         };
-        match (&commands, &state.applied) {
-            (None, _) if found.is_none() => {}
-            (Some(_), Some((applied, seen))) if *applied == commands && found.is_some() && *seen == found => {
-                return Ok(false);
+        let Some(commands) = commands else {
+            if found.is_some() {
+                nft::carry_out(&ruleset::deletion(&table), "delete our table").await?;
             }
-            (None, _) => nft::carry_out(&ruleset::deletion(&table), "delete our table").await?,
-            (Some(commands), _) => nft::carry_out(commands, "replace our table").await?,
+            state.applied = Some((None, None));
+            return Ok(found.is_some());
+        };
+        let as_left = |(applied, seen): &(Option<Nftables<'static>>, Option<Listing>)| {
+            applied.as_ref() == Some(&commands) && found.is_some() && *seen == found
+        };
+        if state.applied.as_ref().is_some_and(as_left) {
+            return Ok(false);
         }
-        let seen = if commands.is_some() { nft::list(&table).await? } else { None };
-        state.applied = Some((commands, seen));
+        let seen = make(&table, &commands).await?;
+        state.applied = Some((Some(commands), seen));
         Ok(true)
     }
 
@@ -159,6 +164,25 @@ impl Outside {
         }
         status.notes = state.firewall.notes().to_vec();
     }
+}
+
+/// How often a table is made that somebody changes in the same moment.
+const ATTEMPTS: usize = 3;
+
+/// Makes the table, and returns how the kernel shows it.
+async fn make(table: &str, commands: &Nftables<'static>) -> Result<Option<Listing>, OutsideError> {
+    let expected = Census::of(commands)?;
+    let mut seen = None;
+    for _ in 0..ATTEMPTS {
+        nft::carry_out(commands, "replace our table").await?;
+        seen = nft::list(table).await?;
+        // Somebody may have been at it between the two. That must not pass for how it should be.
+        if seen.as_ref().is_some_and(|seen| seen.census() == expected) {
+            return Ok(seen);
+        }
+    }
+    tracing::warn!("the table {table} is not as it was made: does somebody change it all the time?");
+    Ok(seen)
 }
 
 impl State {

@@ -1,6 +1,7 @@
 //! The program `nft`, spoken to in JSON. The `nftables` crate has the words; running the program is ours, because the
 //! crate loses what it says on stderr.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::process::{Output, Stdio};
 use std::time::Duration;
@@ -11,6 +12,9 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
 use super::OutsideError;
+
+/// Standard input as a file. By `-`, nft opens /dev/stdin, which small systems do not have.
+const STDIN: &str = "/proc/self/fd/0";
 
 /// The oldest that this is tested with; Debian 12 has it.
 const NEEDED: (u32, u32, u32) = (1, 0, 6);
@@ -23,10 +27,17 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Listing(Vec<Value>);
 
+/// How many objects a table has of each kind, and elements in those sets and maps that hold single values.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Census {
+    kinds: BTreeMap<&'static str, usize>,
+    elements: BTreeMap<String, usize>,
+}
+
 /// Carries commands out, all or none.
 pub(super) async fn carry_out(commands: &Nftables<'_>, action: &'static str) -> Result<(), OutsideError> {
     let commands = serde_json::to_vec(commands).map_err(OutsideError::NftOutput)?;
-    succeeded(run("nft", &["-j", "-f", "-"], &commands).await?, action).await.map(drop)
+    succeeded(run("nft", &["-j", "-f", STDIN], &commands).await?, action).await.map(drop)
 }
 
 /// What is in a table, if it is there.
@@ -127,6 +138,41 @@ impl Listing {
             }
         }
         Self(objects)
+    }
+}
+
+impl Listing {
+    /// What is in it.
+    pub(super) fn census(&self) -> Census {
+        let mut census = Census::default();
+        for object in &self.0 {
+            census.count(object);
+        }
+        census
+    }
+}
+
+impl Census {
+    /// What the commands leave in the table that they make.
+    pub(super) fn of(commands: &Nftables<'_>) -> Result<Self, OutsideError> {
+        let commands = serde_json::to_value(commands).map_err(OutsideError::NftOutput)?;
+        let mut census = Self::default();
+        for command in commands["nftables"].as_array().into_iter().flatten() {
+            census.count(&command["add"]);
+        }
+        Ok(census)
+    }
+
+    fn count(&mut self, object: &Value) {
+        for kind in ["chain", "rule", "set", "map"] {
+            let Some(fields) = object.get(kind) else { continue };
+            *self.kinds.entry(kind).or_default() += 1;
+            // Intervals are listed as the kernel cuts them.
+            if let (Some(elements), None) = (fields.get("elem").and_then(Value::as_array), fields.get("flags")) {
+                let name = fields["name"].as_str().unwrap_or_default();
+                self.elements.insert(name.to_owned(), elements.len());
+            }
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::kernel::sysctl::{self, SysctlError};
 use crate::model::{HostPort, PortRange, Protocol, PublishSpec, Published};
@@ -103,7 +104,7 @@ impl Reservations {
                 hold(&wanted, taken, is_ours(&wanted)).map(|sockets| (wanted, sockets))
             };
             let chosen = match from {
-                HostPort::Exactly(port) => hold(port).map_err(Refusal::into_error)?,
+                HostPort::Exactly(port) => patiently(|| hold(port))?,
                 HostPort::OneOf(range) => first_free(range, spec.protocol(), range.ports(), hold)?,
                 HostPort::Automatic => {
                     let range = local_port_range()?;
@@ -146,6 +147,22 @@ impl Reservations {
             held.remove(gone);
         }
     }
+}
+
+/// How often, and how long, a port is waited for that nobody has any more.
+const ATTEMPTS: usize = 20;
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Holds a port that may have been let go just now: a program that another thread is starting has all our sockets for
+/// a moment.
+fn patiently<T>(mut hold: impl FnMut() -> Result<T, Refusal>) -> Result<T, ReserveError> {
+    for _ in 1..ATTEMPTS {
+        match hold().map_err(Refusal::into_error) {
+            Err(ReserveError::Allocated { holder, .. }) if holder.is_child() => std::thread::sleep(PAUSE),
+            result => return result,
+        }
+    }
+    hold().map_err(Refusal::into_error)
 }
 
 /// The first of some ports that is free.

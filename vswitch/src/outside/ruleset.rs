@@ -47,9 +47,9 @@ pub(super) fn plan(table: &str, wanted: &Wanted) -> Result<Option<Nftables<'stat
         ruleset.sets(family, wanted);
     }
     let devices = wanted.devices().into_iter().map(name).collect();
-    ruleset.set("devices", vec![SetType::Ifname], devices, false);
+    ruleset.set("our_devices", vec![SetType::Ifname], devices, false);
     let internal = wanted.networks.iter().filter(|network| network.internal).map(|network| name(&network.device));
-    ruleset.set("internal", vec![SetType::Ifname], internal.collect(), false);
+    ruleset.set("internal_devices", vec![SetType::Ifname], internal.collect(), false);
     ruleset.publish(wanted)?;
     ruleset.forward();
     ruleset.postrouting(wanted);
@@ -107,7 +107,7 @@ impl Ruleset<'_> {
         self.base_chain("prerouting", NfChainType::NAT, NfHook::Prerouting, DSTNAT);
         self.base_chain("output", NfChainType::NAT, NfHook::Output, DSTNAT);
         // From where nothing may leave, no port of another network is reached either.
-        self.rule("prerouting", vec![statement::comes_by("internal"), return_from()]);
+        self.rule("prerouting", vec![statement::comes_by("internal_devices"), return_from()]);
         for family in FAMILIES {
             let forwards = Forwards::of(family, wanted)?;
             if forwards.is_empty() {
@@ -121,6 +121,9 @@ impl Ruleset<'_> {
             }
             for hook in ["prerouting", "output"] {
                 self.rule(hook, vec![of_family(family), to_host(), jump(&chain)]);
+            }
+            if family == Family::V4 {
+                self.no_redirects();
             }
             // A port at one address goes before the same port at all.
             let key = [SetType::InetProto, family.set_type(), SetType::InetService];
@@ -146,16 +149,24 @@ impl Ruleset<'_> {
         self.base_chain("input", NfChainType::Filter, NfHook::Input, BEFORE_FILTERS);
         let forged = vec![
             field_is(Family::V4, "daddr", Family::loopback()),
-            statement::comes_by("devices"),
+            statement::comes_by("our_devices"),
             original_direction(),
             drop_packet(),
         ];
         self.rule("input", forged);
     }
 
+    /// Where a port leads back into the network that it is asked from, the kernel would tell the one who asks that the
+    /// host's address is better reached by the neighbour. It believes that, and does not reach the host any more.
+    /// (IPv6 names the neighbour's own address, which is true.)
+    fn no_redirects(&mut self) {
+        self.base_chain("redirects", NfChainType::Filter, NfHook::Output, BEFORE_FILTERS);
+        self.rule("redirects", vec![statement::redirect(), leaves_by("our_devices"), drop_packet()]);
+    }
+
     fn forward(&mut self) {
         self.base_chain("forward", NfChainType::Filter, NfHook::Forward, BEFORE_FILTERS);
-        self.rule("forward", vec![leaves_by("devices"), translated(), mark_published(PUBLISHED_MARK)]);
+        self.rule("forward", vec![leaves_by("our_devices"), translated(), mark_published(PUBLISHED_MARK)]);
     }
 
     fn postrouting(&mut self, wanted: &Wanted) {
@@ -167,7 +178,7 @@ impl Ruleset<'_> {
             self.rule("postrouting", vec![translated(), route(family, &inside, true), masquerade()]);
             if family == Family::V4 && !wanted.loopback_devices().is_empty() {
                 let source = field_is(family, "saddr", Family::loopback());
-                self.rule("postrouting", vec![translated(), source, leaves_by("devices"), masquerade()]);
+                self.rule("postrouting", vec![translated(), source, leaves_by("our_devices"), masquerade()]);
             }
             let from_inside = field_in(family, "saddr", &masquerade_set, true);
             let to_outside = field_in(family, "daddr", &subnets, false);

@@ -176,14 +176,13 @@ impl Switch {
                 Driver::Bridge => None,
             };
             if let Some(why) = why {
-                return Err(SwitchError::CannotPublish { network: network.name.clone(), why });
+                return Err(cannot(why, &given.publish, network));
             }
             let binding = network.bridge.host_binding;
             let specs: Vec<_> = given.publish.iter().map(|spec| spec.or_at(binding)).collect();
             let ipv6 = network.subnets.iter().any(|config| config.subnet.is_ipv6());
             if !ipv6 && specs.iter().any(|spec| spec.host_ip().is_some_and(|address| address.is_ipv6())) {
-                let why = "which has no IPv6, at an IPv6 address";
-                return Err(SwitchError::CannotPublish { network: network.name.clone(), why });
+                return Err(cannot("which has no IPv6, at an IPv6 address", &given.publish, network));
             }
             (specs, published(&state))
         };
@@ -210,6 +209,11 @@ impl Switch {
         let addresses = self.netlink.addresses(None).await?;
         Ok(addresses.into_iter().map(|(_, address)| address.addr()).collect())
     }
+}
+
+fn cannot(why: &'static str, ports: &[PublishSpec], network: &Network) -> SwitchError {
+    let ports: Vec<_> = ports.iter().map(PublishSpec::to_string).collect();
+    SwitchError::CannotPublish { ports: ports.join(", "), network: network.name.clone(), why }
 }
 
 /// Every published port, with the endpoint's name.

@@ -85,8 +85,10 @@ pub enum SwitchError {
         network: NetworkName,
     },
     /// Published ports where they cannot be.
-    #[error("ports cannot be published on network {network}, {why} (leave -p out, or choose another network)")]
+    #[error("port {ports} cannot be published on network {network}, {why} (leave -p out, or choose another network)")]
     CannotPublish {
+        /// What was asked for.
+        ports: String,
         /// The network.
         network: NetworkName,
         /// Why.

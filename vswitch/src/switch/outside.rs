@@ -78,9 +78,12 @@ impl Switch {
         let (records, nameservers) = {
             let state = self.state();
             let entries = state.endpoint(endpoint.name.as_str()).unwrap_or_default();
-            let networks = entries.iter().filter_map(|entry| state.networks.get(&entry.record.network));
-            let networks = networks.filter(|entry| entry.record.driver == Driver::Bridge);
-            (entries.len(), networks.flat_map(|entry| entry.record.gateways()).collect::<Vec<IpAddr>>())
+            let nameservers = entries.iter().flat_map(|entry| {
+                let network = state.networks.get(&entry.record.network).map(|entry| &entry.record);
+                let servers = |network| Some(super::views::nameservers(network, entry.record.address.as_ref()?));
+                network.and_then(servers).unwrap_or_default()
+            });
+            (entries.len(), nameservers.collect::<Vec<IpAddr>>())
         };
         if records > 1
             && let Err(error) = self.follow_gateway(&endpoint.name).await
@@ -101,7 +104,7 @@ impl Switch {
     }
 
     /// Tells whoever enters a named namespace by `ip netns exec` where to ask for names.
-    pub(super) fn write_etc(&self, endpoint: &Endpoint, nameservers: &[IpAddr]) {
+    fn write_etc(&self, endpoint: &Endpoint, nameservers: &[IpAddr]) {
         let owner = Owner { instance: self.instance.name(), endpoint: &endpoint.name };
         let path = &endpoint.netns.path;
         let done = if nameservers.is_empty() {

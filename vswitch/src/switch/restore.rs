@@ -13,6 +13,7 @@ use super::{Switch, SwitchError};
 use crate::apply::{Container, Scene, apply};
 use crate::datapath::Xdp;
 use crate::drivers;
+use crate::etc::{self, Etc};
 use crate::kernel::netlink::Link;
 use crate::kernel::netns::Netns;
 use crate::model::{Driver, Endpoint, EndpointId, Network};
@@ -84,6 +85,7 @@ impl Switch {
                 Some(release) => restored.released.push(release),
             }
         }
+        self.sweep_etc();
         restored.released.sort_by(|one, other| one.endpoint.cmp(&other.endpoint));
         for Release { endpoint, netns, reason } in &restored.released {
             tracing::warn!("endpoint {endpoint} at {} is released: {reason}", netns.display());
@@ -192,6 +194,18 @@ impl Switch {
                 let reason = error.to_string();
                 Some(Release { endpoint: endpoint.name.to_string(), netns: endpoint.netns.path, reason })
             }
+        }
+    }
+
+    /// Removes what was written for namespaces that nobody knows any more.
+    fn sweep_etc(&self) {
+        let known: BTreeSet<String> = {
+            let state = self.state();
+            let paths = state.endpoints.values().map(|entry| &entry.record.netns.path);
+            paths.filter_map(|path| etc::named(path)).map(str::to_owned).collect()
+        };
+        if let Err(error) = Etc::default().remove_all(self.instance.name(), |name| known.contains(name)) {
+            tracing::warn!("{error}");
         }
     }
 

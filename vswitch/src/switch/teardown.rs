@@ -5,10 +5,11 @@ use std::io;
 use std::path::Path;
 
 use super::{Switch, SwitchError};
+use crate::etc::Etc;
 use crate::kernel::bpffs::{self, BpffsError};
 use crate::kernel::netlink::{Netlink, NetlinkError};
-use crate::model::{Endpoint, Instance, Network};
-use crate::outside;
+use crate::model::{Instance, Network};
+use crate::outside::{self, Wanted};
 
 /// A file of the instance could not be removed.
 #[derive(Debug, thiserror::Error)]
@@ -46,10 +47,12 @@ impl Switch {
             }
         }
         self.stop_names();
-        let endpoints: Vec<Endpoint> = self.state().endpoints.values().map(|entry| entry.record.clone()).collect();
-        endpoints.iter().for_each(|endpoint| self.write_etc(endpoint, &[]));
-        // Nothing is wanted any more. Told to whoever restores what others flush: it would restore this, too.
-        if let Err(error) = self.outside.apply(outside::Wanted::default()).await {
+        if let Err(error) = Etc::default().remove_all(self.instance.name(), |_| false) {
+            tracing::warn!("{error}");
+        }
+        // Nothing is wanted any more, so that nobody restores it; then what an earlier daemon may have left.
+        let emptied = self.outside.apply(Wanted::default()).await;
+        if let Err(error) = emptied.and(outside::remove(&self.instance).await) {
             failed.get_or_insert(error.into());
         }
         if let Err(error) = remove_leftovers(&self.netlink, &self.instance).await {

@@ -229,11 +229,16 @@ pub(super) fn endpoint(endpoint: &Endpoint, network: &Network) -> EndpointView {
             IpAddr::V4(_) => None,
             IpAddr::V6(gateway) => Some(gateway),
         }),
-        nameservers: address.map(|_| network.gateways().collect()).unwrap_or_default(),
+        nameservers: address.map(|address| nameservers(network, address)).unwrap_or_default(),
         mtu: address.map(|address| address.mtu),
         netns: endpoint.netns.path.clone(),
         published: endpoint.published.clone(),
     }
+}
+
+/// Where an endpoint asks for names: the host's addresses in its subnets, IPv4 first.
+pub(super) fn nameservers(network: &Network, address: &EndpointAddress) -> Vec<IpAddr> {
+    address.ips().filter_map(|own| network.subnet_of(own)).map(|config| config.gateway).collect()
 }
 
 /// The gateway of an endpoint, for one family; internal networks have none.

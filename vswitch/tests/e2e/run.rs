@@ -258,8 +258,6 @@ fn a_run_without_a_daemon_or_without_rights_says_so() {
     eventually("nothing is attached", || nobody(&host).then_some(()));
 }
 
-// To be enabled when the switch takes endpoints on the host's own stack.
-#[cfg(any())]
 #[test]
 fn network_host_shares_the_hosts_stack() {
     let host = Host::up(&[]);

@@ -1,6 +1,6 @@
 //! A UDP flow goes on when its container is replaced.
 
-use std::net::UdpSocket;
+use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
 use vswitch::kernel::conntrack::{Flows, forget_now};
@@ -8,21 +8,22 @@ use vswitch::model::Protocol::{Tcp, Udp};
 
 use crate::harness::PATIENCE;
 use crate::scene::{A1, A2, Daemon, Scene, UPLINK, forward};
-use crate::services::{sees, serve};
+use crate::services::{sees, serve, uninterrupted};
 
 #[test]
 fn a_udp_flow_follows_to_the_new_container() {
     let scene = Scene::new();
     let daemon = Daemon::new(&scene.host);
     for family in 0..2 {
-        let replaced = |flows: Flows| {
+        // A port of its own each time: what another test starts has our sockets for a moment.
+        let replaced = |flows: Flows, port: u16| {
             let server = |netns: &crate::harness::Netns| {
-                let any = if family == 0 { "0.0.0.0:53" } else { "[::]:53" };
-                let socket = netns.inside(|| UdpSocket::bind(any)).expect("a free port");
+                let any: IpAddr = if family == 0 { [0; 4].into() } else { [0_u16; 8].into() };
+                let socket = netns.inside(|| UdpSocket::bind((any, port))).expect("a free port");
                 socket.set_read_timeout(Some(PATIENCE)).expect("a time limit");
                 socket
             };
-            let to = |container: [&str; 2]| vec![forward(Udp, None, 5353, container[family], 53)];
+            let to = |container: [&str; 2]| vec![forward(Udp, None, 5353, container[family], port)];
             let (old, new) = (server(&scene.a1), server(&scene.a2));
             let any = if family == 0 { "0.0.0.0:0" } else { "[::]:0" };
             let client = scene.client.inside(|| UdpSocket::bind(any)).expect("a port");
@@ -30,23 +31,24 @@ fn a_udp_flow_follows_to_the_new_container() {
             daemon.apply(scene.wanted(&[to(A1)]));
             let send = || client.send_to(b"hello", (UPLINK[family], 5353)).expect("it is sent");
             send();
-            old.recv(&mut buffer).expect("the first container has it");
+            uninterrupted(|| old.recv(&mut buffer)).expect("the first container has it");
             daemon.apply(scene.wanted(&[to(A2)]));
             send();
-            old.recv(&mut buffer).expect("the flow goes on to the first container");
+            uninterrupted(|| old.recv(&mut buffer)).expect("the flow goes on to the first container");
             assert_eq!(scene.host.inside(|| forget_now(&[flows])).expect("it can be forgotten"), 1, "{flows:?}");
             send();
-            new.recv(&mut buffer).expect("it follows");
+            uninterrupted(|| new.recv(&mut buffer)).expect("it follows");
             old.set_read_timeout(Some(Duration::from_millis(50))).expect("a time limit");
-            assert!(old.recv(&mut buffer).is_err());
+            assert!(uninterrupted(|| old.recv(&mut buffer)).is_err());
             // For the next one.
             let address = A2[family].parse().expect("an address");
             assert_eq!(scene.host.inside(|| forget_now(&[Flows::AnsweredBy(address)])).expect("it can be"), 1);
         };
+        let first = if family == 0 { 40 } else { 60 };
         let port = |address| Flows::ToPort { protocol: Udp.number(), port: 5353, address };
-        replaced(port(None));
-        replaced(port(Some(UPLINK[family].parse().expect("an address"))));
-        replaced(Flows::AnsweredBy(A1[family].parse().expect("an address")));
+        replaced(port(None), first);
+        replaced(port(Some(UPLINK[family].parse().expect("an address"))), first + 1);
+        replaced(Flows::AnsweredBy(A1[family].parse().expect("an address")), first + 2);
     }
 }
 

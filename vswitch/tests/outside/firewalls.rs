@@ -2,11 +2,22 @@
 
 use vswitch::model::Protocol::Tcp;
 
-use crate::harness::eventually;
+use crate::harness::{eventually, run};
 use crate::scene::{A1, CLIENT, Daemon, Scene, UPLINK, publish};
 use crate::services::{sees, serve, unreached};
 
-const FLAVOURS: [&str; 2] = ["nft", "legacy"];
+/// The flavours of iptables that this machine and its kernel have.
+fn flavours() -> Vec<&'static str> {
+    let scene = Scene::new();
+    let works = |flavour: &&str| {
+        let works = run(scene.host.command("sh").args(["-c", &format!("iptables-{flavour} -w -S")])).code == Some(0);
+        if !works {
+            println!("SKIPPED: no iptables-{flavour} here");
+        }
+        works
+    };
+    ["nft", "legacy"].into_iter().filter(works).collect()
+}
 
 /// Both families of a flavour.
 fn iptables(scene: &Scene, flavour: &str, arguments: &str) {
@@ -37,7 +48,7 @@ fn scene() -> Scene {
 
 #[test]
 fn a_policy_of_drop_lets_ours_pass_and_is_left_as_it_was() {
-    for flavour in FLAVOURS {
+    for flavour in flavours() {
         let scene = scene();
         let daemon = Daemon::new(&scene.host);
         iptables(&scene, flavour, "-P FORWARD DROP");
@@ -60,7 +71,7 @@ fn a_policy_of_drop_lets_ours_pass_and_is_left_as_it_was() {
 
 #[test]
 fn docker_that_comes_later_is_noticed_and_so_is_a_flush() {
-    for flavour in FLAVOURS {
+    for flavour in flavours() {
         let scene = scene();
         let daemon = Daemon::following(&scene.host);
         if flavour == "legacy" {
@@ -79,8 +90,6 @@ fn docker_that_comes_later_is_noticed_and_so_is_a_flush() {
         iptables(&scene, flavour, "-F FORWARD");
         noticed("the flush is noticed", "FORWARD");
         iptables(&scene, flavour, "-N DOCKER-USER");
-        iptables(&scene, flavour, "-A DOCKER-USER -s 203.0.113.0/24 -j DROP".trim_end_matches(" -s 203.0.113.0/24"));
-        iptables(&scene, flavour, "-D DOCKER-USER 1");
         iptables(&scene, flavour, "-A DOCKER-USER -j RETURN");
         iptables(&scene, flavour, "-I FORWARD -j DOCKER-USER");
         noticed("Docker is noticed", "DOCKER-USER");
@@ -99,10 +108,10 @@ fn a_chain_of_nftables_that_drops_is_told_of_and_left_alone() {
     daemon.apply(scene.wanted(&[]));
     assert_eq!(daemon.status().notes, Vec::<String>::new());
     scene.nft("add table inet strict");
-    scene.nft("add chain inet strict fwd { type filter hook forward priority 0 ; policy drop ; }");
+    scene.nft("add chain inet strict strict_forward { type filter hook forward priority 0 ; policy drop ; }");
     let note = eventually("it is noticed", || daemon.status().notes.first().cloned());
-    assert!(note.starts_with("forwarding is dropped by the chain fwd of the table inet strict"), "{note}");
-    assert_eq!(scene.nft("list chain inet strict fwd").lines().count(), 5, "nothing was added");
+    assert!(note.starts_with("forwarding is dropped by the chain strict_forward of the table inet strict"), "{note}");
+    assert_eq!(scene.nft("list chain inet strict strict_forward").lines().count(), 5, "nothing was added");
     scene.nft("delete table inet strict");
     eventually("its end is noticed", || daemon.status().notes.is_empty().then_some(()));
 }

@@ -30,6 +30,8 @@ fn is_reached_from_everywhere(protocol: Protocol) {
         sees(&scene.a1, protocol, UPLINK[family], 8080, GATEWAY[family]);
         sees(&scene.a2, protocol, GATEWAY[family], 8080, GATEWAY[family]);
     }
+    let way = scene.a2.ip(&format!("route get {}", UPLINK[0]));
+    assert!(way.contains("via 10.91.1.1"), "somebody told of a better way: {way}");
     sees(&scene.host, protocol, "127.0.0.1", 8080, GATEWAY[0]);
     sees(&scene.host, protocol, "127.0.0.2", 8080, GATEWAY[0]);
     // No other port, and none of another protocol.

@@ -5,10 +5,16 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 use vswitch::model::{PublishSpec, Published};
 use vswitch::outside::{Holder, Reservations, ReserveError};
 
-use crate::harness::Netns;
+use crate::harness::{Netns, eventually};
 
 fn spec(text: &str) -> PublishSpec {
     text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
+/// Asserts that a port can be had; in a moment, because what another test starts has our sockets until it runs.
+#[track_caller]
+fn is_free<T>(bind: impl Fn() -> std::io::Result<T>) {
+    eventually("the port is free", || bind().ok());
 }
 
 #[test]
@@ -29,7 +35,8 @@ fn a_port_that_is_reserved_is_nobody_elses_until_it_is_released() {
         assert!(matches!(again, Err(ReserveError::Allocated { holder: Holder::Ourselves, .. })), "{again:?}");
         reservations.release(&tcp);
         reservations.release(&udp);
-        assert!(TcpListener::bind("[::]:8080").is_ok() && UdpSocket::bind("127.0.0.1:5353").is_ok());
+        is_free(|| TcpListener::bind("[::]:8080"));
+        is_free(|| UdpSocket::bind("127.0.0.1:5353"));
     });
 }
 
@@ -52,7 +59,7 @@ fn a_process_that_has_the_port_is_named() {
         let _udp = UdpSocket::bind("0.0.0.0:8082").expect("it is free");
         refused("8082:80/udp", "Bind for 0.0.0.0:8082 failed: port is already allocated ");
         // What was bound before the failure is let go.
-        assert!(TcpListener::bind("0.0.0.0:8081").is_ok());
+        is_free(|| TcpListener::bind("0.0.0.0:8081"));
         assert!(reservations.reserve(&spec("8082:80/tcp"), &[]).is_ok());
     });
 }
@@ -76,7 +83,8 @@ fn ports_are_chosen_where_none_is_named() {
         let taken = [(Published { host_port: 9003, ..ranged[0] }, "web".to_owned())];
         let pair = reservations.reserve(&spec("9002-9003:80-81"), &taken).expect_err("one is taken");
         assert!(pair.to_string().contains("(endpoint web has it; "), "{pair}");
-        assert!(TcpListener::bind("0.0.0.0:9002").is_ok(), "all or none");
+        // All or none.
+        is_free(|| TcpListener::bind("0.0.0.0:9002"));
     });
 }
 

@@ -15,14 +15,13 @@ const SILENCE: Duration = Duration::from_millis(400);
 pub fn serve(netns: &Netns, protocol: Protocol, port: u16) {
     for address in ["0.0.0.0", "::"] {
         let at = SocketAddr::new(address.parse().expect("an address"), port);
-        // `[::]` does not take IPv4 where that is bound already... on another socket; so both are made by hand.
         match protocol {
             Protocol::Udp => {
-                let socket = netns.inside(|| bind(at, |at| UdpSocket::bind(at))).expect("a free port");
+                let socket = netns.inside(|| bind(at, UdpSocket::bind)).expect("a free port");
                 std::thread::spawn(move || serve_udp(&socket));
             }
             _ => {
-                let listener = netns.inside(|| bind(at, |at| TcpListener::bind(at))).expect("a free port");
+                let listener = netns.inside(|| bind(at, TcpListener::bind)).expect("a free port");
                 std::thread::spawn(move || serve_tcp(&listener));
             }
         }
@@ -52,6 +51,16 @@ fn serve_udp(socket: &UdpSocket) {
     }
 }
 
+/// Receives in spite of signals: the end of a program that another test has started is one.
+pub fn uninterrupted<T>(mut receive: impl FnMut() -> std::io::Result<T>) -> std::io::Result<T> {
+    loop {
+        match receive() {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
 /// What the server at this address says that the client's address is; none if nobody answers.
 pub fn asked(from: &Netns, protocol: Protocol, to: &str, port: u16, patience: Duration) -> Option<IpAddr> {
     let to = SocketAddr::new(to.parse().expect("an address"), port);
@@ -63,12 +72,12 @@ pub fn asked(from: &Netns, protocol: Protocol, to: &str, port: u16, patience: Du
             socket.connect(to).ok()?;
             socket.set_read_timeout(Some(patience)).ok()?;
             socket.send(b"?").ok()?;
-            socket.recv(&mut buffer).ok()
+            uninterrupted(|| socket.recv(&mut buffer)).ok()
         }
         _ => {
             let mut stream = TcpStream::connect_timeout(&to, patience).ok()?;
             stream.set_read_timeout(Some(patience)).ok()?;
-            stream.read(&mut buffer).ok()
+            uninterrupted(|| stream.read(&mut buffer)).ok()
         }
     })?;
     std::str::from_utf8(&buffer[..length]).ok()?.parse().ok()

@@ -58,6 +58,7 @@ const PROGRAMS: [Program; 11] = [
     program(Purpose::Run, "ethtool", ["ethtool", "ethtool", "ethtool", "ethtool"]),
     program(Purpose::Run, "iperf3", ["iperf3", "iperf3", "iperf3", "iperf"]),
     program(Purpose::Run, "nft", ["nftables", "nftables", "nftables", "nftables"]),
+    program(Purpose::Test, "iptables-nft", ["iptables", "iptables-nft", "iptables", "iptables"]),
     program(Purpose::Test, QEMU, ["qemu-system-x86", "qemu-system-x86-core", "qemu-system-x86", "qemu-x86"]),
     program(Purpose::Test, "busybox", ["busybox-static", "busybox", "busybox", "busybox-static"]),
     program(Purpose::Test, "dig", ["bind9-dnsutils", "bind-utils", "bind", "bind-utils"]),

@@ -24,6 +24,13 @@ pub enum Holder {
     Unknown,
 }
 
+impl Holder {
+    /// Whether it is a program that this process started, or is about to.
+    pub(super) fn is_child(&self) -> bool {
+        matches!(self, Self::Process { pid, .. } if parent(*pid) == Some(std::process::id()))
+    }
+}
+
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -100,10 +107,16 @@ fn process_with(sockets: &[String]) -> Option<Holder> {
             target.to_str().is_some_and(|target| sockets.iter().any(|socket| socket == target))
         })
     };
-    // The parent of those that share a socket was there first.
-    let pid = pids.filter(has_it).min()?;
+    let pids: Vec<u32> = pids.filter(has_it).collect();
+    // Of those that share a socket, the one that the others come from; or else any.
+    let pid = *pids.iter().find(|pid| parent(**pid).is_none_or(|parent| !pids.contains(&parent))).or(pids.first())?;
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned();
     Some(Holder::Process { name, pid })
+}
+
+fn parent(pid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
 }
 
 #[cfg(test)]

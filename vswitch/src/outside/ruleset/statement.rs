@@ -18,6 +18,11 @@ pub(super) fn original_direction() -> Statement<'static> {
     matches(connection("direction"), Operator::EQ, word("original"))
 }
 
+/// What tells of a better way (ICMP).
+pub(super) fn redirect() -> Statement<'static> {
+    matches(payload("icmp", "type"), Operator::EQ, word("redirect"))
+}
+
 /// Packets that come in by a device of the set.
 pub(super) fn comes_by(set: &str) -> Statement<'static> {
     matches(meta(MetaKey::Iifname), Operator::EQ, reference(set))

@@ -100,8 +100,8 @@ fn only_what_may_leave_is_masqueraded() {
     };
     let masquerade = set("masquerade4");
     assert!(masquerade.contains("10.1.0.0") && !masquerade.contains("10.2") && !masquerade.contains("10.3"));
-    assert_eq!(set("devices"), r#"["vsw-a","vsw-b"]"#);
-    assert_eq!(set("internal"), r#"["vsw-c"]"#);
+    assert_eq!(set("our_devices"), r#"["vsw-a","vsw-b"]"#);
+    assert_eq!(set("internal_devices"), r#"["vsw-c"]"#);
     assert!(set("subnets4").contains("10.3.0.0"));
 }
 
