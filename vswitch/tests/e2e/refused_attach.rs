@@ -5,7 +5,7 @@ use std::{os::unix::fs::symlink, path::Path};
 use nix::unistd::{Gid, Uid, chown};
 use serde_json::Value;
 
-use crate::harness::{AtRest, Host, Netns, complaint, ping};
+use crate::harness::{AtRest, Host, Netns, ping};
 
 #[test]
 fn paths_that_are_no_container() {

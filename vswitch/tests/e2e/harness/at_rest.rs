@@ -30,6 +30,7 @@ impl<'a> AtRest<'a> {
     #[track_caller]
     pub fn refuses(&self, arguments: &[&str], names: &[&str]) {
         let outcome = self.host.run(arguments);
+        assert_ne!(outcome.code, Some(0), "{arguments:?} was done: {outcome:#?}");
         let line = match outcome {
             // The command line itself is wrong; clap shows the usage with it.
             Outcome { code: Some(2), ref stdout, ref stderr } => {

@@ -18,7 +18,7 @@ use hickory_proto::{
     rr::{Name, RData, Record, RecordType, rdata::A},
 };
 
-use super::{Netns, PATIENCE, command, run};
+use super::{Netns, PATIENCE, run};
 
 /// What a server said.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,7 +119,7 @@ pub fn dig(from: &Netns, server: impl Into<IpAddr>, arguments: &[&str]) -> Optio
 #[track_caller]
 pub fn getent(netns: &Netns, database: &str, key: &str) -> Vec<String> {
     let words = ["netns", "exec", netns.name(), "getent", database, key];
-    let outcome = command::run(std::process::Command::new("ip").args(words));
+    let outcome = run(std::process::Command::new("ip").args(words));
     assert!(matches!(outcome.code, Some(0 | 2)), "getent {database} {key}: {outcome:#?}");
     let field = usize::from(key.parse::<IpAddr>().is_ok());
     let mut found: Vec<String> =
