@@ -158,7 +158,23 @@ pub struct AttachFlags {
     /// The endpoint's name [default: the last part of PATH, or pid-PID; run-PID for a command]
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
-    /// The interface in the namespace [default: eth0]
+    #[command(flatten)]
+    pub connection: Connection,
+    /// The name of the host in the namespace
+    #[arg(long, value_name = "NAME")]
+    pub hostname: Option<String>,
+    /// Publish a port: [HOSTIP:][HOSTPORT[-END]:]PORT[-END][/tcp|udp|sctp]
+    #[arg(short = 'p', long, value_name = "PUBLISH")]
+    pub publish: Vec<String>,
+    /// A label
+    #[arg(long, value_name = "K=V", value_parser = pair)]
+    pub label: Vec<(String, String)>,
+}
+
+/// What an endpoint is in one network.
+#[derive(Debug, Args)]
+pub struct Connection {
+    /// The interface in the namespace [default: the next of eth0, eth1, ... that is free]
     #[arg(long, value_name = "IF")]
     pub ifname: Option<String>,
     /// The IPv4 address [default: the first that is free]
@@ -170,21 +186,12 @@ pub struct AttachFlags {
     /// The MAC address [default: made from network and name]
     #[arg(long, value_name = "MAC")]
     pub mac: Option<String>,
-    /// The name of the host in the namespace
-    #[arg(long, value_name = "NAME")]
-    pub hostname: Option<String>,
-    /// A further name
+    /// A further name in the network
     #[arg(long, value_name = "NAME")]
     pub alias: Vec<String>,
-    /// Publish a port: [HOSTIP:][HOSTPORT[-END]:]PORT[-END][/tcp|udp|sctp]
-    #[arg(short = 'p', long, value_name = "PUBLISH")]
-    pub publish: Vec<String>,
     /// The network with the highest number has the default route
     #[arg(long, value_name = "N", default_value_t, allow_negative_numbers = true)]
     pub gw_priority: i32,
-    /// A label
-    #[arg(long, value_name = "K=V", value_parser = pair)]
-    pub label: Vec<(String, String)>,
 }
 
 #[derive(Debug, Args)]
@@ -254,24 +261,8 @@ pub enum NetworkCommand {
 
 #[derive(Debug, Args)]
 pub struct NetworkConnect {
-    /// The IPv4 address [default: the first that is free]
-    #[arg(long, value_name = "IP")]
-    pub ip: Option<String>,
-    /// The IPv6 address [default: the first that is free]
-    #[arg(long, value_name = "IP")]
-    pub ip6: Option<String>,
-    /// The MAC address [default: made from network and name]
-    #[arg(long, value_name = "MAC")]
-    pub mac: Option<String>,
-    /// A further name in this network
-    #[arg(long, value_name = "NAME")]
-    pub alias: Vec<String>,
-    /// The interface in the namespace [default: the next of eth0, eth1, ... that is free]
-    #[arg(long, value_name = "IF")]
-    pub ifname: Option<String>,
-    /// The network with the highest number has the default route
-    #[arg(long, value_name = "N", default_value_t, allow_negative_numbers = true)]
-    pub gw_priority: i32,
+    #[command(flatten)]
+    pub connection: Connection,
     /// Name or id of the network
     pub network: String,
     /// Name or id of the endpoint
@@ -417,12 +408,12 @@ mod tests {
         let cli = cli.expect("valid");
         let Command::Attach(attach) = cli.command else { panic!("not an attach") };
         let flags = attach.flags;
-        assert_eq!((flags.alias.len(), flags.label[0].1.as_str(), cli.format), (2, "front", Format::Json));
+        assert_eq!((flags.connection.alias.len(), flags.label[0].1.as_str(), cli.format), (2, "front", Format::Json));
         assert!(parse("attach").is_err());
         assert!(parse("attach --netns a --label tier").is_err());
         let cli = parse("attach --netns a -p 80 -p 8080:80/tcp --ip6 fd00::2 --gw-priority -1").expect("valid");
         let Command::Attach(attach) = cli.command else { panic!("not an attach") };
-        assert_eq!((attach.flags.publish.len(), attach.flags.gw_priority), (2, -1));
+        assert_eq!((attach.flags.publish.len(), attach.flags.connection.gw_priority), (2, -1));
     }
 
     #[test]

@@ -21,18 +21,19 @@ pub async fn attach(client: &mut Client, arguments: Attach, output: Output) -> R
 
 /// What is sent for the flags.
 pub fn request(flags: AttachFlags, netns: PathBuf) -> AttachRequest {
+    let connection = flags.connection;
     AttachRequest {
         netns,
         network: flags.network,
         name: flags.name,
-        ifname: flags.ifname,
-        ip: flags.ip,
-        ip6: flags.ip6,
-        mac: flags.mac,
+        ifname: connection.ifname,
+        ip: connection.ip,
+        ip6: connection.ip6,
+        mac: connection.mac,
         hostname: flags.hostname,
-        aliases: flags.alias,
+        aliases: connection.alias,
         publish: flags.publish,
-        gw_priority: flags.gw_priority,
+        gw_priority: connection.gw_priority,
         labels: flags.label.into_iter().collect(),
     }
 }

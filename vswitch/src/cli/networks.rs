@@ -76,14 +76,15 @@ pub async fn prune(client: &mut Client, force: bool, output: Output) -> Result<(
 }
 
 pub async fn connect(client: &mut Client, arguments: NetworkConnect, output: Output) -> Result<(), Failure> {
+    let connection = arguments.connection;
     let request = ConnectRequest {
         endpoint: arguments.endpoint,
-        ifname: arguments.ifname,
-        ip: arguments.ip,
-        ip6: arguments.ip6,
-        mac: arguments.mac,
-        aliases: arguments.alias,
-        gw_priority: arguments.gw_priority,
+        ifname: connection.ifname,
+        ip: connection.ip,
+        ip6: connection.ip6,
+        mac: connection.mac,
+        aliases: connection.alias,
+        gw_priority: connection.gw_priority,
     };
     let path = path(&["networks", &arguments.network, "connect"]);
     let endpoint: EndpointView = client.post(&path, &request).await?;

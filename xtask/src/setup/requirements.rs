@@ -51,7 +51,7 @@ const fn program(purpose: Purpose, name: &'static str, packages: [&'static str; 
 }
 
 /// The packages of Debian, Fedora, Arch and openSUSE.
-const PROGRAMS: [Program; 11] = [
+const PROGRAMS: [Program; 12] = [
     program(Purpose::Run, "ip", ["iproute2", "iproute", "iproute2", "iproute2"]),
     program(Purpose::Run, "nsenter", ["util-linux", "util-linux", "util-linux", "util-linux"]),
     program(Purpose::Run, "ping", ["iputils-ping", "iputils", "iputils", "iputils"]),
