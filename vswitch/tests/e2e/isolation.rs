@@ -3,6 +3,7 @@
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6, TcpStream, UdpSocket},
     os::fd::AsRawFd as _,
+    path::Path,
 };
 
 use nix::{
@@ -96,6 +97,13 @@ fn two_networks(options: &[&str]) -> TwoNetworks {
     }
     host.netns.set("net/ipv4/ip_forward", "1");
     host.netns.set("net/ipv6/conf/all/forwarding", "1");
+    // As Docker has it, where the kernel has it: ours are no bridges of Linux, and so it changes nothing.
+    for program in ["iptables", "ip6tables"] {
+        let setting = format!("net/bridge/bridge-nf-call-{program}");
+        if Path::new("/proc/sys").join(&setting).exists() {
+            host.netns.set(&setting, "1");
+        }
+    }
     let [a, c] = ["a", "c"].map(Netns::new);
     let at_a = host.attach(&a, &["--network", "one"]);
     let at_c = host.attach(&c, &["--network", "two"]);
