@@ -15,13 +15,16 @@ use crate::{
 
 /// The tests that are run again on other kernels: what depends on the kernel's age, from the hooks to the last trace of
 /// them. `cargo xtask kernels` runs all; without KVM that takes half an hour.
-const OF_KERNELS: [&str; 9] = [
+const OF_KERNELS: [&str; 12] = [
     "accounting::every_frame_is_accounted_for_with_tc",
     "attach::three_containers",
     "down::down_cleans",
     "down::down_leaves",
+    "connect::traffic_in_one_network",
     "fdb::endpoints_are_known",
     "fdb::link_local",
+    "isolation::the_host_routes_nothing",
+    "published::a_port_is_reached_from_all",
     "a_pair_of_veth",
     "this_kernel",
     "the_loaded_programs",
