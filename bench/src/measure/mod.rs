@@ -4,7 +4,9 @@ pub mod attach;
 pub mod cost;
 pub mod frames;
 pub mod iperf;
+pub mod names;
 pub mod pingpong;
+pub mod scale;
 pub mod udp;
 
 use clap::ValueEnum;
@@ -26,6 +28,10 @@ pub enum What {
     Attach,
     /// What the switch's programs cost per frame.
     Cost,
+    /// Lookups of names at a network's gateway.
+    Names,
+    /// Create, attach and remove 1,000 endpoints in 20 networks.
+    Scale,
 }
 
 impl What {
