@@ -137,7 +137,8 @@ pub fn join<T>(handle: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
     handle.join().map_err(|_| anyhow!("a measuring thread panicked"))?
 }
 
-fn pin(cpu: usize) -> Result<()> {
+/// Keeps the calling thread, and those that it starts, on one CPU.
+pub fn pin(cpu: usize) -> Result<()> {
     let mut set = CpuSet::new();
     set.set(cpu)?;
     sched_setaffinity(Pid::from_raw(0), &set).with_context(|| format!("pinning a thread to CPU {cpu}"))

@@ -14,9 +14,9 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use crate::{
     command, goals,
     machine::Machine,
-    measure::{What, attach, cost, frames, iperf, names, pingpong, scale, udp},
+    measure::{What, attach, connections, cost, frames, iperf, names, pingpong, scale, udp},
     report::{self, Results},
-    topology::{Pair, Uplink, Variant},
+    topology::{Pair, Published, Uplink, Variant},
     vswitch_binary,
 };
 
@@ -109,6 +109,7 @@ impl Options {
         let on_pairs = What::ON_PAIRS.iter().any(|what| self.wants(*what));
         let chosen = |all: &[Variant]| self.variants(all).iter().any(|variant| variant.needs_vswitch());
         on_pairs && chosen(&Variant::PAIRS)
+            || self.wants(What::Published) && chosen(&Variant::PUBLISHED)
             || self.wants(What::Frames) && chosen(&Variant::UPLINKS)
             || [What::Attach, What::Names, What::Scale].iter().any(|what| self.wants(*what))
                 && self.wants_variant(Variant::Vswitch)
@@ -132,6 +133,7 @@ fn measure_all(options: &Options, vswitch: Option<&Path>) -> Result<Results> {
             uplinks.push(Uplink::build(variant, vswitch)?);
         }
     }
+    let published = if options.wants(What::Published) { build_published(options, vswitch)? } else { Vec::new() };
     let resolver = match vswitch.filter(|_| options.wants(What::Names) && options.wants_variant(Variant::Vswitch)) {
         Some(vswitch) => {
             eprintln!("setting up: vswitch, for names");
@@ -158,11 +160,12 @@ fn measure_all(options: &Options, vswitch: Option<&Path>) -> Result<Results> {
                 .with_context(|| format!("measuring frames through {}", uplink.variant.label()))?;
             note(&mut results, "frames", uplink.variant, mpps);
         }
+        measure_published(&mut results, &published, options, round)?;
         if let Some(resolver) = &resolver {
             measure_names(&mut results, resolver, options.window())?;
         }
     }
-    drop((servers, pairs, uplinks, resolver));
+    drop((servers, pairs, uplinks, published, resolver));
 
     if options.wants(What::Attach) {
         measure_attach(&mut results, options, vswitch)?;
@@ -194,7 +197,7 @@ fn on_pair(results: &mut Results, what: What, pair: &Pair, options: &Options) ->
             note(results, "rr_p50", pair.variant, times.p50);
             note(results, "rr_p99", pair.variant, times.p99);
         }
-        What::Frames | What::Attach | What::Cost | What::Names | What::Scale => {}
+        What::Frames | What::Attach | What::Cost | What::Names | What::Scale | What::Published => {}
     }
     Ok(())
 }
@@ -211,6 +214,38 @@ fn measure_attach(results: &mut Results, options: &Options, vswitch: Option<&Pat
     for (row, sample) in [("vswitch_empty", attaches.memory_empty), ("vswitch_full", attaches.memory_full)] {
         if let Some(sample) = sample {
             results.record("memory", row, sample);
+        }
+    }
+    Ok(())
+}
+
+fn build_published(options: &Options, vswitch: Option<&Path>) -> Result<Vec<Published>> {
+    let mut all = Vec::new();
+    for variant in options.variants(&Variant::PUBLISHED) {
+        eprintln!("setting up: {}, with published ports", variant.label());
+        match Published::build(variant, vswitch) {
+            Ok(published) => all.push(published),
+            // Another's daemon, which this machine need not be able to run: the rest is worth measuring without it.
+            Err(error) if variant == Variant::Docker && !command::interrupted() => {
+                eprintln!("vswitch-bench: DOCKER IS LEFT OUT, nothing is compared with it: {error:#}");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(all)
+}
+
+fn measure_published(results: &mut Results, all: &[Published], options: &Options, round: u32) -> Result<()> {
+    let measure = |figure, published: &Published| match figure {
+        "published1" => iperf::from_to(&published.outside, published.address, 1, options.seconds),
+        "published4" => iperf::from_to(&published.outside, published.address, 4, options.seconds),
+        _ => Ok(connections::per_second(&published.outside, published.address)? / 1e3),
+    };
+    for figure in ["published1", "published4", "published_cps"] {
+        for published in in_turn(all, round) {
+            let sample = measure(figure, published)
+                .with_context(|| format!("measuring {figure} through {}", published.variant.label()))?;
+            note(results, figure, published.variant, sample);
         }
     }
     Ok(())

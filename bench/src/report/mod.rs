@@ -30,7 +30,7 @@ pub struct Kind {
 }
 
 /// All figures that a run can have, in the order that they are shown in.
-pub const FIGURES: [Kind; 14] = [
+pub const FIGURES: [Kind; 17] = [
     Kind { key: "tcp1", title: "TCP, 1 stream", unit: "Gbit/s", more_is_better: true, compares: true },
     Kind { key: "tcp4", title: "TCP, 4 streams", unit: "Gbit/s", more_is_better: true, compares: true },
     Kind { key: "rr_p50", title: "TCP request-response, p50", unit: "us", more_is_better: false, compares: true },
@@ -45,6 +45,21 @@ pub const FIGURES: [Kind; 14] = [
     },
     Kind { key: "attach", title: "attach", unit: "ms", more_is_better: false, compares: true },
     Kind { key: "memory", title: "daemon, resident", unit: "MB", more_is_better: false, compares: false },
+    Kind { key: "published1", title: "published port, 1 stream", unit: "Gbit/s", more_is_better: true, compares: true },
+    Kind {
+        key: "published4",
+        title: "published port, 4 streams",
+        unit: "Gbit/s",
+        more_is_better: true,
+        compares: true,
+    },
+    Kind {
+        key: "published_cps",
+        title: "published port, connections",
+        unit: "k/s",
+        more_is_better: true,
+        compares: true,
+    },
     Kind { key: "names1", title: "names, 1 query at a time", unit: "k/s", more_is_better: true, compares: true },
     Kind {
         key: "names1_p99",
@@ -129,6 +144,7 @@ impl Figure {
 fn label<'key>(figure: &Kind, row: &'key str) -> &'key str {
     match (figure.key, row) {
         ("frames", "direct") => "no switch at all",
+        ("published1" | "published4" | "published_cps", "direct") => "no NAT, straight behind the uplink",
         ("attach", "bridge") => "Linux bridge, by five `ip` commands",
         ("memory", "vswitch_empty") => "vswitch, no endpoint",
         ("memory", "vswitch_full") => "vswitch, 50 endpoints",
@@ -146,7 +162,7 @@ fn label<'key>(figure: &Kind, row: &'key str) -> &'key str {
 }
 
 fn variant(key: &str) -> Option<Variant> {
-    Variant::PAIRS.into_iter().chain(Variant::UPLINKS).find(|variant| variant.key() == key)
+    Variant::ALL.into_iter().find(|variant| variant.key() == key)
 }
 
 fn rank(key: &str) -> Option<Variant> {
