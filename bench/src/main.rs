@@ -54,16 +54,22 @@ fn main() -> ExitCode {
 
 impl Verb {
     fn perform(self) -> Result<ExitCode> {
-        if !matches!(self, Self::Serve(_)) && !nix::unistd::geteuid().is_root() {
-            bail!("network namespaces and eBPF programs need root (start it with sudo)");
-        }
-        command::watch_for_interrupts()?;
         match self {
-            Self::Demo(options) => demo::demo(&options),
-            Self::Run(options) => run::run(&options),
+            // In a container, where no guard waits for a signal.
             Self::Serve(options) => measure::connections::serve(&options),
+            Self::Demo(options) => as_root(|| demo::demo(&options)),
+            Self::Run(options) => as_root(|| run::run(&options)),
         }
     }
+}
+
+/// What makes namespaces and switches, and removes them when a signal comes.
+fn as_root(perform: impl FnOnce() -> Result<ExitCode>) -> Result<ExitCode> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("network namespaces and eBPF programs need root (start it with sudo)");
+    }
+    command::watch_for_interrupts()?;
+    perform()
 }
 
 /// The `vswitch` to try: the one asked for, else the one built beside this binary.
