@@ -34,6 +34,7 @@ pub struct Serve {
     /// The CPU that it stays on
     #[arg(long)]
     cpu: usize,
+    /// Where it listens
     #[arg(long, default_value_t = PORT)]
     port: u16,
 }
