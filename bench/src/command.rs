@@ -4,6 +4,7 @@ use std::{
     ffi::OsStr,
     io::ErrorKind,
     os::unix::process::CommandExt as _,
+    path::PathBuf,
     process::{Command, Output},
     sync::{
         Arc, OnceLock,
@@ -78,11 +79,15 @@ pub fn not_started(command: &Command, error: &std::io::Error) -> anyhow::Error {
 
 /// Fails with what to do when a program that is only reached through another one is missing.
 pub fn require(program: &str) -> Result<()> {
+    find(OsStr::new(program)).map(drop)
+}
+
+/// The path of a program that is given by its name, or by its path.
+pub fn find(program: &OsStr) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    if !std::env::split_paths(&path).any(|directory| directory.join(program).is_file()) {
-        bail!("{program} is not installed (`cargo xtask setup` installs it)");
-    }
-    Ok(())
+    // Joined to an absolute path, a directory has no say.
+    let found = std::env::split_paths(&path).map(|directory| directory.join(program)).find(|file| file.is_file());
+    found.with_context(|| format!("{} is not installed (`cargo xtask setup` installs it)", program.to_string_lossy()))
 }
 
 /// `ip` with its arguments in one line, split at spaces.
@@ -92,7 +97,8 @@ pub fn ip(arguments: &str) -> Command {
     command
 }
 
-fn line(command: &Command) -> String {
+/// A command as one would type it.
+pub fn line(command: &Command) -> String {
     std::iter::once(command.get_program())
         .chain(command.get_args())
         .map(OsStr::to_string_lossy)

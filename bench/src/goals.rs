@@ -35,8 +35,8 @@ const fn value(name: &'static str, figure: &'static str, row: &'static str, boun
     Goal { name, figure, row, against: None, bound }
 }
 
-/// Issue 2, "Bench, in this machine's own ratios".
-const GOALS: [Goal; 9] = [
+/// Issue 2, "Bench, in this machine's own ratios", and issue 3, "Bench additions".
+const GOALS: [Goal; 13] = [
     ratio("TCP, 1 stream / direct veth", "tcp1", "vswitch", "direct", AtLeast(0.97)),
     ratio("TCP, 1 stream / Linux bridge", "tcp1", "vswitch", "bridge", AtLeast(1.2)),
     ratio("TCP, 4 streams / direct veth", "tcp4", "vswitch", "direct", AtLeast(0.97)),
@@ -46,6 +46,10 @@ const GOALS: [Goal; 9] = [
     ratio("60-byte frames by tcx alone / Linux bridge", "frames", "uplink_tcx", "bridge", AtLeast(1.4)),
     value("attach, ms at the median", "attach", "vswitch", AtMost(20.0)),
     value("daemon with 50 endpoints, MB resident", "memory", "vswitch_full", AtMost(25.0)),
+    ratio("published port, 1 stream / Docker", "published1", "vswitch", "docker", AtLeast(1.0)),
+    ratio("published port, 4 streams / Docker", "published4", "vswitch", "docker", AtLeast(1.0)),
+    ratio("published port, connections / Docker", "published_cps", "vswitch", "docker", AtLeast(1.0)),
+    ratio("attach, the last of 1,000 / the first", "scale_attach", "last", "first", AtMost(1.5)),
 ];
 
 /// A goal, and what came out.

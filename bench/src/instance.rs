@@ -32,12 +32,20 @@ pub struct Instance {
 pub struct Attached {
     ifname: String,
     ipv4: Ipv4Addr,
+    gateway: Option<Ipv4Addr>,
 }
 
 impl Attached {
     /// The endpoint as a topology sees it.
     pub fn endpoint(&self, netns: &NetnsName) -> Endpoint {
         Endpoint { netns: netns.clone(), ifname: self.ifname.clone(), ipv4: self.ipv4 }
+    }
+}
+
+impl Attached {
+    /// The network's gateway, where its names are answered.
+    pub fn gateway(&self) -> Result<Ipv4Addr> {
+        self.gateway.context("the endpoint has no gateway")
     }
 }
 
@@ -93,11 +101,29 @@ impl Instance {
         self.directory().join("bpf/programs").join(name)
     }
 
+    /// Its name, as `--instance` takes it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Process id of the daemon.
+    pub fn daemon(&self) -> Result<i32> {
+        serving(&self.directory().join("api.sock"))
+    }
+
+    /// Takes it down, and fails where something of it is left in the file system.
+    pub fn down(self) -> Result<()> {
+        self.run(&["down", "--purge"])?;
+        let left: Vec<_> = self.directories().into_iter().filter(|directory| directory.exists()).collect();
+        if !left.is_empty() {
+            bail!("`vswitch down --purge` left {left:?}");
+        }
+        Ok(())
+    }
+
     /// Resident memory of the daemon in MB (10^6 bytes).
     pub fn resident_memory(&self) -> Result<f64> {
-        let socket = self.directory().join("api.sock");
-        let stream = UnixStream::connect(&socket).with_context(|| format!("connecting to {}", socket.display()))?;
-        let daemon = getsockopt(&stream, PeerCredentials).context("asking who serves the socket")?.pid();
+        let daemon = self.daemon()?;
         let status = std::fs::read_to_string(format!("/proc/{daemon}/status"))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let kib: f64 =
@@ -108,6 +134,10 @@ impl Instance {
     fn directory(&self) -> PathBuf {
         Path::new("/run/vswitch").join(&self.name)
     }
+
+    fn directories(&self) -> [PathBuf; 2] {
+        [self.directory(), Path::new("/var/lib/vswitch").join(&self.name)]
+    }
 }
 
 impl Drop for Instance {
@@ -116,12 +146,18 @@ impl Drop for Instance {
         if self.directory().exists() {
             clean_up(self.command().args(["down", "--purge"]));
         }
-        for directory in [self.directory(), Path::new("/var/lib/vswitch").join(&self.name)] {
+        for directory in self.directories() {
             if directory.exists() {
                 eprintln!("vswitch-bench: `vswitch down --purge` left {}", directory.display());
             }
         }
     }
+}
+
+/// Who serves a Unix socket; its process id in our own pid namespace.
+pub fn serving(socket: &Path) -> Result<i32> {
+    let stream = UnixStream::connect(socket).with_context(|| format!("connecting to {}", socket.display()))?;
+    Ok(getsockopt(&stream, PeerCredentials).context("asking who serves the socket")?.pid())
 }
 
 fn read_all(file: &mut File) -> Result<String> {

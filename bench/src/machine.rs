@@ -17,6 +17,8 @@ pub struct Machine {
     pub memory_mb: Option<u64>,
     /// First line of `iperf3 --version`.
     pub iperf3: Option<String>,
+    /// First line of `dockerd --version`.
+    pub docker: Option<String>,
     /// First line of `vswitch --version`.
     pub vswitch: Option<String>,
     /// The commit that the bench was run in.
@@ -40,6 +42,7 @@ impl Machine {
                 .and_then(|text| text.split(' ').next()?.parse::<u64>().ok())
                 .map(|kib| kib / 1024),
             iperf3: first_line(Command::new("iperf3").arg("--version")),
+            docker: first_line(Command::new("dockerd").arg("--version")),
             vswitch: vswitch.and_then(|path| first_line(Command::new(path).arg("--version"))),
             commit: first_line(Command::new("git").args(["describe", "--always", "--dirty"])),
             load: read("/proc/loadavg").split(' ').next().and_then(|text| text.parse().ok()),

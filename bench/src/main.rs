@@ -3,8 +3,10 @@
 mod bpf;
 mod command;
 mod demo;
+mod docker;
 mod goals;
 mod instance;
+mod listening;
 mod machine;
 mod measure;
 mod namespaces;
@@ -35,6 +37,9 @@ enum Verb {
     ///
     /// Example: vswitch-bench run --rounds 3 --only tcp1 --only frames --check
     Run(run::Options),
+    /// The server of the connections that `run` counts; started by it, in containers.
+    #[command(hide = true)]
+    Serve(measure::connections::Serve),
 }
 
 fn main() -> ExitCode {
@@ -49,15 +54,22 @@ fn main() -> ExitCode {
 
 impl Verb {
     fn perform(self) -> Result<ExitCode> {
-        if !nix::unistd::geteuid().is_root() {
-            bail!("network namespaces and eBPF programs need root (start it with sudo)");
-        }
-        command::watch_for_interrupts()?;
         match self {
-            Self::Demo(options) => demo::demo(&options),
-            Self::Run(options) => run::run(&options),
+            // In a container, where no guard waits for a signal.
+            Self::Serve(options) => measure::connections::serve(&options),
+            Self::Demo(options) => as_root(|| demo::demo(&options)),
+            Self::Run(options) => as_root(|| run::run(&options)),
         }
     }
+}
+
+/// What makes namespaces and switches, and removes them when a signal comes.
+fn as_root(perform: impl FnOnce() -> Result<ExitCode>) -> Result<ExitCode> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("network namespaces and eBPF programs need root (start it with sudo)");
+    }
+    command::watch_for_interrupts()?;
+    perform()
 }
 
 /// The `vswitch` to try: the one asked for, else the one built beside this binary.

@@ -1,8 +1,9 @@
 //! Network namespaces made for one run: named after it, entered by short-lived threads, removed by their owner.
 
 use std::{
+    collections::BTreeSet,
     fmt,
-    fs::File,
+    fs::{self, File},
     ops::Deref,
     path::PathBuf,
     process::Command,
@@ -15,7 +16,10 @@ use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, setns};
 use nix::unistd::Pid;
 use serde::Deserialize;
 
-use crate::command::{self, clean_up, ip};
+use crate::{
+    command::{self, clean_up, ip},
+    measure::CLIENT_CPU,
+};
 
 /// A network namespace that exists for as long as this value does.
 #[derive(Debug)]
@@ -99,6 +103,13 @@ impl NetnsName {
         devices.into_iter().next().with_context(|| format!("{ifname} is not in {self}"))
     }
 
+    /// The names of all devices inside.
+    pub fn devices(&self) -> Result<BTreeSet<String>> {
+        // Not /proc/net, which shows the namespace of the process's first thread.
+        let table = self.inside(CLIENT_CPU, || Ok(fs::read_to_string("/proc/thread-self/net/dev")?))?;
+        Ok(table.lines().filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned())).collect())
+    }
+
     /// Runs `work` on a thread of its own inside the namespace and on one CPU.
     pub fn spawn<'scope, T: Send + 'scope>(
         &self,
@@ -126,7 +137,8 @@ pub fn join<T>(handle: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
     handle.join().map_err(|_| anyhow!("a measuring thread panicked"))?
 }
 
-fn pin(cpu: usize) -> Result<()> {
+/// Keeps the calling thread, and those that it starts, on one CPU.
+pub fn pin(cpu: usize) -> Result<()> {
     let mut set = CpuSet::new();
     set.set(cpu)?;
     sched_setaffinity(Pid::from_raw(0), &set).with_context(|| format!("pinning a thread to CPU {cpu}"))

@@ -14,9 +14,9 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use crate::{
     command, goals,
     machine::Machine,
-    measure::{What, attach, cost, frames, iperf, pingpong, udp},
+    measure::{What, attach, connections, cost, frames, iperf, names, pingpong, scale, udp},
     report::{self, Results},
-    topology::{Pair, Uplink, Variant},
+    topology::{Pair, Published, Uplink, Variant},
     vswitch_binary,
 };
 
@@ -109,8 +109,10 @@ impl Options {
         let on_pairs = What::ON_PAIRS.iter().any(|what| self.wants(*what));
         let chosen = |all: &[Variant]| self.variants(all).iter().any(|variant| variant.needs_vswitch());
         on_pairs && chosen(&Variant::PAIRS)
+            || self.wants(What::Published) && chosen(&Variant::PUBLISHED)
             || self.wants(What::Frames) && chosen(&Variant::UPLINKS)
-            || self.wants(What::Attach) && self.wants_variant(Variant::Vswitch)
+            || [What::Attach, What::Names, What::Scale].iter().any(|what| self.wants(*what))
+                && self.wants_variant(Variant::Vswitch)
             || self.wants(What::Cost) && (chosen(&Variant::PAIRS) || chosen(&Variant::UPLINKS))
     }
 }
@@ -131,6 +133,14 @@ fn measure_all(options: &Options, vswitch: Option<&Path>) -> Result<Results> {
             uplinks.push(Uplink::build(variant, vswitch)?);
         }
     }
+    let published = if options.wants(What::Published) { build_published(options, vswitch)? } else { Vec::new() };
+    let resolver = match vswitch.filter(|_| options.wants(What::Names) && options.wants_variant(Variant::Vswitch)) {
+        Some(vswitch) => {
+            eprintln!("setting up: vswitch, for names");
+            Some(names::Resolver::build(vswitch)?)
+        }
+        None => None,
+    };
     let servers = if options.wants(What::Tcp1) || options.wants(What::Tcp4) {
         pairs.iter().map(iperf::Server::start).collect::<Result<Vec<_>>>()?
     } else {
@@ -150,11 +160,21 @@ fn measure_all(options: &Options, vswitch: Option<&Path>) -> Result<Results> {
                 .with_context(|| format!("measuring frames through {}", uplink.variant.label()))?;
             note(&mut results, "frames", uplink.variant, mpps);
         }
+        measure_published(&mut results, &published, options, round)?;
+        if let Some(resolver) = &resolver {
+            measure_names(&mut results, resolver, options.window())?;
+        }
     }
-    drop((servers, pairs, uplinks));
+    drop((servers, pairs, uplinks, published, resolver));
 
     if options.wants(What::Attach) {
         measure_attach(&mut results, options, vswitch)?;
+    }
+    if options.wants(What::Scale)
+        && options.wants_variant(Variant::Vswitch)
+        && let Some(vswitch) = vswitch
+    {
+        measure_scale(&mut results, vswitch)?;
     }
     if options.wants(What::Cost)
         && let Some(vswitch) = vswitch
@@ -177,7 +197,7 @@ fn on_pair(results: &mut Results, what: What, pair: &Pair, options: &Options) ->
             note(results, "rr_p50", pair.variant, times.p50);
             note(results, "rr_p99", pair.variant, times.p99);
         }
-        What::Frames | What::Attach | What::Cost => {}
+        What::Frames | What::Attach | What::Cost | What::Names | What::Scale | What::Published => {}
     }
     Ok(())
 }
@@ -199,6 +219,63 @@ fn measure_attach(results: &mut Results, options: &Options, vswitch: Option<&Pat
     Ok(())
 }
 
+fn build_published(options: &Options, vswitch: Option<&Path>) -> Result<Vec<Published>> {
+    let mut all = Vec::new();
+    for variant in options.variants(&Variant::PUBLISHED) {
+        eprintln!("setting up: {}, with published ports", variant.label());
+        match Published::build(variant, vswitch) {
+            Ok(published) => all.push(published),
+            // Another's daemon, which this machine need not be able to run: the rest is worth measuring without it.
+            Err(error) if variant == Variant::Docker && !command::interrupted() => {
+                eprintln!("vswitch-bench: DOCKER IS LEFT OUT, nothing is compared with it: {error:#}");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(all)
+}
+
+fn measure_published(results: &mut Results, all: &[Published], options: &Options, round: u32) -> Result<()> {
+    let measure = |figure, published: &Published| match figure {
+        "published1" => iperf::from_to(&published.outside, published.address, 1, options.seconds),
+        "published4" => iperf::from_to(&published.outside, published.address, 4, options.seconds),
+        _ => Ok(connections::per_second(&published.outside, published.address)? / 1e3),
+    };
+    for figure in ["published1", "published4", "published_cps"] {
+        for published in in_turn(all, round) {
+            let sample = measure(figure, published)
+                .with_context(|| format!("measuring {figure} through {}", published.variant.label()))?;
+            note(results, figure, published.variant, sample);
+        }
+    }
+    Ok(())
+}
+
+fn measure_names(results: &mut Results, resolver: &names::Resolver, window: Duration) -> Result<()> {
+    for (outstanding, rate, p99) in [(1, "names1", "names1_p99"), (16, "names16", "names16_p99")] {
+        let lookups = names::lookups(resolver, outstanding, window)
+            .with_context(|| format!("looking up names, {outstanding} at a time"))?;
+        note(results, rate, Variant::Vswitch, lookups.per_second / 1e3);
+        note(results, p99, Variant::Vswitch, lookups.p99);
+    }
+    Ok(())
+}
+
+fn measure_scale(results: &mut Results, vswitch: &Path) -> Result<()> {
+    eprintln!("{} endpoints in {} networks", scale::ENDPOINTS, scale::NETWORKS);
+    let scale = scale::scale(vswitch)?;
+    let total = scale.create + scale.attach + scale.remove;
+    for (row, seconds) in
+        [("create", scale.create), ("attach", scale.attach), ("remove", scale.remove), ("total", total)]
+    {
+        results.record("scale", row, seconds);
+    }
+    for (row, samples) in [("first", scale.first), ("last", scale.last)] {
+        samples.into_iter().for_each(|sample| results.record("scale_attach", row, sample));
+    }
+    Ok(())
+}
+
 /// Each round starts with another one, so that none always comes first or after the same neighbor.
 fn in_turn<T>(all: &[T], round: u32) -> impl Iterator<Item = &T> {
     let first = if all.is_empty() { 0 } else { round as usize % all.len() };
@@ -206,7 +283,7 @@ fn in_turn<T>(all: &[T], round: u32) -> impl Iterator<Item = &T> {
 }
 
 fn note(results: &mut Results, figure: &str, variant: Variant, sample: f64) {
-    eprintln!("  {figure:<7} {:<24} {sample:.2}", variant.label());
+    eprintln!("  {figure:<11} {:<24} {sample:.2}", variant.label());
     results.record(figure, variant.key(), sample);
 }
 

@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: the full measurement, beside a direct wire, the Linux bridge and macvlan.
+//! `cargo xtask bench`: the full measurement, beside a direct wire, the Linux bridge, macvlan and Docker.
 
 use anyhow::Result;
 use clap::Args;
@@ -18,7 +18,27 @@ pub struct Options {
 
 /// Sets up, builds, and measures.
 pub fn bench(options: &Options) -> Result<()> {
-    setup::ensure(Purpose::Run, false)?;
+    setup::ensure(purpose(&options.rest), false)?;
     let bench = cargo::build_release()?;
     programs::run(programs::as_root(bench).arg("run").args(&options.rest))
+}
+
+/// Docker is for those who measure beside it.
+fn purpose(rest: &[String]) -> Purpose {
+    let mut only = rest.iter().zip(rest.iter().skip(1)).filter(|(option, _)| *option == "--only").peekable();
+    let all = only.peek().is_none();
+    if all || only.any(|(_, what)| what == "published") { Purpose::Bench } else { Purpose::Run }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn docker_is_wanted_where_published_ports_are_measured() {
+        let purpose = |rest: &str| purpose(&rest.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
+        assert_eq!(purpose("--rounds 3"), Purpose::Bench);
+        assert_eq!(purpose("--only tcp1 --only published"), Purpose::Bench);
+        assert_eq!(purpose("--only tcp1 --only frames"), Purpose::Run);
+    }
 }

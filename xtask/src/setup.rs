@@ -2,6 +2,7 @@
 
 mod distribution;
 mod requirements;
+mod services;
 mod toolchain;
 
 use std::{
@@ -28,18 +29,31 @@ pub struct Options {
     yes: bool,
 }
 
-/// What the machine is to be made ready for; each includes those before it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// What the machine is to be made ready for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// Building vswitch.
     Build,
-    /// Demo and benchmark.
+    /// The demo, and whatever starts vswitch; includes building it.
     Run,
-    /// The tests here and on other kernels.
+    /// The tests here and on other kernels; includes running it.
     Test,
+    /// The benchmark, beside Docker; includes running it.
+    Bench,
 }
 
-/// Everything, for every verb.
+impl Purpose {
+    /// Whether what `other` needs is needed for this, too.
+    fn includes(self, other: Self) -> bool {
+        match other {
+            Self::Build => true,
+            Self::Run => self != Self::Build,
+            Self::Test | Self::Bench => self == other,
+        }
+    }
+}
+
+/// Everything, for every verb but `bench`: nobody gets a Docker daemon who did not ask to be compared with one.
 pub fn setup(options: &Options) -> Result<()> {
     if !ensure(Purpose::Test, options.yes)? {
         eprintln!("setup: everything is there");
@@ -150,12 +164,10 @@ impl Missing {
     }
 }
 
+/// For `env`: apt-get asks nothing, and waits for another one to end.
+const APT_GET: [&str; 4] = ["DEBIAN_FRONTEND=noninteractive", "apt-get", "-o", "DPkg::Lock::Timeout=300"];
+
 fn install_packages(packages: &[String]) -> Result<()> {
-    let apt_get = |arguments: &[&str]| {
-        let mut command = programs::as_root("env");
-        command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-o", "DPkg::Lock::Timeout=300"]).args(arguments);
-        command
-    };
     if !programs::is_root() {
         // Here, where a password can be typed: the steps below have no terminal.
         eprintln!("setup: apt-get needs root, and is run with sudo");
@@ -173,9 +185,15 @@ fn install_packages(packages: &[String]) -> Result<()> {
         };
         bail!("apt knows no package {unknown} ({hint})");
     }
-    let mut install = apt_get(&["install", "--yes", "--no-install-recommends"]);
-    install.args(packages);
+    let mut install = services::none_started("env");
+    install.args(APT_GET).args(["install", "--yes", "--no-install-recommends"]).args(packages);
     progress::step("packages", install, &log("apt-get-install"))
+}
+
+fn apt_get(arguments: &[&str]) -> Command {
+    let mut command = programs::as_root("env");
+    command.args(APT_GET).args(arguments);
+    command
 }
 
 fn agreed() -> Result<bool> {

@@ -1,18 +1,20 @@
 //! TCP throughput by iperf3: one server per pair for the whole run, one client per sample.
 
-use std::{
-    io::{BufRead as _, BufReader, Read as _},
-    process::{Child, Stdio},
-};
+use std::net::Ipv4Addr;
 
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 
 use super::{CLIENT_CPU, server_cpu};
-use crate::{command, topology::Pair};
+use crate::{command, listening::Listening, namespaces::NetnsName, topology::Pair};
 
 /// An iperf3 server in the receiving container, stopped with this value.
-pub struct Server(Child);
+pub struct Server {
+    _child: Listening,
+}
+
+/// The arguments of a server: it says at once that it listens, pipe or not.
+pub const SERVER: [&str; 2] = ["--server", "--forceflush"];
 
 #[derive(Deserialize)]
 struct Report {
@@ -35,38 +37,20 @@ impl Server {
     pub fn start(pair: &Pair) -> Result<Self> {
         command::require("iperf3")?;
         let mut iperf = pair.server.netns.command("iperf3");
-        iperf.args(["--server", "--forceflush", "--bind", &pair.server.ipv4.to_string()]);
-        iperf.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut server = Self(iperf.spawn().map_err(|error| command::not_started(&iperf, &error))?);
-
-        let stdout = server.0.stdout.take().context("iperf3's output is not ours")?;
-        let mut lines = BufReader::new(stdout).lines();
-        let listens = lines.by_ref().map_while(Result::ok).any(|line| line.contains("listening"));
-        if !listens {
-            let mut words = String::new();
-            server.0.stderr.take().context("iperf3's errors are not ours")?.read_to_string(&mut words)?;
-            bail!("the iperf3 server did not start: {}", words.trim());
-        }
-        // Its reports are of no interest, but someone has to take them, or it stops when the pipe is full.
-        std::thread::spawn(move || lines.for_each(drop));
-        Ok(server)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // nsenter has become iperf3 by exec, so this ends the server itself.
-        if self.0.kill().is_ok() {
-            // Reaped, so that nothing of it is left; its status says only that we killed it.
-            let _killed = self.0.wait();
-        }
+        iperf.args(SERVER).args(["--bind", &pair.server.ipv4.to_string()]);
+        Ok(Self { _child: Listening::start(&mut iperf)? })
     }
 }
 
 /// What the receiver counted, in Gbit/s. The pair's [`Server`] must be running.
 pub fn gigabits_per_second(pair: &Pair, streams: u32, seconds: u32) -> Result<f64> {
-    let mut iperf = pair.client.netns.command("iperf3");
-    iperf.args(["--json", "--client", &pair.server.ipv4.to_string()]);
+    from_to(&pair.client.netns, pair.server.ipv4, streams, seconds)
+}
+
+/// What the receiver counted, in Gbit/s, from a namespace to an address where a server listens, or seems to.
+pub fn from_to(client: &NetnsName, server: Ipv4Addr, streams: u32, seconds: u32) -> Result<f64> {
+    let mut iperf = client.command("iperf3");
+    iperf.args(["--json", "--client", &server.to_string()]);
     iperf.args(["--parallel", &streams.to_string(), "--time", &seconds.to_string()]);
     iperf.args(["--affinity", &format!("{CLIENT_CPU},{}", server_cpu())]);
     let output = command::output(&mut iperf)?;

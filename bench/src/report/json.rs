@@ -41,6 +41,7 @@ fn figure(figure: &Figure) -> Value {
                 "summary": figure.summary(key),
                 "ratio_to_direct": figure.ratio(key, "direct"),
                 "ratio_to_bridge": figure.ratio(key, "bridge"),
+                "ratio_to_docker": figure.ratio(key, "docker"),
             });
             ((*key).to_owned(), row)
         })

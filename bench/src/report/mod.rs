@@ -30,7 +30,7 @@ pub struct Kind {
 }
 
 /// All figures that a run can have, in the order that they are shown in.
-pub const FIGURES: [Kind; 8] = [
+pub const FIGURES: [Kind; 17] = [
     Kind { key: "tcp1", title: "TCP, 1 stream", unit: "Gbit/s", more_is_better: true, compares: true },
     Kind { key: "tcp4", title: "TCP, 4 streams", unit: "Gbit/s", more_is_better: true, compares: true },
     Kind { key: "rr_p50", title: "TCP request-response, p50", unit: "us", more_is_better: false, compares: true },
@@ -45,6 +45,33 @@ pub const FIGURES: [Kind; 8] = [
     },
     Kind { key: "attach", title: "attach", unit: "ms", more_is_better: false, compares: true },
     Kind { key: "memory", title: "daemon, resident", unit: "MB", more_is_better: false, compares: false },
+    Kind { key: "published1", title: "published port, 1 stream", unit: "Gbit/s", more_is_better: true, compares: true },
+    Kind {
+        key: "published4",
+        title: "published port, 4 streams",
+        unit: "Gbit/s",
+        more_is_better: true,
+        compares: true,
+    },
+    Kind {
+        key: "published_cps",
+        title: "published port, connections",
+        unit: "k/s",
+        more_is_better: true,
+        compares: true,
+    },
+    Kind { key: "names1", title: "names, 1 query at a time", unit: "k/s", more_is_better: true, compares: true },
+    Kind {
+        key: "names1_p99",
+        title: "names, 1 query at a time, p99",
+        unit: "us",
+        more_is_better: false,
+        compares: true,
+    },
+    Kind { key: "names16", title: "names, 16 at a time", unit: "k/s", more_is_better: true, compares: true },
+    Kind { key: "names16_p99", title: "names, 16 at a time, p99", unit: "us", more_is_better: false, compares: true },
+    Kind { key: "scale", title: "1,000 endpoints in 20 networks", unit: "s", more_is_better: false, compares: false },
+    Kind { key: "scale_attach", title: "attach, of 1,000", unit: "ms", more_is_better: false, compares: true },
 ];
 
 /// A figure with its samples.
@@ -117,9 +144,16 @@ impl Figure {
 fn label<'key>(figure: &Kind, row: &'key str) -> &'key str {
     match (figure.key, row) {
         ("frames", "direct") => "no switch at all",
+        ("published1" | "published4" | "published_cps", "direct") => "no NAT, straight behind the uplink",
         ("attach", "bridge") => "Linux bridge, by five `ip` commands",
         ("memory", "vswitch_empty") => "vswitch, no endpoint",
         ("memory", "vswitch_full") => "vswitch, 50 endpoints",
+        ("scale", "create") => "vswitch, creating the networks",
+        ("scale", "attach") => "vswitch, attaching all",
+        ("scale", "remove") => "vswitch, removing all",
+        ("scale", "total") => "vswitch, all of it",
+        ("scale_attach", "first") => "vswitch, the first hundred",
+        ("scale_attach", "last") => "vswitch, the last hundred",
         _ => match variant(row) {
             Some(variant) => variant.label(),
             None => row,
@@ -128,7 +162,7 @@ fn label<'key>(figure: &Kind, row: &'key str) -> &'key str {
 }
 
 fn variant(key: &str) -> Option<Variant> {
-    Variant::PAIRS.into_iter().chain(Variant::UPLINKS).find(|variant| variant.key() == key)
+    Variant::ALL.into_iter().find(|variant| variant.key() == key)
 }
 
 fn rank(key: &str) -> Option<Variant> {

@@ -1,4 +1,4 @@
-//! Results as one picture: how many times better than the direct wire, and than the Linux bridge.
+//! Results as one picture: how many times better than the direct wire, the Linux bridge and Docker.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ const PANEL_HEIGHT: u32 = 390;
 
 /// Writes `ratios.svg` into `directory`; nothing when there is nothing to compare.
 pub fn write(directory: &Path, results: &Results) -> Result<()> {
-    let baselines: Vec<Variant> = [Variant::Direct, Variant::Bridge]
+    let baselines: Vec<Variant> = [Variant::Direct, Variant::Bridge, Variant::Docker]
         .into_iter()
         .filter(|baseline| !groups(results, *baseline).is_empty())
         .collect();
@@ -120,6 +120,7 @@ fn color(variant: Variant) -> RGBColor {
         Variant::Bridge => RGBColor(230, 159, 0),
         Variant::BridgeAlone => RGBColor(240, 200, 110),
         Variant::Macvlan => RGBColor(86, 180, 233),
+        Variant::Docker => RGBColor(204, 121, 167),
         Variant::Vswitch | Variant::UplinkTcx => RGBColor(0, 158, 115),
         Variant::VswitchXdp | Variant::UplinkXdp => RGBColor(0, 114, 178),
     }

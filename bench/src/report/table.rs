@@ -26,7 +26,7 @@ pub fn align_right(table: &mut Table, columns: RangeInclusive<usize>) {
 
 /// Medians, spread and ratios.
 pub fn figures(results: &Results) -> Table {
-    let mut table = table(&["", "", "median", "min .. max", "/ direct", "/ bridge"]);
+    let mut table = table(&["", "", "median", "min .. max", "/ direct", "/ bridge", "/ docker"]);
     for figure in &results.figures {
         for (number, (key, samples)) in figure.rows.iter().enumerate() {
             let Some(summary) = Summary::of(samples) else { continue };
@@ -38,10 +38,11 @@ pub fn figures(results: &Results) -> Table {
                 format!("{} .. {}", short(summary.min), short(summary.max)),
                 ratio(figure, key, "direct"),
                 ratio(figure, key, "bridge"),
+                ratio(figure, key, "docker"),
             ]);
         }
     }
-    align_right(&mut table, 2..=5);
+    align_right(&mut table, 2..=6);
     table
 }
 

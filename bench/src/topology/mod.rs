@@ -3,6 +3,7 @@
 mod bridge;
 mod direct;
 mod macvlan;
+mod published;
 mod vswitch;
 
 use std::{
@@ -10,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 
 use crate::{
@@ -20,6 +21,7 @@ use crate::{
 };
 
 pub use bridge::{Netfilter, attach_by_ip, host_with_bridge};
+pub use published::Published;
 
 /// What connects the two ends.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, ValueEnum)]
@@ -32,6 +34,8 @@ pub enum Variant {
     BridgeAlone,
     /// The kernel's macvlan in bridge mode, on one parent.
     Macvlan,
+    /// Docker's bridge network, for published ports.
+    Docker,
     /// vswitch as it comes.
     Vswitch,
     /// vswitch with `--datapath xdp`.
@@ -43,6 +47,20 @@ pub enum Variant {
 }
 
 impl Variant {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Direct,
+        Self::Bridge,
+        Self::BridgeAlone,
+        Self::Macvlan,
+        Self::Docker,
+        Self::Vswitch,
+        Self::VswitchXdp,
+        Self::UplinkTcx,
+        Self::UplinkXdp,
+    ];
+    /// The ways from outside to a port that a container publishes.
+    pub const PUBLISHED: [Self; 3] = [Self::Direct, Self::Docker, Self::Vswitch];
     /// The ways from one container to another.
     pub const PAIRS: [Self; 6] =
         [Self::Direct, Self::Bridge, Self::BridgeAlone, Self::Macvlan, Self::Vswitch, Self::VswitchXdp];
@@ -57,6 +75,7 @@ impl Variant {
             Self::Bridge => "bridge",
             Self::BridgeAlone => "bridge_alone",
             Self::Macvlan => "macvlan",
+            Self::Docker => "docker",
             Self::Vswitch => "vswitch",
             Self::VswitchXdp => "vswitch_xdp",
             Self::UplinkTcx => "uplink_tcx",
@@ -71,6 +90,7 @@ impl Variant {
             Self::Bridge => "Linux bridge",
             Self::BridgeAlone => "bridge, no netfilter",
             Self::Macvlan => "macvlan",
+            Self::Docker => "Docker",
             Self::Vswitch => "vswitch",
             Self::VswitchXdp => "vswitch --datapath xdp",
             Self::UplinkTcx => "vswitch, uplink tcx",
@@ -133,6 +153,7 @@ impl Pair {
             Variant::Bridge => bridge::pair(Netfilter::Default),
             Variant::BridgeAlone => bridge::pair(Netfilter::Off),
             Variant::Macvlan => macvlan::pair(),
+            Variant::Docker => bail!("Docker is measured on published ports only"),
             Variant::Vswitch | Variant::UplinkTcx | Variant::UplinkXdp => {
                 vswitch::pair(variant, required(vswitch)?, &[])
             }
@@ -185,6 +206,7 @@ impl Uplink {
             Variant::Bridge => bridge::uplink(Netfilter::Default),
             Variant::BridgeAlone => bridge::uplink(Netfilter::Off),
             Variant::Macvlan => macvlan::uplink(),
+            Variant::Docker => bail!("Docker is measured on published ports only"),
             Variant::Vswitch | Variant::VswitchXdp | Variant::UplinkTcx => {
                 vswitch::uplink(Variant::UplinkTcx, required(vswitch)?)
             }

@@ -51,7 +51,7 @@ const fn program(purpose: Purpose, name: &'static str, packages: [&'static str; 
 }
 
 /// The packages of Debian, Fedora, Arch and openSUSE.
-const PROGRAMS: [Program; 12] = [
+const PROGRAMS: &[Program] = &[
     program(Purpose::Run, "ip", ["iproute2", "iproute", "iproute2", "iproute2"]),
     program(Purpose::Run, "nsenter", ["util-linux", "util-linux", "util-linux", "util-linux"]),
     program(Purpose::Run, "ping", ["iputils-ping", "iputils", "iputils", "iputils"]),
@@ -64,6 +64,9 @@ const PROGRAMS: [Program; 12] = [
     program(Purpose::Test, "dig", ["bind9-dnsutils", "bind-utils", "bind", "bind-utils"]),
     program(Purpose::Test, "depmod", ["kmod", "kmod", "kmod", "kmod"]),
     program(Purpose::Test, "xz", ["xz-utils", "xz", "xz", "xz"]),
+    program(Purpose::Bench, "dockerd", ["docker.io", "moby-engine", "docker", "docker"]),
+    program(Purpose::Bench, "docker", ["docker.io", "docker-cli", "docker", "docker"]),
+    program(Purpose::Bench, "iptables", ["iptables", "iptables-nft", "iptables", "iptables"]),
 ];
 
 /// The emulator of the machines whose kernels we have.
@@ -71,7 +74,7 @@ pub const QEMU: &str = "qemu-system-x86_64";
 
 /// What a purpose needs and is not there.
 pub fn missing(purpose: Purpose) -> Vec<Requirement> {
-    let programs = PROGRAMS.iter().filter(|program| program.purpose <= purpose);
+    let programs = PROGRAMS.iter().filter(|program| purpose.includes(program.purpose));
     // Other kernels are booted on x86-64 only; see kernels.rs.
     let programs = programs.filter(|program| cfg!(target_arch = "x86_64") || program.name != QEMU);
     let missing = programs.filter(|program| match program.name {
@@ -79,7 +82,11 @@ pub fn missing(purpose: Purpose) -> Vec<Requirement> {
         name => !programs::exists(name),
     });
     let requirement = |program: &Program| {
-        let [debian, fedora, arch, suse] = program.packages;
+        let [mut debian, fedora, arch, suse] = program.packages;
+        // From Debian 13 on it is no longer part of docker.io.
+        if program.name == "docker" && distribution::apt_has("docker-cli") {
+            debian = "docker-cli";
+        }
         Requirement::new(program.name, debian, fedora, arch, suse)
     };
     missing.map(requirement).collect()
@@ -127,8 +134,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn purposes_include_those_before_them() {
-        assert!(Purpose::Build < Purpose::Run && Purpose::Run < Purpose::Test);
+    fn tests_and_benchmark_include_running_but_not_each_other() {
+        for purpose in [Purpose::Run, Purpose::Test, Purpose::Bench] {
+            assert!(purpose.includes(Purpose::Build) && purpose.includes(Purpose::Run) && purpose.includes(purpose));
+        }
+        assert!(!Purpose::Test.includes(Purpose::Bench) && !Purpose::Bench.includes(Purpose::Test));
+        assert!(!Purpose::Build.includes(Purpose::Run));
         assert_eq!(missing(Purpose::Build), []);
     }
 
