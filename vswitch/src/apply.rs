@@ -385,13 +385,17 @@ async fn announce(device: Device, scene: Scene<'_>) -> Result<(), ApplyError> {
     Ok(scene.inside(place, announce).await??)
 }
 
-async fn ipv6(device: Device, enable: bool, scene: Scene<'_>) -> Result<(), ApplyError> {
+async fn ipv6(device: Device, enable: Option<bool>, scene: Scene<'_>) -> Result<(), ApplyError> {
     let place = device.place;
     let set = move || {
         let write = |name, value| sysctl::write(&["net", "ipv6", "conf", &device.name, name], value);
         unless_missing(write("accept_ra", "0"))?;
-        // What is needed must be there: without it, the address would be refused with less to say.
-        if enable { write("disable_ipv6", "0").map(drop) } else { Ok(()) }
+        match enable {
+            // What is needed must be there: without it, the address would be refused with less to say.
+            Some(true) => write("disable_ipv6", "0").map(drop),
+            Some(false) => unless_missing(write("disable_ipv6", "1")),
+            None => Ok(()),
+        }
     };
     Ok(scene.inside(place, set).await??)
 }

@@ -295,10 +295,18 @@ async fn start(options: &Options, capabilities: &Capabilities, before: &Before) 
             return Err(error.into());
         }
     };
+    let listener = match listen(&instance.socket()) {
+        Ok(listener) => listener,
+        Err(error) => {
+            if !before.running {
+                let _ = switch.tear_down().await;
+            }
+            return Err(error);
+        }
+    };
     tokio::spawn(switch.clone().follow_links(events));
     tokio::spawn(switch.clone().age_stations());
     tokio::spawn(switch.follow_firewall());
-    let listener = listen(&instance.socket())?;
     Ok(Serving { switch, listener, restored })
 }
 

@@ -150,16 +150,16 @@ impl Etc {
         }
     }
 
-    /// Removes resolv.conf of a named namespace, if it was written for this endpoint, and the directories that are empty
-    /// then. Returns whether it did.
+    /// Removes resolv.conf of a named namespace, if the instance has written it, and the directories that are empty then.
+    /// Returns whether it did.
     ///
     /// # Errors
     /// [`EtcError`].
-    pub fn remove_resolv_conf(&self, netns: &Path, owner: Owner<'_>) -> Result<bool, EtcError> {
+    pub fn remove_resolv_conf(&self, netns: &Path, instance: &InstanceName) -> Result<bool, EtcError> {
         let Some(name) = named(netns) else { return Ok(false) };
         let directory = self.root.join("netns").join(name);
         let path = directory.join(RESOLV_CONF);
-        if first_line(&path)?.is_none_or(|line| line != mark(owner)) {
+        if first_line(&path)?.is_none_or(|line| !is_of_instance(&line, instance)) {
             return Ok(false);
         }
         fs::remove_file(&path).map_err(|source| EtcError { action: "remove", path, source })?;
@@ -344,9 +344,9 @@ mod tests {
         assert!(first.starts_with('#') && first.contains("default") && first.contains("web"), "{first}");
         assert_eq!(rest, "nameserver 10.201.0.1\nsearch example\n");
         assert_eq!(path.metadata().expect("a file").mode() & 0o777, 0o644);
-        assert!(etc.remove_resolv_conf(netns, names.owner()).expect("removed"));
+        assert!(etc.remove_resolv_conf(netns, &names.instance).expect("removed"));
         assert!(!directory.path().join("netns").exists());
-        assert!(!etc.remove_resolv_conf(netns, names.owner()).expect("nothing there"));
+        assert!(!etc.remove_resolv_conf(netns, &names.instance).expect("nothing there"));
     }
 
     #[test]
@@ -357,7 +357,7 @@ mod tests {
         let left = |what: &str| {
             let written = etc.write_resolv_conf(netns, names.owner(), &[GATEWAY]).expect("no error");
             assert_eq!(written, Written::LeftTo(path.clone()), "{what}");
-            assert!(!etc.remove_resolv_conf(netns, names.owner()).expect("no error"), "{what}");
+            assert!(!etc.remove_resolv_conf(netns, &names.instance).expect("no error"), "{what}");
             assert!(path.symlink_metadata().is_ok(), "{what}");
         };
         for theirs in ["nameserver 192.0.2.7\n", "", "# Written by vswitch\n", &format!("x\n{}\n", mark(names.owner()))]
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn an_instance_writes_over_its_own_and_removes_what_is_for_the_same_endpoint() {
+    fn an_instance_writes_over_and_removes_its_own_alone() {
         let (_directory, etc, path) = etc();
         let netns = Path::new("/run/netns/web");
         let [first, second, other] = [("a", "web"), ("a", "web2"), ("a.b", "web")].map(|(i, e)| Names::new(i, e));
@@ -387,10 +387,8 @@ mod tests {
         assert_eq!(write(&other, &[GATEWAY]), Written::LeftTo(path.clone()));
         assert_eq!(write(&second, &[]), Written::Here(path.clone()));
         assert_eq!(fs::read_to_string(&path).expect("a file"), format!("{}\n", mark(second.owner())));
-        for stranger in [&first, &other] {
-            assert!(!etc.remove_resolv_conf(netns, stranger.owner()).expect("no error"));
-        }
-        assert!(etc.remove_resolv_conf(netns, second.owner()).expect("removed"));
+        assert!(!etc.remove_resolv_conf(netns, &other.instance).expect("no error"));
+        assert!(etc.remove_resolv_conf(netns, &second.instance).expect("removed"));
     }
 
     #[test]
@@ -418,7 +416,7 @@ mod tests {
         let hosts = path.with_file_name("hosts");
         fs::write(&hosts, "").expect("written");
         etc.write_resolv_conf(netns, names.owner(), &[GATEWAY]).expect("written");
-        assert!(etc.remove_resolv_conf(netns, names.owner()).expect("removed"));
+        assert!(etc.remove_resolv_conf(netns, &names.instance).expect("removed"));
         assert!(hosts.exists() && !path.exists());
         assert_eq!(
             etc.write_resolv_conf(Path::new("/proc/1/ns/net"), names.owner(), &[]).expect("fine"),

@@ -12,6 +12,9 @@ const AUTOMATIC_PREFIX: u8 = 24;
 /// The same for IPv6: what stateless configuration needs (RFC 4291, 2.5.1).
 const AUTOMATIC_PREFIX_IPV6: u8 = 64;
 
+/// How many subnets of a pool are tried: all of 10.0.0.0/8.
+const MOST_CANDIDATES: usize = 1 << 16;
+
 /// No address or no subnet.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IpamError {
@@ -118,8 +121,8 @@ pub fn free_subnet(pools: &[Subnet], ipv6: bool, networks: &[Subnet], routes: &[
     let mut candidates = of_family().flat_map(|pool| {
         let net = pool.net();
         let prefix = if ipv6 { AUTOMATIC_PREFIX_IPV6 } else { AUTOMATIC_PREFIX };
-        // A pool smaller than that is one subnet.
-        net.subnets(prefix.max(net.prefix_len())).into_iter().flatten()
+        // A pool smaller than that is one subnet; of a vast one, the first are enough to look at.
+        net.subnets(prefix.max(net.prefix_len())).into_iter().flatten().take(MOST_CANDIDATES)
     });
     let free = candidates.find_map(|net| Subnet::new(net).ok().filter(|subnet| !overlaps(subnet)));
     free.ok_or_else(|| IpamError::NoSubnet(of_family().copied().collect()))

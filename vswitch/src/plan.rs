@@ -79,12 +79,12 @@ pub enum Step {
         /// The device.
         device: String,
     },
-    /// A device that takes no router's word, and has IPv6 if it is to.
+    /// A device that takes no router's word, and has IPv6 or not.
     Ipv6 {
         /// The device.
         device: Device,
-        /// Whether it is to have IPv6, whatever the namespace's default is.
-        enable: bool,
+        /// Whether it is to have IPv6, whatever the namespace's default is; the default if none.
+        enable: Option<bool>,
     },
     /// Offloads switched on or off.
     Offloads {

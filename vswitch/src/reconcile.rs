@@ -115,7 +115,7 @@ mod tests {
             id: EndpointId::from_bytes([seed; 32]),
             name: format!("e{seed}").parse().expect("a name"),
             network: network().id,
-            netns: NetnsRecord { path: "/run/netns/e".into(), dev: 4, inode: seed.into() },
+            netns: NetnsRecord { path: "/run/netns/e".into(), dev: 4, inode: seed.into(), process: None },
             address: None,
             hostname: None,
             aliases: Vec::new(),

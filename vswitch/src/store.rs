@@ -294,7 +294,7 @@ mod tests {
             id: EndpointId::from_bytes([seed; 32]),
             name: format!("web{seed}").parse().expect("a name"),
             network,
-            netns: NetnsRecord { path: "/run/netns/web".into(), dev: 4, inode: u64::MAX },
+            netns: NetnsRecord { path: "/run/netns/web".into(), dev: 4, inode: u64::MAX, process: None },
             address: Some(EndpointAddress {
                 ifname: "eth0".parse().expect("a name"),
                 mac: StationMac::generated(&network, "web", 0),

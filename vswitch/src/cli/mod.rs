@@ -74,7 +74,7 @@ async fn ask(command: Command, instance: &Instance, output: Output) -> Result<()
             NetworkCommand::Create(arguments) => networks::create(&mut client, arguments, output).await,
             NetworkCommand::Ls { filter } => networks::ls(&mut client, &filter, output).await,
             NetworkCommand::Inspect { networks } => networks::inspect(&mut client, &networks).await,
-            NetworkCommand::Rm { networks } => networks::rm(&mut client, &networks).await,
+            NetworkCommand::Rm { networks } => networks::rm(&mut client, &networks, output).await,
             NetworkCommand::Prune { force } => networks::prune(&mut client, force, output).await,
             NetworkCommand::Connect(arguments) => networks::connect(&mut client, arguments, output).await,
             NetworkCommand::Disconnect { network, endpoint } => {

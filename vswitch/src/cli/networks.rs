@@ -2,7 +2,7 @@
 
 use super::arguments::{NetworkConnect, NetworkCreate};
 use super::failure::Failure;
-use super::output::{Output, json, list, say};
+use super::output::{Output, json, list};
 use crate::api::{
     Client, ConnectRequest, Detached, DisconnectRequest, EndpointView, NetworkDetails, NetworkRequest, NetworkView,
     Pruned, path,
@@ -152,10 +152,17 @@ impl<'a> Filter<'a> {
     }
 }
 
-pub async fn rm(client: &mut Client, networks: &[String]) -> Result<(), Failure> {
+pub async fn rm(client: &mut Client, networks: &[String], output: Output) -> Result<(), Failure> {
+    let (mut removed, mut failed) = (Vec::new(), None);
+    // As Docker does: what can be removed is, and the first failure is told.
     for network in networks {
-        let removed: String = client.delete(&path(&["networks", network])).await?;
-        say(&format!("{removed}\n"))?;
+        match client.delete::<String>(&path(&["networks", network])).await {
+            Ok(name) => removed.push(name),
+            Err(error) => drop(failed.get_or_insert(error)),
+        }
     }
-    Ok(())
+    if !removed.is_empty() {
+        output.print(&removed, |removed| removed.iter().map(|name| format!("{name}\n")).collect())?;
+    }
+    failed.map_or(Ok(()), |error| Err(error.into()))
 }

@@ -54,8 +54,9 @@ pub(super) fn endpoint(
     if !settings.is_empty() {
         steps.push(Step::Offloads { device: interface.clone(), settings });
     }
-    if address.ipv6.is_some() {
-        steps.push(Step::Ipv6 { device: interface.clone(), enable: true });
+    if address.ipv6.is_some() || network.bridge.uplink.is_none() {
+        // Without IPv6 nobody in the network can make themselves its router. Behind an uplink there may be a real one.
+        steps.push(Step::Ipv6 { device: interface.clone(), enable: Some(address.ipv6.is_some()) });
     }
     for ip in address.ips() {
         let Some(config) = network.subnet_of(ip) else { continue };
@@ -118,7 +119,7 @@ pub fn host_port(instance: &Instance, network: &Network, mtu: u32) -> Vec<Step> 
         }),
     ];
     let ipv6 = network.subnets.iter().any(|config| config.subnet.is_ipv6());
-    steps.push(Step::Ipv6 { device: Device::host(&device), enable: ipv6 });
+    steps.push(Step::Ipv6 { device: Device::host(&device), enable: ipv6.then_some(true) });
     for config in &network.subnets {
         let address = config.subnet.with_prefix(config.gateway);
         steps.push(Step::AddAddress { device: Device::host(&device), address });
@@ -212,7 +213,7 @@ mod tests {
             id: EndpointId::from_bytes([0xab; 32]),
             name: "web".parse().expect("a name"),
             network: network().id,
-            netns: NetnsRecord { path: "/run/netns/web".into(), dev: 4, inode: 5 },
+            netns: NetnsRecord { path: "/run/netns/web".into(), dev: 4, inode: 5, process: None },
             address: Some(EndpointAddress {
                 ifname: "eth0".parse().expect("a name"),
                 mac: "02:00:00:00:00:01".parse().expect("a MAC address"),
@@ -281,7 +282,7 @@ mod tests {
         let (count, isolated, steps) = routes(&network, facts);
         assert_eq!((count, isolated), (2, true));
         let device = Device::container("eth0");
-        assert!(steps.contains(&Step::Ipv6 { device: device.clone(), enable: true }));
+        assert!(steps.contains(&Step::Ipv6 { device: device.clone(), enable: Some(true) }));
         let address = "fd00:9::2/64".parse().expect("an address");
         assert!(steps.contains(&Step::AddAddress { device, address }));
         assert_eq!(routes(&network, EndpointFacts { default_route: false, ..facts }).0, 0);

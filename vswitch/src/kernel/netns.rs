@@ -158,6 +158,17 @@ impl Netns {
     }
 }
 
+/// Which process a path of the form /proc/PID/... is of, such that no other has the same: when it began, and since which
+/// boot. `None` for other paths, and where the process is gone.
+pub fn process_behind(path: &Path) -> Option<String> {
+    let pid: u32 = path.strip_prefix("/proc").ok()?.components().next()?.as_os_str().to_str()?.parse().ok()?;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold anything; the start time is the 22nd field, the 20th behind it (proc(5)).
+    let began = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.to_owned();
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(format!("{} {began}", boot.trim_end()))
+}
+
 impl AsFd for Netns {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.descriptor.as_fd()

@@ -76,6 +76,9 @@ pub struct NetnsRecord {
     pub dev: u64,
     /// Number of the nsfs inode.
     pub inode: u64,
+    /// Which process it is, where the path is a process's: its number may be another's one day.
+    #[serde(default)]
+    pub process: Option<String>,
 }
 
 /// How far an endpoint is.

@@ -11,7 +11,7 @@ use super::{Switch, SwitchError};
 use crate::api::{AttachRequest, ConnectRequest, EndpointView};
 use crate::apply::{ApplyError, Container, Made, Scene, apply};
 use crate::drivers::{self, EndpointFacts};
-use crate::kernel::netns::{Netns, NetnsId};
+use crate::kernel::netns::{self, Netns, NetnsId};
 use crate::model::{
     Driver, Endpoint, EndpointAddress, EndpointId, EndpointName, InterfaceName, NetnsRecord, Network, Phase,
     PublishSpec, Published, StationMac,
@@ -59,11 +59,17 @@ impl Switch {
             return Err(SwitchError::AnotherProcess(given.netns));
         }
         let host_addresses = self.host_addresses(&given.network).await?;
-        let published = self.publish(&given)?;
+        // Binds, and may read all of /proc to say who has a port.
+        let published = tokio::task::block_in_place(|| self.publish(&given))?;
 
         let admitted = {
             let mut state = self.state();
-            let wanted = wanted(&state, &given, &netns, host_addresses, published.clone());
+            let detached = expected.is_some() && state.connections(given.name.as_str()).is_empty();
+            let wanted = if detached {
+                Err(SwitchError::EndpointNotFound(given.name.to_string()))
+            } else {
+                wanted(&state, &given, &netns, host_addresses, published.clone())
+            };
             wanted.and_then(|wanted| state.admit_endpoint(wanted)).map(|admitted| {
                 let recorded = self.store.commit(vec![Change::PutEndpoint(admitted.0.clone())]);
                 (admitted, recorded)
@@ -90,13 +96,13 @@ impl Switch {
         match made.await {
             Ok(made) => {
                 let view = self.complete(endpoint.clone(), &network, &made);
-                self.settle_endpoint(&endpoint).await;
+                self.settle_endpoint(&endpoint, false).await;
                 tracing::info!("endpoint {} is attached to {} at {}", view.name, view.network, view.netns.display());
                 Ok(view)
             }
             Err(error) => {
-                self.forget(endpoint.id).await;
                 self.close_outside(&endpoint).await;
+                self.forget(endpoint.id).await;
                 Err(error)
             }
         }
@@ -115,7 +121,7 @@ impl Switch {
     pub(super) fn facts_of(&self, network: &Network, endpoint: &Endpoint) -> EndpointFacts {
         let state = self.state();
         let uplink = state.networks.get(&network.id).and_then(|entry| entry.uplink.as_ref());
-        let first = state.endpoint(endpoint.name.as_str()).ok().and_then(|entries| Some(entries.first()?.record.id));
+        let first = state.sharing(endpoint).first().map(|entry| entry.record.id);
         EndpointFacts {
             mode: self.mode,
             xdp_uplink: uplink.is_some_and(|uplink| uplink.xdp),
@@ -323,7 +329,8 @@ fn wanted(
                 ("--mac", given.mac.is_some()),
             ];
             if let Some((option, _)) = options.into_iter().find(|(_, given)| *given) {
-                return Err(SwitchError::NoInterface { option, network: record.name.clone() });
+                let has = if record.driver == Driver::Host { "the host's own interfaces" } else { "loopback alone" };
+                return Err(SwitchError::NoInterface { option, network: record.name.clone(), has });
             }
             None
         }
@@ -333,7 +340,12 @@ fn wanted(
         id: EndpointId::random()?,
         name: given.name.clone(),
         network: record.id,
-        netns: NetnsRecord { path: given.netns.clone(), dev: id.dev, inode: id.inode },
+        netns: NetnsRecord {
+            path: given.netns.clone(),
+            dev: id.dev,
+            inode: id.inode,
+            process: netns::process_behind(&given.netns),
+        },
         address,
         hostname: given.hostname.clone(),
         aliases: given.aliases.clone(),

@@ -23,13 +23,18 @@ impl Switch {
             Some(path) => open_if_there(path).await?,
             None => None,
         };
-        let chosen = chosen(&self.state(), &request, netns)?;
         let mut detached = Vec::new();
-        for id in chosen {
-            if let Some(endpoint) = self.remove(id).await? {
-                tracing::info!("endpoint {} is detached from {}", endpoint.name, endpoint.netns.path.display());
-                detached.push(endpoint.name.to_string());
+        let mut left = chosen(&self.state(), &request, netns.as_ref())?;
+        // Somebody may connect it to another network at the same time: until there is nothing left of it.
+        while !left.is_empty() {
+            for id in left {
+                if let Some(endpoint) = self.remove(id).await? {
+                    tracing::info!("endpoint {} is detached from {}", endpoint.name, endpoint.netns.path.display());
+                    detached.push(endpoint.name.to_string());
+                }
             }
+            let again = DetachRequest { endpoint: detached.last().cloned(), ..request.clone() };
+            left = chosen_by_name(&self.state(), &again);
         }
         detached.sort();
         // One in several networks is one endpoint.
@@ -50,8 +55,9 @@ impl Switch {
             self.delete_device(port.ifindex, &Owner::Endpoint(id)).await?;
             self.remove_port(port.number).await?;
         }
+        self.close_outside(&endpoint).await;
         self.forget(id).await;
-        self.settle_without(&endpoint).await;
+        self.settle_endpoint(&endpoint, true).await;
         Ok(Some(endpoint))
     }
 
@@ -86,8 +92,9 @@ impl Switch {
             return Ok(());
         }
         self.remove_port(port.number).await?;
+        self.close_outside(&endpoint).await;
         self.forget(id).await;
-        self.settle_without(&endpoint).await;
+        self.settle_endpoint(&endpoint, true).await;
         tracing::info!(
             "endpoint {} is released: its device went away with {}",
             endpoint.name,
@@ -126,9 +133,22 @@ async fn open_if_there(path: &Path) -> Result<Option<Netns>, SwitchError> {
     Ok(netns.ok())
 }
 
-fn chosen(state: &State, request: &DetachRequest, netns: Option<Netns>) -> Result<Vec<EndpointId>, SwitchError> {
-    let network = request.network.as_deref().map(|network| state.network(network)).transpose()?;
+/// What there is by exactly this name, in the network that is meant.
+fn chosen_by_name(state: &State, request: &DetachRequest) -> Vec<EndpointId> {
+    let Some(name) = &request.endpoint else { return Vec::new() };
+    let network = request.network.as_deref().and_then(|network| state.network(network).ok());
     let network = network.map(|entry| entry.record.id);
+    let connections = state.connections(name).into_iter();
+    let here = connections.filter(|entry| network.is_none_or(|network| entry.record.network == network));
+    here.map(|entry| entry.record.id).collect()
+}
+
+fn chosen(state: &State, request: &DetachRequest, netns: Option<&Netns>) -> Result<Vec<EndpointId>, SwitchError> {
+    let network = match request.network.as_deref().map(|network| state.network(network)).transpose() {
+        // What is in a network that is gone is gone.
+        Err(SwitchError::NetworkNotFound(_)) => return Ok(Vec::new()),
+        found => found?.map(|entry| entry.record.id),
+    };
     let in_network = |entry: &&EndpointEntry| network.is_none_or(|network| entry.record.network == network);
     if let Some(reference) = &request.endpoint {
         return match state.endpoint(reference) {

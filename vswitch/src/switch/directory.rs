@@ -37,18 +37,14 @@ impl Names for Directory {
             else {
                 continue;
             };
-            let name = match name.rsplit_once('.') {
-                Some((first, last))
-                    if of.record.name.as_str().eq_ignore_ascii_case(last) && is_called(record, first) =>
-                {
-                    first
-                }
-                _ => name,
-            };
-            if is_called(record, name) {
+            let in_network = before_network(name, of.record.name.as_str());
+            if is_called(record, name) || in_network.is_some_and(|name| is_called(record, name)) {
                 found.extend(address.ips());
             }
         }
+        // Several may be on the host.
+        found.sort_unstable();
+        found.dedup();
         (!found.is_empty()).then_some(found)
     }
 
@@ -89,9 +85,16 @@ fn is_on_host(state: &State, record: &Endpoint) -> bool {
     state.networks.get(&record.network).is_some_and(|entry| entry.record.driver == Driver::Host)
 }
 
+/// `NAME` of `NAME.NETWORK`; networks may have dots in their names.
+fn before_network<'a>(name: &'a str, network: &str) -> Option<&'a str> {
+    let dot = name.len().checked_sub(network.len() + 1)?;
+    let (before, after) = (name.get(..dot)?, name.get(dot..)?);
+    after.strip_prefix('.')?.eq_ignore_ascii_case(network).then_some(before)
+}
+
 /// Whether an endpoint is called like this: by its name, an alias, its hostname or its short id.
 fn is_called(record: &Endpoint, name: &str) -> bool {
     let others = record.aliases.iter().chain(&record.hostname).map(String::as_str);
     let mut names = std::iter::once(record.name.as_str()).chain(others);
-    names.any(|own| own.eq_ignore_ascii_case(name)) || record.id.short() == name
+    names.any(|own| own.eq_ignore_ascii_case(name)) || (name.len() == 12 && record.id.short() == name)
 }

@@ -201,12 +201,14 @@ pub enum SwitchError {
     )]
     HostNetwork(NetworkName),
     /// An interface for a network that has none.
-    #[error("{option} is for an interface, and network `{network}` has loopback alone (leave it out)")]
+    #[error("{option} is for an interface, and network `{network}` has {has} (leave it out)")]
     NoInterface {
         /// The option.
         option: &'static str,
         /// The network.
         network: NetworkName,
+        /// What it has instead.
+        has: &'static str,
     },
     /// The default name is no name.
     #[error("the last part of {path} is no name for an endpoint (give one with --name)")]

@@ -10,11 +10,13 @@ use vswitch_common::tables::NetworkNumber;
 use super::{Switch, SwitchError};
 use crate::datapath::Datapath;
 use crate::kernel::netlink::{Link, LinkEvent, Netlink};
-use crate::kernel::netns::NetnsId;
+use crate::kernel::netns::{self, NetnsId};
 use crate::model::{DEFAULT_AGEING, EndpointId, NetworkId, Owner, Phase};
 
 /// How often everything is looked at again, should an event ever be missed.
 const RESYNC: Duration = Duration::from_secs(60);
+/// How often endpoints without a device are looked at: nobody tells when their processes end.
+const VANISHED: Duration = Duration::from_secs(3);
 /// How long to wait before link events are asked for again.
 const RETRY: Duration = Duration::from_secs(1);
 /// How often stations are aged, unless a network forgets faster.
@@ -32,10 +34,17 @@ impl Switch {
     /// Follows the links of the host's namespace, for as long as the daemon lives.
     pub async fn follow_links(self: Arc<Self>, mut events: mpsc::UnboundedReceiver<LinkEvent>) {
         let mut resync = tokio::time::interval(RESYNC);
+        let mut vanished = tokio::time::interval(VANISHED);
         resync.tick().await;
         loop {
             let event = tokio::select! {
                 event = events.recv() => event,
+                _ = vanished.tick() => {
+                    if let Ok(_leave) = self.leave().await {
+                        self.release_vanished().await;
+                    }
+                    continue;
+                }
                 _ = resync.tick() => Some(LinkEvent::Lost),
             };
             match event {
@@ -135,8 +144,7 @@ impl Switch {
         };
         gone.into_iter().for_each(|ifindex| self.removed(ifindex));
         links.iter().for_each(|link| self.changed(link));
-        self.release_vanished().await;
-        Ok(())
+        self.retry_outside().await
     }
 
     /// Releases endpoints without a device, whose namespaces nobody tells of.
@@ -152,15 +160,19 @@ impl Switch {
         for (endpoint, exclusive) in without_device {
             let _exclusive = exclusive.lock().await;
             let recorded = NetnsId { dev: endpoint.netns.dev, inode: endpoint.netns.inode };
+            // A process's number may be another's by now, and the host's namespace is always there.
+            let process = &endpoint.netns.process;
+            let renewed = process.is_some() && netns::process_behind(&endpoint.netns.path) != *process;
             let still = match self.open_netns(&endpoint.netns.path).await {
                 Ok(netns) => netns.id() == recorded,
                 // On the host's own stack.
                 Err(SwitchError::OwnNamespace(_)) => self.own_netns == recorded,
                 Err(_) => false,
             };
-            if !still {
+            if renewed || !still {
+                self.close_outside(&endpoint).await;
                 self.forget(endpoint.id).await;
-                self.settle_without(&endpoint).await;
+                self.settle_endpoint(&endpoint, true).await;
                 tracing::info!("endpoint {} is released: {} is gone", endpoint.name, endpoint.netns.path.display());
             }
         }

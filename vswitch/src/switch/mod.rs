@@ -63,6 +63,8 @@ pub struct Switch {
     outside: Arc<Outside>,
     /// Held by whoever brings it in line.
     outside_turn: AsyncMutex<()>,
+    /// Held by whoever brings in line what an endpoint's networks have together.
+    settling: AsyncMutex<()>,
     /// The host ports that are published.
     reservations: Reservations,
     /// What somebody may wonder about, by what it is about.
@@ -102,6 +104,7 @@ impl Switch {
             dns: DnsServer::new(Arc::new(Directory(state.clone())), ResolverFiles::default()),
             outside: Arc::new(Outside::new(&instance)),
             outside_turn: AsyncMutex::default(),
+            settling: AsyncMutex::default(),
             reservations: Reservations::default(),
             notes: Mutex::default(),
             instance,
@@ -130,6 +133,10 @@ impl Switch {
             Some(note) => notes.insert(about.to_owned(), note),
             None => notes.remove(about),
         };
+    }
+
+    fn has_note(&self, about: &str) -> bool {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).contains_key(about)
     }
 
     fn scene(&self) -> Scene<'_> {

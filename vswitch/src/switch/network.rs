@@ -139,10 +139,14 @@ impl Switch {
         };
         let _exclusive = exclusive.lock().await;
         let removed = self.unmake(&network).await;
-        if removed.is_err()
-            && let Some(entry) = self.state().networks.get_mut(&network.id)
-        {
-            entry.ready = true;
+        if removed.is_err() {
+            // It stays, so it has to work.
+            if let Err(error) = self.add_host_port(&network).await {
+                tracing::warn!("network {} is still there, but without the host: {error}", network.name);
+            }
+            if let Some(entry) = self.state().networks.get_mut(&network.id) {
+                entry.ready = true;
+            }
         }
         removed.map(|()| network.name.to_string())
     }
@@ -232,6 +236,8 @@ impl Switch {
         }
         self.remove_port(port.number).await?;
         self.add_host_port(&network).await?;
+        // Settings of the device went with it.
+        self.follow_outside(network.name.as_str()).await;
         tracing::warn!("the host's device in network {} was removed by somebody, and is made again", network.name);
         Ok(())
     }

@@ -8,8 +8,11 @@ use super::{Switch, SwitchError};
 use crate::etc::{Etc, Owner, Written};
 use crate::kernel::conntrack::{self, Flows};
 use crate::kernel::netlink::Netlink;
-use crate::model::{Driver, Endpoint, EndpointName, Instance, Network, Phase, Protocol, Published};
+use crate::model::{Driver, Endpoint, Instance, Network, Protocol, Published};
 use crate::outside::{OutsideNetwork, PortForward, Wanted};
+
+/// What the note is about that there is no way out.
+const OUTSIDE: &str = "outside";
 
 impl Switch {
     /// Brings masquerade and published ports in line with what there is.
@@ -17,19 +20,26 @@ impl Switch {
         // What is wanted is looked at in turn: of two at once, the later one sees what the first has seen.
         let _turn = self.outside_turn.lock().await;
         let wanted = wanted(&self.state(), &self.instance);
-        Ok(self.outside.apply(wanted).await?)
+        self.outside.apply(wanted).await?;
+        self.note(OUTSIDE, None);
+        Ok(())
     }
 
     /// The same where nobody waits for it: what cannot be done is noted in `status`.
     pub(super) async fn follow_outside(&self, about: &str) {
-        let note = match self.sync_outside().await {
-            Ok(()) => None,
-            Err(error) => {
-                tracing::warn!("{about}: no way outside: {error}");
-                Some(format!("no way outside: {error}"))
-            }
-        };
-        self.note("outside", note);
+        if let Err(error) = self.sync_outside().await {
+            tracing::warn!("{about}: no way outside: {error}");
+            self.note(OUTSIDE, Some(format!("no way outside: {error}")));
+        }
+    }
+
+    /// Tries again what could not be done.
+    pub(super) async fn retry_outside(&self) -> Result<(), SwitchError> {
+        let _leave = self.leave().await?;
+        if self.has_note(OUTSIDE) {
+            self.follow_outside("another attempt").await;
+        }
+        Ok(())
     }
 
     /// Restores what somebody else flushes, for as long as the daemon lives.
@@ -47,14 +57,15 @@ impl Switch {
         Ok(())
     }
 
-    /// Closes the published ports of an endpoint that is forgotten already.
+    /// Closes the published ports of an endpoint. Before it is forgotten: its address may be somebody else's from then on.
     pub(super) async fn close_outside(&self, endpoint: &Endpoint) {
         if endpoint.published.is_empty() {
             return;
         }
-        if let Err(error) = self.sync_outside().await {
-            tracing::warn!("the published ports of {} could not be closed: {error}", endpoint.name);
+        if let Some(entry) = self.state().endpoints.get_mut(&endpoint.id) {
+            entry.record.published.clear();
         }
+        self.follow_outside(endpoint.name.as_str()).await;
         self.reservations.release(&endpoint.published);
         self.forget_flows(&endpoint.published).await;
     }
@@ -73,34 +84,32 @@ impl Switch {
     }
 
     /// Brings in line what depends on all networks of an endpoint together: its default route, and where it asks for
-    /// names. What cannot be done is logged: the endpoint works without.
-    pub(super) async fn settle_endpoint(&self, endpoint: &Endpoint) {
-        let (records, nameservers) = {
+    /// names. What cannot be done is logged: the endpoint works without. An endpoint that is in its first network has
+    /// been given its default route with the rest: `complete` is for all others.
+    pub(super) async fn settle_endpoint(&self, endpoint: &Endpoint, complete: bool) {
+        // What is looked at and what is changed go together: of two at once, the later one sees what the first has done.
+        let _turn = self.settling.lock().await;
+        let (left, nameservers, renewed) = {
             let state = self.state();
-            let entries = state.endpoint(endpoint.name.as_str()).unwrap_or_default();
+            let entries = state.sharing(endpoint);
+            // Another namespace may have come to the path before this one was known to be gone.
+            let renewed = entries.is_empty()
+                && state.endpoints.values().any(|entry| entry.record.netns.path == endpoint.netns.path);
             let nameservers = entries.iter().flat_map(|entry| {
                 let network = state.networks.get(&entry.record.network).map(|entry| &entry.record);
                 let servers = |network| Some(super::views::nameservers(network, entry.record.address.as_ref()?));
                 network.and_then(servers).unwrap_or_default()
             });
-            (entries.len(), nameservers.collect::<Vec<IpAddr>>())
+            (entries.len(), nameservers.collect::<Vec<IpAddr>>(), renewed)
         };
-        if records > 1
-            && let Err(error) = self.follow_gateway(&endpoint.name).await
+        if (left > 1 || left == 1 && complete)
+            && let Err(error) = self.follow_gateway(endpoint).await
         {
             tracing::warn!("the default route of {} could not be changed: {error}", endpoint.name);
         }
-        self.write_etc(endpoint, &nameservers);
-    }
-
-    /// What is left to do when an endpoint is out of a network.
-    pub(super) async fn settle_without(&self, endpoint: &Endpoint) {
-        self.close_outside(endpoint).await;
-        let left = self.state().endpoint(endpoint.name.as_str()).is_ok();
-        if left && let Err(error) = self.follow_gateway(&endpoint.name).await {
-            tracing::warn!("the default route of {} could not be changed: {error}", endpoint.name);
+        if !renewed {
+            self.write_etc(endpoint, &nameservers);
         }
-        self.settle_endpoint(endpoint).await;
     }
 
     /// Tells whoever enters a named namespace by `ip netns exec` where to ask for names.
@@ -108,7 +117,7 @@ impl Switch {
         let owner = Owner { instance: self.instance.name(), endpoint: &endpoint.name };
         let path = &endpoint.netns.path;
         let done = if nameservers.is_empty() {
-            Etc::default().remove_resolv_conf(path, owner).map(drop)
+            Etc::default().remove_resolv_conf(path, owner.instance).map(drop)
         } else {
             Etc::default().write_resolv_conf(path, owner, nameservers).map(|written| {
                 if let Written::LeftTo(file) = written {
@@ -122,13 +131,14 @@ impl Switch {
     }
 
     /// Gives an endpoint the default routes by the first of its networks. A route that is none of ours stays.
-    async fn follow_gateway(&self, name: &EndpointName) -> Result<(), SwitchError> {
+    async fn follow_gateway(&self, endpoint: &Endpoint) -> Result<(), SwitchError> {
         let (connections, ours) = {
             let state = self.state();
-            let entries = state.endpoint(name.as_str())?;
+            let entries = state.sharing(endpoint);
             let connections: Vec<(Endpoint, Network)> = entries
                 .into_iter()
-                .filter(|entry| entry.record.phase == Phase::Attached)
+                // Made, not only recorded as such.
+                .filter(|entry| entry.port.is_some())
                 .filter_map(|entry| {
                     Some((entry.record.clone(), state.networks.get(&entry.record.network)?.record.clone()))
                 })

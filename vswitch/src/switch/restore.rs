@@ -1,6 +1,6 @@
 //! After `up`: what was recorded is brought back, what runs already is taken over, what is nobody's is removed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -15,8 +15,8 @@ use crate::datapath::Xdp;
 use crate::drivers;
 use crate::etc::{self, Etc};
 use crate::kernel::netlink::Link;
-use crate::kernel::netns::Netns;
-use crate::model::{Driver, Endpoint, EndpointId, Network};
+use crate::kernel::netns::{self, Netns};
+use crate::model::{Driver, Endpoint, EndpointId, EndpointName, Network};
 use crate::plan::Step;
 use crate::reconcile::{Found, compare};
 use crate::store::{Change, Recorded};
@@ -85,6 +85,7 @@ impl Switch {
                 Some(release) => restored.released.push(release),
             }
         }
+        self.settle_all().await;
         self.sweep_etc();
         restored.released.sort_by(|one, other| one.endpoint.cmp(&other.endpoint));
         for Release { endpoint, netns, reason } in &restored.released {
@@ -145,7 +146,7 @@ impl Switch {
         if plan.iter().any(|step| matches!(step, Step::Offloads { .. })) {
             let path = &endpoint.netns.path;
             container = match self.open_netns(path).await {
-                Ok(netns) if is_same(&endpoint, &netns) => Some(Container::open(netns, path)?),
+                Ok(netns) if is_same(&endpoint, &netns) => Container::open(netns, path).ok(),
                 _ => None,
             };
             if container.is_none() {
@@ -157,7 +158,15 @@ impl Switch {
                 plan.retain_mut(without_xdp);
             }
         }
-        let made = apply(&plan, Scene { container: container.as_ref(), ..self.scene() }).await?;
+        let made = match apply(&plan, Scene { container: container.as_ref(), ..self.scene() }).await {
+            // Somebody in there has renamed the interface, or taken it for a bridge.
+            Err(error) if container.is_some() => {
+                tracing::warn!("endpoint {} goes without XDP: {error}", endpoint.name);
+                plan.retain_mut(without_xdp);
+                apply(&plan, self.scene()).await?
+            }
+            made => made?,
+        };
         if let Some(entry) = self.state().endpoints.get_mut(&id) {
             entry.port = made.port.map(|(_, number)| PortHandle { ifindex, number });
         }
@@ -172,7 +181,9 @@ impl Switch {
                 (Driver::Host, Err(SwitchError::OwnNamespace(_))) => Netns::current()?,
                 (_, opened) => opened?,
             };
-            if endpoint.netns.is_of_process() && !is_same(&endpoint, &netns) {
+            let process = &endpoint.netns.process;
+            let renewed = process.is_some() && netns::process_behind(&endpoint.netns.path) != *process;
+            if endpoint.netns.is_of_process() && (renewed || !is_same(&endpoint, &netns)) {
                 return Err(SwitchError::AnotherProcess(endpoint.netns.path.clone()));
             }
             (endpoint.netns.dev, endpoint.netns.inode) = (netns.id().dev, netns.id().inode);
@@ -184,16 +195,29 @@ impl Switch {
         };
         match made.await {
             Ok(made) => {
-                self.complete(endpoint.clone(), &network, &made);
-                self.settle_endpoint(&endpoint).await;
+                // What its networks have together is settled when all are made.
+                self.complete(endpoint, &network, &made);
                 None
             }
             Err(error) => {
+                self.close_outside(&endpoint).await;
                 self.forget(id).await;
-                self.settle_without(&endpoint).await;
+                self.settle_endpoint(&endpoint, true).await;
                 let reason = error.to_string();
                 Some(Release { endpoint: endpoint.name.to_string(), netns: endpoint.netns.path, reason })
             }
+        }
+    }
+
+    /// Brings every endpoint's default route and resolv.conf in line: a daemon that died may have been at it.
+    async fn settle_all(&self) {
+        let endpoints: BTreeMap<EndpointName, Endpoint> = {
+            let state = self.state();
+            let made = state.endpoints.values().filter(|entry| entry.port.is_some());
+            made.map(|entry| (entry.record.name.clone(), entry.record.clone())).collect()
+        };
+        for endpoint in endpoints.values() {
+            self.settle_endpoint(endpoint, true).await;
         }
     }
 

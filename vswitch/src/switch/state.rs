@@ -103,19 +103,28 @@ impl State {
     /// The endpoint of this name, or one of whose ids begins like this, in every network that it is in: first where its
     /// default route is, or would be.
     pub fn endpoint(&self, reference: &str) -> Result<Vec<&EndpointEntry>, SwitchError> {
-        let named = |name: &str| {
-            let mut named: Vec<_> =
-                self.endpoints.values().filter(|entry| entry.record.name.as_str() == name).collect();
-            named.sort_by_cached_key(|entry| self.gateway_order(&entry.record));
-            named
-        };
-        let found = named(reference);
+        let found = self.connections(reference);
         if !found.is_empty() {
             return Ok(found);
         }
         let found = by_id(self.endpoints.values(), reference, |entry| entry.record.id.to_string())?;
         let found = found.ok_or_else(|| SwitchError::EndpointNotFound(reference.to_owned()))?;
-        Ok(named(found.record.name.as_str()))
+        Ok(self.connections(found.record.name.as_str()))
+    }
+
+    /// All that is attached at the namespace of an endpoint, itself too, in the order of [`State::gateway_order`]. They
+    /// share a default route, and where names are asked for, whatever they are called.
+    pub fn sharing(&self, endpoint: &Endpoint) -> Vec<&EndpointEntry> {
+        let mut there: Vec<_> = self.endpoints.values().filter(|entry| same_place(&entry.record, endpoint)).collect();
+        there.sort_by_cached_key(|entry| self.gateway_order(&entry.record));
+        there
+    }
+
+    /// The endpoint of exactly this name in every network that it is in, in the order of [`State::gateway_order`].
+    pub fn connections(&self, name: &str) -> Vec<&EndpointEntry> {
+        let mut named: Vec<_> = self.endpoints.values().filter(|entry| entry.record.name.as_str() == name).collect();
+        named.sort_by_cached_key(|entry| self.gateway_order(&entry.record));
+        named
     }
 
     /// An endpoint as it is in one network.
@@ -204,6 +213,10 @@ impl State {
                 let [a, b, c, d, e, ..] = *network.id.bytes();
                 Subnet::unique_local([a, b, c, d, e])
             };
+            if let Some((other_network, other)) = others.iter().find(|(_, other)| subnet.overlaps(&other.net())) {
+                let (other, network) = (*other, (*other_network).clone());
+                return Err(SwitchError::SubnetOverlap { subnet, other, network });
+            }
             network.subnets.push(SubnetConfig::new(subnet, None, None)?);
         }
         Ok(())
@@ -393,7 +406,7 @@ mod tests {
             id: EndpointId::random().expect("random bytes"),
             name: name.parse().expect("a name"),
             network: network.id,
-            netns: NetnsRecord { path: "/run/netns/x".into(), dev: 4, inode },
+            netns: NetnsRecord { path: "/run/netns/x".into(), dev: 4, inode, process: None },
             address: Some(EndpointAddress {
                 ifname: "eth0".parse().expect("a name"),
                 mac: StationMac::generated(&network.id, name, 0),

@@ -64,8 +64,10 @@ impl Switch {
     /// All endpoints, by name.
     pub fn endpoints(&self) -> Vec<EndpointView> {
         let state = self.state();
-        let endpoints = state.attached().into_iter();
+        let mut endpoints = state.attached();
+        endpoints.sort_by_cached_key(|entry| (entry.record.name.clone(), state.gateway_order(&entry.record)));
         endpoints
+            .into_iter()
             .filter_map(|entry| Some(endpoint(&entry.record, &state.networks.get(&entry.record.network)?.record)))
             .collect()
     }

@@ -3,10 +3,13 @@
 
 use std::fs::{self, Permissions};
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::stat::Mode;
 
 use super::Setting;
 use crate::etc::RESOLV_CONF;
@@ -66,9 +69,13 @@ fn show_devices(staging: &Path) {
     }
 }
 
+/// Mounts on the target itself, also where it is a symbolic link: systemd-resolved puts another file in the place of the
+/// one that /etc/resolv.conf leads to, and the kernel would take a mount there away with the old one.
 fn bind(source: &Path, target: &Path) -> io::Result<()> {
-    let bound = mount(Some(source), target, None::<&str>, MsFlags::MS_BIND, None::<&str>);
-    bound.map_err(io::Error::from)
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let opened = nix::fcntl::open(target, flags, Mode::empty())?;
+    let target = PathBuf::from(format!("/proc/self/fd/{}", opened.as_raw_fd()));
+    mount(Some(source), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(io::Error::from)
 }
 
 fn mount_at(

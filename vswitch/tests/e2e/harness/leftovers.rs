@@ -40,7 +40,7 @@ impl Surroundings {
             files,
             firewall: firewall(&host.netns),
             mounts: mounts_below(&host.run_directory()),
-            processes: processes(host.instance()),
+            processes: first_processes(host.instance()),
         }
     }
 }
@@ -91,6 +91,19 @@ pub fn processes(instance: &str) -> BTreeSet<Pid> {
         words.split(|byte| *byte == 0).any(|word| word == instance.as_bytes())
     });
     of_instance.filter(|pid| alive(*pid)).collect()
+}
+
+/// Those of an instance that are not the children of others. A program that the daemon is just starting is still called
+/// like the daemon.
+fn first_processes(instance: &str) -> BTreeSet<Pid> {
+    let there = processes(instance);
+    there.iter().copied().filter(|pid| parent(*pid).is_none_or(|parent| !there.contains(&parent))).collect()
+}
+
+fn parent(process: Pid) -> Option<Pid> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
+    line.trim().parse().ok().map(Pid::from_raw)
 }
 
 /// Whether a process runs; one that is dead and waits for its parent does not.
