@@ -13,7 +13,7 @@ use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action};
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
-use vswitch_common::forward::{forward, forward_early};
+use vswitch_common::forward::{forward_early, forward_from_host, forward_from_station};
 use vswitch_common::tables::{PortKind, tick};
 use vswitch_common::verdict::action;
 
@@ -23,19 +23,19 @@ use crate::tables::KernelTables;
 /// What a container sends, at the host side of its veth.
 #[classifier]
 pub fn from_container(context: TcContext) -> i32 {
-    switch(&context, TC_ACT_SHOT)
+    switch::<false>(&context, TC_ACT_SHOT)
 }
 
 /// What the host sends into a network, at the switch's side of the veth whose other side is `vsw-NETWORK`.
 #[classifier]
 pub fn from_host(context: TcContext) -> i32 {
-    switch(&context, TC_ACT_SHOT)
+    switch::<true>(&context, TC_ACT_SHOT)
 }
 
 /// What arrives on a physical interface, behind GRO. A device that is no port is the host's own and left alone.
 #[classifier]
 pub fn from_uplink(context: TcContext) -> i32 {
-    switch(&context, TC_ACT_UNSPEC)
+    switch::<false>(&context, TC_ACT_UNSPEC)
 }
 
 /// What arrives on a physical interface, before the kernel makes a packet of it.
@@ -59,11 +59,16 @@ fn now() -> u32 {
 
 /// Switches a packet; `unknown` is what becomes of one whose device is no port (yet, or no more).
 #[inline(always)]
-fn switch(context: &TcContext, unknown: i32) -> i32 {
+fn switch<const HOST: bool>(context: &TcContext, unknown: i32) -> i32 {
     let now = now();
     // SAFETY: the context's skb pointer is valid as long as the program runs.
     let ifindex = unsafe { (*context.skb.skb).ifindex };
-    let decision = forward(ifindex, &Frame::of_tc(context), &KernelTables, now);
+    let frame = Frame::of_tc(context);
+    let decision = if HOST {
+        forward_from_host(ifindex, &frame, &KernelTables, now)
+    } else {
+        forward_from_station(ifindex, &frame, &KernelTables, now)
+    };
     if trace::requested() {
         return trace::record(decision, now) as i32;
     }

@@ -10,16 +10,40 @@ use crate::packet::{Ethernet, Packet};
 use crate::tables::{MARK_PUBLISHED, NetworkNumber, Port, PortKind, Subnet, Tables};
 use crate::verdict::{Decision, DropReason, action};
 
+/// Neither part: for XDP, which never comes to the border.
+pub(super) const NONE: u8 = 0;
+/// What the host's port sends into a network.
+pub(super) const FROM_HOST: u8 = 1;
+/// What all other ports send to the host.
+pub(super) const FROM_STATION: u8 = 2;
+/// Both.
+pub(super) const ANY: u8 = FROM_HOST | FROM_STATION;
+
+/// Whether the part of the border that a port comes to is among those that are looked at. A program is on devices of one
+/// kind, so the answer is no surprise: but should it ever be another, nothing passes.
+#[inline(always)]
+pub(super) const fn is_watched<const BORDER: u8>(port: &Port) -> bool {
+    let part = match port.kind() {
+        Some(PortKind::Host) => FROM_HOST,
+        _ => FROM_STATION,
+    };
+    BORDER == NONE || BORDER & part != 0
+}
+
 /// Changes a decision if the frame would cross the border and must not.
 #[inline(always)]
-pub(super) fn guard<P: Packet + ?Sized, T: Tables>(
+pub(super) fn guard<P: Packet + ?Sized, T: Tables, const BORDER: u8>(
     decision: Decision,
     frame: &P,
     ethernet: &Ethernet,
     port: &Port,
     tables: &T,
 ) -> Decision {
-    if matches!(port.kind(), Some(PortKind::Host)) {
+    if BORDER == NONE {
+        return decision;
+    }
+    // Which it is, if only one can be, is known before the program runs.
+    if BORDER == FROM_HOST || BORDER == ANY && matches!(port.kind(), Some(PortKind::Host)) {
         if decision.action == action::DROP {
             return decision;
         }

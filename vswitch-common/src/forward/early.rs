@@ -1,6 +1,6 @@
 //! The share of the decision that XDP takes, before the kernel has made a packet of the frame.
 
-use super::decide;
+use super::{border, decide};
 use crate::packet::{Ethernet, Packet, ip_protocol, protocol};
 use crate::tables::{Port, PortKind, PortNumber, Tables};
 use crate::verdict::{Decision, action};
@@ -19,7 +19,7 @@ pub fn forward_early<P: Packet + ?Sized, T: Tables>(
     now: u32,
 ) -> Decision {
     // What XDP takes goes from one device to another: it never comes to the border.
-    let decision = decide::<P, T, false>(ifindex, frame, tables, now);
+    let decision = decide::<P, T, { border::NONE }>(ifindex, frame, tables, now);
     let takes = match decision.action {
         action::REDIRECT => {
             let reachable = decision.to.kind == PortKind::Container as u8 && decision.to.flags & Port::XDP_EGRESS != 0;

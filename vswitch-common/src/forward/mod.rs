@@ -16,21 +16,31 @@ use crate::verdict::{Decision, Delivery, DropReason, action};
 /// A pure function of its arguments: it changes neither frame nor tables. The caller carries the decision out.
 #[inline(always)]
 pub fn forward<P: Packet + ?Sized, T: Tables>(ifindex: u32, frame: &P, tables: &T, now: u32) -> Decision {
-    decide::<P, T, true>(ifindex, frame, tables, now)
+    decide::<P, T, { border::ANY }>(ifindex, frame, tables, now)
 }
 
-/// The decision; without `BORDER`, that on the border to the host's stack is left out.
+/// The same for a device that is the host's port: with half of the code, which a program is the faster for.
 #[inline(always)]
-fn decide<P: Packet + ?Sized, T: Tables, const BORDER: bool>(
-    ifindex: u32,
-    frame: &P,
-    tables: &T,
-    now: u32,
-) -> Decision {
+pub fn forward_from_host<P: Packet + ?Sized, T: Tables>(ifindex: u32, frame: &P, tables: &T, now: u32) -> Decision {
+    decide::<P, T, { border::FROM_HOST }>(ifindex, frame, tables, now)
+}
+
+/// The same for a device that is a container's or an uplink's port: with the other half.
+#[inline(always)]
+pub fn forward_from_station<P: Packet + ?Sized, T: Tables>(ifindex: u32, frame: &P, tables: &T, now: u32) -> Decision {
+    decide::<P, T, { border::FROM_STATION }>(ifindex, frame, tables, now)
+}
+
+/// The decision, with the parts of the border to the host's stack that `BORDER` names.
+#[inline(always)]
+fn decide<P: Packet + ?Sized, T: Tables, const BORDER: u8>(ifindex: u32, frame: &P, tables: &T, now: u32) -> Decision {
     let number = tables.port_of_device(ifindex);
     let Some(port) = tables.port(number) else {
         return Decision::drop(DropReason::UnknownPort, PortNumber::NONE);
     };
+    if !border::is_watched::<BORDER>(&port) {
+        return Decision::drop(DropReason::UnknownPort, PortNumber::NONE);
+    }
     let Ok(ethernet) = Ethernet::parse(frame) else {
         return Decision::drop(DropReason::Truncated, number);
     };
@@ -48,7 +58,7 @@ fn decide<P: Packet + ?Sized, T: Tables, const BORDER: bool>(
     } else {
         unicast(&FdbKey { mac: ethernet.destination, ..station }, number, &port, tables)
     };
-    let decision = if BORDER { border::guard(decision, frame, &ethernet, &port, tables) } else { decision };
+    let decision = border::guard::<P, T, BORDER>(decision, frame, &ethernet, &port, tables);
     Decision { learns, station, ..decision }
 }
 
