@@ -98,3 +98,17 @@ fn is_called(record: &Endpoint, name: &str) -> bool {
     let mut names = std::iter::once(record.name.as_str()).chain(others);
     names.any(|own| own.eq_ignore_ascii_case(name)) || (name.len() == 12 && record.id.short() == name)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_may_have_dots_in_its_name() {
+        assert_eq!(before_network("web.my.net", "my.net"), Some("web"));
+        assert_eq!(before_network("web.1.front", "FRONT"), Some("web.1"));
+        for other in ["web", "front", ".front", "webfront", "web.fron", "w\u{e4}b"] {
+            assert!(before_network(other, "front").is_none_or(str::is_empty), "{other}");
+        }
+    }
+}

@@ -539,6 +539,24 @@ mod tests {
     }
 
     #[test]
+    fn a_name_is_not_taken_for_the_beginning_of_an_id() {
+        let (mut state, network) = with_network("10.9.8.0/24");
+        let (web, _, _) = state.admit_endpoint(wanted(&network, "web", 1)).expect("admitted");
+        let hexadecimal = web.id.digits(2);
+        assert_eq!(state.endpoint(&hexadecimal).expect("by its id").len(), 1);
+        assert!(state.connections(&hexadecimal).is_empty(), "nobody is called like this");
+        assert_eq!(state.connections("web").len(), 1);
+        // Two names at one namespace share what is the namespace's.
+        let mut back = draft("back", Some("10.9.9.0/24"));
+        back.bridge.masquerade = false;
+        let (back, _) = state.admit_network(sized(back, 1500), &[], &[]).expect("admitted");
+        state.networks.get_mut(&back.id).expect("there").ready = true;
+        let (api, _, _) = state.admit_endpoint(wanted(&back, "api", 1)).expect("another name");
+        assert_eq!(state.sharing(&web).len(), 2);
+        assert_eq!(state.sharing(&api)[0].record.network, back.id, "back comes before front");
+    }
+
+    #[test]
     fn things_are_found_by_name_and_by_the_beginning_of_their_ids() {
         let (mut state, network) = with_network("10.9.8.0/24");
         let (web, _, _) = state.admit_endpoint(wanted(&network, "web", 1)).expect("admitted");

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Host, Netns, Pinger, ping, ping_with, tcp, udp};
+use crate::harness::{Frame, Host, Mac, Netns, Pinger, RawPort, ping, ping_with, tcp, udp};
 
 const GATEWAY: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x81, 0, 0, 0, 0, 0, 1);
 
@@ -40,6 +40,45 @@ fn a_network_without_ipv6_has_none() {
     let at_a = host.attach(&a, &[]);
     assert_eq!((at_a.ipv6, at_a.gateway6), (None, None));
     assert_eq!((a.addresses6("eth0"), a.default_routes(true).len()), (vec![], 0));
+}
+
+#[test]
+fn no_neighbor_becomes_a_router() {
+    let host = Host::up(&[]);
+    network(&host);
+    for (name, names) in [("bridge", ["a", "b"]), ("six", ["c", "d"])] {
+        let [liar, victim] = names.map(Netns::new);
+        let at_victim = host.attach(&victim, &["--network", name]);
+        host.attach(&liar, &["--network", name]);
+        let before = (victim.addresses6("eth0"), victim.default_routes(true));
+        let (out, seen) = (RawPort::open(&liar, "eth0"), RawPort::open(&victim, "eth0"));
+        let advertisement = advertisement(liar.mac("eth0"));
+        out.send(&advertisement);
+        seen.expect(&advertisement);
+        // What is sent behind it is answered, so the stack has dealt with it.
+        ping(&liar, at_victim.ipv4);
+        assert_eq!((victim.addresses6("eth0"), victim.default_routes(true)), before, "network {name}");
+    }
+}
+
+/// A router advertisement (RFC 4861, 4.2) of the prefix 2001:db8:bad::/64, with a lifetime, to all nodes.
+fn advertisement(from: Mac) -> Frame {
+    let mut router = vec![134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0];
+    // Prefix information (RFC 4861, 4.6.2): on-link and autonomous, valid for an hour.
+    router.extend([3, 4, 64, 0xc0, 0, 0, 14, 16, 0, 0, 14, 16, 0, 0, 0, 0]);
+    router.extend("2001:db8:bad::".parse::<Ipv6Addr>().unwrap().octets());
+    let (source, all_nodes): (Ipv6Addr, Ipv6Addr) = ("fe80::bad".parse().unwrap(), "ff02::1".parse().unwrap());
+    let length = router.len() as u16;
+    let pseudo =
+        [&source.octets()[..], &all_nodes.octets(), &[0, 0], &length.to_be_bytes(), &[0, 0, 0, 58], &router].concat();
+    let sum: u32 = pseudo.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    let checksum = !(((folded & 0xffff) + (folded >> 16)) as u16);
+    router[2..4].copy_from_slice(&checksum.to_be_bytes());
+    let header =
+        [&[0x60, 0, 0, 0][..], &length.to_be_bytes(), &[58, 255], &source.octets(), &all_nodes.octets()].concat();
+    let group: Mac = "33:33:00:00:00:01".parse().unwrap();
+    Frame::raw(group, from, &[&[0x86, 0xdd][..], &header, &router].concat())
 }
 
 #[test]
