@@ -163,8 +163,13 @@ pub struct AttachFlags {
     /// The name of the host in the namespace
     #[arg(long, value_name = "NAME")]
     pub hostname: Option<String>,
-    /// Publish a port: [HOSTIP:][HOSTPORT[-END]:]PORT[-END][/tcp|udp|sctp]
-    #[arg(short = 'p', long, value_name = "PUBLISH")]
+    // Brackets would be links in a comment.
+    #[arg(
+        short = 'p',
+        long,
+        value_name = "PUBLISH",
+        help = "Publish a port: [HOSTIP:][HOSTPORT[-END]:]PORT[-END][/tcp|udp|sctp]"
+    )]
     pub publish: Vec<String>,
     /// A label
     #[arg(long, value_name = "K=V", value_parser = pair)]
