@@ -1,0 +1,200 @@
+//! Who gets which name, address and number.
+
+use super::*;
+use crate::ipam::IpamError;
+use crate::model::{BridgeOptions, Driver, EndpointAddress, NetnsRecord};
+
+fn draft(name: &str, subnet: Option<&str>) -> Network {
+    let config = |text: &str| SubnetConfig::new(text.parse().expect("a subnet"), None, None).expect("valid");
+    Network {
+        id: NetworkId::random().expect("random bytes"),
+        name: name.parse().expect("a name"),
+        number: NetworkNumber::default(),
+        driver: Driver::Bridge,
+        subnets: subnet.map(config).into_iter().collect(),
+        internal: false,
+        options: BTreeMap::new(),
+        bridge: BridgeOptions::default(),
+        labels: BTreeMap::new(),
+        created: time::OffsetDateTime::UNIX_EPOCH,
+        uplink_before: None,
+    }
+}
+
+fn sized(network: Network, mtu: u32) -> WantedNetwork {
+    WantedNetwork { network, ipv6: false, mtu }
+}
+
+fn wanted(network: &Network, name: &str, inode: u64) -> Wanted {
+    let endpoint = Endpoint {
+        id: EndpointId::random().expect("random bytes"),
+        name: name.parse().expect("a name"),
+        network: network.id,
+        netns: NetnsRecord { path: "/run/netns/x".into(), dev: 4, inode, process: None },
+        address: Some(EndpointAddress {
+            ifname: "eth0".parse().expect("a name"),
+            mac: StationMac::generated(&network.id, name, 0),
+            ipv4: Ipv4Addr::UNSPECIFIED,
+            ipv6: None,
+            mtu: 0,
+        }),
+        hostname: None,
+        aliases: Vec::new(),
+        published: Vec::new(),
+        gw_priority: 0,
+        labels: BTreeMap::new(),
+        created: time::OffsetDateTime::UNIX_EPOCH,
+        phase: Phase::Attaching,
+    };
+    Wanted { endpoint, ip: None, ip6: None, mac: None, ifname: None, taken: Vec::new() }
+}
+
+/// A state with one network that others find.
+fn with_network(subnet: &str) -> (State, Network) {
+    let mut state = State::default();
+    let (network, _) = state.admit_network(sized(draft("front", Some(subnet)), 1400), &[], &[]).expect("admitted");
+    state.networks.get_mut(&network.id).expect("there").ready = true;
+    (state, network)
+}
+
+fn address(endpoint: &Endpoint) -> EndpointAddress {
+    endpoint.address.clone().expect("it has one")
+}
+
+#[test]
+fn networks_get_numbers_and_subnets_of_their_own() {
+    let pools = ["10.5.0.0/22".parse().expect("a subnet")];
+    let routes = ["10.5.1.0/24".parse().expect("a route")];
+    let mut state = State::default();
+    let mut admitted = |name, subnet| {
+        let (network, _) = state.admit_network(sized(draft(name, subnet), 1500), &pools, &routes)?;
+        Ok::<_, SwitchError>((network.number.0, network.subnets[0].subnet.to_string()))
+    };
+    assert_eq!(admitted("a", None).expect("the first"), (1, "10.5.0.0/24".to_owned()));
+    assert_eq!(admitted("b", None).expect("past the route"), (2, "10.5.2.0/24".to_owned()));
+    assert_eq!(admitted("c", Some("10.5.3.0/25")).expect("its own"), (3, "10.5.3.0/25".to_owned()));
+    assert!(matches!(admitted("d", None), Err(SwitchError::Pool(IpamError::NoSubnet(_)))));
+    assert!(matches!(admitted("a", Some("10.6.0.0/24")), Err(SwitchError::NetworkExists(_))));
+    let overlap = admitted("e", Some("10.5.0.128/25")).expect_err("it overlaps a's");
+    assert!(matches!(&overlap, SwitchError::SubnetOverlap { network, .. } if network.as_str() == "a"));
+    assert!(overlap.to_string().starts_with("Pool overlaps with other one on this address space"), "{overlap}");
+}
+
+#[test]
+fn an_uplink_belongs_to_one_network() {
+    let mut state = State::default();
+    let uplinked = |name, subnet| {
+        let mut network = draft(name, Some(subnet));
+        network.bridge.uplink = Some("eth1".parse().expect("a name"));
+        network
+    };
+    assert!(state.admit_network(sized(uplinked("a", "10.1.0.0/24"), 1500), &[], &[]).is_ok());
+    let second = state.admit_network(sized(uplinked("b", "10.2.0.0/24"), 1500), &[], &[]);
+    assert!(matches!(second, Err(SwitchError::UplinkInUse { .. })));
+}
+
+#[test]
+fn endpoints_get_addresses_that_nobody_else_has() {
+    let (mut state, network) = with_network("10.9.8.0/29");
+    let mut given = BTreeSet::new();
+    for (inode, name) in ["a", "b", "c", "d", "e"].into_iter().enumerate() {
+        let admitted = state.admit_endpoint(wanted(&network, name, inode as u64));
+        let (endpoint, _, _) = admitted.expect("there is room");
+        let address = address(&endpoint);
+        assert_eq!((address.mtu, address.ipv6), (1400, None));
+        assert!(given.insert(address.ipv4) && address.ipv4 != network.subnets[0].gateway);
+    }
+    let full = state.admit_endpoint(wanted(&network, "f", 9)).expect_err("all are taken");
+    assert_eq!((full.code(), full.to_string().contains("front")), ("no_available_address", true));
+    // As soon as one is free, it is given again.
+    let freed = state.endpoint("c").expect("there")[0].record.clone();
+    state.endpoints.remove(&freed.id);
+    let (next, _, _) = state.admit_endpoint(wanted(&network, "f", 9)).expect("there is room");
+    assert_eq!(address(&next).ipv4, address(&freed).ipv4);
+}
+
+#[test]
+fn what_is_taken_is_refused_with_whose_it_is() {
+    let (mut state, network) = with_network("10.9.8.0/24");
+    let (web, _, _) = state.admit_endpoint(wanted(&network, "web", 1)).expect("admitted");
+    let refused = |wanted| state.admit_endpoint(wanted).expect_err("taken");
+    let mut refused = refused;
+    assert_eq!(refused(wanted(&network, "web", 2)).code(), "endpoint_exists");
+    assert_eq!(refused(wanted(&network, "other", 1)).code(), "already_attached");
+    for (ip, holder) in [("10.9.8.2", "endpoint web"), ("10.9.8.1", "the gateway"), ("10.9.8.77", "the host")] {
+        let taken = vec![IpAddr::from([10, 9, 8, 77])];
+        let error = refused(Wanted { ip: ip.parse().ok(), taken, ..wanted(&network, "x", 3) });
+        assert!(error.code() == "address_in_use" && error.to_string().contains(holder), "{error}");
+    }
+    let error = refused(Wanted { mac: Some(address(&web).mac), ..wanted(&network, "x", 3) });
+    assert!(error.code() == "mac_in_use" && error.to_string().contains("endpoint web"), "{error}");
+    assert_eq!(state.endpoints.len(), 1, "nothing of it stays");
+}
+
+#[test]
+fn one_namespace_is_in_several_networks_under_one_name() {
+    let (mut state, front) = with_network("10.9.8.0/24");
+    let mut back = draft("back", Some("10.9.9.0/24"));
+    back.internal = true;
+    let (back, _) =
+        state.admit_network(WantedNetwork { network: back, ipv6: true, mtu: 1500 }, &[], &[]).expect("admitted");
+    state.networks.get_mut(&back.id).expect("there").ready = true;
+    assert!(back.subnets[1].subnet.to_string().starts_with("fd"), "unique local: {:?}", back.subnets);
+    let (one, _, _) = state.admit_endpoint(wanted(&back, "web", 1)).expect("admitted");
+    let (two, _, _) = state.admit_endpoint(wanted(&front, "web", 1)).expect("admitted");
+    assert_eq!((address(&one).ifname.as_str(), address(&two).ifname.as_str()), ("eth0", "eth1"));
+    assert!(back.subnets[1].subnet.is_host(address(&one).ipv6.expect("IPv6").into()));
+    let elsewhere = state.admit_endpoint(wanted(&back, "web", 2)).expect_err("the name is another's");
+    assert_eq!(elsewhere.code(), "endpoint_exists");
+    let networks = |state: &State| {
+        state.endpoint("web").expect("there").iter().map(|entry| entry.record.network).collect::<Vec<_>>()
+    };
+    assert_eq!(networks(&state), [front.id, back.id], "an internal network has no default route");
+    assert_eq!(state.endpoint(&one.id.short()).expect("by id").len(), 2);
+}
+
+#[test]
+fn a_generated_address_gives_way_to_one_that_was_asked_for() {
+    let (mut state, network) = with_network("10.9.8.0/24");
+    let squatted = StationMac::generated(&network.id, "web", 0);
+    state.admit_endpoint(Wanted { mac: Some(squatted), ..wanted(&network, "squatter", 1) }).expect("admitted");
+    let (web, _, _) = state.admit_endpoint(wanted(&network, "web", 2)).expect("admitted");
+    assert_eq!(address(&web).mac, StationMac::generated(&network.id, "web", 1));
+}
+
+#[test]
+fn a_name_is_not_taken_for_the_beginning_of_an_id() {
+    let (mut state, network) = with_network("10.9.8.0/24");
+    let (web, _, _) = state.admit_endpoint(wanted(&network, "web", 1)).expect("admitted");
+    let hexadecimal = web.id.digits(2);
+    assert_eq!(state.endpoint(&hexadecimal).expect("by its id").len(), 1);
+    assert!(state.connections(&hexadecimal).is_empty(), "nobody is called like this");
+    assert_eq!(state.connections("web").len(), 1);
+    // Two names at one namespace share what is the namespace's.
+    let mut back = draft("back", Some("10.9.9.0/24"));
+    back.bridge.masquerade = false;
+    let (back, _) = state.admit_network(sized(back, 1500), &[], &[]).expect("admitted");
+    state.networks.get_mut(&back.id).expect("there").ready = true;
+    let (api, _, _) = state.admit_endpoint(wanted(&back, "api", 1)).expect("another name");
+    assert_eq!(state.sharing(&web).len(), 2);
+    assert_eq!(state.sharing(&api)[0].record.network, back.id, "back comes before front");
+}
+
+#[test]
+fn things_are_found_by_name_and_by_the_beginning_of_their_ids() {
+    let (mut state, network) = with_network("10.9.8.0/24");
+    let (web, _, _) = state.admit_endpoint(wanted(&network, "web", 1)).expect("admitted");
+    for reference in ["web".to_owned(), web.id.to_string(), web.id.digits(8)] {
+        assert_eq!(state.endpoint(&reference).expect("found")[0].record.id, web.id);
+    }
+    assert_eq!(state.network(&network.id.short()).expect("found").record.id, network.id);
+    assert!(matches!(state.endpoint(""), Err(SwitchError::EndpointNotFound(_))));
+    assert!(matches!(state.endpoint("x"), Err(SwitchError::EndpointNotFound(_))));
+    for n in 0..17 {
+        state.admit_endpoint(wanted(&network, &format!("e{n}"), 10 + n)).expect("admitted");
+    }
+    let ambiguous = (0..16)
+        .map(|digit| format!("{digit:x}"))
+        .any(|digit| matches!(state.endpoint(&digit), Err(SwitchError::Ambiguous(_))));
+    assert!(ambiguous, "of eighteen ids two begin with the same digit");
+}
