@@ -22,5 +22,4 @@ pub use apply::{Outside, OutsideStatus, remove};
 pub use error::OutsideError;
 pub use forwarding::ForwardingStatus;
 pub use reserve::{Holder, Reservations, ReserveError};
-pub use ruleset::PUBLISHED_MARK;
 pub use wanted::{OutsideNetwork, PortForward, Wanted};

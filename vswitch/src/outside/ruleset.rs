@@ -14,6 +14,7 @@ use nftables::schema::SetTypeValue::{Concatenated, Single};
 use nftables::schema::{Chain, Map, NfCmd, NfListObject, NfObject, Nftables, Rule, Set, SetFlag, SetType, Table};
 use nftables::stmt::Statement;
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
+use vswitch_common::tables::MARK_PUBLISHED;
 
 use super::{OutsideError, PortForward, Wanted};
 use element::{Family, address, concatenated, mapped, name, net, port, protocol};
@@ -21,10 +22,6 @@ use statement::{
     dnat, drop_packet, field_in, field_is, jump, leaves_by, mark_published, masquerade, of_family, original_direction,
     return_from, route, to_host, translated,
 };
-
-/// The mark of packets that belong to a published port's connection. eBPF lets frames from one network into another
-/// only with it.
-pub const PUBLISHED_MARK: u32 = vswitch_common::tables::MARK_PUBLISHED;
 
 /// The priorities that nft calls dstnat and srcnat; filters that others have come at 0.
 const DSTNAT: i32 = -100;
@@ -166,7 +163,7 @@ impl Ruleset<'_> {
 
     fn forward(&mut self) {
         self.base_chain("forward", NfChainType::Filter, NfHook::Forward, BEFORE_FILTERS);
-        self.rule("forward", vec![leaves_by("our_devices"), translated(), mark_published(PUBLISHED_MARK)]);
+        self.rule("forward", vec![leaves_by("our_devices"), translated(), mark_published(MARK_PUBLISHED)]);
     }
 
     fn postrouting(&mut self, wanted: &Wanted) {

@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use vswitch::model::Protocol::{self, Tcp, Udp};
-use vswitch::outside::{OutsideNetwork, PUBLISHED_MARK};
+use vswitch::outside::OutsideNetwork;
+use vswitch_common::tables::MARK_PUBLISHED;
 
 use crate::harness::run;
 use crate::scene::{A1, A2, B1, CLIENT, Daemon, Scene, UPLINK, UPLINK2, forward, publish};
@@ -103,7 +104,7 @@ fn packets_of_published_ports_are_marked_in_both_directions_and_no_others() {
     scene.nft("add table inet spy");
     scene.nft("add chain inet spy forward { type filter hook forward priority 0 ; }");
     for device in ["vsw-a", "vsw-b", "up0"] {
-        let marked = format!("meta mark and {PUBLISHED_MARK:#x} != 0 counter");
+        let marked = format!("meta mark and {MARK_PUBLISHED:#x} != 0 counter");
         scene.nft(&format!("add rule inet spy forward oifname {device} {marked}"));
     }
     let counted = || {
