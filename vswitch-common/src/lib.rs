@@ -11,6 +11,7 @@ pub mod packet;
 pub mod tables;
 pub mod trace;
 pub mod verdict;
+pub mod watch;
 
 pub use forward::forward;
 pub use mac::Mac;

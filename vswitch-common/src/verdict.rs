@@ -15,12 +15,16 @@ pub struct Decision {
     pub action: u32,
     /// For a drop the [`DropReason`]; else 0.
     pub reason: u32,
-    /// For a redirect, to whom; else zeros.
+    /// For a redirect, to whom; for an answer, in whose name; else zeros.
     pub to: Delivery,
     /// The port it came in by; `PortNumber::NONE` if its device is no port.
     pub ingress: PortNumber,
     /// 1 if `station` is to be written into the FDB: it is new, moved, or not refreshed in this tick.
-    pub learns: u32,
+    pub learns: u8,
+    /// 1 if the daemon is to see it: it says who listens to which multicast group, or asks for that.
+    pub snoops: u8,
+    /// For a flood that is counted against the port's allowance, its [`crate::tables::StormClass`]; else 0.
+    pub storm: u16,
     /// The sender; zeros where the frame was refused before it was looked up.
     pub station: FdbKey,
 }
@@ -41,6 +45,28 @@ pub mod action {
     pub const DROP: u32 = 6;
     /// A copy to every other port but the host's: broadcast or multicast that the host's stack must not get.
     pub const FLOOD_APART: u32 = 7;
+    /// Back where it came from as an ARP reply, in the name of the port in `to`.
+    pub const ANSWER_ARP: u32 = 8;
+    /// Back where it came from as a neighbor advertisement, in the name of the port in `to`.
+    pub const ANSWER_NEIGHBOR: u32 = 9;
+    /// A copy to every other port that listens to the group, or has a multicast router behind it.
+    pub const FLOOD_LISTENERS: u32 = 10;
+    /// The same, but for the host's port.
+    pub const FLOOD_LISTENERS_APART: u32 = 11;
+    /// A copy to every other port that has a multicast router behind it: what listeners say.
+    pub const FLOOD_ROUTERS: u32 = 12;
+}
+
+/// What becomes of a frame's tag on the way out, as [`Delivery::tag`] has it.
+pub mod tag {
+    /// It goes as it came.
+    pub const KEEP: u8 = 0;
+    /// Its tag is taken off.
+    pub const POP: u8 = 1;
+    /// It gets the tag of its VLAN.
+    pub const PUSH: u8 = 2;
+    /// It came with a priority alone: its tag gets the number of its VLAN.
+    pub const NUMBER: u8 = 3;
 }
 
 /// The one port that a frame goes to, with what the kernel needs to hand it over.
@@ -53,12 +79,12 @@ pub struct Delivery {
     pub ifindex: u32,
     /// The [`PortKind`] of what is behind it, which decides how the frame is handed over.
     pub kind: u8,
-    /// Bits of the port: [`crate::tables::Port::XDP_EGRESS`] and the like.
-    pub flags: u8,
+    /// 1 if XDP may redirect into it ([`crate::tables::Port::XDP_EGRESS`]).
+    pub xdp: u8,
     /// 1 if to the device's own station: the frame enters the host's stack there and does not go out on the wire.
     pub local: u8,
-    /// 0.
-    pub reserved: u8,
+    /// What becomes of its tag, one of [`tag`].
+    pub tag: u8,
 }
 
 /// What becomes of a frame, as an enum to match on.
@@ -72,8 +98,19 @@ pub enum Verdict {
     Flood(Flood),
     /// To the network stack of the device it came from: the host's own frame on an uplink.
     Pass,
+    /// Answered in the name of another port's station.
+    Answer(Answer, PortNumber),
     /// Nowhere.
     Drop(DropReason),
+}
+
+/// What the switch answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// An ARP request (RFC 826).
+    Arp,
+    /// A neighbor solicitation (RFC 4861).
+    Neighbor,
 }
 
 /// Why a frame is flooded, which decides who gets a copy.
@@ -85,15 +122,21 @@ pub enum Flood {
     UnknownUnicast,
     /// Broadcast or multicast that the host's stack must not get: every port but the host's.
     Apart,
+    /// Multicast: those who listen to the group, and multicast routers.
+    Listeners,
+    /// The same, but for the host.
+    ListenersApart,
+    /// What listeners say: multicast routers.
+    Routers,
 }
 
 impl Decision {
     /// A decision with this action, about a frame from this port; everything else zero.
     #[inline(always)]
     pub const fn new(action: u32, ingress: PortNumber) -> Self {
-        let to = Delivery { port: PortNumber::NONE, ifindex: 0, kind: 0, flags: 0, local: 0, reserved: 0 };
+        let to = Delivery { port: PortNumber::NONE, ifindex: 0, kind: 0, xdp: 0, local: 0, tag: tag::KEEP };
         let station = FdbKey { network: NetworkNumber(0), vlan: VlanKey::NONE, mac: Mac::ZERO };
-        Self { action, reason: 0, to, ingress, learns: 0, station }
+        Self { action, reason: 0, to, ingress, learns: 0, snoops: 0, storm: 0, station }
     }
 
     /// A drop.
@@ -110,6 +153,11 @@ impl Decision {
             action::FLOOD_GROUP => Verdict::Flood(Flood::Group),
             action::FLOOD_UNKNOWN => Verdict::Flood(Flood::UnknownUnicast),
             action::FLOOD_APART => Verdict::Flood(Flood::Apart),
+            action::FLOOD_LISTENERS => Verdict::Flood(Flood::Listeners),
+            action::FLOOD_LISTENERS_APART => Verdict::Flood(Flood::ListenersApart),
+            action::FLOOD_ROUTERS => Verdict::Flood(Flood::Routers),
+            action::ANSWER_ARP => Verdict::Answer(Answer::Arp, self.to.port),
+            action::ANSWER_NEIGHBOR => Verdict::Answer(Answer::Neighbor, self.to.port),
             action::PASS => Verdict::Pass,
             action::DROP => Verdict::Drop(*DropReason::ALL.get(self.reason as usize)?),
             _ => return None,
@@ -170,11 +218,31 @@ pub enum DropReason {
     Internal = 11,
     /// A loopback address on its way to the host's stack (RFC 1122, 3.2.1.3 (g); RFC 4291, 2.5.3).
     Martian = 12,
+    /// An IP packet from an endpoint under an address that is not its own.
+    IpSpoofed = 13,
+    /// An ARP packet from an endpoint that speaks for another.
+    ArpSpoofed = 14,
+    /// A neighbor solicitation or advertisement from an endpoint that speaks for another.
+    NeighborSpoofed = 15,
+    /// A router advertisement, a redirect or a multicast query from an endpoint: only routers send them.
+    RouterAdvertisement = 16,
+    /// A DHCP server's answer from an endpoint.
+    DhcpServer = 17,
+    /// A BPDU from an endpoint, to whichever address.
+    Bpdu = 18,
+    /// Of a VLAN that the port is not in.
+    VlanNotAllowed = 19,
+    /// More broadcast, multicast or unknown unicast than the port may send in a second.
+    Storm = 20,
+    /// From a station that moved too often and is held at another port.
+    StationHeld = 21,
+    /// Longer than the port to deliver to may send.
+    TooBig = 22,
 }
 
 impl DropReason {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 23] = [
         Self::Truncated,
         Self::SourceMulticast,
         Self::SourceZero,
@@ -188,6 +256,16 @@ impl DropReason {
         Self::OtherNetwork,
         Self::Internal,
         Self::Martian,
+        Self::IpSpoofed,
+        Self::ArpSpoofed,
+        Self::NeighborSpoofed,
+        Self::RouterAdvertisement,
+        Self::DhcpServer,
+        Self::Bpdu,
+        Self::VlanNotAllowed,
+        Self::Storm,
+        Self::StationHeld,
+        Self::TooBig,
     ];
 
     /// The name in `stats`, `monitor` and the metrics.
@@ -206,6 +284,16 @@ impl DropReason {
             Self::OtherNetwork => "other_network",
             Self::Internal => "internal",
             Self::Martian => "martian",
+            Self::IpSpoofed => "ip_spoofed",
+            Self::ArpSpoofed => "arp_spoofed",
+            Self::NeighborSpoofed => "neighbor_spoofed",
+            Self::RouterAdvertisement => "router_advertisement",
+            Self::DhcpServer => "dhcp_server",
+            Self::Bpdu => "bpdu",
+            Self::VlanNotAllowed => "vlan_not_allowed",
+            Self::Storm => "storm",
+            Self::StationHeld => "station_held",
+            Self::TooBig => "too_big",
         }
     }
 }

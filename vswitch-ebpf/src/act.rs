@@ -10,12 +10,11 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::debug;
 use vswitch_common::tables::{
-    DROP_REASONS, FdbEntry, FdbKey, MAX_PORTS, NetworkNumber, Port, PortCounters, PortKind, PortNumber, Tables as _,
+    DROP_REASONS, FdbEntry, FdbKey, MAX_PORTS, NetworkNumber, Port, PortCounters, PortKind, PortNumber,
 };
 use vswitch_common::verdict::{Decision, Delivery, action};
 
 use crate::maps::{COUNTERS, FDB, NETWORKS, PORTS};
-use crate::tables::KernelTables;
 
 /// `skb->pkt_type` of a packet for this host (linux/if_packet.h).
 const PACKET_HOST: u32 = 0;
@@ -80,7 +79,7 @@ fn learn<C: EbpfContext>(context: &C, key: FdbKey, port: PortNumber, now: u32) {
         Some(moves) => (BPF_EXIST, moves + 1),
         None => (BPF_NOEXIST, 0),
     };
-    let entry = FdbEntry { port, seen: now, flags: 0, moves };
+    let entry = FdbEntry { port, seen: now, moves, ..FdbEntry::default() };
     let written = FDB.insert(key, entry, u64::from(flags));
     counted(port, |counters| match written {
         Ok(()) => counters.learned += 1,
@@ -160,7 +159,7 @@ struct Walk {
 #[inline(always)]
 fn flood(context: &TcContext, decision: &Decision, bytes: u64) -> i32 {
     let ingress = decision.ingress;
-    let Some(port) = KernelTables.port(ingress) else {
+    let Some(port) = PORTS.get(ingress.0).filter(|port| port.kind != 0) else {
         return TC_ACT_SHOT;
     };
     let Some(network) = NETWORKS.get(port.network.0) else {
@@ -174,7 +173,7 @@ fn flood(context: &TcContext, decision: &Decision, bytes: u64) -> i32 {
         ingress,
         // The host is always known by its address; it has no unknown stations behind it.
         host: u32::from(decision.action == action::FLOOD_GROUP),
-        isolated: u32::from(port.flags & Port::ISOLATED),
+        isolated: port.flags & Port::ISOLATED,
     };
     // SAFETY: the callback has the signature that bpf_loop asks for, and `walk` outlives the call.
     unsafe {
@@ -194,7 +193,7 @@ unsafe extern "C" fn copy_to_next(_index: u64, walk: *mut Walk) -> u64 {
         return 1;
     };
     walk.next = port.next;
-    if number == walk.ingress || u32::from(port.flags) & walk.isolated != 0 {
+    if number == walk.ingress || port.flags & walk.isolated != 0 {
         return 0;
     }
     let flags = match PortKind::from_number(port.kind) {

@@ -1,12 +1,15 @@
 //! The maps, as the daemon pins them in the instance's bpffs. Sizes are defaults; the loader sets them.
 
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf};
 use vswitch_common::packet::address::Address;
 use vswitch_common::tables::{
-    FdbEntry, FdbKey, MAX_PORTS, MAX_SUBNETS, NEAR_DEVICES, Network, Port, PortCounters, PortNumber, Subnet,
+    FdbEntry, FdbKey, ListenerKey, MAX_LISTENERS, MAX_NEIGHBORS, MAX_PORTS, MAX_SUBNETS, MAX_TRUNK_VLANS, NEAR_DEVICES,
+    NeighborKey, Network, Port, PortCounters, PortNumber, StormWindow, Subnet,
 };
 use vswitch_common::trace::Trace;
+use vswitch_common::watch::{Watch, Watched};
 
 /// Port number of each device, by its ifindex; 0 where it is no port.
 #[map]
@@ -31,6 +34,50 @@ pub static SUBNETS: LpmTrie<Address, Subnet> = LpmTrie::with_max_entries(MAX_SUB
 /// The stations. Preallocated: learning never waits for memory, and a full table is full for new ones alone.
 #[map]
 pub static FDB: HashMap<FdbKey, FdbEntry> = HashMap::with_max_entries(65536, 0);
+
+/// Stations learned from each port, all in all and over its life; number 0 counts those of all ports.
+#[map]
+pub static LEARNED: Array<u64> = Array::with_max_entries(MAX_PORTS, 0);
+
+/// Of those the ones that the daemon has forgotten since. The difference is how many are in the FDB.
+#[map]
+pub static FORGOTTEN: Array<u64> = Array::with_max_entries(MAX_PORTS, 0);
+
+/// Stations that may be learned in all, at index 0: what is beyond in the FDB is kept for static ones.
+#[map]
+pub static LEARNABLE: Array<u64> = Array::with_max_entries(1, 0);
+
+/// Whose station has an IP address.
+#[map]
+pub static NEIGHBORS: HashMap<NeighborKey, PortNumber> = HashMap::with_max_entries(MAX_NEIGHBORS, BPF_F_NO_PREALLOC);
+
+/// The VLANs of trunks.
+#[map]
+pub static TRUNKS: HashMap<u32, u32> = HashMap::with_max_entries(MAX_TRUNK_VLANS, BPF_F_NO_PREALLOC);
+
+/// Who listens to which multicast group.
+#[map]
+pub static LISTENERS: HashMap<ListenerKey, u32> = HashMap::with_max_entries(MAX_LISTENERS, BPF_F_NO_PREALLOC);
+
+/// What ports have used of their allowances.
+#[map]
+pub static STORMS: Array<StormWindow> = Array::with_max_entries(StormWindow::ENTRIES, 0);
+
+/// What is to be shown, at index 0.
+#[map]
+pub static WATCH: Array<Watch> = Array::with_max_entries(1, 0);
+
+/// What each CPU has shown.
+#[map]
+pub static WATCHED: PerCpuArray<Watched> = PerCpuArray::with_max_entries(1, 0);
+
+/// Frames that are shown.
+#[map]
+pub static FRAMES: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
+
+/// What the daemon has to know.
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(256 << 10, 0);
 
 /// What went through each port; number 0 counts what came from devices that are no ports.
 #[map]

@@ -1,12 +1,15 @@
 //! The BPF maps as the core's [`Tables`].
 
+use core::ops::Deref;
+
 use aya_ebpf::maps::lpm_trie::Key;
 use vswitch_common::packet::address::Address;
 use vswitch_common::tables::{
-    FdbEntry, FdbKey, NEAR_DEVICES, Network, NetworkNumber, Port, PortNumber, Subnet, Tables,
+    FdbEntry, FdbKey, ListenerKey, NEAR_DEVICES, NeighborKey, Network, NetworkNumber, Port, PortNumber, StormWindow,
+    Subnet, Tables, VlanKey, trunk_key,
 };
 
-use crate::maps::{DEVICES, FAR_DEVICES, FDB, NETWORKS, PORTS, SUBNETS};
+use crate::maps::{DEVICES, FAR_DEVICES, FDB, LISTENERS, NEIGHBORS, NETWORKS, PORTS, STORMS, SUBNETS, TRUNKS};
 
 /// The maps of this instance.
 pub struct KernelTables;
@@ -22,8 +25,10 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
-    fn port(&self, number: PortNumber) -> Option<Port> {
-        PORTS.get(number.0).copied().filter(|port| port.kind != 0)
+    fn port(&self, number: PortNumber) -> Option<impl Deref<Target = Port>> {
+        // Not a copy: what is not looked at is not loaded. An entry that is rewritten meanwhile gives a mix of two ports
+        // of aligned words, for one frame.
+        PORTS.get(number.0).filter(|port| port.kind != 0)
     }
 
     #[inline(always)]
@@ -43,6 +48,29 @@ impl Tables for KernelTables {
         // The kernel puts a new node in the place of one that is rewritten, so this is one entry, old or new.
         let key = SubnetKey(Key::new(u128::BITS, address));
         SUBNETS.get(&key.0).copied()
+    }
+
+    #[inline(always)]
+    fn neighbor(&self, key: &NeighborKey) -> Option<PortNumber> {
+        // SAFETY: a port number is one aligned word.
+        unsafe { NEIGHBORS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn in_trunk(&self, port: PortNumber, vlan: VlanKey) -> bool {
+        // SAFETY: the value is not looked at.
+        unsafe { TRUNKS.get(trunk_key(port, vlan)) }.is_some()
+    }
+
+    #[inline(always)]
+    fn listens(&self, key: &ListenerKey) -> bool {
+        // SAFETY: the value is not looked at.
+        unsafe { LISTENERS.get(key) }.is_some()
+    }
+
+    #[inline(always)]
+    fn storm(&self, port: PortNumber, class: u32) -> StormWindow {
+        STORMS.get(StormWindow::index(port, class)).copied().unwrap_or_default()
     }
 }
 

@@ -263,7 +263,9 @@ impl Made {
             mac: port.mac,
             xdp: port.xdp,
             xdp_egress: port.xdp_egress,
-            isolated: port.isolated,
+            addresses: port.addresses.clone(),
+            mtu: port.mtu,
+            rules: port.rules.clone(),
         };
         let datapath = scene.datapath.clone();
         let number = tokio::task::spawn_blocking(move || datapath.add_port(&spec)).await??;

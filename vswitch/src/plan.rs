@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use vswitch_common::Mac;
 use vswitch_common::tables::{NetworkNumber, PortKind};
 
-use crate::datapath::Xdp;
+use crate::datapath::{PortRules, Xdp};
 
 /// In which namespace a device is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -150,6 +150,10 @@ pub struct PortStep {
     pub xdp: Xdp,
     /// Whether XDP may redirect into it.
     pub xdp_egress: bool,
-    /// Whether it is kept apart from the other ports that are.
-    pub isolated: bool,
+    /// The station's IP addresses.
+    pub addresses: Vec<IpAddr>,
+    /// The longest IP packet that may leave by it; 0 is no limit.
+    pub mtu: u16,
+    /// What it may do.
+    pub rules: PortRules,
 }

@@ -12,7 +12,7 @@ use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use etherparse::PacketBuilder;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
-use vswitch::datapath::{Datapath, DatapathError, Mode, NetworkSpec, Options, PortSpec, SHORTEST, Xdp};
+use vswitch::datapath::{Datapath, DatapathError, Mode, NetworkSpec, Options, PortRules, PortSpec, SHORTEST, Xdp};
 use vswitch_common::forward::{forward, forward_early};
 use vswitch_common::packet::{Marked, address::Address};
 use vswitch_common::tables::memory::MemoryTables;
@@ -214,7 +214,9 @@ fn the_loaded_programs_decide_as_the_core_does() {
             mac: Mac([2, 0, 0, 0, 0, place as u8 + 1]),
             xdp: Xdp::Off,
             xdp_egress: place == 0 || place == 7,
-            isolated,
+            addresses: Vec::new(),
+            mtu: 0,
+            rules: PortRules { isolated, ..PortRules::default() },
         };
         datapath.add_port(&spec).expect("add a port");
     }
@@ -345,7 +347,9 @@ fn what_is_known_of_a_network_follows_its_spec_and_survives_ports_and_daemons() 
         mac: Mac([2, 0, 0, 0, 0, 1]),
         xdp: Xdp::Off,
         xdp_egress: false,
-        isolated: true,
+        addresses: Vec::new(),
+        mtu: 0,
+        rules: PortRules { isolated: true, ..PortRules::default() },
     };
     let number = datapath.add_port(&port).expect("add a port");
     assert_eq!(network(&sandbox, 1), Network { first: number, flags: Network::INTERNAL });
@@ -426,7 +430,9 @@ fn copies_of_a_flood_go_to_those_alone_that_the_sender_may_reach() {
                 xdp: Xdp::Off,
                 xdp_egress: false,
                 // Of the three containers the first two are.
-                isolated: last < 3,
+                addresses: Vec::new(),
+                mtu: 0,
+                rules: PortRules { isolated: last < 3, ..PortRules::default() },
             };
             (ifindex, datapath.add_port(&spec).expect("add a port"))
         })

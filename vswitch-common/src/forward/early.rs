@@ -2,7 +2,7 @@
 
 use super::{border, decide};
 use crate::packet::{Ethernet, Packet, ip_protocol, protocol};
-use crate::tables::{Port, PortKind, PortNumber, Tables};
+use crate::tables::{PortKind, PortNumber, Tables};
 use crate::verdict::{Decision, action};
 
 /// Decides about a frame in XDP; [`action::LEAVE`] leaves it, untouched and uncounted, to tcx, which decides the same.
@@ -22,7 +22,7 @@ pub fn forward_early<P: Packet + ?Sized, T: Tables>(
     let decision = decide::<P, T, { border::NONE }>(ifindex, frame, tables, now);
     let takes = match decision.action {
         action::REDIRECT => {
-            let reachable = decision.to.kind == PortKind::Container as u8 && decision.to.flags & Port::XDP_EGRESS != 0;
+            let reachable = decision.to.kind == PortKind::Container as u8 && decision.to.xdp != 0;
             reachable && !(matches!(ingress, PortKind::Uplink) && is_or_may_be_tcp(frame))
         }
         action::DROP => decision.ingress.0 != 0,

@@ -9,7 +9,7 @@ pub use early::forward_early;
 
 use crate::packet::{Ethernet, Packet};
 use crate::tables::{FdbEntry, FdbKey, Port, PortKind, PortNumber, Tables};
-use crate::verdict::{Decision, Delivery, DropReason, action};
+use crate::verdict::{Decision, Delivery, DropReason, action, tag};
 
 /// Decides about one frame that the device `ifindex` received at the tick `now` (see [`crate::tables::tick`]).
 ///
@@ -59,7 +59,7 @@ fn decide<P: Packet + ?Sized, T: Tables, const BORDER: u8>(ifindex: u32, frame: 
         unicast(&FdbKey { mac: ethernet.destination, ..station }, number, &port, tables)
     };
     let decision = border::guard::<P, T, BORDER>(decision, frame, &ethernet, &port, tables);
-    Decision { learns, station, ..decision }
+    Decision { learns: u8::from(learns != 0), station, ..decision }
 }
 
 /// Addresses that no switch forwards.
@@ -137,9 +137,9 @@ fn unicast<T: Tables>(station: &FdbKey, number: PortNumber, port: &Port, tables:
         port: entry.port,
         ifindex: target.egress_ifindex,
         kind: target.kind,
-        flags: target.flags,
+        xdp: (target.flags & Port::XDP_EGRESS) as u8,
         local: u8::from(local),
-        reserved: 0,
+        tag: tag::KEEP,
     };
     Decision { to, ..Decision::new(action::REDIRECT, number) }
 }

@@ -28,8 +28,9 @@ pub(super) fn tables() -> MemoryTables {
         network: NetworkNumber(network),
         mac,
         kind: kind as u8,
-        flags,
-        next: PortNumber::NONE,
+        flags: flags | Port::LEARN | Port::TRUNK | Port::ALL_VLANS,
+        fdb_limit: u32::MAX,
+        ..Port::default()
     };
     tables.add_port(PortNumber(1), port(11, 11, 1, A, PortKind::Container, Port::XDP_EGRESS));
     tables.add_port(PortNumber(2), port(12, 12, 1, B, PortKind::Container, 0));

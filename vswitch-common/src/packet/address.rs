@@ -1,5 +1,7 @@
 //! The IP addresses of a frame, in one shape for both versions.
 
+use crate::mac::Mac;
+
 use super::ethernet::{Ethernet, is_tag};
 use super::{Packet, ethertype};
 
@@ -31,6 +33,13 @@ impl Address {
     pub const fn mapped(bytes: [u8; 4]) -> Self {
         let [a, b, c, d] = bytes;
         Self { high: 0, low: u64::from_ne_bytes([0, 0, 0xff, 0xff, a, b, c, d]) }
+    }
+
+    /// The link-local address that a station makes of its MAC address (RFC 4291, appendix A).
+    #[inline(always)]
+    pub const fn link_local(mac: Mac) -> Self {
+        let [a, b, c, d, e, f] = mac.0;
+        Self::new([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
     }
 
     /// Its bytes.

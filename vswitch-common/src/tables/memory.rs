@@ -1,8 +1,12 @@
 //! The tables in memory: for tests, fuzzing and benches of the core.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::ops::Deref;
 
-use super::{FdbEntry, FdbKey, Network, NetworkNumber, Port, PortNumber, Subnet, Tables};
+use super::{
+    FdbEntry, FdbKey, ListenerKey, NeighborKey, Network, NetworkNumber, Port, PortNumber, StormWindow, Subnet, Tables,
+    VlanKey,
+};
 use crate::packet::address::Address;
 use crate::verdict::Decision;
 
@@ -17,6 +21,14 @@ pub struct MemoryTables {
     pub fdb: HashMap<FdbKey, FdbEntry>,
     /// The networks of which more is known than their ports.
     pub networks: HashMap<NetworkNumber, Network>,
+    /// Whose an address is, for those that are known.
+    pub neighbors: HashMap<NeighborKey, PortNumber>,
+    /// The VLANs of trunks.
+    pub trunks: HashSet<(PortNumber, VlanKey)>,
+    /// Who listens to what.
+    pub listeners: HashSet<ListenerKey>,
+    /// What was used of allowances: by port and class.
+    pub storms: HashMap<(PortNumber, u32), StormWindow>,
     /// Whose addresses are: prefix length and prefix, the bits behind it being 0.
     pub subnets: HashMap<(u32, u128), Subnet>,
 }
@@ -26,7 +38,7 @@ impl MemoryTables {
     pub fn add_port(&mut self, number: PortNumber, port: Port) {
         self.devices.insert(port.ifindex, number);
         self.ports.insert(number, port);
-        let key = FdbKey { network: port.network, vlan: super::VlanKey::NONE, mac: port.mac };
+        let key = FdbKey { network: port.network, vlan: port.vlan, mac: port.mac };
         self.fdb.insert(key, FdbEntry { port: number, flags: FdbEntry::STATIC, ..FdbEntry::default() });
     }
 
@@ -43,10 +55,10 @@ impl MemoryTables {
             return;
         }
         if entry.port != decision.ingress {
-            entry.port = decision.ingress;
-            entry.moves += 1;
+            *entry = entry.moved(decision.ingress, now);
+        } else {
+            entry.seen = now;
         }
-        entry.seen = now;
     }
 }
 
@@ -55,8 +67,8 @@ impl Tables for MemoryTables {
         self.devices.get(&ifindex).copied().unwrap_or(PortNumber::NONE)
     }
 
-    fn port(&self, number: PortNumber) -> Option<Port> {
-        self.ports.get(&number).copied()
+    fn port(&self, number: PortNumber) -> Option<impl Deref<Target = Port>> {
+        self.ports.get(&number)
     }
 
     fn fdb(&self, key: &FdbKey) -> Option<FdbEntry> {
@@ -69,6 +81,22 @@ impl Tables for MemoryTables {
 
     fn subnet(&self, address: Address) -> Option<Subnet> {
         (0..=128).rev().find_map(|length| self.subnets.get(&(length, prefix(address, length))).copied())
+    }
+
+    fn neighbor(&self, key: &NeighborKey) -> Option<PortNumber> {
+        self.neighbors.get(key).copied()
+    }
+
+    fn in_trunk(&self, port: PortNumber, vlan: VlanKey) -> bool {
+        self.trunks.contains(&(port, vlan))
+    }
+
+    fn listens(&self, key: &ListenerKey) -> bool {
+        self.listeners.contains(key)
+    }
+
+    fn storm(&self, port: PortNumber, class: u32) -> StormWindow {
+        self.storms.get(&(port, class)).copied().unwrap_or_default()
     }
 }
 

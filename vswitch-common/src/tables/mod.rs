@@ -5,6 +5,8 @@
 #[cfg(feature = "std")]
 pub mod memory;
 
+use core::ops::Deref;
+
 use crate::mac::Mac;
 use crate::packet::address::Address;
 
@@ -61,7 +63,7 @@ impl PortKind {
     }
 }
 
-/// A port of the switch. An all-zero entry is a free one.
+/// A port of the switch. An all-zero entry is a free one. One cache line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Port {
@@ -77,21 +79,136 @@ pub struct Port {
     pub mac: Mac,
     /// A [`PortKind`].
     pub kind: u8,
+    /// 0.
+    pub reserved: u8,
     /// Bits of [`Port::XDP_EGRESS`] and the like.
-    pub flags: u8,
+    pub flags: u32,
+    /// The VLAN of the frames that come and go without a tag.
+    pub vlan: VlanKey,
+    /// The longest packet, Ethernet header and tag not counted, that goes out by it; 0 is no limit.
+    pub mtu: u16,
+    /// The station's own IPv4 address, its bytes in the order of the wire; 0 if it has none.
+    pub ipv4: u32,
+    /// Frames of one class (see [`StormClass`]) that it may flood in one [`tick`]; 0 is no limit.
+    pub storm: u32,
+    /// The station's own IPv6 address; `::` if it has none.
+    pub ipv6: Address,
+    /// Stations that may be learned from it.
+    pub fdb_limit: u32,
+    /// Which of the addresses 01:80:c2:00:00:00 to 0f are forwarded like any group's: bit n is the one that ends in n.
+    pub group_fwd_mask: u16,
+    /// 0.
+    pub reserved2: u16,
 }
 
 impl Port {
     /// XDP may redirect frames into this port's veth: NAPI runs at the container's end.
-    pub const XDP_EGRESS: u8 = 1;
+    pub const XDP_EGRESS: u32 = 1;
     /// No frame passes between two isolated ports. Containers alone are isolated, never the host or an uplink.
-    pub const ISOLATED: u8 = 2;
+    pub const ISOLATED: u32 = 1 << 1;
+    /// Its frames have its own addresses as their sender's, in every header (`spoof_guard`).
+    pub const SPOOF_GUARD: u32 = 1 << 2;
+    /// Stations behind it are learned.
+    pub const LEARN: u32 = 1 << 3;
+    /// It takes and gets tagged frames, of the VLANs that are on its list ([`Tables::in_trunk`]).
+    pub const TRUNK: u32 = 1 << 4;
+    /// Frames for a station behind it that come from it go back out.
+    pub const HAIRPIN: u32 = 1 << 5;
+    /// It sends nothing that routers alone send: router advertisements, redirects, multicast queries.
+    pub const RA_GUARD: u32 = 1 << 6;
+    /// It sends no DHCP server's answers.
+    pub const DHCP_GUARD: u32 = 1 << 7;
+    /// It sends no BPDUs.
+    pub const BPDU_GUARD: u32 = 1 << 8;
+    /// What it asks by ARP and neighbor solicitation for known addresses is answered by the switch.
+    pub const ARP_SUPPRESS: u32 = 1 << 9;
+    /// Multicast that it sends goes to those who asked for it.
+    pub const SNOOPING: u32 = 1 << 10;
+    /// A multicast router is behind it: it gets all multicast. Uplinks always do.
+    pub const ROUTER: u32 = 1 << 11;
+    /// With [`Port::TRUNK`]: all VLANs are on its list.
+    pub const ALL_VLANS: u32 = 1 << 12;
 
     /// The kind, if the entry is in use.
     #[inline(always)]
     pub const fn kind(&self) -> Option<PortKind> {
         PortKind::from_number(self.kind)
     }
+
+    /// Whether one of these bits is set.
+    #[inline(always)]
+    pub const fn has(&self, flags: u32) -> bool {
+        self.flags & flags != 0
+    }
+}
+
+/// The classes of frames that storm control counts, each for itself and apart from known unicast.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum StormClass {
+    /// To ff:ff:ff:ff:ff:ff.
+    Broadcast = 1,
+    /// To another group.
+    Multicast = 2,
+    /// To a station that nobody has heard of.
+    Unknown = 3,
+}
+
+/// What one class of frames of one port has used of its allowance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct StormWindow {
+    /// The [`tick`] that it is about.
+    pub tick: u32,
+    /// Frames flooded in it.
+    pub count: u32,
+}
+
+impl StormWindow {
+    /// Entries of the table: room for all ports and classes.
+    pub const ENTRIES: u32 = MAX_PORTS * 4;
+
+    /// The place of a class of a port in the table.
+    #[inline(always)]
+    pub const fn index(port: PortNumber, class: u32) -> u32 {
+        port.0 * 4 + (class & 3)
+    }
+}
+
+/// An IP address in a VLAN of a network, whose owner is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct NeighborKey {
+    /// The address.
+    pub address: Address,
+    /// The network.
+    pub network: NetworkNumber,
+    /// The VLAN in it.
+    pub vlan: VlanKey,
+    /// 0.
+    pub reserved: u16,
+}
+
+/// A port that listens to a multicast group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct ListenerKey {
+    /// The group's address.
+    pub group: Address,
+    /// The network.
+    pub network: NetworkNumber,
+    /// The port.
+    pub port: PortNumber,
+    /// The VLAN in the network.
+    pub vlan: VlanKey,
+    /// 0.
+    pub reserved: [u16; 3],
+}
+
+/// The key of a VLAN on the list of a trunk.
+#[inline(always)]
+pub const fn trunk_key(port: PortNumber, vlan: VlanKey) -> u32 {
+    port.0 << 16 | vlan.0 as u32
 }
 
 /// A network: its first port, and what holds for all of it.
@@ -100,11 +217,14 @@ impl Port {
 pub struct Network {
     /// Head of the list of ports; 0 if it has none.
     pub first: PortNumber,
-    /// Bits: [`Network::INTERNAL`].
+    /// Bits: [`Network::INTERNAL`] and the like.
     pub flags: u32,
 }
 
 impl Network {
+    /// It has VLANs: a port with one, or a trunk. Copies of one frame may differ in their tags.
+    pub const VLANS: u32 = 2;
+
     /// No IP packet leaves it by the host or comes in by the host, but those of the host itself, at its address there.
     pub const INTERNAL: u32 = 1;
 
@@ -161,20 +281,58 @@ pub struct FdbEntry {
     pub port: PortNumber,
     /// The [`tick`] at which it was last heard; written at most once a tick. 0 for static ones.
     pub seen: u32,
-    /// Bits: [`FdbEntry::STATIC`].
-    pub flags: u32,
+    /// Bits: [`FdbEntry::STATIC`] and the like.
+    pub flags: u16,
+    /// How often it has moved since `since`.
+    pub recent: u16,
+    /// The tick from which `recent` counts; if it is held, from which it is.
+    pub since: u32,
     /// How often it moved from port to port since it was learned.
     pub moves: u32,
 }
 
 impl FdbEntry {
     /// Written by the daemon: never learned over, never aged.
-    pub const STATIC: u32 = 1;
+    pub const STATIC: u16 = 1;
+    /// Aged like a learned one, and does not move while it is there.
+    pub const STICKY: u16 = 2;
+    /// It moved too often and stays where it is for [`FdbEntry::DAMPING`] ticks.
+    pub const HELD: u16 = 4;
+    /// Moves within [`FdbEntry::DAMPING`] that are still taken for a station on the move.
+    pub const MOVES: u16 = 5;
+    /// The time in which moves are counted, and that a station is held, in ticks: 9.7 seconds.
+    pub const DAMPING: u32 = 9;
 
     /// Whether the daemon wrote it.
     #[inline(always)]
     pub const fn is_static(&self) -> bool {
         self.flags & Self::STATIC != 0
+    }
+
+    /// Whether it stays at its port, whoever claims its address elsewhere: for good or as long as the entry lives.
+    #[inline(always)]
+    pub const fn is_fixed(&self) -> bool {
+        self.flags & (Self::STATIC | Self::STICKY) != 0
+    }
+
+    /// Whether it is held at its port at the moment.
+    #[inline(always)]
+    pub const fn is_held(&self, now: u32) -> bool {
+        self.flags & Self::HELD != 0 && now.wrapping_sub(self.since) < Self::DAMPING
+    }
+
+    /// The entry of a station that has just been heard at another port: there, or held where it was.
+    #[inline(always)]
+    pub const fn moved(self, port: PortNumber, now: u32) -> Self {
+        let (since, recent) = if self.flags & Self::HELD != 0 || now.wrapping_sub(self.since) >= Self::DAMPING {
+            (now, 1)
+        } else {
+            (self.since, self.recent + 1)
+        };
+        if recent > Self::MOVES {
+            return Self { flags: self.flags | Self::HELD, since: now, recent, ..self };
+        }
+        Self { port, seen: now, flags: self.flags & !Self::HELD, recent, since, moves: self.moves + 1 }
     }
 }
 
@@ -209,13 +367,15 @@ pub struct PortCounters {
     pub forwarded: u64,
     /// Of the frames in: flooded.
     pub flooded: u64,
-    /// Of the frames in: sent to the host's port.
+    /// Of the frames in: sent to the host's port, or answered by the switch itself.
     pub to_host: u64,
+    /// Of those: answered by the switch itself.
+    pub answered: u64,
     /// Of the frames in: left to the host's stack on the device itself (uplinks).
     pub passed: u64,
     /// Stations learned from this port.
     pub learned: u64,
-    /// Stations not learned because the table was full.
+    /// Stations not learned because the table was full, or as many learned from this port as may be.
     pub learn_failed: u64,
     /// Copies of a flood, or frames for this port, that the kernel could not deliver.
     pub tx_failed: u64,
@@ -233,6 +393,7 @@ impl Default for PortCounters {
             forwarded: 0,
             flooded: 0,
             to_host: 0,
+            answered: 0,
             passed: 0,
             learned: 0,
             learn_failed: 0,
@@ -252,6 +413,7 @@ impl PortCounters {
         self.forwarded += other.forwarded;
         self.flooded += other.flooded;
         self.to_host += other.to_host;
+        self.answered += other.answered;
         self.passed += other.passed;
         self.learned += other.learned;
         self.learn_failed += other.learn_failed;
@@ -269,6 +431,15 @@ pub const MAX_PORTS: u32 = 4096;
 /// The largest number of subnets and addresses of the host in them, over all networks: two of each for every one.
 pub const MAX_SUBNETS: u32 = 4 * MAX_PORTS;
 
+/// The largest number of addresses whose owners are known: of each port one of each kind, IPv4, IPv6 and link-local.
+pub const MAX_NEIGHBORS: u32 = 4 * MAX_PORTS;
+
+/// The largest number of VLANs on the lists of all trunks.
+pub const MAX_TRUNK_VLANS: u32 = 1 << 20;
+
+/// The largest number of listeners to multicast groups.
+pub const MAX_LISTENERS: u32 = 65536;
+
 /// Devices with an ifindex below this are found in an array, the others, which a namespace comes to have only after as
 /// many devices were made in it, in a hash: a lookup for every frame, and the array saves a tenth of the program's time.
 pub const NEAR_DEVICES: u32 = 65536;
@@ -278,22 +449,33 @@ pub trait Tables {
     /// The port that this device is, or `PortNumber::NONE`.
     fn port_of_device(&self, ifindex: u32) -> PortNumber;
     /// The entry of a port, unless it is free.
-    fn port(&self, number: PortNumber) -> Option<Port>;
+    fn port(&self, number: PortNumber) -> Option<impl Deref<Target = Port>>;
     /// Where a station is.
     fn fdb(&self, key: &FdbKey) -> Option<FdbEntry>;
     /// What holds for a network; looked up only where the host's stack is involved.
     fn network(&self, number: NetworkNumber) -> Network;
     /// Whose an IP address is, by the longest prefix; looked up only where the host's stack is involved.
     fn subnet(&self, address: Address) -> Option<Subnet>;
+    /// The port whose station has an IP address, if it is known.
+    fn neighbor(&self, key: &NeighborKey) -> Option<PortNumber>;
+    /// Whether a VLAN is on the list of a trunk.
+    fn in_trunk(&self, port: PortNumber, vlan: VlanKey) -> bool;
+    /// Whether a port listens to a multicast group.
+    fn listens(&self, key: &ListenerKey) -> bool;
+    /// What a class of a port's frames, a [`StormClass`], has used of its allowance.
+    fn storm(&self, port: PortNumber, class: u32) -> StormWindow;
 }
 
 const _: () = {
-    assert!(size_of::<Port>() == 24);
+    assert!(size_of::<Port>() == 64);
+    assert!(size_of::<NeighborKey>() == 24);
+    assert!(size_of::<ListenerKey>() == 32);
+    assert!(size_of::<StormWindow>() == 8);
     assert!(size_of::<Network>() == 8);
     assert!(size_of::<Subnet>() == 8);
     assert!(size_of::<FdbKey>() == 12);
-    assert!(size_of::<FdbEntry>() == 16);
-    assert!(size_of::<PortCounters>() == 8 * (11 + DROP_REASONS));
+    assert!(size_of::<FdbEntry>() == 20);
+    assert!(size_of::<PortCounters>() == 8 * (12 + DROP_REASONS));
 };
 
 #[cfg(feature = "user")]
@@ -301,7 +483,10 @@ mod user {
     //! SAFETY of all below: `repr(C)` or `repr(transparent)` over integers, no padding (sizes asserted above), any bit
     //! pattern is valid.
     #![expect(clippy::undocumented_unsafe_blocks, reason = "one argument for all, above")]
-    use super::{Address, FdbEntry, FdbKey, Network, Port, PortCounters, PortNumber, Subnet};
+    use super::{
+        Address, FdbEntry, FdbKey, ListenerKey, NeighborKey, Network, Port, PortCounters, PortNumber, StormWindow,
+        Subnet,
+    };
 
     unsafe impl aya::Pod for PortNumber {}
     unsafe impl aya::Pod for Port {}
@@ -311,4 +496,7 @@ mod user {
     unsafe impl aya::Pod for FdbKey {}
     unsafe impl aya::Pod for FdbEntry {}
     unsafe impl aya::Pod for PortCounters {}
+    unsafe impl aya::Pod for NeighborKey {}
+    unsafe impl aya::Pod for ListenerKey {}
+    unsafe impl aya::Pod for StormWindow {}
 }

@@ -11,30 +11,49 @@ use aya::programs::{Program, SchedClassifier, Xdp as XdpProgram};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use vswitch_common::packet::address::Address;
 use vswitch_common::tables::{
-    FdbEntry, FdbKey, MAX_PORTS, MAX_SUBNETS, NEAR_DEVICES, Network, Port, PortCounters, Subnet,
+    FdbEntry, FdbKey, ListenerKey, MAX_LISTENERS, MAX_NEIGHBORS, MAX_PORTS, MAX_SUBNETS, MAX_TRUNK_VLANS, NEAR_DEVICES,
+    NeighborKey, Network, Port, PortCounters, StormWindow, Subnet,
 };
+use vswitch_common::watch::{Watch, Watched};
 
 use super::hooks::{self, Hook, TcHook};
 use super::ports::PortTable;
-use super::tables::Maps;
+use super::tables::{Maps, set};
 use super::{DatapathError, Options};
 
 /// The eBPF object that build.rs made.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/vswitch-ebpf"));
 
-/// The pinned maps with the sizes of their keys and values in bytes: the layout that a takeover relies on.
-const MAPS: [(&str, usize, usize); 7] = [
-    ("DEVICES", 4, 4),
-    ("FAR_DEVICES", 4, 4),
-    ("PORTS", 4, size_of::<Port>()),
-    ("NETWORKS", 4, size_of::<Network>()),
-    ("FDB", size_of::<FdbKey>(), size_of::<FdbEntry>()),
-    ("COUNTERS", 4, size_of::<PortCounters>()),
-    ("SUBNETS", size_of::<u32>() + size_of::<Address>(), size_of::<Subnet>()),
+/// The pinned maps with the sizes of their keys and values in bytes, and their entries (0: as many as the FDB has): the
+/// layout that a takeover relies on.
+const MAPS: [(&str, usize, usize, u32); 18] = [
+    ("DEVICES", 4, 4, NEAR_DEVICES),
+    ("FAR_DEVICES", 4, 4, MAX_PORTS),
+    ("PORTS", 4, size_of::<Port>(), MAX_PORTS),
+    ("NETWORKS", 4, size_of::<Network>(), MAX_PORTS),
+    ("FDB", size_of::<FdbKey>(), size_of::<FdbEntry>(), 0),
+    ("COUNTERS", 4, size_of::<PortCounters>(), MAX_PORTS),
+    ("SUBNETS", size_of::<u32>() + size_of::<Address>(), size_of::<Subnet>(), MAX_SUBNETS),
+    ("LEARNED", 4, 8, MAX_PORTS),
+    ("FORGOTTEN", 4, 8, MAX_PORTS),
+    ("LEARNABLE", 4, 8, 1),
+    ("NEIGHBORS", size_of::<NeighborKey>(), 4, MAX_NEIGHBORS),
+    ("TRUNKS", 4, 4, MAX_TRUNK_VLANS),
+    ("LISTENERS", size_of::<ListenerKey>(), 4, MAX_LISTENERS),
+    ("STORMS", 4, size_of::<StormWindow>(), StormWindow::ENTRIES),
+    ("WATCH", 4, size_of::<Watch>(), 1),
+    ("WATCHED", 4, size_of::<Watched>(), 1),
+    ("FRAMES", 0, 0, FRAMES_RING),
+    ("EVENTS", 0, 0, EVENTS_RING),
 ];
 
-/// Maps that an older version's daemon has not left: they are made beside the others, empty.
-const NEWER_MAPS: [&str; 1] = ["SUBNETS"];
+/// Bytes of the ring of frames that are watched, as the object has it.
+const FRAMES_RING: u32 = 4 << 20;
+/// Bytes of the ring of what the daemon has to know.
+const EVENTS_RING: u32 = 256 << 10;
+
+/// Entries of the FDB that are never learned: static ones find room however many stations there are.
+const STATIC_ROOM: u32 = 4 * MAX_PORTS;
 
 /// The switch in the kernel. All methods may be called from any thread; each is a few bpf(2) calls.
 pub struct Datapath {
@@ -83,7 +102,7 @@ impl Datapath {
     /// Loads the programs. Where an earlier daemon of this instance has left its maps and links pinned, the new
     /// programs take the place of the old ones in the same links, on the same maps: no frame is lost. Maps of another
     /// layout (another version's) are replaced by empty ones; adding the ports and setting the networks again fills
-    /// them. After an upgrade from a version without a table of subnets it is empty until the networks are set.
+    /// them.
     ///
     /// # Errors
     /// [`DatapathError::Load`], [`DatapathError::Program`] or [`DatapathError::Pin`]; then nothing has changed, unless
@@ -100,7 +119,8 @@ impl Datapath {
             pin_program(&mut ebpf, hook, &pins)?;
         }
         let tc = TcHook::of_this_kernel();
-        let maps = Maps::take(&mut ebpf)?;
+        let mut maps = Maps::take(&mut ebpf)?;
+        set(&mut maps.learnable, "LEARNABLE", 0, u64::from(options.fdb_size))?;
         let ports = PortTable::read(&maps)?;
         hooks::replace_programs(&mut ebpf, tc, &pins, &ports)?;
         Ok(Self { tc, taken_over, state: Mutex::new(State { ebpf, maps, ports }), options })
@@ -116,8 +136,8 @@ impl Datapath {
 pub(super) fn load(pins: &Pins<'_>, fdb_size: u32, traced: Option<&u32>) -> Result<Ebpf, DatapathError> {
     let mut loader = EbpfLoader::new();
     // Our programs look at packets and maps alone: nothing in them is relocated against the kernel's own types.
-    loader.btf(None).verifier_log_level(VerifierLogLevel::STATS).map_max_entries("FDB", fdb_size);
-    for (name, _, _) in MAPS {
+    loader.btf(None).verifier_log_level(VerifierLogLevel::STATS).map_max_entries("FDB", fdb_size + STATIC_ROOM);
+    for (name, ..) in MAPS {
         loader.map_pin_path(name, pins.map(name));
     }
     if let Some(traced) = traced {
@@ -139,23 +159,15 @@ pub(super) fn load(pins: &Pins<'_>, fdb_size: u32, traced: Option<&u32>) -> Resu
 
 /// Leaves pinned maps where they are if all have this version's layout, and says so; removes them otherwise.
 fn keep_matching_maps(pins: &Pins<'_>, fdb_size: u32) -> Result<bool, DatapathError> {
-    let fits = |&(name, key, value): &(&str, usize, usize)| {
-        if NEWER_MAPS.contains(&name) && !pins.map(name).exists() {
-            return true;
-        }
+    let fits = |&(name, key, value, entries): &(&str, usize, usize, u32)| {
         let Ok(info) = MapInfo::from_pin(pins.map(name)) else { return false };
-        let entries = match name {
-            "FDB" => fdb_size,
-            "DEVICES" => NEAR_DEVICES,
-            "SUBNETS" => MAX_SUBNETS,
-            _ => MAX_PORTS,
-        };
+        let entries = if entries == 0 { fdb_size + STATIC_ROOM } else { entries };
         (info.key_size(), info.value_size(), info.max_entries()) == (key as u32, value as u32, entries)
     };
     if MAPS.iter().all(fits) {
         return Ok(true);
     }
-    for (name, _, _) in MAPS {
+    for (name, ..) in MAPS {
         remove_pin(&pins.map(name))?;
     }
     Ok(false)

@@ -4,11 +4,16 @@ mod error;
 mod hooks;
 mod load;
 mod log;
+mod multicast;
 mod networks;
 mod ports;
+mod stations;
 mod tables;
 mod tracer;
+mod watch;
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use vswitch_common::Mac;
@@ -19,6 +24,7 @@ pub use hooks::{Hooks, release_device};
 pub use load::{Datapath, OBJECT};
 pub use networks::NetworkSpec;
 pub use tracer::{SHORTEST, Tracer};
+pub use watch::Ring;
 
 /// Which hooks `up --datapath` asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,7 +45,7 @@ pub struct Options {
     pub directory: PathBuf,
     /// Which hooks to use.
     pub mode: Mode,
-    /// Room in the FDB, in stations.
+    /// Room in the FDB, in learned stations. There is always room for the static ones of as many ports as can be.
     pub fdb_size: u32,
 }
 
@@ -70,11 +76,85 @@ pub struct PortSpec {
     pub kind: PortKind,
     /// The station's address; gets a static FDB entry.
     pub mac: Mac,
+    /// The station's IP addresses; the first of each version, and the link-local address that goes with `mac` (RFC 4291,
+    /// appendix A), are those that `spoof_guard` lets pass. Others are told who has them (`arp_suppress`).
+    pub addresses: Vec<IpAddr>,
+    /// The longest IP packet that may leave by it; 0 is no limit.
+    pub mtu: u16,
     /// Whether XDP is wanted on the device itself.
     pub xdp: Xdp,
     /// XDP may redirect into it: GRO is on at the container's end, so NAPI runs there (`ndo_xdp_xmit` needs it).
     pub xdp_egress: bool,
+    /// What it may do.
+    pub rules: PortRules,
+}
+
+/// What a port may do. The default is a port of a plain learning switch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortRules {
     /// Nothing passes between it and other isolated ports of its network. Of a container alone: the host and uplinks
     /// are there for all.
     pub isolated: bool,
+    /// Frames for a station behind it that come from it go back out.
+    pub hairpin: bool,
+    /// Stations behind it are learned.
+    pub learning: bool,
+    /// How many of them at once.
+    pub fdb_limit: u32,
+    /// What it sends has its own addresses as the sender's. Of a container alone, like the three guards that follow.
+    pub spoof_guard: bool,
+    /// It sends nothing that routers alone send.
+    pub ra_guard: bool,
+    /// It sends no DHCP server's answers.
+    pub dhcp_guard: bool,
+    /// It sends no BPDUs.
+    pub bpdu_guard: bool,
+    /// Its questions for addresses that are known are answered by the switch.
+    pub arp_suppress: bool,
+    /// Multicast that it sends goes to those who listen.
+    pub snooping: bool,
+    /// A multicast router is behind it.
+    pub router: bool,
+    /// Broadcast, multicast and unknown unicast frames that it may flood in a second, each for itself; 0 is no limit.
+    pub storm_pps: u32,
+    /// Which link-local groups are forwarded: bit n is 01:80:c2:00:00:0n.
+    pub group_fwd_mask: u16,
+    /// The VLAN of its untagged frames; 0 is that of ports without VLANs.
+    pub vlan: u16,
+    /// The VLANs whose frames it sends and gets with a tag.
+    pub trunk: Trunk,
+}
+
+impl Default for PortRules {
+    fn default() -> Self {
+        Self {
+            isolated: false,
+            hairpin: false,
+            learning: true,
+            fdb_limit: u32::MAX,
+            spoof_guard: false,
+            ra_guard: false,
+            dhcp_guard: false,
+            bpdu_guard: false,
+            arp_suppress: false,
+            snooping: false,
+            router: false,
+            storm_pps: 0,
+            group_fwd_mask: 0,
+            vlan: 0,
+            trunk: Trunk::None,
+        }
+    }
+}
+
+/// The VLANs of a trunk.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Trunk {
+    /// No trunk: tagged frames, but for priority tags, are dropped.
+    #[default]
+    None,
+    /// These, 1 to 4094.
+    Vlans(BTreeSet<u16>),
+    /// All, and service tags too.
+    All,
 }

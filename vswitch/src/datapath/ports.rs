@@ -1,29 +1,33 @@
 //! Making devices into ports and back, and reading what they did.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::MutexGuard;
 
 use aya::maps::PerCpuValues;
+use vswitch_common::packet::address::Address;
 use vswitch_common::tables::{
-    FdbEntry, FdbKey, MAX_PORTS, NetworkNumber, Port, PortCounters, PortKind, PortNumber, VlanKey, tick,
-    ticks_to_seconds,
+    MAX_PORTS, NeighborKey, Network, NetworkNumber, Port, PortCounters, PortKind, PortNumber, VlanKey, trunk_key,
 };
 
 use super::error::chain;
 use super::hooks::{self, Hook, Hooks};
 use super::load::{Datapath, Pins, State};
+use super::stations::station;
 use super::tables::{Maps, removed, set};
-use super::{DatapathError, Mode, PortSpec, Xdp};
+use super::{DatapathError, Mode, PortSpec, Trunk, Xdp};
 
 /// What the daemon remembers of the port table, so as not to search it: all of it can be read back from the maps.
 #[derive(Debug, Default)]
 pub(super) struct PortTable {
-    ports: BTreeMap<PortNumber, Port>,
+    pub(super) ports: BTreeMap<PortNumber, Port>,
     /// The ports of each network, in the order of its list: from `Network::first` along `Port::next`.
     members: HashMap<NetworkNumber, Vec<PortNumber>>,
     /// The number given last. Numbers go round, so that a stale FDB entry seldom meets a new port.
     last: u32,
     hooks: HashMap<PortNumber, String>,
+    neighbors: HashMap<PortNumber, BTreeSet<NeighborKey>>,
+    trunks: HashMap<PortNumber, BTreeSet<u16>>,
 }
 
 impl PortTable {
@@ -42,6 +46,15 @@ impl PortTable {
                 members.push(next);
                 next = port.next;
             }
+        }
+        let failed = |table| move |cause| DatapathError::Table { table, cause };
+        for entry in maps.neighbors.iter() {
+            let (key, number) = entry.map_err(failed("NEIGHBORS"))?;
+            table.neighbors.entry(number).or_default().insert(key);
+        }
+        for key in maps.trunks.keys() {
+            let key = key.map_err(failed("TRUNKS"))?;
+            table.trunks.entry(PortNumber(key >> 16)).or_default().insert(key as u16);
         }
         // A daemon that died half-way may have left a port that is on no list: it gets on it when it is added again.
         table.ports = ports;
@@ -150,42 +163,6 @@ impl Datapath {
         Ok(per_cpu.iter().fold(PortCounters::default(), |sum, cpu| sum.plus(cpu)))
     }
 
-    /// Every station in the FDB.
-    pub fn fdb(&self) -> Result<Vec<(FdbKey, FdbEntry)>, DatapathError> {
-        self.state().maps.stations()
-    }
-
-    /// Writes a static entry, in place of a learned one if there is one.
-    pub fn fdb_add_static(&self, key: FdbKey, port: PortNumber) -> Result<(), DatapathError> {
-        self.state().fix(key, port)
-    }
-
-    /// Removes an entry, static or learned; false if there is none.
-    pub fn fdb_remove(&self, key: &FdbKey) -> Result<bool, DatapathError> {
-        removed(self.state().maps.fdb.remove(key), "FDB")
-    }
-
-    /// Removes learned entries not heard for `ageing` seconds, and those of ports that are gone; returns how many.
-    pub fn age(&self, ageing: u32) -> Result<usize, DatapathError> {
-        let mut state = self.state();
-        let State { maps, ports, .. } = &mut *state;
-        maps.forget(|_, entry| {
-            let stale = Self::age_of(entry) >= u64::from(ageing) || !ports.ports.contains_key(&entry.port);
-            !entry.is_static() && stale
-        })
-    }
-
-    /// The time on the clock of [`FdbEntry::seen`].
-    fn now() -> u32 {
-        let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
-        now.map_or(0, |now| tick(now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64))
-    }
-
-    /// How long ago a learned station was last heard, in seconds.
-    pub fn age_of(entry: &FdbEntry) -> u64 {
-        ticks_to_seconds(Self::now().saturating_sub(entry.seen))
-    }
-
     /// Which hooks serve each kind of port.
     pub fn hooks(&self) -> Hooks {
         Hooks::of(self.options.mode, self.tc)
@@ -211,6 +188,7 @@ impl State {
             Some(port) if listed => port.next,
             _ => members.first().copied().unwrap_or(PortNumber::NONE),
         };
+        let (ipv4, ipv6) = own(&spec.addresses);
         let port = Port {
             ifindex: spec.ifindex,
             egress_ifindex: spec.egress_ifindex,
@@ -219,6 +197,14 @@ impl State {
             mac: spec.mac,
             kind: spec.kind as u8,
             flags: flags(spec),
+            vlan: VlanKey(spec.rules.vlan),
+            mtu: spec.mtu,
+            ipv4,
+            storm: per_tick(spec.rules.storm_pps),
+            ipv6,
+            fdb_limit: spec.rules.fdb_limit,
+            group_fwd_mask: spec.rules.group_fwd_mask,
+            ..Port::default()
         };
         let before = self.ports.ports.insert(number, port);
         if !listed {
@@ -228,14 +214,66 @@ impl State {
         if new {
             self.clear_counters(number)?;
         }
+        self.list_vlans(number, &spec.rules.trunk)?;
         set(&mut self.maps.ports, "PORTS", number.0, port)?;
-        if let Some(before) = before.filter(|before| before.mac != port.mac) {
-            removed(self.maps.fdb.remove(&station(before.network, before.mac)), "FDB")?;
+        if let Some(before) = before.filter(|before| station(before) != station(&port)) {
+            removed(self.maps.fdb.remove(&station(&before)), "FDB")?;
         }
-        self.fix(station(spec.network, spec.mac), number)?;
+        self.fix(station(&port), number)?;
+        self.make_known(number, neighbors(spec))?;
         self.maps.set_device(spec.ifindex, number)?;
-        let first = self.ports.members[&spec.network][0];
-        self.maps.change_network(spec.network, |network| network.first = first)
+        self.head(spec.network)
+    }
+
+    /// Writes where the list of a network's ports begins, and whether it has VLANs.
+    fn head(&mut self, network: NetworkNumber) -> Result<(), DatapathError> {
+        let members = self.ports.members.get(&network).map_or(&[][..], Vec::as_slice);
+        let first = members.first().copied().unwrap_or(PortNumber::NONE);
+        let mut ports = members.iter().filter_map(|number| self.ports.ports.get(number));
+        let container = PortKind::Container as u8;
+        let vlans = ports.any(|port| port.vlan != VlanKey::NONE || port.kind == container && port.has(Port::TRUNK));
+        self.maps.change_network(network, |entry| {
+            entry.first = first;
+            entry.flags = if vlans { entry.flags | Network::VLANS } else { entry.flags & !Network::VLANS };
+        })
+    }
+
+    /// Brings the list of a trunk's VLANs in line.
+    fn list_vlans(&mut self, number: PortNumber, trunk: &Trunk) -> Result<(), DatapathError> {
+        let none = BTreeSet::new();
+        let wanted = if let Trunk::Vlans(vlans) = trunk { vlans } else { &none };
+        let failed = |cause| DatapathError::Table { table: "TRUNKS", cause };
+        let listed = self.ports.trunks.entry(number).or_default();
+        for vlan in listed.difference(wanted) {
+            removed(self.maps.trunks.remove(&trunk_key(number, VlanKey(*vlan))), "TRUNKS")?;
+        }
+        for vlan in wanted.difference(listed) {
+            self.maps.trunks.insert(trunk_key(number, VlanKey(*vlan)), 1, 0).map_err(failed)?;
+        }
+        listed.clone_from(wanted);
+        if wanted.is_empty() {
+            self.ports.trunks.remove(&number);
+        }
+        Ok(())
+    }
+
+    /// Brings what is known of the addresses of a port's station in line.
+    fn make_known(&mut self, number: PortNumber, wanted: BTreeSet<NeighborKey>) -> Result<(), DatapathError> {
+        let failed = |cause| DatapathError::Table { table: "NEIGHBORS", cause };
+        let known = self.ports.neighbors.remove(&number).unwrap_or_default();
+        for key in known.difference(&wanted) {
+            // Another port's by now: that one's it stays.
+            if self.maps.neighbors.get(key, 0).is_ok_and(|owner| owner == number) {
+                removed(self.maps.neighbors.remove(key), "NEIGHBORS")?;
+            }
+        }
+        for key in wanted.difference(&known) {
+            self.maps.neighbors.insert(key, number, 0).map_err(failed)?;
+        }
+        if !wanted.is_empty() {
+            self.ports.neighbors.insert(number, wanted);
+        }
+        Ok(())
     }
 
     /// Removes the table entries of a port, and the stations behind it.
@@ -244,11 +282,16 @@ impl State {
         self.ports.hooks.remove(&number);
         let device = self.maps.set_device(port.ifindex, PortNumber::NONE);
         let unlisted = self.unlist(number, port);
-        removed(self.maps.fdb.remove(&station(port.network, port.mac)), "FDB")?;
-        let learned = self.maps.counters.get(&number.0, 0).is_ok_and(|cpus| cpus.iter().any(|cpu| cpu.learned > 0));
-        let forgotten = if learned { self.maps.forget(|_, entry| entry.port == number) } else { Ok(0) };
+        removed(self.maps.fdb.remove(&station(port)), "FDB")?;
+        let learned = self.maps.learned.get(&number.0, 0).is_ok_and(|learned| learned > 0);
+        let forgotten = if learned { self.forget(|_, entry| entry.port == number) } else { Ok(0) };
+        let unknown = self.make_known(number, BTreeSet::new());
+        let vlans = self.list_vlans(number, &Trunk::None);
+        let deaf = self.stop_listening(number);
         set(&mut self.maps.ports, "PORTS", number.0, Port::default())?;
-        device.and(forgotten.map(drop)).and(unlisted)
+        set(&mut self.maps.learned, "LEARNED", number.0, 0)?;
+        set(&mut self.maps.forgotten, "FORGOTTEN", number.0, 0)?;
+        device.and(forgotten.map(drop)).and(unlisted).and(unknown).and(vlans).and(deaf)
     }
 
     /// Takes a port off its network's list: the one before it is made to point at the one behind it.
@@ -261,29 +304,15 @@ impl State {
                 if members.is_empty() {
                     self.ports.members.remove(&port.network);
                 }
-                self.maps.change_network(port.network, |network| network.first = port.next)
             }
-            Some(before) => match self.ports.ports.get_mut(&before) {
-                Some(entry) => {
+            Some(before) => {
+                if let Some(entry) = self.ports.ports.get_mut(&before) {
                     entry.next = port.next;
-                    set(&mut self.maps.ports, "PORTS", before.0, *entry)
+                    set(&mut self.maps.ports, "PORTS", before.0, *entry)?;
                 }
-                None => Ok(()),
-            },
-        }
-    }
-
-    /// Writes a static FDB entry.
-    fn fix(&mut self, key: FdbKey, port: PortNumber) -> Result<(), DatapathError> {
-        let entry = FdbEntry { port, flags: FdbEntry::STATIC, ..FdbEntry::default() };
-        let failed = |cause| DatapathError::Table { table: "FDB", cause };
-        // A program that has just looked at a learned entry may write it back once more; then ours is written again.
-        loop {
-            self.maps.fdb.insert(key, entry, 0).map_err(failed)?;
-            if self.maps.fdb.get(&key, 0).map_err(failed)? == entry {
-                return Ok(());
             }
         }
+        self.head(port.network)
     }
 
     fn clear_counters(&mut self, number: PortNumber) -> Result<(), DatapathError> {
@@ -295,11 +324,48 @@ impl State {
     }
 }
 
-fn flags(spec: &PortSpec) -> u8 {
-    let isolated = spec.isolated && spec.kind == PortKind::Container;
-    (if spec.xdp_egress { Port::XDP_EGRESS } else { 0 }) | (if isolated { Port::ISOLATED } else { 0 })
+fn flags(spec: &PortSpec) -> u32 {
+    let rules = &spec.rules;
+    let container = spec.kind == PortKind::Container;
+    let flags = [
+        (Port::XDP_EGRESS, spec.xdp_egress),
+        (Port::ISOLATED, rules.isolated && container),
+        (Port::SPOOF_GUARD, rules.spoof_guard && container),
+        (Port::RA_GUARD, rules.ra_guard && container),
+        (Port::DHCP_GUARD, rules.dhcp_guard && container),
+        (Port::BPDU_GUARD, rules.bpdu_guard && container),
+        (Port::LEARN, rules.learning && spec.kind != PortKind::Host),
+        (Port::HAIRPIN, rules.hairpin),
+        (Port::TRUNK, rules.trunk != Trunk::None),
+        (Port::ALL_VLANS, rules.trunk == Trunk::All),
+        (Port::ARP_SUPPRESS, rules.arp_suppress),
+        (Port::SNOOPING, rules.snooping),
+        (Port::ROUTER, rules.router || spec.kind == PortKind::Uplink),
+    ];
+    flags.into_iter().filter(|(_, set)| *set).fold(0, |all, (flag, _)| all | flag)
 }
 
-fn station(network: NetworkNumber, mac: vswitch_common::Mac) -> FdbKey {
-    FdbKey { network, vlan: VlanKey::NONE, mac }
+/// Frames in a second as frames in a tick, at least one.
+fn per_tick(pps: u32) -> u32 {
+    let frames = (u64::from(pps) << 30).div_ceil(1_000_000_000);
+    u32::try_from(frames).unwrap_or(u32::MAX)
+}
+
+/// The addresses of a port's station as the programs know them: IPv4 in the order of the wire, IPv6.
+fn own(addresses: &[IpAddr]) -> (u32, Address) {
+    let four =
+        addresses.iter().find_map(|address| if let IpAddr::V4(four) = address { Some(four.octets()) } else { None });
+    let six =
+        addresses.iter().find_map(|address| if let IpAddr::V6(six) = address { Some(six.octets()) } else { None });
+    (four.map_or(0, u32::from_ne_bytes), six.map_or(Address::UNSPECIFIED, Address::new))
+}
+
+/// The keys by which a port's station is found: all its addresses, and the link-local one of its MAC address.
+fn neighbors(spec: &PortSpec) -> BTreeSet<NeighborKey> {
+    let key = |address| NeighborKey { address, network: spec.network, vlan: VlanKey(spec.rules.vlan), reserved: 0 };
+    let given = spec.addresses.iter().map(|address| match address {
+        IpAddr::V4(four) => Address::mapped(four.octets()),
+        IpAddr::V6(six) => Address::new(six.octets()),
+    });
+    given.chain([Address::link_local(spec.mac)]).map(key).collect()
 }

@@ -5,8 +5,10 @@ use std::borrow::BorrowMut;
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use vswitch_common::tables::{
-    FdbEntry, FdbKey, MAX_PORTS, NEAR_DEVICES, Network, NetworkNumber, Port, PortCounters, PortNumber,
+    FdbEntry, FdbKey, ListenerKey, MAX_PORTS, NEAR_DEVICES, NeighborKey, Network, NetworkNumber, Port, PortCounters,
+    PortNumber, StormWindow,
 };
+use vswitch_common::watch::Watch;
 
 use super::DatapathError;
 use super::networks::SubnetTable;
@@ -20,6 +22,14 @@ pub(super) struct Maps {
     pub(super) subnets: SubnetTable,
     pub(super) fdb: HashMap<MapData, FdbKey, FdbEntry>,
     pub(super) counters: PerCpuArray<MapData, PortCounters>,
+    pub(super) learned: Array<MapData, u64>,
+    pub(super) forgotten: Array<MapData, u64>,
+    pub(super) learnable: Array<MapData, u64>,
+    pub(super) neighbors: HashMap<MapData, NeighborKey, PortNumber>,
+    pub(super) trunks: HashMap<MapData, u32, u32>,
+    pub(super) listeners: HashMap<MapData, ListenerKey, u32>,
+    pub(super) watch: Array<MapData, Watch>,
+    pub(super) storms: Array<MapData, StormWindow>,
 }
 
 impl Maps {
@@ -33,6 +43,14 @@ impl Maps {
             subnets: SubnetTable::read(take(ebpf, "SUBNETS")?)?,
             fdb: take(ebpf, "FDB")?,
             counters: take(ebpf, "COUNTERS")?,
+            learned: take(ebpf, "LEARNED")?,
+            forgotten: take(ebpf, "FORGOTTEN")?,
+            learnable: take(ebpf, "LEARNABLE")?,
+            neighbors: take(ebpf, "NEIGHBORS")?,
+            trunks: take(ebpf, "TRUNKS")?,
+            listeners: take(ebpf, "LISTENERS")?,
+            watch: take(ebpf, "WATCH")?,
+            storms: take(ebpf, "STORMS")?,
         })
     }
 
@@ -60,29 +78,6 @@ impl Maps {
         set(&mut self.networks, table, number.0, network)
     }
 
-    /// Every station in the FDB.
-    pub(super) fn stations(&self) -> Result<Vec<(FdbKey, FdbEntry)>, DatapathError> {
-        let mut stations = Vec::new();
-        for station in self.fdb.iter() {
-            match station {
-                Ok(station) => stations.push(station),
-                // It went while we looked.
-                Err(MapError::KeyNotFound) => {}
-                Err(cause) => return Err(DatapathError::Table { table: "FDB", cause }),
-            }
-        }
-        Ok(stations)
-    }
-
-    /// Removes the stations that `gone` names; returns how many.
-    pub(super) fn forget(&mut self, gone: impl Fn(&FdbKey, &FdbEntry) -> bool) -> Result<usize, DatapathError> {
-        let mut count = 0;
-        for (key, _) in self.stations()?.into_iter().filter(|(key, entry)| gone(key, entry)) {
-            count += usize::from(removed(self.fdb.remove(&key), "FDB")?);
-        }
-        Ok(count)
-    }
-
     /// The entries of the port table in use, by number.
     pub(super) fn used_ports(&self) -> Result<Vec<(PortNumber, Port)>, DatapathError> {
         let mut ports = Vec::new();
@@ -96,7 +91,10 @@ impl Maps {
     }
 }
 
-fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, table: &'static str) -> Result<T, DatapathError> {
+pub(super) fn take<T: TryFrom<Map, Error = MapError>>(
+    ebpf: &mut Ebpf,
+    table: &'static str,
+) -> Result<T, DatapathError> {
     match ebpf.take_map(table) {
         Some(map) => T::try_from(map).map_err(|cause| DatapathError::Table { table, cause }),
         None => unreachable!("the object has a map {table}"),

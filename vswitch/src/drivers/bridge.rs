@@ -3,7 +3,7 @@
 use vswitch_common::tables::PortKind;
 
 use super::EndpointFacts;
-use crate::datapath::{Mode, Xdp};
+use crate::datapath::{Mode, PortRules, Trunk, Xdp};
 use crate::model::{Endpoint, EndpointAddress, Instance, Network, Owner, StationMac, UplinkBefore, XdpChoice};
 use crate::plan::{Device, Offload, PortStep, Step};
 
@@ -72,7 +72,9 @@ pub(super) fn endpoint(
         mac,
         xdp: if xdp_port { Xdp::Native } else { Xdp::Off },
         xdp_egress,
-        isolated: !network.bridge.icc,
+        addresses: Vec::new(),
+        mtu: 0,
+        rules: PortRules { isolated: !network.bridge.icc, ..PortRules::default() },
     }));
     steps.extend([
         // The port first: the interface then comes up with carrier, and its announcement goes out.
@@ -115,7 +117,9 @@ pub fn host_port(instance: &Instance, network: &Network, mtu: u32) -> Vec<Step> 
             mac,
             xdp: Xdp::Off,
             xdp_egress: false,
-            isolated: false,
+            addresses: Vec::new(),
+            mtu: 0,
+            rules: PortRules::default(),
         }),
     ];
     let ipv6 = network.subnets.iter().any(|config| config.subnet.is_ipv6());
@@ -160,7 +164,9 @@ pub fn uplink(network: &Network, before: &UplinkBefore, facts: &UplinkFacts) -> 
         mac: facts.mac.get(),
         xdp: uplink_xdp(network.bridge.xdp, facts),
         xdp_egress: false,
-        isolated: false,
+        addresses: Vec::new(),
+        mtu: 0,
+        rules: PortRules { trunk: Trunk::All, ..PortRules::default() },
     }));
     if !before.promiscuous {
         steps.push(Step::Promiscuous { device, on: true });
@@ -277,7 +283,7 @@ mod tests {
         let routes = |network: &Network, facts| {
             let steps = super::super::plan(&instance, network, &web, facts);
             let routes = steps.iter().filter(|step| matches!(step, Step::DefaultRoute { .. })).count();
-            (routes, port(&steps).isolated, steps)
+            (routes, port(&steps).rules.isolated, steps)
         };
         let (count, isolated, steps) = routes(&network, facts);
         assert_eq!((count, isolated), (2, true));

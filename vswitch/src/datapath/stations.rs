@@ -1,0 +1,159 @@
+//! The FDB: where stations are, written by hand, learned by the programs, forgotten by the daemon.
+
+use aya::maps::MapError;
+use vswitch_common::tables::{FdbEntry, FdbKey, Port, PortNumber, tick, ticks_to_seconds};
+
+use super::DatapathError;
+use super::load::{Datapath, State};
+use super::tables::{removed, set};
+
+impl Datapath {
+    /// Every station in the FDB.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn fdb(&self) -> Result<Vec<(FdbKey, FdbEntry)>, DatapathError> {
+        self.state().stations()
+    }
+
+    /// Writes a static entry, in place of a learned one if there is one.
+    ///
+    /// # Errors
+    /// What the kernel refused: the FDB is full.
+    pub fn fdb_add_static(&self, key: FdbKey, port: PortNumber) -> Result<(), DatapathError> {
+        self.state().fix(key, port)
+    }
+
+    /// Writes an entry that ages like a learned one, and does not move while it is there.
+    ///
+    /// # Errors
+    /// What the kernel refused: the FDB is full.
+    pub fn fdb_add_sticky(&self, key: FdbKey, port: PortNumber) -> Result<(), DatapathError> {
+        let entry = FdbEntry { port, seen: Self::now(), flags: FdbEntry::STICKY, ..FdbEntry::default() };
+        self.state().write(key, entry)
+    }
+
+    /// Removes an entry, static or learned; false if there is none.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn fdb_remove(&self, key: &FdbKey) -> Result<bool, DatapathError> {
+        self.state().remove_station(key)
+    }
+
+    /// Removes learned entries that `stale` names, and those of ports that are gone; returns them.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn forget(&self, stale: impl Fn(&FdbKey, &FdbEntry) -> bool) -> Result<usize, DatapathError> {
+        let mut state = self.state();
+        let ports: Vec<PortNumber> = state.ports.iter().map(|(number, _)| number).collect();
+        state.forget(|key, entry| {
+            let gone = ports.binary_search(&entry.port).is_err();
+            !entry.is_static() && (gone || stale(key, entry))
+        })
+    }
+
+    /// Removes learned entries not heard for `ageing` seconds, and those of ports that are gone; returns how many.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn age(&self, ageing: u32) -> Result<usize, DatapathError> {
+        self.forget(|_, entry| Self::age_of(entry) >= u64::from(ageing))
+    }
+
+    /// The time on the clock of [`FdbEntry::seen`].
+    pub(super) fn now() -> u32 {
+        let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+        now.map_or(0, |now| tick(now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64))
+    }
+
+    /// How long ago a learned station was last heard, in seconds.
+    pub fn age_of(entry: &FdbEntry) -> u64 {
+        ticks_to_seconds(Self::now().saturating_sub(entry.seen))
+    }
+
+    /// Whether a station moved too often and is held where it is at the moment.
+    pub fn is_held(entry: &FdbEntry) -> bool {
+        entry.is_held(Self::now())
+    }
+}
+
+impl State {
+    /// Every station in the FDB.
+    fn stations(&self) -> Result<Vec<(FdbKey, FdbEntry)>, DatapathError> {
+        let mut stations = Vec::new();
+        for station in self.maps.fdb.iter() {
+            match station {
+                Ok(station) => stations.push(station),
+                // It went while we looked.
+                Err(MapError::KeyNotFound) => {}
+                Err(cause) => return Err(failed(cause)),
+            }
+        }
+        Ok(stations)
+    }
+
+    /// Removes the stations that `gone` names; returns how many.
+    pub(super) fn forget(&mut self, gone: impl Fn(&FdbKey, &FdbEntry) -> bool) -> Result<usize, DatapathError> {
+        let mut count = 0;
+        for (key, entry) in self.stations()?.into_iter().filter(|(key, entry)| gone(key, entry)) {
+            if removed(self.maps.fdb.remove(&key), "FDB")? {
+                self.discount(&entry)?;
+                count += 1;
+            }
+        }
+        Ok(count)
+    }
+
+    /// Writes a static FDB entry.
+    pub(super) fn fix(&mut self, key: FdbKey, port: PortNumber) -> Result<(), DatapathError> {
+        self.write(key, FdbEntry { port, flags: FdbEntry::STATIC, ..FdbEntry::default() })
+    }
+
+    fn write(&mut self, key: FdbKey, entry: FdbEntry) -> Result<(), DatapathError> {
+        if let Ok(before) = self.maps.fdb.get(&key, 0) {
+            self.discount(&before)?;
+        }
+        // A program that has just looked at a learned entry may write it back once more; then ours is written again.
+        loop {
+            self.maps.fdb.insert(key, entry, 0).map_err(failed)?;
+            let written = self.maps.fdb.get(&key, 0).map_err(failed)?;
+            if (written.port, written.flags) == (entry.port, entry.flags) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn remove_station(&mut self, key: &FdbKey) -> Result<bool, DatapathError> {
+        let before = self.maps.fdb.get(key, 0);
+        let gone = removed(self.maps.fdb.remove(key), "FDB")?;
+        if let (true, Ok(before)) = (gone, before) {
+            self.discount(&before)?;
+        }
+        Ok(gone)
+    }
+
+    /// Counts a station that is learned no longer out, of its port and of all: the programs learn as many as may be.
+    fn discount(&mut self, entry: &FdbEntry) -> Result<(), DatapathError> {
+        if entry.is_fixed() {
+            return Ok(());
+        }
+        let table = "FORGOTTEN";
+        for index in [0, entry.port.0] {
+            let forgotten =
+                self.maps.forgotten.get(&index, 0).map_err(|cause| DatapathError::Table { table, cause })?;
+            set(&mut self.maps.forgotten, table, index, forgotten + 1)?;
+        }
+        Ok(())
+    }
+}
+
+/// The key of a port's own station.
+pub(super) fn station(port: &Port) -> FdbKey {
+    FdbKey { network: port.network, vlan: port.vlan, mac: port.mac }
+}
+
+fn failed(cause: MapError) -> DatapathError {
+    DatapathError::Table { table: "FDB", cause }
+}

@@ -1,0 +1,64 @@
+//! The rings by which the programs tell the daemon of frames and events.
+
+use std::fmt;
+use std::os::fd::{AsRawFd, RawFd};
+
+use aya::maps::{MapData, RingBuf};
+use vswitch_common::watch::{Event, Watch};
+
+use super::DatapathError;
+use super::load::Datapath;
+use super::tables::{set, take};
+
+/// A ring. It is readable (poll, epoll) when there is a record.
+pub struct Ring(RingBuf<MapData>);
+
+impl Ring {
+    /// The next record, if there is one: its head, and the bytes of the frame.
+    pub fn next(&mut self) -> Option<(Event, Vec<u8>)> {
+        let record = self.0.next()?;
+        let (head, bytes) = record.split_at_checked(size_of::<Event>())?;
+        // SAFETY: an Event's bytes, at no particular address; any bit pattern is valid.
+        let event = unsafe { head.as_ptr().cast::<Event>().read_unaligned() };
+        Some((event, bytes.get(..event.captured as usize).unwrap_or(bytes).to_vec()))
+    }
+}
+
+impl fmt::Debug for Ring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Ring").field(&self.0.as_raw_fd()).finish()
+    }
+}
+
+impl AsRawFd for Ring {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+impl Datapath {
+    /// The ring of frames that are watched; once only.
+    ///
+    /// # Errors
+    /// It is taken.
+    pub fn frames(&self) -> Result<Ring, DatapathError> {
+        take(&mut self.state().ebpf, "FRAMES").map(Ring)
+    }
+
+    /// The ring of what the daemon has to know; once only.
+    ///
+    /// # Errors
+    /// It is taken.
+    pub fn events(&self) -> Result<Ring, DatapathError> {
+        take(&mut self.state().ebpf, "EVENTS").map(Ring)
+    }
+
+    /// Says what is to be shown of frames from now on. The programs go on showing it when the daemon dies, to nobody:
+    /// each start sets it anew.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn set_watch(&self, watch: Watch) -> Result<(), DatapathError> {
+        set(&mut self.state().maps.watch, "WATCH", 0, watch)
+    }
+}
