@@ -30,10 +30,11 @@ fn tables() -> MemoryTables {
             ifindex,
             egress_ifindex: ifindex,
             network: NETWORK,
-            next: PortNumber::NONE,
             mac,
             kind: kind as u8,
-            flags: Port::XDP_EGRESS,
+            flags: Port::XDP_EGRESS | Port::LEARN | Port::TRUNK | Port::ALL_VLANS,
+            fdb_limit: u32::MAX,
+            ..Port::default()
         };
         tables.add_port(PortNumber(number), port);
     }
