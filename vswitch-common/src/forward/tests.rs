@@ -205,7 +205,7 @@ fn vlans_have_their_members_and_tags() {
         let [t0, t1] = tci.to_be_bytes();
         frame(destination, source, &[0x81, 0, t0, t1, 8, 0])
     };
-    let plain = |destination, source| frame(destination, source, &[8, 0]);
+    let plain = |destination, source| frame(destination, source, &[0x88, 0xb5]);
     let decide = |tables: &MemoryTables, ifindex, bytes: &[u8]| forward(ifindex, bytes, tables, NOW);
     let refused = Verdict::Drop(DropReason::VlanNotAllowed);
     assert_eq!(decided(&decide(&tables, 11, &tagged(B, A, 31))), refused, "not a trunk");
