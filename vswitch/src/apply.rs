@@ -176,7 +176,7 @@ impl Made {
             Step::NoIpv6 { device } => {
                 Ok(unless_missing(sysctl::write(&["net", "ipv6", "conf", device, "disable_ipv6"], "1"))?)
             }
-            Step::Ipv6 { device, enable } => ipv6(device.clone(), *enable, scene).await,
+            Step::Ipv6 { device, enable, accept_ra } => ipv6(device.clone(), *enable, *accept_ra, scene).await,
             Step::Offloads { device, settings } => {
                 let before = set_offloads(device.clone(), settings.clone(), scene).await?;
                 if !before.is_empty() {
@@ -387,11 +387,12 @@ async fn announce(device: Device, scene: Scene<'_>) -> Result<(), ApplyError> {
     Ok(scene.inside(place, announce).await??)
 }
 
-async fn ipv6(device: Device, enable: Option<bool>, scene: Scene<'_>) -> Result<(), ApplyError> {
+async fn ipv6(device: Device, enable: Option<bool>, accept_ra: bool, scene: Scene<'_>) -> Result<(), ApplyError> {
     let place = device.place;
     let set = move || {
         let write = |name, value| sysctl::write(&["net", "ipv6", "conf", &device.name, name], value);
-        unless_missing(write("accept_ra", "0"))?;
+        // 2: also where the container forwards, by which the kernel would take it for a router itself.
+        unless_missing(write("accept_ra", if accept_ra { "2" } else { "0" }))?;
         match enable {
             // What is needed must be there: without it, the address would be refused with less to say.
             Some(true) => write("disable_ipv6", "0").map(drop),

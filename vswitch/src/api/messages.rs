@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use vswitch_common::tables::PortCounters;
 use vswitch_common::verdict::DropReason;
 
-use crate::model::{Driver, EndpointId, NetworkId, Published, Subnet};
+use crate::model::{Driver, EndpointId, NetworkId, Published, Subnet, VlanId};
 use crate::outside::ForwardingStatus;
 
 /// An error, as every request may be answered and every command may print.
@@ -204,6 +204,12 @@ pub struct AttachRequest {
     pub publish: Vec<String>,
     /// The network with the highest one has the default route.
     pub gw_priority: i32,
+    /// What goes before the network's options.
+    pub options: BTreeMap<String, String>,
+    /// The VLAN of its untagged frames.
+    pub vlan: Option<String>,
+    /// The VLANs of its tagged frames: a list with ranges, or `all`.
+    pub trunk: Option<String>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
 }
@@ -226,6 +232,12 @@ pub struct ConnectRequest {
     pub aliases: Vec<String>,
     /// The network with the highest one has the default route.
     pub gw_priority: i32,
+    /// What goes before the network's options.
+    pub options: BTreeMap<String, String>,
+    /// The VLAN of its untagged frames.
+    pub vlan: Option<String>,
+    /// The VLANs of its tagged frames: a list with ranges, or `all`.
+    pub trunk: Option<String>,
 }
 
 /// `network disconnect`.
@@ -290,6 +302,30 @@ pub struct EndpointView {
     pub netns: PathBuf,
     /// Its published ports.
     pub published: Vec<Published>,
+    /// Its options as they were given.
+    pub options: BTreeMap<String, String>,
+    /// The VLAN of its untagged frames; 0 is that of endpoints without VLANs.
+    pub vlan: u16,
+    /// The VLANs of its tagged frames.
+    pub trunk: Vec<TrunkVlan>,
+}
+
+/// A member of a trunk: a number, or `all`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum TrunkVlan {
+    /// This one.
+    Id(VlanId),
+    /// Every one.
+    All(AllVlans),
+}
+
+/// `all`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AllVlans {
+    /// `all`.
+    All,
 }
 
 /// All about an endpoint.

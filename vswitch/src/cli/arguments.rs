@@ -197,6 +197,16 @@ pub struct Connection {
     /// The network with the highest number has the default route
     #[arg(long, value_name = "N", default_value_t, allow_negative_numbers = true)]
     pub gw_priority: i32,
+    /// An option: accept_ra, arp_suppress, bpdu_guard, dhcp_guard, fdb_limit, hairpin, isolated, learning,
+    /// mcast_router, ra_guard, spoof_guard or storm_pps
+    #[arg(short = 'o', long = "opt", value_name = "KEY=VALUE", value_parser = pair)]
+    pub option: Vec<(String, String)>,
+    /// The VLAN of its untagged frames; in a VLAN, the gateway is out of reach
+    #[arg(long, value_name = "ID")]
+    pub vlan: Option<String>,
+    /// The VLANs of its tagged frames, as in 10,20-30, or all
+    #[arg(long, value_name = "LIST")]
+    pub trunk: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -297,7 +307,7 @@ pub struct NetworkCreate {
     /// IPv6, too; in a unique-local subnet if none is given
     #[arg(long)]
     pub ipv6: bool,
-    /// An option of the driver: ageing, host_binding, icc, masquerade, mtu, uplink, xdp, or Docker's spelling of it
+    /// An option of the driver, as in the operator's guide, or Docker's spelling of it: ageing, icc, mtu, uplink, ...
     #[arg(short = 'o', long = "opt", value_name = "KEY=VALUE", value_parser = pair)]
     pub option: Vec<(String, String)>,
     /// A label
@@ -408,11 +418,14 @@ mod tests {
     #[test]
     fn an_attach_as_in_the_contract_is_read() {
         let cli = parse(
-            "attach --netns /run/netns/web --network lan --name w --ifname eth1 --ip 10.0.0.2 --mac 02:00:00:00:00:01 --alias www --alias w3 --hostname w --label tier=front --format json",
+            "attach -o spoof_guard=off -o learning=on --vlan 30 --trunk 10,20-30 --netns /run/netns/web --network lan --name w --ifname eth1 --ip 10.0.0.2 --mac 02:00:00:00:00:01 --alias www --alias w3 --hostname w --label tier=front --format json",
         );
         let cli = cli.expect("valid");
         let Command::Attach(attach) = cli.command else { panic!("not an attach") };
         let flags = attach.flags;
+        let connection = &flags.connection;
+        assert_eq!((connection.option.len(), connection.vlan.as_deref()), (2, Some("30")));
+        assert_eq!(connection.trunk.as_deref(), Some("10,20-30"));
         assert_eq!((flags.connection.alias.len(), flags.label[0].1.as_str(), cli.format), (2, "front", Format::Json));
         assert!(parse("attach").is_err());
         assert!(parse("attach --netns a --label tier").is_err());

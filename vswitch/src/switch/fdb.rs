@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use vswitch_common::Mac;
-use vswitch_common::tables::{FdbEntry, FdbKey, NetworkNumber, PortNumber, VlanKey};
+use vswitch_common::tables::{FdbEntry, FdbKey, NetworkNumber, Port, PortNumber, VlanKey};
 
 use super::views::NamedPort;
 use super::{Switch, SwitchError};
@@ -149,8 +148,8 @@ impl Switch {
 
     /// An endpoint's own station, and the host's, stay as long as their ports.
     fn check_not_own(&self, key: &FdbKey, ports: &BTreeMap<PortNumber, NamedPort>) -> Result<(), SwitchError> {
-        let is_own = |mac: Mac, network| mac == key.mac && network == key.network && key.vlan == VlanKey::NONE;
-        let owner = self.datapath.ports()?.into_iter().find(|(_, port)| is_own(port.mac, port.network));
+        let is_own = |port: &Port| (port.mac, port.network, port.vlan) == (key.mac, key.network, key.vlan);
+        let owner = self.datapath.ports()?.into_iter().find(|(_, port)| is_own(port));
         match owner {
             Some((number, _)) => {
                 let holder = ports.get(&number).map_or_else(|| "a port".to_owned(), |port| port.name.clone());
