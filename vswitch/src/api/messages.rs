@@ -427,8 +427,10 @@ pub struct PortView {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StationKind {
-    /// Written by the daemon.
+    /// Written by the daemon: there for good.
     Static,
+    /// Written by hand: stays at its port until it falls silent.
+    Sticky,
     /// Learned from frames.
     Dynamic,
 }
@@ -442,6 +444,8 @@ pub struct FdbFilter {
     pub port: Option<String>,
     /// Of this kind.
     pub kind: Option<StationKind>,
+    /// In this VLAN, with an `s` before it for that of a service tag; 0 is untagged.
+    pub vlan: Option<String>,
 }
 
 /// A station in the FDB.
@@ -463,6 +467,37 @@ pub struct StationView {
     pub age: Option<u64>,
     /// How often it moved.
     pub moves: u32,
+    /// Whether it moved too often, and is kept where it is for a while.
+    pub held: bool,
+}
+
+/// What became of a station.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FdbChangeKind {
+    /// It is there, or there in another way.
+    Add,
+    /// It is there no more.
+    Del,
+    /// It is behind another port, or was for a moment.
+    Move,
+    /// It moved too often, and is kept where it is for a while.
+    Held,
+}
+
+/// A change of the FDB.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FdbChange {
+    /// When it was seen.
+    #[serde(with = "time::serde::rfc3339")]
+    pub time: OffsetDateTime,
+    /// What became of the station.
+    pub change: FdbChangeKind,
+    /// The station as it is now, or as it was.
+    #[serde(flatten)]
+    pub station: StationView,
+    /// The port that it moved away from.
+    pub from: Option<String>,
 }
 
 /// `fdb add`.
@@ -473,6 +508,9 @@ pub struct FdbStatic {
     pub key: FdbKeyRequest,
     /// The endpoint or device it is behind.
     pub port: String,
+    /// Whether it is forgotten when it falls silent.
+    #[serde(default)]
+    pub sticky: bool,
 }
 
 /// A station: of `fdb add` and `fdb del`.
@@ -494,6 +532,8 @@ pub struct FdbFlush {
     pub network: Option<String>,
     /// Behind this port.
     pub port: Option<String>,
+    /// In this VLAN, with an `s` before it for that of a service tag; 0 is untagged.
+    pub vlan: Option<String>,
 }
 
 /// What `fdb flush` or `fdb del` removed.

@@ -110,6 +110,9 @@ pub struct Up {
     /// Take the subnets of networks from here [default: 10.201.0.0/16]
     #[arg(long, value_name = "CIDR")]
     pub pool: Vec<Subnet>,
+    /// Room for so many stations that are learned [default: 65536, or as many as there is room for already]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(256..=4_194_304))]
+    pub fdb_size: Option<u32>,
     /// Started by `up` itself: tells it on stdout when it serves
     #[arg(long, hide = true)]
     pub detached: bool,
@@ -322,7 +325,7 @@ pub enum FdbCommand {
     /// Show the stations that the switch knows
     #[command(after_help = "Example:\n  vswitch fdb show --dynamic --network lan")]
     Show(FdbShow),
-    /// Say where a station is, for good
+    /// Say where a station is, for good or until it falls silent
     #[command(after_help = "Example:\n  vswitch fdb add 02:00:00:00:00:07 bridge web")]
     Add(FdbAdd),
     /// Remove a station
@@ -331,6 +334,22 @@ pub enum FdbCommand {
     /// Remove the stations that were learned
     #[command(after_help = "Example:\n  vswitch fdb flush --port eth1")]
     Flush(FdbWhere),
+    /// Print changes as they come: stations that are added, gone, moved, or held for moving too often
+    #[command(after_help = "Example:\n  vswitch fdb watch --network lan --format json")]
+    Watch(FdbWatch),
+}
+
+#[derive(Debug, Args)]
+pub struct FdbWatch {
+    /// In this network
+    #[arg(long, value_name = "NETWORK")]
+    pub network: Option<String>,
+    /// Behind this port: an endpoint, or a device
+    #[arg(long, value_name = "PORT")]
+    pub port: Option<String>,
+    /// End after so many changes
+    #[arg(long, value_name = "N")]
+    pub count: Option<u64>,
 }
 
 #[derive(Debug, Args)]
@@ -341,6 +360,9 @@ pub struct FdbWhere {
     /// Behind this port: an endpoint, or a device
     #[arg(long, value_name = "PORT")]
     pub port: Option<String>,
+    /// In this VLAN; with an s before it, that of a service tag
+    #[arg(long, value_name = "VLAN")]
+    pub vlan: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -348,10 +370,13 @@ pub struct FdbShow {
     #[command(flatten)]
     pub place: FdbWhere,
     /// Those that were learned
-    #[arg(long, conflicts_with = "fixed")]
+    #[arg(long, group = "kind")]
     pub dynamic: bool,
-    /// Those that were not
-    #[arg(long = "static", id = "fixed")]
+    /// Those that stay at their port until they fall silent
+    #[arg(long, group = "kind")]
+    pub sticky: bool,
+    /// Those that are there for good
+    #[arg(long = "static", id = "fixed", group = "kind")]
     pub fixed: bool,
 }
 
@@ -373,6 +398,9 @@ pub struct FdbAdd {
     /// The port it is behind: an endpoint, or a device
     #[arg(value_name = "ENDPOINT")]
     pub port: String,
+    /// Forget it when it falls silent, like one that was learned
+    #[arg(long)]
+    pub sticky: bool,
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {
@@ -454,6 +482,9 @@ mod tests {
     #[test]
     fn what_is_wrong_usage_is_refused() {
         assert!(parse("up --datapath warp").is_err());
+        let error = parse("up --fdb-size 255").expect_err("too small").to_string();
+        assert!(error.contains("255 is not in 256..=4194304"), "{error}");
+        assert!(parse("up --fdb-size 256").is_ok() && parse("up --fdb-size 4194305").is_err());
         assert!(parse("up --pool everything").is_err());
         assert!(parse("detach").is_err());
         assert!(parse("detach web --netns /run/netns/web").is_err());

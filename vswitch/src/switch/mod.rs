@@ -25,6 +25,7 @@ use std::time::Instant;
 use tokio::sync::{Mutex as AsyncMutex, RwLock, RwLockReadGuard};
 
 pub use error::{ErrorKind, SwitchError};
+pub use fdb::FdbWatch;
 pub use restore::{Release, Restored};
 pub use teardown::{RemoveError, remove_files, remove_leftovers};
 pub use uplink::restore_uplink;
