@@ -367,7 +367,8 @@ async fn set_offloads(
     Ok(changed)
 }
 
-fn feature(offload: Offload) -> Feature {
+/// The kernel's side of an offload.
+pub const fn feature(offload: Offload) -> Feature {
     match offload {
         Offload::Gro => Feature::Gro,
         Offload::TxChecksum => Feature::TxChecksum,

@@ -423,6 +423,31 @@ pub struct PortView {
     pub counters: Counters,
 }
 
+/// What `doctor` looks at of a port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortHealth {
+    /// The endpoint's name, or the device.
+    pub port: String,
+    /// `endpoint`, `host` or `uplink`.
+    pub kind: String,
+    /// The name of the network.
+    pub network: String,
+    /// The device whose frames come in: an endpoint's own interface, the host's, the uplink.
+    pub device: String,
+    /// The namespace that it is in, if not in the daemon's.
+    pub netns: Option<PathBuf>,
+    /// The hooks on the port, with the reason where an uplink has no XDP.
+    pub hooks: Option<String>,
+    /// The MTU that the device has now; none if it is not there.
+    pub mtu: Option<u32>,
+    /// Which offloads are on.
+    pub offloads: BTreeMap<String, bool>,
+    /// How those that matter to the path have to be.
+    pub needs: BTreeMap<String, bool>,
+    /// Why nobody could look.
+    pub unseen: Option<String>,
+}
+
 /// How a station came into the FDB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -44,6 +44,7 @@ pub fn router(switch: Arc<Switch>, down: mpsc::Sender<DownCall>) -> Router {
         .route("/endpoints", get(endpoints).post(attach))
         .route("/endpoints/{endpoint}", get(inspect))
         .route("/detach", post(detach))
+        .route("/health", get(health))
         .route("/stats", get(stats))
         .route("/fdb", get(stations).post(add_station).delete(remove_station))
         .route("/fdb/flush", post(flush_stations))
@@ -117,6 +118,10 @@ async fn inspect(State(service): State<Service>, Path(endpoint): Path<String>) -
 
 async fn detach(State(service): State<Service>, Body(request): Body<DetachRequest>) -> Response {
     carried_out(async move { service.switch.detach(request).await }).await
+}
+
+async fn health(State(service): State<Service>) -> Response {
+    carried_out(async move { service.switch.health().await }).await
 }
 
 async fn stats(State(service): State<Service>, Query(filter): Query<StatsFilter>) -> Response {

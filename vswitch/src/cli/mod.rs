@@ -45,7 +45,7 @@ fn carry_out(command: Command, instance: &Instance, output: Output) -> Result<()
     match command {
         Command::Up(arguments) => up::run(&arguments, instance, output),
         Command::Down(arguments) => down::run(&arguments, instance, output),
-        Command::Doctor => doctor::run(output),
+        Command::Doctor => doctor::run(instance, output),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "vswitch", &mut script);

@@ -9,6 +9,7 @@ mod directory;
 mod error;
 mod events;
 mod fdb;
+mod health;
 mod network;
 mod outside;
 mod restore;

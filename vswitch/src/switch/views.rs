@@ -131,7 +131,7 @@ impl Switch {
         })
     }
 
-    fn uplink_view(&self, entry: &NetworkEntry) -> Option<UplinkView> {
+    pub(super) fn uplink_view(&self, entry: &NetworkEntry) -> Option<UplinkView> {
         let interface = entry.record.bridge.uplink.as_ref()?.to_string();
         let hooks = entry.uplink.as_ref().and_then(|uplink| {
             let hooks = self.datapath.port_hooks(uplink.port.number)?;

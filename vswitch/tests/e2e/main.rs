@@ -11,6 +11,7 @@ mod concurrency;
 mod connect;
 mod control;
 mod crash;
+mod doctor;
 mod down;
 mod fdb;
 mod fdb_watch;
