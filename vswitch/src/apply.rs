@@ -392,6 +392,8 @@ async fn ipv6(device: Device, enable: Option<bool>, accept_ra: bool, scene: Scen
     let place = device.place;
     let set = move || {
         let write = |name, value| sysctl::write(&["net", "ipv6", "conf", &device.name, name], value);
+        // The switch knows the link-local address that goes with the MAC address, and takes another one for forged.
+        unless_missing(write("addr_gen_mode", "0"))?;
         // 2: also where the container forwards, by which the kernel would take it for a router itself.
         unless_missing(write("accept_ra", if accept_ra { "2" } else { "0" }))?;
         match enable {

@@ -105,14 +105,20 @@ fn a_watch_ends_when_it_is_told_to_or_the_switch_goes_down() {
     assert!(line.contains("nobody"), "{line}");
     assert_eq!(host.ok(&["fdb", "watch", "--count", "0"]), "");
     let mut counted = host.command(&["fdb", "watch", "--count", "1", "--port", "b"]);
-    let counted = counted.stdout(Stdio::piped()).spawn().expect("a process");
+    let mut counted = counted.stdout(Stdio::piped()).spawn().expect("a process");
     let mut watch = Watch::start(&host, &[]);
-    // Two changes at another port are none for the one that counts; the one at its own is.
-    host.ok(&["fdb", "add", "02:00:00:00:44:09", "bridge", "b", "--vlan", "7"]);
-    let output = counted.wait_with_output().expect("it ends");
+    // Whenever it begins to watch, changes at another port are none for it; the first at its own is.
+    let mut vlans = 1..4095;
+    eventually("it has counted one", || {
+        let vlan = vlans.next().expect("enough").to_string();
+        host.ok(&["fdb", "add", "02:00:00:00:44:0b", "bridge", "a", "--vlan", &vlan]);
+        host.ok(&["fdb", "add", "02:00:00:00:44:09", "bridge", "b", "--vlan", &vlan]);
+        counted.try_wait().unwrap()
+    });
+    let output = counted.wait_with_output().expect("it has ended");
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{output:?}");
-    assert!(text.contains(" add  02:00:00:00:44:09 bridge vlan 7 b static\n"), "{text}");
+    assert!(output.status.success() && text.lines().count() == 1, "{output:?}");
+    assert!(text.contains(" add  02:00:00:00:44:09 bridge vlan ") && text.ends_with(" b static\n"), "{text}");
     host.stop(&[]);
     let ended = eventually("the watch ends", || watch.process.try_wait().unwrap());
     assert!(ended.success(), "{ended:?}");

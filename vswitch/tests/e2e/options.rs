@@ -77,6 +77,22 @@ fn routers_are_believed_where_that_is_asked_for() {
 }
 
 #[test]
+fn link_local_addresses_go_with_the_mac_address_whatever_the_namespace_has() {
+    let host = Host::up(&[]);
+    host.ok(&["network", "create", "--ipv6", "--subnet", "10.122.0.0/24", "six"]);
+    let a = Netns::new("a");
+    // From a secret of its own (RFC 7217): 2 is IN6_ADDR_GEN_MODE_STABLE_PRIVACY.
+    a.set("net/ipv6/conf/default/stable_secret", "2001:db8::5ec7");
+    a.set("net/ipv6/conf/default/addr_gen_mode", "2");
+    let mac = host.attach(&a, &["--network", "six"]).mac.0;
+    let end = [mac[0] ^ 2, mac[1], mac[2], 0xff, 0xfe, mac[3], mac[4], mac[5]];
+    let expected = format!("{}", std::net::Ipv6Addr::from_bits(0xfe80 << 112 | u128::from(u64::from_be_bytes(end))));
+    let shown = a.ip_json("-6 address show dev eth0 scope link").to_vec();
+    let text = serde_json::to_string(&shown).unwrap();
+    assert!(text.contains(&expected), "{expected}: {text}");
+}
+
+#[test]
 fn what_cannot_be_is_refused_with_what_can() {
     let host = Host::up(&[]);
     let a = Netns::new("a");
