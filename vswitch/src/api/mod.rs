@@ -8,8 +8,8 @@ pub use client::{Client, ClientError, path, query};
 pub use messages::{
     AttachRequest, ConnectRequest, Counters, DetachRequest, Detached, DisconnectRequest, DownRequest, EndpointDetails,
     EndpointView, ErrorBody, ErrorDocument, FdbFilter, FdbFlush, FdbFlushed, FdbKeyRequest, FdbStatic, HooksView,
-    NetworkDetails, NetworkRequest, NetworkView, PortView, Pruned, StationKind, StationView, StatsFilter, Status,
-    SubnetView, UplinkView,
+    MdbFilter, MulticastGroupView, NetworkDetails, NetworkRequest, NetworkView, PortView, Pruned, StationKind,
+    StationView, StatsFilter, Status, SubnetView, UplinkView,
 };
 pub use server::{DownCall, router};
 

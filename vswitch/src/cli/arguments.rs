@@ -84,6 +84,11 @@ pub enum Command {
         #[command(subcommand)]
         command: FdbCommand,
     },
+    /// Look into the multicast groups that endpoints listen to
+    Mdb {
+        #[command(subcommand)]
+        command: MdbCommand,
+    },
     /// Show what went through the ports
     #[command(after_help = "Example:\n  vswitch stats bridge")]
     Stats {
@@ -321,6 +326,17 @@ pub enum FdbCommand {
     /// Remove the stations that were learned
     #[command(after_help = "Example:\n  vswitch fdb flush --port eth1")]
     Flush(FdbWhere),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum MdbCommand {
+    /// Show who listens to which multicast group
+    #[command(after_help = "Example:\n  vswitch mdb show --network lan")]
+    Show {
+        /// In this network
+        #[arg(long, value_name = "NETWORK")]
+        network: Option<String>,
+    },
 }
 
 #[derive(Debug, Args)]

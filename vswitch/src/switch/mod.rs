@@ -9,6 +9,7 @@ mod directory;
 mod error;
 mod events;
 mod fdb;
+mod multicast;
 mod network;
 mod outside;
 mod restore;
@@ -22,7 +23,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use tokio::sync::{Mutex as AsyncMutex, RwLock, RwLockReadGuard};
+use tokio::sync::{Mutex as AsyncMutex, Notify, RwLock, RwLockReadGuard};
 
 pub use error::{ErrorKind, SwitchError};
 pub use restore::{Release, Restored};
@@ -35,6 +36,7 @@ use crate::dns::{DnsServer, ResolverFiles};
 use crate::kernel::netlink::Netlink;
 use crate::kernel::netns::{Netns, NetnsId};
 use crate::model::{Instance, Subnet};
+use crate::multicast::Groups;
 use crate::outside::{Outside, Reservations};
 use crate::store::Store;
 use directory::Directory;
@@ -67,6 +69,10 @@ pub struct Switch {
     settling: AsyncMutex<()>,
     /// The host ports that are published.
     reservations: Reservations,
+    /// Who listens to which multicast groups.
+    multicast: Mutex<Groups>,
+    /// Told of networks that come and go.
+    multicast_changed: Notify,
     /// What somebody may wonder about, by what it is about.
     notes: Mutex<BTreeMap<String, String>>,
     /// Held for reading by whatever changes something; for writing, forever, by what ends it all.
@@ -106,6 +112,8 @@ impl Switch {
             outside_turn: AsyncMutex::default(),
             settling: AsyncMutex::default(),
             reservations: Reservations::default(),
+            multicast: Mutex::default(),
+            multicast_changed: Notify::new(),
             notes: Mutex::default(),
             instance,
             mode,
