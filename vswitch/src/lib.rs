@@ -22,3 +22,4 @@ pub mod reconcile;
 pub mod served;
 pub mod store;
 pub mod switch;
+pub mod watching;

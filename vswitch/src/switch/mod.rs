@@ -16,6 +16,7 @@ mod state;
 mod teardown;
 mod uplink;
 mod views;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -37,6 +38,7 @@ use crate::kernel::netns::{Netns, NetnsId};
 use crate::model::{Instance, Subnet};
 use crate::outside::{Outside, Reservations};
 use crate::store::Store;
+use crate::watching::Watching;
 use directory::Directory;
 use state::State;
 
@@ -55,6 +57,7 @@ pub struct Switch {
     own_netns: NetnsId,
     netlink: Netlink,
     datapath: Arc<Datapath>,
+    watching: Arc<Watching>,
     store: Store,
     state: Arc<Mutex<State>>,
     /// The DNS servers of the networks.
@@ -88,6 +91,8 @@ pub struct Parts {
     pub netlink: Netlink,
     /// The switch in the kernel.
     pub datapath: Arc<Datapath>,
+    /// What it tells.
+    pub watching: Arc<Watching>,
     /// The record.
     pub store: Store,
 }
@@ -98,7 +103,7 @@ impl Switch {
     /// # Errors
     /// Where the daemon's own namespace cannot be opened.
     pub fn new(parts: Parts) -> Result<Self, SwitchError> {
-        let Parts { instance, mode, pools, kernel, netlink, datapath, store } = parts;
+        let Parts { instance, mode, pools, kernel, netlink, datapath, watching, store } = parts;
         let state = Arc::new(Mutex::new(State::default()));
         Ok(Self {
             dns: DnsServer::new(Arc::new(Directory(state.clone())), ResolverFiles::default()),
@@ -115,6 +120,7 @@ impl Switch {
             own_netns: Netns::current()?.id(),
             netlink,
             datapath,
+            watching,
             store,
             state,
             gate: RwLock::new(true),
