@@ -23,3 +23,4 @@ pub mod reconcile;
 pub mod served;
 pub mod store;
 pub mod switch;
+pub mod watching;

@@ -58,6 +58,8 @@ pub struct Status {
     pub endpoints: usize,
     /// How many stations the FDB knows.
     pub fdb_entries: usize,
+    /// How many of them moved too often and are held where they were.
+    pub held_stations: usize,
     /// Since when the daemon runs, in seconds.
     pub uptime_seconds: u64,
     /// Whether it took the datapath over from an earlier daemon.

@@ -8,7 +8,7 @@ use vswitch_common::tables::{
     FdbEntry, FdbKey, ListenerKey, MAX_PORTS, NEAR_DEVICES, NeighborKey, Network, NetworkNumber, Port, PortCounters,
     PortNumber, StormWindow,
 };
-use vswitch_common::watch::Watch;
+use vswitch_common::watch::{Watch, Watched};
 
 use super::DatapathError;
 use super::networks::SubnetTable;
@@ -29,6 +29,7 @@ pub(super) struct Maps {
     pub(super) trunks: HashMap<MapData, u32, u32>,
     pub(super) listeners: HashMap<MapData, ListenerKey, u32>,
     pub(super) watch: Array<MapData, Watch>,
+    pub(super) watched: PerCpuArray<MapData, Watched>,
     pub(super) storms: Array<MapData, StormWindow>,
 }
 
@@ -50,6 +51,7 @@ impl Maps {
             trunks: take(ebpf, "TRUNKS")?,
             listeners: take(ebpf, "LISTENERS")?,
             watch: take(ebpf, "WATCH")?,
+            watched: take(ebpf, "WATCHED")?,
             storms: take(ebpf, "STORMS")?,
         })
     }

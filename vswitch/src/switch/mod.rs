@@ -17,6 +17,7 @@ mod state;
 mod teardown;
 mod uplink;
 mod views;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -39,6 +40,7 @@ use crate::model::{Instance, Subnet};
 use crate::multicast::Groups;
 use crate::outside::{Outside, Reservations};
 use crate::store::Store;
+use crate::watching::Watching;
 use directory::Directory;
 use state::State;
 
@@ -57,6 +59,7 @@ pub struct Switch {
     own_netns: NetnsId,
     netlink: Netlink,
     datapath: Arc<Datapath>,
+    watching: Arc<Watching>,
     store: Store,
     state: Arc<Mutex<State>>,
     /// The DNS servers of the networks.
@@ -94,6 +97,8 @@ pub struct Parts {
     pub netlink: Netlink,
     /// The switch in the kernel.
     pub datapath: Arc<Datapath>,
+    /// What it tells.
+    pub watching: Arc<Watching>,
     /// The record.
     pub store: Store,
 }
@@ -104,7 +109,7 @@ impl Switch {
     /// # Errors
     /// Where the daemon's own namespace cannot be opened.
     pub fn new(parts: Parts) -> Result<Self, SwitchError> {
-        let Parts { instance, mode, pools, kernel, netlink, datapath, store } = parts;
+        let Parts { instance, mode, pools, kernel, netlink, datapath, watching, store } = parts;
         let state = Arc::new(Mutex::new(State::default()));
         Ok(Self {
             dns: DnsServer::new(Arc::new(Directory(state.clone())), ResolverFiles::default()),
@@ -123,6 +128,7 @@ impl Switch {
             own_netns: Netns::current()?.id(),
             netlink,
             datapath,
+            watching,
             store,
             state,
             gate: RwLock::new(true),
