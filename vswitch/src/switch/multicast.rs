@@ -7,7 +7,6 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use tokio::sync::mpsc;
 use vswitch_common::packet::address::Address;
 use vswitch_common::tables::{NetworkNumber, Port, PortNumber, VlanKey};
 use vswitch_common::watch::Event;
@@ -16,10 +15,13 @@ use super::{Switch, SwitchError};
 use crate::api::{MdbFilter, MulticastGroupView};
 use crate::kernel::packet;
 use crate::model::Driver;
-use crate::multicast::{Action, Asker, Groups, Listener, PortFacts, Query, Rules, parse};
+use crate::multicast::{Action, Asker, Groups, Listener, MAX_GROUPS, PortFacts, Query, Rules, parse};
+use crate::watching::Told;
 
 /// How often networks and ports are looked at again, should a change ever be missed.
 const LOOK: Duration = Duration::from_secs(60);
+/// What notes are about.
+const NOTE: &str = "multicast";
 /// Frames that are taken in at once.
 const BATCH: usize = 64;
 
@@ -33,7 +35,8 @@ struct Snooping {
 
 impl Switch {
     /// Follows what is said about groups, and asks, for as long as the daemon lives.
-    pub async fn follow_multicast(self: Arc<Self>, mut snooped: mpsc::Receiver<(Event, Vec<u8>)>) {
+    pub async fn follow_multicast(self: Arc<Self>) {
+        let mut snooped = self.watching.subscribe(Event::SNOOPED);
         self.look_at_multicast(true).await;
         let mut look = tokio::time::interval(LOOK);
         look.tick().await;
@@ -63,13 +66,12 @@ impl Switch {
     /// # Errors
     /// There is no such network.
     pub fn multicast_groups(&self, filter: &MdbFilter) -> Result<Vec<MulticastGroupView>, SwitchError> {
-        let (names, only) = {
+        let only = {
             let state = self.state();
             let only = filter.network.as_deref().map(|network| state.network(network)).transpose()?;
-            let names = state.networks.values().map(|entry| (entry.record.number, entry.record.name.to_string()));
-            (names.collect::<BTreeMap<_, _>>(), only.map(|entry| entry.record.number))
+            only.map(|entry| entry.record.number)
         };
-        let ports = self.ports_by_number();
+        let (names, ports) = (self.network_names(), self.ports_by_number());
         let groups = self.multicast().groups(Instant::now());
         let groups = groups.into_iter().filter(|group| only.is_none_or(|only| group.network == only));
         let mut views: Vec<_> = groups
@@ -99,7 +101,7 @@ impl Switch {
         let mut groups = self.multicast();
         let (listeners, refused) = groups.forget_port(port);
         if refused > 0 {
-            tracing::info!("port {} is gone, with {refused} joins that were refused", port.0);
+            tracing::info!("{} is gone; {refused} times it asked for one group too many", self.port_name(port));
         }
         for listener in listeners {
             self.datapath.unlisten(&listener.into())?;
@@ -116,18 +118,23 @@ impl Switch {
     async fn work_on_multicast(self: &Arc<Self>, work: impl FnOnce(&Self) -> Result<(), SwitchError> + Send + 'static) {
         let switch = self.clone();
         let done = tokio::task::spawn_blocking(move || work(&switch)).await;
-        if let Ok(Err(error)) = done {
+        if let Ok(Err(error)) = done
+            && !self.has_note(NOTE)
+        {
+            // Said once, until all is looked at again: whoever fills the table can do so as often as they like.
             tracing::warn!("multicast: {error}");
+            self.note(NOTE, Some(format!("not all who listen to multicast get it: {error}")));
         }
     }
 
-    fn take_in_snooped(&self, frames: &[(Event, Vec<u8>)]) -> Result<(), SwitchError> {
+    fn take_in_snooped(&self, frames: &[Told]) -> Result<(), SwitchError> {
         // Held until the tables are written, or a port that goes meanwhile would stay in them.
         let mut groups = self.multicast();
-        for (event, frame) in frames {
+        let mut outcome = Ok(());
+        for Told { event, bytes } in frames {
             let station = event.decision.station;
             let port = event.decision.ingress;
-            let heard = match parse(frame) {
+            let heard = match parse(bytes) {
                 Ok(heard) => heard,
                 Err(error) => {
                     tracing::debug!("port {}: a frame about multicast groups is ignored: {error}", port.0);
@@ -137,9 +144,9 @@ impl Switch {
             let Some(facts) = self.datapath.port(port).filter(|port| port.network == station.network) else { continue };
             let place = (station.network, station.vlan, port);
             let actions = groups.hear(Instant::now(), place, PortFacts::from(&facts), &heard);
-            self.act_on(&mut groups, actions)?;
+            outcome = outcome.and(self.act_on(&mut groups, actions));
         }
-        Ok(())
+        outcome
     }
 
     fn ask_and_expire(&self) -> Result<(), SwitchError> {
@@ -154,6 +161,7 @@ impl Switch {
             Ok(addresses) => addresses,
             Err(error) => return tracing::warn!("multicast: {error}"),
         };
+        self.note(NOTE, None);
         let networks = self.snooping_networks();
         let work = move |switch: &Self| switch.set_multicast(&networks, &addresses, first);
         self.work_on_multicast(work).await;
@@ -178,7 +186,7 @@ impl Switch {
             let asker = Asker {
                 mac: port.mac,
                 ipv4: network.gateway.unwrap_or(Ipv4Addr::UNSPECIFIED),
-                link_local: link_local(addresses, &port),
+                link_local: link_local(addresses, port),
             };
             Some((network.number, Rules { querier: network.querier, asker }))
         });
@@ -196,49 +204,57 @@ impl Switch {
         gone.into_iter().try_for_each(|port| self.forget_listener(port))
     }
 
+    /// Does all of it, whatever of it fails; the first error.
     fn act_on(&self, groups: &mut Groups, actions: Vec<Action>) -> Result<(), SwitchError> {
+        let mut outcome = Ok(());
         for action in actions {
-            match action {
+            let done = match action {
                 Action::Listen(listener) => {
-                    if let Err(error) = self.datapath.listen(&listener.into()) {
+                    let done = self.datapath.listen(&listener.into());
+                    if done.is_err() {
                         groups.forget(listener);
-                        return Err(error.into());
                     }
+                    done
                 }
-                Action::Unlisten(listener) => {
-                    self.datapath.unlisten(&listener.into())?;
-                }
+                Action::Unlisten(listener) => self.datapath.unlisten(&listener.into()).map(drop),
                 Action::Ask(network, query) => {
                     if let Some(rules) = groups.rules(network) {
-                        self.ask(network, query, rules.asker)?;
+                        self.ask(network, query, rules.asker);
                     }
+                    Ok(())
                 }
-                Action::Full(port) => tracing::warn!(
-                    "port {} listens to {} multicast groups, and gets no more",
-                    port.0,
-                    crate::multicast::MAX_GROUPS
-                ),
-            }
+                Action::Full(port) => {
+                    let name = self.port_name(port);
+                    tracing::warn!("{name} listens to {MAX_GROUPS} multicast groups, and gets no more");
+                    Ok(())
+                }
+            };
+            outcome = outcome.and(done);
         }
-        Ok(())
+        Ok(outcome?)
+    }
+
+    fn port_name(&self, port: PortNumber) -> String {
+        let named = self.ports_by_number().remove(&port);
+        named.map_or_else(|| format!("port {}", port.0), |port| port.name)
     }
 
     /// Sends a query into a network, as the host's; and to the host itself, which would not hear its own.
-    fn ask(&self, network: NetworkNumber, query: Query, asker: Asker) -> Result<(), SwitchError> {
+    fn ask(&self, network: NetworkNumber, query: Query, asker: Asker) {
         let host = {
             let state = self.state();
             let entry = state.networks.values().find(|entry| entry.record.number == network);
-            entry.and_then(|entry| entry.host_port)
+            entry.and_then(|entry| Some((entry.record.name.clone(), entry.host_port?.number)))
         };
-        let Some(port) = host.and_then(|host| self.datapath.port(host.number)) else { return Ok(()) };
+        let Some((name, host)) = host else { return };
+        let Some(port) = self.datapath.port(host) else { return };
         // Without an address: the host takes no packet from others that has its own.
         let to_host = query.frame(&Asker { ipv4: Ipv4Addr::UNSPECIFIED, ..asker });
         for (ifindex, frame) in [(port.egress_ifindex, query.frame(&asker)), (port.ifindex, to_host)] {
             if let Err(error) = packet::send(ifindex, &frame) {
-                tracing::warn!("network number {}: cannot ask who listens to multicast: {error}", network.0);
+                tracing::warn!("cannot ask in network {name} who listens to multicast: {error}");
             }
         }
-        Ok(())
     }
 }
 

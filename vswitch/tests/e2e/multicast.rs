@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use serde_json::Value;
 use vswitch::multicast::{Asker, Family, Query};
 
 use crate::harness::{Attached, Frame, Group, Host, Mac, Member, Netns, RawPort, eventually, saying, send_to_group};
@@ -42,6 +43,12 @@ impl Segment {
         let counts = self.ports[..last].iter().map(|port| saying(&port.expect(&mark), text)).collect::<Vec<_>>();
         assert!(counts.iter().all(|count| [0, COUNT].contains(count)), "{text}: {counts:?}");
         (0..last).filter(|index| counts[*index] != 0).collect()
+    }
+
+    /// The host's device in the network.
+    fn host_device(&self) -> String {
+        let networks: Vec<Value> = self.host.json(&["network", "inspect", "mc"]);
+        networks[0]["host_device"].as_str().expect("a bridge network has one").to_owned()
     }
 }
 
@@ -103,9 +110,10 @@ fn a_listener_that_is_detached_is_forgotten() {
 #[test]
 fn the_host_listens_too() {
     let segment = Segment::new(3, &[]);
+    let device = segment.host_device();
     for group in GROUPS.map(address) {
-        let member = Member::join(&segment.host.netns, "vsw-mc", group);
-        let listening = ["vsw-mc".to_owned()];
+        let member = Member::join(&segment.host.netns, &device, group);
+        let listening = [device.clone()];
         eventually("the host listens", || (segment.host.listening(group) == listening).then_some(()));
         assert_eq!(segment.send(group, "for the host", Some(&member)), [0; 0]);
         drop(member);
@@ -114,9 +122,33 @@ fn the_host_listens_too() {
 }
 
 #[test]
+fn where_no_router_asks_the_switch_does() {
+    let segment = Segment::new(1, &[]);
+    let Segment { ports, host, .. } = &segment;
+    // The first thing that a daemon does.
+    host.kill_daemon();
+    ports[0].pending();
+    host.start(&[]);
+    let gateway = host.netns.mac(&segment.host_device());
+    let asked = ports[0].expect_such("a general query of IGMP", |Frame(bytes)| {
+        bytes.len() >= 50 && bytes[..6] == [1, 0, 0x5e, 0, 0, 1] && bytes[38] == 0x11
+    });
+    // From the gateway, with TTL 1 and a router alert, of version 3: the interval is in it.
+    let Frame(bytes) = &asked;
+    assert_eq!((&bytes[6..12], &bytes[26..30]), (&gateway.0[..], &[10, 98, 0, 1][..]));
+    assert_eq!((bytes[22], &bytes[34..36], bytes[47]), (1, &[0x94, 4][..], 125));
+    let asked = ports[0].expect_such("a general query of MLD", |Frame(bytes)| {
+        bytes.len() >= 90 && bytes[..6] == [0x33, 0x33, 0, 0, 0, 1] && bytes[62] == 130
+    });
+    // Link-local, with hop limit 1, and the interval.
+    assert_eq!((asked.0[21], &asked.0[22..24], asked.0[87]), (1, &[0xfe, 0x80][..], 125));
+}
+
+#[test]
 fn the_next_daemon_knows_who_listens_and_asks_who_else_does() {
     let segment = Segment::new(3, &[]);
-    let Segment { at, containers, host, ports } = &segment;
+    let Segment { at, containers, host, .. } = &segment;
+    let device = segment.host_device();
     let known = address(GROUPS[0]);
     let member = Member::join(&containers[0], "eth0", known);
     eventually("it listens", || (!host.listening(known).is_empty()).then_some(()));
@@ -124,26 +156,15 @@ fn the_next_daemon_knows_who_listens_and_asks_who_else_does() {
     assert_eq!(segment.send(known, "nobody at home", Some(&member)), [0]);
     let missed: Vec<_> = GROUPS.iter().map(|group| Member::join(&containers[1], "eth0", address(group))).collect();
     let by_host = address("239.4.5.6");
-    let _by_host = Member::join(&host.netns, "vsw-mc", by_host);
+    let _by_host = Member::join(&host.netns, &device, by_host);
     // Until the kernel has said it as often as it does.
     std::thread::sleep(std::time::Duration::from_secs(3));
-    ports[2].pending();
     host.start(&[]);
-    let general = |Frame(bytes): &Frame, family| {
-        let expected = match family {
-            Family::Ipv4 => bytes.len() >= 50 && bytes[..6] == [1, 0, 0x5e, 0, 0, 1] && bytes[38] == 0x11,
-            Family::Ipv6 => bytes.len() >= 90 && bytes[..6] == [0x33, 0x33, 0, 0, 0, 1] && bytes[62] == 130,
-        };
-        expected.then(|| bytes.clone())
-    };
-    let asked = ports[2].expect_such("an IGMP query", |frame| general(frame, Family::Ipv4).is_some());
-    // From the gateway, with a router alert, of version 3: the interval in it.
-    assert_eq!((&asked.0[26..30], &asked.0[34..36], asked.0[47]), (&[10, 98, 0, 1][..], &[0x94, 4][..], 125));
     assert_eq!(host.listening(known)[0], at[0].name, "taken over");
     let both = [at[0].name.clone(), at[1].name.clone()];
     eventually("those that it missed have answered", || (host.listening(known) == both).then_some(()));
     eventually("by MLD", || (host.listening(address(GROUPS[1])) == both[1..]).then_some(()));
-    eventually("the host hears it, too", || (host.listening(by_host) == ["vsw-mc"]).then_some(()));
+    eventually("the host hears it, too", || (host.listening(by_host) == [device.as_str()]).then_some(()));
     assert_eq!(segment.send(known, "somebody at home", Some(&member)), [0, 1]);
     let groups: Vec<Group> = host.json(&["mdb", "show"]);
     assert!(groups.iter().all(|group| group.expires_in.is_some_and(|left| left <= 260)), "{groups:?}");
