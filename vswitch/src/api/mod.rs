@@ -6,10 +6,10 @@ mod server;
 
 pub use client::{Client, ClientError, path, query};
 pub use messages::{
-    AttachRequest, ConnectRequest, Counters, DetachRequest, Detached, DisconnectRequest, DownRequest, EndpointDetails,
-    EndpointView, ErrorBody, ErrorDocument, FdbFilter, FdbFlush, FdbFlushed, FdbKeyRequest, FdbStatic, HooksView,
-    MdbFilter, MulticastGroupView, NetworkDetails, NetworkRequest, NetworkView, PortView, Pruned, StationKind,
-    StationView, StatsFilter, Status, SubnetView, UplinkView,
+    AllVlans, AttachRequest, ConnectRequest, Counters, DetachRequest, Detached, DisconnectRequest, DownRequest,
+    EndpointDetails, EndpointView, ErrorBody, ErrorDocument, FdbChange, FdbChangeKind, FdbFilter, FdbFlush, FdbFlushed,
+    FdbKeyRequest, FdbStatic, HooksView, MdbFilter, MulticastGroupView, NetworkDetails, NetworkRequest, NetworkView,
+    PortHealth, PortView, Pruned, StationKind, StationView, StatsFilter, Status, SubnetView, TrunkVlan, UplinkView,
 };
 pub use server::{DownCall, router};
 

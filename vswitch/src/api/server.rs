@@ -7,8 +7,10 @@ use axum::Router;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{FromRequest, Path, Query, Request, State};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use futures::{Stream, StreamExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot};
@@ -17,7 +19,7 @@ use super::{
     AttachRequest, ConnectRequest, DetachRequest, DisconnectRequest, DownRequest, ErrorBody, FdbFilter, FdbFlush,
     FdbKeyRequest, FdbStatic, MdbFilter, NetworkRequest, PREFIX, StatsFilter,
 };
-use crate::switch::{ErrorKind, Switch, SwitchError};
+use crate::switch::{ErrorKind, FdbWatch, Switch, SwitchError};
 
 /// `down`, on its way to the daemon: what to forget, and whom to answer.
 pub type DownCall = (DownRequest, oneshot::Sender<Result<(), ErrorBody>>);
@@ -42,9 +44,11 @@ pub fn router(switch: Arc<Switch>, down: mpsc::Sender<DownCall>) -> Router {
         .route("/endpoints", get(endpoints).post(attach))
         .route("/endpoints/{endpoint}", get(inspect))
         .route("/detach", post(detach))
+        .route("/health", get(health))
         .route("/stats", get(stats))
         .route("/fdb", get(stations).post(add_station).delete(remove_station))
         .route("/fdb/flush", post(flush_stations))
+        .route("/fdb/watch", get(watch_stations))
         .route("/mdb", get(multicast_groups));
     Router::new().nest(PREFIX, paths).fallback(nowhere).with_state(Service { switch, down })
 }
@@ -117,6 +121,10 @@ async fn detach(State(service): State<Service>, Body(request): Body<DetachReques
     carried_out(async move { service.switch.detach(request).await }).await
 }
 
+async fn health(State(service): State<Service>) -> Response {
+    carried_out(async move { service.switch.health().await }).await
+}
+
 async fn stats(State(service): State<Service>, Query(filter): Query<StatsFilter>) -> Response {
     looked_up(service, move |switch| switch.stats(filter.of.as_deref())).await
 }
@@ -139,6 +147,27 @@ async fn flush_stations(State(service): State<Service>, Body(request): Body<FdbF
 
 async fn multicast_groups(State(service): State<Service>, Query(filter): Query<MdbFilter>) -> Response {
     looked_up(service, move |switch| switch.multicast_groups(&filter)).await
+}
+
+/// Changes as they come, a line of JSON each, until the client has had enough or the switch goes down.
+async fn watch_stations(State(service): State<Service>, Query(filter): Query<FdbFilter>) -> Response {
+    match tokio::task::spawn_blocking(move || FdbWatch::begin(service.switch, &filter)).await {
+        Ok(Ok(watch)) => lines(futures::stream::unfold(watch, |mut watch| async move {
+            let changes = watch.changes().await?;
+            Some((changes, watch))
+        })),
+        Ok(Err(error)) => failure(&error),
+        Err(error) => failure(&SwitchError::from(crate::apply::ApplyError::from(error))),
+    }
+}
+
+/// An answer that goes on: documents, a line of JSON each.
+fn lines<T: Serialize>(batches: impl Stream<Item = Vec<T>> + Send + 'static) -> Response {
+    let text = batches.map(|batch| {
+        let lines: Result<String, _> = batch.iter().map(|item| Ok(serde_json::to_string(item)? + "\n")).collect();
+        lines.map_err(|error: serde_json::Error| error)
+    });
+    ([(CONTENT_TYPE, "application/x-ndjson")], axum::body::Body::from_stream(text)).into_response()
 }
 
 async fn nowhere(request: Request) -> Response {

@@ -9,6 +9,7 @@ mod directory;
 mod error;
 mod events;
 mod fdb;
+mod health;
 mod multicast;
 mod network;
 mod outside;
@@ -27,6 +28,7 @@ use std::time::Instant;
 use tokio::sync::{Mutex as AsyncMutex, Notify, RwLock, RwLockReadGuard};
 
 pub use error::{ErrorKind, SwitchError};
+pub use fdb::FdbWatch;
 pub use restore::{Release, Restored};
 pub use teardown::{RemoveError, remove_files, remove_leftovers};
 pub use uplink::restore_uplink;

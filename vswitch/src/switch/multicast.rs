@@ -170,11 +170,13 @@ impl Switch {
     fn snooping_networks(&self) -> Vec<Snooping> {
         let state = self.state();
         let bridges = state.networks.values().filter(|entry| entry.record.driver == Driver::Bridge);
+        let bridges = bridges.filter(|entry| entry.record.bridge.mcast_snooping);
         let snooping = bridges.filter_map(|entry| {
             let gateways = entry.record.gateways();
             let mut gateways = gateways.filter_map(|ip| if let IpAddr::V4(ip) = ip { Some(ip) } else { None });
             let (number, host_port) = (entry.record.number, entry.host_port?.number);
-            Some(Snooping { number, querier: true, gateway: gateways.next(), host_port })
+            let querier = entry.record.bridge.mcast_querier;
+            Some(Snooping { number, querier, gateway: gateways.next(), host_port })
         });
         snooping.collect()
     }

@@ -214,3 +214,16 @@ fn the_wire_gets_reports_and_all_multicast() {
     at_wire.expect_such("a's answer", |frame| is_report(frame) && frame.0[6..12] == at_a.mac.0);
     assert_ne!(at_a.mac, at_b.mac);
 }
+
+#[test]
+fn a_network_can_do_without() {
+    let segment = Segment::new(3, &["-o", "mcast_snooping=false"]);
+    let group = address(GROUPS[0]);
+    let member = Member::join(&segment.containers[0], "eth0", group);
+    assert_eq!(segment.send(group, "to everybody", Some(&member)), [0, 1]);
+    segment.host.kill_daemon();
+    segment.ports[0].pending();
+    segment.host.start(&[]);
+    assert_eq!(segment.send(group, "to everybody still", Some(&member)), [0, 1]);
+    assert!(segment.host.listening(group).is_empty());
+}

@@ -75,6 +75,7 @@ pub struct Station {
     pub kind: String,
     pub age: Option<u64>,
     pub moves: u64,
+    pub held: bool,
 }
 
 /// A row of `mdb show`.
