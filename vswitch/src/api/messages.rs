@@ -64,6 +64,8 @@ pub struct Status {
     pub endpoints: usize,
     /// How many stations the FDB knows.
     pub fdb_entries: usize,
+    /// How many of them moved too often and are held where they were.
+    pub held_stations: usize,
     /// Since when the daemon runs, in seconds.
     pub uptime_seconds: u64,
     /// Whether it took the datapath over from an earlier daemon.
@@ -452,6 +454,30 @@ pub struct PortHealth {
     pub needs: BTreeMap<String, bool>,
     /// Why nobody could look.
     pub unseen: Option<String>,
+}
+
+/// Which groups `mdb show` is about.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct MdbFilter {
+    /// Of this network.
+    pub network: Option<String>,
+}
+
+/// A multicast group that somebody listens to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MulticastGroupView {
+    /// The name of the network.
+    pub network: String,
+    /// Its address.
+    pub group: IpAddr,
+    /// The VLAN; 0 is untagged.
+    pub vlan: u16,
+    /// Whether the VLAN is that of an 802.1ad service tag, which are numbered for themselves.
+    pub service_tag: bool,
+    /// Who listens, by name.
+    pub ports: Vec<String>,
+    /// Seconds until the last of them is forgotten if it says nothing; none where nobody asks.
+    pub expires_in: Option<u64>,
 }
 
 #[cfg(test)]

@@ -16,6 +16,18 @@ impl Datapath {
         self.state().stations()
     }
 
+    /// What the FDB has about one station.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn fdb_entry(&self, key: &FdbKey) -> Result<Option<FdbEntry>, DatapathError> {
+        match self.state().maps.fdb.get(key, 0) {
+            Ok(entry) => Ok(Some(entry)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(cause) => Err(failed(cause)),
+        }
+    }
+
     /// Writes a static entry, in place of a learned one if there is one.
     ///
     /// # Errors

@@ -159,7 +159,7 @@ impl Switch {
         }
     }
 
-    fn network_names(&self) -> BTreeMap<NetworkNumber, String> {
+    pub(super) fn network_names(&self) -> BTreeMap<NetworkNumber, String> {
         let state = self.state();
         state.networks.values().map(|entry| (entry.record.number, entry.record.name.to_string())).collect()
     }

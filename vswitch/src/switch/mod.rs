@@ -10,6 +10,7 @@ mod error;
 mod events;
 mod fdb;
 mod health;
+mod multicast;
 mod network;
 mod outside;
 mod restore;
@@ -17,13 +18,14 @@ mod state;
 mod teardown;
 mod uplink;
 mod views;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use tokio::sync::{Mutex as AsyncMutex, RwLock, RwLockReadGuard};
+use tokio::sync::{Mutex as AsyncMutex, Notify, RwLock, RwLockReadGuard};
 
 pub use error::{ErrorKind, SwitchError};
 pub use fdb::FdbWatch;
@@ -37,8 +39,10 @@ use crate::dns::{DnsServer, ResolverFiles};
 use crate::kernel::netlink::Netlink;
 use crate::kernel::netns::{Netns, NetnsId};
 use crate::model::{Instance, Subnet};
+use crate::multicast::Groups;
 use crate::outside::{Outside, Reservations};
 use crate::store::Store;
+use crate::watching::Watching;
 use directory::Directory;
 use state::State;
 
@@ -57,6 +61,7 @@ pub struct Switch {
     own_netns: NetnsId,
     netlink: Netlink,
     datapath: Arc<Datapath>,
+    watching: Arc<Watching>,
     store: Store,
     state: Arc<Mutex<State>>,
     /// The DNS servers of the networks.
@@ -69,6 +74,10 @@ pub struct Switch {
     settling: AsyncMutex<()>,
     /// The host ports that are published.
     reservations: Reservations,
+    /// Who listens to which multicast groups.
+    multicast: Mutex<Groups>,
+    /// Told of networks that come and go.
+    multicast_changed: Notify,
     /// What somebody may wonder about, by what it is about.
     notes: Mutex<BTreeMap<String, String>>,
     /// Held for reading by whatever changes something; for writing, forever, by what ends it all.
@@ -90,6 +99,8 @@ pub struct Parts {
     pub netlink: Netlink,
     /// The switch in the kernel.
     pub datapath: Arc<Datapath>,
+    /// What it tells.
+    pub watching: Arc<Watching>,
     /// The record.
     pub store: Store,
 }
@@ -100,7 +111,7 @@ impl Switch {
     /// # Errors
     /// Where the daemon's own namespace cannot be opened.
     pub fn new(parts: Parts) -> Result<Self, SwitchError> {
-        let Parts { instance, mode, pools, kernel, netlink, datapath, store } = parts;
+        let Parts { instance, mode, pools, kernel, netlink, datapath, watching, store } = parts;
         let state = Arc::new(Mutex::new(State::default()));
         Ok(Self {
             dns: DnsServer::new(Arc::new(Directory(state.clone())), ResolverFiles::default()),
@@ -108,6 +119,8 @@ impl Switch {
             outside_turn: AsyncMutex::default(),
             settling: AsyncMutex::default(),
             reservations: Reservations::default(),
+            multicast: Mutex::default(),
+            multicast_changed: Notify::new(),
             notes: Mutex::default(),
             instance,
             mode,
@@ -117,6 +130,7 @@ impl Switch {
             own_netns: Netns::current()?.id(),
             netlink,
             datapath,
+            watching,
             store,
             state,
             gate: RwLock::new(true),

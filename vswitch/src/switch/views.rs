@@ -12,7 +12,7 @@ use crate::api::{
     AllVlans, Counters, EndpointDetails, EndpointView, HooksView, NetworkDetails, NetworkView, PortView, Status,
     SubnetView, TrunkVlan, UplinkView,
 };
-use crate::datapath::Mode;
+use crate::datapath::{Datapath, Mode};
 use crate::model::{Driver, Endpoint, EndpointAddress, Network, NetworkId, TrunkVlans};
 
 /// A port, as people know it.
@@ -37,6 +37,7 @@ impl Switch {
         };
         let outside = self.outside.status();
         let notes: Vec<String> = self.notes.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        let stations = self.datapath.fdb()?;
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             instance: self.instance.name().to_string(),
@@ -46,7 +47,8 @@ impl Switch {
             kernel: self.kernel.clone(),
             networks,
             endpoints,
-            fdb_entries: self.datapath.fdb()?.len(),
+            fdb_entries: stations.len(),
+            held_stations: stations.iter().filter(|(_, entry)| Datapath::is_held(entry)).count(),
             uptime_seconds: self.started.elapsed().as_secs(),
             taken_over: self.datapath.taken_over(),
             firewall_table: outside.table,
