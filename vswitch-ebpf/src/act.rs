@@ -168,7 +168,7 @@ fn hand_over(context: &TcContext, decision: &Decision) -> i32 {
     cb[2] = decision.station.network.0;
     cb[3] = decision.to.port.0;
     // SAFETY: the map has programs of this type alone; it comes back only if there is none.
-    let _ = unsafe { CARRIERS.tail_call(context, 0) };
+    unsafe { CARRIERS.tail_call(context, 0) };
     counted(decision.ingress, |counters| counters.tx_failed += 1);
     TC_ACT_SHOT
 }
