@@ -160,10 +160,11 @@ fn the_next_daemon_knows_who_listens_and_asks_who_else_does() {
     // Until the kernel has said it as often as it does.
     std::thread::sleep(std::time::Duration::from_secs(3));
     host.start(&[]);
-    assert_eq!(host.listening(known)[0], at[0].name, "taken over");
-    let both = [at[0].name.clone(), at[1].name.clone()];
+    assert!(host.listening(known).contains(&at[0].name), "taken over");
+    let mut both = [at[0].name.clone(), at[1].name.clone()];
+    both.sort();
     eventually("those that it missed have answered", || (host.listening(known) == both).then_some(()));
-    eventually("by MLD", || (host.listening(address(GROUPS[1])) == both[1..]).then_some(()));
+    eventually("by MLD", || (host.listening(address(GROUPS[1])) == [at[1].name.clone()]).then_some(()));
     eventually("the host hears it, too", || (host.listening(by_host) == [device.as_str()]).then_some(()));
     assert_eq!(segment.send(known, "somebody at home", Some(&member)), [0, 1]);
     let groups: Vec<Group> = host.json(&["mdb", "show"]);
