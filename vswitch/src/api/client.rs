@@ -1,13 +1,15 @@
 //! The API's client: one connection, one request after the other.
 
 use std::io;
+use std::marker::PhantomData;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
+use bytes::BytesMut;
 use http_body_util::{BodyExt as _, Full};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -114,32 +116,113 @@ impl Client {
         self.call(Method::DELETE, path, None::<&()>).await
     }
 
+    /// Asks for something that is streamed, a line of JSON after the other. Nothing else can be asked for meanwhile.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn stream<T>(&mut self, path: &str) -> Result<Stream<T>, ClientError> {
+        let response = self.send(Method::GET, path, None::<&()>).await?;
+        if response.status() != StatusCode::OK {
+            return Err(self.refused(response).await);
+        }
+        let (body, socket) = (response.into_body(), self.socket.clone());
+        Ok(Stream { body, received: BytesMut::new(), socket, lines: PhantomData })
+    }
+
     async fn call<T: DeserializeOwned>(
         &mut self,
         method: Method,
         path: &str,
         body: Option<&impl Serialize>,
     ) -> Result<T, ClientError> {
-        let socket = self.socket.clone();
-        let failed = |message: String| ClientError::Connection { socket: socket.clone(), message };
-        let body = body.map(serde_json::to_vec).transpose().map_err(|error| failed(error.to_string()))?;
+        let response = self.send(method, path, body).await?;
+        if response.status() != StatusCode::OK {
+            return Err(self.refused(response).await);
+        }
+        let bytes = self.whole(response).await?;
+        serde_json::from_slice(&bytes).map_err(|error| self.failed(format!("unexpected answer: {error}")))
+    }
+
+    async fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let body = body.map(serde_json::to_vec).transpose().map_err(|error| self.failed(error.to_string()))?;
         let request = Request::builder()
             .method(method)
             .uri(format!("{PREFIX}{path}"))
             .header("host", "vswitch")
             .header("content-type", "application/json")
             .body(Full::new(Bytes::from(body.unwrap_or_default())))
-            .map_err(|error| failed(error.to_string()))?;
-        let response = self.sender.send_request(request).await.map_err(|error| failed(broken(&error)))?;
+            .map_err(|error| self.failed(error.to_string()))?;
+        let response = self.sender.send_request(request).await;
+        response.map_err(|error| self.failed(broken(&error)))
+    }
+
+    async fn whole(&self, response: Response<Incoming>) -> Result<Bytes, ClientError> {
+        let body = response.into_body().collect().await;
+        Ok(body.map_err(|error| self.failed(broken(&error)))?.to_bytes())
+    }
+
+    async fn refused(&self, response: Response<Incoming>) -> ClientError {
         let status = response.status();
-        let bytes = response.into_body().collect().await.map_err(|error| failed(broken(&error)))?.to_bytes();
-        if status == StatusCode::OK {
-            return serde_json::from_slice(&bytes).map_err(|error| failed(format!("unexpected answer: {error}")));
-        }
+        let bytes = match self.whole(response).await {
+            Ok(bytes) => bytes,
+            Err(error) => return error,
+        };
         match serde_json::from_slice::<ErrorDocument>(&bytes) {
-            Ok(document) => Err(ClientError::Refused(document.error)),
-            Err(_) => Err(failed(format!("unexpected answer: {status}"))),
+            Ok(document) => ClientError::Refused(document.error),
+            Err(_) => self.failed(format!("unexpected answer: {status}")),
         }
+    }
+
+    fn failed(&self, message: String) -> ClientError {
+        ClientError::Connection { socket: self.socket.clone(), message }
+    }
+}
+
+/// Lines of JSON, as they come.
+#[derive(Debug)]
+pub struct Stream<T> {
+    body: Incoming,
+    received: BytesMut,
+    socket: PathBuf,
+    lines: PhantomData<fn() -> T>,
+}
+
+impl<T: DeserializeOwned> Stream<T> {
+    /// The next line; none when the daemon has ended it. Nothing is lost if this is given up while it waits.
+    ///
+    /// # Errors
+    /// The connection broke, or what came is something else.
+    pub async fn next(&mut self) -> Result<Option<T>, ClientError> {
+        loop {
+            if let Some(end) = self.received.iter().position(|byte| *byte == b'\n') {
+                let line = self.received.split_to(end + 1);
+                let line = serde_json::from_slice(&line[..end]);
+                return line.map(Some).map_err(|error| self.failed(format!("unexpected answer: {error}")));
+            }
+            match self.body.frame().await {
+                None => return Ok(None),
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        self.received.extend_from_slice(&data);
+                    }
+                }
+                Some(Err(error)) => return Err(self.failed(broken(&error))),
+            }
+        }
+    }
+
+    /// Whether there is a line already.
+    pub fn has_next(&self) -> bool {
+        self.received.contains(&b'\n')
+    }
+
+    fn failed(&self, message: String) -> ClientError {
+        ClientError::Connection { socket: self.socket.clone(), message }
     }
 }
 

@@ -7,15 +7,17 @@ use axum::Router;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{FromRequest, Path, Query, Request, State};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use futures::stream;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
     AttachRequest, ConnectRequest, DetachRequest, DisconnectRequest, DownRequest, ErrorBody, FdbFilter, FdbFlush,
-    FdbKeyRequest, FdbStatic, NetworkRequest, PREFIX, StatsFilter,
+    FdbKeyRequest, FdbStatic, FramesFilter, NetworkRequest, PREFIX, StatsFilter,
 };
 use crate::switch::{ErrorKind, Switch, SwitchError};
 
@@ -43,6 +45,7 @@ pub fn router(switch: Arc<Switch>, down: mpsc::Sender<DownCall>) -> Router {
         .route("/endpoints/{endpoint}", get(inspect))
         .route("/detach", post(detach))
         .route("/stats", get(stats))
+        .route("/frames", get(frames))
         .route("/fdb", get(stations).post(add_station).delete(remove_station))
         .route("/fdb/flush", post(flush_stations));
     Router::new().nest(PREFIX, paths).fallback(nowhere).with_state(Service { switch, down })
@@ -118,6 +121,28 @@ async fn detach(State(service): State<Service>, Body(request): Body<DetachReques
 
 async fn stats(State(service): State<Service>, Query(filter): Query<StatsFilter>) -> Response {
     looked_up(service, move |switch| switch.stats(filter.of.as_deref())).await
+}
+
+async fn frames(State(service): State<Service>, Query(filter): Query<FramesFilter>) -> Response {
+    let frames = match service.switch.watch(&filter) {
+        Ok(frames) => frames,
+        Err(error) => return failure(&error),
+    };
+    // A client that goes away drops the stream, and what it watches with it.
+    let lines = stream::unfold(frames, |mut frames| async move {
+        let messages = frames.next().await?;
+        Some((lines(&messages), frames))
+    });
+    ([(CONTENT_TYPE, "application/x-ndjson")], axum::body::Body::from_stream(lines)).into_response()
+}
+
+fn lines(messages: &[impl Serialize]) -> serde_json::Result<Vec<u8>> {
+    let mut lines = Vec::new();
+    for message in messages {
+        serde_json::to_writer(&mut lines, message)?;
+        lines.push(b'\n');
+    }
+    Ok(lines)
 }
 
 async fn stations(State(service): State<Service>, Query(filter): Query<FdbFilter>) -> Response {
