@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::watch::{Capture, Monitor};
 use crate::model::{InstanceName, Subnet};
 
 /// A virtual switch for containers.
@@ -91,6 +92,13 @@ pub enum Command {
         #[arg(value_name = "ENDPOINT|NETWORK")]
         of: Option<String>,
     },
+    /// Show frames as they come in, and what becomes of them
+    #[command(after_help = "Example:\n  vswitch monitor --drops --network lan")]
+    Monitor(Monitor),
+    /// Show or write frames before and after the verdict
+    #[command(after_help = "Example:\n  vswitch capture web -w web.pcapng\n\n\
+                      In Wireshark and tshark each port is an interface, and the verdict is the frame's comment.")]
+    Capture(Capture),
     /// Print a completion script
     #[command(after_help = "Example:\n  vswitch completions bash > /etc/bash_completion.d/vswitch")]
     Completions {
