@@ -31,3 +31,4 @@ mod takeover;
 mod traffic;
 mod uplink;
 mod vlan;
+mod watching;
