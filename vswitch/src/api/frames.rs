@@ -32,8 +32,8 @@ pub struct FramesFilter {
 pub enum FrameMessage {
     /// A frame.
     Frame(FrameView),
-    /// Frames that were not shown before the next line: too many in a second, or the reader did not keep up. They may have
-    /// been for others who watch.
+    /// Frames that were not shown: too many in a second, or the reader did not keep up. They may have been for others who
+    /// watch.
     Lost {
         /// How many.
         frames: u64,

@@ -447,6 +447,15 @@ mod tests {
     }
 
     #[test]
+    fn what_is_watched_is_read() {
+        let cli = parse("monitor --drops --network lan --port web --count 3 --rate 10").expect("valid");
+        let Command::Monitor(monitor) = cli.command else { panic!("not a monitor") };
+        assert_eq!((monitor.drops, monitor.limits.count, monitor.limits.rate), (true, Some(3), Some(10)));
+        assert!(matches!(parse("capture web -w -").expect("valid").command, Command::Capture(_)));
+        assert!(parse("capture").is_err() && parse("capture web --rate 0").is_err());
+    }
+
+    #[test]
     fn what_is_wrong_usage_is_refused() {
         assert!(parse("up --datapath warp").is_err());
         assert!(parse("up --pool everything").is_err());

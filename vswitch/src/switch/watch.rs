@@ -127,10 +127,10 @@ impl Frames {
         let mut messages = Vec::new();
         let mut next = Some(first);
         while let Some(seen) = next {
-            if seen.lost > 0 {
-                messages.push(FrameMessage::Lost { frames: seen.lost });
-            }
-            messages.push(FrameMessage::Frame(self.names.view(seen, offset)));
+            messages.push(match seen {
+                Seen::Frame(event, bytes) => FrameMessage::Frame(self.names.view(&event, bytes, offset)),
+                Seen::Lost(frames) => FrameMessage::Lost { frames },
+            });
             next = if messages.len() < BATCH { self.watcher.try_next() } else { None };
         }
         Some(messages)
@@ -162,7 +162,7 @@ impl Names {
         self.ports.get(&number).map_or_else(|| format!("port {}", number.0), |port| port.name.clone())
     }
 
-    fn view(&self, Seen { event, mut bytes, .. }: Seen, offset: i128) -> FrameView {
+    fn view(&self, event: &Event, mut bytes: Vec<u8>, offset: i128) -> FrameView {
         let decision = &event.decision;
         let leaving = event.kind == Event::LEAVING;
         let at = if leaving { decision.to.port } else { decision.ingress };
@@ -252,13 +252,13 @@ mod tests {
         let event =
             Event { tag: 0x8100_001e, ..event(Event::ENTERING, Decision::new(action::FLOOD_GROUP, PortNumber(1))) };
         let bytes: Vec<u8> = (0..20).collect();
-        let view = names().view(Seen { event, bytes: bytes.clone(), lost: 0 }, 5_000);
+        let view = names().view(&event, bytes.clone(), 5_000);
         assert_eq!(view.bytes, [&bytes[..12], &[0x81, 0, 0, 30], &bytes[12..]].concat());
         assert_eq!((view.length, view.time.unix_timestamp_nanos()), (1518, 6_000));
         assert_eq!((view.network.as_deref(), view.kind.as_deref()), (Some("lan"), Some("endpoint")));
         assert_eq!(view.verdict, Some(VerdictView::Flood { to: "group".to_owned() }));
         // Of what is not even a header there is nothing to put it into.
-        let stub = names().view(Seen { event, bytes: vec![1; 8], lost: 0 }, 0);
+        let stub = names().view(&event, vec![1; 8], 0);
         assert_eq!((stub.bytes.len(), stub.length), (8, 1514));
     }
 
@@ -267,7 +267,7 @@ mod tests {
         let mut decision = Decision::new(action::REDIRECT, PortNumber(1));
         decision.to.port = PortNumber(2);
         decision.station.network = NetworkNumber(7);
-        let view = |kind| names().view(Seen { event: event(kind, decision), bytes: Vec::new(), lost: 0 }, 0);
+        let view = |kind| names().view(&event(kind, decision), Vec::new(), 0);
         let (entering, leaving) = (view(Event::ENTERING), view(Event::LEAVING));
         assert_eq!((entering.port.as_deref(), entering.from), (Some("web1"), None));
         assert_eq!(entering.verdict, Some(VerdictView::Redirect { to: "web2".to_owned() }));
@@ -279,7 +279,7 @@ mod tests {
     fn what_has_no_name_is_not_made_one_up() {
         let of = |ingress| {
             let event = event(Event::ENTERING, Decision::new(action::PASS, ingress));
-            names().view(Seen { event, bytes: Vec::new(), lost: 0 }, 0)
+            names().view(&event, Vec::new(), 0)
         };
         assert_eq!((of(PortNumber::NONE).port, of(PortNumber::NONE).network), (None, None));
         assert_eq!(of(PortNumber(99)).port.as_deref(), Some("port 99"));
