@@ -262,6 +262,29 @@ fn down_does_not_wait_for_those_who_watch() {
 }
 
 #[test]
+fn a_station_that_moves_too_often_is_reported() {
+    let host = Host::up(&[]);
+    let (containers, [at_a, at_b]) = two(&host);
+    let ports = containers.each_ref().map(|container| RawPort::open(container, "eth0"));
+    let nowhere = Mac([2, 0, 0, 0, 0x77, 1]);
+    let roaming = Frame::new(nowhere, Mac([2, 0, 0, 0, 0x77, 2]), "I am here");
+    assert_eq!(host.json::<Value>(&["status"])["held_stations"], 0);
+    // Learned at one port, it may move five times; it is held at the other when it comes for the sixth time.
+    for port in [0, 1, 0, 1, 0, 1, 0] {
+        ports[port].send(&roaming);
+    }
+    let log = eventually("it is reported", || {
+        let log = std::fs::read_to_string(host.run_directory().join("daemon.log")).expect("the log");
+        log.lines().find(|line| line.contains("moves too often")).map(str::to_owned)
+    });
+    assert_eq!(host.json::<Value>(&["status"])["held_stations"], 1);
+    let (held, from) = (format!("held at {}", at_b.name), format!("from {}", at_a.name));
+    for part in ["WARN", "02:00:00:00:77:02", "network bridge", &held, &from] {
+        assert!(log.contains(part), "{part} in {log}");
+    }
+}
+
+#[test]
 fn what_cannot_be_watched_is_named() {
     let host = Host::up(&[]);
     let folder = tempfile::tempdir().expect("a folder");
