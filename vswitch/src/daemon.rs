@@ -26,7 +26,7 @@ use crate::store::{Store, StoreError};
 use crate::switch::{Parts, RemoveError, Restored, Switch, SwitchError, remove_files, remove_leftovers};
 use crate::watching::{Watching, WatchingError};
 
-/// Room in the FDB.
+/// Room in the FDB for stations that are learned, where nobody says.
 pub const FDB_SIZE: u32 = 65_536;
 /// Whose members may use the socket, if there is such a group.
 const GROUP: &str = "vswitch";
@@ -42,6 +42,8 @@ pub struct Options {
     pub mode: Mode,
     /// Where subnets are taken from.
     pub pools: Vec<Subnet>,
+    /// Room in the FDB for stations that are learned; as it is already, if not given.
+    pub fdb_size: Option<u32>,
 }
 
 /// Why the daemon did not start, or ended.
@@ -271,8 +273,10 @@ async fn start(options: &Options, capabilities: &Capabilities, before: &Before) 
     let (store, recorded) = Store::open(&instance.store_file())?;
     served::write(instance, Netns::current()?.id())?;
     bpffs::ensure(&instance.bpf_directory())?;
-    let datapath =
-        crate::datapath::Options { directory: instance.bpf_directory(), mode: options.mode, fdb_size: FDB_SIZE };
+    let directory = instance.bpf_directory();
+    // Another size is another table: what was learned would be lost, which somebody has to ask for.
+    let fdb_size = options.fdb_size.or_else(|| Datapath::fdb_size(&directory)).unwrap_or(FDB_SIZE);
+    let datapath = crate::datapath::Options { directory, mode: options.mode, fdb_size };
     // Seconds of the verifier's work: nothing else is to be done meanwhile.
     let datapath = Arc::new(Datapath::open(datapath)?);
     datapath.follow_log();

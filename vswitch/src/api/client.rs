@@ -121,12 +121,26 @@ impl Client {
     /// # Errors
     /// As [`Client::get`].
     pub async fn stream<T>(&mut self, path: &str) -> Result<Stream<T>, ClientError> {
-        let response = self.send(Method::GET, path, None::<&()>).await?;
-        if response.status() != StatusCode::OK {
-            return Err(self.refused(response).await);
+        let body = self.send(Method::GET, path, None::<&()>).await?.into_body();
+        Ok(Stream { body, received: BytesMut::new(), socket: self.socket.clone(), lines: PhantomData })
+    }
+
+    /// Asks for what comes as it happens, until `each` has had enough (false) or the daemon ends it.
+    ///
+    /// # Errors
+    /// As [`Client::get`], or what `each` failed with.
+    pub async fn follow<T: DeserializeOwned, E: From<ClientError>>(
+        &mut self,
+        path: &str,
+        mut each: impl FnMut(T) -> Result<bool, E>,
+    ) -> Result<(), E> {
+        let mut stream = self.stream(path).await?;
+        while let Some(item) = stream.next().await? {
+            if !each(item)? {
+                break;
+            }
         }
-        let (body, socket) = (response.into_body(), self.socket.clone());
-        Ok(Stream { body, received: BytesMut::new(), socket, lines: PhantomData })
+        Ok(())
     }
 
     async fn call<T: DeserializeOwned>(
@@ -135,51 +149,40 @@ impl Client {
         path: &str,
         body: Option<&impl Serialize>,
     ) -> Result<T, ClientError> {
+        let socket = self.socket.clone();
+        let failed = |message: String| ClientError::Connection { socket: socket.clone(), message };
         let response = self.send(method, path, body).await?;
-        if response.status() != StatusCode::OK {
-            return Err(self.refused(response).await);
-        }
-        let bytes = self.whole(response).await?;
-        serde_json::from_slice(&bytes).map_err(|error| self.failed(format!("unexpected answer: {error}")))
+        let bytes = response.into_body().collect().await.map_err(|error| failed(broken(&error)))?.to_bytes();
+        serde_json::from_slice(&bytes).map_err(|error| failed(format!("unexpected answer: {error}")))
     }
 
+    /// Sends a request; the answer, if it is no refusal.
     async fn send(
         &mut self,
         method: Method,
         path: &str,
         body: Option<&impl Serialize>,
     ) -> Result<Response<Incoming>, ClientError> {
-        let body = body.map(serde_json::to_vec).transpose().map_err(|error| self.failed(error.to_string()))?;
+        let socket = self.socket.clone();
+        let failed = |message: String| ClientError::Connection { socket: socket.clone(), message };
+        let body = body.map(serde_json::to_vec).transpose().map_err(|error| failed(error.to_string()))?;
         let request = Request::builder()
             .method(method)
             .uri(format!("{PREFIX}{path}"))
             .header("host", "vswitch")
             .header("content-type", "application/json")
             .body(Full::new(Bytes::from(body.unwrap_or_default())))
-            .map_err(|error| self.failed(error.to_string()))?;
-        let response = self.sender.send_request(request).await;
-        response.map_err(|error| self.failed(broken(&error)))
-    }
-
-    async fn whole(&self, response: Response<Incoming>) -> Result<Bytes, ClientError> {
-        let body = response.into_body().collect().await;
-        Ok(body.map_err(|error| self.failed(broken(&error)))?.to_bytes())
-    }
-
-    async fn refused(&self, response: Response<Incoming>) -> ClientError {
+            .map_err(|error| failed(error.to_string()))?;
+        let response = self.sender.send_request(request).await.map_err(|error| failed(broken(&error)))?;
         let status = response.status();
-        let bytes = match self.whole(response).await {
-            Ok(bytes) => bytes,
-            Err(error) => return error,
-        };
-        match serde_json::from_slice::<ErrorDocument>(&bytes) {
-            Ok(document) => ClientError::Refused(document.error),
-            Err(_) => self.failed(format!("unexpected answer: {status}")),
+        if status == StatusCode::OK {
+            return Ok(response);
         }
-    }
-
-    fn failed(&self, message: String) -> ClientError {
-        ClientError::Connection { socket: self.socket.clone(), message }
+        let bytes = response.into_body().collect().await.map_err(|error| failed(broken(&error)))?.to_bytes();
+        match serde_json::from_slice::<ErrorDocument>(&bytes) {
+            Ok(document) => Err(ClientError::Refused(document.error)),
+            Err(_) => Err(failed(format!("unexpected answer: {status}"))),
+        }
     }
 }
 

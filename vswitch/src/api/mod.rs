@@ -8,10 +8,10 @@ mod server;
 pub use client::{Client, ClientError, Stream, path, query};
 pub use frames::{Direction, FrameMessage, FrameView, FramesFilter, VerdictView};
 pub use messages::{
-    AttachRequest, ConnectRequest, Counters, DetachRequest, Detached, DisconnectRequest, DownRequest, EndpointDetails,
-    EndpointView, ErrorBody, ErrorDocument, FdbFilter, FdbFlush, FdbFlushed, FdbKeyRequest, FdbStatic, HooksView,
-    NetworkDetails, NetworkRequest, NetworkView, PortView, Pruned, StationKind, StationView, StatsFilter, Status,
-    SubnetView, UplinkView,
+    AllVlans, AttachRequest, ConnectRequest, Counters, DetachRequest, Detached, DisconnectRequest, DownRequest,
+    EndpointDetails, EndpointView, ErrorBody, ErrorDocument, FdbChange, FdbChangeKind, FdbFilter, FdbFlush, FdbFlushed,
+    FdbKeyRequest, FdbStatic, HooksView, NetworkDetails, NetworkRequest, NetworkView, PortHealth, PortView, Pruned,
+    StationKind, StationView, StatsFilter, Status, SubnetView, TrunkVlan, UplinkView,
 };
 pub use server::{DownCall, router};
 

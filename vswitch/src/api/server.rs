@@ -10,7 +10,7 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use futures::stream;
+use futures::{Stream, StreamExt as _, stream};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot};
@@ -19,7 +19,7 @@ use super::{
     AttachRequest, ConnectRequest, DetachRequest, DisconnectRequest, DownRequest, ErrorBody, FdbFilter, FdbFlush,
     FdbKeyRequest, FdbStatic, FramesFilter, NetworkRequest, PREFIX, StatsFilter,
 };
-use crate::switch::{ErrorKind, Switch, SwitchError};
+use crate::switch::{ErrorKind, FdbWatch, Switch, SwitchError};
 
 /// `down`, on its way to the daemon: what to forget, and whom to answer.
 pub type DownCall = (DownRequest, oneshot::Sender<Result<(), ErrorBody>>);
@@ -44,10 +44,12 @@ pub fn router(switch: Arc<Switch>, down: mpsc::Sender<DownCall>) -> Router {
         .route("/endpoints", get(endpoints).post(attach))
         .route("/endpoints/{endpoint}", get(inspect))
         .route("/detach", post(detach))
+        .route("/health", get(health))
         .route("/stats", get(stats))
         .route("/frames", get(frames))
         .route("/fdb", get(stations).post(add_station).delete(remove_station))
-        .route("/fdb/flush", post(flush_stations));
+        .route("/fdb/flush", post(flush_stations))
+        .route("/fdb/watch", get(watch_stations));
     Router::new().nest(PREFIX, paths).fallback(nowhere).with_state(Service { switch, down })
 }
 
@@ -119,6 +121,10 @@ async fn detach(State(service): State<Service>, Body(request): Body<DetachReques
     carried_out(async move { service.switch.detach(request).await }).await
 }
 
+async fn health(State(service): State<Service>) -> Response {
+    carried_out(async move { service.switch.health().await }).await
+}
+
 async fn stats(State(service): State<Service>, Query(filter): Query<StatsFilter>) -> Response {
     looked_up(service, move |switch| switch.stats(filter.of.as_deref())).await
 }
@@ -129,20 +135,10 @@ async fn frames(State(service): State<Service>, Query(filter): Query<FramesFilte
         Err(error) => return failure(&error),
     };
     // A client that goes away drops the stream, and what it watches with it.
-    let lines = stream::unfold(frames, |mut frames| async move {
+    lines(stream::unfold(frames, |mut frames| async move {
         let messages = frames.next().await?;
-        Some((lines(&messages), frames))
-    });
-    ([(CONTENT_TYPE, "application/x-ndjson")], axum::body::Body::from_stream(lines)).into_response()
-}
-
-fn lines(messages: &[impl Serialize]) -> serde_json::Result<Vec<u8>> {
-    let mut lines = Vec::new();
-    for message in messages {
-        serde_json::to_writer(&mut lines, message)?;
-        lines.push(b'\n');
-    }
-    Ok(lines)
+        Some((messages, frames))
+    }))
 }
 
 async fn stations(State(service): State<Service>, Query(filter): Query<FdbFilter>) -> Response {
@@ -159,6 +155,27 @@ async fn remove_station(State(service): State<Service>, Query(request): Query<Fd
 
 async fn flush_stations(State(service): State<Service>, Body(request): Body<FdbFlush>) -> Response {
     carried_out(async move { service.switch.flush_stations(&request).await }).await
+}
+
+/// Changes as they come, a line of JSON each, until the client has had enough or the switch goes down.
+async fn watch_stations(State(service): State<Service>, Query(filter): Query<FdbFilter>) -> Response {
+    match tokio::task::spawn_blocking(move || FdbWatch::begin(service.switch, &filter)).await {
+        Ok(Ok(watch)) => lines(stream::unfold(watch, |mut watch| async move {
+            let changes = watch.changes().await?;
+            Some((changes, watch))
+        })),
+        Ok(Err(error)) => failure(&error),
+        Err(error) => failure(&SwitchError::from(crate::apply::ApplyError::from(error))),
+    }
+}
+
+/// An answer that goes on: documents, a line of JSON each.
+fn lines<T: Serialize>(batches: impl Stream<Item = Vec<T>> + Send + 'static) -> Response {
+    let text = batches.map(|batch| {
+        let lines: Result<String, _> = batch.iter().map(|item| Ok(serde_json::to_string(item)? + "\n")).collect();
+        lines.map_err(|error: serde_json::Error| error)
+    });
+    ([(CONTENT_TYPE, "application/x-ndjson")], axum::body::Body::from_stream(text)).into_response()
 }
 
 async fn nowhere(request: Request) -> Response {

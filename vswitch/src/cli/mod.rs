@@ -46,7 +46,7 @@ fn carry_out(command: Command, instance: &Instance, output: Output) -> Result<()
     match command {
         Command::Up(arguments) => up::run(&arguments, instance, output),
         Command::Down(arguments) => down::run(&arguments, instance, output),
-        Command::Doctor => doctor::run(output),
+        Command::Doctor => doctor::run(instance, output),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "vswitch", &mut script);
@@ -89,6 +89,7 @@ async fn ask(command: Command, instance: &Instance, output: Output) -> Result<()
             FdbCommand::Add(arguments) => fdb::add(&mut client, arguments).await,
             FdbCommand::Del(arguments) => fdb::del(&mut client, &arguments).await,
             FdbCommand::Flush(arguments) => fdb::flush(&mut client, arguments, output).await,
+            FdbCommand::Watch(arguments) => fdb::watch(&mut client, &arguments, output).await,
         },
         Command::Up(_) | Command::Down(_) | Command::Run(_) | Command::Doctor | Command::Completions { .. } => Ok(()),
     }

@@ -9,6 +9,7 @@ mod directory;
 mod error;
 mod events;
 mod fdb;
+mod health;
 mod network;
 mod outside;
 mod restore;
@@ -26,6 +27,7 @@ use std::time::Instant;
 use tokio::sync::{Mutex as AsyncMutex, RwLock, RwLockReadGuard};
 
 pub use error::{ErrorKind, SwitchError};
+pub use fdb::FdbWatch;
 pub use restore::{Release, Restored};
 pub use teardown::{RemoveError, remove_files, remove_leftovers};
 pub use uplink::restore_uplink;

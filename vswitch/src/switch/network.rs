@@ -258,7 +258,7 @@ fn draft(request: NetworkRequest, driver: Driver) -> Result<Network, SwitchError
         Driver::Host | Driver::None => match options.first_key_value() {
             Some((option, value)) => {
                 let (option, value) = (option.clone(), value.clone());
-                return Err(InvalidOption::Unknown { option, value, driver: driver.name(), known: &[] }.into());
+                return Err(InvalidOption::Unknown { option, value, driver: driver.name(), known: Vec::new() }.into());
             }
             None => BridgeOptions::default(),
         },

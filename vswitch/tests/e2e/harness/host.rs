@@ -75,6 +75,7 @@ pub struct Station {
     pub kind: String,
     pub age: Option<u64>,
     pub moves: u64,
+    pub held: bool,
 }
 
 /// What went through a port, as `stats` shows it.
