@@ -317,6 +317,7 @@ async fn start(options: &Options, capabilities: &Capabilities, before: &Before) 
     tokio::spawn(switch.clone().follow_links(events));
     tokio::spawn(switch.clone().age_stations());
     tokio::spawn(switch.clone().report_held());
+    tokio::spawn(switch.clone().follow_multicast());
     tokio::spawn(switch.follow_firewall());
     Ok(Serving { switch, listener, restored })
 }

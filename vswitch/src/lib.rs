@@ -16,6 +16,7 @@ pub mod ipam;
 pub mod kernel;
 pub mod lock;
 pub mod model;
+pub mod multicast;
 pub mod outside;
 pub mod plan;
 pub mod reconcile;

@@ -200,6 +200,7 @@ fn vlans_have_their_members_and_tags() {
     // A is in VLAN 30, B a trunk of 30 and 31.
     change(&mut tables, 1, 30, 0);
     change(&mut tables, 2, 0, Port::TRUNK | Port::LEARN);
+    tables.ports.get_mut(&PortNumber(3)).expect("the host").flags = 0;
     tables.trunks.extend([30, 31].map(|vlan| (PortNumber(2), VlanKey(vlan))));
     let tagged = |destination, source, tci: u16| {
         let [t0, t1] = tci.to_be_bytes();

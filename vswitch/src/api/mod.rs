@@ -10,8 +10,8 @@ pub use frames::{Direction, FrameMessage, FrameView, FramesFilter, VerdictView};
 pub use messages::{
     AllVlans, AttachRequest, ConnectRequest, Counters, DetachRequest, Detached, DisconnectRequest, DownRequest,
     EndpointDetails, EndpointView, ErrorBody, ErrorDocument, FdbChange, FdbChangeKind, FdbFilter, FdbFlush, FdbFlushed,
-    FdbKeyRequest, FdbStatic, HooksView, NetworkDetails, NetworkRequest, NetworkView, PortHealth, PortView, Pruned,
-    StationKind, StationView, StatsFilter, Status, SubnetView, TrunkVlan, UplinkView,
+    FdbKeyRequest, FdbStatic, HooksView, MdbFilter, MulticastGroupView, NetworkDetails, NetworkRequest, NetworkView,
+    PortHealth, PortView, Pruned, StationKind, StationView, StatsFilter, Status, SubnetView, TrunkVlan, UplinkView,
 };
 pub use server::{DownCall, router};
 

@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     AttachRequest, ConnectRequest, DetachRequest, DisconnectRequest, DownRequest, ErrorBody, FdbFilter, FdbFlush,
-    FdbKeyRequest, FdbStatic, FramesFilter, NetworkRequest, PREFIX, StatsFilter,
+    FdbKeyRequest, FdbStatic, FramesFilter, MdbFilter, NetworkRequest, PREFIX, StatsFilter,
 };
 use crate::switch::{ErrorKind, FdbWatch, Switch, SwitchError};
 
@@ -49,7 +49,8 @@ pub fn router(switch: Arc<Switch>, down: mpsc::Sender<DownCall>) -> Router {
         .route("/frames", get(frames))
         .route("/fdb", get(stations).post(add_station).delete(remove_station))
         .route("/fdb/flush", post(flush_stations))
-        .route("/fdb/watch", get(watch_stations));
+        .route("/fdb/watch", get(watch_stations))
+        .route("/mdb", get(multicast_groups));
     Router::new().nest(PREFIX, paths).fallback(nowhere).with_state(Service { switch, down })
 }
 
@@ -155,6 +156,10 @@ async fn remove_station(State(service): State<Service>, Query(request): Query<Fd
 
 async fn flush_stations(State(service): State<Service>, Body(request): Body<FdbFlush>) -> Response {
     carried_out(async move { service.switch.flush_stations(&request).await }).await
+}
+
+async fn multicast_groups(State(service): State<Service>, Query(filter): Query<MdbFilter>) -> Response {
+    looked_up(service, move |switch| switch.multicast_groups(&filter)).await
 }
 
 /// Changes as they come, a line of JSON each, until the client has had enough or the switch goes down.

@@ -89,6 +89,11 @@ pub enum Command {
         #[command(subcommand)]
         command: FdbCommand,
     },
+    /// Look into the multicast groups that endpoints listen to
+    Mdb {
+        #[command(subcommand)]
+        command: MdbCommand,
+    },
     /// Show what went through the ports
     #[command(after_help = "Example:\n  vswitch stats bridge")]
     Stats {
@@ -330,6 +335,17 @@ pub struct NetworkCreate {
     pub label: Vec<(String, String)>,
     /// The network's name
     pub name: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum MdbCommand {
+    /// Show who listens to which multicast group
+    #[command(after_help = "Example:\n  vswitch mdb show --network lan")]
+    Show {
+        /// In this network
+        #[arg(long, value_name = "NETWORK")]
+        network: Option<String>,
+    },
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {

@@ -6,6 +6,7 @@ mod down;
 mod endpoints;
 mod failure;
 mod fdb;
+mod mdb;
 mod networks;
 mod output;
 mod path;
@@ -20,7 +21,7 @@ use clap::{CommandFactory as _, Parser as _};
 
 use crate::api::Client;
 use crate::model::Instance;
-use arguments::{Cli, Command, FdbCommand, NetworkCommand};
+use arguments::{Cli, Command, FdbCommand, MdbCommand, NetworkCommand};
 use failure::Failure;
 use output::Output;
 
@@ -91,6 +92,9 @@ async fn ask(command: Command, instance: &Instance, output: Output) -> Result<()
             FdbCommand::Flush(arguments) => fdb::flush(&mut client, arguments, output).await,
             FdbCommand::Watch(arguments) => fdb::watch(&mut client, &arguments, output).await,
         },
+        Command::Mdb { command: MdbCommand::Show { network } } => {
+            mdb::show(&mut client, network.as_deref(), output).await
+        }
         Command::Up(_) | Command::Down(_) | Command::Run(_) | Command::Doctor | Command::Completions { .. } => Ok(()),
     }
 }

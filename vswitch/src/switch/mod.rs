@@ -10,6 +10,7 @@ mod error;
 mod events;
 mod fdb;
 mod health;
+mod multicast;
 mod network;
 mod outside;
 mod restore;
@@ -24,7 +25,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use tokio::sync::{Mutex as AsyncMutex, RwLock, RwLockReadGuard};
+use tokio::sync::{Mutex as AsyncMutex, Notify, RwLock, RwLockReadGuard};
 
 pub use error::{ErrorKind, SwitchError};
 pub use fdb::FdbWatch;
@@ -39,6 +40,7 @@ use crate::dns::{DnsServer, ResolverFiles};
 use crate::kernel::netlink::Netlink;
 use crate::kernel::netns::{Netns, NetnsId};
 use crate::model::{Instance, Subnet};
+use crate::multicast::Groups;
 use crate::outside::{Outside, Reservations};
 use crate::store::Store;
 use crate::watching::Watching;
@@ -73,6 +75,10 @@ pub struct Switch {
     settling: AsyncMutex<()>,
     /// The host ports that are published.
     reservations: Reservations,
+    /// Who listens to which multicast groups.
+    multicast: Mutex<Groups>,
+    /// Told of networks that come and go.
+    multicast_changed: Notify,
     /// What somebody may wonder about, by what it is about.
     notes: Mutex<BTreeMap<String, String>>,
     /// Held for reading by whatever changes something; for writing, forever, by what ends it all.
@@ -114,6 +120,8 @@ impl Switch {
             outside_turn: AsyncMutex::default(),
             settling: AsyncMutex::default(),
             reservations: Reservations::default(),
+            multicast: Mutex::default(),
+            multicast_changed: Notify::new(),
             notes: Mutex::default(),
             instance,
             mode,

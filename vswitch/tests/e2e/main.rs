@@ -19,6 +19,7 @@ mod instances;
 mod ipv6;
 mod isolation;
 mod lifecycle;
+mod multicast;
 mod names;
 mod networks;
 mod options;
