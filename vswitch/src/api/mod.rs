@@ -1,10 +1,12 @@
 //! The API: JSON over HTTP/1.1 on the instance's Unix socket. The command line is a client of it like any other.
 
 mod client;
+mod frames;
 mod messages;
 mod server;
 
-pub use client::{Client, ClientError, path, query};
+pub use client::{Client, ClientError, Stream, path, query};
+pub use frames::{Direction, FrameMessage, FrameView, FramesFilter, VerdictView};
 pub use messages::{
     AllVlans, AttachRequest, ConnectRequest, Counters, DetachRequest, Detached, DisconnectRequest, DownRequest,
     EndpointDetails, EndpointView, ErrorBody, ErrorDocument, FdbChange, FdbChangeKind, FdbFilter, FdbFlush, FdbFlushed,

@@ -10,14 +10,14 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use futures::{Stream, StreamExt as _};
+use futures::{Stream, StreamExt as _, stream};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
     AttachRequest, ConnectRequest, DetachRequest, DisconnectRequest, DownRequest, ErrorBody, FdbFilter, FdbFlush,
-    FdbKeyRequest, FdbStatic, MdbFilter, NetworkRequest, PREFIX, StatsFilter,
+    FdbKeyRequest, FdbStatic, FramesFilter, MdbFilter, NetworkRequest, PREFIX, StatsFilter,
 };
 use crate::switch::{ErrorKind, FdbWatch, Switch, SwitchError};
 
@@ -46,6 +46,7 @@ pub fn router(switch: Arc<Switch>, down: mpsc::Sender<DownCall>) -> Router {
         .route("/detach", post(detach))
         .route("/health", get(health))
         .route("/stats", get(stats))
+        .route("/frames", get(frames))
         .route("/fdb", get(stations).post(add_station).delete(remove_station))
         .route("/fdb/flush", post(flush_stations))
         .route("/fdb/watch", get(watch_stations))
@@ -129,6 +130,18 @@ async fn stats(State(service): State<Service>, Query(filter): Query<StatsFilter>
     looked_up(service, move |switch| switch.stats(filter.of.as_deref())).await
 }
 
+async fn frames(State(service): State<Service>, Query(filter): Query<FramesFilter>) -> Response {
+    let frames = match service.switch.watch(&filter) {
+        Ok(frames) => frames,
+        Err(error) => return failure(&error),
+    };
+    // A client that goes away drops the stream, and what it watches with it.
+    lines(stream::unfold(frames, |mut frames| async move {
+        let messages = frames.next().await?;
+        Some((messages, frames))
+    }))
+}
+
 async fn stations(State(service): State<Service>, Query(filter): Query<FdbFilter>) -> Response {
     looked_up(service, move |switch| switch.stations(&filter)).await
 }
@@ -152,7 +165,7 @@ async fn multicast_groups(State(service): State<Service>, Query(filter): Query<M
 /// Changes as they come, a line of JSON each, until the client has had enough or the switch goes down.
 async fn watch_stations(State(service): State<Service>, Query(filter): Query<FdbFilter>) -> Response {
     match tokio::task::spawn_blocking(move || FdbWatch::begin(service.switch, &filter)).await {
-        Ok(Ok(watch)) => lines(futures::stream::unfold(watch, |mut watch| async move {
+        Ok(Ok(watch)) => lines(stream::unfold(watch, |mut watch| async move {
             let changes = watch.changes().await?;
             Some((changes, watch))
         })),

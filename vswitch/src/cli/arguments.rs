@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use fdb::{FdbAdd, FdbCommand, FdbKey, FdbShow, FdbWatch, FdbWhere};
 
+use super::watch::{Capture, Monitor};
 use crate::model::{InstanceName, Subnet};
 
 /// A virtual switch for containers.
@@ -100,6 +101,13 @@ pub enum Command {
         #[arg(value_name = "ENDPOINT|NETWORK")]
         of: Option<String>,
     },
+    /// Show frames as they come in, and what becomes of them
+    #[command(after_help = "Example:\n  vswitch monitor --drops --network lan")]
+    Monitor(Monitor),
+    /// Show or write frames before and after the verdict
+    #[command(after_help = "Example:\n  vswitch capture web -w web.pcapng\n\n\
+                      In Wireshark and tshark each port is an interface, and the verdict is the frame's comment.")]
+    Capture(Capture),
     /// Print a completion script
     #[command(after_help = "Example:\n  vswitch completions bash > /etc/bash_completion.d/vswitch")]
     Completions {
@@ -414,6 +422,15 @@ mod tests {
         for words in ["run", "run --", "run --netns /run/netns/web sh", "run --nonsense sh"] {
             assert!(parse(words).is_err(), "{words}");
         }
+    }
+
+    #[test]
+    fn what_is_watched_is_read() {
+        let cli = parse("monitor --drops --network lan --port web --count 3 --rate 10").expect("valid");
+        let Command::Monitor(monitor) = cli.command else { panic!("not a monitor") };
+        assert_eq!((monitor.drops, monitor.limits.count, monitor.limits.rate), (true, Some(3), Some(10)));
+        assert!(matches!(parse("capture web -w -").expect("valid").command, Command::Capture(_)));
+        assert!(parse("capture").is_err() && parse("capture web --rate 0").is_err());
     }
 
     #[test]

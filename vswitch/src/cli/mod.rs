@@ -13,6 +13,7 @@ mod path;
 mod run;
 mod status;
 mod up;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -67,6 +68,8 @@ async fn ask(command: Command, instance: &Instance, output: Output) -> Result<()
     match command {
         Command::Status => status::status(&mut client, output).await,
         Command::Stats { of } => status::stats(&mut client, of.as_deref(), output).await,
+        Command::Monitor(arguments) => watch::monitor(&mut client, &arguments, output).await,
+        Command::Capture(arguments) => watch::capture(&mut client, &arguments, output).await,
         Command::Attach(arguments) => endpoints::attach(&mut client, arguments, output).await,
         Command::Detach(arguments) => endpoints::detach(&mut client, arguments, output).await,
         Command::Ps => endpoints::ps(&mut client, output).await,

@@ -32,6 +32,7 @@ pub use fdb::FdbWatch;
 pub use restore::{Release, Restored};
 pub use teardown::{RemoveError, remove_files, remove_leftovers};
 pub use uplink::restore_uplink;
+pub use watch::Frames;
 
 use crate::apply::Scene;
 use crate::datapath::{Datapath, Mode};

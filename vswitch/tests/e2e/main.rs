@@ -35,3 +35,4 @@ mod takeover;
 mod traffic;
 mod uplink;
 mod vlan;
+mod watching;
