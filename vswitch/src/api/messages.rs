@@ -318,7 +318,7 @@ pub struct EndpointDetails {
 }
 
 /// What went through a port.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
     /// Frames that came in by the port.
     pub rx_frames: u64,
@@ -332,8 +332,11 @@ pub struct Counters {
     pub forwarded: u64,
     /// Of the frames in: flooded.
     pub flooded: u64,
-    /// Of the frames in: sent to the host's port.
+    /// Of the frames in: sent to the host's port, or answered by the switch itself.
     pub to_host: u64,
+    /// Of those: answered by the switch itself.
+    #[serde(default)]
+    pub answered: u64,
     /// Of the frames in: left to the host's stack on the device itself.
     pub passed: u64,
     /// Stations learned from the port.
@@ -344,6 +347,27 @@ pub struct Counters {
     pub tx_failed: u64,
     /// Of the frames in: dropped, by reason.
     pub drops: BTreeMap<String, u64>,
+}
+
+impl Counters {
+    /// Adds another port's.
+    pub fn add(&mut self, other: &Self) {
+        self.rx_frames += other.rx_frames;
+        self.rx_bytes += other.rx_bytes;
+        self.tx_frames += other.tx_frames;
+        self.tx_bytes += other.tx_bytes;
+        self.forwarded += other.forwarded;
+        self.flooded += other.flooded;
+        self.to_host += other.to_host;
+        self.answered += other.answered;
+        self.passed += other.passed;
+        self.learned += other.learned;
+        self.learn_failed += other.learn_failed;
+        self.tx_failed += other.tx_failed;
+        for (reason, count) in &other.drops {
+            *self.drops.entry(reason.clone()).or_default() += count;
+        }
+    }
 }
 
 impl From<&PortCounters> for Counters {
@@ -357,6 +381,7 @@ impl From<&PortCounters> for Counters {
             forwarded: counters.forwarded,
             flooded: counters.flooded,
             to_host: counters.to_host,
+            answered: counters.answered,
             passed: counters.passed,
             learned: counters.learned,
             learn_failed: counters.learn_failed,
@@ -371,6 +396,9 @@ impl From<&PortCounters> for Counters {
 pub struct StatsFilter {
     /// An endpoint or a network.
     pub of: Option<String>,
+    /// Summed up by network.
+    #[serde(default)]
+    pub sum: bool,
 }
 
 /// A port with what went through it.
@@ -378,7 +406,7 @@ pub struct StatsFilter {
 pub struct PortView {
     /// The endpoint's name, or the device.
     pub port: String,
-    /// `endpoint`, `host` or `uplink`.
+    /// `endpoint`, `host` or `uplink`; `network` for the sum of a network's ports.
     pub kind: String,
     /// The name of the network.
     pub network: String,
@@ -466,6 +494,10 @@ pub struct FdbFlushed {
     /// How many stations.
     pub removed: usize,
 }
+
+mod trace;
+
+pub use trace::{TraceFrame, TraceProgram, TraceProtocol, TraceRequest, TraceStep, TraceVerdict, TraceView};
 
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,7 @@
 
 mod client;
 mod messages;
+mod metrics;
 mod server;
 
 pub use client::{Client, ClientError, path, query};
@@ -9,8 +10,9 @@ pub use messages::{
     AttachRequest, ConnectRequest, Counters, DetachRequest, Detached, DisconnectRequest, DownRequest, EndpointDetails,
     EndpointView, ErrorBody, ErrorDocument, FdbFilter, FdbFlush, FdbFlushed, FdbKeyRequest, FdbStatic, HooksView,
     NetworkDetails, NetworkRequest, NetworkView, PortView, Pruned, StationKind, StationView, StatsFilter, Status,
-    SubnetView, UplinkView,
+    SubnetView, TraceFrame, TraceProgram, TraceProtocol, TraceRequest, TraceStep, TraceVerdict, TraceView, UplinkView,
 };
+pub use metrics::{Measured, Stations};
 pub use server::{DownCall, router};
 
 /// The version of the API, the beginning of every path.

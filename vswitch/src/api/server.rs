@@ -7,6 +7,7 @@ use axum::Router;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{FromRequest, Path, Query, Request, State};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::Serialize;
@@ -15,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     AttachRequest, ConnectRequest, DetachRequest, DisconnectRequest, DownRequest, ErrorBody, FdbFilter, FdbFlush,
-    FdbKeyRequest, FdbStatic, NetworkRequest, PREFIX, StatsFilter,
+    FdbKeyRequest, FdbStatic, NetworkRequest, PREFIX, StatsFilter, TraceRequest,
 };
 use crate::switch::{ErrorKind, Switch, SwitchError};
 
@@ -43,9 +44,14 @@ pub fn router(switch: Arc<Switch>, down: mpsc::Sender<DownCall>) -> Router {
         .route("/endpoints/{endpoint}", get(inspect))
         .route("/detach", post(detach))
         .route("/stats", get(stats))
+        .route("/trace", post(trace))
         .route("/fdb", get(stations).post(add_station).delete(remove_station))
         .route("/fdb/flush", post(flush_stations));
-    Router::new().nest(PREFIX, paths).fallback(nowhere).with_state(Service { switch, down })
+    Router::new()
+        .nest(PREFIX, paths)
+        .route("/metrics", get(metrics))
+        .fallback(nowhere)
+        .with_state(Service { switch, down })
 }
 
 async fn status(State(service): State<Service>) -> Response {
@@ -117,7 +123,30 @@ async fn detach(State(service): State<Service>, Body(request): Body<DetachReques
 }
 
 async fn stats(State(service): State<Service>, Query(filter): Query<StatsFilter>) -> Response {
-    looked_up(service, move |switch| switch.stats(filter.of.as_deref())).await
+    let of = filter.of;
+    looked_up(
+        service,
+        move |switch| {
+            if filter.sum { switch.network_stats(of.as_deref()) } else { switch.stats(of.as_deref()) }
+        },
+    )
+    .await
+}
+
+/// Not below the API's version: it is where Prometheus looks, and has a format of its own.
+async fn metrics(State(service): State<Service>) -> Response {
+    let measured = tokio::task::spawn_blocking(move || service.switch.measure()).await;
+    match measured.map_err(|error| SwitchError::from(crate::apply::ApplyError::from(error))) {
+        Ok(Ok(measured)) => match measured.exposition() {
+            Ok(text) => ([(CONTENT_TYPE, super::metrics::CONTENT_TYPE)], text).into_response(),
+            Err(error) => respond(StatusCode::INTERNAL_SERVER_ERROR, ErrorBody::new("metrics", &error.to_string())),
+        },
+        Ok(Err(error)) | Err(error) => failure(&error),
+    }
+}
+
+async fn trace(State(service): State<Service>, Body(request): Body<TraceRequest>) -> Response {
+    looked_up(service, move |switch| switch.trace(&request)).await
 }
 
 async fn stations(State(service): State<Service>, Query(filter): Query<FdbFilter>) -> Response {

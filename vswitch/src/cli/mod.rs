@@ -11,6 +11,8 @@ mod output;
 mod path;
 mod run;
 mod status;
+mod top;
+mod trace;
 mod up;
 
 use std::process::ExitCode;
@@ -65,7 +67,9 @@ async fn ask(command: Command, instance: &Instance, output: Output) -> Result<()
     let mut client = Client::connect(instance).await?;
     match command {
         Command::Status => status::status(&mut client, output).await,
-        Command::Stats { of } => status::stats(&mut client, of.as_deref(), output).await,
+        Command::Stats { of, sum } => status::stats(&mut client, of.as_deref(), sum, output).await,
+        Command::Top(arguments) => top::top(&mut client, &arguments, output).await,
+        Command::Trace(arguments) => trace::trace(&mut client, arguments, output).await,
         Command::Attach(arguments) => endpoints::attach(&mut client, arguments, output).await,
         Command::Detach(arguments) => endpoints::detach(&mut client, arguments, output).await,
         Command::Ps => endpoints::ps(&mut client, output).await,

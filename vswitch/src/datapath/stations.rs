@@ -16,6 +16,11 @@ impl Datapath {
         self.state().stations()
     }
 
+    /// How many stations can be learned in all.
+    pub const fn fdb_size(&self) -> u32 {
+        self.options.fdb_size
+    }
+
     /// Writes a static entry, in place of a learned one if there is one.
     ///
     /// # Errors
@@ -63,7 +68,7 @@ impl Datapath {
     }
 
     /// The time on the clock of [`FdbEntry::seen`].
-    pub(super) fn now() -> u32 {
+    pub fn now() -> u32 {
         let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
         now.map_or(0, |now| tick(now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64))
     }

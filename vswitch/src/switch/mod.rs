@@ -9,11 +9,13 @@ mod directory;
 mod error;
 mod events;
 mod fdb;
+mod measure;
 mod network;
 mod outside;
 mod restore;
 mod state;
 mod teardown;
+mod trace;
 mod uplink;
 mod views;
 
@@ -27,10 +29,11 @@ use tokio::sync::{Mutex as AsyncMutex, RwLock, RwLockReadGuard};
 pub use error::{ErrorKind, SwitchError};
 pub use restore::{Release, Restored};
 pub use teardown::{RemoveError, remove_files, remove_leftovers};
+pub use trace::TraceError;
 pub use uplink::restore_uplink;
 
 use crate::apply::Scene;
-use crate::datapath::{Datapath, Mode};
+use crate::datapath::{Datapath, Mode, Tracer};
 use crate::dns::{DnsServer, ResolverFiles};
 use crate::kernel::netlink::Netlink;
 use crate::kernel::netns::{Netns, NetnsId};
@@ -55,6 +58,8 @@ pub struct Switch {
     own_netns: NetnsId,
     netlink: Netlink,
     datapath: Arc<Datapath>,
+    /// The recording copy of the programs, for whoever traces.
+    tracer: Mutex<Option<Tracer>>,
     store: Store,
     state: Arc<Mutex<State>>,
     /// The DNS servers of the networks.
@@ -115,6 +120,7 @@ impl Switch {
             own_netns: Netns::current()?.id(),
             netlink,
             datapath,
+            tracer: Mutex::default(),
             store,
             state,
             gate: RwLock::new(true),
