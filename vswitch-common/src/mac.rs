@@ -19,6 +19,13 @@ impl Mac {
         self.0[0] & 1 != 0
     }
 
+    /// ff:ff:ff:ff:ff:ff.
+    #[inline(always)]
+    pub const fn is_broadcast(self) -> bool {
+        let [a, b, c, d, e, f] = self.0;
+        a & b & c & d & e & f == 0xff
+    }
+
     /// 00:00:00:00:00:00.
     #[inline(always)]
     pub const fn is_zero(self) -> bool {

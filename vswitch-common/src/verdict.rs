@@ -238,11 +238,15 @@ pub enum DropReason {
     StationHeld = 21,
     /// Longer than the port to deliver to may send.
     TooBig = 22,
+    /// An IPv6 packet from an endpoint that hides its transport header behind more extension headers than are followed.
+    HeaderChain = 23,
+    /// IP or ARP from an endpoint behind an LLC and SNAP header, as nobody sends it on Ethernet.
+    SnapEncapsulated = 24,
 }
 
 impl DropReason {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::Truncated,
         Self::SourceMulticast,
         Self::SourceZero,
@@ -266,6 +270,8 @@ impl DropReason {
         Self::Storm,
         Self::StationHeld,
         Self::TooBig,
+        Self::HeaderChain,
+        Self::SnapEncapsulated,
     ];
 
     /// The name in `stats`, `monitor` and the metrics.
@@ -294,6 +300,8 @@ impl DropReason {
             Self::Storm => "storm",
             Self::StationHeld => "station_held",
             Self::TooBig => "too_big",
+            Self::HeaderChain => "header_chain",
+            Self::SnapEncapsulated => "snap_encapsulated",
         }
     }
 }

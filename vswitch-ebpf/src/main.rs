@@ -1,21 +1,28 @@
 //! The eBPF programs of vswitch. Each reads its context, asks the core, and has the decision carried out.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch, core_intrinsics)]
+#![expect(internal_features, reason = "the atomic addition of the BPF target has no other name")]
 #![expect(missing_docs, reason = "the attribute macros make functions of the same name, without the comments")]
 
 mod act;
+mod answer;
+mod flood;
 mod frame;
+mod learn;
 mod maps;
 mod tables;
+mod tags;
 mod trace;
+mod watch;
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action};
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
-use vswitch_common::forward::{forward_early, forward_from_host, forward_from_station};
+use vswitch_common::forward::{forward_early, forward_from_container, forward_from_host, forward_from_uplink};
 use vswitch_common::tables::{PortKind, tick};
-use vswitch_common::verdict::action;
+use vswitch_common::verdict::{Decision, action};
 
 use crate::frame::Frame;
 use crate::tables::KernelTables;
@@ -23,19 +30,25 @@ use crate::tables::KernelTables;
 /// What a container sends, at the host side of its veth.
 #[classifier]
 pub fn from_container(context: TcContext) -> i32 {
-    switch::<false>(&context, TC_ACT_SHOT)
+    switch(&context, TC_ACT_SHOT, forward_from_container)
 }
 
 /// What the host sends into a network, at the switch's side of the veth whose other side is `vsw-NETWORK`.
 #[classifier]
 pub fn from_host(context: TcContext) -> i32 {
-    switch::<true>(&context, TC_ACT_SHOT)
+    switch(&context, TC_ACT_SHOT, forward_from_host)
 }
 
 /// What arrives on a physical interface, behind GRO. A device that is no port is the host's own and left alone.
 #[classifier]
 pub fn from_uplink(context: TcContext) -> i32 {
-    switch::<false>(&context, TC_ACT_UNSPEC)
+    switch(&context, TC_ACT_UNSPEC, forward_from_uplink)
+}
+
+/// The second half of the three above, for floods and answers: called by their tails.
+#[classifier]
+pub fn carry(context: TcContext) -> i32 {
+    act::carry(&context)
 }
 
 /// What arrives on a physical interface, before the kernel makes a packet of it.
@@ -59,16 +72,12 @@ fn now() -> u32 {
 
 /// Switches a packet; `unknown` is what becomes of one whose device is no port (yet, or no more).
 #[inline(always)]
-fn switch<const HOST: bool>(context: &TcContext, unknown: i32) -> i32 {
+fn switch(context: &TcContext, unknown: i32, forward: impl Fn(u32, &Frame, &KernelTables, u32) -> Decision) -> i32 {
     let now = now();
     // SAFETY: the context's skb pointer is valid as long as the program runs.
     let ifindex = unsafe { (*context.skb.skb).ifindex };
     let frame = Frame::of_tc(context);
-    let decision = if HOST {
-        forward_from_host(ifindex, &frame, &KernelTables, now)
-    } else {
-        forward_from_station(ifindex, &frame, &KernelTables, now)
-    };
+    let decision = forward(ifindex, &frame, &KernelTables, now);
     if trace::requested() {
         return trace::record(decision, now) as i32;
     }
@@ -89,7 +98,7 @@ fn switch_early(context: &XdpContext, kind: PortKind) -> u32 {
     if decision.action == action::LEAVE {
         return xdp_action::XDP_PASS;
     }
-    act::xdp(context, &decision, (context.data_end() - context.data()) as u64, now)
+    act::xdp(context, &decision, now)
 }
 
 #[cfg(not(test))]

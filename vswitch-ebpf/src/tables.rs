@@ -51,9 +51,9 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
-    fn neighbor(&self, key: &NeighborKey) -> Option<PortNumber> {
+    fn neighbor(&self, key: &NeighborKey) -> PortNumber {
         // SAFETY: a port number is one aligned word.
-        unsafe { NEIGHBORS.get(key) }.copied()
+        unsafe { NEIGHBORS.get(key) }.copied().unwrap_or(PortNumber::NONE)
     }
 
     #[inline(always)]

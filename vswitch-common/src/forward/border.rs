@@ -5,45 +5,26 @@
 #[cfg(test)]
 mod tests;
 
+use super::side;
 use crate::packet::address::Addresses;
 use crate::packet::{Ethernet, Packet};
 use crate::tables::{MARK_PUBLISHED, NetworkNumber, Port, PortKind, Subnet, Tables};
 use crate::verdict::{Decision, DropReason, action};
 
-/// Neither part: for XDP, which never comes to the border.
-pub(super) const NONE: u8 = 0;
-/// What the host's port sends into a network.
-pub(super) const FROM_HOST: u8 = 1;
-/// What all other ports send to the host.
-pub(super) const FROM_STATION: u8 = 2;
-/// Both.
-pub(super) const ANY: u8 = FROM_HOST | FROM_STATION;
-
-/// Whether the part of the border that a port comes to is among those that are looked at. A program is on devices of one
-/// kind, so the answer is no surprise: but should it ever be another, nothing passes.
-#[inline(always)]
-pub(super) const fn is_watched<const BORDER: u8>(port: &Port) -> bool {
-    let part = match port.kind() {
-        Some(PortKind::Host) => FROM_HOST,
-        _ => FROM_STATION,
-    };
-    BORDER == NONE || BORDER & part != 0
-}
-
 /// Changes a decision if the frame would cross the border and must not.
 #[inline(always)]
-pub(super) fn guard<P: Packet + ?Sized, T: Tables, const BORDER: u8>(
+pub(super) fn guard<P: Packet + ?Sized, T: Tables, const SIDE: u8>(
     decision: Decision,
     frame: &P,
     ethernet: &Ethernet,
     port: &Port,
     tables: &T,
 ) -> Decision {
-    if BORDER == NONE {
+    if SIDE & side::EARLY != 0 {
         return decision;
     }
     // Which it is, if only one can be, is known before the program runs.
-    if BORDER == FROM_HOST || BORDER == ANY && matches!(port.kind(), Some(PortKind::Host)) {
+    if SIDE == side::HOST || SIDE & side::HOST != 0 && matches!(port.kind(), Some(PortKind::Host)) {
         if decision.action == action::DROP {
             return decision;
         }
@@ -54,7 +35,9 @@ pub(super) fn guard<P: Packet + ?Sized, T: Tables, const BORDER: u8>(
         action::REDIRECT if decision.to.local != 0 => {
             dropped_if(leave(&Addresses::read(frame, ethernet), port, tables), decision)
         }
-        action::FLOOD_GROUP => copy(decision, &Addresses::read(frame, ethernet), port, tables),
+        action::FLOOD_GROUP | action::FLOOD_LISTENERS => {
+            copy(decision, &Addresses::read(frame, ethernet), port, tables)
+        }
         // The host's own frames on its own interface, whatever the network: loopback addresses alone are stopped.
         action::PASS => {
             let martian = is_martian(&Addresses::read(frame, ethernet));
@@ -131,7 +114,12 @@ fn copy<T: Tables>(decision: Decision, ip: &Addresses, port: &Port, tables: &T) 
         }
         _ => true,
     };
-    Decision { action: if apart { action::FLOOD_APART } else { decision.action }, ..decision }
+    let action = match decision.action {
+        action if !apart => action,
+        action::FLOOD_LISTENERS => action::FLOOD_LISTENERS_APART,
+        _ => action::FLOOD_APART,
+    };
+    Decision { action, ..decision }
 }
 
 /// A loopback address where none can be.

@@ -1,9 +1,9 @@
 //! The share of the decision that XDP takes, before the kernel has made a packet of the frame.
 
-use super::{border, decide};
+use super::{decide, side};
 use crate::packet::{Ethernet, Packet, ip_protocol, protocol};
 use crate::tables::{PortKind, PortNumber, Tables};
-use crate::verdict::{Decision, action};
+use crate::verdict::{Decision, action, tag};
 
 /// Decides about a frame in XDP; [`action::LEAVE`] leaves it, untouched and uncounted, to tcx, which decides the same.
 ///
@@ -19,10 +19,14 @@ pub fn forward_early<P: Packet + ?Sized, T: Tables>(
     now: u32,
 ) -> Decision {
     // What XDP takes goes from one device to another: it never comes to the border.
-    let decision = decide::<P, T, { border::NONE }>(ifindex, frame, tables, now);
+    let decision = match ingress {
+        PortKind::Uplink => decide::<P, T, { side::UPLINK | side::EARLY }>(ifindex, frame, tables, now),
+        _ => decide::<P, T, { side::CONTAINER | side::EARLY }>(ifindex, frame, tables, now),
+    };
     let takes = match decision.action {
         action::REDIRECT => {
-            let reachable = decision.to.kind == PortKind::Container as u8 && decision.to.xdp != 0;
+            let reachable =
+                decision.to.kind == PortKind::Container as u8 && decision.to.xdp != 0 && decision.to.tag == tag::KEEP;
             reachable && !(matches!(ingress, PortKind::Uplink) && is_or_may_be_tcp(frame))
         }
         action::DROP => decision.ingress.0 != 0,

@@ -21,6 +21,9 @@ impl Address {
     /// ::, whose sender has no address yet.
     pub const UNSPECIFIED: Self = Self { high: 0, low: 0 };
 
+    /// ff02::1, the group of all nodes on a link.
+    pub const ALL_NODES: Self = Self::new([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+
     /// The address with these bytes.
     #[inline(always)]
     pub const fn new(bytes: [u8; 16]) -> Self {
@@ -60,6 +63,38 @@ impl Address {
     #[inline(always)]
     pub const fn is_link_local(self) -> bool {
         u64::from_be(self.high) >> 54 == 0xfe80 >> 6
+    }
+
+    /// The sum of its eight words, as Internet checksums add them up (RFC 1071).
+    #[inline(always)]
+    pub const fn sum(self) -> u32 {
+        let (high, low) = (u64::from_be(self.high), u64::from_be(self.low));
+        ((high >> 48) & 0xffff) as u32
+            + ((high >> 32) & 0xffff) as u32
+            + ((high >> 16) & 0xffff) as u32
+            + (high & 0xffff) as u32
+            + ((low >> 48) & 0xffff) as u32
+            + ((low >> 32) & 0xffff) as u32
+            + ((low >> 16) & 0xffff) as u32
+            + (low & 0xffff) as u32
+    }
+
+    /// An IPv4 multicast group, as an address that maps it: 224.0.0.0/4.
+    #[inline(always)]
+    pub const fn is_multicast4(self) -> bool {
+        u64::from_be(self.low) >> 28 == 0xff_ffe && self.high == 0
+    }
+
+    /// A group to which all frames go, whoever listens: 224.0.0.0/24, which are never reported (RFC 4541, 2.1.2);
+    /// ff01::/16, ff02::1, and those of neighbor solicitations, ff02::1:ff00:0/104.
+    #[inline(always)]
+    pub const fn is_group_of_all(self) -> bool {
+        let (high, low) = (u64::from_be(self.high), u64::from_be(self.low));
+        match high {
+            0 => low >> 8 == 0xffff_e000_00,
+            0xff02_0000_0000_0000 => low == 1 || low >> 24 == 0x01_ff,
+            _ => high >> 48 == 0xff01,
+        }
     }
 
     /// ff00::/8.

@@ -48,6 +48,46 @@ impl Arp {
     }
 }
 
+impl Arp {
+    /// The reply to a request, in the name of `mac`.
+    #[inline(always)]
+    pub const fn reply(&self, mac: Mac) -> [u8; LENGTH] {
+        let [a0, a1, a2, a3, a4, a5] = mac.0;
+        let [b0, b1, b2, b3, b4, b5] = self.sender_mac.0;
+        let ([t0, t1, t2, t3], [s0, s1, s2, s3]) = (self.target.octets(), self.sender.octets());
+        [
+            0,
+            1,
+            8,
+            0,
+            6,
+            4,
+            0,
+            REPLY as u8,
+            a0,
+            a1,
+            a2,
+            a3,
+            a4,
+            a5,
+            t0,
+            t1,
+            t2,
+            t3,
+            b0,
+            b1,
+            b2,
+            b3,
+            b4,
+            b5,
+            s0,
+            s1,
+            s2,
+            s3,
+        ]
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -62,6 +102,10 @@ mod tests {
         let arp = Arp::parse(packet.as_slice(), 0).unwrap();
         assert_eq!((arp.operation, arp.sender, arp.target), (REQUEST, [10, 201, 0, 2].into(), [10, 201, 0, 1].into()));
         assert_eq!(arp.sender_mac, Mac([2, 0, 0, 0, 0, 1]));
+        let mac = Mac([2, 0, 0, 0, 0, 9]);
+        let reply = Arp::parse(arp.reply(mac).as_slice(), 0).unwrap();
+        assert_eq!((reply.operation, reply.sender_mac, reply.sender), (REPLY, mac, arp.target));
+        assert_eq!((reply.target_mac, reply.target), (arp.sender_mac, arp.sender));
         for length in 0..LENGTH {
             assert_eq!(Arp::parse(&packet[..length], 0), Err(Malformed::Truncated));
         }

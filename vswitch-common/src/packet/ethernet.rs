@@ -55,11 +55,13 @@ pub struct Ethernet {
     pub ethertype: u16,
     /// Where the payload begins, in bytes from the start of the frame as it lies in memory.
     pub payload: usize,
+    /// Whether there was a second tag.
+    pub double: bool,
 }
 
 /// Whether an EtherType announces a VLAN tag.
 #[inline(always)]
-pub(super) const fn is_tag(ethertype: u16) -> bool {
+pub const fn is_tag(ethertype: u16) -> bool {
     matches!(ethertype, ethertype::VLAN | ethertype::SERVICE_VLAN)
 }
 
@@ -75,14 +77,18 @@ impl Ethernet {
             tag: frame.offloaded_tag(),
             ethertype: u16::from_be_bytes([t0, t1]),
             payload: HEADER,
+            double: false,
         };
         if is_tag(ethernet.ethertype) {
             let outer = ethernet.take_tag(frame, HEADER)?;
             if ethernet.tag.is_none() {
                 ethernet.tag = Some(outer);
                 if is_tag(ethernet.ethertype) {
+                    ethernet.double = true;
                     ethernet.take_tag(frame, HEADER + TAG)?;
                 }
+            } else {
+                ethernet.double = true;
             }
         }
         Ok(ethernet)

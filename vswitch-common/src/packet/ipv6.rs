@@ -67,15 +67,19 @@ pub fn transport_protocol<P: Packet + ?Sized>(frame: &P, offset: usize) -> Optio
 }
 
 /// How far a walk over extension headers came.
-struct Walk {
-    protocol: u8,
-    complete: bool,
-    fragment_offset: u16,
-    offset: usize,
+pub(crate) struct Walk {
+    pub protocol: u8,
+    pub complete: bool,
+    pub fragment_offset: u16,
+    pub offset: usize,
 }
 
 #[inline(always)]
-fn walk<P: Packet + ?Sized, const MAX: usize>(frame: &P, first: u8, start: usize) -> Result<Walk, Malformed> {
+pub(crate) fn walk<P: Packet + ?Sized, const MAX: usize>(
+    frame: &P,
+    first: u8,
+    start: usize,
+) -> Result<Walk, Malformed> {
     let mut walk = Walk { protocol: first, complete: false, fragment_offset: 0, offset: start };
     for _ in 0..=MAX {
         let unit = match walk.protocol {

@@ -8,6 +8,8 @@ pub mod arp;
 pub mod ethernet;
 pub mod ipv4;
 pub mod ipv6;
+pub mod llc;
+pub mod neighbor;
 pub mod transport;
 
 pub use ethernet::{Ethernet, Tag};
@@ -22,6 +24,15 @@ pub trait Packet {
 
     /// The VLAN tag that the device or the kernel has taken out of the frame and keeps beside it.
     fn offloaded_tag(&self) -> Option<Tag>;
+
+    /// Bytes of the frame, a tag kept beside it not counted.
+    fn length(&self) -> usize;
+
+    /// Bytes of payload in each segment that a GSO packet is cut into; 0 for a frame that leaves as it is.
+    #[inline(always)]
+    fn segment(&self) -> u32 {
+        0
+    }
 
     /// The mark that the host's stack has put on it; 0 for a bare frame.
     #[inline(always)]
@@ -44,6 +55,11 @@ impl Packet for [u8] {
     fn offloaded_tag(&self) -> Option<Tag> {
         None
     }
+
+    #[inline]
+    fn length(&self) -> usize {
+        self.len()
+    }
 }
 
 /// A frame in memory with a mark on it, as the host's stack sends it.
@@ -64,6 +80,11 @@ impl Packet for Marked<'_> {
     #[inline]
     fn offloaded_tag(&self) -> Option<Tag> {
         None
+    }
+
+    #[inline]
+    fn length(&self) -> usize {
+        self.bytes.length()
     }
 
     #[inline]
@@ -103,6 +124,8 @@ pub mod protocol {
     pub const HOP_BY_HOP: u8 = 0;
     /// ICMP (RFC 792).
     pub const ICMP: u8 = 1;
+    /// IGMP (RFC 9776).
+    pub const IGMP: u8 = 2;
     /// TCP (RFC 9293).
     pub const TCP: u8 = 6;
     /// UDP (RFC 768).

@@ -83,8 +83,8 @@ impl Tables for MemoryTables {
         (0..=128).rev().find_map(|length| self.subnets.get(&(length, prefix(address, length))).copied())
     }
 
-    fn neighbor(&self, key: &NeighborKey) -> Option<PortNumber> {
-        self.neighbors.get(key).copied()
+    fn neighbor(&self, key: &NeighborKey) -> PortNumber {
+        self.neighbors.get(key).copied().unwrap_or(PortNumber::NONE)
     }
 
     fn in_trunk(&self, port: PortNumber, vlan: VlanKey) -> bool {

@@ -222,9 +222,6 @@ pub struct Network {
 }
 
 impl Network {
-    /// It has VLANs: a port with one, or a trunk. Copies of one frame may differ in their tags.
-    pub const VLANS: u32 = 2;
-
     /// No IP packet leaves it by the host or comes in by the host, but those of the host itself, at its address there.
     pub const INTERNAL: u32 = 1;
 
@@ -456,8 +453,8 @@ pub trait Tables {
     fn network(&self, number: NetworkNumber) -> Network;
     /// Whose an IP address is, by the longest prefix; looked up only where the host's stack is involved.
     fn subnet(&self, address: Address) -> Option<Subnet>;
-    /// The port whose station has an IP address, if it is known.
-    fn neighbor(&self, key: &NeighborKey) -> Option<PortNumber>;
+    /// The port whose station has an IP address, or `PortNumber::NONE`.
+    fn neighbor(&self, key: &NeighborKey) -> PortNumber;
     /// Whether a VLAN is on the list of a trunk.
     fn in_trunk(&self, port: PortNumber, vlan: VlanKey) -> bool;
     /// Whether a port listens to a multicast group.

@@ -26,7 +26,7 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), 
 
 /// The pinned maps with the sizes of their keys and values in bytes, and their entries (0: as many as the FDB has): the
 /// layout that a takeover relies on.
-const MAPS: [(&str, usize, usize, u32); 18] = [
+const MAPS: [(&str, usize, usize, u32); 19] = [
     ("DEVICES", 4, 4, NEAR_DEVICES),
     ("FAR_DEVICES", 4, 4, MAX_PORTS),
     ("PORTS", 4, size_of::<Port>(), MAX_PORTS),
@@ -41,11 +41,15 @@ const MAPS: [(&str, usize, usize, u32); 18] = [
     ("TRUNKS", 4, 4, MAX_TRUNK_VLANS),
     ("LISTENERS", size_of::<ListenerKey>(), 4, MAX_LISTENERS),
     ("STORMS", 4, size_of::<StormWindow>(), StormWindow::ENTRIES),
+    ("CARRIERS", 4, 4, 1),
     ("WATCH", 4, size_of::<Watch>(), 1),
     ("WATCHED", 4, size_of::<Watched>(), 1),
     ("FRAMES", 0, 0, FRAMES_RING),
     ("EVENTS", 0, 0, EVENTS_RING),
 ];
+
+/// The program that the others hand floods and answers to.
+const CARRIER: &str = "carry";
 
 /// Bytes of the ring of frames that are watched, as the object has it.
 const FRAMES_RING: u32 = 4 << 20;
@@ -120,6 +124,8 @@ impl Datapath {
         }
         let tc = TcHook::of_this_kernel();
         let mut maps = Maps::take(&mut ebpf)?;
+        // Before the programs that call it: an older daemon's call the new one from now on, as they would their own.
+        set_carrier(&mut ebpf, &mut maps)?;
         set(&mut maps.learnable, "LEARNABLE", 0, u64::from(options.fdb_size))?;
         let ports = PortTable::read(&maps)?;
         hooks::replace_programs(&mut ebpf, tc, &pins, &ports)?;
@@ -145,8 +151,7 @@ pub(super) fn load(pins: &Pins<'_>, fdb_size: u32, traced: Option<&u32>) -> Resu
     }
     loader.override_global("AYA_LOG_LEVEL", super::log::level(), false);
     let mut ebpf = loader.load(OBJECT).map_err(DatapathError::Load)?;
-    for hook in Hook::ALL {
-        let program = hook.program();
+    for program in Hook::ALL.map(Hook::program).into_iter().chain([CARRIER]) {
         let refused = |cause| DatapathError::Program { program, cause };
         match ebpf.program_mut(program) {
             Some(Program::SchedClassifier(classifier)) => classifier.load().map_err(refused)?,
@@ -171,6 +176,16 @@ fn keep_matching_maps(pins: &Pins<'_>, fdb_size: u32) -> Result<bool, DatapathEr
         remove_pin(&pins.map(name))?;
     }
     Ok(false)
+}
+
+/// Puts the program in place that the others hand floods and answers to. The pinned map keeps it when we go.
+fn set_carrier(ebpf: &mut Ebpf, maps: &mut Maps) -> Result<(), DatapathError> {
+    let Some(Program::SchedClassifier(carrier)) = ebpf.program(CARRIER) else {
+        unreachable!("the object has a program {CARRIER}")
+    };
+    let carrier = carrier.fd().map_err(|cause| DatapathError::Program { program: CARRIER, cause })?;
+    let set = maps.carriers.set(0, carrier, 0);
+    set.map_err(|cause| DatapathError::Table { table: "CARRIERS", cause })
 }
 
 fn pin_program(ebpf: &mut Ebpf, hook: Hook, pins: &Pins<'_>) -> Result<(), DatapathError> {

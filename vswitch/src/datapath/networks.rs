@@ -125,7 +125,7 @@ impl Maps {
         // Old ones go only when the new ones are there: no address that stays is unknown in between.
         let prefixes: BTreeSet<_> = wanted.keys().copied().collect();
         self.subnets.add(wanted)?;
-        self.change_network(number, |network| network.flags = flags | network.flags & Network::VLANS)?;
+        self.change_network(number, |network| network.flags = flags)?;
         self.subnets.remove(|prefix, subnet| subnet.network == number && !prefixes.contains(prefix))
     }
 }

@@ -7,7 +7,7 @@ use std::sync::MutexGuard;
 use aya::maps::PerCpuValues;
 use vswitch_common::packet::address::Address;
 use vswitch_common::tables::{
-    MAX_PORTS, NeighborKey, Network, NetworkNumber, Port, PortCounters, PortKind, PortNumber, VlanKey, trunk_key,
+    MAX_PORTS, NeighborKey, NetworkNumber, Port, PortCounters, PortKind, PortNumber, VlanKey, trunk_key,
 };
 
 use super::error::chain;
@@ -225,17 +225,11 @@ impl State {
         self.head(spec.network)
     }
 
-    /// Writes where the list of a network's ports begins, and whether it has VLANs.
+    /// Writes where the list of a network's ports begins.
     fn head(&mut self, network: NetworkNumber) -> Result<(), DatapathError> {
-        let members = self.ports.members.get(&network).map_or(&[][..], Vec::as_slice);
-        let first = members.first().copied().unwrap_or(PortNumber::NONE);
-        let mut ports = members.iter().filter_map(|number| self.ports.ports.get(number));
-        let container = PortKind::Container as u8;
-        let vlans = ports.any(|port| port.vlan != VlanKey::NONE || port.kind == container && port.has(Port::TRUNK));
-        self.maps.change_network(network, |entry| {
-            entry.first = first;
-            entry.flags = if vlans { entry.flags | Network::VLANS } else { entry.flags & !Network::VLANS };
-        })
+        let members = self.ports.members.get(&network);
+        let first = members.and_then(|members| members.first()).copied().unwrap_or(PortNumber::NONE);
+        self.maps.change_network(network, |entry| entry.first = first)
     }
 
     /// Brings the list of a trunk's VLANs in line.

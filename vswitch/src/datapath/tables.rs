@@ -3,7 +3,7 @@
 use std::borrow::BorrowMut;
 
 use aya::Ebpf;
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, ProgramArray};
 use vswitch_common::tables::{
     FdbEntry, FdbKey, ListenerKey, MAX_PORTS, NEAR_DEVICES, NeighborKey, Network, NetworkNumber, Port, PortCounters,
     PortNumber, StormWindow,
@@ -27,6 +27,7 @@ pub(super) struct Maps {
     pub(super) learnable: Array<MapData, u64>,
     pub(super) neighbors: HashMap<MapData, NeighborKey, PortNumber>,
     pub(super) trunks: HashMap<MapData, u32, u32>,
+    pub(super) carriers: ProgramArray<MapData>,
     pub(super) listeners: HashMap<MapData, ListenerKey, u32>,
     pub(super) watch: Array<MapData, Watch>,
     pub(super) storms: Array<MapData, StormWindow>,
@@ -48,6 +49,7 @@ impl Maps {
             learnable: take(ebpf, "LEARNABLE")?,
             neighbors: take(ebpf, "NEIGHBORS")?,
             trunks: take(ebpf, "TRUNKS")?,
+            carriers: take(ebpf, "CARRIERS")?,
             listeners: take(ebpf, "LISTENERS")?,
             watch: take(ebpf, "WATCH")?,
             storms: take(ebpf, "STORMS")?,

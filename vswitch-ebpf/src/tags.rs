@@ -1,0 +1,34 @@
+//! VLAN tags, put on and taken off. Wherever a tag was, it is kept beside the packet afterwards.
+
+use aya_ebpf::helpers::generated::{bpf_skb_vlan_pop, bpf_skb_vlan_push};
+use aya_ebpf::programs::TcContext;
+use vswitch_common::packet::ethertype;
+use vswitch_common::tables::VlanKey;
+use vswitch_common::verdict::tag;
+
+/// A tag as a word: TPID << 16 | TCI; 0 is none. This one is changed as a decision says.
+#[inline(always)]
+pub fn changed(came_with: u32, change: u32, vlan: VlanKey) -> u32 {
+    let tpid = if vlan.0 & VlanKey::SERVICE == 0 { ethertype::VLAN } else { ethertype::SERVICE_VLAN };
+    let with = |priority: u32| u32::from(tpid) << 16 | priority | u32::from(vlan.0 & 0xfff);
+    match change as u8 {
+        tag::POP => 0,
+        tag::PUSH => with(0),
+        // The priority that it came with, 802.1Q's three bits and the one beside them.
+        tag::NUMBER => with(came_with & 0xf000),
+        _ => came_with,
+    }
+}
+
+/// Puts one tag in the place of another. False if the kernel has no memory: then the packet has lost its tag or has the
+/// old one, and is not to be sent.
+#[inline(always)]
+pub fn set(context: &TcContext, from: u32, to: u32) -> bool {
+    // SAFETY: the context is valid as long as the program runs.
+    unsafe {
+        if from != 0 && bpf_skb_vlan_pop(context.skb.skb) != 0 {
+            return false;
+        }
+        to == 0 || bpf_skb_vlan_push(context.skb.skb, ((to >> 16) as u16).to_be(), to as u16) == 0
+    }
+}
