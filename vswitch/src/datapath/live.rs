@@ -4,14 +4,14 @@ use std::cell::RefCell;
 use std::ops::Deref;
 
 use aya::maps::MapError;
-use vswitch_common::forward::{forward, forward_early};
+use vswitch_common::forward::{Copied, Flooded, forward, forward_early};
 use vswitch_common::packet::Marked;
 use vswitch_common::packet::address::Address;
 use vswitch_common::tables::{
-    FdbEntry, FdbKey, ListenerKey, NeighborKey, Network, NetworkNumber, Port, PortKind, PortNumber, StormWindow,
-    Subnet, Tables, VlanKey, trunk_key,
+    FdbEntry, FdbKey, ListenerKey, MAX_PORTS, NeighborKey, Network, NetworkNumber, Port, PortKind, PortNumber,
+    StormWindow, Subnet, Tables, VlanKey, trunk_key,
 };
-use vswitch_common::verdict::Decision;
+use vswitch_common::verdict::{Decision, Verdict};
 
 use super::tables::Maps;
 use super::{Datapath, DatapathError};
@@ -39,7 +39,7 @@ pub enum Lookup {
     /// Whose an IP address is.
     Subnet(Address, Option<Subnet>),
     /// Whose station has an IP address.
-    Neighbor(NeighborKey, Option<PortNumber>),
+    Neighbor(NeighborKey, PortNumber),
     /// Whether a VLAN is on the list of a trunk.
     Trunk(PortNumber, VlanKey, bool),
     /// Whether a port listens to a group.
@@ -55,6 +55,8 @@ pub struct Reasoned {
     pub decision: Decision,
     /// The entries; one that was looked at again is here once.
     pub lookups: Vec<Lookup>,
+    /// Of a flood, what each port of the network gets, as far as it gets anything or would if it were shorter.
+    pub copies: Vec<(PortNumber, Copied)>,
 }
 
 impl Datapath {
@@ -77,9 +79,10 @@ impl Datapath {
             Stage::Xdp => forward_early(ifindex, kind, frame.bytes, &tables, now),
             Stage::Tc => forward(ifindex, frame, &tables, now),
         };
+        let copies = tables.copies(&decision, frame);
         match tables.failed.into_inner() {
             Some(error) => Err(error),
-            None => Ok(Reasoned { decision, lookups: tables.seen.into_inner() }),
+            None => Ok(Reasoned { decision, lookups: tables.seen.into_inner(), copies }),
         }
     }
 }
@@ -93,6 +96,29 @@ struct LiveTables<'a> {
 }
 
 impl LiveTables<'_> {
+    /// Walks over the ports of the network as the program does that carries a flood out.
+    fn copies(&self, decision: &Decision, frame: &Marked<'_>) -> Vec<(PortNumber, Copied)> {
+        if !matches!(decision.verdict(), Some(Verdict::Flood(_))) {
+            return Vec::new();
+        }
+        let entry = |number: PortNumber| self.read("PORTS", self.maps.ports.get(&number.0, 0));
+        let Some(ingress) = entry(decision.ingress) else { return Vec::new() };
+        let flooded = Flooded::new(decision, frame, &ingress);
+        let network = self.read("NETWORKS", self.maps.networks.get(&ingress.network.0, 0));
+        let mut next = network.map_or(PortNumber::NONE, |network| network.first);
+        let mut copies = Vec::new();
+        for _ in 0..MAX_PORTS {
+            let there = entry(next).filter(|port| next != PortNumber::NONE && port.network == ingress.network);
+            let Some(port) = there else { break };
+            match flooded.copy(&port, next, self) {
+                Copied::No => {}
+                copied => copies.push((next, copied)),
+            }
+            next = port.next;
+        }
+        copies
+    }
+
     fn note(&self, lookup: Lookup) {
         let mut seen = self.seen.borrow_mut();
         if !seen.contains(&lookup) {
@@ -144,8 +170,8 @@ impl Tables for LiveTables<'_> {
         subnet
     }
 
-    fn neighbor(&self, key: &NeighborKey) -> Option<PortNumber> {
-        let owner = self.read("NEIGHBORS", self.maps.neighbors.get(key, 0));
+    fn neighbor(&self, key: &NeighborKey) -> PortNumber {
+        let owner = self.read("NEIGHBORS", self.maps.neighbors.get(key, 0)).unwrap_or(PortNumber::NONE);
         self.note(Lookup::Neighbor(*key, owner));
         owner
     }

@@ -42,6 +42,10 @@ pub const fn explanation(reason: DropReason) -> &'static str {
         DropReason::VlanNotAllowed => "of a VLAN that the port is not in",
         DropReason::Storm => "beyond what the port may flood in a second (storm_pps)",
         DropReason::StationHeld => "from a station that moved too often and is held at another port for some seconds",
+        DropReason::HeaderChain => {
+            "an IPv6 packet that hides its transport header behind more extension headers than are followed"
+        }
+        DropReason::SnapEncapsulated => "IP or ARP behind an LLC and SNAP header, as nobody sends it on Ethernet",
         DropReason::TooBig => "longer than the port that it is for may send",
     }
 }

@@ -13,7 +13,7 @@ use std::sync::PoisonError;
 
 use vswitch_common::packet::Marked;
 use vswitch_common::tables::{Port, PortKind};
-use vswitch_common::verdict::{Decision, action};
+use vswitch_common::verdict::{Decision, Verdict, action};
 
 use super::views::NamedPort;
 use super::{Switch, SwitchError};
@@ -114,6 +114,9 @@ impl Switch {
             let decision = look.core.decision;
             let texts = look.core.lookups.iter().map(|lookup| names.lookup(lookup, look.now));
             let texts = texts.chain(names.consequences(&decision));
+            let flood = matches!(decision.verdict(), Some(Verdict::Flood(_)));
+            let copies = if flood { names.copies(&look.core.copies) } else { Vec::new() };
+            let texts = texts.chain(copies);
             let leaves = (decision.action == action::LEAVE).then(|| names.verdict(&decision).explanation);
             let hook = hook_name(*stage);
             steps.extend(texts.chain(leaves).map(|text| TraceStep { hook: hook.to_owned(), text }));

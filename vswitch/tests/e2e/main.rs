@@ -29,6 +29,7 @@ mod run;
 mod run_terminal;
 mod state;
 mod takeover;
+mod top;
 mod trace;
 mod traffic;
 mod uplink;

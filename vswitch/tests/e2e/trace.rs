@@ -119,7 +119,8 @@ fn every_step_is_said_and_nothing_changes() {
     }
     let stranger = trace(host, &["--from", a, "--to", "02:00:00:00:99:99"]);
     assert_eq!(stranger.verdict.action, "flood_unknown", "{stranger:#?}");
-    assert!(stranger.says("nobody has heard of it"), "{stranger:#?}");
+    assert!(stranger.says("nobody has heard of it") && stranger.says("a copy to port"), "{stranger:#?}");
+    assert!(stranger.says(&format!("({b})")), "{stranger:#?}");
     let back = trace(host, &["--from", "host", "--to", &ip_b]);
     assert_eq!((back.verdict.to.as_deref(), back.program.name.as_str()), (Some(b), "from_host"));
     // A frame that was traced can be given again, as it is.

@@ -81,8 +81,8 @@ impl Screen {
     fn next_network(&self) -> Option<String> {
         let networks: BTreeSet<&String> = self.rows.iter().map(|row| &row.network).collect();
         let next = match &self.filter {
-            None => networks.first().copied(),
-            Some(current) => networks.range(current..).find(|network| **network != current).copied(),
+            None => networks.into_iter().next(),
+            Some(current) => networks.into_iter().find(|network| *network > current),
         };
         next.cloned()
     }

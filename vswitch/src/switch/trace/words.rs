@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 
+use vswitch_common::forward::Copied;
 use vswitch_common::packet::address::Address;
 use vswitch_common::tables::{
     FdbEntry, FdbKey, ListenerKey, NeighborKey, Network, NetworkNumber, Port, PortKind, PortNumber, StormClass, Subnet,
@@ -14,6 +15,9 @@ use super::super::views::NamedPort;
 use crate::api::TraceVerdict;
 use crate::datapath::Lookup;
 use crate::model::explanation;
+
+/// How many copies of a flood are told one by one.
+const MOST_COPIES: usize = 16;
 
 /// What ports and networks are called.
 #[derive(Debug)]
@@ -62,6 +66,18 @@ impl Names {
             texts.push("the daemon would be told: it is about who listens to a multicast group".to_owned());
         }
         texts
+    }
+
+    /// Who gets the copies of a flood.
+    pub fn copies(&self, copies: &[(PortNumber, Copied)]) -> Vec<String> {
+        let said = copies.iter().take(MOST_COPIES).map(|(number, copied)| match copied {
+            Copied::Tag(tag) => format!("a copy to {}{}", self.port(*number), tag_change(*tag)),
+            _ => format!("none to {}: it is longer than what that may send", self.port(*number)),
+        });
+        let more = copies.len().saturating_sub(MOST_COPIES);
+        let more = (more > 0).then(|| format!("and so on, to {more} ports more"));
+        let nobody = copies.is_empty().then(|| "there is no port that a copy would go to".to_owned());
+        said.chain(more).chain(nobody).collect()
     }
 
     /// A decision's verdict.
@@ -118,12 +134,7 @@ impl Names {
             (Some(PortKind::Uplink), false) => format!("out on the wire, by {port}"),
             _ => format!("to {port}"),
         };
-        match to.tag {
-            tag::POP => format!("{way}, its VLAN tag taken off"),
-            tag::PUSH => format!("{way}, with a tag of its VLAN put on"),
-            tag::NUMBER => format!("{way}, its priority tag numbered with its VLAN"),
-            _ => way,
-        }
+        way + tag_change(to.tag)
     }
 
     fn port(&self, number: PortNumber) -> String {
@@ -181,11 +192,13 @@ impl Names {
         }
     }
 
-    fn neighbor(&self, key: &NeighborKey, owner: Option<PortNumber>) -> String {
+    fn neighbor(&self, key: &NeighborKey, owner: PortNumber) -> String {
         let address = ip(key.address);
         match owner {
-            Some(port) => format!("address {address} belongs to {}", self.port(port)),
-            None => format!("address {address} belongs to nobody that is known in {}", self.network(key.network)),
+            PortNumber::NONE => {
+                format!("address {address} belongs to nobody that is known in {}", self.network(key.network))
+            }
+            port => format!("address {address} belongs to {}", self.port(port)),
         }
     }
 
@@ -211,6 +224,15 @@ const fn action_name(number: u32) -> &'static str {
         action::PASS => "pass",
         action::DROP => "drop",
         _ => "unknown",
+    }
+}
+
+const fn tag_change(number: u8) -> &'static str {
+    match number {
+        tag::POP => ", its VLAN tag taken off",
+        tag::PUSH => ", with a tag of its VLAN put on",
+        tag::NUMBER => ", its priority tag numbered with its VLAN",
+        _ => "",
     }
 }
 
@@ -253,11 +275,10 @@ const fn receivers(flood: Flood) -> &'static str {
 }
 
 const fn nature(network: Network) -> &'static str {
-    match (network.is_internal(), network.flags & Network::VLANS != 0) {
-        (false, false) => "an ordinary one, with a way out",
-        (true, false) => "internal: nothing is routed into it or out of it",
-        (false, true) => "one with VLANs, and a way out",
-        (true, true) => "internal, and one with VLANs",
+    if network.is_internal() {
+        "internal: nothing is routed into it or out of it"
+    } else {
+        "an ordinary one, with a way out"
     }
 }
 

@@ -60,7 +60,7 @@ fn lookups_are_said_in_the_names_that_people_gave() {
             "FDB: 02:00:00:00:00:0b in network front, VLAN 0 -> port 3 (web1), learned, heard 10 s ago, held there: it \
              moved too often",
         ),
-        (Lookup::Neighbor(neighbor, Some(PortNumber(4))), "address 10.0.0.5 belongs to port 4 (web2)"),
+        (Lookup::Neighbor(neighbor, PortNumber(4)), "address 10.0.0.5 belongs to port 4 (web2)"),
         (Lookup::Subnet(address, subnet(Subnet::GATEWAY)), "address 10.0.0.5 is the host's own in network front"),
         (Lookup::Subnet(address, subnet(0)), "address 10.0.0.5 is in a subnet of network front"),
         (Lookup::Subnet(address, None), "address 10.0.0.5 is in no network's subnet"),
@@ -117,4 +117,15 @@ fn what_else_follows_is_said() {
     assert_eq!(texts.len(), 3);
     assert!(texts[0].contains("02:00:00:00:00:09 in network front") && texts[1].contains("multicast"), "{texts:?}");
     assert_eq!(names().consequences(&Decision::new(action::PASS, WEB)), Vec::<String>::new());
+}
+
+#[test]
+fn copies_are_told_one_by_one_up_to_a_number() {
+    let names = names();
+    let few = names.copies(&[(WEB, Copied::Tag(tag::POP)), (PortNumber(4), Copied::TooBig)]);
+    assert_eq!(few[0], "a copy to port 3 (web1), its VLAN tag taken off");
+    assert!(few.len() == 2 && few[1].starts_with("none to port 4 (web2)"), "{few:?}");
+    let many = names.copies(&[(WEB, Copied::Tag(tag::KEEP)); MOST_COPIES + 3]);
+    assert_eq!((many.len(), many[MOST_COPIES].as_str()), (MOST_COPIES + 1, "and so on, to 3 ports more"));
+    assert_eq!(names.copies(&[]).len(), 1);
 }
