@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use utoipa::{IntoParams, ToSchema};
 use vswitch_common::tables::PortCounters;
 use vswitch_common::verdict::DropReason;
 
@@ -14,7 +15,7 @@ use crate::model::{Driver, EndpointId, NetworkId, Published, Subnet};
 use crate::outside::ForwardingStatus;
 
 /// An error, as every request may be answered and every command may print.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorBody {
     /// For programs: `network_not_found` and the like; it stays what it is.
     pub code: String,
@@ -31,14 +32,14 @@ impl ErrorBody {
 }
 
 /// An error as a document: what HTTP answers and `--format json` prints.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorDocument {
     /// The error.
     pub error: ErrorBody,
 }
 
 /// The state of the daemon.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Status {
     /// Version of the daemon.
     pub version: String,
@@ -71,7 +72,7 @@ pub struct Status {
 }
 
 /// Hooks by kind of port.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct HooksView {
     /// Endpoints.
     pub container: String,
@@ -82,14 +83,14 @@ pub struct HooksView {
 }
 
 /// `down`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct DownRequest {
     /// Forget the recorded state, too.
     pub purge: bool,
 }
 
 /// `network create`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct NetworkRequest {
     /// The name.
@@ -115,9 +116,10 @@ pub struct NetworkRequest {
 }
 
 /// A network.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NetworkView {
     /// Its id.
+    #[schema(value_type = String)]
     pub id: NetworkId,
     /// Its name.
     pub name: String,
@@ -135,24 +137,29 @@ pub struct NetworkView {
     pub endpoints: usize,
     /// When it was created.
     #[serde(with = "time::serde::rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
     pub created: OffsetDateTime,
 }
 
 /// A subnet of a network.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SubnetView {
     /// The subnet.
+    #[schema(value_type = String)]
     pub subnet: Subnet,
     /// The host's address in it.
+    #[schema(value_type = String)]
     pub gateway: IpAddr,
     /// Where automatic addresses come from.
+    #[schema(value_type = Option<String>)]
     pub ip_range: Option<IpNet>,
     /// Addresses that are somebody else's, by name.
+    #[schema(value_type = BTreeMap<String, String>)]
     pub aux_addresses: BTreeMap<String, IpAddr>,
 }
 
 /// All about a network.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NetworkDetails {
     /// What `network ls` shows.
     #[serde(flatten)]
@@ -168,7 +175,7 @@ pub struct NetworkDetails {
 }
 
 /// An uplink of a network.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct UplinkView {
     /// The interface.
     pub interface: String,
@@ -179,10 +186,11 @@ pub struct UplinkView {
 }
 
 /// `attach`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct AttachRequest {
     /// The absolute path of the namespace.
+    #[schema(value_type = String)]
     pub netns: PathBuf,
     /// The network; `bridge` if not given.
     pub network: Option<String>,
@@ -209,7 +217,7 @@ pub struct AttachRequest {
 }
 
 /// `network connect`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct ConnectRequest {
     /// Name or id of the endpoint.
@@ -229,42 +237,44 @@ pub struct ConnectRequest {
 }
 
 /// `network disconnect`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct DisconnectRequest {
     /// Name or id of the endpoint.
     pub endpoint: String,
 }
 
 /// What `network prune` removed.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Pruned {
     /// The names of the networks.
     pub deleted: Vec<String>,
 }
 
 /// `detach`: an endpoint, or whatever is attached at a namespace.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct DetachRequest {
     /// Name or id.
     pub endpoint: Option<String>,
     /// The absolute path of the namespace.
+    #[schema(value_type = Option<String>)]
     pub netns: Option<PathBuf>,
     /// Only in this network.
     pub network: Option<String>,
 }
 
 /// What `detach` removed.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Detached {
     /// The names of the endpoints.
     pub detached: Vec<String>,
 }
 
 /// An endpoint.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EndpointView {
     /// Its id.
+    #[schema(value_type = String)]
     pub id: EndpointId,
     /// Its name.
     pub name: String,
@@ -275,25 +285,31 @@ pub struct EndpointView {
     /// Its MAC address.
     pub mac: Option<String>,
     /// Its IPv4 address.
+    #[schema(value_type = Option<String>)]
     pub ipv4: Option<Ipv4Addr>,
     /// Its IPv6 address.
+    #[schema(value_type = Option<String>)]
     pub ipv6: Option<Ipv6Addr>,
     /// Its IPv4 gateway; none on internal networks.
+    #[schema(value_type = Option<String>)]
     pub gateway: Option<Ipv4Addr>,
     /// Its IPv6 gateway.
+    #[schema(value_type = Option<String>)]
     pub gateway6: Option<Ipv6Addr>,
     /// Where it asks for names.
+    #[schema(value_type = Vec<String>)]
     pub nameservers: Vec<IpAddr>,
     /// Its MTU.
     pub mtu: Option<u32>,
     /// Where it is attached.
+    #[schema(value_type = String)]
     pub netns: PathBuf,
     /// Its published ports.
     pub published: Vec<Published>,
 }
 
 /// All about an endpoint.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EndpointDetails {
     /// What `ps` shows.
     #[serde(flatten)]
@@ -308,6 +324,7 @@ pub struct EndpointDetails {
     pub labels: BTreeMap<String, String>,
     /// When it was attached.
     #[serde(with = "time::serde::rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
     pub created: OffsetDateTime,
     /// The switch's end of its veth.
     pub device: Option<String>,
@@ -318,7 +335,7 @@ pub struct EndpointDetails {
 }
 
 /// What went through a port.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Counters {
     /// Frames that came in by the port.
     pub rx_frames: u64,
@@ -392,7 +409,8 @@ impl From<&PortCounters> for Counters {
 }
 
 /// Which ports `stats` is about.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct StatsFilter {
     /// An endpoint or a network.
     pub of: Option<String>,
@@ -402,7 +420,7 @@ pub struct StatsFilter {
 }
 
 /// A port with what went through it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PortView {
     /// The endpoint's name, or the device.
     pub port: String,
@@ -416,7 +434,7 @@ pub struct PortView {
 }
 
 /// How a station came into the FDB.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum StationKind {
     /// Written by the daemon.
@@ -426,7 +444,8 @@ pub enum StationKind {
 }
 
 /// Which stations `fdb show` is about.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct FdbFilter {
     /// Of this network.
     pub network: Option<String>,
@@ -437,7 +456,7 @@ pub struct FdbFilter {
 }
 
 /// A station in the FDB.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StationView {
     /// Its address.
     pub mac: String,
@@ -458,7 +477,7 @@ pub struct StationView {
 }
 
 /// `fdb add`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct FdbStatic {
     /// Which station.
     #[serde(flatten)]
@@ -468,7 +487,8 @@ pub struct FdbStatic {
 }
 
 /// A station: of `fdb add` and `fdb del`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct FdbKeyRequest {
     /// Its address.
     pub mac: String,
@@ -479,7 +499,7 @@ pub struct FdbKeyRequest {
 }
 
 /// `fdb flush`: learned stations alone.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct FdbFlush {
     /// Of this network.
@@ -489,7 +509,7 @@ pub struct FdbFlush {
 }
 
 /// What `fdb flush` or `fdb del` removed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FdbFlushed {
     /// How many stations.
     pub removed: usize,

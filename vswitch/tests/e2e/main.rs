@@ -20,6 +20,7 @@ mod lifecycle;
 mod metrics;
 mod names;
 mod networks;
+mod openapi;
 mod outside;
 mod published;
 mod reaping;

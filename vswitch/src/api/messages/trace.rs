@@ -1,9 +1,10 @@
 //! `trace`: a frame, and what becomes of it.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// `trace`: a frame that is given, or one that the sender would send to somebody.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct TraceRequest {
     /// Who sends it: an endpoint, an uplink's interface, `host`, or the host's device in a network.
@@ -23,7 +24,7 @@ pub struct TraceRequest {
 }
 
 /// What a traced frame carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum TraceProtocol {
     /// A connection's first segment.
@@ -37,7 +38,7 @@ pub enum TraceProtocol {
 }
 
 /// What becomes of a traced frame.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TraceView {
     /// The port that it comes in by.
     pub from: String,
@@ -56,7 +57,7 @@ pub struct TraceView {
 }
 
 /// A frame.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TraceFrame {
     /// What it says of itself.
     pub summary: String,
@@ -67,7 +68,7 @@ pub struct TraceFrame {
 }
 
 /// One step of a decision.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TraceStep {
     /// Where it is taken: `xdp` or `tc`.
     pub hook: String,
@@ -76,7 +77,7 @@ pub struct TraceStep {
 }
 
 /// A verdict.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TraceVerdict {
     /// `redirect`, `flood_group`, `drop` and the like.
     pub action: String,
@@ -99,7 +100,7 @@ pub struct TraceVerdict {
 }
 
 /// What the loaded program made of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TraceProgram {
     /// Its name.
     pub name: String,
