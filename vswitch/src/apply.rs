@@ -176,7 +176,7 @@ impl Made {
             Step::NoIpv6 { device } => {
                 Ok(unless_missing(sysctl::write(&["net", "ipv6", "conf", device, "disable_ipv6"], "1"))?)
             }
-            Step::Ipv6 { device, enable } => ipv6(device.clone(), *enable, scene).await,
+            Step::Ipv6 { device, enable, accept_ra } => ipv6(device.clone(), *enable, *accept_ra, scene).await,
             Step::Offloads { device, settings } => {
                 let before = set_offloads(device.clone(), settings.clone(), scene).await?;
                 if !before.is_empty() {
@@ -367,7 +367,8 @@ async fn set_offloads(
     Ok(changed)
 }
 
-fn feature(offload: Offload) -> Feature {
+/// The kernel's side of an offload.
+pub const fn feature(offload: Offload) -> Feature {
     match offload {
         Offload::Gro => Feature::Gro,
         Offload::TxChecksum => Feature::TxChecksum,
@@ -387,11 +388,14 @@ async fn announce(device: Device, scene: Scene<'_>) -> Result<(), ApplyError> {
     Ok(scene.inside(place, announce).await??)
 }
 
-async fn ipv6(device: Device, enable: Option<bool>, scene: Scene<'_>) -> Result<(), ApplyError> {
+async fn ipv6(device: Device, enable: Option<bool>, accept_ra: bool, scene: Scene<'_>) -> Result<(), ApplyError> {
     let place = device.place;
     let set = move || {
         let write = |name, value| sysctl::write(&["net", "ipv6", "conf", &device.name, name], value);
-        unless_missing(write("accept_ra", "0"))?;
+        // The switch knows the link-local address that goes with the MAC address, and takes another one for forged.
+        unless_missing(write("addr_gen_mode", "0"))?;
+        // 2: also where the container forwards, by which the kernel would take it for a router itself.
+        unless_missing(write("accept_ra", if accept_ra { "2" } else { "0" }))?;
         match enable {
             // What is needed must be there: without it, the address would be refused with less to say.
             Some(true) => write("disable_ipv6", "0").map(drop),

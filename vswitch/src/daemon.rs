@@ -24,8 +24,9 @@ use crate::model::{Instance, Subnet};
 use crate::served::{self, NoteError};
 use crate::store::{Store, StoreError};
 use crate::switch::{Parts, RemoveError, Restored, Switch, SwitchError, remove_files, remove_leftovers};
+use crate::watching::{Watching, WatchingError};
 
-/// Room in the FDB.
+/// Room in the FDB for stations that are learned, where nobody says.
 pub const FDB_SIZE: u32 = 65_536;
 /// Whose members may use the socket, if there is such a group.
 const GROUP: &str = "vswitch";
@@ -41,6 +42,8 @@ pub struct Options {
     pub mode: Mode,
     /// Where subnets are taken from.
     pub pools: Vec<Subnet>,
+    /// Room in the FDB for stations that are learned; as it is already, if not given.
+    pub fdb_size: Option<u32>,
 }
 
 /// Why the daemon did not start, or ended.
@@ -85,6 +88,9 @@ pub enum DaemonError {
     /// The programs.
     #[error("{0} ({hint})", hint = datapath_hint(.0))]
     Datapath(#[from] DatapathError),
+    /// Its rings.
+    #[error("{0} (raise `ulimit -n` if there are too few descriptors)")]
+    Watching(#[from] WatchingError),
     /// rtnetlink.
     #[error("{0} ({hint})", hint = netlink_hint(.0))]
     Netlink(#[from] NetlinkError),
@@ -117,7 +123,7 @@ impl DaemonError {
             Self::Lock(LockError::Io { .. }) | Self::Note(_) => "file",
             Self::Netns(_) => "netns_unusable",
             Self::Bpffs(_) => "bpffs",
-            Self::Datapath(_) => "datapath",
+            Self::Datapath(_) | Self::Watching(_) => "datapath",
             Self::Netlink(_) => "netlink",
             Self::Store(_) => "store",
             Self::Switch(error) => error.code(),
@@ -267,11 +273,14 @@ async fn start(options: &Options, capabilities: &Capabilities, before: &Before) 
     let (store, recorded) = Store::open(&instance.store_file())?;
     served::write(instance, Netns::current()?.id())?;
     bpffs::ensure(&instance.bpf_directory())?;
-    let datapath =
-        crate::datapath::Options { directory: instance.bpf_directory(), mode: options.mode, fdb_size: FDB_SIZE };
+    let directory = instance.bpf_directory();
+    // Another size is another table: what was learned would be lost, which somebody has to ask for.
+    let fdb_size = options.fdb_size.or_else(|| Datapath::fdb_size(&directory)).unwrap_or(FDB_SIZE);
+    let datapath = crate::datapath::Options { directory, mode: options.mode, fdb_size };
     // Seconds of the verifier's work: nothing else is to be done meanwhile.
     let datapath = Arc::new(Datapath::open(datapath)?);
     datapath.follow_log();
+    let watching = Watching::start(&datapath)?;
     let netlink = Netlink::open()?;
     // Before anything is looked at, so that nothing is missed.
     let events = Netlink::link_events()?;
@@ -282,6 +291,7 @@ async fn start(options: &Options, capabilities: &Capabilities, before: &Before) 
         kernel: capabilities.release.text.clone(),
         netlink,
         datapath,
+        watching,
         store,
     };
     let switch = Arc::new(Switch::new(parts)?);
@@ -306,6 +316,8 @@ async fn start(options: &Options, capabilities: &Capabilities, before: &Before) 
     };
     tokio::spawn(switch.clone().follow_links(events));
     tokio::spawn(switch.clone().age_stations());
+    tokio::spawn(switch.clone().report_held());
+    tokio::spawn(switch.clone().follow_multicast());
     tokio::spawn(switch.follow_firewall());
     Ok(Serving { switch, listener, restored })
 }
@@ -328,6 +340,8 @@ async fn serve(instance: &Instance, switch: Arc<Switch>, listener: UnixListener)
         _ = interrupt.recv() => None,
     };
     notify(&[sd_notify::NotifyState::Stopping]);
+    // Nobody's watching keeps the daemon.
+    switch.end_watching();
 
     let outcome = match down {
         Some((request, answer)) => {

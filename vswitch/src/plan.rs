@@ -79,12 +79,14 @@ pub enum Step {
         /// The device.
         device: String,
     },
-    /// A device that takes no router's word, and has IPv6 or not.
+    /// A device that has IPv6 or not, and takes routers' word or not.
     Ipv6 {
         /// The device.
         device: Device,
         /// Whether it is to have IPv6, whatever the namespace's default is; the default if none.
         enable: Option<bool>,
+        /// Whether it takes router advertisements.
+        accept_ra: bool,
     },
     /// Offloads switched on or off.
     Offloads {

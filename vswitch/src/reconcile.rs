@@ -82,7 +82,7 @@ mod tests {
     use vswitch_common::tables::NetworkNumber;
 
     use super::*;
-    use crate::model::{BridgeOptions, Driver, NetnsRecord, NetworkId, UplinkBefore};
+    use crate::model::{BridgeOptions, Driver, EndpointOptions, NetnsRecord, NetworkId, UplinkBefore};
 
     fn instance() -> Instance {
         Instance::new("h1".parse().expect("a name"))
@@ -121,6 +121,8 @@ mod tests {
             aliases: Vec::new(),
             published: Vec::new(),
             gw_priority: 0,
+            options: BTreeMap::new(),
+            port: EndpointOptions::default(),
             labels: BTreeMap::new(),
             created: OffsetDateTime::UNIX_EPOCH,
             phase,

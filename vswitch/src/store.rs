@@ -268,7 +268,8 @@ mod tests {
 
     use super::*;
     use crate::model::{
-        BridgeOptions, Driver, EndpointAddress, NetnsRecord, Phase, Protocol, Published, StationMac, SubnetConfig,
+        BridgeOptions, Driver, EndpointAddress, EndpointOptions, NetnsRecord, Phase, Protocol, Published, StationMac,
+        SubnetConfig,
     };
 
     fn network(seed: u8) -> Network {
@@ -306,6 +307,8 @@ mod tests {
             aliases: vec!["www".to_owned()],
             published: vec![Published { protocol: Protocol::Udp, host_ip: None, host_port: 8080, container_port: 80 }],
             gw_priority: -1,
+            options: BTreeMap::new(),
+            port: EndpointOptions::default(),
             labels: BTreeMap::new(),
             created: OffsetDateTime::UNIX_EPOCH,
             phase,
@@ -329,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_recorded_before_networks_had_ipv6_and_ports_is_read() {
+    fn what_was_recorded_by_earlier_versions_is_read() {
         let mut old = serde_json::to_value(network(1)).expect("JSON");
         let fields = old.as_object_mut().expect("an object");
         fields.remove("internal");
@@ -338,8 +341,10 @@ mod tests {
         let mut old = serde_json::to_value(endpoint(5, Phase::Attached)).expect("JSON");
         let fields = old.as_object_mut().expect("an object");
         assert!(fields.remove("published").is_some() && fields.remove("gw_priority").is_some());
+        assert!(fields.remove("options").is_some() && fields.remove("port").is_some());
         fields["address"].as_object_mut().expect("an object").remove("ipv6");
         let read = serde_json::from_value::<Endpoint>(old).expect("it is read");
+        assert_eq!((&read.options, &read.port), (&BTreeMap::new(), &EndpointOptions::default()));
         assert_eq!((read.published.len(), read.gw_priority, read.name), (0, 0, endpoint(5, Phase::Attached).name));
     }
 

@@ -3,23 +3,28 @@
 //! Each frame goes through the program in the kernel (BPF_PROG_TEST_RUN on live maps) and through `forward()` over the
 //! same tables in memory; the two decisions have to be equal in every field.
 
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use aya::maps::{Array, LpmTrie, Map, MapData};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use etherparse::PacketBuilder;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
-use vswitch::datapath::{Datapath, DatapathError, Mode, NetworkSpec, Options, PortRules, PortSpec, SHORTEST, Xdp};
+use vswitch::datapath::{
+    Datapath, DatapathError, Mode, NetworkSpec, Options, PortRules, PortSpec, SHORTEST, Trunk, Xdp,
+};
 use vswitch_common::forward::{forward, forward_early};
 use vswitch_common::packet::{Marked, address::Address};
 use vswitch_common::tables::memory::MemoryTables;
 use vswitch_common::tables::{
-    MARK_PUBLISHED, MAX_SUBNETS, Network, NetworkNumber, PortCounters, PortKind, PortNumber, Subnet,
+    FdbKey, MARK_PUBLISHED, MAX_SUBNETS, NeighborKey, Network, NetworkNumber, PortCounters, PortKind, PortNumber,
+    StormWindow, Subnet, VlanKey,
 };
-use vswitch_common::verdict::DropReason;
+use vswitch_common::verdict::{DropReason, Verdict};
 use vswitch_common::{Mac, tables::FdbEntry};
 
 /// Frames that go through each of the two decisions at every port.
@@ -83,32 +88,64 @@ impl Numbers {
 
 /// Stations of the ports, and others.
 fn stations() -> Vec<Mac> {
-    let mut stations: Vec<Mac> = (1..=PORTS.len() as u8).map(|last| Mac([2, 0, 0, 0, 0, last])).collect();
+    let mut stations: Vec<Mac> = (1..=ports().len() as u8).map(|last| Mac([2, 0, 0, 0, 0, last])).collect();
     stations.extend([Mac::ZERO, Mac::BROADCAST, Mac([1, 0, 0x5e, 0, 0, 1]), Mac([0x33, 0x33, 0, 0, 0, 1])]);
     stations.extend((0..=16).map(|last| Mac([1, 0x80, 0xc2, 0, 0, last])));
     stations.extend((0..8).map(|last| Mac([0x0a, 0, 0, 0, 1, last])));
     stations
 }
 
-/// The ports: network, kind, whether isolated. Network 3 is internal.
-const PORTS: [(u32, PortKind, bool); 10] = [
-    (1, PortKind::Container, true),
-    (1, PortKind::Container, false),
-    (1, PortKind::Container, true),
-    (1, PortKind::Host, false),
-    (1, PortKind::Uplink, false),
-    (2, PortKind::Container, false),
-    (2, PortKind::Host, false),
-    (3, PortKind::Container, false),
-    (3, PortKind::Host, false),
-    (3, PortKind::Uplink, false),
-];
+/// The ports: network, kind, and what they may do. Network 3 is internal.
+fn ports() -> Vec<(u32, PortKind, PortRules)> {
+    use PortKind::{Container, Host, Uplink};
+    let plain = PortRules { trunk: Trunk::All, ..PortRules::default() };
+    let guarded = PortRules {
+        learning: false,
+        spoof_guard: true,
+        ra_guard: true,
+        dhcp_guard: true,
+        bpdu_guard: true,
+        arp_suppress: true,
+        snooping: true,
+        storm_pps: 1000,
+        ..PortRules::default()
+    };
+    let nested = PortRules { learning: true, trunk: Trunk::All, group_fwd_mask: 0xc001, ..guarded.clone() };
+    let stormy = PortRules { spoof_guard: false, learning: true, storm_pps: 1, ..guarded.clone() };
+    let trunk = PortRules { trunk: Trunk::Vlans(BTreeSet::from([2, 3])), ..guarded.clone() };
+    let quiet = PortRules { arp_suppress: true, snooping: true, ..plain.clone() };
+    let isolated = |rules: &PortRules| PortRules { isolated: true, ..rules.clone() };
+    vec![
+        (1, Container, isolated(&guarded)),
+        (1, Container, nested),
+        (1, Container, isolated(&plain)),
+        (1, Host, quiet.clone()),
+        (1, Uplink, quiet.clone()),
+        (2, Container, trunk),
+        (2, Host, quiet.clone()),
+        (3, Container, quiet.clone()),
+        (3, Host, quiet),
+        (3, Uplink, plain.clone()),
+        (2, Container, PortRules { vlan: 3, ..guarded.clone() }),
+        (2, Container, PortRules { hairpin: true, ..plain }),
+        (2, Container, stormy),
+        (1, Container, isolated(&guarded)),
+        (1, Container, guarded),
+    ]
+}
+
+/// The address of a port's station: that of the same number in its network.
+fn addresses(network: u32, place: usize) -> (Ipv4Addr, Ipv6Addr) {
+    let last = place as u8 + 1;
+    let network = network as u8;
+    (Ipv4Addr::new(10, network, 0, last), Ipv6Addr::new(0xfd00, network.into(), 0, 0, 0, 0, 0, last.into()))
+}
 
 /// Addresses in the networks' subnets, the host's own, loopback ones and others.
 fn ipv4(numbers: &mut Numbers) -> [u8; 4] {
     match numbers.below(8) {
         0 => numbers.pick(&[[127, 0, 0, 1], [192, 0, 2, 1], [224, 0, 0, 1], [255; 4], [0; 4]]),
-        _ => [10, numbers.pick(&[0, 1, 2, 3, 4]), 0, numbers.pick(&[1, 2, 200])],
+        _ => [10, numbers.pick(&[0, 1, 1, 2, 2, 3, 4]), 0, numbers.pick(&[1, 1, 2, 2, 5, 6, 11, 14, 15, 200])],
     }
 }
 
@@ -117,8 +154,12 @@ fn ipv6(numbers: &mut Numbers) -> [u8; 16] {
     match numbers.below(8) {
         0 => address[15] = numbers.pick(&[0, 1]),
         1 => (address[0], address[1]) = numbers.pick(&[(0xfe, 0x80), (0xff, 2), (0x20, 1)]),
+        3 => address = Address::link_local(Mac([2, 0, 0, 0, 0, numbers.pick(&[1, 2, 6])])).octets(),
         2 => address = Address::mapped(ipv4(numbers)).octets(),
-        _ => (address[0], address[3], address[15]) = (0xfd, numbers.pick(&[1, 2, 3, 4]), numbers.pick(&[1, 2])),
+        _ => {
+            (address[0], address[3], address[15]) =
+                (0xfd, numbers.pick(&[1, 1, 2, 2, 3, 4]), numbers.pick(&[1, 1, 2, 2, 5, 6, 11, 14, 15]))
+        }
     }
     address
 }
@@ -168,6 +209,173 @@ fn random_frame(numbers: &mut Numbers, stations: &[Mac]) -> Vec<u8> {
     frame
 }
 
+/// A frame of those that guards, answers, multicast and VLANs are about, from the station at a port as often as not.
+fn control_frame(numbers: &mut Numbers, stations: &[Mac], place: usize) -> Vec<u8> {
+    let own = Mac([2, 0, 0, 0, 0, place as u8 + 1]);
+    let network = ports().get(place).map_or(1, |(network, ..)| *network);
+    let (own4, own6) = addresses(network, place);
+    let source = if numbers.below(4) == 0 { numbers.pick(stations) } else { own };
+    let group = [
+        Mac::BROADCAST,
+        Mac([0x33, 0x33, 0xff, 0, 0, 2]),
+        Mac([1, 0, 0x5e, 1, 2, 3]),
+        Mac([0x33, 0x33, 0, 0, 0, 0x16]),
+        Mac([1, 0x80, 0xc2, 0, 0, 0]),
+        Mac([1, 0x80, 0xc2, 0, 0, 0xe]),
+    ];
+    let destination = if numbers.below(4) == 0 { numbers.pick(stations) } else { numbers.pick(&group) };
+    let mut frame = [destination.0, source.0].concat();
+    for _ in 0..numbers.pick(&[0, 0, 0, 1, 1, 2, 3]) {
+        frame.extend(numbers.pick(&[[0x81_u8, 0], [0x81, 0], [0x88, 0xa8]]));
+        frame.extend([numbers.pick(&[0_u8, 0xe0]), numbers.pick(&[0_u8, 0, 2, 3, 5])]);
+    }
+    if numbers.below(12) == 0 {
+        frame.extend([0, 60, numbers.pick(&[0xaa, 0x42, 0xe0]), numbers.pick(&[0xaa, 0x42, 0xe0]), 3]);
+        frame.extend(numbers.pick(&[[0_u8, 0, 0], [0, 0, 0xf8], [0, 0, 0x0c]]));
+        if numbers.below(4) == 0 {
+            frame.extend([1, 0x0b]);
+        }
+    }
+    let from4 = if numbers.below(3) == 0 { ipv4(numbers) } else { own4.octets() };
+    let from6 = match numbers.below(6) {
+        0 => ipv6(numbers),
+        1 => Address::link_local(own).octets(),
+        2 => [0; 16],
+        _ => own6.octets(),
+    };
+    let (to4, to6) = (ipv4(numbers), ipv6(numbers));
+    let says = if numbers.below(4) == 0 { numbers.pick(stations) } else { own };
+    let group4 = numbers.pick(&[[239, 1, 2, 3], [224, 0, 0, 251], [224, 0, 1, 1], to4, to4]);
+    let mut group6 = to6;
+    if numbers.below(2) == 0 {
+        group6 = [
+            0xff,
+            numbers.pick(&[1, 2, 5]),
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            numbers.pick(&[0, 1]),
+            numbers.pick(&[0, 0xff]),
+            0,
+            0,
+            1,
+        ];
+    }
+    let mut packet6 = |next: &[u8], message: &[u8], hops: u8| {
+        let mut packet = vec![0x86, 0xdd, 0x60, 0, 0, 0, 0, (next.len() + message.len() - 1) as u8, next[0], hops];
+        packet.extend(from6);
+        packet.extend(group6);
+        packet.extend(&next[1..]);
+        packet.extend(message);
+        packet
+    };
+    match numbers.below(8) {
+        0 | 1 => {
+            frame.extend([8, 6, 0, 1, 8, 0, 6, numbers.pick(&[4, 4, 4, 16]), 0, numbers.pick(&[1, 1, 2])]);
+            frame.extend(says.0);
+            frame.extend(from4);
+            frame.extend([0; 6]);
+            frame.extend(to4);
+        }
+        2 => {
+            let (port, to) = numbers.pick(&[(67_u16, 68_u16), (68, 67), (5353, 5353)]);
+            frame.extend([
+                8,
+                0,
+                numbers.pick(&[0x45, 0x45, 0x46, 0x41]),
+                0,
+                0,
+                40,
+                0,
+                0,
+                numbers.pick(&[0, 0, 0x20]),
+                numbers.pick(&[0, 0, 1]),
+                9,
+                17,
+                0,
+                0,
+            ]);
+            frame.extend(from4);
+            frame.extend(group4);
+            frame.extend([port.to_be_bytes(), to.to_be_bytes()].concat());
+            frame.extend([0; 16]);
+        }
+        3 => {
+            let (header, options): (u8, &[u8]) = numbers.pick(&[(0x45, &[][..]), (0x46, &[0x94, 4, 0, 0])]);
+            frame.extend([8, 0, header, 0, 0, 32, 0, 0, 0, 0, 1, 2, 0, 0]);
+            frame.extend(from4);
+            frame.extend(group4);
+            frame.extend(options);
+            frame.extend([numbers.pick(&[0x11, 0x12, 0x16, 0x17, 0x22, 0x99]), 0, 0, 0, 239, 1, 2, 3]);
+        }
+        4 => {
+            let mut message = vec![numbers.pick(&[130, 131, 132, 143]), 0, 0, 0];
+            message.extend([0; 20]);
+            frame.extend(packet6(&[0, 58, 0, 5, 2, 0, 0, 1, 0], &message, 1));
+        }
+        5 => {
+            let (next, port) = numbers.pick(&[(17_u8, 547_u16), (17, 546), (6, 547)]);
+            let chain: &[u8] = numbers.pick(&[
+                &[][..],
+                &[60, 0, 1, 4, 0, 0, 0, 0],
+                &[44, 0, 0, 0, 0, 0, 0, 0],
+                &[44, 0, 0, 8, 0, 0, 0, 0],
+                &[
+                    60, 60, 0, 0, 0, 0, 0, 0, 60, 60, 0, 0, 0, 0, 0, 0, 60, 60, 0, 0, 0, 0, 0, 0, 60, 60, 0, 0, 0, 0,
+                    0, 0,
+                ],
+            ]);
+            let mut headers = vec![chain.first().copied().unwrap_or(next)];
+            if let Some((_, rest)) = chain.split_first() {
+                headers.extend([rest, &[0]].concat());
+                // The last header of the chain names the transport's.
+                let last = headers.len() - 8;
+                headers[last] = next;
+            }
+            frame.extend(packet6(&headers, &[&port.to_be_bytes()[..], &[0; 30]].concat(), 64));
+        }
+        _ => {
+            let mut message =
+                vec![numbers.pick(&[135, 135, 135, 136, 134, 137, 128]), numbers.pick(&[0, 0, 0, 1]), 0, 0, 0, 0, 0, 0];
+            message.extend(if numbers.below(2) == 0 { to6 } else { own6.octets() });
+            for _ in 0..numbers.pick(&[0, 1, 1, 2, 3]) {
+                message.extend([numbers.pick(&[1, 2, 14]), numbers.pick(&[1, 1, 1, 0])]);
+                message.extend(says.0);
+            }
+            frame.extend(packet6(&[58], &message, numbers.pick(&[255, 255, 64])));
+        }
+    }
+    if numbers.below(12) == 0 {
+        frame.truncate(SHORTEST + numbers.below(frame.len() - SHORTEST));
+    }
+    frame
+}
+
+/// What changes by the clock, in the kernel's tables and ours: allowances that are used up, and a station that is held.
+fn keep_up(sandbox: &Sandbox, tables: &mut MemoryTables, held: FdbKey) {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC_COARSE).expect("the clock");
+    let now = vswitch_common::tables::tick(now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64);
+    let pin = |name: &str| MapData::from_pin(sandbox.bpffs.join("maps").join(name)).expect("a pinned table");
+    let mut storms: Array<_, StormWindow> = Array::try_from(Map::Array(pin("STORMS"))).expect("its layout");
+    for port in 1..=ports().len() as u32 {
+        for class in 1..=3 {
+            let window = StormWindow { tick: now, count: 2 };
+            storms.set(StormWindow::index(PortNumber(port), class), window, 0).expect("write");
+            tables.storms.insert((PortNumber(port), class), window);
+        }
+    }
+    let mut fdb: HashMap<_, FdbKey, FdbEntry> = HashMap::try_from(Map::HashMap(pin("FDB"))).expect("its layout");
+    let entry = FdbEntry { port: PortNumber(2), seen: now, flags: FdbEntry::HELD, since: now, ..FdbEntry::default() };
+    fdb.insert(held, entry, 0).expect("write");
+    tables.fdb.insert(held, entry);
+}
+
 /// Tells both sides of three networks.
 fn networks(datapath: &Datapath, tables: &mut MemoryTables) {
     for number in 1..=3_u8 {
@@ -201,10 +409,12 @@ fn the_loaded_programs_decide_as_the_core_does() {
     let options = Options { directory: sandbox.bpffs.clone(), mode: Mode::Auto, fdb_size: 4096 };
     let datapath = Datapath::open(options).expect("load the programs");
     let mut devices = Vec::new();
-    for (place, (network, kind, isolated)) in PORTS.into_iter().enumerate() {
+    let mut tables = MemoryTables::default();
+    for (place, (network, kind, rules)) in ports().into_iter().enumerate() {
         let device = format!("p{place}");
         let ifindex = veth(&device);
         devices.push((ifindex, kind));
+        let (four, six) = addresses(network, place);
         let spec = PortSpec {
             ifindex,
             egress_ifindex: ifindex,
@@ -214,26 +424,33 @@ fn the_loaded_programs_decide_as_the_core_does() {
             mac: Mac([2, 0, 0, 0, 0, place as u8 + 1]),
             xdp: Xdp::Off,
             xdp_egress: place == 0 || place == 7,
-            addresses: Vec::new(),
-            mtu: 0,
-            rules: PortRules { isolated, ..PortRules::default() },
+            addresses: if place == 2 { Vec::new() } else { vec![four.into(), six.into()] },
+            mtu: if place % 3 == 1 { 150 } else { 0 },
+            rules,
         };
-        datapath.add_port(&spec).expect("add a port");
+        let number = datapath.add_port(&spec).expect("add a port");
+        let vlan = VlanKey(spec.rules.vlan);
+        let known = spec.addresses.iter().map(|address| match address {
+            IpAddr::V4(four) => Address::mapped(four.octets()),
+            IpAddr::V6(six) => Address::new(six.octets()),
+        });
+        for address in known.chain([Address::link_local(spec.mac)]) {
+            let key = NeighborKey { address, network: NetworkNumber(network), vlan, reserved: 0 };
+            tables.neighbors.insert(key, number);
+        }
+        if let Trunk::Vlans(vlans) = &spec.rules.trunk {
+            tables.trunks.extend(vlans.iter().map(|vlan| (number, VlanKey(*vlan))));
+        }
     }
     // A device that is no port.
     devices.push((veth("none"), PortKind::Container));
 
-    let mut tables = MemoryTables::default();
     for (number, port) in datapath.ports().expect("read the ports") {
         tables.add_port(number, port);
     }
     networks(&datapath, &mut tables);
     // A station wired to a port by hand, and one learned from port 2 in the kernel's table and ours.
-    let fixed = vswitch_common::tables::FdbKey {
-        network: NetworkNumber(1),
-        vlan: vswitch_common::tables::VlanKey(3),
-        mac: Mac([0x0a, 0, 0, 0, 1, 1]),
-    };
+    let fixed = FdbKey { network: NetworkNumber(1), vlan: VlanKey(3), mac: Mac([0x0a, 0, 0, 0, 1, 1]) };
     datapath.fdb_add_static(fixed, PortNumber(2)).expect("add a static entry");
     tables.fdb = datapath.fdb().expect("read the FDB").into_iter().collect();
     assert!(tables.fdb.values().all(FdbEntry::is_static));
@@ -243,9 +460,17 @@ fn the_loaded_programs_decide_as_the_core_does() {
     let stations = stations();
     let (mut compared, mut refused) = (0_usize, 0_usize);
     let mut seen = std::collections::BTreeMap::<String, usize>::new();
-    for _ in 0..FRAMES {
-        let frame = random_frame(&mut numbers, &stations);
-        let (ifindex, kind) = numbers.pick(&devices);
+    let held = FdbKey { network: NetworkNumber(1), vlan: VlanKey::NONE, mac: Mac([0x0a, 0, 0, 0, 1, 7]) };
+    for round in 0..FRAMES {
+        if round % 500 == 0 {
+            keep_up(&sandbox, &mut tables, held);
+        }
+        let place = numbers.below(devices.len());
+        let (ifindex, kind) = devices[place];
+        let frame = match round % 2 {
+            0 => random_frame(&mut numbers, &stations),
+            _ => control_frame(&mut numbers, &stations, place),
+        };
         let mark = numbers.pick(&[0, 0, MARK_PUBLISHED, !MARK_PUBLISHED, u32::MAX]);
         let marked = Marked { bytes: &frame, mark };
         let core = match tracer.tc(kind, ifindex, mark, &frame) {
@@ -263,7 +488,8 @@ fn the_loaded_programs_decide_as_the_core_does() {
             Err(error) => panic!("run the tc program on {frame:02x?}: {error}"),
         };
         let name = match core.verdict().expect("a verdict") {
-            vswitch_common::verdict::Verdict::Redirect(to) => format!("redirect to {:?}", to.kind()),
+            Verdict::Redirect(to) => format!("redirect to {:?}, tag {}", to.kind(), to.tag),
+            Verdict::Answer(answer, _) => format!("answer {answer:?}"),
             other => format!("{other:?}"),
         };
         *seen.entry(name).or_default() += 1;
@@ -274,7 +500,7 @@ fn the_loaded_programs_decide_as_the_core_does() {
             compared += 1;
         }
         // Learned stations take part in what follows, on both sides.
-        if let Some(key) = core.learn().filter(|_| numbers.below(50) == 0) {
+        if let Some(key) = core.learn().filter(|key| *key != held && numbers.below(50) == 0) {
             datapath.fdb_add_static(key, core.ingress).expect("write the station");
             let entry = FdbEntry { port: core.ingress, flags: FdbEntry::STATIC, ..FdbEntry::default() };
             tables.fdb.insert(key, entry);
@@ -293,9 +519,17 @@ fn the_loaded_programs_decide_as_the_core_does() {
         "Flood(Group)",
         "Flood(UnknownUnicast)",
         "Flood(Apart)",
-        "redirect to Some(Container)",
-        "redirect to Some(Host)",
-        "redirect to Some(Uplink)",
+        "Flood(Listeners)",
+        "Flood(ListenersApart)",
+        "Flood(Routers)",
+        "answer Arp",
+        "answer Neighbor",
+        "redirect to Some(Container), tag 0",
+        "redirect to Some(Container), tag 1",
+        "redirect to Some(Container), tag 2",
+        "redirect to Some(Container), tag 3",
+        "redirect to Some(Host), tag 0",
+        "redirect to Some(Uplink), tag 0",
     ] {
         assert!(seen.contains_key(verdict), "no frame had the verdict {verdict}");
     }
@@ -389,17 +623,14 @@ fn what_is_known_of_a_network_follows_its_spec_and_survives_ports_and_daemons() 
 }
 
 #[test]
-fn a_daemon_of_before_subnets_is_taken_over_and_one_with_other_ports_is_not() {
+fn tables_of_another_layout_are_not_taken_over() {
     let sandbox = Sandbox::new();
-    let open = || Datapath::open(Options { directory: sandbox.bpffs.clone(), mode: Mode::Auto, fdb_size: 4096 });
-    drop(open().expect("load the programs"));
-    std::fs::remove_file(sandbox.bpffs.join("maps/SUBNETS")).expect("unpin");
-    let datapath = open().expect("take over");
-    assert!(datapath.taken_over());
-    assert_eq!(subnets(&sandbox), []);
-    drop(datapath);
+    let open = |fdb_size| Datapath::open(Options { directory: sandbox.bpffs.clone(), mode: Mode::Auto, fdb_size });
+    drop(open(4096).expect("load the programs"));
+    assert!(open(4096).expect("take over").taken_over());
+    assert!(!open(8192).expect("start anew").taken_over());
     std::fs::remove_file(sandbox.bpffs.join("maps/PORTS")).expect("unpin");
-    assert!(!open().expect("start anew").taken_over());
+    assert!(!open(8192).expect("start anew").taken_over());
 }
 
 #[test]

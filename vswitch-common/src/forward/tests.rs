@@ -5,9 +5,10 @@ use std::vec::Vec;
 
 use super::*;
 use crate::mac::Mac;
+use crate::packet::address::Address;
 use crate::tables::memory::MemoryTables;
-use crate::tables::{NetworkNumber, VlanKey};
-use crate::verdict::{Flood, Verdict};
+use crate::tables::{FdbEntry, ListenerKey, NetworkNumber, StormClass, StormWindow, VlanKey};
+use crate::verdict::{Flood, Verdict, tag};
 
 pub(super) const A: Mac = Mac([2, 0, 0, 0, 0, 0xa]);
 pub(super) const B: Mac = Mac([2, 0, 0, 0, 0, 0xb]);
@@ -183,6 +184,167 @@ fn xdp_takes_known_unicast_but_not_tcp_from_the_wire() {
     assert!(taken(PortKind::Container, 12, &frame(A, B, &ip(6))));
     assert!(taken(PortKind::Container, 12, &frame(A, Mac::ZERO, &ip(6))), "a drop");
     assert!(!taken(PortKind::Container, 99, &frame(A, B, &ip(6))), "no port");
+}
+
+#[test]
+fn vlans_have_their_members_and_tags() {
+    let mut tables = tables();
+    let change = |tables: &mut MemoryTables, number, vlan, flags| {
+        let port = tables.ports.get_mut(&PortNumber(number)).expect("a port");
+        (port.vlan, port.flags) = (VlanKey(vlan), flags);
+        let mac = port.mac;
+        tables.fdb.retain(|key, _| key.mac != mac);
+        let key = FdbKey { network: NetworkNumber(1), vlan: VlanKey(vlan), mac };
+        tables.fdb.insert(key, FdbEntry { port: PortNumber(number), flags: FdbEntry::STATIC, ..FdbEntry::default() });
+    };
+    // A is in VLAN 30, B a trunk of 30 and 31.
+    change(&mut tables, 1, 30, 0);
+    change(&mut tables, 2, 0, Port::TRUNK | Port::LEARN);
+    tables.ports.get_mut(&PortNumber(3)).expect("the host").flags = 0;
+    tables.trunks.extend([30, 31].map(|vlan| (PortNumber(2), VlanKey(vlan))));
+    let tagged = |destination, source, tci: u16| {
+        let [t0, t1] = tci.to_be_bytes();
+        frame(destination, source, &[0x81, 0, t0, t1, 8, 0])
+    };
+    let plain = |destination, source| frame(destination, source, &[0x88, 0xb5]);
+    let decide = |tables: &MemoryTables, ifindex, bytes: &[u8]| forward(ifindex, bytes, tables, NOW);
+    let refused = Verdict::Drop(DropReason::VlanNotAllowed);
+    assert_eq!(decided(&decide(&tables, 11, &tagged(B, A, 31))), refused, "not a trunk");
+    assert_eq!(decided(&decide(&tables, 12, &tagged(A, B, 32))), refused, "not on its list");
+    let heard = decide(&tables, 12, &tagged(A, B, 30));
+    assert_eq!((heard.learn().expect("new there").vlan, delivery(decided(&heard)).tag), (VlanKey(30), tag::POP));
+    tables.learn(&heard, NOW);
+    assert_eq!(delivery(decided(&decide(&tables, 11, &plain(B, A)))).tag, tag::PUSH);
+    assert_eq!(delivery(decided(&decide(&tables, 11, &tagged(B, A, 0xa000)))).tag, tag::NUMBER);
+    assert_eq!(decided(&decide(&tables, 12, &plain(A, B))), Verdict::Flood(Flood::UnknownUnicast), "in no VLAN");
+
+    // Copies: to whom, and with which tag.
+    let copies = |ifindex, bytes: &[u8]| {
+        let decision = forward(ifindex, bytes, &tables, NOW);
+        let flooded = Flooded::new(&decision, bytes, &tables.ports[&decision.ingress]);
+        [1, 2, 3, 4].map(|number| flooded.copy(&tables.ports[&PortNumber(number)], PortNumber(number), &tables))
+    };
+    let (no, keep) = (Copied::No, Copied::Tag(tag::KEEP));
+    assert_eq!(copies(11, &plain(Mac::BROADCAST, A)), [no, Copied::Tag(tag::PUSH), no, Copied::Tag(tag::PUSH)]);
+    assert_eq!(copies(12, &tagged(Mac::BROADCAST, B, 30)), [Copied::Tag(tag::POP), no, no, keep]);
+    assert_eq!(copies(12, &tagged(Mac::BROADCAST, B, 31)), [no, no, no, keep]);
+    assert_eq!(copies(12, &plain(Mac::BROADCAST, B)), [no, no, keep, keep]);
+    assert_eq!(copies(14, &tagged(Mac::BROADCAST, STRANGER, 30)), [Copied::Tag(tag::POP), keep, no, no]);
+}
+
+#[test]
+fn a_station_that_moves_too_often_is_held() {
+    let mut tables = tables();
+    let ping = frame(Mac::BROADCAST, STRANGER, &[8, 6]);
+    let key = FdbKey { network: NetworkNumber(1), vlan: VlanKey::NONE, mac: STRANGER };
+    let hear = |tables: &mut MemoryTables, ifindex, now| {
+        let decision = forward(ifindex, ping.as_slice(), tables, now);
+        tables.learn(&decision, now);
+        decided(&decision)
+    };
+    for turn in 0..=5 {
+        assert!(matches!(hear(&mut tables, [11, 12][turn % 2], NOW), Verdict::Flood(_)), "turn {turn}");
+    }
+    assert_eq!((tables.fdb[&key].port, tables.fdb[&key].moves), (PortNumber(2), 5));
+    assert!(matches!(hear(&mut tables, 11, NOW + 1), Verdict::Flood(_)), "the sixth move in ten seconds");
+    assert_eq!((tables.fdb[&key].port, tables.fdb[&key].is_held(NOW + 1)), (PortNumber(2), true));
+    assert_eq!(hear(&mut tables, 11, NOW + 5), Verdict::Drop(DropReason::StationHeld));
+    assert!(matches!(hear(&mut tables, 12, NOW + 5), Verdict::Flood(_)), "where it is held it may speak");
+    let later = NOW + 1 + FdbEntry::DAMPING;
+    assert!(matches!(hear(&mut tables, 11, later), Verdict::Flood(_)));
+    assert_eq!((tables.fdb[&key].port, tables.fdb[&key].is_held(later)), (PortNumber(1), false));
+    // Slowly it may move as often as it likes.
+    for turn in 1..20 {
+        hear(&mut tables, [11, 12][turn as usize % 2], later + turn * FdbEntry::DAMPING);
+    }
+    assert!(!tables.fdb[&key].is_held(later + 19 * FdbEntry::DAMPING));
+    let sticky = FdbEntry { port: PortNumber(1), flags: FdbEntry::STICKY, ..FdbEntry::default() };
+    tables.fdb.insert(key, sticky);
+    assert_eq!(hear(&mut tables, 12, NOW), Verdict::Drop(DropReason::SourceSpoofed));
+    assert!(matches!(hear(&mut tables, 11, NOW), Verdict::Flood(_)));
+    assert_eq!((tables.fdb[&key].seen, tables.fdb[&key].flags), (NOW, FdbEntry::STICKY));
+}
+
+#[test]
+fn storms_are_stopped_class_by_class_and_known_unicast_is_none() {
+    let mut tables = tables();
+    tables.ports.get_mut(&PortNumber(1)).expect("a port").storm = 10;
+    let used = |tables: &mut MemoryTables, class: StormClass, count| {
+        tables.storms.insert((PortNumber(1), class as u32), StormWindow { tick: NOW, count });
+    };
+    let to = |tables: &MemoryTables, mac| forward(11, frame(mac, A, &[0x88, 0xb5]).as_slice(), tables, NOW);
+    let group = Mac([1, 0, 0x5e, 1, 2, 3]);
+    let classes =
+        [(Mac::BROADCAST, StormClass::Broadcast), (group, StormClass::Multicast), (STRANGER, StormClass::Unknown)];
+    for (mac, class) in classes {
+        used(&mut tables, class, 9);
+        let decision = to(&tables, mac);
+        assert_eq!(decision.storm, class as u16);
+        assert!(matches!(decided(&decision), Verdict::Flood(_)), "{class:?}");
+        used(&mut tables, class, 10);
+        assert_eq!(decided(&to(&tables, mac)), Verdict::Drop(DropReason::Storm), "{class:?}");
+        let others = classes.iter().filter(|(_, other)| *other != class);
+        for (mac, other) in others {
+            used(&mut tables, *other, 0);
+            assert!(matches!(decided(&to(&tables, *mac)), Verdict::Flood(_)), "{other:?} beside {class:?}");
+        }
+        assert!(matches!(decided(&to(&tables, B)), Verdict::Redirect(_)));
+    }
+    assert!(matches!(decided(&forward(12, frame(STRANGER, B, &[8, 6]).as_slice(), &tables, NOW)), Verdict::Flood(_)));
+}
+
+#[test]
+fn multicast_goes_to_its_listeners_and_what_they_say_to_routers() {
+    let mut tables = tables();
+    tables.ports.get_mut(&PortNumber(1)).expect("a port").flags = Port::SNOOPING;
+    let group = Address::mapped([239, 1, 2, 3]);
+    let listener =
+        ListenerKey { group, network: NetworkNumber(1), port: PortNumber(2), vlan: VlanKey::NONE, reserved: [0; 3] };
+    let packet = |destination: [u8; 4], protocol: u8, payload: &[u8]| {
+        let mut packet = std::vec![8, 0, 0x45, 0, 0, 40, 0, 0, 0, 0, 1, protocol, 0, 0, 10, 1, 0, 2];
+        packet.extend(destination);
+        packet.extend(payload);
+        frame(Mac([1, 0, 0x5e, 1, 2, 3]), A, &packet)
+    };
+    let data = packet([239, 1, 2, 3], 17, &[0; 20]);
+    let copies = |tables: &MemoryTables, bytes: &[u8]| {
+        let decision = forward(11, bytes, tables, NOW);
+        let flooded = Flooded::new(&decision, bytes, &tables.ports[&decision.ingress]);
+        let gets = |number| flooded.copy(&tables.ports[&PortNumber(number)], PortNumber(number), tables) != Copied::No;
+        (decided(&decision), [2, 3, 4].map(gets), decision.snoops)
+    };
+    assert_eq!(copies(&tables, &data), (Verdict::Flood(Flood::Listeners), [false, false, true], 0));
+    tables.listeners.insert(listener);
+    assert_eq!(copies(&tables, &data).1, [true, false, true]);
+    let to_all = packet([224, 0, 0, 251], 17, &[0; 20]);
+    assert_eq!(copies(&tables, &to_all), (Verdict::Flood(Flood::Group), [true; 3], 0));
+    let query = packet([224, 0, 0, 1], 2, &[0x11, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(copies(&tables, &query), (Verdict::Flood(Flood::Group), [true; 3], 1));
+    for kind in [0x12, 0x16, 0x17, 0x22] {
+        let report = packet([239, 1, 2, 3], 2, &[kind, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(copies(&tables, &report), (Verdict::Flood(Flood::Routers), [false, false, true], 1));
+    }
+    tables.ports.get_mut(&PortNumber(1)).expect("a port").flags = 0;
+    assert_eq!(copies(&tables, &data).1, [true; 3]);
+}
+
+#[test]
+fn hairpins_masks_and_sizes() {
+    let mut tables = tables();
+    let lldp = frame(Mac([1, 0x80, 0xc2, 0, 0, 0xe]), A, &[0x88, 0xcc]);
+    assert_eq!(decided(&forward(11, lldp.as_slice(), &tables, NOW)), Verdict::Drop(DropReason::LinkLocal));
+    let port = tables.ports.get_mut(&PortNumber(1)).expect("a port");
+    (port.group_fwd_mask, port.mtu) = (0x4000, 100);
+    port.flags |= Port::HAIRPIN;
+    assert_eq!(decided(&forward(11, lldp.as_slice(), &tables, NOW)), Verdict::Flood(Flood::Group));
+    let back = delivery(decided(&forward(11, frame(A, STRANGER, &[8, 6]).as_slice(), &tables, NOW)));
+    assert_eq!((back.port, back.ifindex), (PortNumber(1), 11));
+    let of = |length: usize| {
+        let bytes = frame(A, B, &[&[8, 0x60][..], &std::vec![0; length]].concat());
+        decided(&forward(12, bytes.as_slice(), &tables, NOW))
+    };
+    assert!(matches!(of(100), Verdict::Redirect(_)));
+    assert_eq!(of(101), Verdict::Drop(DropReason::TooBig));
 }
 
 /// Addresses that make the rules collide, and some at random.

@@ -5,9 +5,9 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use http_body_util::{BodyExt as _, Full};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -114,12 +114,55 @@ impl Client {
         self.call(Method::DELETE, path, None::<&()>).await
     }
 
+    /// Asks for what comes as it happens, until `each` has had enough (false) or the daemon ends it.
+    ///
+    /// # Errors
+    /// As [`Client::get`], or what `each` failed with.
+    pub async fn follow<T: DeserializeOwned, E: From<ClientError>>(
+        &mut self,
+        path: &str,
+        mut each: impl FnMut(T) -> Result<bool, E>,
+    ) -> Result<(), E> {
+        let socket = self.socket.clone();
+        let failed = |message: String| ClientError::Connection { socket: socket.clone(), message };
+        let mut body = self.send(Method::GET, path, None::<&()>).await?.into_body();
+        let mut rest: Vec<u8> = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| failed(broken(&error)))?;
+            rest.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+            let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+            for line in rest[..whole].split_inclusive(|byte| *byte == b'\n') {
+                let item = serde_json::from_slice(line);
+                let item = item.map_err(|error| failed(format!("unexpected answer: {error}")))?;
+                if !each(item)? {
+                    return Ok(());
+                }
+            }
+            rest.drain(..whole);
+        }
+        Ok(())
+    }
+
     async fn call<T: DeserializeOwned>(
         &mut self,
         method: Method,
         path: &str,
         body: Option<&impl Serialize>,
     ) -> Result<T, ClientError> {
+        let socket = self.socket.clone();
+        let failed = |message: String| ClientError::Connection { socket: socket.clone(), message };
+        let response = self.send(method, path, body).await?;
+        let bytes = response.into_body().collect().await.map_err(|error| failed(broken(&error)))?.to_bytes();
+        serde_json::from_slice(&bytes).map_err(|error| failed(format!("unexpected answer: {error}")))
+    }
+
+    /// Sends a request; the answer, if it is no refusal.
+    async fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<Response<Incoming>, ClientError> {
         let socket = self.socket.clone();
         let failed = |message: String| ClientError::Connection { socket: socket.clone(), message };
         let body = body.map(serde_json::to_vec).transpose().map_err(|error| failed(error.to_string()))?;
@@ -132,10 +175,10 @@ impl Client {
             .map_err(|error| failed(error.to_string()))?;
         let response = self.sender.send_request(request).await.map_err(|error| failed(broken(&error)))?;
         let status = response.status();
-        let bytes = response.into_body().collect().await.map_err(|error| failed(broken(&error)))?.to_bytes();
         if status == StatusCode::OK {
-            return serde_json::from_slice(&bytes).map_err(|error| failed(format!("unexpected answer: {error}")));
+            return Ok(response);
         }
+        let bytes = response.into_body().collect().await.map_err(|error| failed(broken(&error)))?.to_bytes();
         match serde_json::from_slice::<ErrorDocument>(&bytes) {
             Ok(document) => Err(ClientError::Refused(document.error)),
             Err(_) => Err(failed(format!("unexpected answer: {status}"))),

@@ -1,5 +1,7 @@
 //! What goes over the socket. Requests carry text as it was typed: the switch judges it, and its error names it.
 
+mod fdb;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
@@ -11,7 +13,11 @@ use utoipa::{IntoParams, ToSchema};
 use vswitch_common::tables::PortCounters;
 use vswitch_common::verdict::DropReason;
 
-use crate::model::{Driver, EndpointId, NetworkId, Published, Subnet};
+pub use fdb::{
+    FdbChange, FdbChangeKind, FdbFilter, FdbFlush, FdbFlushed, FdbKeyRequest, FdbStatic, StationKind, StationView,
+};
+
+use crate::model::{Driver, EndpointId, NetworkId, Published, Subnet, VlanId};
 use crate::outside::ForwardingStatus;
 
 /// An error, as every request may be answered and every command may print.
@@ -59,6 +65,8 @@ pub struct Status {
     pub endpoints: usize,
     /// How many stations the FDB knows.
     pub fdb_entries: usize,
+    /// How many of them moved too often and are held where they were.
+    pub held_stations: usize,
     /// Since when the daemon runs, in seconds.
     pub uptime_seconds: u64,
     /// Whether it took the datapath over from an earlier daemon.
@@ -212,6 +220,12 @@ pub struct AttachRequest {
     pub publish: Vec<String>,
     /// The network with the highest one has the default route.
     pub gw_priority: i32,
+    /// What goes before the network's options.
+    pub options: BTreeMap<String, String>,
+    /// The VLAN of its untagged frames.
+    pub vlan: Option<String>,
+    /// The VLANs of its tagged frames: a list with ranges, or `all`.
+    pub trunk: Option<String>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
 }
@@ -234,6 +248,12 @@ pub struct ConnectRequest {
     pub aliases: Vec<String>,
     /// The network with the highest one has the default route.
     pub gw_priority: i32,
+    /// What goes before the network's options.
+    pub options: BTreeMap<String, String>,
+    /// The VLAN of its untagged frames.
+    pub vlan: Option<String>,
+    /// The VLANs of its tagged frames: a list with ranges, or `all`.
+    pub trunk: Option<String>,
 }
 
 /// `network disconnect`.
@@ -306,6 +326,30 @@ pub struct EndpointView {
     pub netns: PathBuf,
     /// Its published ports.
     pub published: Vec<Published>,
+    /// Its options as they were given.
+    pub options: BTreeMap<String, String>,
+    /// The VLAN of its untagged frames; 0 is that of endpoints without VLANs.
+    pub vlan: u16,
+    /// The VLANs of its tagged frames.
+    pub trunk: Vec<TrunkVlan>,
+}
+
+/// A member of a trunk: a number, or `all`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum TrunkVlan {
+    /// This one.
+    Id(VlanId),
+    /// Every one.
+    All(AllVlans),
+}
+
+/// `all`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum AllVlans {
+    /// `all`.
+    All,
 }
 
 /// All about an endpoint.
@@ -433,86 +477,56 @@ pub struct PortView {
     pub counters: Counters,
 }
 
-/// How a station came into the FDB.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum StationKind {
-    /// Written by the daemon.
-    Static,
-    /// Learned from frames.
-    Dynamic,
-}
-
-/// Which stations `fdb show` is about.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema, IntoParams)]
-#[into_params(parameter_in = Query)]
-pub struct FdbFilter {
-    /// Of this network.
-    pub network: Option<String>,
-    /// Behind this port.
-    pub port: Option<String>,
-    /// Of this kind.
-    pub kind: Option<StationKind>,
-}
-
-/// A station in the FDB.
+/// What `doctor` looks at of a port.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct StationView {
-    /// Its address.
-    pub mac: String,
+pub struct PortHealth {
+    /// The endpoint's name, or the device.
+    pub port: String,
+    /// `endpoint`, `host` or `uplink`.
+    pub kind: String,
     /// The name of the network.
     pub network: String,
-    /// Its VLAN; 0 is untagged.
+    /// The device whose frames come in: an endpoint's own interface, the host's, the uplink.
+    pub device: String,
+    /// The namespace that it is in, if not in the daemon's.
+    #[schema(value_type = Option<String>)]
+    pub netns: Option<PathBuf>,
+    /// The hooks on the port, with the reason where an uplink has no XDP.
+    pub hooks: Option<String>,
+    /// The MTU that the device has now; none if it is not there.
+    pub mtu: Option<u32>,
+    /// Which offloads are on.
+    pub offloads: BTreeMap<String, bool>,
+    /// How those that matter to the path have to be.
+    pub needs: BTreeMap<String, bool>,
+    /// Why nobody could look.
+    pub unseen: Option<String>,
+}
+
+/// Which groups `mdb show` is about.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct MdbFilter {
+    /// Of this network.
+    pub network: Option<String>,
+}
+
+/// A multicast group that somebody listens to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MulticastGroupView {
+    /// The name of the network.
+    pub network: String,
+    /// Its address.
+    #[schema(value_type = String)]
+    pub group: IpAddr,
+    /// The VLAN; 0 is untagged.
     pub vlan: u16,
     /// Whether the VLAN is that of an 802.1ad service tag, which are numbered for themselves.
     pub service_tag: bool,
-    /// The port it is behind.
-    pub port: String,
-    /// How it came here.
-    pub kind: StationKind,
-    /// Seconds since it was heard; none if static.
-    pub age: Option<u64>,
-    /// How often it moved.
-    pub moves: u32,
-}
-
-/// `fdb add`.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct FdbStatic {
-    /// Which station.
-    #[serde(flatten)]
-    pub key: FdbKeyRequest,
-    /// The endpoint or device it is behind.
-    pub port: String,
-}
-
-/// A station: of `fdb add` and `fdb del`.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema, IntoParams)]
-#[into_params(parameter_in = Query)]
-pub struct FdbKeyRequest {
-    /// Its address.
-    pub mac: String,
-    /// The network.
-    pub network: String,
-    /// Its VLAN, with an `s` before it for that of a service tag; untagged if not given.
-    pub vlan: Option<String>,
-}
-
-/// `fdb flush`: learned stations alone.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
-#[serde(default)]
-pub struct FdbFlush {
-    /// Of this network.
-    pub network: Option<String>,
-    /// Behind this port.
-    pub port: Option<String>,
-}
-
-/// What `fdb flush` or `fdb del` removed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct FdbFlushed {
-    /// How many stations.
-    pub removed: usize,
+    /// Who listens, by name.
+    pub ports: Vec<String>,
+    /// Seconds until the last of them is forgotten if it says nothing; none where nobody asks.
+    pub expires_in: Option<u64>,
 }
 
 mod trace;

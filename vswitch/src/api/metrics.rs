@@ -10,7 +10,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::{Counters, PortView, StationKind};
+use super::{Counters, PortView};
 
 /// What an answer says that it is.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -45,9 +45,11 @@ pub struct Measured {
 pub struct Stations {
     /// Written by the daemon.
     pub fixed: usize,
+    /// Written by hand, until they fall silent.
+    pub sticky: usize,
     /// Learned.
     pub learned: usize,
-    /// Of the learned ones: held where they are, as they moved too often.
+    /// Of those: held where they are, as they moved too often.
     pub held: usize,
 }
 
@@ -108,11 +110,8 @@ impl Measured {
     fn about_stations(&self, registry: &mut Registry) {
         let (entries, held) = (Family::<Labels, Gauge>::default(), Family::<Labels, Gauge>::default());
         for (network, stations) in &self.stations {
-            for (kind, count) in [(StationKind::Static, stations.fixed), (StationKind::Dynamic, stations.learned)] {
-                let kind = match kind {
-                    StationKind::Static => "static",
-                    StationKind::Dynamic => "dynamic",
-                };
+            let kinds = [("static", stations.fixed), ("sticky", stations.sticky), ("dynamic", stations.learned)];
+            for (kind, count) in kinds {
                 set(&entries, vec![("network", network.clone()), ("kind", kind.to_owned())], count);
             }
             set(&held, vec![("network", network.clone())], stations.held);
@@ -182,7 +181,7 @@ mod tests {
             version: "1.2.3".to_owned(),
             ports: vec![port],
             endpoints: BTreeMap::from([("front".to_owned(), 1)]),
-            stations: BTreeMap::from([("front".to_owned(), Stations { fixed: 2, learned: 5, held: 1 })]),
+            stations: BTreeMap::from([("front".to_owned(), Stations { fixed: 2, sticky: 0, learned: 5, held: 1 })]),
             fdb_size: 4096,
             ..Measured::default()
         }

@@ -7,10 +7,11 @@ mod server;
 
 pub use client::{Client, ClientError, path, query};
 pub use messages::{
-    AttachRequest, ConnectRequest, Counters, DetachRequest, Detached, DisconnectRequest, DownRequest, EndpointDetails,
-    EndpointView, ErrorBody, ErrorDocument, FdbFilter, FdbFlush, FdbFlushed, FdbKeyRequest, FdbStatic, HooksView,
-    NetworkDetails, NetworkRequest, NetworkView, PortView, Pruned, StationKind, StationView, StatsFilter, Status,
-    SubnetView, TraceFrame, TraceProgram, TraceProtocol, TraceRequest, TraceStep, TraceVerdict, TraceView, UplinkView,
+    AllVlans, AttachRequest, ConnectRequest, Counters, DetachRequest, Detached, DisconnectRequest, DownRequest,
+    EndpointDetails, EndpointView, ErrorBody, ErrorDocument, FdbChange, FdbChangeKind, FdbFilter, FdbFlush, FdbFlushed,
+    FdbKeyRequest, FdbStatic, HooksView, MdbFilter, MulticastGroupView, NetworkDetails, NetworkRequest, NetworkView,
+    PortHealth, PortView, Pruned, StationKind, StationView, StatsFilter, Status, SubnetView, TraceFrame, TraceProgram,
+    TraceProtocol, TraceRequest, TraceStep, TraceVerdict, TraceView, TrunkVlan, UplinkView,
 };
 pub use metrics::{Measured, Stations};
 pub use server::{DownCall, router};

@@ -9,6 +9,7 @@ use axum::extract::{FromRequest, Path, Query, Request, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
+use futures::{Stream, StreamExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot};
@@ -18,10 +19,11 @@ use utoipa_axum::routes;
 
 use super::{
     AttachRequest, ConnectRequest, DetachRequest, Detached, DisconnectRequest, DownRequest, EndpointDetails,
-    EndpointView, ErrorBody, ErrorDocument, FdbFilter, FdbFlush, FdbFlushed, FdbKeyRequest, FdbStatic, NetworkDetails,
-    NetworkRequest, NetworkView, PREFIX, PortView, Pruned, StationView, StatsFilter, Status, TraceRequest, TraceView,
+    EndpointView, ErrorBody, ErrorDocument, FdbChange, FdbFilter, FdbFlush, FdbFlushed, FdbKeyRequest, FdbStatic,
+    MdbFilter, MulticastGroupView, NetworkDetails, NetworkRequest, NetworkView, PREFIX, PortHealth, PortView, Pruned,
+    StationView, StatsFilter, Status, TraceRequest, TraceView,
 };
-use crate::switch::{ErrorKind, Switch, SwitchError};
+use crate::switch::{ErrorKind, FdbWatch, Switch, SwitchError};
 
 /// `down`, on its way to the daemon: what to forget, and whom to answer.
 pub type DownCall = (DownRequest, oneshot::Sender<Result<(), ErrorBody>>);
@@ -57,10 +59,13 @@ fn paths() -> OpenApiRouter<Service> {
         .routes(routes!(endpoints, attach))
         .routes(routes!(inspect))
         .routes(routes!(detach))
+        .routes(routes!(health))
         .routes(routes!(stats))
         .routes(routes!(trace))
         .routes(routes!(stations, add_station, remove_station))
-        .routes(routes!(flush_stations));
+        .routes(routes!(flush_stations))
+        .routes(routes!(watch_stations))
+        .routes(routes!(multicast_groups));
     let info = InfoBuilder::new().title("vswitch").version(env!("CARGO_PKG_VERSION"));
     let info = info.description(Some("The API of the vswitch daemon, on the Unix socket of an instance."));
     OpenApiRouter::with_openapi(OpenApiBuilder::new().info(info.build()).build())
@@ -163,6 +168,12 @@ async fn detach(State(service): State<Service>, Body(request): Body<DetachReques
     carried_out(async move { service.switch.detach(request).await }).await
 }
 
+/// How the devices of the ports are set, and how they have to be.
+#[utoipa::path(get, path = "/health", tag = "looking", responses((status = 200, description = "The answer", body = Vec<PortHealth>), (status = "default", description = "Why not", body = ErrorDocument)))]
+async fn health(State(service): State<Service>) -> Response {
+    carried_out(async move { service.switch.health().await }).await
+}
+
 /// What went through the ports.
 #[utoipa::path(get, path = "/stats", tag = "looking", params(StatsFilter), responses((status = 200, description = "The answer", body = Vec<PortView>), (status = "default", description = "Why not", body = ErrorDocument)))]
 async fn stats(State(service): State<Service>, Query(filter): Query<StatsFilter>) -> Response {
@@ -219,6 +230,34 @@ async fn flush_stations(State(service): State<Service>, Body(request): Body<FdbF
     carried_out(async move { service.switch.flush_stations(&request).await }).await
 }
 
+/// The multicast groups that somebody listens to.
+#[utoipa::path(get, path = "/mdb", tag = "fdb", params(MdbFilter), responses((status = 200, description = "The answer", body = Vec<MulticastGroupView>), (status = "default", description = "Why not", body = ErrorDocument)))]
+async fn multicast_groups(State(service): State<Service>, Query(filter): Query<MdbFilter>) -> Response {
+    looked_up(service, move |switch| switch.multicast_groups(&filter)).await
+}
+
+/// Changes as they come, a line of JSON each, until the client has had enough or the switch goes down.
+#[utoipa::path(get, path = "/fdb/watch", tag = "fdb", params(FdbFilter), responses((status = 200, description = "A line of JSON for each change", body = FdbChange, content_type = "application/x-ndjson"), (status = "default", description = "Why not", body = ErrorDocument)))]
+async fn watch_stations(State(service): State<Service>, Query(filter): Query<FdbFilter>) -> Response {
+    match tokio::task::spawn_blocking(move || FdbWatch::begin(service.switch, &filter)).await {
+        Ok(Ok(watch)) => lines(futures::stream::unfold(watch, |mut watch| async move {
+            let changes = watch.changes().await?;
+            Some((changes, watch))
+        })),
+        Ok(Err(error)) => failure(&error),
+        Err(error) => failure(&SwitchError::from(crate::apply::ApplyError::from(error))),
+    }
+}
+
+/// An answer that goes on: documents, a line of JSON each.
+fn lines<T: Serialize>(batches: impl Stream<Item = Vec<T>> + Send + 'static) -> Response {
+    let text = batches.map(|batch| {
+        let lines: Result<String, _> = batch.iter().map(|item| Ok(serde_json::to_string(item)? + "\n")).collect();
+        lines.map_err(|error: serde_json::Error| error)
+    });
+    ([(CONTENT_TYPE, "application/x-ndjson")], axum::body::Body::from_stream(text)).into_response()
+}
+
 /// This document.
 #[utoipa::path(get, path = "/openapi.json", tag = "switch", responses((status = 200, description = "OpenAPI 3.1", body = serde_json::Value)))]
 async fn openapi() -> Response {
@@ -272,7 +311,7 @@ fn failure(error: &SwitchError) -> Response {
 }
 
 fn respond(status: StatusCode, error: ErrorBody) -> Response {
-    (status, Json(super::ErrorDocument { error })).into_response()
+    (status, Json(ErrorDocument { error })).into_response()
 }
 
 /// A request's JSON; what cannot be read is answered like every error.

@@ -1,9 +1,13 @@
 //! The commands and their arguments. Values that the daemon judges are taken as they are typed.
 
+mod fdb;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use fdb::{FdbAdd, FdbCommand, FdbKey, FdbShow, FdbWatch, FdbWhere};
 
 use super::top::Sort;
 use crate::api::TraceProtocol;
@@ -86,6 +90,11 @@ pub enum Command {
         #[command(subcommand)]
         command: FdbCommand,
     },
+    /// Look into the multicast groups that endpoints listen to
+    Mdb {
+        #[command(subcommand)]
+        command: MdbCommand,
+    },
     /// Show what went through the ports
     #[command(after_help = "Example:\n  vswitch stats bridge")]
     Stats {
@@ -124,6 +133,9 @@ pub struct Up {
     /// Take the subnets of networks from here [default: 10.201.0.0/16]
     #[arg(long, value_name = "CIDR")]
     pub pool: Vec<Subnet>,
+    /// Room for so many stations that are learned [default: 65536, or as many as there is room for already]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(256..=4_194_304))]
+    pub fdb_size: Option<u32>,
     /// Started by `up` itself: tells it on stdout when it serves
     #[arg(long, hide = true)]
     pub detached: bool,
@@ -211,6 +223,16 @@ pub struct Connection {
     /// The network with the highest number has the default route
     #[arg(long, value_name = "N", default_value_t, allow_negative_numbers = true)]
     pub gw_priority: i32,
+    /// An option: accept_ra, arp_suppress, bpdu_guard, dhcp_guard, fdb_limit, hairpin, isolated, learning,
+    /// mcast_router, ra_guard, spoof_guard or storm_pps
+    #[arg(short = 'o', long = "opt", value_name = "KEY=VALUE", value_parser = pair)]
+    pub option: Vec<(String, String)>,
+    /// The VLAN of its untagged frames; in a VLAN, the gateway is out of reach
+    #[arg(long, value_name = "ID")]
+    pub vlan: Option<String>,
+    /// The VLANs of its tagged frames, as in 10,20-30, or all
+    #[arg(long, value_name = "LIST")]
+    pub trunk: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -311,7 +333,7 @@ pub struct NetworkCreate {
     /// IPv6, too; in a unique-local subnet if none is given
     #[arg(long)]
     pub ipv6: bool,
-    /// An option of the driver: ageing, host_binding, icc, masquerade, mtu, uplink, xdp, or Docker's spelling of it
+    /// An option of the driver, as in the operator's guide, or Docker's spelling of it: ageing, icc, mtu, uplink, ...
     #[arg(short = 'o', long = "opt", value_name = "KEY=VALUE", value_parser = pair)]
     pub option: Vec<(String, String)>,
     /// A label
@@ -369,61 +391,14 @@ pub struct Trace {
 }
 
 #[derive(Debug, Subcommand)]
-pub enum FdbCommand {
-    /// Show the stations that the switch knows
-    #[command(after_help = "Example:\n  vswitch fdb show --dynamic --network lan")]
-    Show(FdbShow),
-    /// Say where a station is, for good
-    #[command(after_help = "Example:\n  vswitch fdb add 02:00:00:00:00:07 bridge web")]
-    Add(FdbAdd),
-    /// Remove a station
-    #[command(after_help = "Example:\n  vswitch fdb del 02:00:00:00:00:07 bridge")]
-    Del(FdbKey),
-    /// Remove the stations that were learned
-    #[command(after_help = "Example:\n  vswitch fdb flush --port eth1")]
-    Flush(FdbWhere),
-}
-
-#[derive(Debug, Args)]
-pub struct FdbWhere {
-    /// In this network
-    #[arg(long, value_name = "NETWORK")]
-    pub network: Option<String>,
-    /// Behind this port: an endpoint, or a device
-    #[arg(long, value_name = "PORT")]
-    pub port: Option<String>,
-}
-
-#[derive(Debug, Args)]
-pub struct FdbShow {
-    #[command(flatten)]
-    pub place: FdbWhere,
-    /// Those that were learned
-    #[arg(long, conflicts_with = "fixed")]
-    pub dynamic: bool,
-    /// Those that were not
-    #[arg(long = "static", id = "fixed")]
-    pub fixed: bool,
-}
-
-#[derive(Debug, Args)]
-pub struct FdbKey {
-    /// The station's address
-    pub mac: String,
-    /// Its network
-    pub network: String,
-    /// Its VLAN; with an s before it, that of a service tag
-    #[arg(long, value_name = "VLAN")]
-    pub vlan: Option<String>,
-}
-
-#[derive(Debug, Args)]
-pub struct FdbAdd {
-    #[command(flatten)]
-    pub key: FdbKey,
-    /// The port it is behind: an endpoint, or a device
-    #[arg(value_name = "ENDPOINT")]
-    pub port: String,
+pub enum MdbCommand {
+    /// Show who listens to which multicast group
+    #[command(after_help = "Example:\n  vswitch mdb show --network lan")]
+    Show {
+        /// In this network
+        #[arg(long, value_name = "NETWORK")]
+        network: Option<String>,
+    },
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {
@@ -469,11 +444,14 @@ mod tests {
     #[test]
     fn an_attach_as_in_the_contract_is_read() {
         let cli = parse(
-            "attach --netns /run/netns/web --network lan --name w --ifname eth1 --ip 10.0.0.2 --mac 02:00:00:00:00:01 --alias www --alias w3 --hostname w --label tier=front --format json",
+            "attach -o spoof_guard=off -o learning=on --vlan 30 --trunk 10,20-30 --netns /run/netns/web --network lan --name w --ifname eth1 --ip 10.0.0.2 --mac 02:00:00:00:00:01 --alias www --alias w3 --hostname w --label tier=front --format json",
         );
         let cli = cli.expect("valid");
         let Command::Attach(attach) = cli.command else { panic!("not an attach") };
         let flags = attach.flags;
+        let connection = &flags.connection;
+        assert_eq!((connection.option.len(), connection.vlan.as_deref()), (2, Some("30")));
+        assert_eq!(connection.trunk.as_deref(), Some("10,20-30"));
         assert_eq!((flags.connection.alias.len(), flags.label[0].1.as_str(), cli.format), (2, "front", Format::Json));
         assert!(parse("attach").is_err());
         assert!(parse("attach --netns a --label tier").is_err());
@@ -502,6 +480,9 @@ mod tests {
     #[test]
     fn what_is_wrong_usage_is_refused() {
         assert!(parse("up --datapath warp").is_err());
+        let error = parse("up --fdb-size 255").expect_err("too small").to_string();
+        assert!(error.contains("255 is not in 256..=4194304"), "{error}");
+        assert!(parse("up --fdb-size 256").is_ok() && parse("up --fdb-size 4194305").is_err());
         assert!(parse("up --pool everything").is_err());
         assert!(parse("detach").is_err());
         assert!(parse("detach web --netns /run/netns/web").is_err());

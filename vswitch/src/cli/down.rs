@@ -14,7 +14,7 @@ use super::failure::Failure;
 use super::output::{Output, say};
 use crate::api::{Client, ClientError, DownRequest};
 use crate::apply::Scene;
-use crate::daemon::{self, DaemonError, FDB_SIZE};
+use crate::daemon::{self, DaemonError};
 use crate::datapath::{Datapath, Mode};
 use crate::etc::Etc;
 use crate::kernel::bpffs;
@@ -127,7 +127,9 @@ async fn release_uplinks(instance: &Instance, netlink: &Netlink) -> Result<(), D
         return Ok(());
     }
     let directory = instance.bpf_directory();
-    let options = crate::datapath::Options { directory, mode: Mode::Auto, fdb_size: FDB_SIZE };
+    // As it is: nothing is to be made anew on the way out.
+    let fdb_size = Datapath::fdb_size(&directory).unwrap_or(daemon::FDB_SIZE);
+    let options = crate::datapath::Options { directory, mode: Mode::Auto, fdb_size };
     let datapath = Arc::new(Datapath::open(options)?);
     for (number, _) in datapath.ports()?.iter().filter(|(_, port)| port.kind() == Some(PortKind::Uplink)) {
         datapath.remove_port(*number)?;

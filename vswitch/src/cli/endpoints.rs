@@ -7,7 +7,7 @@ use time::format_description::well_known::Rfc3339;
 use super::arguments::{Attach, AttachFlags, Detach};
 use super::failure::Failure;
 use super::output::{Output, list, or_dash, properties, say};
-use crate::api::{AttachRequest, Client, DetachRequest, Detached, EndpointDetails, EndpointView, path};
+use crate::api::{AttachRequest, Client, DetachRequest, Detached, EndpointDetails, EndpointView, TrunkVlan, path};
 
 pub async fn attach(client: &mut Client, arguments: Attach, output: Output) -> Result<(), Failure> {
     let netns = for_daemon(&arguments.netns)?;
@@ -34,6 +34,9 @@ pub fn request(flags: AttachFlags, netns: PathBuf) -> AttachRequest {
         aliases: connection.alias,
         publish: flags.publish,
         gw_priority: connection.gw_priority,
+        options: connection.option.into_iter().collect(),
+        vlan: connection.vlan,
+        trunk: connection.trunk,
         labels: flags.label.into_iter().collect(),
     }
 }
@@ -81,6 +84,7 @@ pub async fn inspect(client: &mut Client, endpoint: &str, output: Output) -> Res
 fn text(details: &EndpointDetails) -> String {
     let endpoint = &details.endpoint;
     let labels: Vec<_> = details.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let options: Vec<_> = endpoint.options.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let networks: Vec<_> = details
         .networks
         .iter()
@@ -104,6 +108,9 @@ fn text(details: &EndpointDetails) -> String {
         ("hooks", or_dash(details.hooks.as_ref())),
         ("hostname", or_dash(details.hostname.as_ref())),
         ("aliases", list(&details.aliases)),
+        ("options", list(&options)),
+        ("vlan", endpoint.vlan.to_string()),
+        ("trunk", trunk(&endpoint.trunk)),
         ("labels", list(&labels)),
         ("attached", details.created.format(&Rfc3339).unwrap_or_default()),
     ]);
@@ -117,7 +124,39 @@ fn text(details: &EndpointDetails) -> String {
     text
 }
 
+/// The VLANs of a trunk as `--trunk` takes them, or a dash.
+fn trunk(vlans: &[TrunkVlan]) -> String {
+    let numbers = vlans.iter().filter_map(|vlan| if let TrunkVlan::Id(id) = vlan { Some(id.get()) } else { None });
+    let mut ranges: Vec<(u16, u16)> = Vec::new();
+    for number in numbers {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == number => *last = number,
+            _ => ranges.push((number, number)),
+        }
+    }
+    let range = |(first, last): &(u16, u16)| if first == last { first.to_string() } else { format!("{first}-{last}") };
+    match vlans {
+        [TrunkVlan::All(_), ..] => "all".to_owned(),
+        [] => "-".to_owned(),
+        _ => ranges.iter().map(range).collect::<Vec<_>>().join(","),
+    }
+}
+
 fn for_daemon(typed: &Path) -> Result<PathBuf, Failure> {
     let failed = |error| Failure::new("relative_path", &format!("cannot resolve {}: {error}", typed.display()));
     super::path::for_daemon(typed).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trunk_is_shown_as_it_is_given() {
+        let vlans = |text: &str| serde_json::from_str::<Vec<TrunkVlan>>(text).expect("VLANs");
+        for (json, shown) in [("[]", "-"), ("[10,20,21,22,4094]", "10,20-22,4094"), (r#"["all"]"#, "all")] {
+            assert_eq!(trunk(&vlans(json)), shown);
+            assert_eq!(serde_json::to_string(&vlans(json)).expect("JSON"), json);
+        }
+    }
 }

@@ -1,20 +1,22 @@
-//! `fdb show`, `add`, `del`, `flush`.
+//! `fdb show`, `add`, `del`, `flush`, `watch`.
 
-use super::arguments::{FdbAdd, FdbKey, FdbShow, FdbWhere};
+use time::format_description::well_known::Rfc3339;
+
+use super::arguments::{FdbAdd, FdbKey, FdbShow, FdbWatch, FdbWhere, Format};
 use super::failure::Failure;
-use super::output::{Output, or_dash};
-use crate::api::{Client, FdbFlush, FdbFlushed, FdbKeyRequest, FdbStatic, StationKind, StationView, query};
+use super::output::{Output, or_dash, tell};
+use crate::api::{
+    Client, FdbChange, FdbChangeKind, FdbFlush, FdbFlushed, FdbKeyRequest, FdbStatic, StationKind, StationView, query,
+};
 
 pub async fn show(client: &mut Client, arguments: &FdbShow, output: Output) -> Result<(), Failure> {
-    let kind = match (arguments.dynamic, arguments.fixed) {
-        (true, _) => Some("dynamic"),
-        (_, true) => Some("static"),
-        _ => None,
-    };
-    let FdbWhere { network, port } = &arguments.place;
-    let query = query(&[("network", network.as_deref()), ("port", port.as_deref()), ("kind", kind)]);
+    let kinds = [("dynamic", arguments.dynamic), ("sticky", arguments.sticky), ("static", arguments.fixed)];
+    let kind = kinds.into_iter().find(|(_, wanted)| *wanted).map(|(kind, _)| kind);
+    let FdbWhere { network, port, vlan } = &arguments.place;
+    let query =
+        query(&[("network", network.as_deref()), ("port", port.as_deref()), ("kind", kind), ("vlan", vlan.as_deref())]);
     let stations: Vec<StationView> = client.get(&format!("/fdb{query}")).await?;
-    let header = ["MAC", "NETWORK", "VLAN", "PORT", "KIND", "AGE", "MOVES"];
+    let header = ["MAC", "NETWORK", "VLAN", "PORT", "KIND", "AGE", "MOVES", "HELD"];
     output.rows(
         &stations,
         |station| station.mac.clone(),
@@ -23,14 +25,12 @@ pub async fn show(client: &mut Client, arguments: &FdbShow, output: Output) -> R
             [
                 station.mac.clone(),
                 station.network.clone(),
-                format!("{}{}", if station.service_tag { "s" } else { "" }, station.vlan),
+                vlan_of(station),
                 station.port.clone(),
-                match station.kind {
-                    StationKind::Static => "static".to_owned(),
-                    StationKind::Dynamic => "dynamic".to_owned(),
-                },
+                kind_of(station).to_owned(),
                 or_dash(station.age),
                 station.moves.to_string(),
+                if station.held { "held" } else { "-" }.to_owned(),
             ]
         },
     )
@@ -38,7 +38,8 @@ pub async fn show(client: &mut Client, arguments: &FdbShow, output: Output) -> R
 
 pub async fn add(client: &mut Client, arguments: FdbAdd) -> Result<(), Failure> {
     let FdbKey { mac, network, vlan } = arguments.key;
-    let request = FdbStatic { key: FdbKeyRequest { mac, network, vlan }, port: arguments.port };
+    let key = FdbKeyRequest { mac, network, vlan };
+    let request = FdbStatic { key, port: arguments.port, sticky: arguments.sticky };
     Ok(client.post::<()>("/fdb", &request).await?)
 }
 
@@ -50,7 +51,77 @@ pub async fn del(client: &mut Client, key: &FdbKey) -> Result<(), Failure> {
 }
 
 pub async fn flush(client: &mut Client, place: FdbWhere, output: Output) -> Result<(), Failure> {
-    let FdbWhere { network, port } = place;
-    let flushed: FdbFlushed = client.post("/fdb/flush", &FdbFlush { network, port }).await?;
+    let FdbWhere { network, port, vlan } = place;
+    let flushed: FdbFlushed = client.post("/fdb/flush", &FdbFlush { network, port, vlan }).await?;
     output.print(&flushed, |flushed| if output.quiet { String::new() } else { format!("{}\n", flushed.removed) })
+}
+
+pub async fn watch(client: &mut Client, arguments: &FdbWatch, output: Output) -> Result<(), Failure> {
+    let mut left = arguments.count;
+    if left == Some(0) {
+        return Ok(());
+    }
+    let query = query(&[("network", arguments.network.as_deref()), ("port", arguments.port.as_deref())]);
+    let each = |change: FdbChange| {
+        left = left.map(|left| left - 1);
+        Ok::<_, Failure>(tell(&line(&change, output))? && left != Some(0))
+    };
+    client.follow(&format!("/fdb/watch{query}"), each).await
+}
+
+/// A change in a line: as JSON, as the address alone, or for people.
+fn line(change: &FdbChange, output: Output) -> String {
+    let FdbChange { station, .. } = change;
+    match output.format {
+        Format::Json => serde_json::to_string(change).unwrap_or_default() + "\n",
+        Format::Table if output.quiet => format!("{}\n", station.mac),
+        Format::Table => {
+            let what = match change.change {
+                FdbChangeKind::Add => "add",
+                FdbChangeKind::Del => "del",
+                FdbChangeKind::Move => "move",
+                FdbChangeKind::Held => "held",
+            };
+            let from = change.from.as_ref().map(|from| format!(" from {from}")).unwrap_or_default();
+            format!(
+                "{:<24} {what:<4} {} {} vlan {} {} {}{from}\n",
+                change.time.format(&Rfc3339).unwrap_or_default(),
+                station.mac,
+                station.network,
+                vlan_of(station),
+                station.port,
+                kind_of(station),
+            )
+        }
+    }
+}
+
+fn vlan_of(station: &StationView) -> String {
+    format!("{}{}", if station.service_tag { "s" } else { "" }, station.vlan)
+}
+
+fn kind_of(station: &StationView) -> &'static str {
+    match station.kind {
+        StationKind::Static => "static",
+        StationKind::Sticky => "sticky",
+        StationKind::Dynamic => "dynamic",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_is_a_line() {
+        let json = r#"{"time":"2026-11-24T09:45:00.25Z","change":"move","mac":"02:00:00:00:00:07","network":"lan","vlan":30,"service_tag":true,"port":"eth1","kind":"dynamic","age":0,"moves":1,"held":false,"from":"web"}"#;
+        let change: FdbChange = serde_json::from_str(json).expect("a change");
+        let shown = |format, quiet| line(&change, Output { format, quiet });
+        assert_eq!(shown(Format::Json, false), format!("{json}\n"));
+        assert_eq!(shown(Format::Table, true), "02:00:00:00:00:07\n");
+        assert_eq!(
+            shown(Format::Table, false),
+            "2026-11-24T09:45:00.25Z  move 02:00:00:00:00:07 lan vlan s30 eth1 dynamic from web\n"
+        );
+    }
 }

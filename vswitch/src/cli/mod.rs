@@ -6,6 +6,7 @@ mod down;
 mod endpoints;
 mod failure;
 mod fdb;
+mod mdb;
 mod networks;
 mod output;
 mod path;
@@ -21,7 +22,7 @@ use clap::{CommandFactory as _, Parser as _};
 
 use crate::api::Client;
 use crate::model::Instance;
-use arguments::{Cli, Command, FdbCommand, NetworkCommand};
+use arguments::{Cli, Command, FdbCommand, MdbCommand, NetworkCommand};
 use failure::Failure;
 use output::Output;
 
@@ -47,7 +48,7 @@ fn carry_out(command: Command, instance: &Instance, output: Output) -> Result<()
     match command {
         Command::Up(arguments) => up::run(&arguments, instance, output),
         Command::Down(arguments) => down::run(&arguments, instance, output),
-        Command::Doctor => doctor::run(output),
+        Command::Doctor => doctor::run(instance, output),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "vswitch", &mut script);
@@ -90,7 +91,11 @@ async fn ask(command: Command, instance: &Instance, output: Output) -> Result<()
             FdbCommand::Add(arguments) => fdb::add(&mut client, arguments).await,
             FdbCommand::Del(arguments) => fdb::del(&mut client, &arguments).await,
             FdbCommand::Flush(arguments) => fdb::flush(&mut client, arguments, output).await,
+            FdbCommand::Watch(arguments) => fdb::watch(&mut client, &arguments, output).await,
         },
+        Command::Mdb { command: MdbCommand::Show { network } } => {
+            mdb::show(&mut client, network.as_deref(), output).await
+        }
         Command::Up(_) | Command::Down(_) | Command::Run(_) | Command::Doctor | Command::Completions { .. } => Ok(()),
     }
 }

@@ -85,6 +85,9 @@ pub async fn connect(client: &mut Client, arguments: NetworkConnect, output: Out
         mac: connection.mac,
         aliases: connection.alias,
         gw_priority: connection.gw_priority,
+        options: connection.option.into_iter().collect(),
+        vlan: connection.vlan,
+        trunk: connection.trunk,
     };
     let path = path(&["networks", &arguments.network, "connect"]);
     let endpoint: EndpointView = client.post(&path, &request).await?;

@@ -62,11 +62,16 @@ pub fn json<T: Serialize>(document: &T) -> Result<(), Failure> {
 
 /// Prints text. A reader that has gone has seen enough.
 pub fn say(text: &str) -> Result<(), Failure> {
+    tell(text).map(drop)
+}
+
+/// Prints text; false if the reader has gone.
+pub fn tell(text: &str) -> Result<bool, Failure> {
     match io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(Failure::new("output", &format!("cannot print: {error}")))
         }
-        _ => Ok(()),
+        told => Ok(told.is_ok()),
     }
 }
 

@@ -29,12 +29,19 @@ fn text(status: &Status) -> String {
         ("hooks", format!("{} on endpoints, {} on the host, {} on uplinks", hooks.container, hooks.host, hooks.uplink)),
         ("networks", status.networks.to_string()),
         ("endpoints", status.endpoints.to_string()),
-        ("stations", status.fdb_entries.to_string()),
+        ("stations", stations(status)),
         ("uptime", uptime(status.uptime_seconds)),
         ("nft table", or_dash(status.firewall_table.as_ref())),
         ("forwarding", list(&forwarding)),
     ]);
     text + &status.notes.iter().map(|note| format!("note: {note}\n")).collect::<String>()
+}
+
+fn stations(status: &Status) -> String {
+    match status.held_stations {
+        0 => status.fdb_entries.to_string(),
+        held => format!("{} ({held} held: they moved too often)", status.fdb_entries),
+    }
 }
 
 fn uptime(seconds: u64) -> String {

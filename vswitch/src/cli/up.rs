@@ -143,6 +143,9 @@ fn start(arguments: &Up, instance: &Instance) -> Result<Word, Failure> {
     for pool in &arguments.pool {
         command.args(["--pool", &pool.to_string()]);
     }
+    if let Some(size) = arguments.fdb_size {
+        command.args(["--fdb-size", &size.to_string()]);
+    }
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).current_dir("/");
     let mut child = command.spawn().map_err(|error| failed("start the daemon", &error))?;
     let mut line = String::new();
@@ -192,7 +195,7 @@ fn in_foreground(arguments: &Up, instance: &Instance) -> Result<(), Failure> {
 
 fn options(arguments: &Up, instance: &Instance) -> Options {
     let pools = if arguments.pool.is_empty() { default_pool().into_iter().collect() } else { arguments.pool.clone() };
-    Options { instance: instance.clone(), mode: arguments.datapath.mode(), pools }
+    Options { instance: instance.clone(), mode: arguments.datapath.mode(), pools, fdb_size: arguments.fdb_size }
 }
 
 fn default_pool() -> Option<Subnet> {

@@ -132,6 +132,12 @@ impl Datapath {
         Ok(Self { tc, taken_over, state: Mutex::new(State { ebpf, maps, ports }), options })
     }
 
+    /// Room in the FDB of an earlier daemon, in learned stations, where one has left its maps pinned.
+    pub fn fdb_size(directory: &Path) -> Option<u32> {
+        let info = MapInfo::from_pin(Pins(directory).map("FDB")).ok()?;
+        info.max_entries().checked_sub(STATIC_ROOM)
+    }
+
     /// Whether ports of an earlier daemon were found running.
     pub fn taken_over(&self) -> bool {
         self.taken_over

@@ -153,6 +153,11 @@ impl Datapath {
         Ok(self.state().ports.iter().map(|(number, port)| (number, *port)).collect())
     }
 
+    /// One port, if there is one of that number.
+    pub fn port(&self, number: PortNumber) -> Option<Port> {
+        self.state().ports.ports.get(&number).copied()
+    }
+
     /// What went through a port, summed over the CPUs. Port number 0 has what came from devices that are no ports.
     ///
     /// # Errors

@@ -17,8 +17,20 @@ impl Datapath {
     }
 
     /// How many stations can be learned in all.
-    pub const fn fdb_size(&self) -> u32 {
+    pub const fn learnable(&self) -> u32 {
         self.options.fdb_size
+    }
+
+    /// What the FDB has about one station.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn fdb_entry(&self, key: &FdbKey) -> Result<Option<FdbEntry>, DatapathError> {
+        match self.state().maps.fdb.get(key, 0) {
+            Ok(entry) => Ok(Some(entry)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(cause) => Err(failed(cause)),
+        }
     }
 
     /// Writes a static entry, in place of a learned one if there is one.

@@ -8,7 +8,7 @@ use vswitch_common::tables::{
     FdbEntry, FdbKey, ListenerKey, MAX_PORTS, NEAR_DEVICES, NeighborKey, Network, NetworkNumber, Port, PortCounters,
     PortNumber, StormWindow,
 };
-use vswitch_common::watch::Watch;
+use vswitch_common::watch::{Watch, Watched};
 
 use super::DatapathError;
 use super::networks::SubnetTable;
@@ -30,6 +30,7 @@ pub(super) struct Maps {
     pub(super) carriers: ProgramArray<MapData>,
     pub(super) listeners: HashMap<MapData, ListenerKey, u32>,
     pub(super) watch: Array<MapData, Watch>,
+    pub(super) watched: PerCpuArray<MapData, Watched>,
     pub(super) storms: Array<MapData, StormWindow>,
 }
 
@@ -52,6 +53,7 @@ impl Maps {
             carriers: take(ebpf, "CARRIERS")?,
             listeners: take(ebpf, "LISTENERS")?,
             watch: take(ebpf, "WATCH")?,
+            watched: take(ebpf, "WATCHED")?,
             storms: take(ebpf, "STORMS")?,
         })
     }

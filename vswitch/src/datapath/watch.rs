@@ -3,8 +3,9 @@
 use std::fmt;
 use std::os::fd::{AsRawFd, RawFd};
 
-use aya::maps::{MapData, RingBuf};
-use vswitch_common::watch::{Event, Watch};
+use aya::maps::{MapData, PerCpuValues, RingBuf};
+use aya::util::nr_cpus;
+use vswitch_common::watch::{Event, Watch, Watched};
 
 use super::DatapathError;
 use super::load::Datapath;
@@ -13,9 +14,11 @@ use super::tables::{set, take};
 /// A ring. It is readable (poll, epoll) when there is a record.
 pub struct Ring(RingBuf<MapData>);
 
-impl Ring {
-    /// The next record, if there is one: its head, and the bytes of the frame.
-    pub fn next(&mut self) -> Option<(Event, Vec<u8>)> {
+/// The records that are there: the head of each, and the bytes of its frame. There may be more after the last one.
+impl Iterator for Ring {
+    type Item = (Event, Vec<u8>);
+
+    fn next(&mut self) -> Option<(Event, Vec<u8>)> {
         let record = self.0.next()?;
         let (head, bytes) = record.split_at_checked(size_of::<Event>())?;
         // SAFETY: an Event's bytes, at no particular address; any bit pattern is valid.
@@ -59,6 +62,17 @@ impl Datapath {
     /// # Errors
     /// What the kernel refused.
     pub fn set_watch(&self, watch: Watch) -> Result<(), DatapathError> {
-        set(&mut self.state().maps.watch, "WATCH", 0, watch)
+        let mut state = self.state();
+        let maps = &mut state.maps;
+        let failed = |table| move |cause| DatapathError::Table { table, cause };
+        let before = maps.watch.get(&0, 0).map_err(failed("WATCH"))?;
+        if before.mode == 0 && watch.mode != 0 {
+            // What was not shown to those who watched before is nothing to whoever comes now.
+            let nothing = |cpus| PerCpuValues::try_from(vec![Watched::default(); cpus]);
+            let nothing = nr_cpus().map_err(|(_, cause)| cause).and_then(nothing);
+            let nothing = nothing.map_err(|cause| failed("WATCHED")(cause.into()))?;
+            maps.watched.set(0, nothing, 0).map_err(failed("WATCHED"))?;
+        }
+        set(&mut maps.watch, "WATCH", 0, watch)
     }
 }

@@ -3,8 +3,11 @@
 use vswitch_common::tables::PortKind;
 
 use super::EndpointFacts;
-use crate::datapath::{Mode, PortRules, Trunk, Xdp};
-use crate::model::{Endpoint, EndpointAddress, Instance, Network, Owner, StationMac, UplinkBefore, XdpChoice};
+use super::rules::rules;
+use crate::datapath::{Mode, Xdp};
+use crate::model::{
+    Endpoint, EndpointAddress, EndpointOptions, Instance, Network, Owner, StationMac, UplinkBefore, XdpChoice,
+};
 use crate::plan::{Device, Offload, PortStep, Step};
 
 /// What is known of an interface that is to be an uplink.
@@ -12,6 +15,8 @@ use crate::plan::{Device, Offload, PortStep, Step};
 pub struct UplinkFacts {
     /// Its own address.
     pub mac: StationMac,
+    /// Its MTU.
+    pub mtu: u32,
     /// Whether it is one end of a veth: frames from there may carry checksums that nobody has finished.
     pub veth: bool,
     /// Which hooks `up` was asked for.
@@ -54,10 +59,10 @@ pub(super) fn endpoint(
     if !settings.is_empty() {
         steps.push(Step::Offloads { device: interface.clone(), settings });
     }
-    if address.ipv6.is_some() || network.bridge.uplink.is_none() {
-        // Without IPv6 nobody in the network can make themselves its router. Behind an uplink there may be a real one.
-        steps.push(Step::Ipv6 { device: interface.clone(), enable: Some(address.ipv6.is_some()) });
-    }
+    // Without IPv6 nobody in the network can make themselves its router. Behind an uplink there may be a real one.
+    let (accept_ra, alone) = (endpoint.port.accept_ra, network.bridge.uplink.is_none());
+    let enable = (address.ipv6.is_some() || accept_ra || alone).then_some(address.ipv6.is_some() || accept_ra);
+    steps.push(Step::Ipv6 { device: interface.clone(), enable, accept_ra });
     for ip in address.ips() {
         let Some(config) = network.subnet_of(ip) else { continue };
         steps.push(Step::AddAddress { device: interface.clone(), address: config.subnet.with_prefix(ip) });
@@ -72,16 +77,16 @@ pub(super) fn endpoint(
         mac,
         xdp: if xdp_port { Xdp::Native } else { Xdp::Off },
         xdp_egress,
-        addresses: Vec::new(),
-        mtu: 0,
-        rules: PortRules { isolated: !network.bridge.icc, ..PortRules::default() },
+        addresses: address.ips().collect(),
+        mtu: limit(address.mtu),
+        rules: rules(&network.bridge, PortKind::Container, &endpoint.port),
     }));
     steps.extend([
         // The port first: the interface then comes up with carrier, and its announcement goes out.
         Step::SetUp { device: Device::host(&port) },
         Step::SetUp { device: interface.clone() },
     ]);
-    if facts.default_route && !network.internal {
+    if facts.default_route && network.has_way_out(endpoint) {
         let gateways = address.ips().filter_map(|ip| network.subnet_of(ip)).map(|config| config.gateway);
         steps.extend(gateways.map(|via| Step::DefaultRoute { device: interface.name.clone(), via }));
     }
@@ -117,13 +122,13 @@ pub fn host_port(instance: &Instance, network: &Network, mtu: u32) -> Vec<Step> 
             mac,
             xdp: Xdp::Off,
             xdp_egress: false,
-            addresses: Vec::new(),
-            mtu: 0,
-            rules: PortRules::default(),
+            addresses: network.gateways().collect(),
+            mtu: limit(mtu),
+            rules: rules(&network.bridge, PortKind::Host, &EndpointOptions::default()),
         }),
     ];
     let ipv6 = network.subnets.iter().any(|config| config.subnet.is_ipv6());
-    steps.push(Step::Ipv6 { device: Device::host(&device), enable: ipv6.then_some(true) });
+    steps.push(Step::Ipv6 { device: Device::host(&device), enable: ipv6.then_some(true), accept_ra: false });
     for config in &network.subnets {
         let address = config.subnet.with_prefix(config.gateway);
         steps.push(Step::AddAddress { device: Device::host(&device), address });
@@ -136,6 +141,11 @@ pub fn host_port(instance: &Instance, network: &Network, mtu: u32) -> Vec<Step> 
         Step::CheckCarrier { device: Device::host(device) },
     ]);
     steps
+}
+
+/// An MTU as the switch has it: the loopback's, which is larger, is no limit.
+fn limit(mtu: u32) -> u16 {
+    u16::try_from(mtu).unwrap_or(0)
 }
 
 /// Whether to have XDP on an uplink.
@@ -164,9 +174,10 @@ pub fn uplink(network: &Network, before: &UplinkBefore, facts: &UplinkFacts) -> 
         mac: facts.mac.get(),
         xdp: uplink_xdp(network.bridge.xdp, facts),
         xdp_egress: false,
+        // The host's own on it: by way of the interface itself, not of the switch.
         addresses: Vec::new(),
-        mtu: 0,
-        rules: PortRules { trunk: Trunk::All, ..PortRules::default() },
+        mtu: limit(facts.mtu),
+        rules: rules(&network.bridge, PortKind::Uplink, &EndpointOptions::default()),
     }));
     if !before.promiscuous {
         steps.push(Step::Promiscuous { device, on: true });
@@ -195,6 +206,7 @@ mod tests {
     use vswitch_common::tables::NetworkNumber;
 
     use super::*;
+    use crate::datapath::Trunk;
     use crate::model::{BridgeOptions, Driver, EndpointId, NetnsRecord, NetworkId, Phase, SubnetConfig};
 
     fn network() -> Network {
@@ -231,6 +243,8 @@ mod tests {
             aliases: Vec::new(),
             published: Vec::new(),
             gw_priority: 0,
+            options: BTreeMap::new(),
+            port: EndpointOptions::default(),
             labels: BTreeMap::new(),
             created: OffsetDateTime::UNIX_EPOCH,
             phase: Phase::Attaching,
@@ -263,6 +277,8 @@ mod tests {
             (port(&steps).kind, port(&steps).xdp, port(&steps).xdp_egress),
             (PortKind::Container, Xdp::Off, false)
         );
+        let own = std::net::IpAddr::from([10, 9, 8, 2]);
+        assert_eq!((&port(&steps).addresses[..], port(&steps).mtu), (&[own][..], 1400));
         assert!(!steps.iter().any(|step| matches!(step, Step::Offloads { .. })), "nothing is slowed down for nobody");
         // No frame before there is a program to judge it.
         let up = |device: &Device| place(&steps, |step| matches!(step, Step::SetUp { device: up } if up == device));
@@ -288,12 +304,40 @@ mod tests {
         let (count, isolated, steps) = routes(&network, facts);
         assert_eq!((count, isolated), (2, true));
         let device = Device::container("eth0");
-        assert!(steps.contains(&Step::Ipv6 { device: device.clone(), enable: Some(true) }));
+        assert!(steps.contains(&Step::Ipv6 { device: device.clone(), enable: Some(true), accept_ra: false }));
         let address = "fd00:9::2/64".parse().expect("an address");
         assert!(steps.contains(&Step::AddAddress { device, address }));
         assert_eq!(routes(&network, EndpointFacts { default_route: false, ..facts }).0, 0);
         network.internal = true;
         assert_eq!(routes(&network, facts).0, 0);
+    }
+
+    #[test]
+    fn in_a_vlan_there_is_no_gateway() {
+        let instance = Instance::new("default".parse().expect("a name"));
+        let facts = EndpointFacts { mode: Mode::Auto, xdp_uplink: false, default_route: true };
+        let mut web = web();
+        web.port.vlan = Some("30".parse().expect("a VLAN"));
+        let steps = super::super::plan(&instance, &network(), &web, facts);
+        assert!(!steps.iter().any(|step| matches!(step, Step::DefaultRoute { .. })), "{steps:?}");
+        assert_eq!(port(&steps).rules.vlan, 30);
+    }
+
+    #[test]
+    fn routers_are_believed_where_that_is_asked_for() {
+        let instance = Instance::new("default".parse().expect("a name"));
+        let facts = EndpointFacts { mode: Mode::Auto, xdp_uplink: false, default_route: true };
+        let step = |uplink: Option<&str>, accept_ra| {
+            let (mut network, mut web) = (network(), web());
+            network.bridge.uplink = uplink.map(|name| name.parse().expect("a name"));
+            web.port.accept_ra = accept_ra;
+            let steps = super::super::plan(&instance, &network, &web, facts);
+            steps.into_iter().find(|step| matches!(step, Step::Ipv6 { .. }))
+        };
+        let expected = |enable, accept_ra| Some(Step::Ipv6 { device: Device::container("eth0"), enable, accept_ra });
+        assert_eq!(step(None, false), expected(Some(false), false));
+        assert_eq!(step(Some("eth1"), false), expected(None, false));
+        assert_eq!(step(Some("eth1"), true), expected(Some(true), true));
     }
 
     #[test]
@@ -318,13 +362,18 @@ mod tests {
         assert!(steps.contains(&Step::AddAddress { device: Device::host("vsw-front"), address }));
         let port = port(&steps);
         assert_eq!((port.kind, port.egress.as_str(), port.network), (PortKind::Host, "vsw-front", NetworkNumber(3)));
+        assert_eq!((&port.addresses[..], port.mtu), (&["10.9.8.1".parse().expect("an address")][..], 1400));
         assert_ne!(port.device, port.egress);
     }
 
     #[test]
     fn an_uplink_is_given_back_as_it_was() {
-        let facts =
-            UplinkFacts { mac: "02:00:00:00:00:09".parse().expect("a MAC address"), veth: false, mode: Mode::Auto };
+        let facts = UplinkFacts {
+            mac: "02:00:00:00:00:09".parse().expect("a MAC address"),
+            mtu: 9000,
+            veth: false,
+            mode: Mode::Auto,
+        };
         let before = |promiscuous, rx_vlan_offload| UplinkBefore {
             interface: "eth1".parse().expect("a name"),
             index: 7,
@@ -337,6 +386,7 @@ mod tests {
         let made = uplink(&network(), &changed, &facts);
         assert!(made.contains(&offloads(false)) && made.contains(&promiscuous(true)));
         assert_eq!(release_uplink(&changed), [promiscuous(false), offloads(true)]);
+        assert_eq!((port(&made).mtu, &port(&made).rules.trunk), (9000, &Trunk::All));
         let untouched = before(true, None);
         assert_eq!(uplink(&network(), &untouched, &facts).len(), 1, "the port alone");
         assert_eq!(release_uplink(&untouched), []);
@@ -344,7 +394,12 @@ mod tests {
 
     #[test]
     fn xdp_is_never_chosen_where_frames_may_be_unfinished() {
-        let facts = |veth, mode| UplinkFacts { mac: "02:00:00:00:00:09".parse().expect("a MAC address"), veth, mode };
+        let facts = |veth, mode| UplinkFacts {
+            mac: "02:00:00:00:00:09".parse().expect("a MAC address"),
+            mtu: 1500,
+            veth,
+            mode,
+        };
         for (choice, veth, mode, xdp) in [
             (XdpChoice::Auto, false, Mode::Auto, Xdp::Auto),
             (XdpChoice::Auto, true, Mode::Auto, Xdp::Off),

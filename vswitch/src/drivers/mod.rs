@@ -2,6 +2,7 @@
 
 mod bridge;
 mod none;
+mod rules;
 
 pub use bridge::{UplinkFacts, host_port, release_uplink, uplink, uplink_xdp};
 

@@ -9,10 +9,14 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 /// Work that a device can take off the network stack, or that the stack does for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Feature {
     /// Gathering received segments. On a veth it also makes NAPI run, without which XDP cannot redirect into it.
     Gro,
+    /// Segmentation by the stack, as late as can be.
+    Gso,
+    /// Checksums of what is received.
+    RxChecksum,
     /// All checksums of what is sent.
     TxChecksum,
     /// Segmentation of TCP by the device.
@@ -73,6 +77,16 @@ pub fn get(device: &str, feature: Feature) -> Result<bool, EthtoolError> {
     Ok(bits.iter().any(|bit| bit.active && feature.covers(&bit.name)))
 }
 
+/// Which offloads are on.
+///
+/// # Errors
+/// [`EthtoolError`], but for `Fixed`.
+pub fn states(device: &str) -> Result<Vec<(Feature, bool)>, EthtoolError> {
+    let bits = Channel::open(device)?.features()?;
+    let is_on = |feature: Feature| bits.iter().any(|bit| bit.active && feature.covers(&bit.name));
+    Ok(Feature::ALL.map(|feature| (feature, is_on(feature))).to_vec())
+}
+
 /// Switches an offload on or off; returns whether it was on.
 ///
 /// # Errors
@@ -111,9 +125,28 @@ pub fn driver(device: &str) -> Result<String, EthtoolError> {
 }
 
 impl Feature {
+    /// All that is looked at.
+    pub const ALL: [Self; 7] =
+        [Self::Gso, Self::Tso, Self::Gro, Self::TxChecksum, Self::RxChecksum, Self::TxVlan, Self::RxVlan];
+
+    /// The name in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Gso => "gso",
+            Self::Tso => "tso",
+            Self::Gro => "gro",
+            Self::TxChecksum => "tx_checksum",
+            Self::RxChecksum => "rx_checksum",
+            Self::TxVlan => "tx_vlan",
+            Self::RxVlan => "rx_vlan",
+        }
+    }
+
     /// Whether a bit with this name belongs to it (netdev_features_strings in net/ethtool/common.c).
     fn covers(self, bit: &str) -> bool {
         match self {
+            Self::Gso => bit == "tx-generic-segmentation",
+            Self::RxChecksum => bit == "rx-checksum",
             Self::Gro => bit == "rx-gro",
             Self::TxChecksum => bit.starts_with("tx-checksum-"),
             Self::Tso => bit.starts_with("tx-tcp") && bit.ends_with("-segmentation"),
@@ -254,6 +287,7 @@ mod tests {
         assert!(!Feature::TxChecksum.covers("rx-checksum"));
         assert!(Feature::Tso.covers("tx-tcp6-segmentation"));
         assert!(!Feature::Tso.covers("tx-udp-segmentation"));
+        assert!(Feature::RxChecksum.covers("rx-checksum") && Feature::Gso.covers("tx-generic-segmentation"));
         assert!(Feature::Gro.covers("rx-gro"));
         assert!(!Feature::Gro.covers("rx-gro-hw"));
     }

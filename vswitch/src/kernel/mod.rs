@@ -1,4 +1,4 @@
-//! The kernel as the control plane sees it: namespaces, links, addresses, routes, offloads, sysctls and what it can do.
+//! The kernel as the control plane sees it: namespaces, links, addresses, routes, offloads, sysctls, bare frames and what it can do.
 
 pub mod bpffs;
 pub mod capabilities;
@@ -8,4 +8,5 @@ pub mod ethtool;
 pub mod link;
 pub mod netlink;
 pub mod netns;
+pub mod packet;
 pub mod sysctl;

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::{EndpointId, EndpointName, InterfaceName, NetworkId, Published, StationMac};
+use super::{EndpointId, EndpointName, EndpointOptions, InterfaceName, NetworkId, Published, StationMac};
 
 /// An endpoint in one network, as it is recorded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +35,12 @@ pub struct Endpoint {
     /// The network with the highest number has the default route; of those with the same, the first by name.
     #[serde(default)]
     pub gw_priority: i32,
+    /// The options as they were given.
+    #[serde(default)]
+    pub options: BTreeMap<String, String>,
+    /// What they mean, with its VLANs.
+    #[serde(default)]
+    pub port: EndpointOptions,
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// When it was attached.

@@ -10,6 +10,7 @@ mod network;
 mod options;
 mod publish;
 mod subnet;
+mod vlan;
 
 pub use drop_reason::explanation;
 pub use endpoint::{Endpoint, EndpointAddress, NetnsRecord, Phase};
@@ -18,6 +19,7 @@ pub use instance::{Instance, Owner};
 pub use mac::{InvalidStationMac, StationMac};
 pub use name::{EndpointName, InstanceName, InterfaceName, InvalidInterfaceName, InvalidName, NetworkName};
 pub use network::{Driver, InvalidDriver, Network, UplinkBefore, predefined};
-pub use options::{BridgeOptions, DEFAULT_AGEING, InvalidOption, XdpChoice};
+pub use options::{BridgeOptions, DEFAULT_AGEING, EndpointOptions, InvalidOption, Learning, PortOptions, XdpChoice};
 pub use publish::{HostPort, InvalidPortRange, InvalidPublish, PortRange, Protocol, PublishSpec, Published};
 pub use subnet::{InvalidSubnet, Subnet, SubnetConfig};
+pub use vlan::{InvalidVlan, TrunkVlans, VlanId};

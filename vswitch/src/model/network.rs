@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use vswitch_common::tables::NetworkNumber;
 
-use super::{BridgeOptions, InterfaceName, NetworkId, NetworkName, SubnetConfig};
+use super::{BridgeOptions, Endpoint, InterfaceName, NetworkId, NetworkName, SubnetConfig};
 
 /// How a network is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -102,6 +102,11 @@ impl Network {
     /// The host's own addresses in it.
     pub fn gateways(&self) -> impl Iterator<Item = IpAddr> {
         self.subnets.iter().map(|config| config.gateway)
+    }
+
+    /// Whether the host takes what an endpoint sends to the outside.
+    pub fn has_way_out(&self, endpoint: &Endpoint) -> bool {
+        !self.internal && endpoint.port.reaches_host()
     }
 
     /// Whether it cannot be removed.

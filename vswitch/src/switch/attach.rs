@@ -13,8 +13,8 @@ use crate::apply::{ApplyError, Container, Made, Scene, apply};
 use crate::drivers::{self, EndpointFacts};
 use crate::kernel::netns::{self, Netns, NetnsId};
 use crate::model::{
-    Driver, Endpoint, EndpointAddress, EndpointId, EndpointName, InterfaceName, NetnsRecord, Network, Phase,
-    PublishSpec, Published, StationMac,
+    Driver, Endpoint, EndpointAddress, EndpointId, EndpointName, EndpointOptions, InterfaceName, NetnsRecord, Network,
+    Phase, PublishSpec, Published, StationMac, TrunkVlans,
 };
 use crate::store::Change;
 
@@ -179,6 +179,7 @@ impl Switch {
                 Driver::Host => Some("whose endpoints have the host's ports themselves"),
                 Driver::None => Some("which has loopback alone"),
                 Driver::Bridge if network.internal => Some("which is internal"),
+                Driver::Bridge if !given.port.reaches_host() => Some("whose VLANs the host is not in"),
                 Driver::Bridge => None,
             };
             if let Some(why) = why {
@@ -244,6 +245,8 @@ struct Given {
     aliases: Vec<String>,
     publish: Vec<PublishSpec>,
     gw_priority: i32,
+    options: BTreeMap<String, String>,
+    port: EndpointOptions,
     labels: BTreeMap<String, String>,
 }
 
@@ -264,6 +267,8 @@ impl Given {
             aliases: request.aliases,
             publish: request.publish.iter().map(|text| text.parse()).collect::<Result<_, _>>()?,
             gw_priority: request.gw_priority,
+            port: port(&request.options, request.vlan.as_deref(), request.trunk.as_deref())?,
+            options: request.options,
             labels: request.labels,
         })
     }
@@ -281,6 +286,8 @@ impl Given {
             aliases: request.aliases,
             publish: Vec::new(),
             gw_priority: request.gw_priority,
+            port: port(&request.options, request.vlan.as_deref(), request.trunk.as_deref())?,
+            options: request.options,
             labels: endpoint.labels,
         })
     }
@@ -288,6 +295,19 @@ impl Given {
 
 fn address<T: std::str::FromStr>(text: Option<&String>) -> Result<Option<T>, SwitchError> {
     text.map(|text| text.parse().map_err(|_| SwitchError::Address(text.clone()))).transpose()
+}
+
+/// What an endpoint is asked to be.
+fn port(
+    options: &BTreeMap<String, String>,
+    vlan: Option<&str>,
+    trunk: Option<&str>,
+) -> Result<EndpointOptions, SwitchError> {
+    Ok(EndpointOptions {
+        vlan: vlan.map(str::parse).transpose()?,
+        trunk: trunk.map(str::parse).transpose()?.unwrap_or_default(),
+        ..EndpointOptions::parse(options)?
+    })
 }
 
 /// The last part of the path; for the namespace of a process, whose path ends in `net`, `pid-` and its number.
@@ -327,6 +347,9 @@ fn wanted(
                 ("--ip", given.ip.is_some()),
                 ("--ip6", given.ip6.is_some()),
                 ("--mac", given.mac.is_some()),
+                ("--vlan", given.port.vlan.is_some()),
+                ("--trunk", given.port.trunk != TrunkVlans::None),
+                ("--opt", !given.options.is_empty()),
             ];
             if let Some((option, _)) = options.into_iter().find(|(_, given)| *given) {
                 let has = if record.driver == Driver::Host { "the host's own interfaces" } else { "loopback alone" };
@@ -351,6 +374,8 @@ fn wanted(
         aliases: given.aliases.clone(),
         published,
         gw_priority: given.gw_priority,
+        options: given.options.clone(),
+        port: given.port.clone(),
         labels: given.labels.clone(),
         created: now(),
         phase: Phase::Attaching,

@@ -107,7 +107,8 @@ impl Switch {
     pub(super) async fn remove_port(&self, number: PortNumber) -> Result<(), SwitchError> {
         let datapath = self.datapath.clone();
         let removed = tokio::task::spawn_blocking(move || datapath.remove_port(number)).await;
-        Ok(removed.map_err(ApplyError::from)??)
+        removed.map_err(ApplyError::from)??;
+        self.forget_listener(number)
     }
 
     /// Deletes a device, if it is there and bears the mark.

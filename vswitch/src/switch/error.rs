@@ -13,7 +13,7 @@ use crate::kernel::netlink::NetlinkError;
 use crate::kernel::netns::NetnsError;
 use crate::model::{
     EndpointName, InterfaceName, InvalidDriver, InvalidInterfaceName, InvalidName, InvalidOption, InvalidPublish,
-    InvalidStationMac, InvalidSubnet, NetworkName, Subnet,
+    InvalidStationMac, InvalidSubnet, InvalidVlan, NetworkName, Subnet,
 };
 use crate::outside::{OutsideError, ReserveError};
 use crate::store::StoreError;
@@ -45,6 +45,9 @@ pub enum SwitchError {
     /// No VLAN.
     #[error("invalid VLAN `{0}` (a number from 1 to 4094, for a service tag with an `s` before it)")]
     Vlan(String),
+    /// No VLAN of an endpoint.
+    #[error(transparent)]
+    EndpointVlan(#[from] InvalidVlan),
     /// No driver.
     #[error(transparent)]
     Driver(#[from] InvalidDriver),
@@ -354,7 +357,8 @@ impl SwitchError {
             Self::Outside(error) => error.code(),
             Self::NotConnectable(_) => "not_connectable",
             Self::NotConnected { .. } => "not_connected",
-            Self::Vlan(_) => "invalid_vlan",
+            Self::Vlan(_) | Self::EndpointVlan(InvalidVlan::Id(_)) => "invalid_vlan",
+            Self::EndpointVlan(InvalidVlan::Trunk(_)) => "invalid_trunk",
             Self::Driver(_) | Self::PredefinedDriver(_) => "invalid_driver",
             Self::Option(_) => "invalid_option",
             Self::Trace(error) => error.code(),

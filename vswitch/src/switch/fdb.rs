@@ -1,9 +1,12 @@
-//! `fdb show`, `add`, `del` and `flush`: where the switch knows stations to be.
+//! `fdb show`, `add`, `del`, `flush` and `watch`: where the switch knows stations to be.
+
+mod watch;
 
 use std::collections::BTreeMap;
 
-use vswitch_common::Mac;
-use vswitch_common::tables::{FdbEntry, FdbKey, NetworkNumber, PortNumber, VlanKey};
+use vswitch_common::tables::{FdbEntry, FdbKey, NetworkNumber, Port, PortNumber, VlanKey};
+
+pub use watch::FdbWatch;
 
 use super::views::NamedPort;
 use super::{Switch, SwitchError};
@@ -11,16 +14,19 @@ use crate::api::{FdbFilter, FdbFlush, FdbFlushed, FdbKeyRequest, FdbStatic, Stat
 use crate::datapath::Datapath;
 use crate::model::{NetworkId, StationMac};
 
-/// Stations to look at: of a network, behind a port.
+/// Stations to look at: of a network, behind a port, in a VLAN.
 #[derive(Debug, Default)]
 struct Selection {
     network: Option<NetworkNumber>,
     port: Option<PortNumber>,
+    vlan: Option<VlanKey>,
 }
 
 impl Selection {
     fn has(&self, key: &FdbKey, entry: &FdbEntry) -> bool {
-        self.network.is_none_or(|network| key.network == network) && self.port.is_none_or(|port| entry.port == port)
+        self.network.is_none_or(|network| key.network == network)
+            && self.port.is_none_or(|port| entry.port == port)
+            && self.vlan.is_none_or(|vlan| key.vlan == vlan)
     }
 }
 
@@ -31,33 +37,21 @@ impl Switch {
     /// There is no such network or port, or the FDB cannot be read.
     pub fn stations(&self, filter: &FdbFilter) -> Result<Vec<StationView>, SwitchError> {
         let ports = self.ports_by_number();
-        let selection = self.select(filter.network.as_deref(), filter.port.as_deref(), &ports)?;
+        let selection =
+            self.select(filter.network.as_deref(), filter.port.as_deref(), filter.vlan.as_deref(), &ports)?;
         let networks = self.network_names();
-        let mut stations: Vec<StationView> = Vec::new();
-        for (key, entry) in self.datapath.fdb()? {
-            let kind = if entry.is_static() { StationKind::Static } else { StationKind::Dynamic };
-            // What belongs to a port that goes at this moment is gone already.
-            let (Some(network), Some(port)) = (networks.get(&key.network), ports.get(&entry.port)) else { continue };
-            if !selection.has(&key, &entry) || filter.kind.is_some_and(|wanted| wanted != kind) {
-                continue;
-            }
-            stations.push(StationView {
-                mac: key.mac.to_string(),
-                network: network.clone(),
-                vlan: key.vlan.0 & !VlanKey::SERVICE,
-                service_tag: key.vlan.0 & VlanKey::SERVICE != 0,
-                port: port.name.clone(),
-                kind,
-                age: (!entry.is_static()).then(|| Datapath::age_of(&entry)),
-                moves: entry.moves,
+        let stations =
+            self.datapath.fdb()?.into_iter().filter(|(key, entry)| {
+                selection.has(key, entry) && filter.kind.is_none_or(|wanted| wanted == kind(entry))
             });
-        }
+        let stations = stations.filter_map(|(key, entry)| view(&key, &entry, &networks, &ports));
+        let mut stations: Vec<_> = stations.collect();
         stations
             .sort_by(|one, other| (&one.network, &one.mac, &one.vlan).cmp(&(&other.network, &other.mac, &other.vlan)));
         Ok(stations)
     }
 
-    /// Writes a station that is never forgotten.
+    /// Writes a station that is never forgotten, or one that stays where it is as long as it is heard.
     ///
     /// # Errors
     /// There is no such network or port, the address is no station's, or it is one of an endpoint.
@@ -75,7 +69,12 @@ impl Switch {
             return Err(SwitchError::PortElsewhere { port: port.name.clone(), network: name });
         }
         self.check_not_own(&key, &ports)?;
-        Ok(self.datapath.fdb_add_static(key, port.number)?)
+        let written = if request.sticky {
+            self.datapath.fdb_add_sticky(key, port.number)
+        } else {
+            self.datapath.fdb_add_static(key, port.number)
+        };
+        Ok(written?)
     }
 
     /// Removes a station; it may be learned again.
@@ -92,16 +91,14 @@ impl Switch {
     /// Removes learned stations.
     ///
     /// # Errors
-    /// There is no such network or port.
+    /// There is no such network or port, or no VLAN can have this number.
     pub async fn flush_stations(&self, request: &FdbFlush) -> Result<FdbFlushed, SwitchError> {
         let _leave = self.leave().await?;
-        let selection = self.select(request.network.as_deref(), request.port.as_deref(), &self.ports_by_number())?;
-        let mut removed = 0;
-        for (key, entry) in self.datapath.fdb()? {
-            if !entry.is_static() && selection.has(&key, &entry) {
-                removed += usize::from(self.datapath.fdb_remove(&key)?);
-            }
-        }
+        let FdbFlush { network, port, vlan } = request;
+        let ports = self.ports_by_number();
+        let selection = self.select(network.as_deref(), port.as_deref(), vlan.as_deref(), &ports)?;
+        // In one go: what somebody writes by hand meanwhile in the place of a learned one stays.
+        let removed = self.datapath.forget(|key, entry| !entry.is_fixed() && selection.has(key, entry))?;
         Ok(FdbFlushed { removed })
     }
 
@@ -109,6 +106,7 @@ impl Switch {
         &self,
         network: Option<&str>,
         port: Option<&str>,
+        of_vlan: Option<&str>,
         ports: &BTreeMap<PortNumber, NamedPort>,
     ) -> Result<Selection, SwitchError> {
         let state = self.state();
@@ -117,7 +115,8 @@ impl Switch {
         drop(state);
         let id = network.map(|(id, _)| id);
         let port = port.map(|port| self.port(port, id, ports).map(|port| port.number)).transpose()?;
-        Ok(Selection { network: network.map(|(_, number)| number), port })
+        let vlan = of_vlan.map(vlan).transpose()?;
+        Ok(Selection { network: network.map(|(_, number)| number), port, vlan })
     }
 
     /// The port of this name: an endpoint's, or a device's. An endpoint has one in each of its networks: the one in this
@@ -149,8 +148,8 @@ impl Switch {
 
     /// An endpoint's own station, and the host's, stay as long as their ports.
     fn check_not_own(&self, key: &FdbKey, ports: &BTreeMap<PortNumber, NamedPort>) -> Result<(), SwitchError> {
-        let is_own = |mac: Mac, network| mac == key.mac && network == key.network && key.vlan == VlanKey::NONE;
-        let owner = self.datapath.ports()?.into_iter().find(|(_, port)| is_own(port.mac, port.network));
+        let is_own = |port: &Port| (port.mac, port.network, port.vlan) == (key.mac, key.network, key.vlan);
+        let owner = self.datapath.ports()?.into_iter().find(|(_, port)| is_own(port));
         match owner {
             Some((number, _)) => {
                 let holder = ports.get(&number).map_or_else(|| "a port".to_owned(), |port| port.name.clone());
@@ -165,6 +164,35 @@ impl Switch {
         let state = self.state();
         state.networks.values().map(|entry| (entry.record.number, entry.record.name.to_string())).collect()
     }
+}
+
+/// How a station came into the FDB.
+fn kind(entry: &FdbEntry) -> StationKind {
+    match (entry.is_static(), entry.is_fixed()) {
+        (true, _) => StationKind::Static,
+        (_, true) => StationKind::Sticky,
+        _ => StationKind::Dynamic,
+    }
+}
+
+/// A station, as it is shown; none where what it belongs to has no name: it is about to come, or to go.
+fn view(
+    key: &FdbKey,
+    entry: &FdbEntry,
+    networks: &BTreeMap<NetworkNumber, String>,
+    ports: &BTreeMap<PortNumber, NamedPort>,
+) -> Option<StationView> {
+    Some(StationView {
+        mac: key.mac.to_string(),
+        network: networks.get(&key.network)?.clone(),
+        vlan: key.vlan.0 & !VlanKey::SERVICE,
+        service_tag: key.vlan.0 & VlanKey::SERVICE != 0,
+        port: ports.get(&entry.port)?.name.clone(),
+        kind: kind(entry),
+        age: (!entry.is_static()).then(|| Datapath::age_of(entry)),
+        moves: entry.moves,
+        held: Datapath::is_held(entry),
+    })
 }
 
 /// Reads a VLAN: `30` is that of an 802.1Q tag, `s30` that of a service tag, 0 none.

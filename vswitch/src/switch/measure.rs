@@ -17,7 +17,7 @@ impl Switch {
             datapath: self.mode_name().to_owned(),
             uptime_seconds: self.started.elapsed().as_secs(),
             ports: self.stats(None)?,
-            fdb_size: self.datapath.fdb_size(),
+            fdb_size: self.datapath.learnable(),
             ..Measured::default()
         };
         for network in self.networks() {
@@ -33,7 +33,8 @@ impl Switch {
             if entry.is_static() {
                 stations.fixed += 1;
             } else {
-                stations.learned += 1;
+                let kind = if entry.is_fixed() { &mut stations.sticky } else { &mut stations.learned };
+                *kind += 1;
                 stations.held += usize::from(Datapath::is_held(&entry));
             }
         }

@@ -9,7 +9,9 @@ mod directory;
 mod error;
 mod events;
 mod fdb;
+mod health;
 mod measure;
+mod multicast;
 mod network;
 mod outside;
 mod restore;
@@ -18,15 +20,17 @@ mod teardown;
 mod trace;
 mod uplink;
 mod views;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use tokio::sync::{Mutex as AsyncMutex, RwLock, RwLockReadGuard};
+use tokio::sync::{Mutex as AsyncMutex, Notify, RwLock, RwLockReadGuard};
 
 pub use error::{ErrorKind, SwitchError};
+pub use fdb::FdbWatch;
 pub use restore::{Release, Restored};
 pub use teardown::{RemoveError, remove_files, remove_leftovers};
 pub use trace::TraceError;
@@ -38,8 +42,10 @@ use crate::dns::{DnsServer, ResolverFiles};
 use crate::kernel::netlink::Netlink;
 use crate::kernel::netns::{Netns, NetnsId};
 use crate::model::{Instance, Subnet};
+use crate::multicast::Groups;
 use crate::outside::{Outside, Reservations};
 use crate::store::Store;
+use crate::watching::Watching;
 use directory::Directory;
 use state::State;
 
@@ -58,6 +64,7 @@ pub struct Switch {
     own_netns: NetnsId,
     netlink: Netlink,
     datapath: Arc<Datapath>,
+    watching: Arc<Watching>,
     /// The recording copy of the programs, for whoever traces.
     tracer: Mutex<Option<Tracer>>,
     store: Store,
@@ -72,6 +79,10 @@ pub struct Switch {
     settling: AsyncMutex<()>,
     /// The host ports that are published.
     reservations: Reservations,
+    /// Who listens to which multicast groups.
+    multicast: Mutex<Groups>,
+    /// Told of networks that come and go.
+    multicast_changed: Notify,
     /// What somebody may wonder about, by what it is about.
     notes: Mutex<BTreeMap<String, String>>,
     /// Held for reading by whatever changes something; for writing, forever, by what ends it all.
@@ -93,6 +104,8 @@ pub struct Parts {
     pub netlink: Netlink,
     /// The switch in the kernel.
     pub datapath: Arc<Datapath>,
+    /// What it tells.
+    pub watching: Arc<Watching>,
     /// The record.
     pub store: Store,
 }
@@ -103,7 +116,7 @@ impl Switch {
     /// # Errors
     /// Where the daemon's own namespace cannot be opened.
     pub fn new(parts: Parts) -> Result<Self, SwitchError> {
-        let Parts { instance, mode, pools, kernel, netlink, datapath, store } = parts;
+        let Parts { instance, mode, pools, kernel, netlink, datapath, watching, store } = parts;
         let state = Arc::new(Mutex::new(State::default()));
         Ok(Self {
             dns: DnsServer::new(Arc::new(Directory(state.clone())), ResolverFiles::default()),
@@ -111,6 +124,8 @@ impl Switch {
             outside_turn: AsyncMutex::default(),
             settling: AsyncMutex::default(),
             reservations: Reservations::default(),
+            multicast: Mutex::default(),
+            multicast_changed: Notify::new(),
             notes: Mutex::default(),
             instance,
             mode,
@@ -120,6 +135,7 @@ impl Switch {
             own_netns: Netns::current()?.id(),
             netlink,
             datapath,
+            watching,
             tracer: Mutex::default(),
             store,
             state,

@@ -170,6 +170,7 @@ impl Switch {
         self.in_datapath(move |datapath| datapath.remove_network(number)).await?;
         self.store.commit(vec![Change::RemoveNetwork(network.id)]).await?;
         self.state().networks.remove(&network.id);
+        self.multicast_changed.notify_one();
         self.follow_outside(network.name.as_str()).await;
         Ok(())
     }
@@ -189,6 +190,7 @@ impl Switch {
         if let Some(entry) = self.state().networks.get_mut(&network.id) {
             entry.host_port = made.port.map(|(ifindex, number)| PortHandle { ifindex, number });
         }
+        self.multicast_changed.notify_one();
         self.serve_names(network).await;
         Ok(())
     }
@@ -258,7 +260,7 @@ fn draft(request: NetworkRequest, driver: Driver) -> Result<Network, SwitchError
         Driver::Host | Driver::None => match options.first_key_value() {
             Some((option, value)) => {
                 let (option, value) = (option.clone(), value.clone());
-                return Err(InvalidOption::Unknown { option, value, driver: driver.name(), known: &[] }.into());
+                return Err(InvalidOption::Unknown { option, value, driver: driver.name(), known: Vec::new() }.into());
             }
             None => BridgeOptions::default(),
         },

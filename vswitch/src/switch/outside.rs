@@ -97,8 +97,7 @@ impl Switch {
                 && state.endpoints.values().any(|entry| entry.record.netns.path == endpoint.netns.path);
             let nameservers = entries.iter().flat_map(|entry| {
                 let network = state.networks.get(&entry.record.network).map(|entry| &entry.record);
-                let servers = |network| Some(super::views::nameservers(network, entry.record.address.as_ref()?));
-                network.and_then(servers).unwrap_or_default()
+                network.map(|network| super::views::nameservers(network, &entry.record)).unwrap_or_default()
             });
             (entries.len(), nameservers.collect::<Vec<IpAddr>>(), renewed)
         };
@@ -156,7 +155,7 @@ impl Switch {
         for ipv6 in [false, true] {
             let by = |(endpoint, network): &(Endpoint, Network)| {
                 let address = endpoint.address.as_ref()?;
-                let gateway = super::views::gateway(network, address, ipv6)?;
+                let gateway = super::views::gateway(network, endpoint, address, ipv6)?;
                 Some((gateway, address.ifname.to_string()))
             };
             let Some((gateway, ifname)) = connections.iter().find_map(by) else { continue };

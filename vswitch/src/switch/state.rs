@@ -136,7 +136,7 @@ impl State {
     /// priority, then the network's name. Networks without a way out come last.
     pub fn gateway_order(&self, endpoint: &Endpoint) -> (bool, i32, String) {
         let network = self.networks.get(&endpoint.network).map(|entry| &entry.record);
-        let without = network.is_none_or(|network| network.driver != Driver::Bridge || network.internal);
+        let without = network.is_none_or(|network| network.driver != Driver::Bridge || !network.has_way_out(endpoint));
         let name = network.map_or_else(String::new, |network| network.name.to_string());
         (without, endpoint.gw_priority.saturating_neg(), name)
     }

@@ -63,7 +63,7 @@ impl Switch {
 
     fn facts(&self, link: &Link) -> Option<UplinkFacts> {
         let veth = link.kind.as_deref() == Some("veth");
-        station(link).map(|mac| UplinkFacts { mac, veth, mode: self.mode })
+        station(link).map(|mac| UplinkFacts { mac, mtu: link.mtu, veth, mode: self.mode })
     }
 
     /// Makes the interface a port; `network.uplink_before` says how it was found.

@@ -9,11 +9,11 @@ use vswitch_common::tables::PortNumber;
 use super::state::{EndpointEntry, NetworkEntry, State};
 use super::{Switch, SwitchError};
 use crate::api::{
-    Counters, EndpointDetails, EndpointView, HooksView, NetworkDetails, NetworkView, PortView, Status, SubnetView,
-    UplinkView,
+    AllVlans, Counters, EndpointDetails, EndpointView, HooksView, NetworkDetails, NetworkView, PortView, Status,
+    SubnetView, TrunkVlan, UplinkView,
 };
-use crate::datapath::Mode;
-use crate::model::{Driver, Endpoint, EndpointAddress, Network, NetworkId};
+use crate::datapath::{Datapath, Mode};
+use crate::model::{Driver, Endpoint, EndpointAddress, Network, NetworkId, TrunkVlans};
 
 /// A port, as people know it.
 #[derive(Clone, Debug)]
@@ -37,6 +37,7 @@ impl Switch {
         };
         let outside = self.outside.status();
         let notes: Vec<String> = self.notes.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        let stations = self.datapath.fdb()?;
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             instance: self.instance.name().to_string(),
@@ -46,7 +47,8 @@ impl Switch {
             kernel: self.kernel.clone(),
             networks,
             endpoints,
-            fdb_entries: self.datapath.fdb()?.len(),
+            fdb_entries: stations.len(),
+            held_stations: stations.iter().filter(|(_, entry)| Datapath::is_held(entry)).count(),
             uptime_seconds: self.started.elapsed().as_secs(),
             taken_over: self.datapath.taken_over(),
             firewall_table: outside.table,
@@ -140,7 +142,7 @@ impl Switch {
         })
     }
 
-    fn uplink_view(&self, entry: &NetworkEntry) -> Option<UplinkView> {
+    pub(super) fn uplink_view(&self, entry: &NetworkEntry) -> Option<UplinkView> {
         let interface = entry.record.bridge.uplink.as_ref()?.to_string();
         let hooks = entry.uplink.as_ref().and_then(|uplink| {
             let hooks = self.datapath.port_hooks(uplink.port.number)?;
@@ -250,30 +252,38 @@ pub(super) fn endpoint(endpoint: &Endpoint, network: &Network) -> EndpointView {
         mac: address.map(|address| address.mac.to_string()),
         ipv4: address.map(|address| address.ipv4),
         ipv6: address.and_then(|address| address.ipv6),
-        gateway: address.and_then(|address| match gateway(network, address, false)? {
+        gateway: address.and_then(|address| match gateway(network, endpoint, address, false)? {
             IpAddr::V4(gateway) => Some(gateway),
             IpAddr::V6(_) => None,
         }),
-        gateway6: address.and_then(|address| match gateway(network, address, true)? {
+        gateway6: address.and_then(|address| match gateway(network, endpoint, address, true)? {
             IpAddr::V4(_) => None,
             IpAddr::V6(gateway) => Some(gateway),
         }),
-        nameservers: address.map(|address| nameservers(network, address)).unwrap_or_default(),
+        nameservers: nameservers(network, endpoint),
         mtu: address.map(|address| address.mtu),
         netns: endpoint.netns.path.clone(),
         published: endpoint.published.clone(),
+        options: endpoint.options.clone(),
+        vlan: endpoint.port.vlan.map_or(0, |vlan| vlan.get()),
+        trunk: match &endpoint.port.trunk {
+            TrunkVlans::None => Vec::new(),
+            TrunkVlans::Listed(vlans) => vlans.iter().map(|vlan| TrunkVlan::Id(*vlan)).collect(),
+            TrunkVlans::All => vec![TrunkVlan::All(AllVlans::All)],
+        },
     }
 }
 
 /// Where an endpoint asks for names: the host's addresses in its subnets, IPv4 first.
-pub(super) fn nameservers(network: &Network, address: &EndpointAddress) -> Vec<IpAddr> {
+pub(super) fn nameservers(network: &Network, endpoint: &Endpoint) -> Vec<IpAddr> {
+    let Some(address) = endpoint.address.as_ref().filter(|_| endpoint.port.reaches_host()) else { return Vec::new() };
     address.ips().filter_map(|own| network.subnet_of(own)).map(|config| config.gateway).collect()
 }
 
-/// The gateway of an endpoint, for one family; internal networks have none.
-pub(super) fn gateway(network: &Network, address: &EndpointAddress, ipv6: bool) -> Option<IpAddr> {
+/// The gateway of an endpoint, for one family; internal networks and endpoints in a VLAN have none.
+pub(super) fn gateway(network: &Network, endpoint: &Endpoint, address: &EndpointAddress, ipv6: bool) -> Option<IpAddr> {
     let own = address.ips().find(|ip| ip.is_ipv6() == ipv6)?;
-    network.subnet_of(own).map(|config| config.gateway).filter(|_| !network.internal)
+    network.subnet_of(own).map(|config| config.gateway).filter(|_| network.has_way_out(endpoint))
 }
 
 /// A network, as it is shown.

@@ -86,8 +86,13 @@ fn every_frame_is_accounted_for(datapath: &str) {
     let [a, b, c, wire] = ["a", "b", "c", "wire"].map(Netns::new);
     host.netns.wire("phys0", &wire, "eth0");
     host.start(&["--datapath", datapath]);
-    host.ok(&["network", "create", "--subnet", "10.201.9.0/24", "-o", "uplink=phys0", "lan"]);
-    let [at_a, at_b, at_c] = [&a, &b, &c].map(|container| host.attach(container, &["--network", "lan"]));
+    // What is malformed in a frame is what decides here, not who may send it, nor who listens.
+    let options =
+        ["uplink=phys0", "spoof_guard=off", "ra_guard=off", "dhcp_guard=off", "bpdu_guard=off", "mcast_snooping=off"];
+    let options: Vec<&str> = options.into_iter().flat_map(|option| ["-o", option]).collect();
+    host.ok(&[&["network", "create", "--subnet", "10.201.9.0/24", "lan"], &options[..]].concat());
+    let [at_a, at_b, at_c] =
+        [&a, &b, &c].map(|container| host.attach(container, &["--network", "lan", "--trunk", "all"]));
     let sender = RawPort::open(&a, "eth0");
     let receivers =
         [("b", RawPort::open(&b, "eth0")), ("c", RawPort::open(&c, "eth0")), ("wire", RawPort::open(&wire, "eth0"))];

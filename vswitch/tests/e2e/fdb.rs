@@ -8,6 +8,9 @@ use std::{
 
 use crate::harness::{Attached, Frame, Host, Mac, Netns, RawPort, Station, eventually, ping};
 
+/// What lets an endpoint speak as others, and the spanning tree protocol.
+const UNGUARDED: [&str; 4] = ["-o", "spoof_guard=off", "-o", "bpdu_guard=off"];
+
 /// Two containers and their devices.
 struct Pair {
     port_a: RawPort,
@@ -22,7 +25,7 @@ struct Pair {
 fn pair(datapath: &str) -> Pair {
     let host = Host::up(&["--datapath", datapath]);
     let (a, b) = (Netns::new("a"), Netns::new("b"));
-    let (at_a, at_b) = (host.attach(&a, &[]), host.attach(&b, &[]));
+    let (at_a, at_b) = (host.attach(&a, &UNGUARDED), host.attach(&b, &UNGUARDED));
     let (port_a, port_b) = (RawPort::open(&a, "eth0"), RawPort::open(&b, "eth0"));
     Pair { port_a, port_b, at_a, at_b, a, _b: b, host }
 }
@@ -205,7 +208,7 @@ fn a_bridge_in_a_container_works_behind_its_port() {
 #[test]
 fn a_station_that_falls_silent_is_forgotten() {
     let host = Host::up(&[]);
-    host.ok(&["network", "create", "--subnet", "10.95.0.0/24", "-o", "ageing=2", "short"]);
+    host.ok(&["network", "create", "--subnet", "10.95.0.0/24", "-o", "ageing=2", "-o", "spoof_guard=off", "short"]);
     let (a, b) = (Netns::new("a"), Netns::new("b"));
     host.attach(&a, &["--network", "short"]);
     host.attach(&b, &["--network", "short"]);

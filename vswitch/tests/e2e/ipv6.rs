@@ -49,7 +49,8 @@ fn no_neighbor_becomes_a_router() {
     for (name, names) in [("bridge", ["a", "b"]), ("six", ["c", "d"])] {
         let [liar, victim] = names.map(Netns::new);
         let at_victim = host.attach(&victim, &["--network", name]);
-        host.attach(&liar, &["--network", name]);
+        // What is not stopped at the liar's port is not believed either.
+        host.attach(&liar, &["--network", name, "-o", "ra_guard=off", "-o", "spoof_guard=off"]);
         let before = (victim.addresses6("eth0"), victim.default_routes(true));
         let (out, seen) = (RawPort::open(&liar, "eth0"), RawPort::open(&victim, "eth0"));
         let advertisement = advertisement(liar.mac("eth0"));

@@ -191,7 +191,7 @@ fn the_host_routes_nothing_from_one_network_to_another() {
 
 #[test]
 fn a_forged_sender_does_not_come_into_another_network() {
-    let TwoNetworks { a, c, at_a, at_c, host } = &two_networks(&[]);
+    let TwoNetworks { a, c, at_a, at_c, host } = &two_networks(&["-o", "spoof_guard=off"]);
     let port_c = RawPort::open(c, "eth0");
     port_c.pending();
     let gateway = host.netns.mac(&host_device(host, "one"));
@@ -310,7 +310,7 @@ fn there_is_no_way_out_of_an_internal_network() {
 
 #[test]
 fn the_hosts_loopback_is_not_for_containers() {
-    for flags in [&[][..], &["--internal"]] {
+    for flags in [&["-o", "spoof_guard=off"][..], &["-o", "spoof_guard=off", "--internal"]] {
         let TwoNetworks { a, at_a, host, .. } = &two_networks(flags);
         let device = host_device(host, "one");
         host.netns.set(&format!("net/ipv4/conf/{device}/route_localnet"), "1");

@@ -128,7 +128,7 @@ fn learned_stations_outlive_the_daemon() {
     use crate::harness::{Frame, Mac, RawPort};
     let host = Host::up(&[]);
     let (a, b) = (Netns::new("a"), Netns::new("b"));
-    host.attach(&a, &[]);
+    host.attach(&a, &["-o", "spoof_guard=off"]);
     host.attach(&b, &[]);
     let nested: Mac = "02:00:00:00:77:01".parse().unwrap();
     let (port_a, port_b) = (RawPort::open(&a, "eth0"), RawPort::open(&b, "eth0"));

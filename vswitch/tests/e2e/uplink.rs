@@ -23,6 +23,11 @@ const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 const HOST_ON_WIRE: Ipv4Addr = Ipv4Addr::new(172, 30, 9, 1);
 
 fn segment(datapath: &str, xdp: &str) -> Segment {
+    segment_of(datapath, xdp, &[])
+}
+
+/// The same, with flags for both containers.
+fn segment_of(datapath: &str, xdp: &str, flags: &[&str]) -> Segment {
     let host = Host::down();
     let [a, b, wire] = ["a", "b", "wire"].map(Netns::new);
     host.netns.wire("phys0", &wire, "eth0");
@@ -46,7 +51,7 @@ fn segment(datapath: &str, xdp: &str) -> Segment {
         &option,
         "lan",
     ]);
-    let [at_a, at_b] = [&a, &b].map(|container| host.attach(container, &["--network", "lan"]));
+    let [at_a, at_b] = [&a, &b].map(|container| host.attach(container, &[&["--network", "lan"], flags].concat()));
     Segment { at_a, at_b, a, b, wire, host }
 }
 
@@ -117,7 +122,8 @@ fn xdp_stays_off_by_itself_where_frames_may_be_unfinished() {
 #[test]
 fn a_station_that_moves_between_the_wire_and_a_container_is_followed() {
     for xdp in ["off", "native"] {
-        let Segment { at_a, at_b, a, b, wire, host } = &segment("auto", xdp);
+        let segment = &segment_of("auto", xdp, &["-o", "spoof_guard=off"]);
+        let Segment { at_a, at_b, a, b, wire, host } = segment;
         let [port_a, port_b, port_wire] = [a, b, wire].map(|netns| RawPort::open(netns, "eth0"));
         let nomad: Mac = "02:00:00:00:66:01".parse().unwrap();
         let places = [
@@ -145,7 +151,7 @@ fn a_station_that_moves_between_the_wire_and_a_container_is_followed() {
 #[test]
 fn frames_with_tags_pass_between_the_wire_and_containers() {
     for xdp in ["off", "native"] {
-        let Segment { at_a, a, wire, .. } = &segment("auto", xdp);
+        let Segment { at_a, a, wire, .. } = &segment_of("auto", xdp, &["--trunk", "all"]);
         let [port_a, port_wire] = [a, wire].map(|netns| RawPort::open(netns, "eth0"));
         for tags in [&[Tag::customer(30)][..], &[Tag::service(8)], &[Tag::service(8), Tag::customer(30)]] {
             for destination in [at_a.mac, Mac::BROADCAST] {

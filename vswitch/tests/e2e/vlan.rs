@@ -7,7 +7,7 @@ fn tagged_frames_pass_unchanged_and_are_learned_by_vlan() {
     for datapath in ["tc", "xdp"] {
         let host = Host::up(&["--datapath", datapath]);
         let [a, b, c] = ["a", "b", "c"].map(Netns::new);
-        let [at_a, at_b, _] = [&a, &b, &c].map(|container| host.attach(container, &[]));
+        let [at_a, at_b, _] = [&a, &b, &c].map(|container| host.attach(container, &["--trunk", "all"]));
         let [port_a, port_b, port_c] = [&a, &b, &c].map(|container| RawPort::open(container, "eth0"));
 
         let priority = Tag { tpid: 0x8100, tci: 0xe000 };
@@ -51,7 +51,7 @@ fn tagged_frames_pass_unchanged_and_are_learned_by_vlan() {
 fn the_largest_tagged_frame_passes() {
     let host = Host::up(&[]);
     let [a, b] = ["a", "b"].map(Netns::new);
-    let [at_a, at_b] = [&a, &b].map(|container| host.attach(container, &[]));
+    let [at_a, at_b] = [&a, &b].map(|container| host.attach(container, &["--trunk", "all"]));
     let [port_a, port_b] = [&a, &b].map(|container| RawPort::open(container, "eth0"));
     let large = Frame::tagged(at_b.mac, at_a.mac, &[Tag::customer(5)], &"x".repeat(1500));
     assert_eq!(large.0.len(), 1518);

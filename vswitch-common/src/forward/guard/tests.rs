@@ -1,1 +1,257 @@
+//! Each guard: the frame that must pass beside the ones that must not.
 
+use std::vec::Vec;
+
+use super::*;
+use crate::forward::forward;
+use crate::forward::tests::{A, B, NOW, STRANGER, decided, frame, tables};
+use crate::mac::Mac;
+use crate::packet::neighbor::Solicitation;
+use crate::tables::memory::MemoryTables;
+use crate::tables::{NetworkNumber, VlanKey};
+use crate::verdict::{Answer, Flood, Verdict};
+
+const OWN: [u8; 4] = [10, 1, 0, 2];
+const OTHERS: [u8; 4] = [10, 1, 0, 3];
+const NOBODYS: [u8; 4] = [10, 1, 0, 99];
+
+fn six(last: u8) -> [u8; 16] {
+    [0xfd, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last]
+}
+
+/// A and B with all guards on, and their addresses.
+fn guarded(change: impl Fn(&mut Port)) -> MemoryTables {
+    let mut tables = tables();
+    for (number, last) in [(1, 2), (2, 3)] {
+        let port = tables.ports.get_mut(&PortNumber(number)).expect("a port");
+        port.flags = Port::SPOOF_GUARD | Port::RA_GUARD | Port::DHCP_GUARD | Port::BPDU_GUARD;
+        port.ipv4 = u32::from_ne_bytes([10, 1, 0, last]);
+        port.ipv6 = Address::new(six(last));
+        change(port);
+        let known = [Address::mapped([10, 1, 0, last]), Address::new(six(last)), Address::link_local(port.mac)];
+        for address in known {
+            let key = NeighborKey { address, network: NetworkNumber(1), vlan: VlanKey::NONE, reserved: 0 };
+            tables.neighbors.insert(key, PortNumber(number));
+        }
+    }
+    tables
+}
+
+fn verdict(tables: &MemoryTables, source: Mac, rest: &[u8]) -> Verdict {
+    decided(&forward(11, frame(Mac::BROADCAST, source, rest).as_slice(), tables, NOW))
+}
+
+fn dropped(tables: &MemoryTables, rest: &[u8]) -> Option<DropReason> {
+    match verdict(tables, A, rest) {
+        Verdict::Drop(reason) => Some(reason),
+        _ => None,
+    }
+}
+
+fn ipv4(source: [u8; 4], protocol: u8, fragment: u16, payload: &[u8]) -> Vec<u8> {
+    let [f0, f1] = fragment.to_be_bytes();
+    let mut packet = std::vec![8, 0, 0x45, 0, 0, 60, 0, 0, f0, f1, 64, protocol, 0, 0];
+    packet.extend(source);
+    packet.extend([10, 1, 0, 1]);
+    packet.extend(payload);
+    packet
+}
+
+fn udp(port: u16) -> Vec<u8> {
+    [&port.to_be_bytes()[..], &[0; 10]].concat()
+}
+
+fn ipv6(source: [u8; 16], chain: &[u8], payload: &[u8]) -> Vec<u8> {
+    let (first, rest) = chain.split_first().expect("a header");
+    let mut packet = std::vec![0x86, 0xdd, 0x60, 0, 0, 0, 0, (rest.len() + payload.len()) as u8, *first, 255];
+    packet.extend(source);
+    packet.extend(six(1));
+    packet.extend(rest);
+    packet.extend(payload);
+    packet
+}
+
+fn arp(sender_mac: Mac, sender: [u8; 4]) -> Vec<u8> {
+    let mut packet = std::vec![8, 6, 0, 1, 8, 0, 6, 4, 0, 1];
+    packet.extend(sender_mac.0);
+    packet.extend(sender);
+    packet.extend([0; 6]);
+    packet.extend([10, 1, 0, 1]);
+    packet
+}
+
+/// A neighbor solicitation (135) or advertisement (136) with a link-layer address in each option.
+fn discovery(kind: u8, target: [u8; 16], options: &[Mac]) -> Vec<u8> {
+    let mut message = std::vec![kind, 0, 0, 0, 0, 0, 0, 0];
+    message.extend(target);
+    for mac in options {
+        message.extend([1, 1]);
+        message.extend(mac.0);
+    }
+    message
+}
+
+#[test]
+fn ip_comes_from_its_own_addresses_alone() {
+    let tables = guarded(|_| {});
+    let own_link_local = Address::link_local(A).octets();
+    let passes = [ipv4(OWN, 6, 0, &[0; 20]), ipv4([0; 4], 17, 0, &udp(68)), ipv6(six(2), &[6], &[0; 20])];
+    for packet in passes.iter().chain([&ipv6(own_link_local, &[17], &udp(5))]) {
+        assert_eq!(dropped(&tables, packet), None, "{packet:02x?}");
+    }
+    for packet in [
+        ipv4(OTHERS, 6, 0, &[0; 20]),
+        ipv4(NOBODYS, 6, 0, &[0; 20]),
+        ipv6(six(3), &[6], &[0; 20]),
+        ipv6(Address::link_local(B).octets(), &[6], &[0; 20]),
+    ] {
+        assert_eq!(dropped(&tables, &packet), Some(DropReason::IpSpoofed), "{packet:02x?}");
+        // Behind a priority tag, and two.
+        for tags in [&[0x81_u8, 0, 0, 0][..], &[0x81, 0, 0xe0, 0, 0x81, 0, 0, 5]] {
+            assert_eq!(dropped(&tables, &[tags, &packet].concat()), Some(DropReason::IpSpoofed));
+        }
+        // Behind SNAP, and three tags: not looked into.
+        let snap = [&[0, 60, 0xaa, 0xaa, 3, 0, 0, 0][..], &packet].concat();
+        assert_eq!(dropped(&tables, &snap), Some(DropReason::SnapEncapsulated));
+        let deep = [&[0x81, 0, 0, 0, 0x81, 0, 0, 0, 0x81, 0, 0, 0][..], &packet].concat();
+        assert_eq!(dropped(&tables, &deep), Some(DropReason::Truncated));
+    }
+    assert_eq!(verdict(&tables, STRANGER, &passes[0]), Verdict::Drop(DropReason::SourceSpoofed));
+    let off = guarded(|port| port.flags = Port::LEARN);
+    assert_eq!(dropped(&off, &ipv4(OTHERS, 6, 0, &[0; 20])), None);
+}
+
+#[test]
+fn where_others_may_be_behind_a_port_it_speaks_for_nobody_known_elsewhere() {
+    let nested = guarded(|port| port.flags |= Port::LEARN);
+    for source in [A, STRANGER] {
+        let of = |packet: Vec<u8>| verdict(&nested, source, &packet);
+        assert!(matches!(of(ipv4(NOBODYS, 6, 0, &[0; 20])), Verdict::Flood(_)));
+        assert!(matches!(of(ipv6(six(99), &[6], &[0; 20])), Verdict::Flood(_)));
+        assert!(matches!(of(arp(source, NOBODYS)), Verdict::Flood(_)));
+        assert_eq!(of(ipv4(OTHERS, 6, 0, &[0; 20])), Verdict::Drop(DropReason::IpSpoofed));
+        assert_eq!(of(ipv6(six(3), &[6], &[0; 20])), Verdict::Drop(DropReason::IpSpoofed));
+        assert_eq!(of(arp(source, OTHERS)), Verdict::Drop(DropReason::ArpSpoofed));
+        assert_eq!(of(arp(B, NOBODYS)), Verdict::Drop(DropReason::ArpSpoofed));
+    }
+    // Another endpoint's address stays another endpoint's.
+    assert_eq!(verdict(&nested, B, &arp(B, NOBODYS)), Verdict::Drop(DropReason::SourceSpoofed));
+}
+
+#[test]
+fn arp_speaks_for_its_sender_alone() {
+    let tables = guarded(|_| {});
+    assert_eq!(dropped(&tables, &arp(A, OWN)), None);
+    assert_eq!(dropped(&tables, &arp(A, [0; 4])), None, "a probe");
+    for packet in [arp(A, OTHERS), arp(B, OWN), arp(A, NOBODYS)] {
+        assert_eq!(dropped(&tables, &packet), Some(DropReason::ArpSpoofed), "{packet:02x?}");
+    }
+    let mut foreign = arp(A, OWN);
+    foreign[3] = 6;
+    assert_eq!(dropped(&tables, &foreign), Some(DropReason::ArpSpoofed), "another kind of hardware");
+    for length in 2..30 {
+        assert_eq!(dropped(&tables, &arp(A, OWN)[..length]), Some(DropReason::Truncated), "{length} bytes");
+    }
+}
+
+#[test]
+fn neighbor_discovery_speaks_for_its_sender_alone() {
+    let tables = guarded(|_| {});
+    let says = |source, message: &[u8]| dropped(&tables, &ipv6(source, &[58], message));
+    let spoofed = Some(DropReason::NeighborSpoofed);
+    assert_eq!(says(six(2), &discovery(135, six(3), &[A])), None, "asks for another");
+    assert_eq!(says(six(2), &discovery(135, six(3), &[B])), spoofed);
+    assert_eq!(says(six(2), &discovery(135, six(3), &[A, B])), spoofed, "in a second option");
+    assert_eq!(says(six(2), &discovery(135, six(3), &[A, A, A])), spoofed, "in more than are looked at");
+    assert_eq!(says([0; 16], &discovery(135, six(2), &[])), None, "makes sure of its own");
+    assert_eq!(says([0; 16], &discovery(135, six(3), &[])), spoofed, "means to take another's");
+    assert_eq!(says(six(2), &discovery(136, six(2), &[A])), None);
+    assert_eq!(says(six(2), &discovery(136, Address::link_local(A).octets(), &[A])), None);
+    assert_eq!(says(six(2), &discovery(136, six(3), &[A])), spoofed);
+    assert_eq!(says(six(2), &discovery(136, six(2), &[B])), spoofed);
+    let mut endless = discovery(136, six(2), &[A]);
+    endless[25] = 0;
+    assert_eq!(says(six(2), &endless), spoofed, "an option without length");
+    assert_eq!(says(six(2), &discovery(136, six(2), &[A])[..20]), Some(DropReason::Truncated));
+    let options = ipv6(six(2), &[60, 58, 0, 1, 4, 0, 0, 0, 0], &discovery(136, six(3), &[A]));
+    assert_eq!(dropped(&tables, &options), spoofed, "behind an extension header");
+}
+
+#[test]
+fn endpoints_are_no_routers_dhcp_servers_or_bridges() {
+    let tables = guarded(|_| {});
+    let off = guarded(|port| port.flags = Port::SPOOF_GUARD);
+    let routers = Some(DropReason::RouterAdvertisement);
+    let server = Some(DropReason::DhcpServer);
+    let fragment = [58, 0, 0, 1, 0, 0, 0, 0];
+    let cases = [
+        (ipv6(six(2), &[58], &[134, 0, 0, 0, 0, 0, 0, 0]), routers),
+        (ipv6(six(2), &[58], &[137, 0, 0, 0, 0, 0, 0, 0]), routers),
+        (ipv6(six(2), &[0, 58, 0, 5, 2, 0, 0, 1, 0], &[130, 0, 0, 0, 0, 0, 0, 0]), routers),
+        (ipv6(six(2), &[&[44], &fragment[..]].concat(), &[134, 0, 0, 0, 0, 0, 0, 0]), routers),
+        (ipv4(OWN, 2, 0, &[0x11, 0, 0, 0, 0, 0, 0, 0]), routers),
+        (ipv4(OWN, 17, 0, &udp(67)), server),
+        (ipv6(six(2), &[17], &udp(547)), server),
+        (std::vec![0, 38, 0x42, 0x42, 3, 0, 0], Some(DropReason::Bpdu)),
+        (std::vec![0, 60, 0xaa, 0xaa, 3, 0, 0, 0x0c, 1, 0x0b], Some(DropReason::Bpdu)),
+    ];
+    for (packet, reason) in cases {
+        assert_eq!(dropped(&tables, &packet), reason, "{packet:02x?}");
+        assert_eq!(dropped(&off, &packet), None, "with the guard off: {packet:02x?}");
+        let tagged = [&[0x81, 0, 0, 0][..], &packet].concat();
+        assert_eq!(dropped(&tables, &tagged), reason, "behind a tag: {packet:02x?}");
+    }
+    for packet in [
+        ipv6(six(2), &[58], &[133, 0, 0, 0, 0, 0, 0, 0]),
+        ipv6(six(2), &[58], &[128, 0, 0, 0, 0, 0, 0, 0]),
+        ipv4(OWN, 2, 0, &[0x16, 0, 0, 0, 0, 0, 0, 0]),
+        ipv4(OWN, 17, 0, &udp(68)),
+        ipv6(six(2), &[17], &udp(546)),
+        ipv4(OWN, 17, 100, &udp(67)),
+        std::vec![0, 38, 0xe0, 0xe0, 3, 0, 0],
+    ] {
+        assert_eq!(dropped(&tables, &packet), None, "{packet:02x?}");
+    }
+    let hop = [60, 0, 1, 4, 0, 0, 0, 0];
+    let chain = [&[60][..], &hop, &hop, &[58, 0, 1, 4, 0, 0, 0, 0]].concat();
+    assert_eq!(dropped(&tables, &ipv6(six(2), &chain, &[134, 0, 0, 0])), Some(DropReason::HeaderChain));
+    let bpdu = frame(Mac([1, 0x80, 0xc2, 0, 0, 0]), A, &[0, 38, 0x42, 0x42, 3]);
+    assert_eq!(decided(&forward(11, bpdu.as_slice(), &tables, NOW)), Verdict::Drop(DropReason::Bpdu));
+    let through = guarded(|port| (port.flags, port.group_fwd_mask) = (Port::SPOOF_GUARD, 1));
+    assert_eq!(decided(&forward(11, bpdu.as_slice(), &through, NOW)), Verdict::Flood(Flood::Group));
+}
+
+#[test]
+fn the_host_and_the_wire_are_not_guarded() {
+    let tables = guarded(|_| {});
+    let offer = frame(Mac::BROADCAST, STRANGER, &ipv4(OTHERS, 17, 0, &udp(67)));
+    assert!(matches!(decided(&forward(14, offer.as_slice(), &tables, NOW)), Verdict::Flood(_)));
+}
+
+#[test]
+fn known_addresses_are_answered_for() {
+    let tables = guarded(|port| port.flags |= Port::ARP_SUPPRESS);
+    let asks = |target: [u8; 4]| {
+        let mut request = arp(A, OWN);
+        request.splice(26.., target);
+        verdict(&tables, A, &request)
+    };
+    assert_eq!(asks(OTHERS), Verdict::Answer(Answer::Arp, PortNumber(2)));
+    assert_eq!(asks(NOBODYS), Verdict::Flood(Flood::Group));
+    assert_eq!(asks(OWN), Verdict::Flood(Flood::Group), "an announcement");
+    let solicits = |target: u8| {
+        let packet = ipv6(six(2), &[58], &discovery(135, six(target), &[A]));
+        let to = frame(Mac([0x33, 0x33, 0xff, 0, 0, target]), A, &packet);
+        decided(&forward(11, to.as_slice(), &tables, NOW))
+    };
+    assert_eq!(solicits(3), Verdict::Answer(Answer::Neighbor, PortNumber(2)));
+    assert_eq!(solicits(99), Verdict::Flood(Flood::Group));
+    let isolated = guarded(|port| port.flags |= Port::ARP_SUPPRESS | Port::ISOLATED);
+    let mut request = arp(A, OWN);
+    request.splice(26.., OTHERS);
+    assert_eq!(verdict(&isolated, A, &request), Verdict::Flood(Flood::Group));
+    let packet = ipv6(six(2), &[58], &discovery(135, six(3), &[A]));
+    let whole = frame(B, A, &packet);
+    let read = Solicitation::read(whole.as_slice(), 14).expect("a solicitation");
+    assert_eq!((read.source.octets(), read.target.octets()), (six(2), six(3)));
+}

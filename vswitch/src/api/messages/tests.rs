@@ -32,6 +32,9 @@ fn details_are_one_flat_document() {
         mtu: Some(1500),
         netns: "/run/netns/web".into(),
         published: Vec::new(),
+        options: BTreeMap::new(),
+        vlan: 0,
+        trunk: Vec::new(),
     };
     let details = EndpointDetails {
         networks: vec![view.clone()],

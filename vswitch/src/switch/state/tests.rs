@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::ipam::IpamError;
-use crate::model::{BridgeOptions, Driver, EndpointAddress, NetnsRecord};
+use crate::model::{BridgeOptions, Driver, EndpointAddress, EndpointOptions, NetnsRecord};
 
 fn draft(name: &str, subnet: Option<&str>) -> Network {
     let config = |text: &str| SubnetConfig::new(text.parse().expect("a subnet"), None, None).expect("valid");
@@ -42,6 +42,8 @@ fn wanted(network: &Network, name: &str, inode: u64) -> Wanted {
         aliases: Vec::new(),
         published: Vec::new(),
         gw_priority: 0,
+        options: BTreeMap::new(),
+        port: EndpointOptions::default(),
         labels: BTreeMap::new(),
         created: time::OffsetDateTime::UNIX_EPOCH,
         phase: Phase::Attaching,

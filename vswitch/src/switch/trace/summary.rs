@@ -36,7 +36,7 @@ fn describe(packet: &LaxSlicedPacket<'_>, frame: &[u8], parts: &mut Vec<String>)
             parts.push(format!("IPv6 {} > {}", header.source_addr(), header.destination_addr()));
         }
         Some(LaxNetSlice::Arp(arp)) => {
-            parts.push(speaks(arp.operation().0, arp.sender_protocol_addr(), arp.target_protocol_addr()))
+            parts.push(speaks(arp.operation().0, arp.sender_protocol_addr(), arp.target_protocol_addr()));
         }
         None => {
             let kind = frame.get(12..14).map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]));

@@ -75,6 +75,18 @@ pub struct Station {
     pub kind: String,
     pub age: Option<u64>,
     pub moves: u64,
+    pub held: bool,
+}
+
+/// A row of `mdb show`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Group {
+    pub network: String,
+    pub group: IpAddr,
+    pub vlan: u16,
+    pub service_tag: bool,
+    pub ports: Vec<String>,
+    pub expires_in: Option<u64>,
 }
 
 /// What went through a port, as `stats` shows it.
@@ -216,6 +228,13 @@ impl Host {
     #[track_caller]
     pub fn fdb(&self, options: &[&str]) -> Vec<Station> {
         self.json(&[&["fdb", "show"], options].concat())
+    }
+
+    /// Who listens to a multicast group.
+    #[track_caller]
+    pub fn listening(&self, group: IpAddr) -> Vec<String> {
+        let groups: Vec<Group> = self.json(&["mdb", "show"]);
+        groups.into_iter().filter(|row| row.group == group).flat_map(|row| row.ports).collect()
     }
 
     /// The counters of an endpoint's port.

@@ -1,0 +1,164 @@
+//! What `doctor` finds at the ports of an instance that is up: offloads, MTUs, XDP on uplinks.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Finding, State};
+use crate::api::PortHealth;
+
+/// The findings, by network and port.
+pub(super) fn examine(ports: &[PortHealth]) -> Vec<Finding> {
+    let mut findings: Vec<_> = ports.iter().flat_map(|port| [Some(offloads(port)), xdp(port)]).flatten().collect();
+    let mut networks = BTreeMap::<&str, Vec<&PortHealth>>::new();
+    for port in ports {
+        networks.entry(&port.network).or_default().push(port);
+    }
+    findings.extend(networks.into_iter().filter_map(|(network, ports)| mtu(network, &ports)));
+    findings
+}
+
+/// Offloads as they are, beside those that the path needs.
+fn offloads(port: &PortHealth) -> Finding {
+    let check = format!("offloads {}/{} ({})", port.port, port.device, port.network);
+    if let Some(error) = &port.unseen {
+        let advice = "look into the namespace by hand, with `ethtool -k`".to_owned();
+        return Finding::new(check, State::Limited, format!("unknown: {error}"), Some(advice));
+    }
+    if port.mtu.is_none() {
+        let advice = match port.kind.as_str() {
+            "uplink" => "it is taken in when it comes",
+            _ => "somebody renamed or removed it: detach the endpoint and attach it again",
+        };
+        let found = format!("no device {}", port.device);
+        return Finding::new(check, State::Limited, found, Some(advice.to_owned()));
+    }
+    let word = |on: bool| if on { "on" } else { "off" };
+    let found = port.offloads.iter().map(|(name, on)| format!("{name} {}", word(*on))).collect::<Vec<_>>().join(", ");
+    let wrong = port.needs.iter().filter(|(name, on)| port.offloads.get(*name) != Some(*on));
+    let settings: Vec<_> = wrong.map(|(name, on)| format!("{} {}", ethtool_name(name), word(*on))).collect();
+    let place = port.netns.as_ref().map(|netns| format!("nsenter --net={} ", netns.display())).unwrap_or_default();
+    let advice = (!settings.is_empty()).then(|| {
+        format!("XDP on its way needs it otherwise: `{place}ethtool -K {} {}`", port.device, settings.join(" "))
+    });
+    let state = if advice.is_none() { State::Ok } else { State::Limited };
+    Finding { offloads: Some(port.offloads.clone()), ..Finding::new(check, state, found, advice) }
+}
+
+/// The name that `ethtool -K` has.
+fn ethtool_name(offload: &str) -> &str {
+    match offload {
+        "tx_checksum" => "tx",
+        "rx_checksum" => "rx",
+        "tx_vlan" => "txvlan",
+        "rx_vlan" => "rxvlan",
+        other => other,
+    }
+}
+
+/// Whether an uplink runs XDP, and why not.
+fn xdp(port: &PortHealth) -> Option<Finding> {
+    let hooks = port.hooks.as_ref().filter(|_| port.kind == "uplink")?;
+    let check = format!("xdp {} ({})", port.port, port.network);
+    if hooks.starts_with("xdp") {
+        return Some(Finding::new(check, State::Ok, hooks.clone(), None));
+    }
+    if !hooks.contains("no XDP") {
+        let found = format!("{hooks}, as asked for with -o xdp=off or --datapath tc");
+        return Some(Finding::new(check, State::Ok, found, None));
+    }
+    let advice = "works without; for XDP the driver must have it and nobody else use it".to_owned();
+    Some(Finding::new(check, State::Limited, hooks.clone(), Some(advice)))
+}
+
+/// Whether all devices of a network take frames of the same length.
+fn mtu(network: &str, ports: &[&PortHealth]) -> Option<Finding> {
+    let sizes: BTreeSet<u32> = ports.iter().filter_map(|port| port.mtu).collect();
+    let smallest = *sizes.first()?;
+    let check = format!("mtu {network}");
+    if sizes.len() == 1 {
+        return Some(Finding::new(check, State::Ok, format!("{smallest} on all ports"), None));
+    }
+    let at = |size: &u32| {
+        let names: Vec<_> =
+            ports.iter().filter(|port| port.mtu == Some(*size)).map(|port| port.port.as_str()).collect();
+        format!("{size} at {}", names.join(", "))
+    };
+    let found = sizes.iter().map(at).collect::<Vec<_>>().join("; ");
+    let advice = format!(
+        "frames longer than {smallest} do not reach all: set the devices alike with `ip link set dev DEVICE mtu N`, or \
+         make the network with -o mtu={smallest}"
+    );
+    Some(Finding::new(check, State::Limited, found, Some(advice)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn port(name: &str, kind: &str, mtu: u32) -> PortHealth {
+        let offloads = [("gro", false), ("tso", true), ("tx_checksum", true)];
+        PortHealth {
+            port: name.to_owned(),
+            kind: kind.to_owned(),
+            network: "lan".to_owned(),
+            device: "eth0".to_owned(),
+            netns: (kind == "endpoint").then(|| "/run/netns/web".into()),
+            hooks: Some("tcx".to_owned()),
+            mtu: Some(mtu),
+            offloads: offloads.into_iter().map(|(name, on)| (name.to_owned(), on)).collect(),
+            needs: BTreeMap::new(),
+            unseen: None,
+        }
+    }
+
+    fn seen(ports: &[PortHealth]) -> Vec<(String, State, String, String)> {
+        let finding = |finding: Finding| {
+            assert_eq!(finding.advice.is_some(), finding.state != State::Ok, "{finding:?}");
+            (finding.check, finding.state, finding.found, finding.advice.unwrap_or_default())
+        };
+        examine(ports).into_iter().map(finding).collect()
+    }
+
+    #[test]
+    fn offloads_are_right_where_nothing_needs_them_otherwise() {
+        let web = port("web", "endpoint", 1500);
+        let found = "gro off, tso on, tx_checksum on";
+        let checks = seen(std::slice::from_ref(&web));
+        assert_eq!(checks[0], ("offloads web/eth0 (lan)".into(), State::Ok, found.into(), String::new()));
+        assert_eq!(checks[1], ("mtu lan".into(), State::Ok, "1500 on all ports".into(), String::new()));
+        let needs = [("gro", true), ("tx_checksum", false)].map(|(name, on)| (name.to_owned(), on));
+        let needy = PortHealth { needs: needs.into_iter().collect(), ..web };
+        let checks = seen(&[needy]);
+        assert_eq!(checks[0].1, State::Limited);
+        assert!(checks[0].3.ends_with("`nsenter --net=/run/netns/web ethtool -K eth0 gro on tx off`"), "{checks:?}");
+    }
+
+    #[test]
+    fn what_cannot_be_seen_is_told() {
+        let gone = PortHealth { mtu: None, offloads: BTreeMap::new(), ..port("web", "endpoint", 1) };
+        assert_eq!(seen(&[gone])[0].2, "no device eth0");
+        let unseen =
+            PortHealth { unseen: Some("no such namespace: /run/netns/web".into()), ..port("web", "endpoint", 1) };
+        assert_eq!(seen(&[unseen])[0].2, "unknown: no such namespace: /run/netns/web");
+    }
+
+    #[test]
+    fn devices_with_different_mtus_are_named() {
+        let checks = seen(&[port("web", "endpoint", 9000), port("db", "endpoint", 9000), port("eth1", "host", 1500)]);
+        let mtu = checks.last().expect("a finding");
+        assert_eq!((mtu.1, mtu.2.as_str()), (State::Limited, "1500 at eth1; 9000 at web, db"));
+        assert!(mtu.3.contains("-o mtu=1500"), "{mtu:?}");
+    }
+
+    #[test]
+    fn an_uplink_says_why_it_has_no_xdp() {
+        for (hooks, state, part) in [
+            ("xdp+tcx", State::Ok, "xdp+tcx"),
+            ("tcx", State::Ok, "as asked for"),
+            ("tcx (no XDP: its frames may have unfinished checksums)", State::Limited, "unfinished"),
+        ] {
+            let checks = seen(&[PortHealth { hooks: Some(hooks.to_owned()), ..port("eth1", "uplink", 1500) }]);
+            assert_eq!((checks[1].0.as_str(), checks[1].1), ("xdp eth1 (lan)", state));
+            assert!(checks[1].2.contains(part), "{checks:?}");
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Multicast datagrams: who sends them, who has joined their group.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    os::fd::AsRawFd as _,
+};
+
+use nix::{net::if_::if_nametoindex, sys::socket::setsockopt, sys::socket::sockopt};
+
+use super::{Frame, Netns, PATIENCE};
+
+/// Where the datagrams go.
+const PORT: u16 = 5007;
+
+/// A socket that has joined a group at an interface. It leaves when it is dropped.
+pub struct Member(UdpSocket);
+
+impl Member {
+    /// Joins.
+    #[track_caller]
+    pub fn join(netns: &Netns, ifname: &str, group: IpAddr) -> Self {
+        let joined = netns.inside(|| {
+            let index = if_nametoindex(ifname)?;
+            let socket = UdpSocket::bind(SocketAddr::from((group, PORT)))?;
+            match group {
+                IpAddr::V4(group) => {
+                    // By the interface, and not by an address of it: it may have several, or none.
+                    let request = libc::ip_mreqn {
+                        imr_multiaddr: libc::in_addr { s_addr: u32::from_ne_bytes(group.octets()) },
+                        imr_address: libc::in_addr { s_addr: 0 },
+                        imr_ifindex: index.cast_signed(),
+                    };
+                    // SAFETY: the value is as long as is said.
+                    let result = unsafe {
+                        libc::setsockopt(
+                            socket.as_raw_fd(),
+                            libc::IPPROTO_IP,
+                            libc::IP_ADD_MEMBERSHIP,
+                            (&raw const request).cast(),
+                            size_of_val(&request) as u32,
+                        )
+                    };
+                    if result < 0 {
+                        return Err(std::io::Error::last_os_error());
+                    }
+                }
+                IpAddr::V6(group) => socket.join_multicast_v6(&group, index)?,
+            }
+            socket.set_read_timeout(Some(PATIENCE))?;
+            Ok(socket)
+        });
+        Self(joined.unwrap_or_else(|error: std::io::Error| panic!("joining {group} in {}: {error}", netns.name())))
+    }
+
+    /// Waits for so many datagrams that say `text`.
+    #[track_caller]
+    pub fn expect(&self, text: &str, count: usize) {
+        let mut buffer = [0; 200];
+        for number in 0..count {
+            let length = self.0.recv(&mut buffer);
+            let length = length.unwrap_or_else(|error| panic!("datagram {number} of {count}, {text}: {error}"));
+            assert_eq!(&buffer[..length], text.as_bytes());
+        }
+    }
+}
+
+/// Sends so many datagrams that say `text` to a group, by an interface.
+#[track_caller]
+pub fn send_to_group(netns: &Netns, ifname: &str, group: IpAddr, text: &str, count: usize) {
+    let sent = netns.inside(|| {
+        let unspecified =
+            if group.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { IpAddr::from(Ipv6Addr::UNSPECIFIED) };
+        let socket = UdpSocket::bind(SocketAddr::from((unspecified, 0)))?;
+        setsockopt(&socket, sockopt::BindToDevice, &ifname.into())?;
+        (0..count).try_for_each(|_| socket.send_to(text.as_bytes(), (group, PORT)).map(drop))
+    });
+    sent.unwrap_or_else(|error: std::io::Error| panic!("sending to {group} in {}: {error}", netns.name()));
+}
+
+/// How many of these frames say `text`.
+pub fn saying(frames: &[Frame], text: &str) -> usize {
+    frames.iter().filter(|Frame(bytes)| bytes.windows(text.len()).any(|window| window == text.as_bytes())).count()
+}
