@@ -23,7 +23,9 @@ fn every_path_of_the_document_is_served() {
     assert_eq!((status.as_str(), document["openapi"].as_str().map(|version| &version[..2])), ("200", Some("3.")));
     let mut asked = 0;
     for (path, operations) in document["paths"].as_object().expect("paths") {
-        if operations.get("get").is_none() {
+        let Some(operation) = operations.get("get") else { continue };
+        // An answer that goes on has no end to wait for.
+        if operation["responses"]["200"]["content"].get("application/x-ndjson").is_some() {
             continue;
         }
         let path = path.replace("{network}", "bridge").replace("{endpoint}", &at_a.name);
