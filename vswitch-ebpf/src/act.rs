@@ -135,7 +135,7 @@ fn deliver(context: &TcContext, decision: &Decision, bytes: u64) -> i32 {
         }
     }
     count_out(to.port, bytes);
-    if watch::is_on() {
+    if watch::is_on_for_leaving() {
         watch::leaving(context.skb.skb, to.port, decision.station.network, decision.ingress);
     }
     if to.kind == PortKind::Container as u8 {
@@ -208,7 +208,7 @@ fn answer(context: &TcContext, decision: &Decision) -> i32 {
         return TC_ACT_SHOT;
     }
     count_out(decision.ingress, u64::from(context.len()));
-    if watch::is_on() {
+    if watch::is_on_for_leaving() {
         watch::leaving(context.skb.skb, decision.ingress, decision.station.network, decision.to.port);
     }
     match port.kind() {

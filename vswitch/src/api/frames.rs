@@ -5,9 +5,11 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use utoipa::{IntoParams, ToSchema};
 
 /// Which frames are to be streamed. All of them, if nothing is said.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(default)]
 pub struct FramesFilter {
     /// Of this endpoint, this device, or this network.
@@ -27,7 +29,7 @@ pub struct FramesFilter {
 }
 
 /// A line of the stream.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum FrameMessage {
     /// A frame.
@@ -41,10 +43,11 @@ pub enum FrameMessage {
 }
 
 /// A frame at a port.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FrameView {
     /// When it was seen.
     #[serde(with = "time::serde::rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
     pub time: OffsetDateTime,
     /// Before or after the verdict.
     pub direction: Direction,
@@ -64,11 +67,12 @@ pub struct FrameView {
     pub segment: Option<u32>,
     /// The first of its bytes, with all tags; base64.
     #[serde(with = "base64_bytes")]
+    #[schema(value_type = String, format = Byte)]
     pub bytes: Vec<u8>,
 }
 
 /// Which way a frame goes, as the switch sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
     /// It came in by the port.
@@ -78,7 +82,7 @@ pub enum Direction {
 }
 
 /// What becomes of a frame.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "action", rename_all = "snake_case")]
 pub enum VerdictView {
     /// To one port.

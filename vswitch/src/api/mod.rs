@@ -3,6 +3,7 @@
 mod client;
 mod frames;
 mod messages;
+mod metrics;
 mod server;
 
 pub use client::{Client, ClientError, Stream, path, query};
@@ -11,8 +12,10 @@ pub use messages::{
     AllVlans, AttachRequest, ConnectRequest, Counters, DetachRequest, Detached, DisconnectRequest, DownRequest,
     EndpointDetails, EndpointView, ErrorBody, ErrorDocument, FdbChange, FdbChangeKind, FdbFilter, FdbFlush, FdbFlushed,
     FdbKeyRequest, FdbStatic, HooksView, MdbFilter, MulticastGroupView, NetworkDetails, NetworkRequest, NetworkView,
-    PortHealth, PortView, Pruned, StationKind, StationView, StatsFilter, Status, SubnetView, TrunkVlan, UplinkView,
+    PortHealth, PortView, Pruned, StationKind, StationView, StatsFilter, Status, SubnetView, TraceFrame, TraceProgram,
+    TraceProtocol, TraceRequest, TraceStep, TraceVerdict, TraceView, TrunkVlan, UplinkView,
 };
+pub use metrics::{Measured, Stations};
 pub use server::{DownCall, router};
 
 /// The version of the API, the beginning of every path.

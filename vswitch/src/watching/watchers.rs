@@ -46,6 +46,7 @@ impl Filter {
             // They look for one port alone; of several, those that are not meant are taken out here.
             port: if self.ports.len() == 1 { self.ports.first().map_or(0, |port| port.0) } else { 0 },
             drops: self.drops.into(),
+            leaving: self.leaving.into(),
             // A tick is a little longer than a second, which nobody notices.
             limit: self.rate,
         }
@@ -122,6 +123,7 @@ impl Watchers {
             network: both(one.network, other.network),
             port: both(one.port, other.port),
             drops: both(one.drops, other.drops),
+            leaving: one.leaving.max(other.leaving),
             limit: one.limit.max(other.limit),
         });
         union.unwrap_or_default()
@@ -195,7 +197,10 @@ mod tests {
         let mut watchers = Watchers::default();
         assert_eq!(watchers.union(), Watch::default());
         let (number, _frames) = watchers.add(of_ports(&[3])).expect("open");
-        assert_eq!(watchers.union(), Watch { mode: Watch::HEADERS, network: 0, port: 3, drops: 0, limit: 10 });
+        assert_eq!(
+            watchers.union(),
+            Watch { mode: Watch::HEADERS, network: 0, port: 3, drops: 0, leaving: 0, limit: 10 }
+        );
         watchers.remove(number);
         assert_eq!(watchers.union(), Watch::default());
         watchers.close();
@@ -211,9 +216,15 @@ mod tests {
         ];
         let mut watchers = Watchers::default();
         let _kept: Vec<_> = all.into_iter().map(|filter| watchers.add(filter)).collect();
-        assert_eq!(watchers.union(), Watch { mode: Watch::FRAMES, network: 1, port: 0, drops: 0, limit: 9 });
+        assert_eq!(
+            watchers.union(),
+            Watch { mode: Watch::FRAMES, network: 1, port: 0, drops: 0, leaving: 0, limit: 9 }
+        );
         let _kept = watchers.add(Filter { rate: 1, ..of_ports(&[3, 4]) });
-        assert_eq!(watchers.union(), Watch { mode: Watch::FRAMES, network: 0, port: 0, drops: 0, limit: 9 });
+        assert_eq!(
+            watchers.union(),
+            Watch { mode: Watch::FRAMES, network: 0, port: 0, drops: 0, leaving: 0, limit: 9 }
+        );
     }
 
     #[test]
