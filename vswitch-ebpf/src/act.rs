@@ -4,6 +4,7 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action};
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_peer, bpf_skb_change_type};
 use aya_ebpf::programs::{TcContext, XdpContext};
+use vswitch_common::carrier::Carrier;
 use vswitch_common::tables::{DROP_REASONS, NetworkNumber, PortCounters, PortKind, PortNumber, StormWindow, VlanKey};
 use vswitch_common::verdict::{Decision, action, tag};
 
@@ -167,10 +168,16 @@ fn hand_over(context: &TcContext, decision: &Decision) -> i32 {
     cb[1] = decision.ingress.0;
     cb[2] = decision.station.network.0;
     cb[3] = decision.to.port.0;
-    // SAFETY: the map has programs of this type alone; it comes back only if there is none.
-    unsafe { CARRIERS.tail_call(context, 0) };
+    leave_to(context, Carrier::Carry);
     counted(decision.ingress, |counters| counters.tx_failed += 1);
     TC_ACT_SHOT
+}
+
+/// Leaves a packet to another program. It comes back only if there is none.
+#[inline(always)]
+pub fn leave_to(context: &TcContext, carrier: Carrier) {
+    // SAFETY: the map has programs of this type alone.
+    unsafe { CARRIERS.tail_call(context, carrier as u32) };
 }
 
 /// What [`hand_over`] handed over.

@@ -4,20 +4,22 @@
 use std::fmt;
 use std::io::ErrorKind;
 
-use aya::maps::{Array, MapData};
+use aya::maps::{Array, MapData, ProgramArray};
 use aya::programs::{ProgramError, TestRun as _, TestRunOptions};
 use vswitch_common::tables::PortKind;
 use vswitch_common::trace::{RECORDED, Trace};
 
 use super::hooks::Hook;
 use super::live::Stage;
-use super::load::{Pins, classifier, load, xdp};
+use super::load::{Pins, classifier, load, set_carriers, xdp};
 use super::{Datapath, DatapathError};
 
 /// The recording copy of the programs.
 pub struct Tracer {
     ebpf: aya::Ebpf,
     record: Array<MapData, Trace>,
+    /// What the programs call by their tails; emptied by the kernel when nobody holds it any more.
+    _carriers: ProgramArray<MapData>,
 }
 
 /// The shortest frame that the kernel takes in a test run: an Ethernet header.
@@ -33,7 +35,9 @@ impl Datapath {
         let failed = |cause| DatapathError::Table { table: "TRACE", cause };
         let record = ebpf.take_map("TRACE").ok_or(aya::maps::MapError::InvalidName { name: "TRACE".to_owned() });
         let record = record.and_then(Array::try_from).map_err(failed)?;
-        Ok(Tracer { ebpf, record })
+        let mut carriers = super::tables::take(&mut ebpf, "CARRIERS")?;
+        set_carriers(&ebpf, &mut carriers)?;
+        Ok(Tracer { ebpf, record, _carriers: carriers })
     }
 }
 
