@@ -6,17 +6,25 @@
 pub enum Carrier {
     /// Carries out floods and answers.
     Carry = 0,
-    /// Broadcast and multicast of containers.
+    /// Broadcast and multicast of containers, behind the guards.
     GroupFromContainer = 1,
     /// Broadcast and multicast of the host.
     GroupFromHost = 2,
     /// Broadcast and multicast from the wire.
     GroupFromUplink = 3,
+    /// The guards of broadcast and multicast of containers.
+    GuardedGroupFromContainer = 4,
 }
 
 impl Carrier {
     /// All, in the order of the table.
-    pub const ALL: [Self; 4] = [Self::Carry, Self::GroupFromContainer, Self::GroupFromHost, Self::GroupFromUplink];
+    pub const ALL: [Self; 5] = [
+        Self::Carry,
+        Self::GroupFromContainer,
+        Self::GroupFromHost,
+        Self::GroupFromUplink,
+        Self::GuardedGroupFromContainer,
+    ];
 
     /// Its name in the object.
     pub const fn program(self) -> &'static str {
@@ -25,6 +33,7 @@ impl Carrier {
             Self::GroupFromContainer => "group_from_container",
             Self::GroupFromHost => "group_from_host",
             Self::GroupFromUplink => "group_from_uplink",
+            Self::GuardedGroupFromContainer => "guarded_group_from_container",
         }
     }
 }

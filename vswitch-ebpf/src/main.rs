@@ -26,13 +26,13 @@ use vswitch_common::packet::Packet as _;
 use vswitch_common::tables::{PortKind, tick};
 use vswitch_common::verdict::{Decision, action};
 
-use crate::frame::Frame;
+use crate::frame::{TcFrame, XdpFrame};
 use crate::tables::KernelTables;
 
 /// What a container sends, at the host side of its veth.
 #[classifier]
 pub fn from_container(context: TcContext) -> i32 {
-    switch(&context, TC_ACT_SHOT, Carrier::GroupFromContainer, half::unicast_from_container)
+    switch(&context, TC_ACT_SHOT, Carrier::GuardedGroupFromContainer, half::unicast_from_container)
 }
 
 /// What the host sends into a network, at the switch's side of the veth whose other side is `vsw-NETWORK`.
@@ -47,7 +47,14 @@ pub fn from_uplink(context: TcContext) -> i32 {
     switch(&context, TC_ACT_UNSPEC, Carrier::GroupFromUplink, half::unicast_from_uplink)
 }
 
-/// The other half of `from_container`: broadcast and multicast. These are called by the programs' tails.
+/// The other half of `from_container`: broadcast and multicast. These are called by the programs' tails. Here are the
+/// guards alone.
+#[classifier]
+pub fn guarded_group_from_container(context: TcContext) -> i32 {
+    carry_out(&context, TC_ACT_SHOT, half::guarded_group_from_container)
+}
+
+/// What comes behind the guards.
 #[classifier]
 pub fn group_from_container(context: TcContext) -> i32 {
     carry_out(&context, TC_ACT_SHOT, half::group_from_container)
@@ -98,9 +105,9 @@ fn switch(
     context: &TcContext,
     unknown: i32,
     group: Carrier,
-    forward: impl Fn(u32, &Frame, &KernelTables, u32) -> Decision,
+    forward: impl Fn(u32, &TcFrame, &KernelTables, u32) -> Decision,
 ) -> i32 {
-    if Frame::of_tc(context).read(0).is_some_and(|[first, _]| first & 1 != 0) {
+    if TcFrame::of_tc(context).read(0).is_some_and(|[first, _]| first & 1 != 0) {
         act::leave_to(context, group);
         return unknown;
     }
@@ -108,12 +115,20 @@ fn switch(
 }
 
 #[inline(always)]
-fn carry_out(context: &TcContext, unknown: i32, forward: impl Fn(u32, &Frame, &KernelTables, u32) -> Decision) -> i32 {
+fn carry_out(
+    context: &TcContext,
+    unknown: i32,
+    forward: impl Fn(u32, &TcFrame, &KernelTables, u32) -> Decision,
+) -> i32 {
     let now = now();
     // SAFETY: the context's skb pointer is valid as long as the program runs.
     let ifindex = unsafe { (*context.skb.skb).ifindex };
-    let frame = Frame::of_tc(context);
+    let frame = TcFrame::of_tc(context);
     let decision = forward(ifindex, &frame, &KernelTables, now);
+    if decision.action == action::LEAVE {
+        act::leave_to(context, Carrier::GroupFromContainer);
+        return unknown;
+    }
     if trace::requested() {
         return trace::record(decision, now) as i32;
     }
@@ -127,7 +142,7 @@ fn carry_out(context: &TcContext, unknown: i32, forward: impl Fn(u32, &Frame, &K
 fn switch_early(context: &XdpContext, kind: PortKind) -> u32 {
     let now = now();
     let ifindex = context.ingress_ifindex() as u32;
-    let decision = forward_early(ifindex, kind, &Frame::of_xdp(context), &KernelTables, now);
+    let decision = forward_early(ifindex, kind, &XdpFrame::of_xdp(context), &KernelTables, now);
     if trace::requested() {
         return trace::record(decision, now);
     }

@@ -29,7 +29,12 @@ mod side {
     pub const UNICAST: u8 = 16;
     /// Broadcast and multicast.
     pub const GROUP: u8 = 32;
-    pub const ANY: u8 = HOST | CONTAINER | UPLINK | UNICAST | GROUP;
+    /// The guards of containers are looked at.
+    pub const GUARDS: u8 = 64;
+    /// So is all that comes behind them; without it, what passes them is left to who looks at that.
+    pub const REST: u8 = 128;
+    pub const WHOLE: u8 = GUARDS | REST;
+    pub const ANY: u8 = HOST | CONTAINER | UPLINK | UNICAST | GROUP | WHOLE;
     /// In XDP, which hands frames from device to device: never over the border to the host's stack.
     pub const EARLY: u8 = 8;
 
@@ -55,7 +60,8 @@ pub fn forward<P: Packet + ?Sized, T: Tables>(ifindex: u32, frame: &P, tables: &
 }
 
 /// The halves of the decision that one program has: for a device that is one kind of port, about frames to one station or
-/// about broadcast and multicast. A frame of the other half, or a port of another kind, is dropped.
+/// about broadcast and multicast. A frame of the other half, or a port of another kind, is dropped. What containers send to
+/// groups is decided about in two steps, `guarded_group_from_container` first: it leaves what passes the guards to the other.
 pub mod half {
     use super::{Decision, Packet, Tables, decide, side};
 
@@ -72,12 +78,13 @@ pub mod half {
     }
 
     halves! {
-        unicast_from_host: side::HOST | side::UNICAST;
-        unicast_from_container: side::CONTAINER | side::UNICAST;
-        unicast_from_uplink: side::UPLINK | side::UNICAST;
-        group_from_host: side::HOST | side::GROUP;
-        group_from_container: side::CONTAINER | side::GROUP;
-        group_from_uplink: side::UPLINK | side::GROUP;
+        unicast_from_host: side::HOST | side::UNICAST | side::WHOLE;
+        unicast_from_container: side::CONTAINER | side::UNICAST | side::WHOLE;
+        unicast_from_uplink: side::UPLINK | side::UNICAST | side::WHOLE;
+        group_from_host: side::HOST | side::GROUP | side::WHOLE;
+        group_from_uplink: side::UPLINK | side::GROUP | side::WHOLE;
+        guarded_group_from_container: side::CONTAINER | side::GROUP | side::GUARDS;
+        group_from_container: side::CONTAINER | side::GROUP | side::REST;
     }
 }
 
@@ -110,18 +117,26 @@ fn decide<P: Packet + ?Sized, T: Tables, const SIDE: u8>(ifindex: u32, frame: &P
     };
     let station = FdbKey { mac: ethernet.source, vlan, ..nobody };
     let dropped = |reason| Decision { station, ..Decision::drop(reason, number) };
+    let own = station.mac == port.mac;
+    if !own && port.flags & (Port::SPOOF_GUARD | Port::LEARN) == Port::SPOOF_GUARD {
+        return dropped(DropReason::SourceSpoofed);
+    }
+    if SIDE & side::GUARDS != 0
+        && SIDE & side::CONTAINER != 0
+        && matches!(port.kind(), Some(PortKind::Container))
+        && let Some(reason) = guard::check(frame, &ethernet, port, number, &station, tables)
+    {
+        return dropped(reason);
+    }
+    if SIDE & side::REST == 0 {
+        return Decision::new(action::LEAVE, number);
+    }
     let learns = match source(&station, number, port, tables, now) {
         Source::Known => 0,
         Source::Learn => 1,
         Source::Spoofed => return dropped(DropReason::SourceSpoofed),
         Source::Held => return dropped(DropReason::StationHeld),
     };
-    if SIDE & side::CONTAINER != 0
-        && matches!(port.kind(), Some(PortKind::Container))
-        && let Some(reason) = guard::check(frame, &ethernet, port, number, &station, tables)
-    {
-        return dropped(reason);
-    }
     let decision = if is_group {
         group::decide(frame, &ethernet, &station, number, port, tables)
     } else {
@@ -170,7 +185,7 @@ enum Source {
     Known,
     /// New, moved, or not refreshed in this tick.
     Learn,
-    /// The address is somebody's behind another port, or not this endpoint's.
+    /// The address is somebody's behind another port.
     Spoofed,
     /// It moved too often: it is held at another port.
     Held,
@@ -182,9 +197,6 @@ fn source<T: Tables>(station: &FdbKey, number: PortNumber, port: &Port, tables: 
     // The usual case, and no lookup: the endpoint itself speaks.
     if own && station.vlan == port.vlan {
         return Source::Known;
-    }
-    if !own && port.flags & (Port::SPOOF_GUARD | Port::LEARN) == Port::SPOOF_GUARD {
-        return Source::Spoofed;
     }
     match tables.fdb(station) {
         Some(entry) if entry.port == number && (entry.is_static() || entry.seen == now) => Source::Known,
