@@ -37,6 +37,8 @@ pub trait Context {
     fn segment(&self) -> u32;
     /// The mark.
     fn mark(&self) -> u32;
+    /// A number, by way of a place that anybody may have written to.
+    fn forget(context: *const Self, number: u32) -> u32;
 }
 
 impl Context for __sk_buff {
@@ -63,6 +65,16 @@ impl Context for __sk_buff {
     fn mark(&self) -> u32 {
         self.mark
     }
+
+    #[inline(always)]
+    fn forget(context: *const Self, number: u32) -> u32 {
+        // SAFETY: the last word of the control block, which is the program's own as long as it runs.
+        unsafe {
+            let place = (&raw const (*context).cb[4]).cast_mut();
+            place.write_volatile(number);
+            place.read_volatile()
+        }
+    }
 }
 
 impl Context for xdp_md {
@@ -87,6 +99,11 @@ impl Context for xdp_md {
     #[inline(always)]
     fn mark(&self) -> u32 {
         0
+    }
+
+    #[inline(always)]
+    fn forget(_context: *const Self, number: u32) -> u32 {
+        number
     }
 }
 
@@ -167,6 +184,11 @@ impl<C: Context> Packet for Frame<C> {
         }
         // SAFETY: as above; bytes need no alignment.
         Some(unsafe { *(start as *const [u8; N]) })
+    }
+
+    #[inline(always)]
+    fn forget(&self, number: u32) -> u32 {
+        C::forget(self.0, number)
     }
 
     #[inline(always)]

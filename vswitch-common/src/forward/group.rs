@@ -40,7 +40,7 @@ pub(super) fn decide<P: Packet + ?Sized, T: Tables>(
         ethertype::IPV6 => of_ipv6(frame, ethernet.payload),
         _ => (action::FLOOD_GROUP, 0),
     };
-    Decision { snoops, ..Decision::new(action, number) }
+    Decision { snoops: frame.forget(snoops) as u8, ..Decision::new(frame.forget(action), number) }
 }
 
 /// Drops a flood that is more than the port's allowance, and says what the others are to be counted as.
@@ -108,7 +108,7 @@ fn answer<P: Packet + ?Sized, T: Tables>(
 
 /// What becomes of an IPv4 packet to a group, and whether the daemon is to see it.
 #[inline(always)]
-fn of_ipv4<P: Packet + ?Sized>(frame: &P, at: usize) -> (u32, u8) {
+fn of_ipv4<P: Packet + ?Sized>(frame: &P, at: usize) -> (u32, u32) {
     let everybody = (action::FLOOD_GROUP, 0);
     let Some([version]) = frame.read(at) else { return everybody };
     let Some([carries]) = frame.read(at + 9) else { return everybody };
@@ -131,7 +131,7 @@ fn read2<P: Packet + ?Sized>(frame: &P, offset: usize) -> [u8; 2] {
 }
 
 #[inline(always)]
-fn of_ipv6<P: Packet + ?Sized>(frame: &P, at: usize) -> (u32, u8) {
+fn of_ipv6<P: Packet + ?Sized>(frame: &P, at: usize) -> (u32, u32) {
     let everybody = (action::FLOOD_GROUP, 0);
     let Some([next]) = frame.read(at + 6) else { return everybody };
     if next == protocol::HOP_BY_HOP && read2(frame, at + ipv6::HEADER) == [protocol::ICMPV6, 0] {

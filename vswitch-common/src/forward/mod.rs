@@ -100,9 +100,10 @@ fn decide<P: Packet + ?Sized, T: Tables, const SIDE: u8>(ifindex: u32, frame: &P
         return Decision::drop(DropReason::UnknownPort, PortNumber::NONE);
     }
     let nobody = FdbKey { network: port.network, ..Decision::new(action::DROP, number).station };
-    let Ok(ethernet) = Ethernet::parse(frame) else {
+    let Ok(mut ethernet) = Ethernet::parse(frame) else {
         return Decision { station: nobody, ..Decision::drop(DropReason::Truncated, number) };
     };
+    ethernet.payload = frame.forget(ethernet.payload as u32) as usize & MAX_PAYLOAD;
     let is_group = ethernet.destination.is_multicast();
     if SIDE & (if is_group { side::GROUP } else { side::UNICAST }) == 0 {
         // In XDP that is no drop: groups are left to tcx.
@@ -146,6 +147,9 @@ fn decide<P: Packet + ?Sized, T: Tables, const SIDE: u8>(ifindex: u32, frame: &P
     let decision = group::allowance(decision, &ethernet, port, tables, now);
     Decision { learns, station, ..decision }
 }
+
+/// No less than where a payload begins, behind two tags, and all ones: so that it is a bound and no more.
+const MAX_PAYLOAD: usize = 31;
 
 /// Addresses that no switch forwards.
 #[inline(always)]

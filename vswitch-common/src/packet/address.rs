@@ -144,12 +144,14 @@ impl Addresses {
                 },
                 None => unreadable,
             },
-            ethertype::IPV6 => match (frame.read(ethernet.payload + 8), frame.read(ethernet.payload + 24)) {
-                (Some(source), Some(destination)) => {
-                    Self { kind: Self::IP, source: Address::new(source), destination: Address::new(destination) }
-                }
-                _ => unreadable,
-            },
+            ethertype::IPV6 => {
+                // One look at both: of two, the verifier finds one unset where the other fails.
+                let Some(addresses) = frame.read::<32>(ethernet.payload + 8) else { return unreadable };
+                let (mut source, mut destination) = ([0; 16], [0; 16]);
+                source.copy_from_slice(&addresses[..16]);
+                destination.copy_from_slice(&addresses[16..]);
+                Self { kind: Self::IP, source: Address::new(source), destination: Address::new(destination) }
+            }
             tag if is_tag(tag) => unreadable,
             _ => none,
         }

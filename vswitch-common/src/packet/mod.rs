@@ -25,6 +25,13 @@ pub trait Packet {
     /// The VLAN tag that the device or the kernel has taken out of the frame and keeps beside it.
     fn offloaded_tag(&self) -> Option<Tag>;
 
+    /// The same number, of which a verifier does not know any more on which path it came to be: it walks on once, not once
+    /// for each number that it may be.
+    #[inline(always)]
+    fn forget(&self, number: u32) -> u32 {
+        number
+    }
+
     /// Bytes of the frame, a tag kept beside it not counted.
     fn length(&self) -> usize;
 
