@@ -16,6 +16,7 @@ mod mounts;
 mod multicast;
 mod netlink;
 mod netns;
+pub mod packets;
 mod stream;
 mod tcp;
 mod udp;
