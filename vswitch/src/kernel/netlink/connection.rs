@@ -1,6 +1,7 @@
 //! Requests and their answers over one socket; requests that belong together travel in one datagram.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -13,6 +14,7 @@ use netlink_sys::{AsyncSocket as _, SocketAddr, TokioSocket};
 use nix::errno::Errno;
 use rtnetlink::proto::{ConnectionHandle, NetlinkCodec, from_socket_with_codec};
 use tokio::runtime::Handle;
+use tokio::sync::Mutex;
 
 use super::NetlinkError;
 use super::error::{Hint, Refusal};
@@ -37,7 +39,11 @@ const HEADER: usize = 16;
 
 /// An open connection, driven by a task that ends with the last clone.
 #[derive(Clone, Debug)]
-pub(super) struct Connection(ConnectionHandle<RouteNetlinkMessage>);
+pub(super) struct Connection {
+    handle: ConnectionHandle<RouteNetlinkMessage>,
+    /// The kernel reads out one list of a socket at a time, and refuses a second with EBUSY (`__netlink_dump_start`).
+    reading: Arc<Mutex<()>>,
+}
 
 /// One request.
 #[derive(Clone, Debug)]
@@ -83,7 +89,7 @@ impl Connection {
         connection.set_forward_ack(true);
         connection.set_forward_done(true);
         tokio::spawn(connection);
-        Ok(Self(handle))
+        Ok(Self { handle, reading: Arc::default() })
     }
 
     /// Sends requests in one system call; the kernel carries them out in order, whether or not one fails. Returns an
@@ -121,9 +127,11 @@ impl Connection {
         operation: &'static str,
         request: Request,
     ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+        let _turn = self.reading.lock().await;
         for _ in 0..ATTEMPTS {
             match self.transact(operation, [request.clone()]).await? {
-                [Err(refusal)] if refusal.errno == INTERRUPTED => {}
+                // Busy: with the rest of a list that somebody asked for and has given up.
+                [Err(refusal)] if matches!(refusal.errno, INTERRUPTED | Errno::EBUSY) => {}
                 [answer] => return answer.map_err(|refusal| NetlinkError::refused(operation, "", refusal)),
             }
         }
@@ -133,7 +141,7 @@ impl Connection {
     async fn exchange(&self, requests: Vec<Request>) -> Option<Vec<Answer>> {
         let count = requests.len();
         let messages: Vec<_> = requests.into_iter().map(message).collect();
-        let stream = self.0.request_batch(messages, SocketAddr::new(0, 0)).ok()?;
+        let stream = self.handle.request_batch(messages, SocketAddr::new(0, 0)).ok()?;
         tokio::time::timeout(PATIENCE, collect(stream, count)).await.ok()?
     }
 }
@@ -273,5 +281,13 @@ mod tests {
         let replies = [reply(NLM_F_DUMP_INTR, link), reply(0, NetlinkPayload::Done(Default::default()))];
         let answers = collect(futures::stream::iter(replies), 1).await.unwrap();
         assert_eq!(answers[0].as_ref().unwrap_err().errno, INTERRUPTED);
+    }
+
+    #[tokio::test]
+    async fn lists_that_are_asked_for_at_the_same_time_are_all_read() {
+        let connection = Connection::open(None).expect("a socket");
+        let lists = (0..50).map(|_| connection.dump("list the routes", super::super::route::query_routes()));
+        let lists = futures::future::join_all(lists).await;
+        assert!(lists.iter().all(Result::is_ok), "{lists:?}");
     }
 }
