@@ -37,7 +37,7 @@ mod run;
 mod run_terminal;
 mod state;
 mod storm;
-//mod suppress;
+mod suppress;
 mod takeover;
 mod traffic;
 mod uplink;

@@ -110,7 +110,10 @@ fn one_that_moves_too_often_is_held_and_reported_and_may_move_again_later() {
         if heard.contains(&frame) { Ok(()) } else { Err(number) }
     });
     let station = places.station();
-    assert_eq!((station.port.as_str(), station.moves, station.held), (at[elsewhere].name.as_str(), moves as u64, false));
+    assert_eq!(
+        (station.port.as_str(), station.moves, station.held),
+        (at[elsewhere].name.as_str(), moves as u64, false)
+    );
     assert_eq!(places.held_stations(), 0);
     places.is_reached_at(elsewhere, "after all");
 }

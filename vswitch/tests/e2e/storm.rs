@@ -104,8 +104,7 @@ fn after_a_storm_a_port_may_flood_again() {
 
 #[test]
 fn zero_is_no_limit() {
-    for (network, speaker) in
-        [(&["-o", "storm_pps=0"][..], &[][..]), (&["-o", "storm_pps=5"], &["-o", "storm_pps=0"])]
+    for (network, speaker) in [(&["-o", "storm_pps=0"][..], &[][..]), (&["-o", "storm_pps=5"], &["-o", "storm_pps=0"])]
     {
         let (arrived, dropped, _) = storm(&pair(network, speaker));
         assert_eq!((arrived, dropped), ([FRAMES as u64; 4], 0));
