@@ -22,10 +22,10 @@ pub const ADVERTISEMENT: u8 = 136;
 /// What a frame carries, its EtherType first.
 pub type Payload = Vec<u8>;
 
-/// An IPv4 packet with a good checksum.
+/// An IPv4 packet with a good checksum, not to be cut into fragments.
 pub fn ipv4(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, payload: &[u8]) -> Payload {
     let [l0, l1] = (20 + payload.len() as u16).to_be_bytes();
-    let mut header = vec![0x45, 0, l0, l1, 0, 1, 0, 0, 64, protocol, 0, 0];
+    let mut header = vec![0x45, 0, l0, l1, 0, 1, 0x40, 0, 64, protocol, 0, 0];
     header.extend(source.octets());
     header.extend(destination.octets());
     let sum = checksum(&[&header]);
