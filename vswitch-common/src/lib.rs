@@ -5,6 +5,7 @@
 //! unsafe code and gets the time as a value, so the same code decides in the kernel, in unit tests and in `vswitch trace`.
 #![cfg_attr(not(feature = "std"), no_std)]
 
+pub mod carrier;
 pub mod forward;
 pub mod mac;
 pub mod packet;

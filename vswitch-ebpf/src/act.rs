@@ -4,13 +4,15 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action};
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_peer, bpf_skb_change_type};
 use aya_ebpf::programs::{TcContext, XdpContext};
+use aya_log_ebpf::debug;
+use vswitch_common::carrier::Carrier;
 use vswitch_common::tables::{DROP_REASONS, NetworkNumber, PortCounters, PortKind, PortNumber, StormWindow, VlanKey};
-use vswitch_common::verdict::{Decision, action, tag};
+use vswitch_common::verdict::{Decision, Delivery, action, tag};
 
 use crate::answer::reply;
 use crate::flood::flood;
-use crate::frame::Frame;
-use crate::learn::learn;
+use crate::frame::TcFrame;
+use crate::learn::{Heard, learn, learned};
 use crate::maps::{CARRIERS, COUNTERS, PORTS, STORMS};
 use crate::{tags, watch};
 
@@ -63,9 +65,24 @@ fn count_in(decision: &Decision, bytes: u64) {
 /// Learns the sender, if it is to be learned, and reports one that is held from now on.
 #[inline(always)]
 fn learn_sender<C: EbpfContext>(context: &C, decision: &Decision, now: u32) {
-    if decision.learns != 0 && learn(context, decision.station, decision.ingress, now) {
-        watch::held(&Decision { ..*decision });
+    if decision.learns == 0 {
+        return;
     }
+    let heard = Heard { station: decision.station, port: decision.ingress, now };
+    match learn(&heard) {
+        learned::NEW => tell(context, &heard),
+        learned::HELD => watch::held(&Decision { ..*decision }),
+        _ => {}
+    }
+}
+
+/// Writes a station that was learned into the log, if somebody reads it.
+#[inline(never)]
+fn tell<C: EbpfContext>(context: &C, heard: &Heard) {
+    debug!(
+        context,
+        "learned {:mac} in network {} on port {}", heard.station.mac.0, heard.station.network.0, heard.port.0
+    );
 }
 
 /// Carries out in XDP what XDP takes: a redirect or a drop.
@@ -91,6 +108,8 @@ pub fn tc(context: &TcContext, decision: &Decision, now: u32) -> i32 {
     count_in(decision, bytes);
     watch::entering(context, decision);
     match decision.action {
+        // A tag that changes is rare, and changed in the program that has the time.
+        action::REDIRECT if decision.to.tag != tag::KEEP => hand_over(context, decision),
         action::REDIRECT => deliver(context, decision, bytes),
         action::FLOOD_GROUP
         | action::FLOOD_UNKNOWN
@@ -127,15 +146,8 @@ fn use_allowance(decision: &Decision, now: u32) {
 #[inline(always)]
 fn deliver(context: &TcContext, decision: &Decision, bytes: u64) -> i32 {
     let to = &decision.to;
-    if to.tag != tag::KEEP {
-        let came_with = Frame::of_tc(context).tag_word();
-        if !tags::set(context, came_with, tags::changed(came_with, to.tag.into(), decision.station.vlan)) {
-            counted(to.port, |counters| counters.tx_failed += 1);
-            return TC_ACT_SHOT;
-        }
-    }
     count_out(to.port, bytes);
-    if watch::is_on() {
+    if watch::is_on_for_leaving() {
         watch::leaving(context.skb.skb, to.port, decision.station.network, decision.ingress);
     }
     if to.kind == PortKind::Container as u8 {
@@ -157,20 +169,27 @@ fn into_container(context: &TcContext, ifindex: u32) -> i32 {
     }
 }
 
-/// Hands a packet to the program that floods and answers, with what it needs of the decision in the packet's control
+/// Hands a packet to the program that does what is rare, with what it needs of the decision in the packet's control
 /// block. Where a device has many ports to send it to, a tail call does not count.
 #[inline(always)]
 fn hand_over(context: &TcContext, decision: &Decision) -> i32 {
     // SAFETY: the context's skb pointer is valid as long as the program runs.
     let cb = unsafe { &mut (*context.skb.skb).cb };
-    cb[0] = decision.action | u32::from(decision.snoops) << 8 | u32::from(decision.station.vlan.0) << 16;
+    let change = u32::from(decision.to.tag) << 12 | u32::from(decision.to.local) << 9;
+    cb[0] = decision.action | u32::from(decision.snoops) << 8 | change | u32::from(decision.station.vlan.0) << 16;
     cb[1] = decision.ingress.0;
     cb[2] = decision.station.network.0;
     cb[3] = decision.to.port.0;
-    // SAFETY: the map has programs of this type alone; it comes back only if there is none.
-    let _ = unsafe { CARRIERS.tail_call(context, 0) };
+    leave_to(context, Carrier::Carry);
     counted(decision.ingress, |counters| counters.tx_failed += 1);
     TC_ACT_SHOT
+}
+
+/// Leaves a packet to another program. It comes back only if there is none.
+#[inline(always)]
+pub fn leave_to(context: &TcContext, carrier: Carrier) {
+    // SAFETY: the map has programs of this type alone.
+    unsafe { CARRIERS.tail_call(context, carrier as u32) };
 }
 
 /// What [`hand_over`] handed over.
@@ -179,14 +198,16 @@ pub fn taken_over(context: &TcContext) -> Decision {
     // SAFETY: the context's skb pointer is valid as long as the program runs.
     let [what, ingress, network, to, _] = unsafe { (*context.skb.skb).cb };
     let mut decision = Decision::new(what & 0xff, PortNumber(ingress));
-    decision.snoops = (what >> 8) as u8;
+    decision.snoops = (what >> 8) as u8 & 1;
+    decision.to.local = (what >> 9) as u8 & 1;
+    decision.to.tag = (what >> 12) as u8 & 3;
     decision.station.vlan = VlanKey((what >> 16) as u16);
     decision.station.network = NetworkNumber(network);
     decision.to.port = PortNumber(to);
     decision
 }
 
-/// Carries out what was handed over: a flood or an answer.
+/// Carries out what was handed over: a flood, an answer, or a change of tag.
 #[inline(always)]
 pub fn carry(context: &TcContext) -> i32 {
     let decision = taken_over(context);
@@ -195,8 +216,22 @@ pub fn carry(context: &TcContext) -> i32 {
     }
     match decision.action {
         action::ANSWER_ARP | action::ANSWER_NEIGHBOR => answer(context, &decision),
+        action::REDIRECT => retag(context, &decision),
         _ => flood(context, &decision, u64::from(context.len())),
     }
+}
+
+/// Hands a packet to one port with its tag changed.
+#[inline(always)]
+fn retag(context: &TcContext, decision: &Decision) -> i32 {
+    let Some(port) = PORTS.get(decision.to.port.0) else { return TC_ACT_SHOT };
+    let came_with = TcFrame::of_tc(context).tag_word();
+    if !tags::set(context, came_with, tags::changed(came_with, decision.to.tag.into(), decision.station.vlan)) {
+        counted(decision.to.port, |counters| counters.tx_failed += 1);
+        return TC_ACT_SHOT;
+    }
+    let to = Delivery { ifindex: port.egress_ifindex, kind: port.kind, ..decision.to };
+    deliver(context, &Decision { to, ..*decision }, u64::from(context.len()))
 }
 
 /// Sends a request back as its reply.
@@ -208,7 +243,7 @@ fn answer(context: &TcContext, decision: &Decision) -> i32 {
         return TC_ACT_SHOT;
     }
     count_out(decision.ingress, u64::from(context.len()));
-    if watch::is_on() {
+    if watch::is_on_for_leaving() {
         watch::leaving(context.skb.skb, decision.ingress, decision.station.network, decision.to.port);
     }
     match port.kind() {

@@ -10,18 +10,18 @@ use vswitch_common::packet::{Ethernet, Packet as _};
 use vswitch_common::tables::PortKind;
 use vswitch_common::verdict::{Decision, action};
 
-use crate::frame::Frame;
+use crate::frame::TcFrame;
 use crate::maps::PORTS;
 
 /// Makes a request into the reply that was decided. False if it is not what the decision took it for, or the kernel
 /// has no memory. A function of its own, with a stack of its own.
 #[inline(never)]
 pub fn reply(context: &TcContext, decision: &Decision) -> bool {
-    make(context, &Frame::of_tc(context), decision).is_some()
+    make(context, &TcFrame::of_tc(context), decision).is_some()
 }
 
 #[inline(always)]
-fn make(context: &TcContext, frame: &Frame, decision: &Decision) -> Option<()> {
+fn make(context: &TcContext, frame: &TcFrame, decision: &Decision) -> Option<()> {
     let owner = PORTS.get(decision.to.port.0)?;
     let ethernet = Ethernet::parse(frame).ok()?;
     let payload = ethernet.payload;

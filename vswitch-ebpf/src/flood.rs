@@ -10,7 +10,7 @@ use vswitch_common::tables::{MAX_PORTS, PortKind, PortNumber};
 use vswitch_common::verdict::{Decision, tag};
 
 use crate::act::{count_out, counted};
-use crate::frame::Frame;
+use crate::frame::TcFrame;
 use crate::maps::{NETWORKS, PORTS};
 use crate::tables::KernelTables;
 use crate::{tags, watch};
@@ -41,13 +41,13 @@ pub fn flood(context: &TcContext, decision: &Decision, bytes: u64) -> i32 {
         return TC_ACT_SHOT;
     };
     let mut walk = Walk {
-        flooded: Flooded::new(decision, &Frame::of_tc(context), port),
+        flooded: Flooded::new(decision, &TcFrame::of_tc(context), port),
         skb: context.skb.skb,
         bytes,
         next: network.first,
         tag: u32::from(tag::KEEP),
         left: u32::from(tag::KEEP),
-        watched: u32::from(watch::is_on()),
+        watched: u32::from(watch::is_on_for_leaving()),
     };
     copy_to_all(&mut walk);
     // What came from the wire and is for nobody that we know may be for somebody on the host: its own stack, if it is a

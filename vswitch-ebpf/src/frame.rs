@@ -9,28 +9,98 @@ use vswitch_common::packet::ethernet::{HEADER, TAG};
 use vswitch_common::packet::ipv6;
 use vswitch_common::packet::{Ethernet, MAX_OFFSET, Packet, Tag};
 
-/// The linear part of a frame, and what is kept beside it. Where it begins and ends is read anew for each look at it: so
-/// the verifier does not tell paths apart by how far they have looked.
-pub struct Frame {
-    tag: Option<Tag>,
-    /// Null in XDP.
-    skb: *const __sk_buff,
-    /// Null in tc.
-    xdp: *const xdp_md,
-}
+/// A frame, by its context: its linear part, and what is kept beside it. Where it begins and ends is read anew for each
+/// look at it: so the verifier does not tell paths apart by how far they have looked.
+pub struct Frame<C>(*const C);
+
+/// A packet in tc.
+pub type TcFrame = Frame<__sk_buff>;
+
+/// A frame in XDP: whole and with its tags in place (the daemon turns VLAN offload off where XDP runs).
+pub type XdpFrame = Frame<xdp_md>;
 
 /// Bytes up to the end of the IP addresses, behind as many tags as we follow.
 const LOOKED_AT: usize = HEADER + 2 * TAG + ipv6::HEADER;
 
-impl Frame {
-    /// A frame in XDP: whole and with its tags in place (the daemon turns VLAN offload off where XDP runs).
+/// What the two contexts tell of a frame.
+pub trait Context {
+    /// Where in the context its first byte is pointed at.
+    const START: usize;
+    /// Where in the context its end is.
+    const END: usize;
+
+    /// The tag kept beside it.
+    fn tag(&self) -> Option<Tag>;
+    /// Its length, if that is not the distance from start to end.
+    fn length(&self) -> Option<usize>;
+    /// Bytes of payload in each segment.
+    fn segment(&self) -> u32;
+    /// The mark.
+    fn mark(&self) -> u32;
+}
+
+impl Context for __sk_buff {
+    const START: usize = offset_of!(__sk_buff, data);
+    const END: usize = offset_of!(__sk_buff, data_end);
+
     #[inline(always)]
-    pub fn of_xdp(context: &XdpContext) -> Self {
-        Self { tag: None, skb: core::ptr::null(), xdp: context.ctx }
+    fn tag(&self) -> Option<Tag> {
+        (self.vlan_present != 0)
+            .then_some(Tag { tpid: u16::from_be(self.vlan_proto as u16), tci: self.vlan_tci as u16 })
     }
 
-    /// A packet in tc. Headers that lie in fragments are pulled into the linear part first; drivers and the stack
-    /// put them there already in all but odd cases.
+    #[inline(always)]
+    fn length(&self) -> Option<usize> {
+        Some(self.len as usize)
+    }
+
+    #[inline(always)]
+    fn segment(&self) -> u32 {
+        self.gso_size
+    }
+
+    #[inline(always)]
+    fn mark(&self) -> u32 {
+        self.mark
+    }
+}
+
+impl Context for xdp_md {
+    const START: usize = offset_of!(xdp_md, data);
+    const END: usize = offset_of!(xdp_md, data_end);
+
+    #[inline(always)]
+    fn tag(&self) -> Option<Tag> {
+        None
+    }
+
+    #[inline(always)]
+    fn length(&self) -> Option<usize> {
+        None
+    }
+
+    #[inline(always)]
+    fn segment(&self) -> u32 {
+        0
+    }
+
+    #[inline(always)]
+    fn mark(&self) -> u32 {
+        0
+    }
+}
+
+impl XdpFrame {
+    /// The frame of a program.
+    #[inline(always)]
+    pub fn of_xdp(context: &XdpContext) -> Self {
+        Self(context.ctx)
+    }
+}
+
+impl TcFrame {
+    /// The packet of a program. Headers that lie in fragments are pulled into the linear part first; drivers and the
+    /// stack put them there already in all but odd cases.
     #[inline(always)]
     pub fn of_tc(context: &TcContext) -> Self {
         if context.data() + LOOKED_AT > context.data_end()
@@ -39,41 +109,10 @@ impl Frame {
             // Fails where there is no memory: then it is read as far as it goes.
             let _ = context.pull_data(context.len().min(MAX_OFFSET as u32));
         }
-        // SAFETY: the context's skb pointer is valid as long as the program runs.
-        let skb = unsafe { &*context.skb.skb };
-        let tag = (skb.vlan_present != 0)
-            .then_some(Tag { tpid: u16::from_be(skb.vlan_proto as u16), tci: skb.vlan_tci as u16 });
-        Self { tag, skb, xdp: core::ptr::null() }
+        Self(context.skb.skb)
     }
 
-    #[inline(always)]
-    fn bounds(&self) -> (usize, usize) {
-        // The verifier makes pointers of these words of the context, if they are loaded just like that: the compiler
-        // would keep them from one look to the next, or cut them to the 32 bits that they have in the context.
-        macro_rules! load {
-            ($context:expr, $type:ty, $field:ident) => {{
-                let pointer: usize;
-                // SAFETY: a load from the context, which is valid as long as the program runs.
-                unsafe {
-                    asm!(
-                        "{pointer} = *(u32 *)({context} + {offset})",
-                        pointer = out(reg) pointer,
-                        context = in(reg) $context,
-                        offset = const offset_of!($type, $field),
-                        options(readonly, nostack, preserves_flags),
-                    );
-                }
-                pointer
-            }};
-        }
-        if self.skb.is_null() {
-            (load!(self.xdp, xdp_md, data), load!(self.xdp, xdp_md, data_end))
-        } else {
-            (load!(self.skb, __sk_buff, data), load!(self.skb, __sk_buff, data_end))
-        }
-    }
-
-    /// The outermost tag of a packet in tc, TPID << 16 | TCI; 0 if it has none.
+    /// The outermost tag, TPID << 16 | TCI; 0 if it has none.
     #[inline(always)]
     pub fn tag_word(&self) -> u32 {
         let tag = Ethernet::parse(self).ok().and_then(|ethernet| ethernet.tag);
@@ -81,7 +120,36 @@ impl Frame {
     }
 }
 
-impl Packet for Frame {
+impl<C: Context> Frame<C> {
+    #[inline(always)]
+    fn context(&self) -> &C {
+        // SAFETY: the context is valid as long as the program runs.
+        unsafe { &*self.0 }
+    }
+
+    /// Where it begins and ends. The verifier makes pointers of these words of the context, if they are loaded just like
+    /// that: the compiler would keep them from one look to the next, or cut them to the 32 bits that they have there.
+    #[inline(always)]
+    fn bounds(&self) -> (usize, usize) {
+        let (start, end): (usize, usize);
+        // SAFETY: two loads from the context.
+        unsafe {
+            asm!(
+                "{start} = *(u32 *)({context} + {data})",
+                "{end} = *(u32 *)({context} + {data_end})",
+                start = out(reg) start,
+                end = lateout(reg) end,
+                context = in(reg) self.0,
+                data = const C::START,
+                data_end = const C::END,
+                options(readonly, nostack, preserves_flags),
+            );
+        }
+        (start, end)
+    }
+}
+
+impl<C: Context> Packet for Frame<C> {
     #[inline(always)]
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         if offset > MAX_OFFSET {
@@ -103,31 +171,25 @@ impl Packet for Frame {
 
     #[inline(always)]
     fn offloaded_tag(&self) -> Option<Tag> {
-        self.tag
+        self.context().tag()
     }
 
     #[inline(always)]
     fn length(&self) -> usize {
-        // SAFETY: null or the context's skb, which is valid as long as the program runs.
-        unsafe { self.skb.as_ref() }.map_or_else(
-            || {
-                let (start, end) = self.bounds();
-                end - start
-            },
-            |skb| skb.len as usize,
-        )
+        self.context().length().unwrap_or_else(|| {
+            let (start, end) = self.bounds();
+            end - start
+        })
     }
 
     #[inline(always)]
     fn segment(&self) -> u32 {
-        // SAFETY: as above.
-        unsafe { self.skb.as_ref() }.map_or(0, |skb| skb.gso_size)
+        self.context().segment()
     }
 
     #[inline(always)]
     fn mark(&self) -> u32 {
-        // SAFETY: null or the context's skb, which is valid as long as the program runs.
-        unsafe { self.skb.as_ref() }.map_or(0, |skb| skb.mark)
+        self.context().mark()
     }
 }
 

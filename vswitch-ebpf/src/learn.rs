@@ -2,9 +2,7 @@
 
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
-use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{BPF_EXIST, BPF_NOEXIST};
-use aya_log_ebpf::debug;
 use vswitch_common::tables::{FdbEntry, FdbKey, PortNumber};
 
 use crate::act::counted;
@@ -13,21 +11,46 @@ use crate::maps::{FDB, FORGOTTEN, LEARNABLE, LEARNED, PORTS};
 /// The kernel's answer where the key is there already (errno-base.h).
 const EEXIST: i32 = -17;
 
-/// Writes a station into the FDB; true if it moved too often and is held where it was from now on. The key comes by
-/// value: a decision whose address is handed to a helper would live in memory as a whole, unused fields and all, which
-/// the verifier refuses.
+/// A station that was heard.
+#[repr(C)]
+pub struct Heard {
+    /// Which.
+    pub station: FdbKey,
+    /// Where.
+    pub port: PortNumber,
+    /// At which tick.
+    pub now: u32,
+}
+
+/// What [`learn`] did.
+pub mod learned {
+    /// Nothing new.
+    pub const NOTHING: u32 = 0;
+    /// It was not there, or elsewhere.
+    pub const NEW: u32 = 1;
+    /// It moved too often and is held where it was from now on.
+    pub const HELD: u32 = 2;
+}
+
+/// Writes a station into the FDB. A function of its own: it is called seldom, and the programs' own paths are verified
+/// without it.
+#[inline(never)]
+pub fn learn(heard: &Heard) -> u32 {
+    write(heard.station, heard.port, heard.now)
+}
+
 #[inline(always)]
-pub fn learn<C: EbpfContext>(context: &C, key: FdbKey, port: PortNumber, now: u32) -> bool {
+fn write(key: FdbKey, port: PortNumber, now: u32) -> u32 {
     let before = match FDB.get_ptr_mut(key) {
         // SAFETY: the pointer is to an entry of the map. Only `seen` is written through it: should the entry have
         // been recycled for another station meanwhile, that one counts as heard, no more.
         Some(entry) => unsafe {
             if (*entry).is_static() {
-                return false;
+                return learned::NOTHING;
             }
             if (*entry).port == port {
                 (*entry).seen = now;
-                return false;
+                return learned::NOTHING;
             }
             *entry
         },
@@ -36,7 +59,7 @@ pub fn learn<C: EbpfContext>(context: &C, key: FdbKey, port: PortNumber, now: u3
     if before.port == PortNumber::NONE {
         if is_full(PortNumber::NONE, LEARNABLE.get(0).copied()) || is_full(port, limit(port)) {
             counted(port, |counters| counters.learn_failed += 1);
-            return false;
+            return learned::NOTHING;
         }
         let entry = FdbEntry { port, seen: now, ..FdbEntry::default() };
         let written = FDB.insert(key, entry, u64::from(BPF_NOEXIST));
@@ -46,29 +69,28 @@ pub fn learn<C: EbpfContext>(context: &C, key: FdbKey, port: PortNumber, now: u3
             Err(EEXIST) => {}
             Err(_) => counters.learn_failed += 1,
         });
-        if written.is_ok() {
-            add(PortNumber::NONE, 1);
-            add(port, 1);
+        if written.is_err() {
+            return learned::NOTHING;
         }
-        debug!(context, "learned {:mac} in network {} on port {}", key.mac.0, key.network.0, port.0);
-        return false;
+        add(PortNumber::NONE, 1);
+        add(port, 1);
+        return learned::NEW;
     }
     let entry = before.moved(port, now);
     if entry.port == port && is_full(port, limit(port)) {
         counted(port, |counters| counters.learn_failed += 1);
-        return false;
+        return learned::NOTHING;
     }
     if FDB.insert(key, entry, u64::from(BPF_EXIST)).is_err() {
-        return false;
+        return learned::NOTHING;
     }
     if entry.port != port {
-        return true;
+        return learned::HELD;
     }
     add(before.port, -1);
     add(port, 1);
     counted(port, |counters| counters.learned += 1);
-    debug!(context, "{:mac} in network {} moved to port {}", key.mac.0, key.network.0, port.0);
-    false
+    learned::NEW
 }
 
 /// How many stations may be learned from a port.

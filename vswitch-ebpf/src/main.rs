@@ -20,32 +20,59 @@ use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action};
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
-use vswitch_common::forward::{forward_early, forward_from_container, forward_from_host, forward_from_uplink};
+use vswitch_common::carrier::Carrier;
+use vswitch_common::forward::{forward_early, half};
+use vswitch_common::packet::Packet as _;
 use vswitch_common::tables::{PortKind, tick};
 use vswitch_common::verdict::{Decision, action};
 
-use crate::frame::Frame;
+use crate::frame::{TcFrame, XdpFrame};
 use crate::tables::KernelTables;
 
 /// What a container sends, at the host side of its veth.
 #[classifier]
 pub fn from_container(context: TcContext) -> i32 {
-    switch(&context, TC_ACT_SHOT, forward_from_container)
+    switch(&context, TC_ACT_SHOT, Carrier::GuardedGroupFromContainer, half::unicast_from_container)
 }
 
 /// What the host sends into a network, at the switch's side of the veth whose other side is `vsw-NETWORK`.
 #[classifier]
 pub fn from_host(context: TcContext) -> i32 {
-    switch(&context, TC_ACT_SHOT, forward_from_host)
+    switch(&context, TC_ACT_SHOT, Carrier::GroupFromHost, half::unicast_from_host)
 }
 
 /// What arrives on a physical interface, behind GRO. A device that is no port is the host's own and left alone.
 #[classifier]
 pub fn from_uplink(context: TcContext) -> i32 {
-    switch(&context, TC_ACT_UNSPEC, forward_from_uplink)
+    switch(&context, TC_ACT_UNSPEC, Carrier::GroupFromUplink, half::unicast_from_uplink)
 }
 
-/// The second half of the three above, for floods and answers: called by their tails.
+/// The other half of `from_container`: broadcast and multicast. These are called by the programs' tails. Here are the
+/// guards alone.
+#[classifier]
+pub fn guarded_group_from_container(context: TcContext) -> i32 {
+    carry_out(&context, TC_ACT_SHOT, half::guarded_group_from_container)
+}
+
+/// What comes behind the guards.
+#[classifier]
+pub fn group_from_container(context: TcContext) -> i32 {
+    carry_out(&context, TC_ACT_SHOT, half::group_from_container)
+}
+
+/// The other half of `from_host`.
+#[classifier]
+pub fn group_from_host(context: TcContext) -> i32 {
+    carry_out(&context, TC_ACT_SHOT, half::group_from_host)
+}
+
+/// The other half of `from_uplink`.
+#[classifier]
+pub fn group_from_uplink(context: TcContext) -> i32 {
+    carry_out(&context, TC_ACT_UNSPEC, half::group_from_uplink)
+}
+
+/// Floods and answers of all of them.
 #[classifier]
 pub fn carry(context: TcContext) -> i32 {
     act::carry(&context)
@@ -70,14 +97,38 @@ fn now() -> u32 {
     tick(unsafe { bpf_ktime_get_coarse_ns() })
 }
 
-/// Switches a packet; `unknown` is what becomes of one whose device is no port (yet, or no more).
+/// Switches a packet; `unknown` is what becomes of one whose device is no port (yet, or no more). Broadcast and multicast
+/// are left to `group`, a program of their own: one for both is more than the verifiers of older kernels walk through,
+/// and slower for all.
 #[inline(always)]
-fn switch(context: &TcContext, unknown: i32, forward: impl Fn(u32, &Frame, &KernelTables, u32) -> Decision) -> i32 {
+fn switch(
+    context: &TcContext,
+    unknown: i32,
+    group: Carrier,
+    forward: impl Fn(u32, &TcFrame, &KernelTables, u32) -> Decision,
+) -> i32 {
+    if TcFrame::of_tc(context).read(0).is_some_and(|[first, _]| first & 1 != 0) {
+        act::leave_to(context, group);
+        return unknown;
+    }
+    carry_out(context, unknown, forward)
+}
+
+#[inline(always)]
+fn carry_out(
+    context: &TcContext,
+    unknown: i32,
+    forward: impl Fn(u32, &TcFrame, &KernelTables, u32) -> Decision,
+) -> i32 {
     let now = now();
     // SAFETY: the context's skb pointer is valid as long as the program runs.
     let ifindex = unsafe { (*context.skb.skb).ifindex };
-    let frame = Frame::of_tc(context);
+    let frame = TcFrame::of_tc(context);
     let decision = forward(ifindex, &frame, &KernelTables, now);
+    if decision.action == action::LEAVE {
+        act::leave_to(context, Carrier::GroupFromContainer);
+        return unknown;
+    }
     if trace::requested() {
         return trace::record(decision, now) as i32;
     }
@@ -91,7 +142,7 @@ fn switch(context: &TcContext, unknown: i32, forward: impl Fn(u32, &Frame, &Kern
 fn switch_early(context: &XdpContext, kind: PortKind) -> u32 {
     let now = now();
     let ifindex = context.ingress_ifindex() as u32;
-    let decision = forward_early(ifindex, kind, &Frame::of_xdp(context), &KernelTables, now);
+    let decision = forward_early(ifindex, kind, &XdpFrame::of_xdp(context), &KernelTables, now);
     if trace::requested() {
         return trace::record(decision, now);
     }

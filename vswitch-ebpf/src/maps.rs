@@ -3,6 +3,7 @@
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray, RingBuf};
+use vswitch_common::carrier::Carrier;
 use vswitch_common::packet::address::Address;
 use vswitch_common::tables::{
     FdbEntry, FdbKey, ListenerKey, MAX_LISTENERS, MAX_NEIGHBORS, MAX_PORTS, MAX_SUBNETS, MAX_TRUNK_VLANS, NEAR_DEVICES,
@@ -63,9 +64,9 @@ pub static LISTENERS: HashMap<ListenerKey, u32> = HashMap::with_max_entries(MAX_
 #[map]
 pub static STORMS: Array<StormWindow> = Array::with_max_entries(StormWindow::ENTRIES, 0);
 
-/// The program that carries floods and answers out, at index 0: by a tail call, so that it is verified by itself.
+/// The programs that others call by their tails, as [`Carrier`] numbers them: so each is verified by itself.
 #[map]
-pub static CARRIERS: ProgramArray = ProgramArray::with_max_entries(1, 0);
+pub static CARRIERS: ProgramArray = ProgramArray::with_max_entries(Carrier::ALL.len() as u32, 0);
 
 /// What is to be shown, at index 0.
 #[map]

@@ -24,7 +24,8 @@ pub(super) fn guard<P: Packet + ?Sized, T: Tables, const SIDE: u8>(
         return decision;
     }
     // Which it is, if only one can be, is known before the program runs.
-    if SIDE == side::HOST || SIDE & side::HOST != 0 && matches!(port.kind(), Some(PortKind::Host)) {
+    let only_host = SIDE & (side::HOST | side::CONTAINER | side::UPLINK) == side::HOST;
+    if only_host || SIDE & side::HOST != 0 && matches!(port.kind(), Some(PortKind::Host)) {
         if decision.action == action::DROP {
             return decision;
         }
@@ -32,10 +33,10 @@ pub(super) fn guard<P: Packet + ?Sized, T: Tables, const SIDE: u8>(
         return dropped_if(enter(&ip, frame, port, tables), decision);
     }
     match decision.action {
-        action::REDIRECT if decision.to.local != 0 => {
+        action::REDIRECT if SIDE & side::UNICAST != 0 && decision.to.local != 0 => {
             dropped_if(leave(&Addresses::read(frame, ethernet), port, tables), decision)
         }
-        action::FLOOD_GROUP | action::FLOOD_LISTENERS => {
+        action::FLOOD_GROUP | action::FLOOD_LISTENERS if SIDE & side::GROUP != 0 => {
             copy(decision, &Addresses::read(frame, ethernet), port, tables)
         }
         // The host's own frames on its own interface, whatever the network: loopback addresses alone are stopped.

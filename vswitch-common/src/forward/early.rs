@@ -20,8 +20,12 @@ pub fn forward_early<P: Packet + ?Sized, T: Tables>(
 ) -> Decision {
     // What XDP takes goes from one device to another: it never comes to the border.
     let decision = match ingress {
-        PortKind::Uplink => decide::<P, T, { side::UPLINK | side::EARLY }>(ifindex, frame, tables, now),
-        _ => decide::<P, T, { side::CONTAINER | side::EARLY }>(ifindex, frame, tables, now),
+        PortKind::Uplink => {
+            decide::<P, T, { side::UPLINK | side::UNICAST | side::EARLY | side::WHOLE }>(ifindex, frame, tables, now)
+        }
+        _ => {
+            decide::<P, T, { side::CONTAINER | side::UNICAST | side::EARLY | side::WHOLE }>(ifindex, frame, tables, now)
+        }
     };
     let takes = match decision.action {
         action::REDIRECT => {

@@ -17,14 +17,24 @@ use crate::packet::{Ethernet, Packet};
 use crate::tables::{FdbKey, Port, PortKind, PortNumber, Tables};
 use crate::verdict::{Decision, Delivery, DropReason, action};
 
-/// Which ports a program may be on, and whether it is XDP: what cannot come up is left out of it, and it is the faster.
+/// Which ports a program may be on, which frames it gets, and whether it is XDP: what cannot come up is left out of it, and
+/// it is the faster.
 mod side {
     use crate::tables::{Port, PortKind};
 
     pub const HOST: u8 = 1;
     pub const CONTAINER: u8 = 2;
     pub const UPLINK: u8 = 4;
-    pub const ANY: u8 = HOST | CONTAINER | UPLINK;
+    /// Frames to a single station.
+    pub const UNICAST: u8 = 16;
+    /// Broadcast and multicast.
+    pub const GROUP: u8 = 32;
+    /// The guards of containers are looked at.
+    pub const GUARDS: u8 = 64;
+    /// So is all that comes behind them; without it, what passes them is left to who looks at that.
+    pub const REST: u8 = 128;
+    pub const WHOLE: u8 = GUARDS | REST;
+    pub const ANY: u8 = HOST | CONTAINER | UPLINK | UNICAST | GROUP | WHOLE;
     /// In XDP, which hands frames from device to device: never over the border to the host's stack.
     pub const EARLY: u8 = 8;
 
@@ -49,27 +59,33 @@ pub fn forward<P: Packet + ?Sized, T: Tables>(ifindex: u32, frame: &P, tables: &
     decide::<P, T, { side::ANY }>(ifindex, frame, tables, now)
 }
 
-/// The same for a device that is the host's port.
-#[inline(always)]
-pub fn forward_from_host<P: Packet + ?Sized, T: Tables>(ifindex: u32, frame: &P, tables: &T, now: u32) -> Decision {
-    decide::<P, T, { side::HOST }>(ifindex, frame, tables, now)
-}
+/// The halves of the decision that one program has: for a device that is one kind of port, about frames to one station or
+/// about broadcast and multicast. A frame of the other half, or a port of another kind, is dropped. What containers send to
+/// groups is decided about in two steps, `guarded_group_from_container` first: it leaves what passes the guards to the other.
+pub mod half {
+    use super::{Decision, Packet, Tables, decide, side};
 
-/// The same for a device that is a container's port.
-#[inline(always)]
-pub fn forward_from_container<P: Packet + ?Sized, T: Tables>(
-    ifindex: u32,
-    frame: &P,
-    tables: &T,
-    now: u32,
-) -> Decision {
-    decide::<P, T, { side::CONTAINER }>(ifindex, frame, tables, now)
-}
+    macro_rules! halves {
+        ($($name:ident: $side:expr;)*) => {
+            $(
+                /// One half, by its name; see [`super::forward`].
+                #[inline(always)]
+                pub fn $name<P: Packet + ?Sized, T: Tables>(ifindex: u32, frame: &P, tables: &T, now: u32) -> Decision {
+                    decide::<P, T, { $side }>(ifindex, frame, tables, now)
+                }
+            )*
+        };
+    }
 
-/// The same for a device that is an uplink.
-#[inline(always)]
-pub fn forward_from_uplink<P: Packet + ?Sized, T: Tables>(ifindex: u32, frame: &P, tables: &T, now: u32) -> Decision {
-    decide::<P, T, { side::UPLINK }>(ifindex, frame, tables, now)
+    halves! {
+        unicast_from_host: side::HOST | side::UNICAST | side::WHOLE;
+        unicast_from_container: side::CONTAINER | side::UNICAST | side::WHOLE;
+        unicast_from_uplink: side::UPLINK | side::UNICAST | side::WHOLE;
+        group_from_host: side::HOST | side::GROUP | side::WHOLE;
+        group_from_uplink: side::UPLINK | side::GROUP | side::WHOLE;
+        guarded_group_from_container: side::CONTAINER | side::GROUP | side::GUARDS;
+        group_from_container: side::CONTAINER | side::GROUP | side::REST;
+    }
 }
 
 /// The decision, for ports of these sides.
@@ -83,30 +99,45 @@ fn decide<P: Packet + ?Sized, T: Tables, const SIDE: u8>(ifindex: u32, frame: &P
     if !side::has::<SIDE>(port) {
         return Decision::drop(DropReason::UnknownPort, PortNumber::NONE);
     }
+    let nobody = FdbKey { network: port.network, ..Decision::new(action::DROP, number).station };
     let Ok(ethernet) = Ethernet::parse(frame) else {
-        return Decision::drop(DropReason::Truncated, number);
+        return Decision { station: nobody, ..Decision::drop(DropReason::Truncated, number) };
     };
-    if let Some(refused) = refuse(frame, &ethernet, port, number) {
-        return refused;
+    let is_group = ethernet.destination.is_multicast();
+    if SIDE & (if is_group { side::GROUP } else { side::UNICAST }) == 0 {
+        // In XDP that is no drop: groups are left to tcx.
+        let action = if SIDE & side::EARLY != 0 { action::LEAVE } else { action::DROP };
+        return Decision { station: nobody, reason: DropReason::UnknownPort as u32, ..Decision::new(action, number) };
+    }
+    if let Some(refused) = refuse::<P, SIDE>(frame, &ethernet, port, number) {
+        return Decision { station: nobody, ..refused };
     }
     let Some(vlan) = vlan::of(&ethernet, port, number, tables) else {
-        return Decision::drop(DropReason::VlanNotAllowed, number);
+        return Decision { station: nobody, ..Decision::drop(DropReason::VlanNotAllowed, number) };
     };
-    let station = FdbKey { network: port.network, vlan, mac: ethernet.source };
+    let station = FdbKey { mac: ethernet.source, vlan, ..nobody };
     let dropped = |reason| Decision { station, ..Decision::drop(reason, number) };
+    let own = station.mac == port.mac;
+    if !own && port.flags & (Port::SPOOF_GUARD | Port::LEARN) == Port::SPOOF_GUARD {
+        return dropped(DropReason::SourceSpoofed);
+    }
+    if SIDE & side::GUARDS != 0
+        && SIDE & side::CONTAINER != 0
+        && matches!(port.kind(), Some(PortKind::Container))
+        && let Some(reason) = guard::check(frame, &ethernet, port, number, &station, tables)
+    {
+        return dropped(reason);
+    }
+    if SIDE & side::REST == 0 {
+        return Decision::new(action::LEAVE, number);
+    }
     let learns = match source(&station, number, port, tables, now) {
         Source::Known => 0,
         Source::Learn => 1,
         Source::Spoofed => return dropped(DropReason::SourceSpoofed),
         Source::Held => return dropped(DropReason::StationHeld),
     };
-    if SIDE & side::CONTAINER != 0
-        && matches!(port.kind(), Some(PortKind::Container))
-        && let Some(reason) = guard::check(frame, &ethernet, port, number, &station, tables)
-    {
-        return dropped(reason);
-    }
-    let decision = if ethernet.destination.is_multicast() {
+    let decision = if is_group {
         group::decide(frame, &ethernet, &station, number, port, tables)
     } else {
         unicast(frame, &ethernet, &FdbKey { mac: ethernet.destination, ..station }, number, port, tables)
@@ -118,7 +149,12 @@ fn decide<P: Packet + ?Sized, T: Tables, const SIDE: u8>(ifindex: u32, frame: &P
 
 /// Addresses that no switch forwards.
 #[inline(always)]
-fn refuse<P: Packet + ?Sized>(frame: &P, ethernet: &Ethernet, port: &Port, number: PortNumber) -> Option<Decision> {
+fn refuse<P: Packet + ?Sized, const SIDE: u8>(
+    frame: &P,
+    ethernet: &Ethernet,
+    port: &Port,
+    number: PortNumber,
+) -> Option<Decision> {
     if ethernet.source.is_multicast() {
         return Some(Decision::drop(DropReason::SourceMulticast, number));
     }
@@ -128,7 +164,7 @@ fn refuse<P: Packet + ?Sized>(frame: &P, ethernet: &Ethernet, port: &Port, numbe
     if ethernet.destination.is_zero() {
         return Some(Decision::drop(DropReason::DestinationZero, number));
     }
-    if ethernet.destination.is_link_local() {
+    if SIDE & side::GROUP != 0 && ethernet.destination.is_link_local() {
         let [.., last] = ethernet.destination.0;
         return match port.kind() {
             Some(PortKind::Container) if port.has(Port::BPDU_GUARD) && guard::is_bpdu(frame, ethernet) => {
@@ -149,7 +185,7 @@ enum Source {
     Known,
     /// New, moved, or not refreshed in this tick.
     Learn,
-    /// The address is somebody's behind another port, or not this endpoint's.
+    /// The address is somebody's behind another port.
     Spoofed,
     /// It moved too often: it is held at another port.
     Held,
@@ -161,9 +197,6 @@ fn source<T: Tables>(station: &FdbKey, number: PortNumber, port: &Port, tables: 
     // The usual case, and no lookup: the endpoint itself speaks.
     if own && station.vlan == port.vlan {
         return Source::Known;
-    }
-    if !own && port.flags & (Port::SPOOF_GUARD | Port::LEARN) == Port::SPOOF_GUARD {
-        return Source::Spoofed;
     }
     match tables.fdb(station) {
         Some(entry) if entry.port == number && (entry.is_static() || entry.seen == now) => Source::Known,

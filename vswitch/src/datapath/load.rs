@@ -6,9 +6,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use aya::maps::MapInfo;
+use aya::maps::{MapData, MapInfo, ProgramArray};
 use aya::programs::{Program, SchedClassifier, Xdp as XdpProgram};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+use vswitch_common::carrier::Carrier;
 use vswitch_common::packet::address::Address;
 use vswitch_common::tables::{
     FdbEntry, FdbKey, ListenerKey, MAX_LISTENERS, MAX_NEIGHBORS, MAX_PORTS, MAX_SUBNETS, MAX_TRUNK_VLANS, NEAR_DEVICES,
@@ -41,15 +42,15 @@ const MAPS: [(&str, usize, usize, u32); 19] = [
     ("TRUNKS", 4, 4, MAX_TRUNK_VLANS),
     ("LISTENERS", size_of::<ListenerKey>(), 4, MAX_LISTENERS),
     ("STORMS", 4, size_of::<StormWindow>(), StormWindow::ENTRIES),
-    ("CARRIERS", 4, 4, 1),
+    (CARRIERS, 4, 4, Carrier::ALL.len() as u32),
     ("WATCH", 4, size_of::<Watch>(), 1),
     ("WATCHED", 4, size_of::<Watched>(), 1),
     ("FRAMES", 0, 0, FRAMES_RING),
     ("EVENTS", 0, 0, EVENTS_RING),
 ];
 
-/// The program that the others hand floods and answers to.
-const CARRIER: &str = "carry";
+/// The programs that the others call by their tails.
+const CARRIERS: &str = "CARRIERS";
 
 /// Bytes of the ring of frames that are watched, as the object has it.
 const FRAMES_RING: u32 = 4 << 20;
@@ -125,7 +126,7 @@ impl Datapath {
         let tc = TcHook::of_this_kernel();
         let mut maps = Maps::take(&mut ebpf)?;
         // Before the programs that call it: an older daemon's call the new one from now on, as they would their own.
-        set_carrier(&mut ebpf, &mut maps)?;
+        set_carriers(&ebpf, &mut maps.carriers)?;
         set(&mut maps.learnable, "LEARNABLE", 0, u64::from(options.fdb_size))?;
         let ports = PortTable::read(&maps)?;
         hooks::replace_programs(&mut ebpf, tc, &pins, &ports)?;
@@ -150,14 +151,17 @@ pub(super) fn load(pins: &Pins<'_>, fdb_size: u32, traced: Option<&u32>) -> Resu
     // Our programs look at packets and maps alone: nothing in them is relocated against the kernel's own types.
     loader.btf(None).verifier_log_level(VerifierLogLevel::STATS).map_max_entries("FDB", fdb_size + STATIC_ROOM);
     for (name, ..) in MAPS {
-        loader.map_pin_path(name, pins.map(name));
+        // The copy that only records calls its own: the others would carry out what they decide.
+        if traced.is_none() || name != CARRIERS {
+            loader.map_pin_path(name, pins.map(name));
+        }
     }
     if let Some(traced) = traced {
         loader.override_global("TRACED", traced, true);
     }
     loader.override_global("AYA_LOG_LEVEL", super::log::level(), false);
     let mut ebpf = loader.load(OBJECT).map_err(DatapathError::Load)?;
-    for program in Hook::ALL.map(Hook::program).into_iter().chain([CARRIER]) {
+    for program in Hook::ALL.map(Hook::program).into_iter().chain(Carrier::ALL.map(Carrier::program)) {
         let refused = |cause| DatapathError::Program { program, cause };
         match ebpf.program_mut(program) {
             Some(Program::SchedClassifier(classifier)) => classifier.load().map_err(refused)?,
@@ -184,14 +188,18 @@ fn keep_matching_maps(pins: &Pins<'_>, fdb_size: u32) -> Result<bool, DatapathEr
     Ok(false)
 }
 
-/// Puts the program in place that the others hand floods and answers to. The pinned map keeps it when we go.
-fn set_carrier(ebpf: &mut Ebpf, maps: &mut Maps) -> Result<(), DatapathError> {
-    let Some(Program::SchedClassifier(carrier)) = ebpf.program(CARRIER) else {
-        unreachable!("the object has a program {CARRIER}")
-    };
-    let carrier = carrier.fd().map_err(|cause| DatapathError::Program { program: CARRIER, cause })?;
-    let set = maps.carriers.set(0, carrier, 0);
-    set.map_err(|cause| DatapathError::Table { table: "CARRIERS", cause })
+/// Puts the programs in place that the others call. The pinned map keeps them when we go.
+pub(super) fn set_carriers(ebpf: &Ebpf, carriers: &mut ProgramArray<MapData>) -> Result<(), DatapathError> {
+    for carrier in Carrier::ALL {
+        let program = carrier.program();
+        let Some(Program::SchedClassifier(loaded)) = ebpf.program(program) else {
+            unreachable!("the object has a program {program}")
+        };
+        let loaded = loaded.fd().map_err(|cause| DatapathError::Program { program, cause })?;
+        let set = carriers.set(carrier as u32, loaded, 0);
+        set.map_err(|cause| DatapathError::Table { table: CARRIERS, cause })?;
+    }
+    Ok(())
 }
 
 fn pin_program(ebpf: &mut Ebpf, hook: Hook, pins: &Pins<'_>) -> Result<(), DatapathError> {

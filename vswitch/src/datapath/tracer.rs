@@ -1,21 +1,25 @@
 //! Asking the loaded programs what they would do with a frame, without doing it: BPF_PROG_TEST_RUN on a second copy of
 //! them that shares the live tables and only records its decision.
 
+use std::fmt;
 use std::io::ErrorKind;
 
-use aya::maps::{Array, MapData};
+use aya::maps::{Array, MapData, ProgramArray};
 use aya::programs::{ProgramError, TestRun as _, TestRunOptions};
 use vswitch_common::tables::PortKind;
 use vswitch_common::trace::{RECORDED, Trace};
 
 use super::hooks::Hook;
-use super::load::{Pins, classifier, load, xdp};
+use super::live::Stage;
+use super::load::{Pins, classifier, load, set_carriers, xdp};
 use super::{Datapath, DatapathError};
 
 /// The recording copy of the programs.
 pub struct Tracer {
     ebpf: aya::Ebpf,
     record: Array<MapData, Trace>,
+    /// What the programs call by their tails; emptied by the kernel when nobody holds it any more.
+    _carriers: ProgramArray<MapData>,
 }
 
 /// The shortest frame that the kernel takes in a test run: an Ethernet header.
@@ -31,11 +35,28 @@ impl Datapath {
         let failed = |cause| DatapathError::Table { table: "TRACE", cause };
         let record = ebpf.take_map("TRACE").ok_or(aya::maps::MapError::InvalidName { name: "TRACE".to_owned() });
         let record = record.and_then(Array::try_from).map_err(failed)?;
-        Ok(Tracer { ebpf, record })
+        let mut carriers = super::tables::take(&mut ebpf, "CARRIERS")?;
+        set_carriers(&ebpf, &mut carriers)?;
+        Ok(Tracer { ebpf, record, _carriers: carriers })
+    }
+}
+
+impl fmt::Debug for Tracer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tracer").finish_non_exhaustive()
     }
 }
 
 impl Tracer {
+    /// The name of the program that [`Tracer::tc`] or [`Tracer::xdp`] runs.
+    pub const fn program(stage: Stage, kind: PortKind) -> Option<&'static str> {
+        match (stage, Hook::xdp(kind)) {
+            (Stage::Tc, _) => Some(Hook::tc(kind).program()),
+            (Stage::Xdp, Some(hook)) => Some(hook.program()),
+            (Stage::Xdp, None) => None,
+        }
+    }
+
     /// What the tc program of this kind of port decides about a frame that the device `ifindex` received with `mark`.
     ///
     /// # Errors

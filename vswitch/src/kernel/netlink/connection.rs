@@ -41,8 +41,8 @@ const HEADER: usize = 16;
 #[derive(Clone, Debug)]
 pub(super) struct Connection {
     handle: ConnectionHandle<RouteNetlinkMessage>,
-    /// The kernel reads out one list of a socket at a time, and refuses a second with EBUSY (`__netlink_dump_start`).
-    reading: Arc<Mutex<()>>,
+    /// Held by whoever lists something: the kernel lists one thing at a time on a socket, and is busy (EBUSY) for others.
+    listing: Arc<Mutex<()>>,
 }
 
 /// One request.
@@ -89,7 +89,7 @@ impl Connection {
         connection.set_forward_ack(true);
         connection.set_forward_done(true);
         tokio::spawn(connection);
-        Ok(Self { handle, reading: Arc::default() })
+        Ok(Self { handle, listing: Arc::default() })
     }
 
     /// Sends requests in one system call; the kernel carries them out in order, whether or not one fails. Returns an
@@ -127,7 +127,7 @@ impl Connection {
         operation: &'static str,
         request: Request,
     ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
-        let _turn = self.reading.lock().await;
+        let _listing = self.listing.lock().await;
         for _ in 0..ATTEMPTS {
             match self.transact(operation, [request.clone()]).await? {
                 // Busy: with the rest of a list that somebody asked for and has given up.
