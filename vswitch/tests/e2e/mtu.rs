@@ -72,7 +72,12 @@ fn gso_packets_pass_whatever_their_size() {
         let [a, b] = ["a", "b"].map(Netns::new);
         let [at_a, at_b] = [&a, &b].map(|container| host.attach(container, &["--network", "small"]));
         for (from, to, address) in [(&a, &b, IpAddr::from(at_b.ipv4)), (&b, &a, at_a.ipv6.unwrap().into())] {
+            let receiver = RawPort::open(to, "eth0");
             tcp(from, to, address, 16 << 20);
+            // They were packets of many segments, or this shows nothing. (Where XDP looks at them, they are cut before.)
+            let largest = receiver.pending().iter().map(|frame| frame.0.len()).max();
+            assert!(datapath == "xdp" || largest > Some(1414), "{largest:?} bytes");
+            drop(receiver);
             udp(from, to, address, 1300, 50);
             // In fragments.
             udp(from, to, address, 8000, 10);
@@ -80,8 +85,6 @@ fn gso_packets_pass_whatever_their_size() {
         for (endpoint, port) in [(&at_a, &a), (&at_b, &b)] {
             let counters = host.counters(&endpoint.name);
             assert_eq!((counters.dropped("too_big"), counters.tx_failed), (0, 0), "{}: {counters:?}", port.name());
-            // They were packets of many segments, or this shows nothing.
-            assert!(counters.rx_bytes / counters.rx_frames > 1400, "{counters:?}");
         }
     }
 }
