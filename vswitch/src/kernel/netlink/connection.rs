@@ -130,7 +130,8 @@ impl Connection {
         let _listing = self.listing.lock().await;
         for _ in 0..ATTEMPTS {
             match self.transact(operation, [request.clone()]).await? {
-                [Err(refusal)] if refusal.errno == INTERRUPTED => {}
+                // Busy: with the rest of a list that somebody asked for and has given up.
+                [Err(refusal)] if matches!(refusal.errno, INTERRUPTED | Errno::EBUSY) => {}
                 [answer] => return answer.map_err(|refusal| NetlinkError::refused(operation, "", refusal)),
             }
         }
@@ -280,5 +281,13 @@ mod tests {
         let replies = [reply(NLM_F_DUMP_INTR, link), reply(0, NetlinkPayload::Done(Default::default()))];
         let answers = collect(futures::stream::iter(replies), 1).await.unwrap();
         assert_eq!(answers[0].as_ref().unwrap_err().errno, INTERRUPTED);
+    }
+
+    #[tokio::test]
+    async fn lists_that_are_asked_for_at_the_same_time_are_all_read() {
+        let connection = Connection::open(None).expect("a socket");
+        let lists = (0..50).map(|_| connection.dump("list the routes", super::super::route::query_routes()));
+        let lists = futures::future::join_all(lists).await;
+        assert!(lists.iter().all(Result::is_ok), "{lists:?}");
     }
 }

@@ -87,6 +87,22 @@ impl RawPort {
         if sent < 0 { Err(Error::last_os_error()) } else { Ok(()) }
     }
 
+    /// Sends the frame once from each of these addresses, as fast as the kernel takes them.
+    #[track_caller]
+    pub fn send_from(&self, frame: &Frame, sources: impl IntoIterator<Item = Mac>) {
+        const BATCH: usize = 512;
+        let mut copies = vec![frame.0.clone(); BATCH];
+        let mut sources = sources.into_iter().peekable();
+        while sources.peek().is_some() {
+            let count = sources.by_ref().take(BATCH).zip(&mut copies).fold(0, |count, (source, copy)| {
+                copy[6..12].copy_from_slice(&source.0);
+                count + 1
+            });
+            send_all(&self.socket, &mut copies[..count])
+                .unwrap_or_else(|error| panic!("sending {frame:02x?}: {error}"));
+        }
+    }
+
     /// Waits for this frame, and returns every other that came before it.
     #[track_caller]
     pub fn expect(&self, wanted: &Frame) -> Vec<Frame> {
@@ -99,6 +115,25 @@ impl RawPort {
             others.push(frame);
         }
         panic!("{wanted:02x?} did not arrive, but these did: {others:02x?}");
+    }
+
+    /// Waits for all of these, in whatever order: frames sent on different CPUs overtake each other. Returns every other
+    /// that came before the last of them.
+    #[track_caller]
+    pub fn expect_all<'a>(&self, wanted: impl IntoIterator<Item = &'a Frame>) -> Vec<Frame> {
+        let mut wanted: Vec<&Frame> = wanted.into_iter().collect();
+        let mut others = Vec::new();
+        let deadline = Instant::now() + PATIENCE;
+        while !wanted.is_empty() {
+            let Some(frame) = self.receive(deadline.saturating_duration_since(Instant::now())) else {
+                panic!("{wanted:02x?} did not arrive, but these did: {others:02x?}");
+            };
+            match wanted.iter().position(|other| **other == frame) {
+                Some(index) => drop(wanted.swap_remove(index)),
+                None => others.push(frame),
+            }
+        }
+        others
     }
 
     /// Waits for a frame that is what `wanted` looks for.
@@ -185,6 +220,40 @@ fn set_option<T>(socket: &OwnedFd, option: libc::c_int, value: &T) -> Result<(),
         )
     };
     if result < 0 { Err(Error::last_os_error()) } else { Ok(()) }
+}
+
+fn send_all(socket: &OwnedFd, frames: &mut [Vec<u8>]) -> Result<(), Error> {
+    let mut parts: Vec<libc::iovec> = frames
+        .iter_mut()
+        .map(|frame| libc::iovec { iov_base: frame.as_mut_ptr().cast(), iov_len: frame.len() })
+        .collect();
+    let mut messages: Vec<libc::mmsghdr> = parts
+        .iter_mut()
+        .map(|part| {
+            // SAFETY: all zeros is a valid mmsghdr.
+            let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
+            (message.msg_hdr.msg_iov, message.msg_hdr.msg_iovlen) = (&raw mut *part, 1);
+            message
+        })
+        .collect();
+    let mut left = &mut messages[..];
+    while !left.is_empty() {
+        // SAFETY: as many messages as is said, whose parts live on.
+        let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), left.as_mut_ptr(), left.len() as u32, 0) };
+        if let Ok(sent) = usize::try_from(sent) {
+            left = &mut left[sent..];
+            continue;
+        }
+        let error = Error::last_os_error();
+        match error.raw_os_error() {
+            // The first of them met a full queue at the other end of the device, which counts it (tx_dropped).
+            Some(libc::ENOBUFS) => left = &mut left[1..],
+            // The socket's own queue is full.
+            Some(libc::EAGAIN | libc::EINTR) => std::thread::yield_now(),
+            _ => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 fn receive(socket: &OwnedFd) -> Result<Frame, Error> {

@@ -101,6 +101,8 @@ pub struct Counters {
     pub to_host: u64,
     pub passed: u64,
     pub tx_failed: u64,
+    pub learned: u64,
+    pub learn_failed: u64,
     pub drops: BTreeMap<String, u64>,
 }
 

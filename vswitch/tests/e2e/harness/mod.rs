@@ -16,6 +16,7 @@ mod mounts;
 mod multicast;
 mod netlink;
 mod netns;
+pub mod packets;
 mod stream;
 mod tcp;
 mod udp;
@@ -31,7 +32,7 @@ use std::{
 pub use at_rest::AtRest;
 pub use bpf::BpfObject;
 pub use command::{Outcome, Running, run, spawn};
-pub use devices::set_tx_checksumming;
+pub use devices::{set_tx_checksumming, set_tx_vlan};
 pub use dns::{Answer, Resolver, ask, ask_tcp, dig, getent};
 pub use flow::Flow;
 pub use frames::{Frame, Mac, RawPort, Tag};

@@ -93,6 +93,20 @@ impl Netns {
         Mac(address.expect("an Ethernet device has an address of six bytes"))
     }
 
+    /// How many frames a device inside did not send, because the queue at its other end was full.
+    pub fn tx_dropped(&self, ifname: &str) -> u64 {
+        let links = self.ip_json("-s link show");
+        let link = links.iter().find(|link| link["ifname"] == ifname).expect("the device is there");
+        link["stats64"]["tx"]["dropped"].as_u64().expect("a number")
+    }
+
+    /// Has a device inside receive and send nothing by itself: no addresses, no ARP, no IPv6.
+    pub fn silence(&self, ifname: &str) {
+        self.set(&format!("net/ipv6/conf/{ifname}/disable_ipv6"), "1");
+        self.ip(&format!("address flush dev {ifname}"));
+        self.ip(&format!("link set {ifname} arp off"));
+    }
+
     /// The IPv4 addresses of a device inside.
     pub fn addresses(&self, ifname: &str) -> Vec<Ipv4Addr> {
         let rows = self.ip_json("-4 address show");

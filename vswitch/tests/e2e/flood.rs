@@ -1,0 +1,134 @@
+//! A flood of a million addresses from one endpoint, and others beside it who do not notice.
+
+use crate::harness::{Attached, Flow, Frame, Host, Mac, Netns, RawPort, Stream, settles};
+
+const MILLION: u64 = 1_000_000;
+
+/// Addresses without a pattern, no two alike: an odd number is a generator of all residues of a power of two.
+fn addresses() -> impl Iterator<Item = Mac> {
+    (1..=MILLION).map(|number| {
+        let [.., a, b, c, d, e] = (number.wrapping_mul(0x9e37_79b9_7f4a_7c15) & 0xff_ffff_ffff).to_be_bytes();
+        Mac([2, a, b, c, d, e])
+    })
+}
+
+/// Two endpoints that talk, two ports whose stations are learned, and the one that floods.
+struct Segment {
+    host: Host,
+    flooder: Netns,
+    at_flooder: Attached,
+    others: [Netns; 3],
+    at: [Attached; 3],
+    wire: Netns,
+}
+
+const NESTED: Mac = Mac([2, 0, 0, 0, 0x77, 1]);
+
+impl Segment {
+    fn new(up: &[&str], flags: &[&str]) -> Self {
+        let host = Host::down();
+        let [flooder, b, c, d, wire] = ["flooder", "b", "c", "d", "wire"].map(Netns::new);
+        host.netns.wire("phys0", &wire, "eth0");
+        host.start(up);
+        host.ok(&["network", "create", "--subnet", "10.132.0.0/24", "-o", "uplink=phys0", "lan"]);
+        let at_flooder = host.attach(&flooder, &[&["--network", "lan"], flags].concat());
+        let others = [b, c, d];
+        let at = others.each_ref().map(|other| host.attach(other, &["--network", "lan", "-o", "learning=on"]));
+        Self { host, flooder, at_flooder, others, at, wire }
+    }
+
+    /// Stations that must not be lost, with where they are.
+    fn stations(&self) -> Vec<(Mac, String, String)> {
+        let stations = self.host.fdb(&["--network", "lan"]).into_iter();
+        let others = stations.filter(|station| station.kind == "static" || station.port != self.at_flooder.name);
+        others.map(|station| (station.mac, station.port, station.kind)).collect()
+    }
+
+    /// Floods, with victims beside it; how many frames came in by the flooder's port.
+    fn flood(&self) -> u64 {
+        let [b, c, d] = &self.others;
+        let [at_b, at_c, at_d] = &self.at;
+        // Learned: one on the wire, and one nested in an endpoint.
+        let port_b = RawPort::open(b, "eth0");
+        for (netns, source) in [(d, NESTED), (&self.wire, self.wire.mac("eth0"))] {
+            let hello = Frame::new(at_b.mac, source, "hello");
+            RawPort::open(netns, "eth0").send(&hello);
+            port_b.expect(&hello);
+        }
+        let stations = self.stations();
+        for (mac, port) in [(NESTED, at_d.name.as_str()), (self.wire.mac("eth0"), "phys0")] {
+            assert!(stations.contains(&(mac, port.to_owned(), "dynamic".to_owned())), "{stations:?}");
+        }
+        drop(port_b);
+
+        let before = self.host.counters(&self.at_flooder.name).rx_frames;
+        let refused = self.flooder.tx_dropped("eth0");
+        let (flow, stream) = (Flow::start(b, c, at_c.ipv4), Stream::start(c, d, at_d.ipv4));
+        flow.goes_on(50);
+        let nobody = Mac([2, 0, 0, 0, 0x99, 9]);
+        RawPort::open(&self.flooder, "eth0").send_from(&Frame::new(nobody, Mac::ZERO, "a flood"), addresses());
+        flow.goes_on(50);
+        stream.goes_on(1);
+        flow.assert_complete();
+        stream.assert_complete();
+
+        // Frames that the kernel lost before they came to the switch are none that it had to endure.
+        let came = MILLION - (self.flooder.tx_dropped("eth0") - refused);
+        let came = settles("the flood is counted", || {
+            let counters = self.host.counters(&self.at_flooder.name);
+            let counted = counters.rx_frames - before;
+            if counted >= came && counters.rx_frames == counters.accounted() {
+                Ok(counted)
+            } else {
+                Err((counted, came))
+            }
+        });
+        let after = self.stations();
+        let lost: Vec<_> = stations.iter().filter(|station| !after.contains(station)).collect();
+        assert!(lost.is_empty(), "{lost:?}");
+        came
+    }
+
+    fn learned(&self) -> usize {
+        self.host.fdb(&["--network", "lan", "--dynamic", "--port", &self.at_flooder.name]).len()
+    }
+}
+
+/// What lets a million addresses of an endpoint be learned, or not.
+fn flooded_tables(up: &[&str], flags: &[&str], most: usize) {
+    let segment = Segment::new(up, &[&["-o", "learning=on"], flags].concat());
+    let before = segment.host.counters(&segment.at_flooder.name);
+    segment.flood();
+    let after = segment.host.counters(&segment.at_flooder.name);
+    let learned = segment.learned();
+    assert!(learned <= most, "{learned} of {most}");
+    // It had its share all the same.
+    assert!(learned >= most - 10, "{learned} of {most}");
+    assert_eq!(after.learned - before.learned, learned as u64);
+    assert!(after.learn_failed - before.learn_failed > MILLION / 2, "{after:?}");
+    assert_eq!(after.dropped("source_spoofed"), 0);
+    // What nobody knows goes to everybody: that has a limit of its own.
+    assert!(after.dropped("storm") > 0, "{after:?}");
+}
+
+#[test]
+fn a_million_addresses_of_one_endpoint_cost_nobody_else_an_entry() {
+    flooded_tables(&[], &[], 1024);
+}
+
+#[test]
+fn a_full_table_loses_nothing_that_is_in_it() {
+    // The whole table is the flooder's but for the two entries that were there before.
+    flooded_tables(&["--fdb-size", "3000"], &["-o", "fdb_limit=4000000"], 2998);
+}
+
+#[test]
+fn with_its_guard_on_a_flood_is_dropped_and_nothing_of_it_learned() {
+    let segment = Segment::new(&[], &[]);
+    let came = segment.flood();
+    let counters = segment.host.counters(&segment.at_flooder.name);
+    assert!(came > MILLION / 2, "{came}");
+    // Beside it the container's own stack may have said something.
+    assert!(came - counters.dropped("source_spoofed") < 20, "{came} came in: {counters:?}");
+    assert_eq!((segment.learned(), counters.learned, counters.learn_failed), (0, 0, 0));
+}
