@@ -122,6 +122,7 @@ fn color(variant: Variant) -> RGBColor {
         Variant::Macvlan => RGBColor(86, 180, 233),
         Variant::Docker => RGBColor(204, 121, 167),
         Variant::Vswitch | Variant::UplinkTcx => RGBColor(0, 158, 115),
+        Variant::VswitchOpen | Variant::VswitchCrowd => RGBColor(0, 90, 66),
         Variant::VswitchXdp | Variant::UplinkXdp => RGBColor(0, 114, 178),
     }
 }
