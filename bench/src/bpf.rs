@@ -15,6 +15,7 @@ const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
 const BPF_PROG_TYPE_XDP: u32 = 6;
+const BPF_XDP: u32 = 37;
 const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
 const BPF_MAP_TYPE_PROG_ARRAY: u32 = 3;
 
@@ -35,6 +36,9 @@ struct LoadAttributes {
     log_buf: u64,
     kern_version: u32,
     prog_flags: u32,
+    prog_name: [u8; 16],
+    prog_ifindex: u32,
+    expected_attach_type: u32,
 }
 
 /// The part of `union bpf_attr` that BPF_MAP_CREATE needs.
@@ -231,6 +235,10 @@ fn load_xdp(instructions: &[u64]) -> Result<OwnedFd> {
         log_buf: 0,
         kern_version: 0,
         prog_flags: 0,
+        prog_name: [0; 16],
+        prog_ifindex: 0,
+        // As aya loads the switch's: the kernel only chains programs that are alike in this.
+        expected_attach_type: BPF_XDP,
     };
     // SAFETY: the instructions and the licence outlive the call; no log is asked for.
     let fd = unsafe { bpf(BPF_PROG_LOAD, &mut attributes) }.context("BPF_PROG_LOAD")?;

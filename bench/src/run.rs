@@ -49,7 +49,8 @@ pub struct Options {
 impl Options {
     /// Whether something is to be measured.
     pub fn wants(&self, what: What) -> bool {
-        self.only.is_empty() || self.only.contains(&what)
+        let all_of_these = self.only.contains(&What::Operators) && What::OF_OPERATORS.contains(&what);
+        self.only.is_empty() || self.only.contains(&what) || all_of_these
     }
 
     /// Whether a variant is to be measured.

@@ -48,13 +48,15 @@ pub enum What {
     Guards,
     /// What `vswitch monitor` costs.
     Monitor,
+    /// All of `fdb`, `learn`, `flood`, `guards` and `monitor`.
+    Operators,
 }
 
 impl What {
     /// Measured on two containers.
     pub const ON_PAIRS: [Self; 4] = [Self::Tcp1, Self::Tcp4, Self::Rr, Self::Udp];
 
-    /// What operators pay for.
+    /// What [`What::Operators`] is.
     pub const OF_OPERATORS: [Self; 5] = [Self::Fdb, Self::Learn, Self::Flood, Self::Guards, Self::Monitor];
 
     /// As `--only` spells it.
