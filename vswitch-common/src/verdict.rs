@@ -25,7 +25,8 @@ pub struct Decision {
     pub snoops: u8,
     /// For a flood that is counted against the port's allowance, its [`crate::tables::StormClass`]; else 0.
     pub storm: u16,
-    /// The sender; zeros where the frame was refused before it was looked up.
+    /// The sender; no more than the network where the frame was refused before it was looked up, and zeros where its
+    /// device is no port.
     pub station: FdbKey,
 }
 

@@ -15,6 +15,8 @@ pub struct Watch {
     pub port: u32,
     /// 1 for dropped frames alone.
     pub drops: u32,
+    /// 1 for frames as they leave, too.
+    pub leaving: u32,
     /// Frames in one tick on one CPU, beyond which they are only counted.
     pub limit: u32,
 }

@@ -135,7 +135,7 @@ fn deliver(context: &TcContext, decision: &Decision, bytes: u64) -> i32 {
         }
     }
     count_out(to.port, bytes);
-    if watch::is_on() {
+    if watch::is_on_for_leaving() {
         watch::leaving(context.skb.skb, to.port, decision.station.network, decision.ingress);
     }
     if to.kind == PortKind::Container as u8 {
@@ -168,7 +168,7 @@ fn hand_over(context: &TcContext, decision: &Decision) -> i32 {
     cb[2] = decision.station.network.0;
     cb[3] = decision.to.port.0;
     // SAFETY: the map has programs of this type alone; it comes back only if there is none.
-    let _ = unsafe { CARRIERS.tail_call(context, 0) };
+    unsafe { CARRIERS.tail_call(context, 0) };
     counted(decision.ingress, |counters| counters.tx_failed += 1);
     TC_ACT_SHOT
 }
@@ -208,7 +208,7 @@ fn answer(context: &TcContext, decision: &Decision) -> i32 {
         return TC_ACT_SHOT;
     }
     count_out(decision.ingress, u64::from(context.len()));
-    if watch::is_on() {
+    if watch::is_on_for_leaving() {
         watch::leaving(context.skb.skb, decision.ingress, decision.station.network, decision.to.port);
     }
     match port.kind() {

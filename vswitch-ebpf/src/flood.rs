@@ -47,7 +47,7 @@ pub fn flood(context: &TcContext, decision: &Decision, bytes: u64) -> i32 {
         next: network.first,
         tag: u32::from(tag::KEEP),
         left: u32::from(tag::KEEP),
-        watched: u32::from(watch::is_on()),
+        watched: u32::from(watch::is_on_for_leaving()),
     };
     copy_to_all(&mut walk);
     // What came from the wire and is for nobody that we know may be for somebody on the host: its own stack, if it is a

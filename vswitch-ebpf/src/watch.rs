@@ -33,6 +33,12 @@ pub fn entering_early(context: &XdpContext, decision: &Decision) {
     }
 }
 
+/// Whether anybody watches frames as they leave.
+#[inline(always)]
+pub fn is_on_for_leaving() -> bool {
+    WATCH.get(0).is_some_and(|watch| watch.leaving != 0)
+}
+
 /// Shows a packet as it leaves by a port.
 #[inline(always)]
 pub fn leaving(skb: *mut __sk_buff, by: PortNumber, network: NetworkNumber, ingress: PortNumber) {

@@ -83,16 +83,17 @@ fn decide<P: Packet + ?Sized, T: Tables, const SIDE: u8>(ifindex: u32, frame: &P
     if !side::has::<SIDE>(port) {
         return Decision::drop(DropReason::UnknownPort, PortNumber::NONE);
     }
+    let nobody = FdbKey { network: port.network, ..Decision::new(action::DROP, number).station };
     let Ok(ethernet) = Ethernet::parse(frame) else {
-        return Decision::drop(DropReason::Truncated, number);
+        return Decision { station: nobody, ..Decision::drop(DropReason::Truncated, number) };
     };
     if let Some(refused) = refuse(frame, &ethernet, port, number) {
-        return refused;
+        return Decision { station: nobody, ..refused };
     }
     let Some(vlan) = vlan::of(&ethernet, port, number, tables) else {
-        return Decision::drop(DropReason::VlanNotAllowed, number);
+        return Decision { station: nobody, ..Decision::drop(DropReason::VlanNotAllowed, number) };
     };
-    let station = FdbKey { network: port.network, vlan, mac: ethernet.source };
+    let station = FdbKey { mac: ethernet.source, vlan, ..nobody };
     let dropped = |reason| Decision { station, ..Decision::drop(reason, number) };
     let learns = match source(&station, number, port, tables, now) {
         Source::Known => 0,

@@ -91,7 +91,7 @@ impl Address {
     pub const fn is_group_of_all(self) -> bool {
         let (high, low) = (u64::from_be(self.high), u64::from_be(self.low));
         match high {
-            0 => low >> 8 == 0xffff_e000_00,
+            0 => low >> 8 == 0x00ff_ffe0_0000,
             0xff02_0000_0000_0000 => low == 1 || low >> 24 == 0x01_ff,
             _ => high >> 48 == 0xff01,
         }

@@ -1,9 +1,11 @@
 //! The API's client: one connection, one request after the other.
 
 use std::io;
+use std::marker::PhantomData;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
+use bytes::BytesMut;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
@@ -114,6 +116,15 @@ impl Client {
         self.call(Method::DELETE, path, None::<&()>).await
     }
 
+    /// Asks for something that is streamed, a line of JSON after the other. Nothing else can be asked for meanwhile.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn stream<T>(&mut self, path: &str) -> Result<Stream<T>, ClientError> {
+        let body = self.send(Method::GET, path, None::<&()>).await?.into_body();
+        Ok(Stream { body, received: BytesMut::new(), socket: self.socket.clone(), lines: PhantomData })
+    }
+
     /// Asks for what comes as it happens, until `each` has had enough (false) or the daemon ends it.
     ///
     /// # Errors
@@ -123,22 +134,11 @@ impl Client {
         path: &str,
         mut each: impl FnMut(T) -> Result<bool, E>,
     ) -> Result<(), E> {
-        let socket = self.socket.clone();
-        let failed = |message: String| ClientError::Connection { socket: socket.clone(), message };
-        let mut body = self.send(Method::GET, path, None::<&()>).await?.into_body();
-        let mut rest: Vec<u8> = Vec::new();
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| failed(broken(&error)))?;
-            rest.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
-            let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-            for line in rest[..whole].split_inclusive(|byte| *byte == b'\n') {
-                let item = serde_json::from_slice(line);
-                let item = item.map_err(|error| failed(format!("unexpected answer: {error}")))?;
-                if !each(item)? {
-                    return Ok(());
-                }
+        let mut stream = self.stream(path).await?;
+        while let Some(item) = stream.next().await? {
+            if !each(item)? {
+                break;
             }
-            rest.drain(..whole);
         }
         Ok(())
     }
@@ -183,6 +183,49 @@ impl Client {
             Ok(document) => Err(ClientError::Refused(document.error)),
             Err(_) => Err(failed(format!("unexpected answer: {status}"))),
         }
+    }
+}
+
+/// Lines of JSON, as they come.
+#[derive(Debug)]
+pub struct Stream<T> {
+    body: Incoming,
+    received: BytesMut,
+    socket: PathBuf,
+    lines: PhantomData<fn() -> T>,
+}
+
+impl<T: DeserializeOwned> Stream<T> {
+    /// The next line; none when the daemon has ended it. Nothing is lost if this is given up while it waits.
+    ///
+    /// # Errors
+    /// The connection broke, or what came is something else.
+    pub async fn next(&mut self) -> Result<Option<T>, ClientError> {
+        loop {
+            if let Some(end) = self.received.iter().position(|byte| *byte == b'\n') {
+                let line = self.received.split_to(end + 1);
+                let line = serde_json::from_slice(&line[..end]);
+                return line.map(Some).map_err(|error| self.failed(format!("unexpected answer: {error}")));
+            }
+            match self.body.frame().await {
+                None => return Ok(None),
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        self.received.extend_from_slice(&data);
+                    }
+                }
+                Some(Err(error)) => return Err(self.failed(broken(&error))),
+            }
+        }
+    }
+
+    /// Whether there is a line already.
+    pub fn has_next(&self) -> bool {
+        self.received.contains(&b'\n')
+    }
+
+    fn failed(&self, message: String) -> ClientError {
+        ClientError::Connection { socket: self.socket.clone(), message }
     }
 }
 

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use utoipa::{IntoParams, ToSchema};
 use vswitch_common::tables::PortCounters;
 use vswitch_common::verdict::DropReason;
 
@@ -20,7 +21,7 @@ use crate::model::{Driver, EndpointId, NetworkId, Published, Subnet, VlanId};
 use crate::outside::ForwardingStatus;
 
 /// An error, as every request may be answered and every command may print.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorBody {
     /// For programs: `network_not_found` and the like; it stays what it is.
     pub code: String,
@@ -37,14 +38,14 @@ impl ErrorBody {
 }
 
 /// An error as a document: what HTTP answers and `--format json` prints.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorDocument {
     /// The error.
     pub error: ErrorBody,
 }
 
 /// The state of the daemon.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Status {
     /// Version of the daemon.
     pub version: String,
@@ -79,7 +80,7 @@ pub struct Status {
 }
 
 /// Hooks by kind of port.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct HooksView {
     /// Endpoints.
     pub container: String,
@@ -90,14 +91,14 @@ pub struct HooksView {
 }
 
 /// `down`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct DownRequest {
     /// Forget the recorded state, too.
     pub purge: bool,
 }
 
 /// `network create`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct NetworkRequest {
     /// The name.
@@ -123,9 +124,10 @@ pub struct NetworkRequest {
 }
 
 /// A network.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NetworkView {
     /// Its id.
+    #[schema(value_type = String)]
     pub id: NetworkId,
     /// Its name.
     pub name: String,
@@ -143,24 +145,29 @@ pub struct NetworkView {
     pub endpoints: usize,
     /// When it was created.
     #[serde(with = "time::serde::rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
     pub created: OffsetDateTime,
 }
 
 /// A subnet of a network.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SubnetView {
     /// The subnet.
+    #[schema(value_type = String)]
     pub subnet: Subnet,
     /// The host's address in it.
+    #[schema(value_type = String)]
     pub gateway: IpAddr,
     /// Where automatic addresses come from.
+    #[schema(value_type = Option<String>)]
     pub ip_range: Option<IpNet>,
     /// Addresses that are somebody else's, by name.
+    #[schema(value_type = BTreeMap<String, String>)]
     pub aux_addresses: BTreeMap<String, IpAddr>,
 }
 
 /// All about a network.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NetworkDetails {
     /// What `network ls` shows.
     #[serde(flatten)]
@@ -176,7 +183,7 @@ pub struct NetworkDetails {
 }
 
 /// An uplink of a network.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct UplinkView {
     /// The interface.
     pub interface: String,
@@ -187,10 +194,11 @@ pub struct UplinkView {
 }
 
 /// `attach`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct AttachRequest {
     /// The absolute path of the namespace.
+    #[schema(value_type = String)]
     pub netns: PathBuf,
     /// The network; `bridge` if not given.
     pub network: Option<String>,
@@ -223,7 +231,7 @@ pub struct AttachRequest {
 }
 
 /// `network connect`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct ConnectRequest {
     /// Name or id of the endpoint.
@@ -249,42 +257,44 @@ pub struct ConnectRequest {
 }
 
 /// `network disconnect`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct DisconnectRequest {
     /// Name or id of the endpoint.
     pub endpoint: String,
 }
 
 /// What `network prune` removed.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Pruned {
     /// The names of the networks.
     pub deleted: Vec<String>,
 }
 
 /// `detach`: an endpoint, or whatever is attached at a namespace.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct DetachRequest {
     /// Name or id.
     pub endpoint: Option<String>,
     /// The absolute path of the namespace.
+    #[schema(value_type = Option<String>)]
     pub netns: Option<PathBuf>,
     /// Only in this network.
     pub network: Option<String>,
 }
 
 /// What `detach` removed.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Detached {
     /// The names of the endpoints.
     pub detached: Vec<String>,
 }
 
 /// An endpoint.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EndpointView {
     /// Its id.
+    #[schema(value_type = String)]
     pub id: EndpointId,
     /// Its name.
     pub name: String,
@@ -295,18 +305,24 @@ pub struct EndpointView {
     /// Its MAC address.
     pub mac: Option<String>,
     /// Its IPv4 address.
+    #[schema(value_type = Option<String>)]
     pub ipv4: Option<Ipv4Addr>,
     /// Its IPv6 address.
+    #[schema(value_type = Option<String>)]
     pub ipv6: Option<Ipv6Addr>,
     /// Its IPv4 gateway; none on internal networks.
+    #[schema(value_type = Option<String>)]
     pub gateway: Option<Ipv4Addr>,
     /// Its IPv6 gateway.
+    #[schema(value_type = Option<String>)]
     pub gateway6: Option<Ipv6Addr>,
     /// Where it asks for names.
+    #[schema(value_type = Vec<String>)]
     pub nameservers: Vec<IpAddr>,
     /// Its MTU.
     pub mtu: Option<u32>,
     /// Where it is attached.
+    #[schema(value_type = String)]
     pub netns: PathBuf,
     /// Its published ports.
     pub published: Vec<Published>,
@@ -319,7 +335,7 @@ pub struct EndpointView {
 }
 
 /// A member of a trunk: a number, or `all`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(untagged)]
 pub enum TrunkVlan {
     /// This one.
@@ -329,7 +345,7 @@ pub enum TrunkVlan {
 }
 
 /// `all`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum AllVlans {
     /// `all`.
@@ -337,7 +353,7 @@ pub enum AllVlans {
 }
 
 /// All about an endpoint.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EndpointDetails {
     /// What `ps` shows.
     #[serde(flatten)]
@@ -352,6 +368,7 @@ pub struct EndpointDetails {
     pub labels: BTreeMap<String, String>,
     /// When it was attached.
     #[serde(with = "time::serde::rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
     pub created: OffsetDateTime,
     /// The switch's end of its veth.
     pub device: Option<String>,
@@ -362,7 +379,7 @@ pub struct EndpointDetails {
 }
 
 /// What went through a port.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Counters {
     /// Frames that came in by the port.
     pub rx_frames: u64,
@@ -376,8 +393,11 @@ pub struct Counters {
     pub forwarded: u64,
     /// Of the frames in: flooded.
     pub flooded: u64,
-    /// Of the frames in: sent to the host's port.
+    /// Of the frames in: sent to the host's port, or answered by the switch itself.
     pub to_host: u64,
+    /// Of those: answered by the switch itself.
+    #[serde(default)]
+    pub answered: u64,
     /// Of the frames in: left to the host's stack on the device itself.
     pub passed: u64,
     /// Stations learned from the port.
@@ -388,6 +408,27 @@ pub struct Counters {
     pub tx_failed: u64,
     /// Of the frames in: dropped, by reason.
     pub drops: BTreeMap<String, u64>,
+}
+
+impl Counters {
+    /// Adds another port's.
+    pub fn add(&mut self, other: &Self) {
+        self.rx_frames += other.rx_frames;
+        self.rx_bytes += other.rx_bytes;
+        self.tx_frames += other.tx_frames;
+        self.tx_bytes += other.tx_bytes;
+        self.forwarded += other.forwarded;
+        self.flooded += other.flooded;
+        self.to_host += other.to_host;
+        self.answered += other.answered;
+        self.passed += other.passed;
+        self.learned += other.learned;
+        self.learn_failed += other.learn_failed;
+        self.tx_failed += other.tx_failed;
+        for (reason, count) in &other.drops {
+            *self.drops.entry(reason.clone()).or_default() += count;
+        }
+    }
 }
 
 impl From<&PortCounters> for Counters {
@@ -401,6 +442,7 @@ impl From<&PortCounters> for Counters {
             forwarded: counters.forwarded,
             flooded: counters.flooded,
             to_host: counters.to_host,
+            answered: counters.answered,
             passed: counters.passed,
             learned: counters.learned,
             learn_failed: counters.learn_failed,
@@ -411,18 +453,22 @@ impl From<&PortCounters> for Counters {
 }
 
 /// Which ports `stats` is about.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct StatsFilter {
     /// An endpoint or a network.
     pub of: Option<String>,
+    /// Summed up by network.
+    #[serde(default)]
+    pub sum: bool,
 }
 
 /// A port with what went through it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PortView {
     /// The endpoint's name, or the device.
     pub port: String,
-    /// `endpoint`, `host` or `uplink`.
+    /// `endpoint`, `host` or `uplink`; `network` for the sum of a network's ports.
     pub kind: String,
     /// The name of the network.
     pub network: String,
@@ -432,7 +478,7 @@ pub struct PortView {
 }
 
 /// What `doctor` looks at of a port.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PortHealth {
     /// The endpoint's name, or the device.
     pub port: String,
@@ -443,6 +489,7 @@ pub struct PortHealth {
     /// The device whose frames come in: an endpoint's own interface, the host's, the uplink.
     pub device: String,
     /// The namespace that it is in, if not in the daemon's.
+    #[schema(value_type = Option<String>)]
     pub netns: Option<PathBuf>,
     /// The hooks on the port, with the reason where an uplink has no XDP.
     pub hooks: Option<String>,
@@ -457,18 +504,20 @@ pub struct PortHealth {
 }
 
 /// Which groups `mdb show` is about.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct MdbFilter {
     /// Of this network.
     pub network: Option<String>,
 }
 
 /// A multicast group that somebody listens to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct MulticastGroupView {
     /// The name of the network.
     pub network: String,
     /// Its address.
+    #[schema(value_type = String)]
     pub group: IpAddr,
     /// The VLAN; 0 is untagged.
     pub vlan: u16,
@@ -479,6 +528,10 @@ pub struct MulticastGroupView {
     /// Seconds until the last of them is forgotten if it says nothing; none where nobody asks.
     pub expires_in: Option<u64>,
 }
+
+mod trace;
+
+pub use trace::{TraceFrame, TraceProgram, TraceProtocol, TraceRequest, TraceStep, TraceVerdict, TraceView};
 
 #[cfg(test)]
 mod tests;

@@ -9,6 +9,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use fdb::{FdbAdd, FdbCommand, FdbKey, FdbShow, FdbWatch, FdbWhere};
 
+use super::top::Sort;
+use super::watch::{Capture, Monitor};
+use crate::api::TraceProtocol;
 use crate::model::{InstanceName, Subnet};
 
 /// A virtual switch for containers.
@@ -99,7 +102,26 @@ pub enum Command {
         /// Of this endpoint, or of the ports of this network
         #[arg(value_name = "ENDPOINT|NETWORK")]
         of: Option<String>,
+        /// Summed up by network
+        #[arg(long)]
+        sum: bool,
     },
+    /// Show frames as they come in, and what becomes of them
+    #[command(after_help = "Example:\n  vswitch monitor --drops --network lan")]
+    Monitor(Monitor),
+    /// Show or write frames before and after the verdict
+    #[command(after_help = "Example:\n  vswitch capture web -w web.pcapng\n\n\
+                      In Wireshark and tshark each port is an interface, and the verdict is the frame's comment.")]
+    Capture(Capture),
+    /// Show rates and drops of the ports as they are at the moment
+    #[command(
+        after_help = "Example:\n  vswitch top --interval 2 bridge\n\nKeys: q quits, s sorts, f shows one network."
+    )]
+    Top(Top),
+    /// Show what becomes of a frame, step by step, without sending it
+    #[command(after_help = "Example:\n  vswitch trace --from web --to 10.201.0.5 --proto tcp --dport 443\n\n\
+                      The loaded program decides on the live tables; nothing is sent, learned or counted.")]
+    Trace(Trace),
     /// Print a completion script
     #[command(after_help = "Example:\n  vswitch completions bash > /etc/bash_completion.d/vswitch")]
     Completions {
@@ -329,6 +351,53 @@ pub struct NetworkCreate {
     pub name: String,
 }
 
+#[derive(Debug, Args)]
+pub struct Top {
+    /// Only the ports of this network, or of this endpoint
+    #[arg(value_name = "NETWORK")]
+    pub network: Option<String>,
+    /// Print one table, after one interval
+    #[arg(long)]
+    pub once: bool,
+    /// Measure this long, from 0.1 to 3600 seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = seconds)]
+    pub interval: f64,
+    /// Sort by this
+    #[arg(long, value_enum, default_value_t)]
+    pub sort: Sort,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds: Option<f64> = text.parse().ok().filter(|seconds| (0.1..=3600.0).contains(seconds));
+    seconds.ok_or_else(|| "not a number of seconds from 0.1 to 3600".to_owned())
+}
+
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("whither").args(["to", "frame"]).required(true)))]
+pub struct Trace {
+    /// Who sends it: an endpoint, an uplink's interface, `host`, or vsw-NETWORK
+    #[arg(long, value_name = "ENDPOINT")]
+    pub from: String,
+    /// To whom: a MAC or an IP address
+    #[arg(long, value_name = "MAC|IP")]
+    pub to: Option<String>,
+    /// The frame itself, in hex, from its destination address on
+    #[arg(long, value_name = "HEX", conflicts_with_all = ["proto", "sport", "dport", "vlan"])]
+    pub frame: Option<String>,
+    /// What it carries; arp asks for the address (for IPv6 by a neighbor solicitation) [default: icmp]
+    #[arg(long, value_enum, value_name = "PROTO")]
+    pub proto: Option<TraceProtocol>,
+    /// The port it comes from, of TCP and UDP [default: 49152]
+    #[arg(long, value_name = "N")]
+    pub sport: Option<u16>,
+    /// The port it goes to, of TCP and UDP [default: 80]
+    #[arg(long, value_name = "N")]
+    pub dport: Option<u16>,
+    /// Its VLAN tag; with an s before it, a service tag
+    #[arg(long, value_name = "VLAN")]
+    pub vlan: Option<String>,
+}
+
 #[derive(Debug, Subcommand)]
 pub enum MdbCommand {
     /// Show who listens to which multicast group
@@ -417,6 +486,15 @@ mod tests {
     }
 
     #[test]
+    fn what_is_watched_is_read() {
+        let cli = parse("monitor --drops --network lan --port web --count 3 --rate 10").expect("valid");
+        let Command::Monitor(monitor) = cli.command else { panic!("not a monitor") };
+        assert_eq!((monitor.drops, monitor.limits.count, monitor.limits.rate), (true, Some(3), Some(10)));
+        assert!(matches!(parse("capture web -w -").expect("valid").command, Command::Capture(_)));
+        assert!(parse("capture").is_err() && parse("capture web --rate 0").is_err());
+    }
+
+    #[test]
     fn what_is_wrong_usage_is_refused() {
         assert!(parse("up --datapath warp").is_err());
         let error = parse("up --fdb-size 255").expect_err("too small").to_string();
@@ -426,6 +504,14 @@ mod tests {
         assert!(parse("detach").is_err());
         assert!(parse("detach web --netns /run/netns/web").is_err());
         assert!(parse("fdb show --dynamic --static").is_err());
+        for seconds in ["0", "-1", "NaN", "soon", "1e9"] {
+            assert!(parse(&format!("top --interval={seconds}")).is_err(), "{seconds}");
+        }
+        assert!(parse("trace --from web").is_err());
+        assert!(parse("trace --to 10.0.0.1").is_err());
+        assert!(parse("trace --from web --to 10.0.0.1 --frame 00").is_err());
+        assert!(parse("trace --from web --frame 00 --vlan 3").is_err());
+        assert!(parse("trace --from web --to 10.0.0.1 --proto ipx").is_err());
         assert!(parse("network rm").is_err());
         assert!(parse("ps --instance ../x").is_err());
         assert!(parse("teleport").is_err());

@@ -12,7 +12,10 @@ mod output;
 mod path;
 mod run;
 mod status;
+mod top;
+mod trace;
 mod up;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -66,7 +69,11 @@ async fn ask(command: Command, instance: &Instance, output: Output) -> Result<()
     let mut client = Client::connect(instance).await?;
     match command {
         Command::Status => status::status(&mut client, output).await,
-        Command::Stats { of } => status::stats(&mut client, of.as_deref(), output).await,
+        Command::Stats { of, sum } => status::stats(&mut client, of.as_deref(), sum, output).await,
+        Command::Top(arguments) => top::top(&mut client, &arguments, output).await,
+        Command::Trace(arguments) => trace::trace(&mut client, arguments, output).await,
+        Command::Monitor(arguments) => watch::monitor(&mut client, &arguments, output).await,
+        Command::Capture(arguments) => watch::capture(&mut client, &arguments, output).await,
         Command::Attach(arguments) => endpoints::attach(&mut client, arguments, output).await,
         Command::Detach(arguments) => endpoints::detach(&mut client, arguments, output).await,
         Command::Ps => endpoints::ps(&mut client, output).await,

@@ -1,5 +1,6 @@
 //! `status` and `stats`.
 
+use super::arguments::Format;
 use super::failure::Failure;
 use super::output::{Output, list, or_dash, properties, say};
 use crate::api::{Client, Counters, PortView, Status, query};
@@ -53,8 +54,12 @@ fn uptime(seconds: u64) -> String {
     }
 }
 
-pub async fn stats(client: &mut Client, of: Option<&str>, output: Output) -> Result<(), Failure> {
-    let ports: Vec<PortView> = client.get(&format!("/stats{}", query(&[("of", of)]))).await?;
+pub async fn stats(client: &mut Client, of: Option<&str>, sum: bool, output: Output) -> Result<(), Failure> {
+    let query = query(&[("of", of), ("sum", sum.then_some("true"))]);
+    let mut ports: Vec<PortView> = client.get(&format!("/stats{query}")).await?;
+    if of.is_some() && !sum && matches!(output.format, Format::Table) && !output.quiet {
+        ports.extend(sum_of(&ports));
+    }
     let header = ["PORT", "KIND", "NETWORK", "RX FRAMES", "RX BYTES", "TX FRAMES", "TX BYTES", "DROPS"];
     output.rows(
         &ports,
@@ -74,6 +79,19 @@ pub async fn stats(client: &mut Client, of: Option<&str>, output: Output) -> Res
             ]
         },
     )
+}
+
+/// The last line of a network's ports: their sum. Of ports in several networks there is none.
+fn sum_of(ports: &[PortView]) -> Option<PortView> {
+    let network = &ports.first()?.network;
+    if ports.len() < 2 || ports.iter().any(|port| port.network != *network) {
+        return None;
+    }
+    let mut counters = Counters::default();
+    for port in ports {
+        counters.add(&port.counters);
+    }
+    Some(PortView { port: network.clone(), kind: "network".to_owned(), network: network.clone(), counters })
 }
 
 /// What was dropped, and why; what was not is not mentioned.
@@ -100,6 +118,21 @@ mod tests {
         counters.drops[DropReason::LinkLocal as usize] = 16;
         counters.drops[DropReason::SamePort as usize] = 3;
         assert_eq!(drops(&Counters::from(&counters)), "link_local 16, same_port 3");
+    }
+
+    #[test]
+    fn the_ports_of_one_network_are_summed_up() {
+        let port = |port: &str, network: &str, rx_frames| PortView {
+            port: port.to_owned(),
+            kind: "endpoint".to_owned(),
+            network: network.to_owned(),
+            counters: Counters::from(&PortCounters { rx_frames, ..PortCounters::default() }),
+        };
+        let sum = sum_of(&[port("a", "lan", 3), port("b", "lan", 4)]).expect("a sum");
+        assert_eq!((sum.port.as_str(), sum.kind.as_str(), sum.counters.rx_frames), ("lan", "network", 7));
+        assert_eq!(sum.counters.drops.len(), DropReason::ALL.len());
+        assert_eq!(sum_of(&[port("a", "lan", 3)]), None);
+        assert_eq!(sum_of(&[port("a", "lan", 3), port("a", "wan", 4)]), None);
     }
 
     #[test]

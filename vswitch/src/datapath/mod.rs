@@ -2,6 +2,7 @@
 
 mod error;
 mod hooks;
+mod live;
 mod load;
 mod log;
 mod multicast;
@@ -21,6 +22,7 @@ use vswitch_common::tables::{NetworkNumber, PortKind};
 
 pub use error::DatapathError;
 pub use hooks::{Hooks, release_device};
+pub use live::{Lookup, Reasoned, Stage};
 pub use load::{Datapath, OBJECT};
 pub use networks::NetworkSpec;
 pub use tracer::{SHORTEST, Tracer};

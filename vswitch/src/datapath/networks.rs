@@ -78,6 +78,11 @@ impl SubnetTable {
         Ok(Self { table, present })
     }
 
+    /// Whose an address is, by the longest prefix.
+    pub(super) fn of(&self, address: Address) -> Result<Subnet, MapError> {
+        self.table.get(&Key::new(u128::BITS, address), 0)
+    }
+
     /// Whether there is room for entries, beside those of the network that stay until they are in.
     fn has_room_for(&self, wanted: &BTreeMap<Prefix, Subnet>) -> bool {
         let new = wanted.keys().filter(|prefix| !self.present.contains_key(prefix)).count();

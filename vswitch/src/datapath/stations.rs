@@ -16,6 +16,11 @@ impl Datapath {
         self.state().stations()
     }
 
+    /// How many stations can be learned in all.
+    pub const fn learnable(&self) -> u32 {
+        self.options.fdb_size
+    }
+
     /// What the FDB has about one station.
     ///
     /// # Errors
@@ -75,7 +80,7 @@ impl Datapath {
     }
 
     /// The time on the clock of [`FdbEntry::seen`].
-    pub(super) fn now() -> u32 {
+    pub fn now() -> u32 {
         let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
         now.map_or(0, |now| tick(now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64))
     }

@@ -58,6 +58,11 @@ impl Maps {
         })
     }
 
+    /// Which port a device is, where the programs look it up.
+    pub(super) fn port_of_device(&self, ifindex: u32) -> Result<PortNumber, MapError> {
+        if ifindex < NEAR_DEVICES { self.devices.get(&ifindex, 0) } else { self.far_devices.get(&ifindex, 0) }
+    }
+
     /// Says which port a device is; [`PortNumber::NONE`] if it is none any more.
     pub(super) fn set_device(&mut self, ifindex: u32, number: PortNumber) -> Result<(), DatapathError> {
         if ifindex < NEAR_DEVICES {

@@ -1,6 +1,7 @@
 //! Asking the loaded programs what they would do with a frame, without doing it: BPF_PROG_TEST_RUN on a second copy of
 //! them that shares the live tables and only records its decision.
 
+use std::fmt;
 use std::io::ErrorKind;
 
 use aya::maps::{Array, MapData};
@@ -9,6 +10,7 @@ use vswitch_common::tables::PortKind;
 use vswitch_common::trace::{RECORDED, Trace};
 
 use super::hooks::Hook;
+use super::live::Stage;
 use super::load::{Pins, classifier, load, xdp};
 use super::{Datapath, DatapathError};
 
@@ -35,7 +37,22 @@ impl Datapath {
     }
 }
 
+impl fmt::Debug for Tracer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tracer").finish_non_exhaustive()
+    }
+}
+
 impl Tracer {
+    /// The name of the program that [`Tracer::tc`] or [`Tracer::xdp`] runs.
+    pub const fn program(stage: Stage, kind: PortKind) -> Option<&'static str> {
+        match (stage, Hook::xdp(kind)) {
+            (Stage::Tc, _) => Some(Hook::tc(kind).program()),
+            (Stage::Xdp, Some(hook)) => Some(hook.program()),
+            (Stage::Xdp, None) => None,
+        }
+    }
+
     /// What the tc program of this kind of port decides about a frame that the device `ifindex` received with `mark`.
     ///
     /// # Errors

@@ -56,6 +56,16 @@ impl Datapath {
         take(&mut self.state().ebpf, "EVENTS").map(Ring)
     }
 
+    /// Frames that were not shown and that no record in the ring of frames has told of yet.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn unshown(&self) -> Result<u64, DatapathError> {
+        let watched = self.state().maps.watched.get(&0, 0);
+        let watched = watched.map_err(|cause| DatapathError::Table { table: "WATCHED", cause })?;
+        Ok(watched.iter().map(|cpu| u64::from(cpu.lost)).sum())
+    }
+
     /// Says what is to be shown of frames from now on. The programs go on showing it when the daemon dies, to nobody:
     /// each start sets it anew.
     ///

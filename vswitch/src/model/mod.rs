@@ -1,5 +1,6 @@
 //! Validated types: what an invalid value cannot be built of. Parse once at the edge, rely on it everywhere.
 
+mod drop_reason;
 mod endpoint;
 mod id;
 mod instance;
@@ -11,6 +12,7 @@ mod publish;
 mod subnet;
 mod vlan;
 
+pub use drop_reason::explanation;
 pub use endpoint::{Endpoint, EndpointAddress, NetnsRecord, Phase};
 pub use id::{EndpointId, InvalidId, NetworkId, random_error};
 pub use instance::{Instance, Owner};

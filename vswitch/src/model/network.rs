@@ -12,7 +12,7 @@ use vswitch_common::tables::NetworkNumber;
 use super::{BridgeOptions, Endpoint, InterfaceName, NetworkId, NetworkName, SubnetConfig};
 
 /// How a network is made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Driver {
     /// A switch of its own.

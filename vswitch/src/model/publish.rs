@@ -13,7 +13,7 @@ pub use parse::InvalidPublish;
 pub use range::{InvalidPortRange, PortRange};
 
 /// What a port is a port of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
     /// TCP, what is meant where nothing is said.
@@ -47,12 +47,13 @@ pub enum HostPort {
 }
 
 /// One published port. Its host port is decided.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Published {
     /// Of which protocol.
     pub protocol: Protocol,
     /// At which of the host's addresses: all of them, IPv4 and IPv6, where none is named; all of one family where it is
     /// that family's unspecified address.
+    #[schema(value_type = Option<String>)]
     pub host_ip: Option<IpAddr>,
     /// The host's port.
     pub host_port: u16,

@@ -8,7 +8,7 @@ use crate::model::Instance;
 use super::Wanted;
 
 /// A setting that networks need, for `status`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ForwardingStatus {
     /// Its name.
     pub name: String,

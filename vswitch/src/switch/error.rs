@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use vswitch_common::tables::PortNumber;
 
+use super::trace::TraceError;
 use crate::apply::{ApplyError, datapath_hint, netlink_hint};
 use crate::datapath::DatapathError;
 use crate::ipam::IpamError;
@@ -106,6 +107,9 @@ pub enum SwitchError {
     /// A path that is not absolute.
     #[error("{0} is not an absolute path (the daemon has another working directory)")]
     RelativePath(PathBuf),
+    /// Nothing to trace.
+    #[error(transparent)]
+    Trace(#[from] TraceError),
     /// Nothing is named.
     #[error("nothing to detach is named (give an endpoint, or --netns)")]
     NothingNamed,
@@ -357,6 +361,7 @@ impl SwitchError {
             Self::EndpointVlan(InvalidVlan::Trunk(_)) => "invalid_trunk",
             Self::Driver(_) | Self::PredefinedDriver(_) => "invalid_driver",
             Self::Option(_) => "invalid_option",
+            Self::Trace(error) => error.code(),
             Self::NothingNamed => "invalid_request",
             Self::RelativePath(_) => "relative_path",
             Self::NetworkNotFound(_) => "network_not_found",

@@ -159,6 +159,7 @@ impl Switch {
         }
     }
 
+    /// The networks by number.
     pub(super) fn network_names(&self) -> BTreeMap<NetworkNumber, String> {
         let state = self.state();
         state.networks.values().map(|entry| (entry.record.number, entry.record.name.to_string())).collect()
@@ -195,7 +196,7 @@ fn view(
 }
 
 /// Reads a VLAN: `30` is that of an 802.1Q tag, `s30` that of a service tag, 0 none.
-fn vlan(text: &str) -> Result<VlanKey, SwitchError> {
+pub(super) fn vlan(text: &str) -> Result<VlanKey, SwitchError> {
     let invalid = || SwitchError::Vlan(text.to_owned());
     let (digits, service) = match text.strip_prefix('s') {
         Some(digits) => (digits, VlanKey::SERVICE),

@@ -10,12 +10,14 @@ mod error;
 mod events;
 mod fdb;
 mod health;
+mod measure;
 mod multicast;
 mod network;
 mod outside;
 mod restore;
 mod state;
 mod teardown;
+mod trace;
 mod uplink;
 mod views;
 mod watch;
@@ -31,10 +33,12 @@ pub use error::{ErrorKind, SwitchError};
 pub use fdb::FdbWatch;
 pub use restore::{Release, Restored};
 pub use teardown::{RemoveError, remove_files, remove_leftovers};
+pub use trace::TraceError;
 pub use uplink::restore_uplink;
+pub use watch::Frames;
 
 use crate::apply::Scene;
-use crate::datapath::{Datapath, Mode};
+use crate::datapath::{Datapath, Mode, Tracer};
 use crate::dns::{DnsServer, ResolverFiles};
 use crate::kernel::netlink::Netlink;
 use crate::kernel::netns::{Netns, NetnsId};
@@ -62,6 +66,8 @@ pub struct Switch {
     netlink: Netlink,
     datapath: Arc<Datapath>,
     watching: Arc<Watching>,
+    /// The recording copy of the programs, for whoever traces.
+    tracer: Mutex<Option<Tracer>>,
     store: Store,
     state: Arc<Mutex<State>>,
     /// The DNS servers of the networks.
@@ -131,6 +137,7 @@ impl Switch {
             netlink,
             datapath,
             watching,
+            tracer: Mutex::default(),
             store,
             state,
             gate: RwLock::new(true),

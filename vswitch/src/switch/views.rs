@@ -42,7 +42,7 @@ impl Switch {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             instance: self.instance.name().to_string(),
             pid: std::process::id(),
-            datapath: mode_name(self.mode).to_owned(),
+            datapath: self.mode_name().to_owned(),
             hooks: self.hooks(),
             kernel: self.kernel.clone(),
             networks,
@@ -55,6 +55,15 @@ impl Switch {
             forwarding: outside.forwarding,
             notes: outside.notes.into_iter().chain(notes).collect(),
         })
+    }
+
+    /// The name of the mode, as `up --datapath` takes it.
+    pub(super) const fn mode_name(&self) -> &'static str {
+        match self.mode {
+            Mode::Auto => "auto",
+            Mode::Tc => "tc",
+            Mode::Xdp => "xdp",
+        }
     }
 
     /// The hooks that serve each kind of port.
@@ -161,6 +170,24 @@ impl Switch {
             Ok(PortView { port: port.name, kind: port.kind.to_owned(), network: port.network_name, counters })
         });
         views.collect()
+    }
+
+    /// The same, summed up by network.
+    ///
+    /// # Errors
+    /// As for [`Switch::stats`].
+    pub fn network_stats(&self, of: Option<&str>) -> Result<Vec<PortView>, SwitchError> {
+        let mut sums: BTreeMap<String, Counters> = BTreeMap::new();
+        for port in self.stats(of)? {
+            sums.entry(port.network).or_default().add(&port.counters);
+        }
+        let row = |(network, counters): (String, Counters)| PortView {
+            port: network.clone(),
+            kind: "network".to_owned(),
+            network,
+            counters,
+        };
+        Ok(sums.into_iter().map(row).collect())
     }
 
     /// The ports by number.
@@ -277,14 +304,5 @@ pub(super) fn network(state: &State, network: &Network) -> NetworkView {
         labels: network.labels.clone(),
         endpoints: state.endpoints_of(network.id).count(),
         created: network.created,
-    }
-}
-
-/// The name of a mode, as `up --datapath` takes it.
-const fn mode_name(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Auto => "auto",
-        Mode::Tc => "tc",
-        Mode::Xdp => "xdp",
     }
 }

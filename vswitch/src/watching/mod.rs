@@ -5,10 +5,11 @@
 mod watchers;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use vswitch_common::watch::{Event, Watch};
 
 use crate::datapath::{Datapath, DatapathError, Ring};
@@ -19,6 +20,8 @@ pub use watchers::{Filter, Seen};
 const TURN: usize = 256;
 /// Events that may wait for a subscriber.
 const EVENTS: usize = 1024;
+/// How long frames may be missing before those who watch are told, if none comes after them.
+const MISSING: Duration = Duration::from_millis(250);
 
 /// An event with the frame that it is about, if it is about one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +48,8 @@ pub enum WatchingError {
 pub struct Watching {
     datapath: Arc<Datapath>,
     watchers: Mutex<Watchers>,
+    /// Somebody has come to watch.
+    came: Notify,
     subscribers: Mutex<Vec<(u32, mpsc::Sender<Told>)>>,
 }
 
@@ -57,11 +62,16 @@ impl Watching {
     pub fn start(datapath: &Arc<Datapath>) -> Result<Arc<Self>, WatchingError> {
         datapath.set_watch(Watch::default())?;
         let (frames, events) = (register(datapath.frames()?)?, register(datapath.events()?)?);
-        let watching =
-            Arc::new(Self { datapath: datapath.clone(), watchers: Mutex::default(), subscribers: Mutex::default() });
-        let (shown, told) = (watching.clone(), watching.clone());
-        tokio::spawn(follow(frames, move |event, bytes| shown.watchers().show(&event, bytes)));
+        let watching = Arc::new(Self {
+            datapath: datapath.clone(),
+            watchers: Mutex::default(),
+            came: Notify::new(),
+            subscribers: Mutex::default(),
+        });
+        let (shown, told, lost) = (watching.clone(), watching.clone(), watching.clone());
+        tokio::spawn(follow(frames, move |event, bytes| shown.watchers().show(&event, &bytes)));
         tokio::spawn(follow(events, move |event, bytes| told.tell(event, bytes)));
+        tokio::spawn(async move { lost.tell_lost().await });
         Ok(watching)
     }
 
@@ -77,6 +87,7 @@ impl Watching {
             return Err(error);
         }
         drop(watchers);
+        self.came.notify_one();
         Ok(Some(Watcher { watching: self.clone(), number, frames }))
     }
 
@@ -93,6 +104,20 @@ impl Watching {
         let mut watchers = self.watchers();
         watchers.close();
         self.bring_in_line(&watchers);
+    }
+
+    /// Tells of frames that are missing at the end, when no other comes that would.
+    async fn tell_lost(&self) {
+        loop {
+            if self.watchers().is_empty() {
+                self.came.notified().await;
+            }
+            tokio::time::sleep(MISSING).await;
+            match self.datapath.unshown() {
+                Ok(unshown) => self.watchers().tell_lost(unshown),
+                Err(error) => tracing::warn!("frames may be missing without a word: {error}"),
+            }
+        }
     }
 
     fn tell(&self, event: Event, bytes: Vec<u8>) {
@@ -126,12 +151,12 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// The next frame; none when nothing is shown any more.
+    /// What there is to see next; none when nothing is shown any more.
     pub async fn next(&mut self) -> Option<Seen> {
         self.frames.recv().await
     }
 
-    /// The next frame, if it is there already.
+    /// What there is to see next, if it is there already.
     pub fn try_next(&mut self) -> Option<Seen> {
         self.frames.try_recv().ok()
     }

@@ -28,15 +28,13 @@ pub struct Filter {
     pub rate: u32,
 }
 
-/// A frame that somebody sees.
+/// What somebody sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seen {
-    /// What became of it.
-    pub event: Event,
-    /// Its bytes, without a tag kept beside it.
-    pub bytes: Vec<u8>,
-    /// How many frames have not been shown since the last one.
-    pub lost: u64,
+pub enum Seen {
+    /// A frame: what became of it, and its bytes without a tag kept beside it.
+    Frame(Event, Vec<u8>),
+    /// That so many frames were not shown.
+    Lost(u64),
 }
 
 impl Filter {
@@ -48,6 +46,7 @@ impl Filter {
             // They look for one port alone; of several, those that are not meant are taken out here.
             port: if self.ports.len() == 1 { self.ports.first().map_or(0, |port| port.0) } else { 0 },
             drops: self.drops.into(),
+            leaving: self.leaving.into(),
             // A tick is a little longer than a second, which nobody notices.
             limit: self.rate,
         }
@@ -70,6 +69,8 @@ pub(super) struct Watchers {
     next: u64,
     closed: bool,
     all: BTreeMap<u64, Entry>,
+    /// Frames that the programs have not shown and have not told of yet, but that those who watch know of.
+    known: u64,
 }
 
 #[derive(Debug)]
@@ -86,11 +87,20 @@ impl Watchers {
         if self.closed {
             return None;
         }
+        if self.all.is_empty() {
+            // The programs count from nothing.
+            self.known = 0;
+        }
         let (sender, receiver) = mpsc::channel(WAITING);
         let number = self.next;
         self.next += 1;
         self.all.insert(number, Entry { filter, frames: sender, lost: 0 });
         Some((number, receiver))
+    }
+
+    /// Whether nobody watches.
+    pub(super) fn is_empty(&self) -> bool {
+        self.all.is_empty()
     }
 
     /// One less; nothing happens if it has gone.
@@ -113,25 +123,51 @@ impl Watchers {
             network: both(one.network, other.network),
             port: both(one.port, other.port),
             drops: both(one.drops, other.drops),
+            leaving: one.leaving.max(other.leaving),
             limit: one.limit.max(other.limit),
         });
         union.unwrap_or_default()
     }
 
     /// Hands a frame to those who ask for it. What the programs did not show may have been for anybody.
-    pub(super) fn show(&mut self, event: &Event, bytes: Vec<u8>) {
+    pub(super) fn show(&mut self, event: &Event, bytes: &[u8]) {
+        let lost = u64::from(event.lost);
+        let news = lost.saturating_sub(self.known);
+        self.known -= lost - news;
         for entry in self.all.values_mut() {
-            entry.lost += u64::from(event.lost);
-            if !entry.filter.has(event) {
-                continue;
-            }
-            match entry.frames.try_send(Seen { event: *event, bytes: bytes.clone(), lost: entry.lost }) {
-                Ok(()) => entry.lost = 0,
-                Err(TrySendError::Full(_)) => entry.lost += 1,
-                // It has gone, and is about to be removed.
-                Err(TrySendError::Closed(_)) => {}
+            entry.lost += news;
+            if entry.filter.has(event) {
+                entry.tell_lost();
+                if entry.lost > 0 || !entry.send(Seen::Frame(*event, bytes.to_vec())) {
+                    entry.lost += 1;
+                }
             }
         }
+    }
+
+    /// Tells those who watch of frames that they were not shown, though none comes after them. `unshown` are those of which
+    /// the programs have not told yet: they do with the next frame.
+    pub(super) fn tell_lost(&mut self, unshown: u64) {
+        let news = unshown.saturating_sub(self.known);
+        self.known += news;
+        for entry in self.all.values_mut() {
+            entry.lost += news;
+            entry.tell_lost();
+        }
+    }
+}
+
+impl Entry {
+    /// Tells it what it was not shown, if there is room.
+    fn tell_lost(&mut self) {
+        if self.lost > 0 && self.send(Seen::Lost(self.lost)) {
+            self.lost = 0;
+        }
+    }
+
+    /// Sends it something; false if there is no room. One that has gone is about to be removed.
+    fn send(&self, seen: Seen) -> bool {
+        !matches!(self.frames.try_send(seen), Err(TrySendError::Full(_)))
     }
 }
 
@@ -161,7 +197,10 @@ mod tests {
         let mut watchers = Watchers::default();
         assert_eq!(watchers.union(), Watch::default());
         let (number, _frames) = watchers.add(of_ports(&[3])).expect("open");
-        assert_eq!(watchers.union(), Watch { mode: Watch::HEADERS, network: 0, port: 3, drops: 0, limit: 10 });
+        assert_eq!(
+            watchers.union(),
+            Watch { mode: Watch::HEADERS, network: 0, port: 3, drops: 0, leaving: 0, limit: 10 }
+        );
         watchers.remove(number);
         assert_eq!(watchers.union(), Watch::default());
         watchers.close();
@@ -177,9 +216,15 @@ mod tests {
         ];
         let mut watchers = Watchers::default();
         let _kept: Vec<_> = all.into_iter().map(|filter| watchers.add(filter)).collect();
-        assert_eq!(watchers.union(), Watch { mode: Watch::FRAMES, network: 1, port: 0, drops: 0, limit: 9 });
+        assert_eq!(
+            watchers.union(),
+            Watch { mode: Watch::FRAMES, network: 1, port: 0, drops: 0, leaving: 0, limit: 9 }
+        );
         let _kept = watchers.add(Filter { rate: 1, ..of_ports(&[3, 4]) });
-        assert_eq!(watchers.union(), Watch { mode: Watch::FRAMES, network: 0, port: 0, drops: 0, limit: 9 });
+        assert_eq!(
+            watchers.union(),
+            Watch { mode: Watch::FRAMES, network: 0, port: 0, drops: 0, leaving: 0, limit: 9 }
+        );
     }
 
     #[test]
@@ -211,19 +256,41 @@ mod tests {
         let (_, mut slow) = watchers.add(Filter::default()).expect("open");
         let (_, mut other) = watchers.add(of_ports(&[7])).expect("open");
         for _ in 0..WAITING + 5 {
-            watchers.show(&forwarded(3, 4), vec![1]);
+            watchers.show(&forwarded(3, 4), &[1]);
         }
-        assert_eq!(slow.try_recv().map(|seen| seen.lost), Ok(0));
-        watchers.show(&Event { lost: 2, ..forwarded(3, 4) }, vec![2]);
-        watchers.show(&forwarded(7, 4), vec![3]);
-        for _ in 1..WAITING {
-            assert_eq!(slow.try_recv().map(|seen| seen.lost), Ok(0));
+        let frame = |event, byte| Ok(Seen::Frame(event, vec![byte]));
+        for _ in 0..WAITING {
+            assert_eq!(slow.try_recv(), frame(forwarded(3, 4), 1));
         }
-        // Five for which there was no room, and two that the programs did not show; then there was no room again.
-        assert_eq!(slow.try_recv().map(|seen| (seen.lost, seen.bytes)), Ok((7, vec![2])));
-        watchers.show(&forwarded(3, 4), vec![4]);
-        assert_eq!(slow.try_recv().map(|seen| (seen.lost, seen.bytes)), Ok((1, vec![4])));
+        let late = Event { lost: 2, ..forwarded(3, 4) };
+        watchers.show(&late, &[2]);
+        // Five for which there was no room, and two that the programs did not show.
+        assert_eq!((slow.try_recv(), slow.try_recv()), (Ok(Seen::Lost(7)), frame(late, 2)));
+        assert!(slow.try_recv().is_err());
         // What the programs did not show may have been for the other one, too.
-        assert_eq!(other.try_recv().map(|seen| (seen.lost, seen.bytes)), Ok((2, vec![3])));
+        watchers.show(&forwarded(7, 4), &[3]);
+        assert_eq!((other.try_recv(), other.try_recv()), (Ok(Seen::Lost(2)), frame(forwarded(7, 4), 3)));
+    }
+
+    #[test]
+    fn lost_frames_are_told_once_whether_or_not_another_comes() {
+        let mut watchers = Watchers::default();
+        let (_, mut frames) = watchers.add(Filter::default()).expect("open");
+        watchers.tell_lost(0);
+        assert!(frames.try_recv().is_err());
+        watchers.tell_lost(5);
+        watchers.tell_lost(5);
+        assert_eq!(frames.try_recv(), Ok(Seen::Lost(5)));
+        assert!(frames.try_recv().is_err());
+        // The programs tell CPU by CPU of what is known, and of what has come since.
+        for (told, news) in [(3, None), (4, Some(2)), (1, Some(1))] {
+            watchers.show(&Event { lost: told, ..forwarded(3, 4) }, &[]);
+            if let Some(news) = news {
+                assert_eq!(frames.try_recv(), Ok(Seen::Lost(news)));
+            }
+            assert!(matches!(frames.try_recv(), Ok(Seen::Frame(..))));
+        }
+        watchers.tell_lost(0);
+        assert!(frames.try_recv().is_err());
     }
 }

@@ -20,7 +20,7 @@ const CTRL_C: &str = "\x03";
 const CTRL_Z: &str = "\x1a";
 
 /// A terminal with a session on it, as a person has one.
-struct Terminal {
+pub struct Terminal {
     keyboard: File,
     /// The end that the session has.
     line: OwnedFd,
@@ -30,7 +30,7 @@ struct Terminal {
 
 impl Terminal {
     /// Starts a program as the leader of a session on a new terminal.
-    fn start(command: &mut Command) -> Self {
+    pub fn start(command: &mut Command) -> Self {
         let pty = openpty(None, None).expect("a terminal");
         let stdio = || pty.slave.try_clone().expect("a descriptor");
         command.stdin(stdio()).stdout(stdio()).stderr(stdio());
@@ -65,17 +65,37 @@ impl Terminal {
         Self { keyboard, line: pty.slave, screen, session }
     }
 
-    fn types(&mut self, keys: &str) {
+    pub fn types(&mut self, keys: &str) {
         self.keyboard.write_all(keys.as_bytes()).expect("typed");
     }
 
     /// Waits until this is on the screen, and takes everything away.
     #[track_caller]
-    fn shows(&self, text: &str) -> String {
+    pub fn shows(&self, text: &str) -> String {
         settles(&format!("the terminal shows {text}"), || {
             let mut screen = self.screen.lock().unwrap_or_else(PoisonError::into_inner);
             if screen.contains(text) { Ok(std::mem::take(&mut *screen)) } else { Err(screen.clone()) }
         })
+    }
+
+    /// Makes its window as large.
+    pub fn resize(&self, columns: u16, rows: u16) {
+        let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        // SAFETY: the argument is as the request wants it, and the descriptor is open.
+        let resized = unsafe { libc::ioctl(self.line.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
+        assert_eq!(resized, 0, "{}", std::io::Error::last_os_error());
+    }
+
+    /// Whether it takes whole lines and shows what is typed, as a shell wants it.
+    pub fn is_cooked(&self) -> bool {
+        use nix::sys::termios::{LocalFlags, tcgetattr};
+        let flags = tcgetattr(&self.line).expect("a terminal").local_flags;
+        flags.contains(LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG)
+    }
+
+    /// The process that has it.
+    pub fn process(&self) -> nix::unistd::Pid {
+        nix::unistd::Pid::from_raw(self.session.id().cast_signed())
     }
 
     /// Hangs up, as a modem did, and a window does that is closed.
@@ -87,7 +107,7 @@ impl Terminal {
 
     /// Waits for the session's end; its exit status.
     #[track_caller]
-    fn ends(&mut self) -> Option<i32> {
+    pub fn ends(&mut self) -> Option<i32> {
         eventually("the session ends", || self.session.try_wait().expect("a child")).code()
     }
 }
@@ -123,7 +143,7 @@ fn an_interrupt_reaches_the_command_once_and_it_is_detached() {
     terminal.shows("ready");
     terminal.types(CTRL_C);
     terminal.shows("^C");
-    nix::sys::signal::kill(pid(&terminal), nix::sys::signal::Signal::SIGUSR1).expect("sent");
+    nix::sys::signal::kill(terminal.process(), nix::sys::signal::Signal::SIGUSR1).expect("sent");
     terminal.shows("caught-x\r\n");
     assert_eq!(terminal.ends(), Some(9));
     assert_eq!(host.ps(), []);
@@ -181,8 +201,4 @@ fn a_terminal_that_hangs_up_ends_the_command() {
     terminal.hangs_up();
     assert_eq!(terminal.ends(), Some(129));
     assert_eq!(host.ps(), []);
-}
-
-fn pid(terminal: &Terminal) -> nix::unistd::Pid {
-    nix::unistd::Pid::from_raw(terminal.session.id().cast_signed())
 }

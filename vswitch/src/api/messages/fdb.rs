@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use utoipa::{IntoParams, ToSchema};
 
 /// How a station came into the FDB.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum StationKind {
     /// Written by the daemon: there for good.
@@ -16,7 +17,8 @@ pub enum StationKind {
 }
 
 /// Which stations `fdb show` is about.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct FdbFilter {
     /// Of this network.
     pub network: Option<String>,
@@ -29,7 +31,7 @@ pub struct FdbFilter {
 }
 
 /// A station in the FDB.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StationView {
     /// Its address.
     pub mac: String,
@@ -52,7 +54,7 @@ pub struct StationView {
 }
 
 /// What became of a station.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum FdbChangeKind {
     /// It is there, or there in another way.
@@ -66,10 +68,11 @@ pub enum FdbChangeKind {
 }
 
 /// A change of the FDB.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FdbChange {
     /// When it was seen.
     #[serde(with = "time::serde::rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
     pub time: OffsetDateTime,
     /// What became of the station.
     pub change: FdbChangeKind,
@@ -81,7 +84,7 @@ pub struct FdbChange {
 }
 
 /// `fdb add`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct FdbStatic {
     /// Which station.
     #[serde(flatten)]
@@ -94,7 +97,8 @@ pub struct FdbStatic {
 }
 
 /// A station: of `fdb add` and `fdb del`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct FdbKeyRequest {
     /// Its address.
     pub mac: String,
@@ -105,7 +109,7 @@ pub struct FdbKeyRequest {
 }
 
 /// `fdb flush`: learned stations alone.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct FdbFlush {
     /// Of this network.
@@ -117,7 +121,7 @@ pub struct FdbFlush {
 }
 
 /// What `fdb flush` or `fdb del` removed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FdbFlushed {
     /// How many stations.
     pub removed: usize,

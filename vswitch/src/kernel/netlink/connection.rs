@@ -1,6 +1,7 @@
 //! Requests and their answers over one socket; requests that belong together travel in one datagram.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -13,6 +14,7 @@ use netlink_sys::{AsyncSocket as _, SocketAddr, TokioSocket};
 use nix::errno::Errno;
 use rtnetlink::proto::{ConnectionHandle, NetlinkCodec, from_socket_with_codec};
 use tokio::runtime::Handle;
+use tokio::sync::Mutex;
 
 use super::NetlinkError;
 use super::error::{Hint, Refusal};
@@ -37,7 +39,11 @@ const HEADER: usize = 16;
 
 /// An open connection, driven by a task that ends with the last clone.
 #[derive(Clone, Debug)]
-pub(super) struct Connection(ConnectionHandle<RouteNetlinkMessage>);
+pub(super) struct Connection {
+    handle: ConnectionHandle<RouteNetlinkMessage>,
+    /// Held by whoever lists something: the kernel lists one thing at a time on a socket, and is busy (EBUSY) for others.
+    listing: Arc<Mutex<()>>,
+}
 
 /// One request.
 #[derive(Clone, Debug)]
@@ -83,7 +89,7 @@ impl Connection {
         connection.set_forward_ack(true);
         connection.set_forward_done(true);
         tokio::spawn(connection);
-        Ok(Self(handle))
+        Ok(Self { handle, listing: Arc::default() })
     }
 
     /// Sends requests in one system call; the kernel carries them out in order, whether or not one fails. Returns an
@@ -121,6 +127,7 @@ impl Connection {
         operation: &'static str,
         request: Request,
     ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+        let _listing = self.listing.lock().await;
         for _ in 0..ATTEMPTS {
             match self.transact(operation, [request.clone()]).await? {
                 [Err(refusal)] if refusal.errno == INTERRUPTED => {}
@@ -133,7 +140,7 @@ impl Connection {
     async fn exchange(&self, requests: Vec<Request>) -> Option<Vec<Answer>> {
         let count = requests.len();
         let messages: Vec<_> = requests.into_iter().map(message).collect();
-        let stream = self.0.request_batch(messages, SocketAddr::new(0, 0)).ok()?;
+        let stream = self.handle.request_batch(messages, SocketAddr::new(0, 0)).ok()?;
         tokio::time::timeout(PATIENCE, collect(stream, count)).await.ok()?
     }
 }

@@ -3,7 +3,10 @@
 use std::{
     io::Read,
     process::{Child, Command, Stdio},
-    sync::mpsc::{self, Receiver},
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{self, Receiver},
+    },
     thread,
     time::Instant,
 };
@@ -46,8 +49,8 @@ pub fn spawn(command: &mut Command) -> Running {
 /// A program that has been started. Killed if it is dropped before its end.
 pub struct Running {
     child: Child,
-    stdout: Receiver<String>,
-    stderr: Receiver<String>,
+    stdout: Printed,
+    stderr: Printed,
     words: String,
 }
 
@@ -60,9 +63,9 @@ impl Running {
     #[track_caller]
     pub fn outcome(mut self) -> Outcome {
         let deadline = Instant::now() + PATIENCE;
-        let mut printed = [&self.stdout, &self.stderr]
-            .map(|pipe| pipe.recv_timeout(deadline.saturating_duration_since(Instant::now())));
-        if printed.iter().any(Result::is_err) {
+        let ended = [&self.stdout, &self.stderr]
+            .map(|pipe| pipe.ended.recv_timeout(deadline.saturating_duration_since(Instant::now())));
+        if ended.iter().any(Result::is_err) {
             let ended = self.child.try_wait();
             panic!(
                 "{} did not end, or left its output open to a process of its own, within {PATIENCE:?} ({ended:?})",
@@ -70,8 +73,12 @@ impl Running {
             );
         }
         let status = self.child.wait().unwrap_or_else(|error| panic!("waiting for {}: {error}", self.words));
-        let [stdout, stderr] = printed.each_mut().map(|text| std::mem::take(text.as_mut().expect("looked at above")));
-        Outcome { code: status.code(), stdout, stderr }
+        Outcome { code: status.code(), stdout: self.stdout.text(), stderr: self.stderr.text() }
+    }
+
+    /// What it has printed so far.
+    pub fn printed(&self) -> String {
+        self.stdout.text()
     }
 }
 
@@ -84,14 +91,31 @@ impl Drop for Running {
     }
 }
 
-fn collect(mut pipe: impl Read + Send + 'static) -> Receiver<String> {
-    let (sender, receiver) = mpsc::channel();
+/// What comes out of a pipe.
+struct Printed {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    ended: Receiver<()>,
+}
+
+impl Printed {
+    fn text(&self) -> String {
+        let bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+fn collect(mut pipe: impl Read + Send + 'static) -> Printed {
+    let (sender, ended) = mpsc::channel();
+    let bytes = Arc::<Mutex<Vec<u8>>>::default();
+    let collected = bytes.clone();
     thread::spawn(move || {
-        let mut bytes = Vec::new();
-        let _broken_off = pipe.read_to_end(&mut bytes);
-        let _nobody_waits = sender.send(String::from_utf8_lossy(&bytes).into_owned());
+        let mut buffer = [0; 4096];
+        while let Ok(length @ 1..) = pipe.read(&mut buffer) {
+            collected.lock().unwrap_or_else(PoisonError::into_inner).extend(&buffer[..length]);
+        }
+        let _nobody_waits = sender.send(());
     });
-    receiver
+    Printed { bytes, ended }
 }
 
 fn words(command: &Command) -> String {

@@ -30,7 +30,7 @@ use std::{
 
 pub use at_rest::AtRest;
 pub use bpf::BpfObject;
-pub use command::{Outcome, run, spawn};
+pub use command::{Outcome, Running, run, spawn};
 pub use devices::set_tx_checksumming;
 pub use dns::{Answer, Resolver, ask, ask_tcp, dig, getent};
 pub use flow::Flow;

@@ -1,0 +1,243 @@
+//! From whom, and to whom: ports and addresses as the switch knows them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use vswitch_common::Mac;
+
+use super::super::fdb::vlan;
+use super::super::state::NetworkEntry;
+use super::super::views::NamedPort;
+use super::build::{Content, Sender, frame, group_mac, link_local, plain, tagged};
+use super::{Switch, SwitchError, TraceError};
+use crate::api::{TraceProtocol, TraceRequest};
+use crate::model::EndpointAddress;
+
+/// What the host is called, wherever it is.
+const HOST: &str = "host";
+/// A machine behind an uplink of which nobody has heard.
+const STRANGER: Mac = Mac([0x02, 0x76, 0x73, 0x77, 0x00, 0x01]);
+/// The ports of TCP and UDP, where none are given: one of those that clients take, and HTTP's.
+const PORTS: (u16, u16) = (49152, 80);
+
+/// Where a frame is to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    Station(Mac),
+    Address(IpAddr),
+}
+
+/// Reads a MAC or an IP address.
+pub fn parse(text: &str) -> Result<Target, TraceError> {
+    let mac = text.parse().map(Target::Station).ok();
+    let target = mac.or_else(|| text.parse().map(Target::Address).ok());
+    target.ok_or_else(|| TraceError::Target(text.to_owned()))
+}
+
+impl Switch {
+    /// The port that a frame of this sender for this target comes in by. A sender that is in several networks sends it in
+    /// the one that the target is in, or by its default route.
+    pub(super) fn source_port(&self, from: &str, target: Option<Target>) -> Result<NamedPort, SwitchError> {
+        let ports = self.ports_by_number();
+        let of_endpoint: Vec<NamedPort> = {
+            let state = self.state();
+            match state.endpoint(from) {
+                Ok(entries) => entries.iter().filter_map(|entry| ports.get(&entry.port?.number)).cloned().collect(),
+                Err(SwitchError::EndpointNotFound(_)) => Vec::new(),
+                Err(error) => return Err(error),
+            }
+        };
+        let named = |port: &&NamedPort| port.name == from;
+        let is_host = |port: &&NamedPort| from == HOST && port.kind == "host";
+        let mut found = of_endpoint;
+        if found.is_empty() {
+            found = ports.values().filter(named).cloned().collect();
+        }
+        let whole_host = found.is_empty();
+        if whole_host {
+            found = ports.values().filter(is_host).cloned().collect();
+        }
+        let place = found.iter().position(|port| target.is_some_and(|target| self.is_near(port, target)));
+        match (place, found.len()) {
+            (_, 0) => Err(SwitchError::PortNotFound(from.to_owned())),
+            (Some(place), _) => Ok(found.swap_remove(place)),
+            (None, 2..) if whole_host => {
+                let target = target.map_or_else(|| "the frame".to_owned(), name);
+                Err(TraceError::WhichNetwork(target).into())
+            }
+            (None, _) => Ok(found.swap_remove(0)),
+        }
+    }
+
+    /// Whether a target is in a port's own network.
+    fn is_near(&self, port: &NamedPort, target: Target) -> bool {
+        let state = self.state();
+        let Some(network) = state.networks.get(&port.network) else { return false };
+        match target {
+            Target::Address(address) => network.record.subnet_of(address).is_some(),
+            Target::Station(mac) => {
+                let number = network.record.number;
+                drop(state);
+                self.datapath.fdb().is_ok_and(|fdb| fdb.iter().any(|(key, _)| (key.network, key.mac) == (number, mac)))
+            }
+        }
+    }
+
+    /// The frame that the port's station would send.
+    pub(super) fn built(
+        &self,
+        port: &NamedPort,
+        target: Target,
+        request: &TraceRequest,
+    ) -> Result<Vec<u8>, SwitchError> {
+        let vlan = request.vlan.as_deref().map(vlan).transpose()?;
+        let sender = self.sender(port)?;
+        let ports = (request.sport.unwrap_or(PORTS.0), request.dport.unwrap_or(PORTS.1));
+        let (destination, address) = match target {
+            Target::Station(mac) => (Some(mac), self.address_of(port, mac, &sender)),
+            Target::Address(address) => (None, Some(address)),
+        };
+        let frame = match (address, request.proto) {
+            (None, None) => plain(sender.mac, destination.unwrap_or(Mac::BROADCAST)),
+            (None, Some(_)) => return Err(TraceError::NoIp(destination.unwrap_or(Mac::ZERO)).into()),
+            (Some(target), protocol) => {
+                let protocol = protocol.unwrap_or(TraceProtocol::Icmp);
+                let destination = match (destination, protocol) {
+                    (None, TraceProtocol::Arp) => None,
+                    (None, _) => Some(self.next_hop(port, &sender, target)?),
+                    (given, _) => given,
+                };
+                frame(&sender, &Content { destination, target, protocol, ports })?
+            }
+        };
+        Ok(match vlan {
+            Some(vlan) => tagged(frame, vlan),
+            None => frame,
+        })
+    }
+
+    fn sender(&self, port: &NamedPort) -> Result<Sender, SwitchError> {
+        let entry = self.datapath.ports()?.into_iter().find(|(number, _)| *number == port.number);
+        let (_, entry) = entry.ok_or(SwitchError::PortGone(port.number))?;
+        let name = port.name.clone();
+        if port.kind == "uplink" {
+            // Not the host, whose the interface's own address is: somebody on the wire.
+            let mut heard = self.datapath.fdb()?.into_iter().filter(|(key, station)| {
+                station.port == port.number && !station.is_static() && key.network == entry.network
+            });
+            let mac = heard.next().map_or(STRANGER, |(key, _)| key.mac);
+            let state = self.state();
+            let subnets = state.networks.get(&port.network).map(|network| &network.record.subnets);
+            let ips = subnets.into_iter().flatten().map(|config| last_host(config.subnet.net()));
+            return Ok(Sender { name, mac, ips: ips.collect() });
+        }
+        let state = self.state();
+        let ips = match port.kind {
+            "host" => state.networks.get(&port.network).map(|network| network.record.gateways().collect()),
+            _ => {
+                let of_port = state
+                    .endpoints_of(port.network)
+                    .find(|entry| entry.port.is_some_and(|handle| handle.number == port.number));
+                of_port.and_then(|entry| entry.record.address.as_ref()).map(|address| address.ips().collect())
+            }
+        };
+        Ok(Sender { name, mac: entry.mac, ips: ips.unwrap_or_default() })
+    }
+
+    /// The IP address of a station in a port's network, as far as one is known: of the sender's families the first.
+    fn address_of(&self, port: &NamedPort, mac: Mac, sender: &Sender) -> Option<IpAddr> {
+        let fits = |ip: &IpAddr| sender.ips.iter().any(|own| own.is_ipv4() == ip.is_ipv4());
+        if mac == Mac::BROADCAST {
+            return Some(IpAddr::V4(Ipv4Addr::BROADCAST)).filter(fits);
+        }
+        let is_host = self.host_mac(port) == Some(mac);
+        let state = self.state();
+        let network = state.networks.get(&port.network)?;
+        if is_host {
+            return network.record.gateways().find(fits);
+        }
+        addresses(&state, network).find(|address| address.mac.get() == mac)?.ips().find(fits)
+    }
+
+    /// The station that a packet for an address is handed to.
+    fn next_hop(&self, port: &NamedPort, sender: &Sender, target: IpAddr) -> Result<Mac, SwitchError> {
+        if let Some(group) = group_mac(target) {
+            return Ok(group);
+        }
+        let host = self.host_mac(port);
+        let state = self.state();
+        let gone = || SwitchError::NetworkNotFound(port.network_name.clone());
+        let network = state.networks.get(&port.network).ok_or_else(gone)?;
+        let has = |mac: Mac, ip: IpAddr| ip == target || target == IpAddr::V6(link_local(mac));
+        let owner = addresses(&state, network).find(|address| address.ips().any(|ip| has(address.mac.get(), ip)));
+        let is_hosts = network.record.gateways().any(|gateway| gateway == target)
+            || host.is_some_and(|host| target == IpAddr::V6(link_local(host)));
+        let near = network.record.subnet_of(target);
+        let is_last =
+            near.is_some_and(|config| matches!(config.subnet.net(), IpNet::V4(net) if net.broadcast() == target));
+        let link_local = matches!(target, IpAddr::V6(ip) if ip.is_unicast_link_local());
+        match owner {
+            Some(owner) => Ok(owner.mac.get()),
+            None if is_hosts => host.ok_or_else(|| TraceError::NoOwner { address: target }.into()),
+            None if is_last => Ok(Mac::BROADCAST),
+            None if near.is_some() || link_local => Err(TraceError::NoOwner { address: target }.into()),
+            None => {
+                let routed = port.kind == "endpoint" && !network.record.internal;
+                let no_route = || TraceError::NoRoute { from: sender.name.clone(), target };
+                Ok(host.filter(|_| routed).ok_or_else(no_route)?)
+            }
+        }
+    }
+
+    /// The host's own station in a port's network.
+    fn host_mac(&self, port: &NamedPort) -> Option<Mac> {
+        let number = self.state().networks.get(&port.network)?.host_port?.number;
+        let ports = self.datapath.ports().ok()?;
+        ports.into_iter().find(|(other, _)| *other == number).map(|(_, entry)| entry.mac)
+    }
+}
+
+/// The addresses of a network's endpoints.
+fn addresses<'a>(
+    state: &'a super::super::state::State,
+    network: &NetworkEntry,
+) -> impl Iterator<Item = &'a EndpointAddress> {
+    state.endpoints_of(network.record.id).filter_map(|entry| entry.record.address.as_ref())
+}
+
+/// The last address of a subnet that a host can have: what a machine on the wire may have.
+fn last_host(subnet: IpNet) -> IpAddr {
+    match subnet {
+        IpNet::V4(subnet) => Ipv4Addr::from_bits(subnet.broadcast().to_bits().saturating_sub(1)).into(),
+        IpNet::V6(subnet) => Ipv6Addr::from_bits(subnet.broadcast().to_bits()).into(),
+    }
+}
+
+fn name(target: Target) -> String {
+    match target {
+        Target::Station(mac) => mac.to_string(),
+        Target::Address(address) => address.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_a_station_or_an_address() {
+        assert!(matches!(parse("02:00:00:00:00:01"), Ok(Target::Station(_))));
+        assert!(matches!(parse("10.0.0.1"), Ok(Target::Address(IpAddr::V4(_)))));
+        assert!(matches!(parse("fd00::1"), Ok(Target::Address(IpAddr::V6(_)))));
+        for bad in ["", "web", "10.0.0.0/8", "02:00"] {
+            assert!(matches!(parse(bad), Err(TraceError::Target(_))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn somebody_on_the_wire_has_an_address_of_the_subnet() {
+        let last = |subnet: &str| last_host(subnet.parse().expect("a subnet")).to_string();
+        assert_eq!(last("10.77.0.0/24"), "10.77.0.254");
+        assert_eq!(last("fd00::/126"), "fd00::3");
+    }
+}

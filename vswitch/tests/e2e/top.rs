@@ -1,0 +1,105 @@
+//! `top`: the rates of the ports, live on a terminal or once for a script.
+
+use nix::sys::signal::{Signal, kill};
+use serde::Deserialize;
+
+use crate::harness::{Attached, Flow, Frame, Host, Mac, Netns, RawPort, settles};
+use crate::run_terminal::Terminal;
+
+/// A row of `top --once --format json`.
+#[derive(Debug, Deserialize)]
+struct Rate {
+    port: String,
+    network: String,
+    rx_frames_per_second: f64,
+    rx_bits_per_second: f64,
+    drops_per_second: f64,
+    worst_drop: Option<String>,
+}
+
+/// A container that sends about a thousand datagrams a second to another.
+struct Busy {
+    at_a: Attached,
+    _flow: Flow,
+    a: Netns,
+    _b: Netns,
+    host: Host,
+}
+
+fn busy() -> Busy {
+    let host = Host::up(&[]);
+    let [a, b] = ["a", "b"].map(Netns::new);
+    let [at_a, at_b] = [&a, &b].map(|container| host.attach(container, &[]));
+    let flow = Flow::start(&a, &b, at_b.ipv4);
+    flow.goes_on(10);
+    Busy { at_a, _flow: flow, a, _b: b, host }
+}
+
+#[test]
+fn one_table_is_printed_for_scripts() {
+    let Busy { host, a, at_a, .. } = &busy();
+    let sender = RawPort::open(a, "eth0");
+    let row = settles("drops are seen", || {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..50 {
+                    sender.send(&Frame::new(at_a.mac, Mac::ZERO, "from nobody"));
+                    std::thread::sleep(std::time::Duration::from_millis(5));
+                }
+            });
+            let rows: Vec<Rate> = host.json(&["top", "--once", "--interval", "0.3", "bridge"]);
+            let row = rows.into_iter().find(|row| row.port == at_a.name).expect("a row for the container");
+            if row.drops_per_second > 0.0 { Ok(row) } else { Err(row) }
+        })
+    });
+    assert_eq!((row.network.as_str(), row.worst_drop.as_deref()), ("bridge", Some("source_zero")));
+    // Emulated processors are slow; what is sent is counted by the thousand.
+    assert!(row.rx_frames_per_second > 10.0 && row.rx_bits_per_second > 400.0 * row.rx_frames_per_second, "{row:?}");
+    let table = host.ok(&["top", "--once", "--interval", "0.2"]);
+    assert!(table.starts_with("PORT") && table.contains(&at_a.name), "{table}");
+}
+
+#[test]
+fn a_live_view_needs_a_terminal() {
+    let Busy { host, .. } = &busy();
+    assert!(host.fails(1, &["top"]).contains("needs a terminal"), "no terminal");
+    let outcome = host.run(&["top", "--format", "json"]);
+    assert!(outcome.code == Some(1) && outcome.stderr.contains("add --once"), "{outcome:#?}");
+    assert!(host.fails(1, &["top", "--once", "nowhere"]).contains("no endpoint and no network `nowhere`"));
+}
+
+/// Starts `top`, and waits until it shows the container.
+fn live(host: &Host, at: &Attached) -> Terminal {
+    let terminal = Terminal::start(host.command(&["top", "--interval", "0.2"]).env("TERM", "xterm"));
+    assert!(terminal.is_cooked());
+    terminal.shows("\x1b[?1049h");
+    terminal.resize(160, 24);
+    terminal.shows(&at.name);
+    assert!(!terminal.is_cooked());
+    terminal
+}
+
+#[test]
+fn a_terminal_shows_the_ports_and_is_given_back_however_it_ends() {
+    let Busy { host, at_a, .. } = &busy();
+    let mut terminal = live(host, at_a);
+    terminal.types("f");
+    terminal.shows("bridge");
+    let quits: [&dyn Fn(&mut Terminal); 3] =
+        [&|terminal| terminal.types("q"), &|terminal| terminal.types("\x03"), &|terminal| {
+            kill(terminal.process(), Signal::SIGTERM).expect("sent")
+        }];
+    for quit in quits {
+        quit(&mut terminal);
+        terminal.shows("\x1b[?1049l");
+        assert_eq!(terminal.ends(), Some(0));
+        assert!(terminal.is_cooked());
+        terminal = live(host, at_a);
+    }
+    // A daemon that goes away ends it with a word, on a terminal that is as it was.
+    host.kill_daemon();
+    terminal.shows("vswitch: cannot talk to the daemon");
+    assert_eq!(terminal.ends(), Some(1));
+    assert!(terminal.is_cooked());
+    host.start(&[]);
+}
