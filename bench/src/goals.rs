@@ -35,8 +35,8 @@ const fn value(name: &'static str, figure: &'static str, row: &'static str, boun
     Goal { name, figure, row, against: None, bound }
 }
 
-/// Issue 2, "Bench, in this machine's own ratios", and issue 3, "Bench additions".
-const GOALS: [Goal; 13] = [
+/// Issue 2, "Bench, in this machine's own ratios", and issues 3 and 4, "Bench additions".
+const GOALS: [Goal; 25] = [
     ratio("TCP, 1 stream / direct veth", "tcp1", "vswitch", "direct", AtLeast(0.97)),
     ratio("TCP, 1 stream / Linux bridge", "tcp1", "vswitch", "bridge", AtLeast(1.2)),
     ratio("TCP, 4 streams / direct veth", "tcp4", "vswitch", "direct", AtLeast(0.97)),
@@ -50,6 +50,18 @@ const GOALS: [Goal; 13] = [
     ratio("published port, 4 streams / Docker", "published4", "vswitch", "docker", AtLeast(1.0)),
     ratio("published port, connections / Docker", "published_cps", "vswitch", "docker", AtLeast(1.0)),
     ratio("attach, the last of 1,000 / the first", "scale_attach", "last", "first", AtMost(1.5)),
+    ratio("FDB, tcx, 10,000 stations / 10", "fdb", "fdb10k", "fdb10", AtLeast(0.9)),
+    ratio("FDB, tcx, 1,000,000 stations / 10", "fdb", "fdb1m", "fdb10", AtLeast(0.9)),
+    ratio("FDB, XDP, 10,000 stations / 10", "fdb_xdp", "fdb10k", "fdb10", AtLeast(0.9)),
+    ratio("FDB, XDP, 1,000,000 stations / 10", "fdb_xdp", "fdb1m", "fdb10", AtLeast(0.9)),
+    ratio("broadcast to 2 ports / Linux bridge", "flood2", "vswitch", "bridge", AtLeast(1.0)),
+    ratio("broadcast to 16 ports / Linux bridge", "flood16", "vswitch", "bridge", AtLeast(1.0)),
+    ratio("broadcast to 128 ports / Linux bridge", "flood128", "vswitch", "bridge", AtLeast(1.0)),
+    ratio("broadcast to 2 ports, 1,000 elsewhere / none", "flood2", "vswitch_crowd", "vswitch", AtLeast(0.95)),
+    ratio("TCP, 1 stream, watched for other frames / not", "monitor_tcp1", "for_others", "unwatched", AtLeast(0.98)),
+    ratio("TCP, 1 stream, watched / not", "monitor_tcp1", "for_all", "unwatched", AtLeast(0.9)),
+    ratio("TCP, 4 streams, watched for other frames / not", "monitor_tcp4", "for_others", "unwatched", AtLeast(0.98)),
+    ratio("TCP, 4 streams, watched / not", "monitor_tcp4", "for_all", "unwatched", AtLeast(0.9)),
 ];
 
 /// A goal, and what came out.

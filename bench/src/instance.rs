@@ -101,6 +101,11 @@ impl Instance {
         self.directory().join("bpf/programs").join(name)
     }
 
+    /// Where the instance pinned its map `name`.
+    pub fn pinned_map(&self, name: &str) -> PathBuf {
+        self.directory().join("bpf/maps").join(name)
+    }
+
     /// Its name, as `--instance` takes it.
     pub fn name(&self) -> &str {
         &self.name

@@ -10,9 +10,11 @@ mod listening;
 mod machine;
 mod measure;
 mod namespaces;
+mod operators;
 mod report;
 mod run;
 mod statistics;
+mod tables;
 mod topology;
 
 use std::{path::PathBuf, process::ExitCode};

@@ -15,6 +15,7 @@ use crate::{
     command, goals,
     machine::Machine,
     measure::{What, attach, connections, cost, frames, iperf, names, pingpong, scale, udp},
+    operators::Operators,
     report::{self, Results},
     topology::{Pair, Published, Uplink, Variant},
     vswitch_binary,
@@ -46,19 +47,29 @@ pub struct Options {
 }
 
 impl Options {
-    fn wants(&self, what: What) -> bool {
-        self.only.is_empty() || self.only.contains(&what)
+    /// Whether something is to be measured.
+    pub fn wants(&self, what: What) -> bool {
+        let all_of_these = self.only.contains(&What::Operators) && What::OF_OPERATORS.contains(&what);
+        self.only.is_empty() || self.only.contains(&what) || all_of_these
     }
 
-    fn wants_variant(&self, variant: Variant) -> bool {
+    /// Whether a variant is to be measured.
+    pub fn wants_variant(&self, variant: Variant) -> bool {
         self.variant.is_empty() || self.variant.contains(&variant)
     }
 
-    fn variants(&self, all: &[Variant]) -> Vec<Variant> {
+    /// Those of `all` that are to be measured.
+    pub fn variants(&self, all: &[Variant]) -> Vec<Variant> {
         all.iter().copied().filter(|variant| self.wants_variant(*variant)).collect()
     }
 
-    fn window(&self) -> Duration {
+    /// Length of a sample of throughput.
+    pub fn seconds(&self) -> u32 {
+        self.seconds
+    }
+
+    /// The same.
+    pub fn window(&self) -> Duration {
         Duration::from_secs(self.seconds.into())
     }
 }
@@ -111,7 +122,10 @@ impl Options {
         on_pairs && chosen(&Variant::PAIRS)
             || self.wants(What::Published) && chosen(&Variant::PUBLISHED)
             || self.wants(What::Frames) && chosen(&Variant::UPLINKS)
-            || [What::Attach, What::Names, What::Scale].iter().any(|what| self.wants(*what))
+            || self.wants(What::Flood) && chosen(&Variant::FLOODS)
+            || self.wants(What::Learn) && chosen(&Variant::LEARNERS)
+            || self.wants(What::Guards) && chosen(&[Variant::Vswitch, Variant::VswitchOpen])
+            || [What::Fdb, What::Monitor, What::Attach, What::Names, What::Scale].iter().any(|what| self.wants(*what))
                 && self.wants_variant(Variant::Vswitch)
             || self.wants(What::Cost) && (chosen(&Variant::PAIRS) || chosen(&Variant::UPLINKS))
     }
@@ -133,6 +147,7 @@ fn measure_all(options: &Options, vswitch: Option<&Path>) -> Result<Results> {
             uplinks.push(Uplink::build(variant, vswitch)?);
         }
     }
+    let operators = Operators::build(options, vswitch)?;
     let published = if options.wants(What::Published) { build_published(options, vswitch)? } else { Vec::new() };
     let resolver = match vswitch.filter(|_| options.wants(What::Names) && options.wants_variant(Variant::Vswitch)) {
         Some(vswitch) => {
@@ -161,11 +176,12 @@ fn measure_all(options: &Options, vswitch: Option<&Path>) -> Result<Results> {
             note(&mut results, "frames", uplink.variant, mpps);
         }
         measure_published(&mut results, &published, options, round)?;
+        operators.measure(&mut results, options, round)?;
         if let Some(resolver) = &resolver {
             measure_names(&mut results, resolver, options.window())?;
         }
     }
-    drop((servers, pairs, uplinks, published, resolver));
+    drop((servers, pairs, uplinks, published, operators, resolver));
 
     if options.wants(What::Attach) {
         measure_attach(&mut results, options, vswitch)?;
@@ -197,7 +213,7 @@ fn on_pair(results: &mut Results, what: What, pair: &Pair, options: &Options) ->
             note(results, "rr_p50", pair.variant, times.p50);
             note(results, "rr_p99", pair.variant, times.p99);
         }
-        What::Frames | What::Attach | What::Cost | What::Names | What::Scale | What::Published => {}
+        _ => {}
     }
     Ok(())
 }
@@ -277,14 +293,21 @@ fn measure_scale(results: &mut Results, vswitch: &Path) -> Result<()> {
 }
 
 /// Each round starts with another one, so that none always comes first or after the same neighbor.
-fn in_turn<T>(all: &[T], round: u32) -> impl Iterator<Item = &T> {
+pub fn in_turn<T>(all: &[T], round: u32) -> impl Iterator<Item = &T> {
     let first = if all.is_empty() { 0 } else { round as usize % all.len() };
     all[first..].iter().chain(&all[..first])
 }
 
-fn note(results: &mut Results, figure: &str, variant: Variant, sample: f64) {
+/// Records a sample, and says so.
+pub fn note(results: &mut Results, figure: &str, variant: Variant, sample: f64) {
     eprintln!("  {figure:<11} {:<24} {sample:.2}", variant.label());
     results.record(figure, variant.key(), sample);
+}
+
+/// The same for a row that is no variant.
+pub fn note_row(results: &mut Results, figure: &str, row: &'static str, sample: f64) {
+    eprintln!("  {figure:<11} {row:<24} {sample:.2}");
+    results.record(figure, row, sample);
 }
 
 fn describe(machine: &Machine, options: &Options) -> String {

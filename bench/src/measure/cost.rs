@@ -44,18 +44,21 @@ pub struct Cost {
     pub bytes_jited: u32,
 }
 
+/// Nanoseconds per frame of the program on a container's port, by BPF_PROG_TEST_RUN on one to a known endpoint.
+pub fn test_run_of_container_port(pair: &Pair) -> Result<f64> {
+    let instance = pair.instance.as_ref().context("only vswitch has programs to look at")?;
+    let program = Pinned::open(instance, "from_container")?;
+    let outcome = program.run_on_container_port(pair, instance)?;
+    program.check(outcome, TC_ACT_REDIRECT)?;
+    Ok(outcome.time.as_nanos() as f64)
+}
+
 /// The program on a container's port, under UDP from one container to another.
 pub fn of_container_port(pair: &Pair) -> Result<Cost> {
     let instance = pair.instance.as_ref().context("only vswitch has programs to look at")?;
     let program = Pinned::open(instance, "from_container")?;
     let ns_under_traffic = program.mean_time_while(|| udp::delivered_per_second(pair, WINDOW).map(drop))?;
-
-    let sender = pair.client.netns.device(&pair.client.ifname)?;
-    let receiver = pair.server.netns.device(&pair.server.ifname)?;
-    // The port is the peer of the container's device.
-    let port = sender.link_index.context("the container's device has no peer")?;
-    let frame = frame(mac(&sender.address)?, mac(&receiver.address)?, pair.client.ipv4, pair.server.ipv4);
-    let outcome = instance.host().inside(CLIENT_CPU, || bpf::run_tc(program.fd.as_fd(), &frame, port, REPEAT))?;
+    let outcome = program.run_on_container_port(pair, instance)?;
     program.cost(ns_under_traffic, outcome, TC_ACT_REDIRECT)
 }
 
@@ -108,7 +111,16 @@ impl Pinned {
         Ok((after.run_time() - before.run_time()).as_nanos() as f64 / runs as f64)
     }
 
-    fn cost(&self, ns_under_traffic: f64, outcome: Outcome, wanted: u32) -> Result<Cost> {
+    fn run_on_container_port(&self, pair: &Pair, instance: &Instance) -> Result<Outcome> {
+        let sender = pair.client.netns.device(&pair.client.ifname)?;
+        let receiver = pair.server.netns.device(&pair.server.ifname)?;
+        // The port is the peer of the container's device.
+        let port = sender.link_index.context("the container's device has no peer")?;
+        let frame = frame(mac(&sender.address)?, mac(&receiver.address)?, pair.client.ipv4, pair.server.ipv4);
+        instance.host().inside(CLIENT_CPU, || bpf::run_tc(self.fd.as_fd(), &frame, port, REPEAT))
+    }
+
+    fn check(&self, outcome: Outcome, wanted: u32) -> Result<()> {
         if outcome.verdict != wanted {
             bail!(
                 "{} returned {} for a frame to a known endpoint, not {wanted} (redirect)",
@@ -116,6 +128,11 @@ impl Pinned {
                 outcome.verdict
             );
         }
+        Ok(())
+    }
+
+    fn cost(&self, ns_under_traffic: f64, outcome: Outcome, wanted: u32) -> Result<Cost> {
+        self.check(outcome, wanted)?;
         let info = ProgramInfo::from_pin(&self.path)?;
         Ok(Cost {
             program: self.name,

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Frames per system call.
-const CHUNK: u32 = 1 << 15;
+pub const CHUNK: u32 = 1 << 15;
 /// Injected before the clock starts.
 const WARM_UP: u32 = 1 << 12;
 
@@ -42,7 +42,8 @@ impl Injector {
         }
     }
 
-    fn as_fd(&self) -> BorrowedFd<'_> {
+    /// The program.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Pass(fd) => fd.as_fd(),
             Self::Switch(fd) => fd.as_fd(),
@@ -77,10 +78,11 @@ pub fn delivered_mpps(uplink: &Uplink, window: Duration) -> Result<f64> {
 /// Counts and drops what a device receives, in the first hook that all variants share. Devices differ in what they count
 /// (a frame handed over by redirect_peer, or passed on by XDP, has not met the driver), and the IP layer would spend more
 /// on each frame than the switch does.
-struct CountAndDrop<'a>(&'a NetnsName);
+pub struct CountAndDrop<'a>(&'a NetnsName);
 
 impl<'a> CountAndDrop<'a> {
-    fn at(container: &'a Endpoint) -> Result<Self> {
+    /// From now on.
+    pub fn at(container: &'a Endpoint) -> Result<Self> {
         let hook = format!("{{ type filter hook ingress device {} priority 0 ; }}", container.ifname);
         for arguments in [
             "add table netdev bench",
@@ -92,7 +94,8 @@ impl<'a> CountAndDrop<'a> {
         Ok(Self(&container.netns))
     }
 
-    fn frames(&self) -> Result<u64> {
+    /// Frames so far.
+    pub fn frames(&self) -> Result<u64> {
         let json = command::run(self.0.command("nft").args(["-j", "list", "chain", "netdev", "bench", "sink"]))?;
         let document: serde_json::Value = serde_json::from_str(&json)?;
         let items = document["nftables"].as_array().map(Vec::as_slice).unwrap_or_default();

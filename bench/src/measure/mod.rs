@@ -3,8 +3,11 @@
 pub mod attach;
 pub mod connections;
 pub mod cost;
+pub mod fdb;
+pub mod flood;
 pub mod frames;
 pub mod iperf;
+pub mod monitor;
 pub mod names;
 pub mod pingpong;
 pub mod scale;
@@ -35,11 +38,26 @@ pub enum What {
     Names,
     /// Create, attach and remove 1,000 endpoints in 20 networks.
     Scale,
+    /// 60-byte frames with 10, 10,000 and 1,000,000 stations in the FDB.
+    Fdb,
+    /// Stations learned in a second.
+    Learn,
+    /// Broadcasts to 2, 16 and 128 ports.
+    Flood,
+    /// What the guards cost.
+    Guards,
+    /// What `vswitch monitor` costs.
+    Monitor,
+    /// All of `fdb`, `learn`, `flood`, `guards` and `monitor`.
+    Operators,
 }
 
 impl What {
     /// Measured on two containers.
     pub const ON_PAIRS: [Self; 4] = [Self::Tcp1, Self::Tcp4, Self::Rr, Self::Udp];
+
+    /// What [`What::Operators`] is.
+    pub const OF_OPERATORS: [Self; 5] = [Self::Fdb, Self::Learn, Self::Flood, Self::Guards, Self::Monitor];
 
     /// As `--only` spells it.
     pub fn name(self) -> String {

@@ -67,13 +67,14 @@ pub fn scale(vswitch: &Path) -> Result<Scale> {
 }
 
 /// One connection to the daemon.
-struct Api {
+pub struct Api {
     runtime: tokio::runtime::Runtime,
     client: Client,
 }
 
 impl Api {
-    fn connect(instance: &Instance) -> Result<Self> {
+    /// Opens it.
+    pub fn connect(instance: &Instance) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
         let named = vswitch::model::Instance::new(instance.name().parse()?);
         let client = runtime.block_on(Client::connect(&named))?;
@@ -116,7 +117,8 @@ impl Api {
         Ok(scale)
     }
 
-    fn post(&mut self, path: &str, body: &impl serde::Serialize) -> Result<()> {
+    /// Asks, and has no use for the answer.
+    pub fn post(&mut self, path: &str, body: &impl serde::Serialize) -> Result<()> {
         stop_if_interrupted()?;
         let answer: Result<Value, _> = self.runtime.block_on(self.client.post(path, body));
         answer.with_context(|| format!("POST {path} {}", json!(body)))?;

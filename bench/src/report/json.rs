@@ -42,6 +42,7 @@ fn figure(figure: &Figure) -> Value {
                 "ratio_to_direct": figure.ratio(key, "direct"),
                 "ratio_to_bridge": figure.ratio(key, "bridge"),
                 "ratio_to_docker": figure.ratio(key, "docker"),
+                "ratio_to_baseline": figure.ratio_to_own_baseline(key),
             });
             ((*key).to_owned(), row)
         })
@@ -51,6 +52,7 @@ fn figure(figure: &Figure) -> Value {
         "title": figure.kind.title,
         "unit": figure.kind.unit,
         "more_is_better": figure.kind.more_is_better,
+        "baseline": figure.kind.baseline,
         "rows": rows,
     })
 }

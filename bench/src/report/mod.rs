@@ -25,54 +25,61 @@ pub struct Kind {
     pub unit: &'static str,
     /// Whether more is better.
     pub more_is_better: bool,
+    /// The row that the others are compared with where it is neither a wire nor a bridge nor Docker.
+    pub baseline: Option<&'static str>,
     /// Whether the median is of rounds that all rows took part in, so that ratios mean something.
     pub compares: bool,
 }
 
 /// All figures that a run can have, in the order that they are shown in.
-pub const FIGURES: [Kind; 17] = [
-    Kind { key: "tcp1", title: "TCP, 1 stream", unit: "Gbit/s", more_is_better: true, compares: true },
-    Kind { key: "tcp4", title: "TCP, 4 streams", unit: "Gbit/s", more_is_better: true, compares: true },
-    Kind { key: "rr_p50", title: "TCP request-response, p50", unit: "us", more_is_better: false, compares: true },
-    Kind { key: "rr_p99", title: "TCP request-response, p99", unit: "us", more_is_better: false, compares: true },
-    Kind { key: "udp", title: "UDP, 60-byte frames", unit: "kpps", more_is_better: true, compares: true },
-    Kind {
-        key: "frames",
-        title: "60-byte frames, uplink to container",
-        unit: "Mpps",
-        more_is_better: true,
-        compares: true,
-    },
-    Kind { key: "attach", title: "attach", unit: "ms", more_is_better: false, compares: true },
-    Kind { key: "memory", title: "daemon, resident", unit: "MB", more_is_better: false, compares: false },
-    Kind { key: "published1", title: "published port, 1 stream", unit: "Gbit/s", more_is_better: true, compares: true },
-    Kind {
-        key: "published4",
-        title: "published port, 4 streams",
-        unit: "Gbit/s",
-        more_is_better: true,
-        compares: true,
-    },
-    Kind {
-        key: "published_cps",
-        title: "published port, connections",
-        unit: "k/s",
-        more_is_better: true,
-        compares: true,
-    },
-    Kind { key: "names1", title: "names, 1 query at a time", unit: "k/s", more_is_better: true, compares: true },
-    Kind {
-        key: "names1_p99",
-        title: "names, 1 query at a time, p99",
-        unit: "us",
-        more_is_better: false,
-        compares: true,
-    },
-    Kind { key: "names16", title: "names, 16 at a time", unit: "k/s", more_is_better: true, compares: true },
-    Kind { key: "names16_p99", title: "names, 16 at a time, p99", unit: "us", more_is_better: false, compares: true },
-    Kind { key: "scale", title: "1,000 endpoints in 20 networks", unit: "s", more_is_better: false, compares: false },
-    Kind { key: "scale_attach", title: "attach, of 1,000", unit: "ms", more_is_better: false, compares: true },
+pub const FIGURES: [Kind; 32] = [
+    more("tcp1", "TCP, 1 stream", "Gbit/s"),
+    more("tcp4", "TCP, 4 streams", "Gbit/s"),
+    less("rr_p50", "TCP request-response, p50", "us"),
+    less("rr_p99", "TCP request-response, p99", "us"),
+    more("udp", "UDP, 60-byte frames", "kpps"),
+    more("frames", "60-byte frames, uplink to container", "Mpps"),
+    less("attach", "attach", "ms"),
+    Kind { compares: false, ..less("memory", "daemon, resident", "MB") },
+    more("published1", "published port, 1 stream", "Gbit/s"),
+    more("published4", "published port, 4 streams", "Gbit/s"),
+    more("published_cps", "published port, connections", "k/s"),
+    more("names1", "names, 1 query at a time", "k/s"),
+    less("names1_p99", "names, 1 query at a time, p99", "us"),
+    more("names16", "names, 16 at a time", "k/s"),
+    less("names16_p99", "names, 16 at a time, p99", "us"),
+    Kind { compares: false, ..less("scale", "1,000 endpoints in 20 networks", "s") },
+    less("scale_attach", "attach, of 1,000", "ms"),
+    more("fdb", "FDB, frames to all stations, tcx", "Mpps").beside("fdb10"),
+    more("fdb_xdp", "FDB, frames to all stations, XDP", "Mpps").beside("fdb10"),
+    more("fdb_few", "FDB, frames to ten stations, tcx", "Mpps").beside("fdb10"),
+    more("fdb_few_xdp", "FDB, frames to ten stations, XDP", "Mpps").beside("fdb10"),
+    more("learn", "stations learned", "k/s"),
+    more("flood2", "broadcast, to 2 ports", "kpps").beside("vswitch"),
+    more("flood16", "broadcast, to 16 ports", "kpps").beside("vswitch"),
+    more("flood128", "broadcast, to 128 ports", "kpps").beside("vswitch"),
+    more("guards_tcp1", "guards, TCP, 1 stream", "Gbit/s").beside("vswitch_open"),
+    more("guards_tcp4", "guards, TCP, 4 streams", "Gbit/s").beside("vswitch_open"),
+    less("guards_rr", "guards, request-response p50", "us").beside("vswitch_open"),
+    less("guards_ns", "guards, program on a container's port", "ns").beside("vswitch_open"),
+    more("monitor_tcp1", "monitor, TCP, 1 stream", "Gbit/s").beside("unwatched"),
+    more("monitor_tcp4", "monitor, TCP, 4 streams", "Gbit/s").beside("unwatched"),
+    less("monitor_ns", "monitor, program on a container's port", "ns").beside("unwatched"),
 ];
+
+const fn more(key: &'static str, title: &'static str, unit: &'static str) -> Kind {
+    Kind { key, title, unit, more_is_better: true, baseline: None, compares: true }
+}
+
+const fn less(key: &'static str, title: &'static str, unit: &'static str) -> Kind {
+    Kind { more_is_better: false, ..more(key, title, unit) }
+}
+
+impl Kind {
+    const fn beside(self, baseline: &'static str) -> Self {
+        Self { baseline: Some(baseline), ..self }
+    }
+}
 
 /// A figure with its samples.
 #[derive(Debug)]
@@ -134,6 +141,11 @@ impl Figure {
         Summary::of(self.samples(row)?)
     }
 
+    /// A row by the one that this figure compares with.
+    pub fn ratio_to_own_baseline(&self, row: &str) -> Option<f64> {
+        self.ratio(row, self.kind.baseline?)
+    }
+
     /// A row by another one, round by round.
     pub fn ratio(&self, row: &str, baseline: &str) -> Option<f64> {
         self.kind.compares.then(|| paired_ratio(self.samples(row)?, self.samples(baseline)?))?
@@ -154,6 +166,13 @@ fn label<'key>(figure: &Kind, row: &'key str) -> &'key str {
         ("scale", "total") => "vswitch, all of it",
         ("scale_attach", "first") => "vswitch, the first hundred",
         ("scale_attach", "last") => "vswitch, the last hundred",
+        (_, "fdb10") => "vswitch, 10 stations",
+        (_, "fdb10k") => "vswitch, 10,000 stations",
+        (_, "fdb1m") => "vswitch, 1,000,000 stations",
+        (_, "unwatched") => "vswitch, nobody watches",
+        (_, "for_others") => "vswitch, watched for other frames",
+        (_, "for_all") => "vswitch, watched",
+        ("guards_tcp1" | "guards_tcp4" | "guards_rr" | "guards_ns", "vswitch") => "vswitch, guards on",
         _ => match variant(row) {
             Some(variant) => variant.label(),
             None => row,

@@ -1,4 +1,4 @@
-//! Results as one picture: how many times better than the direct wire, the Linux bridge and Docker.
+//! Results as one picture: how many times better than the direct wire, the Linux bridge, Docker, and vswitch without guards.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ const PANEL_HEIGHT: u32 = 390;
 
 /// Writes `ratios.svg` into `directory`; nothing when there is nothing to compare.
 pub fn write(directory: &Path, results: &Results) -> Result<()> {
-    let baselines: Vec<Variant> = [Variant::Direct, Variant::Bridge, Variant::Docker]
+    let baselines: Vec<Variant> = [Variant::Direct, Variant::Bridge, Variant::Docker, Variant::VswitchOpen]
         .into_iter()
         .filter(|baseline| !groups(results, *baseline).is_empty())
         .collect();
@@ -122,6 +122,7 @@ fn color(variant: Variant) -> RGBColor {
         Variant::Macvlan => RGBColor(86, 180, 233),
         Variant::Docker => RGBColor(204, 121, 167),
         Variant::Vswitch | Variant::UplinkTcx => RGBColor(0, 158, 115),
+        Variant::VswitchOpen | Variant::VswitchCrowd => RGBColor(0, 90, 66),
         Variant::VswitchXdp | Variant::UplinkXdp => RGBColor(0, 114, 178),
     }
 }

@@ -26,7 +26,7 @@ pub fn align_right(table: &mut Table, columns: RangeInclusive<usize>) {
 
 /// Medians, spread and ratios.
 pub fn figures(results: &Results) -> Table {
-    let mut table = table(&["", "", "median", "min .. max", "/ direct", "/ bridge", "/ docker"]);
+    let mut table = table(&["", "", "median", "min .. max", "/ direct", "/ bridge", "/ docker", "/ own"]);
     for figure in &results.figures {
         for (number, (key, samples)) in figure.rows.iter().enumerate() {
             let Some(summary) = Summary::of(samples) else { continue };
@@ -39,10 +39,11 @@ pub fn figures(results: &Results) -> Table {
                 ratio(figure, key, "direct"),
                 ratio(figure, key, "bridge"),
                 ratio(figure, key, "docker"),
+                figure.kind.baseline.map(|baseline| ratio(figure, key, baseline)).unwrap_or_default(),
             ]);
         }
     }
-    align_right(&mut table, 2..=6);
+    align_right(&mut table, 2..=7);
     table
 }
 

@@ -4,6 +4,7 @@ mod bridge;
 mod direct;
 mod macvlan;
 mod published;
+mod segment;
 mod vswitch;
 
 use std::{
@@ -22,6 +23,7 @@ use crate::{
 
 pub use bridge::{Netfilter, attach_by_ip, host_with_bridge};
 pub use published::Published;
+pub use segment::Segment;
 
 /// What connects the two ends.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, ValueEnum)]
@@ -38,6 +40,10 @@ pub enum Variant {
     Docker,
     /// vswitch as it comes.
     Vswitch,
+    /// vswitch with its guards, storm control, ARP suppression and multicast snooping off.
+    VswitchOpen,
+    /// vswitch with many ports in other networks.
+    VswitchCrowd,
     /// vswitch with `--datapath xdp`.
     VswitchXdp,
     /// vswitch with an uplink that is switched in tcx alone (`-o xdp=off`).
@@ -48,17 +54,23 @@ pub enum Variant {
 
 impl Variant {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Direct,
         Self::Bridge,
         Self::BridgeAlone,
         Self::Macvlan,
         Self::Docker,
         Self::Vswitch,
+        Self::VswitchOpen,
+        Self::VswitchCrowd,
         Self::VswitchXdp,
         Self::UplinkTcx,
         Self::UplinkXdp,
     ];
+    /// The ways of a flood.
+    pub const FLOODS: [Self; 4] = [Self::Bridge, Self::BridgeAlone, Self::Vswitch, Self::VswitchCrowd];
+    /// Who learns stations from an uplink.
+    pub const LEARNERS: [Self; 3] = [Self::Bridge, Self::UplinkTcx, Self::UplinkXdp];
     /// The ways from outside to a port that a container publishes.
     pub const PUBLISHED: [Self; 3] = [Self::Direct, Self::Docker, Self::Vswitch];
     /// The ways from one container to another.
@@ -77,6 +89,8 @@ impl Variant {
             Self::Macvlan => "macvlan",
             Self::Docker => "docker",
             Self::Vswitch => "vswitch",
+            Self::VswitchOpen => "vswitch_open",
+            Self::VswitchCrowd => "vswitch_crowd",
             Self::VswitchXdp => "vswitch_xdp",
             Self::UplinkTcx => "uplink_tcx",
             Self::UplinkXdp => "uplink_xdp",
@@ -92,6 +106,8 @@ impl Variant {
             Self::Macvlan => "macvlan",
             Self::Docker => "Docker",
             Self::Vswitch => "vswitch",
+            Self::VswitchOpen => "vswitch, guards off",
+            Self::VswitchCrowd => "vswitch, 1,000 more ports",
             Self::VswitchXdp => "vswitch --datapath xdp",
             Self::UplinkTcx => "vswitch, uplink tcx",
             Self::UplinkXdp => "vswitch, uplink XDP",
@@ -100,7 +116,7 @@ impl Variant {
 
     /// Whether it cannot be built without a vswitch binary.
     pub fn needs_vswitch(self) -> bool {
-        matches!(self, Self::Vswitch | Self::VswitchXdp | Self::UplinkTcx | Self::UplinkXdp)
+        !matches!(self, Self::Direct | Self::Bridge | Self::BridgeAlone | Self::Macvlan | Self::Docker)
     }
 }
 
@@ -154,9 +170,10 @@ impl Pair {
             Variant::BridgeAlone => bridge::pair(Netfilter::Off),
             Variant::Macvlan => macvlan::pair(),
             Variant::Docker => bail!("Docker is measured on published ports only"),
-            Variant::Vswitch | Variant::UplinkTcx | Variant::UplinkXdp => {
+            Variant::Vswitch | Variant::VswitchCrowd | Variant::UplinkTcx | Variant::UplinkXdp => {
                 vswitch::pair(variant, required(vswitch)?, &[])
             }
+            Variant::VswitchOpen => vswitch::pair_without_guards(required(vswitch)?),
             Variant::VswitchXdp => vswitch::pair(variant, required(vswitch)?, &["--datapath", "xdp"]),
         };
         let pair = pair.with_context(|| format!("setting up {}", variant.label()))?;
@@ -201,16 +218,19 @@ pub struct Uplink {
 impl Uplink {
     /// Builds it, and sees that the far end of the wire reaches the container.
     pub fn build(variant: Variant, vswitch: Option<&Path>) -> Result<Self> {
+        Self::build_with(variant, vswitch, &[])
+    }
+
+    /// The same, with options of `vswitch up`.
+    pub fn build_with(variant: Variant, vswitch: Option<&Path>, options: &[&str]) -> Result<Self> {
         let uplink = match variant {
             Variant::Direct => direct::uplink(),
             Variant::Bridge => bridge::uplink(Netfilter::Default),
             Variant::BridgeAlone => bridge::uplink(Netfilter::Off),
             Variant::Macvlan => macvlan::uplink(),
             Variant::Docker => bail!("Docker is measured on published ports only"),
-            Variant::Vswitch | Variant::VswitchXdp | Variant::UplinkTcx => {
-                vswitch::uplink(Variant::UplinkTcx, required(vswitch)?)
-            }
-            Variant::UplinkXdp => vswitch::uplink(variant, required(vswitch)?),
+            Variant::UplinkXdp => vswitch::uplink(variant, required(vswitch)?, options),
+            _ => vswitch::uplink(Variant::UplinkTcx, required(vswitch)?, options),
         };
         uplink.with_context(|| format!("setting up {}", variant.label()))
     }

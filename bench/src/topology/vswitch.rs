@@ -16,14 +16,39 @@ pub fn pair(variant: Variant, vswitch: &Path, options: &[&str]) -> Result<Pair> 
     Ok(Pair { variant, client, server, instance: Some(instance), _namespaces: vec![a, b, host] })
 }
 
-pub fn uplink(variant: Variant, vswitch: &Path) -> Result<Uplink> {
+/// The same with everything switched off that the switch does for safety.
+pub fn pair_without_guards(vswitch: &Path) -> Result<Pair> {
+    let (a, b) = (Netns::create("open-a")?, Netns::create("open-b")?);
+    let host = Netns::create("open-host")?;
+    let instance = Instance::up(vswitch, &host, &[])?;
+    let mut create = vec!["network", "create"];
+    create.extend(NO_GUARDS.iter().flat_map(|option| ["-o", option]));
+    create.push("open");
+    instance.run(&create)?;
+    let client = instance.attach(&a, &["--network", "open"])?.endpoint(&a);
+    let server = instance.attach(&b, &["--network", "open"])?.endpoint(&b);
+    Ok(Pair { variant: Variant::VswitchOpen, client, server, instance: Some(instance), _namespaces: vec![a, b, host] })
+}
+
+/// All that is on by default and may cost a frame something.
+const NO_GUARDS: [&str; 7] = [
+    "spoof_guard=off",
+    "ra_guard=off",
+    "dhcp_guard=off",
+    "bpdu_guard=off",
+    "storm_pps=0",
+    "arp_suppress=off",
+    "mcast_snooping=off",
+];
+
+pub fn uplink(variant: Variant, vswitch: &Path, options: &[&str]) -> Result<Uplink> {
     let (far, container) = (Netns::create("vswitch-wire")?, Netns::create("vswitch-c")?);
     let host = Netns::create("vswitch-host")?;
     let from = wire(&host, &far, "uplink")?;
     // A veth hands over unfinished checksums, which XDP cannot finish; a physical wire never does.
     command::run(far.command("ethtool").args(["-K", "wire0", "tx", "off"]))?;
 
-    let instance = Instance::up(vswitch, &host, &[])?;
+    let instance = Instance::up(vswitch, &host, options)?;
     let xdp = if variant == Variant::UplinkXdp { "xdp=native" } else { "xdp=off" };
     instance.run(&["network", "create", "--subnet", "10.99.0.0/24", "-o", "uplink=uplink", "-o", xdp, "segment"])?;
     let attached = instance.attach(&container, &["--network", "segment", "--ip", &SERVER.to_string()])?;

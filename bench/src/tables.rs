@@ -1,0 +1,57 @@
+//! The switch's tables, read and written where it pinned them, past its daemon.
+
+use anyhow::{Context as _, Result};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
+use vswitch_common::{
+    tables::{FdbEntry, FdbKey, NetworkNumber, Port, PortCounters, PortNumber, VlanKey},
+    watch::Watch,
+};
+
+use crate::{bpf, command::stop_if_interrupted, instance::Instance};
+
+/// The port that a device of the instance's namespace is.
+pub fn port_of(instance: &Instance, ifindex: u32) -> Result<PortNumber> {
+    let devices: Array<_, PortNumber> = Array::try_from(Map::Array(open(instance, "DEVICES")?))?;
+    devices.get(&ifindex, 0).with_context(|| format!("looking up device {ifindex}"))
+}
+
+/// The network of a port.
+pub fn network_of(instance: &Instance, port: PortNumber) -> Result<NetworkNumber> {
+    let ports: Array<_, Port> = Array::try_from(Map::Array(open(instance, "PORTS")?))?;
+    Ok(ports.get(&port.0, 0).with_context(|| format!("looking up port {}", port.0))?.network)
+}
+
+/// What went through a port, over all CPUs.
+pub fn counters(instance: &Instance, port: PortNumber) -> Result<PortCounters> {
+    let counters: PerCpuArray<_, PortCounters> = PerCpuArray::try_from(Map::PerCpuArray(open(instance, "COUNTERS")?))?;
+    let cpus = counters.get(&port.0, 0).with_context(|| format!("looking up the counters of port {}", port.0))?;
+    Ok(cpus.iter().fold(PortCounters::default(), PortCounters::plus))
+}
+
+/// Whether the programs show frames to anybody.
+pub fn is_watched(instance: &Instance) -> Result<bool> {
+    let watch: Array<_, Watch> = Array::try_from(Map::Array(open(instance, "WATCH")?))?;
+    Ok(watch.get(&0, 0).context("looking at what is watched")?.mode != 0)
+}
+
+/// Writes stations 0 to `stations` into the FDB, all behind one port. Static ones: nothing ages them while we measure,
+/// and a frame to a station does not care.
+pub fn fill_fdb(instance: &Instance, port: PortNumber, stations: u32) -> Result<()> {
+    let network = network_of(instance, port)?;
+    let mut fdb: HashMap<_, FdbKey, FdbEntry> = HashMap::try_from(Map::HashMap(open(instance, "FDB")?))?;
+    let entry = FdbEntry { port, flags: FdbEntry::STATIC, ..FdbEntry::default() };
+    for number in 0..stations {
+        let mac = vswitch_common::mac::Mac(bpf::station(number));
+        let key = FdbKey { network, vlan: VlanKey::NONE, mac };
+        fdb.insert(key, entry, 0).with_context(|| format!("writing station {number} of {stations}"))?;
+        if number.is_multiple_of(10_000) {
+            stop_if_interrupted()?;
+        }
+    }
+    Ok(())
+}
+
+fn open(instance: &Instance, name: &str) -> Result<MapData> {
+    let path = instance.pinned_map(name);
+    MapData::from_pin(&path).with_context(|| format!("opening {}", path.display()))
+}
