@@ -5,11 +5,11 @@ use core::ops::Deref;
 use aya_ebpf::maps::lpm_trie::Key;
 use vswitch_common::packet::address::Address;
 use vswitch_common::tables::{
-    FdbEntry, FdbKey, ListenerKey, NEAR_DEVICES, NeighborKey, Network, NetworkNumber, Port, PortNumber, StormWindow,
-    Subnet, Tables, VlanKey, trunk_key,
+    FdbEntry, FdbKey, ListenerKey, NEAR_DEVICES, NeighborKey, Network, NetworkNumber, OwnKey, Port, PortNumber,
+    StormWindow, Subnet, Tables, VlanKey, trunk_key,
 };
 
-use crate::maps::{DEVICES, FAR_DEVICES, FDB, LISTENERS, NEIGHBORS, NETWORKS, PORTS, STORMS, SUBNETS, TRUNKS};
+use crate::maps::{DEVICES, FAR_DEVICES, FDB, LISTENERS, NEIGHBORS, NETWORKS, OWNED, PORTS, STORMS, SUBNETS, TRUNKS};
 
 /// The maps of this instance.
 pub struct KernelTables;
@@ -54,6 +54,12 @@ impl Tables for KernelTables {
     fn neighbor(&self, key: &NeighborKey) -> PortNumber {
         // SAFETY: a port number is one aligned word.
         unsafe { NEIGHBORS.get(key) }.copied().unwrap_or(PortNumber::NONE)
+    }
+
+    #[inline(always)]
+    fn owns(&self, key: &OwnKey) -> bool {
+        // SAFETY: the value is not looked at.
+        unsafe { OWNED.get(key) }.is_some()
     }
 
     #[inline(always)]

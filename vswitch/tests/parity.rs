@@ -21,8 +21,8 @@ use vswitch_common::forward::{forward, forward_early};
 use vswitch_common::packet::{Marked, address::Address};
 use vswitch_common::tables::memory::MemoryTables;
 use vswitch_common::tables::{
-    FdbKey, MARK_PUBLISHED, MAX_SUBNETS, NeighborKey, Network, NetworkNumber, PortCounters, PortKind, PortNumber,
-    StormWindow, Subnet, VlanKey,
+    FdbKey, MARK_PUBLISHED, MAX_SUBNETS, NeighborKey, Network, NetworkNumber, OwnKey, PortCounters, PortKind,
+    PortNumber, StormWindow, Subnet, VlanKey,
 };
 use vswitch_common::verdict::{DropReason, Verdict};
 use vswitch_common::{Mac, tables::FdbEntry};
@@ -437,6 +437,12 @@ fn the_loaded_programs_decide_as_the_core_does() {
         for address in known.chain([Address::link_local(spec.mac)]) {
             let key = NeighborKey { address, network: NetworkNumber(network), vlan, reserved: 0 };
             tables.neighbors.insert(key, number);
+        }
+        if place == 14 {
+            // It has an address in another network, which it may speak from here, too.
+            let address = Ipv4Addr::new(10, 3, 0, 2);
+            datapath.set_addresses_elsewhere(number, &[address.into()]).expect("tell it");
+            tables.owned.insert(OwnKey { address: Address::mapped(address.octets()), port: number, reserved: 0 });
         }
         if let Trunk::Vlans(vlans) = &spec.rules.trunk {
             tables.trunks.extend(vlans.iter().map(|vlan| (number, VlanKey(*vlan))));

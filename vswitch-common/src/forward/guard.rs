@@ -13,7 +13,7 @@ use crate::packet::ipv6;
 use crate::packet::llc::{self, Llc};
 use crate::packet::neighbor::{self, kind};
 use crate::packet::{Ethernet, Malformed, Packet, ethertype, protocol};
-use crate::tables::{FdbKey, NeighborKey, Port, PortNumber, Tables};
+use crate::tables::{FdbKey, NeighborKey, OwnKey, Port, PortNumber, Tables};
 use crate::verdict::DropReason;
 
 /// UDP ports that DHCP servers send from (RFC 2131, 4.1; RFC 8415, 7.2).
@@ -76,7 +76,8 @@ impl<T: Tables> Speaker<'_, T> {
     #[inline(always)]
     fn may_be(&self, address: Address) -> bool {
         if !self.port.has(Port::LEARN) && self.station.vlan == self.port.vlan {
-            return address == self.port.ipv6 || address == Address::link_local(self.port.mac);
+            let own = address == self.port.ipv6 || address == Address::link_local(self.port.mac);
+            return own || self.has_elsewhere(address);
         }
         self.is_nobody_elses(address)
     }
@@ -87,9 +88,15 @@ impl<T: Tables> Speaker<'_, T> {
             return true;
         }
         if !self.port.has(Port::LEARN) && self.station.vlan == self.port.vlan {
-            return false;
+            return self.has_elsewhere(Address::mapped(address));
         }
         self.is_nobody_elses(Address::mapped(address))
+    }
+
+    /// Whether it is the endpoint's address in another network.
+    #[inline(always)]
+    fn has_elsewhere(&self, address: Address) -> bool {
+        self.tables.owns(&OwnKey { address, port: self.number, reserved: 0 })
     }
 
     #[inline(always)]

@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Deref;
 
 use super::{
-    FdbEntry, FdbKey, ListenerKey, NeighborKey, Network, NetworkNumber, Port, PortNumber, StormWindow, Subnet, Tables,
-    VlanKey,
+    FdbEntry, FdbKey, ListenerKey, NeighborKey, Network, NetworkNumber, OwnKey, Port, PortNumber, StormWindow, Subnet,
+    Tables, VlanKey,
 };
 use crate::packet::address::Address;
 use crate::verdict::Decision;
@@ -23,6 +23,8 @@ pub struct MemoryTables {
     pub networks: HashMap<NetworkNumber, Network>,
     /// Whose an address is, for those that are known.
     pub neighbors: HashMap<NeighborKey, PortNumber>,
+    /// Addresses of stations in other networks.
+    pub owned: HashSet<OwnKey>,
     /// The VLANs of trunks.
     pub trunks: HashSet<(PortNumber, VlanKey)>,
     /// Who listens to what.
@@ -85,6 +87,10 @@ impl Tables for MemoryTables {
 
     fn neighbor(&self, key: &NeighborKey) -> PortNumber {
         self.neighbors.get(key).copied().unwrap_or(PortNumber::NONE)
+    }
+
+    fn owns(&self, key: &OwnKey) -> bool {
+        self.owned.contains(key)
     }
 
     fn in_trunk(&self, port: PortNumber, vlan: VlanKey) -> bool {

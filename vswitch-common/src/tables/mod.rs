@@ -189,6 +189,19 @@ pub struct NeighborKey {
     pub reserved: u16,
 }
 
+/// An IP address that a port's station has in another network, and may speak from here, too: what came by one interface
+/// is answered by way of the other, where the default route is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct OwnKey {
+    /// The address.
+    pub address: Address,
+    /// The port.
+    pub port: PortNumber,
+    /// 0.
+    pub reserved: u32,
+}
+
 /// A port that listens to a multicast group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
@@ -455,6 +468,8 @@ pub trait Tables {
     fn subnet(&self, address: Address) -> Option<Subnet>;
     /// The port whose station has an IP address, or `PortNumber::NONE`.
     fn neighbor(&self, key: &NeighborKey) -> PortNumber;
+    /// Whether an IP address is the station's own in another network.
+    fn owns(&self, key: &OwnKey) -> bool;
     /// Whether a VLAN is on the list of a trunk.
     fn in_trunk(&self, port: PortNumber, vlan: VlanKey) -> bool;
     /// Whether a port listens to a multicast group.
@@ -466,6 +481,7 @@ pub trait Tables {
 const _: () = {
     assert!(size_of::<Port>() == 64);
     assert!(size_of::<NeighborKey>() == 24);
+    assert!(size_of::<OwnKey>() == 24);
     assert!(size_of::<ListenerKey>() == 32);
     assert!(size_of::<StormWindow>() == 8);
     assert!(size_of::<Network>() == 8);
@@ -481,8 +497,8 @@ mod user {
     //! pattern is valid.
     #![expect(clippy::undocumented_unsafe_blocks, reason = "one argument for all, above")]
     use super::{
-        Address, FdbEntry, FdbKey, ListenerKey, NeighborKey, Network, Port, PortCounters, PortNumber, StormWindow,
-        Subnet,
+        Address, FdbEntry, FdbKey, ListenerKey, NeighborKey, Network, OwnKey, Port, PortCounters, PortNumber,
+        StormWindow, Subnet,
     };
 
     unsafe impl aya::Pod for PortNumber {}
@@ -495,5 +511,6 @@ mod user {
     unsafe impl aya::Pod for PortCounters {}
     unsafe impl aya::Pod for NeighborKey {}
     unsafe impl aya::Pod for ListenerKey {}
+    unsafe impl aya::Pod for OwnKey {}
     unsafe impl aya::Pod for StormWindow {}
 }

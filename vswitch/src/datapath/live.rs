@@ -8,7 +8,7 @@ use vswitch_common::forward::{Copied, Flooded, forward, forward_early};
 use vswitch_common::packet::Marked;
 use vswitch_common::packet::address::Address;
 use vswitch_common::tables::{
-    FdbEntry, FdbKey, ListenerKey, MAX_PORTS, NeighborKey, Network, NetworkNumber, Port, PortKind, PortNumber,
+    FdbEntry, FdbKey, ListenerKey, MAX_PORTS, NeighborKey, Network, NetworkNumber, OwnKey, Port, PortKind, PortNumber,
     StormWindow, Subnet, Tables, VlanKey, trunk_key,
 };
 use vswitch_common::verdict::{Decision, Verdict};
@@ -42,6 +42,8 @@ pub enum Lookup {
     Neighbor(NeighborKey, PortNumber),
     /// Whether a VLAN is on the list of a trunk.
     Trunk(PortNumber, VlanKey, bool),
+    /// Whether an address is the station's own in another network.
+    Own(OwnKey, bool),
     /// Whether a port listens to a group.
     Listener(ListenerKey, bool),
     /// What a class of a port's frames has used of its allowance.
@@ -174,6 +176,12 @@ impl Tables for LiveTables<'_> {
         let owner = self.read("NEIGHBORS", self.maps.neighbors.get(key, 0)).unwrap_or(PortNumber::NONE);
         self.note(Lookup::Neighbor(*key, owner));
         owner
+    }
+
+    fn owns(&self, key: &OwnKey) -> bool {
+        let owns = self.read("OWNED", self.maps.owned.get(key, 0)).is_some();
+        self.note(Lookup::Own(*key, owns));
+        owns
     }
 
     fn in_trunk(&self, port: PortNumber, vlan: VlanKey) -> bool {

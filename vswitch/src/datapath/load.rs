@@ -13,7 +13,7 @@ use vswitch_common::carrier::Carrier;
 use vswitch_common::packet::address::Address;
 use vswitch_common::tables::{
     FdbEntry, FdbKey, ListenerKey, MAX_LISTENERS, MAX_NEIGHBORS, MAX_PORTS, MAX_SUBNETS, MAX_TRUNK_VLANS, NEAR_DEVICES,
-    NeighborKey, Network, Port, PortCounters, StormWindow, Subnet,
+    NeighborKey, Network, OwnKey, Port, PortCounters, StormWindow, Subnet,
 };
 use vswitch_common::watch::{Watch, Watched};
 
@@ -27,7 +27,7 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), 
 
 /// The pinned maps with the sizes of their keys and values in bytes, and their entries (0: as many as the FDB has): the
 /// layout that a takeover relies on.
-const MAPS: [(&str, usize, usize, u32); 19] = [
+const MAPS: [(&str, usize, usize, u32); 20] = [
     ("DEVICES", 4, 4, NEAR_DEVICES),
     ("FAR_DEVICES", 4, 4, MAX_PORTS),
     ("PORTS", 4, size_of::<Port>(), MAX_PORTS),
@@ -39,6 +39,7 @@ const MAPS: [(&str, usize, usize, u32); 19] = [
     ("FORGOTTEN", 4, 8, MAX_PORTS),
     ("LEARNABLE", 4, 8, 1),
     ("NEIGHBORS", size_of::<NeighborKey>(), 4, MAX_NEIGHBORS),
+    ("OWNED", size_of::<OwnKey>(), 4, MAX_NEIGHBORS),
     ("TRUNKS", 4, 4, MAX_TRUNK_VLANS),
     ("LISTENERS", size_of::<ListenerKey>(), 4, MAX_LISTENERS),
     ("STORMS", 4, size_of::<StormWindow>(), StormWindow::ENTRIES),
@@ -65,12 +66,16 @@ pub struct Datapath {
     pub(super) options: Options,
     pub(super) tc: TcHook,
     pub(super) taken_over: bool,
+    /// The FDB once more, to be read without the lock.
+    pub(super) fdb: MapData,
     pub(super) state: Mutex<State>,
 }
 
 /// What the methods share.
 pub(super) struct State {
     pub(super) ebpf: Ebpf,
+    /// The FDB once more, to be read as a whole.
+    pub(super) fdb: MapData,
     pub(super) maps: Maps,
     pub(super) ports: PortTable,
 }
@@ -130,7 +135,12 @@ impl Datapath {
         set(&mut maps.learnable, "LEARNABLE", 0, u64::from(options.fdb_size))?;
         let ports = PortTable::read(&maps)?;
         hooks::replace_programs(&mut ebpf, tc, &pins, &ports)?;
-        Ok(Self { tc, taken_over, state: Mutex::new(State { ebpf, maps, ports }), options })
+        let fdb = || {
+            let path = pins.map("FDB");
+            MapData::from_pin(&path).map_err(|error| DatapathError::Pin { path, message: error.to_string() })
+        };
+        let state = Mutex::new(State { ebpf, fdb: fdb()?, maps, ports });
+        Ok(Self { tc, taken_over, fdb: fdb()?, state, options })
     }
 
     /// Room in the FDB of an earlier daemon, in learned stations, where one has left its maps pinned.

@@ -1,5 +1,6 @@
 //! The switch in the kernel: loads the eBPF programs, keeps their tables, and makes devices into ports.
 
+mod batch;
 mod error;
 mod hooks;
 mod live;

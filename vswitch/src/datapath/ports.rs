@@ -7,7 +7,7 @@ use std::sync::MutexGuard;
 use aya::maps::PerCpuValues;
 use vswitch_common::packet::address::Address;
 use vswitch_common::tables::{
-    MAX_PORTS, NeighborKey, NetworkNumber, Port, PortCounters, PortKind, PortNumber, VlanKey, trunk_key,
+    MAX_PORTS, NeighborKey, NetworkNumber, OwnKey, Port, PortCounters, PortKind, PortNumber, VlanKey, trunk_key,
 };
 
 use super::error::chain;
@@ -27,6 +27,7 @@ pub(super) struct PortTable {
     last: u32,
     hooks: HashMap<PortNumber, String>,
     neighbors: HashMap<PortNumber, BTreeSet<NeighborKey>>,
+    owned: HashMap<PortNumber, BTreeSet<OwnKey>>,
     trunks: HashMap<PortNumber, BTreeSet<u16>>,
 }
 
@@ -51,6 +52,10 @@ impl PortTable {
         for entry in maps.neighbors.iter() {
             let (key, number) = entry.map_err(failed("NEIGHBORS"))?;
             table.neighbors.entry(number).or_default().insert(key);
+        }
+        for key in maps.owned.keys() {
+            let key = key.map_err(failed("OWNED"))?;
+            table.owned.entry(key.port).or_default().insert(key);
         }
         for key in maps.trunks.keys() {
             let key = key.map_err(failed("TRUNKS"))?;
@@ -128,6 +133,20 @@ impl Datapath {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Says which addresses a port's station has in other networks: it may speak from them, too. Nothing happens if the port
+    /// is gone.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn set_addresses_elsewhere(&self, number: PortNumber, addresses: &[IpAddr]) -> Result<(), DatapathError> {
+        let mut state = self.state();
+        if !state.ports.ports.contains_key(&number) {
+            return Ok(());
+        }
+        let key = |address: &IpAddr| OwnKey { address: mapped(*address), port: number, reserved: 0 };
+        state.own(number, addresses.iter().map(key).collect())
     }
 
     /// Makes a port a plain device again: programs, FDB entries and table entry go. Nothing happens if it is gone.
@@ -275,6 +294,22 @@ impl State {
         Ok(())
     }
 
+    /// Brings the addresses that a port's station has elsewhere in line.
+    fn own(&mut self, number: PortNumber, wanted: BTreeSet<OwnKey>) -> Result<(), DatapathError> {
+        let failed = |cause| DatapathError::Table { table: "OWNED", cause };
+        let owned = self.ports.owned.remove(&number).unwrap_or_default();
+        for key in owned.difference(&wanted) {
+            removed(self.maps.owned.remove(key), "OWNED")?;
+        }
+        for key in wanted.difference(&owned) {
+            self.maps.owned.insert(key, 1, 0).map_err(failed)?;
+        }
+        if !wanted.is_empty() {
+            self.ports.owned.insert(number, wanted);
+        }
+        Ok(())
+    }
+
     /// Removes the table entries of a port, and the stations behind it.
     fn leave(&mut self, number: PortNumber, port: &Port) -> Result<(), DatapathError> {
         self.ports.ports.remove(&number);
@@ -285,7 +320,7 @@ impl State {
         let learned = self.maps.learned.get(&number.0, 0).is_ok_and(|learned| learned > 0);
         let forgotten = if learned { self.forget(|_, entry| entry.port == number) } else { Ok(0) };
         let unknown = self.make_known(number, BTreeSet::new());
-        let vlans = self.list_vlans(number, &Trunk::None);
+        let vlans = self.list_vlans(number, &Trunk::None).and(self.own(number, BTreeSet::new()));
         let deaf = self.stop_listening(number);
         set(&mut self.maps.ports, "PORTS", number.0, Port::default())?;
         set(&mut self.maps.learned, "LEARNED", number.0, 0)?;
@@ -359,12 +394,16 @@ fn own(addresses: &[IpAddr]) -> (u32, Address) {
     (four.map_or(0, u32::from_ne_bytes), six.map_or(Address::UNSPECIFIED, Address::new))
 }
 
+fn mapped(address: IpAddr) -> Address {
+    match address {
+        IpAddr::V4(four) => Address::mapped(four.octets()),
+        IpAddr::V6(six) => Address::new(six.octets()),
+    }
+}
+
 /// The keys by which a port's station is found: all its addresses, and the link-local one of its MAC address.
 fn neighbors(spec: &PortSpec) -> BTreeSet<NeighborKey> {
     let key = |address| NeighborKey { address, network: spec.network, vlan: VlanKey(spec.rules.vlan), reserved: 0 };
-    let given = spec.addresses.iter().map(|address| match address {
-        IpAddr::V4(four) => Address::mapped(four.octets()),
-        IpAddr::V6(six) => Address::new(six.octets()),
-    });
+    let given = spec.addresses.iter().map(|address| mapped(*address));
     given.chain([Address::link_local(spec.mac)]).map(key).collect()
 }

@@ -1,19 +1,22 @@
 //! The FDB: where stations are, written by hand, learned by the programs, forgotten by the daemon.
 
+use std::io;
+use std::os::fd::AsFd as _;
+
 use aya::maps::MapError;
 use vswitch_common::tables::{FdbEntry, FdbKey, Port, PortNumber, tick, ticks_to_seconds};
 
-use super::DatapathError;
 use super::load::{Datapath, State};
 use super::tables::{removed, set};
+use super::{DatapathError, batch};
 
 impl Datapath {
-    /// Every station in the FDB.
+    /// Every station in the FDB. Nobody waits for it: a large one takes a while to read.
     ///
     /// # Errors
     /// What the kernel refused.
     pub fn fdb(&self) -> Result<Vec<(FdbKey, FdbEntry)>, DatapathError> {
-        self.state().stations()
+        batch::entries(self.fdb.fd().as_fd()).map_err(unread)
     }
 
     /// How many stations can be learned in all.
@@ -58,17 +61,24 @@ impl Datapath {
         self.state().remove_station(key)
     }
 
-    /// Removes learned entries that `stale` names, and those of ports that are gone; returns them.
+    /// Removes learned entries that `stale` names, and those of ports that are gone; returns how many.
     ///
     /// # Errors
     /// What the kernel refused.
     pub fn forget(&self, stale: impl Fn(&FdbKey, &FdbEntry) -> bool) -> Result<usize, DatapathError> {
+        let stations = self.fdb()?;
         let mut state = self.state();
         let ports: Vec<PortNumber> = state.ports.iter().map(|(number, _)| number).collect();
-        state.forget(|key, entry| {
-            let gone = ports.binary_search(&entry.port).is_err();
-            !entry.is_static() && (gone || stale(key, entry))
-        })
+        let gone = |entry: &FdbEntry| ports.binary_search(&entry.port).is_err();
+        let mut count = 0;
+        for (key, entry) in stations {
+            if !entry.is_static() && (gone(&entry) || stale(&key, &entry)) {
+                count += usize::from(
+                    state.remove_if(&key, |entry| !entry.is_static() && (gone(entry) || stale(&key, entry)))?,
+                );
+            }
+        }
+        Ok(count)
     }
 
     /// Removes learned entries not heard for `ageing` seconds, and those of ports that are gone; returns how many.
@@ -97,30 +107,22 @@ impl Datapath {
 }
 
 impl State {
-    /// Every station in the FDB.
-    fn stations(&self) -> Result<Vec<(FdbKey, FdbEntry)>, DatapathError> {
-        let mut stations = Vec::new();
-        for station in self.maps.fdb.iter() {
-            match station {
-                Ok(station) => stations.push(station),
-                // It went while we looked.
-                Err(MapError::KeyNotFound) => {}
-                Err(cause) => return Err(failed(cause)),
-            }
-        }
-        Ok(stations)
-    }
-
     /// Removes the stations that `gone` names; returns how many.
     pub(super) fn forget(&mut self, gone: impl Fn(&FdbKey, &FdbEntry) -> bool) -> Result<usize, DatapathError> {
+        let stations = batch::entries(self.fdb.fd().as_fd()).map_err(unread)?;
         let mut count = 0;
-        for (key, entry) in self.stations()?.into_iter().filter(|(key, entry)| gone(key, entry)) {
-            if removed(self.maps.fdb.remove(&key), "FDB")? {
-                self.discount(&entry)?;
-                count += 1;
-            }
+        for (key, _) in stations.into_iter().filter(|(key, entry)| gone(key, entry)) {
+            count += usize::from(self.remove_if(&key, |entry| gone(&key, entry))?);
         }
         Ok(count)
+    }
+
+    /// Removes a station if it still is what is to go.
+    fn remove_if(&mut self, key: &FdbKey, goes: impl Fn(&FdbEntry) -> bool) -> Result<bool, DatapathError> {
+        match self.maps.fdb.get(key, 0) {
+            Ok(entry) if goes(&entry) => self.remove_station(key),
+            _ => Ok(false),
+        }
     }
 
     /// Writes a static FDB entry.
@@ -169,6 +171,10 @@ impl State {
 /// The key of a port's own station.
 pub(super) fn station(port: &Port) -> FdbKey {
     FdbKey { network: port.network, vlan: port.vlan, mac: port.mac }
+}
+
+fn unread(error: io::Error) -> DatapathError {
+    failed(MapError::IoError(error))
 }
 
 fn failed(cause: MapError) -> DatapathError {

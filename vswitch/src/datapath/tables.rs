@@ -5,8 +5,8 @@ use std::borrow::BorrowMut;
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, ProgramArray};
 use vswitch_common::tables::{
-    FdbEntry, FdbKey, ListenerKey, MAX_PORTS, NEAR_DEVICES, NeighborKey, Network, NetworkNumber, Port, PortCounters,
-    PortNumber, StormWindow,
+    FdbEntry, FdbKey, ListenerKey, MAX_PORTS, NEAR_DEVICES, NeighborKey, Network, NetworkNumber, OwnKey, Port,
+    PortCounters, PortNumber, StormWindow,
 };
 use vswitch_common::watch::{Watch, Watched};
 
@@ -26,6 +26,7 @@ pub(super) struct Maps {
     pub(super) forgotten: Array<MapData, u64>,
     pub(super) learnable: Array<MapData, u64>,
     pub(super) neighbors: HashMap<MapData, NeighborKey, PortNumber>,
+    pub(super) owned: HashMap<MapData, OwnKey, u32>,
     pub(super) trunks: HashMap<MapData, u32, u32>,
     pub(super) carriers: ProgramArray<MapData>,
     pub(super) listeners: HashMap<MapData, ListenerKey, u32>,
@@ -49,6 +50,7 @@ impl Maps {
             forgotten: take(ebpf, "FORGOTTEN")?,
             learnable: take(ebpf, "LEARNABLE")?,
             neighbors: take(ebpf, "NEIGHBORS")?,
+            owned: take(ebpf, "OWNED")?,
             trunks: take(ebpf, "TRUNKS")?,
             carriers: take(ebpf, "CARRIERS")?,
             listeners: take(ebpf, "LISTENERS")?,

@@ -3,8 +3,11 @@
 
 use std::net::IpAddr;
 
-use super::state::State;
+use vswitch_common::tables::PortNumber;
+
+use super::state::{EndpointEntry, State};
 use super::{Switch, SwitchError};
+
 use crate::etc::{Etc, Owner, Written};
 use crate::kernel::conntrack::{self, Flows};
 use crate::kernel::netlink::Netlink;
@@ -89,9 +92,10 @@ impl Switch {
     pub(super) async fn settle_endpoint(&self, endpoint: &Endpoint, complete: bool) {
         // What is looked at and what is changed go together: of two at once, the later one sees what the first has done.
         let _turn = self.settling.lock().await;
-        let (left, nameservers, renewed) = {
+        let (left, nameservers, renewed, elsewhere) = {
             let state = self.state();
             let entries = state.sharing(endpoint);
+            let elsewhere: Vec<_> = entries.iter().filter_map(|entry| elsewhere(entry, &entries)).collect();
             // Another namespace may have come to the path before this one was known to be gone.
             let renewed = entries.is_empty()
                 && state.endpoints.values().any(|entry| entry.record.netns.path == endpoint.netns.path);
@@ -99,8 +103,13 @@ impl Switch {
                 let network = state.networks.get(&entry.record.network).map(|entry| &entry.record);
                 network.map(|network| super::views::nameservers(network, &entry.record)).unwrap_or_default()
             });
-            (entries.len(), nameservers.collect::<Vec<IpAddr>>(), renewed)
+            (entries.len(), nameservers.collect::<Vec<IpAddr>>(), renewed, elsewhere)
         };
+        for (port, addresses) in elsewhere {
+            if let Err(error) = self.datapath.set_addresses_elsewhere(port, &addresses) {
+                tracing::warn!("{} cannot speak from its addresses in other networks: {error}", endpoint.name);
+            }
+        }
         if (left > 1 || left == 1 && complete)
             && let Err(error) = self.follow_gateway(endpoint).await
         {
@@ -203,4 +212,13 @@ fn wanted(state: &State, instance: &Instance) -> Wanted {
         ports.collect::<Vec<_>>()
     });
     Wanted { networks: networks.collect(), forwards: forwards.collect() }
+}
+
+/// The port of one connection of an endpoint, and the addresses that it has by the others.
+fn elsewhere(entry: &EndpointEntry, all: &[&EndpointEntry]) -> Option<(PortNumber, Vec<IpAddr>)> {
+    let others =
+        all.iter().filter(|other| other.record.id != entry.record.id || other.record.network != entry.record.network);
+    let addresses = others.filter_map(|other| other.record.address.as_ref());
+    let addresses = addresses.flat_map(|address| [Some(address.ipv4.into()), address.ipv6.map(Into::into)]);
+    entry.port.map(|port| (port.number, addresses.flatten().collect()))
 }

@@ -117,6 +117,10 @@ fn ip_comes_from_its_own_addresses_alone() {
         assert_eq!(dropped(&tables, &deep), Some(DropReason::Truncated));
     }
     assert_eq!(verdict(&tables, STRANGER, &passes[0]), Verdict::Drop(DropReason::SourceSpoofed));
+    let mut elsewhere = guarded(|_| {});
+    elsewhere.owned.insert(OwnKey { address: Address::mapped(NOBODYS), port: PortNumber(1), reserved: 0 });
+    assert_eq!(dropped(&elsewhere, &ipv4(NOBODYS, 6, 0, &[0; 20])), None, "its own in another network");
+    assert_eq!(dropped(&elsewhere, &arp(A, NOBODYS)), None);
     let off = guarded(|port| port.flags = Port::LEARN);
     assert_eq!(dropped(&off, &ipv4(OTHERS, 6, 0, &[0; 20])), None);
 }

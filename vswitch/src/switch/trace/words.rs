@@ -42,6 +42,11 @@ impl Names {
                 let (port, vlan, is) = (self.port(*port), vlan_name(*vlan), if *listed { "is" } else { "is not" });
                 format!("{vlan} {is} on the list of {port}")
             }
+            Lookup::Own(key, owns) => {
+                let (address, port, has) =
+                    (ip(key.address), self.port(key.port), if *owns { "has" } else { "does not have" });
+                format!("{port} {has} {address} in another network")
+            }
             Lookup::Listener(key, listens) => self.listener(key, *listens),
             Lookup::Storm(port, class, window) => {
                 let count = if window.tick == now { window.count } else { 0 };
