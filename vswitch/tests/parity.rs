@@ -158,7 +158,7 @@ fn ipv6(numbers: &mut Numbers) -> [u8; 16] {
         2 => address = Address::mapped(ipv4(numbers)).octets(),
         _ => {
             (address[0], address[3], address[15]) =
-                (0xfd, numbers.pick(&[1, 1, 2, 2, 3, 4]), numbers.pick(&[1, 1, 2, 2, 5, 6, 11, 14, 15]))
+                (0xfd, numbers.pick(&[1, 1, 2, 2, 3, 4]), numbers.pick(&[1, 1, 2, 2, 5, 6, 11, 14, 15]));
         }
     }
     address
@@ -267,7 +267,7 @@ fn control_frame(numbers: &mut Numbers, stations: &[Mac], place: usize) -> Vec<u
             1,
         ];
     }
-    let mut packet6 = |next: &[u8], message: &[u8], hops: u8| {
+    let packet6 = |next: &[u8], message: &[u8], hops: u8| {
         let mut packet = vec![0x86, 0xdd, 0x60, 0, 0, 0, 0, (next.len() + message.len() - 1) as u8, next[0], hops];
         packet.extend(from6);
         packet.extend(group6);

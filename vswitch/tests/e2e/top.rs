@@ -87,7 +87,7 @@ fn a_terminal_shows_the_ports_and_is_given_back_however_it_ends() {
     terminal.shows("bridge");
     let quits: [&dyn Fn(&mut Terminal); 3] =
         [&|terminal| terminal.types("q"), &|terminal| terminal.types("\x03"), &|terminal| {
-            kill(terminal.process(), Signal::SIGTERM).expect("sent")
+            kill(terminal.process(), Signal::SIGTERM).expect("sent");
         }];
     for quit in quits {
         quit(&mut terminal);
