@@ -1,6 +1,7 @@
 //! Packet memory as a [`Packet`]: the same bounds check before every read, in a form that the verifier follows.
 
 use core::arch::asm;
+use core::intrinsics::is_val_statically_known;
 use core::mem::offset_of;
 
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
@@ -173,7 +174,7 @@ impl<C: Context> Packet for Frame<C> {
             return None;
         }
         let (start, end) = self.bounds();
-        let start = start + offset;
+        let start = start + within(offset);
         if start + N > end {
             return None;
         }
@@ -213,6 +214,20 @@ impl<C: Context> Packet for Frame<C> {
     fn mark(&self) -> u32 {
         self.context().mark()
     }
+}
+
+/// An offset that was found to be at most [`MAX_OFFSET`], once more: where the compiler has put it on the stack meanwhile,
+/// verifiers before kernel 6.8 have forgotten that it was. The compiler would leave that out.
+#[inline(always)]
+fn within(mut offset: usize) -> usize {
+    const { assert!((MAX_OFFSET + 1).is_power_of_two()) };
+    if !is_val_statically_known(offset) {
+        // SAFETY: an AND of a register.
+        unsafe {
+            asm!("{offset} &= {most}", offset = inout(reg) offset, most = const MAX_OFFSET, options(pure, nomem, nostack))
+        };
+    }
+    offset
 }
 
 /// Bytes at an even address, so that they are loaded two at a time.
