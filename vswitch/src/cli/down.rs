@@ -59,15 +59,22 @@ fn told(output: Output, text: &str) -> Result<(), Failure> {
 async fn ask_daemon(instance: &Instance, purge: bool) -> Result<(), ClientError> {
     let mut client = Client::connect(instance).await?;
     let process = client.pid.and_then(open_process);
-    client.post::<()>("/down", &DownRequest { purge }).await?;
+    let asked = client.post::<()>("/down", &DownRequest { purge }).await;
     drop(client);
+    if matches!(&asked, Err(error) if !matches!(error, ClientError::Connection { .. })) {
+        return asked;
+    }
     // SAFETY: the descriptor is owned by what is registered, and stays the same.
     let process = process.map(|process| unsafe { AsyncFd::register_with_interest(process, Interest::READABLE) });
     if let Some(Ok(process)) = process {
         // Readable when it has ended. If it takes its time, everything is removed all the same.
         let _ = tokio::time::timeout(PATIENCE, process.readable()).await;
     }
-    Ok(())
+    if asked.is_err() {
+        // It was dying already when it was asked, its socket still there: now nobody answers.
+        Client::connect(instance).await?;
+    }
+    asked
 }
 
 /// A descriptor that tells when a process ends (pidfd_open(2)); `None` if it has.
