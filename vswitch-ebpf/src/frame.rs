@@ -224,7 +224,7 @@ fn within(mut offset: usize) -> usize {
     if !is_val_statically_known(offset) {
         // SAFETY: an AND of a register.
         unsafe {
-            asm!("{offset} &= {most}", offset = inout(reg) offset, most = const MAX_OFFSET, options(pure, nomem, nostack))
+            asm!("{offset} &= {most}", offset = inout(reg) offset, most = const MAX_OFFSET, options(pure, nomem, nostack));
         };
     }
     offset
