@@ -2,8 +2,9 @@
 
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, FromRawFd as _, OwnedFd};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use http_body_util::{BodyExt as _, Full};
@@ -15,6 +16,8 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 
 use super::{ErrorBody, ErrorDocument, PREFIX};
@@ -22,6 +25,9 @@ use crate::model::Instance;
 
 /// What stands for itself in a path or a query (RFC 3986, 2.3).
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+
+/// How long a daemon may take to die whose connection broke: until then its socket is there.
+const DYING: Duration = Duration::from_secs(5);
 
 /// Why a request got no answer, or which error it got.
 #[derive(Debug, thiserror::Error)]
@@ -66,9 +72,10 @@ impl ClientError {
 #[derive(Debug)]
 pub struct Client {
     sender: SendRequest<Full<Bytes>>,
+    instance: Instance,
     socket: PathBuf,
-    /// The daemon's process.
-    pub pid: Option<i32>,
+    /// The daemon's process; none if it has ended, or cannot be seen.
+    process: Option<OwnedFd>,
 }
 
 impl Client {
@@ -82,11 +89,12 @@ impl Client {
             Ok(stream) => stream,
             Err(error) => return Err(unreachable(instance, socket, &error)),
         };
-        let pid = getsockopt(&stream.as_fd(), PeerCredentials).ok().map(|peer| peer.pid());
+        let peer = getsockopt(&stream.as_fd(), PeerCredentials).ok();
+        let process = peer.and_then(|peer| open_process(peer.pid()));
         match handshake(TokioIo::new(stream)).await {
             Ok((sender, connection)) => {
                 tokio::spawn(connection);
-                Ok(Self { sender, socket, pid })
+                Ok(Self { sender, instance: instance.clone(), socket, process })
             }
             Err(error) => Err(ClientError::Connection { socket, message: error.to_string() }),
         }
@@ -143,6 +151,24 @@ impl Client {
         Ok(())
     }
 
+    /// Waits until the daemon's process has ended, at most so long.
+    pub async fn ended(self, patience: Duration) {
+        if let Some(process) = self.process {
+            ended(process, patience).await;
+        }
+    }
+
+    /// Why the connection broke: a daemon that dies breaks it while its socket is still there for a moment.
+    async fn why_broken(&self, error: &hyper::Error) -> ClientError {
+        if let Some(process) = self.process.as_ref().and_then(|process| process.try_clone().ok()) {
+            ended(process, DYING).await;
+        }
+        match Self::connect(&self.instance).await {
+            Err(gone) => gone,
+            Ok(_) => ClientError::Connection { socket: self.socket.clone(), message: broken(error) },
+        }
+    }
+
     async fn call<T: DeserializeOwned>(
         &mut self,
         method: Method,
@@ -152,8 +178,15 @@ impl Client {
         let socket = self.socket.clone();
         let failed = |message: String| ClientError::Connection { socket: socket.clone(), message };
         let response = self.send(method, path, body).await?;
-        let bytes = response.into_body().collect().await.map_err(|error| failed(broken(&error)))?.to_bytes();
+        let bytes = self.whole(response).await?;
         serde_json::from_slice(&bytes).map_err(|error| failed(format!("unexpected answer: {error}")))
+    }
+
+    async fn whole(&self, response: Response<Incoming>) -> Result<Bytes, ClientError> {
+        match response.into_body().collect().await {
+            Ok(body) => Ok(body.to_bytes()),
+            Err(error) => Err(self.why_broken(&error).await),
+        }
     }
 
     /// Sends a request; the answer, if it is no refusal.
@@ -173,12 +206,15 @@ impl Client {
             .header("content-type", "application/json")
             .body(Full::new(Bytes::from(body.unwrap_or_default())))
             .map_err(|error| failed(error.to_string()))?;
-        let response = self.sender.send_request(request).await.map_err(|error| failed(broken(&error)))?;
+        let response = match self.sender.send_request(request).await {
+            Ok(response) => response,
+            Err(error) => return Err(self.why_broken(&error).await),
+        };
         let status = response.status();
         if status == StatusCode::OK {
             return Ok(response);
         }
-        let bytes = response.into_body().collect().await.map_err(|error| failed(broken(&error)))?.to_bytes();
+        let bytes = self.whole(response).await?;
         match serde_json::from_slice::<ErrorDocument>(&bytes) {
             Ok(document) => Err(ClientError::Refused(document.error)),
             Err(_) => Err(failed(format!("unexpected answer: {status}"))),
@@ -248,6 +284,24 @@ fn unreachable(instance: &Instance, socket: PathBuf, error: &io::Error) -> Clien
         }
         io::ErrorKind::PermissionDenied => ClientError::Permission(socket),
         _ => ClientError::Connection { socket, message: error.to_string() },
+    }
+}
+
+/// A descriptor that tells when a process ends (pidfd_open(2)); `None` if it has.
+fn open_process(pid: i32) -> Option<OwnedFd> {
+    // SAFETY: no pointers; what is returned is a descriptor of ours, or an error.
+    let descriptor = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let descriptor = i32::try_from(descriptor).ok().filter(|descriptor| *descriptor >= 0)?;
+    // SAFETY: it was just opened, and nobody else knows it.
+    Some(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+async fn ended(process: OwnedFd, patience: Duration) {
+    // SAFETY: the descriptor is owned by what is registered, and stays the same.
+    let registered = unsafe { AsyncFd::register_with_interest(process, Interest::READABLE) };
+    if let Ok(process) = registered {
+        // Readable when it has ended.
+        let _ = tokio::time::timeout(patience, process.readable()).await;
     }
 }
 

@@ -1,12 +1,10 @@
 //! `down`: has the daemon remove everything and end, or does it itself where the daemon is dead.
 
-use std::os::fd::{AsFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use vswitch_common::tables::PortKind;
 
 use super::arguments::Down;
@@ -58,32 +56,10 @@ fn told(output: Output, text: &str) -> Result<(), Failure> {
 /// Has the daemon do it, and waits until its process has ended.
 async fn ask_daemon(instance: &Instance, purge: bool) -> Result<(), ClientError> {
     let mut client = Client::connect(instance).await?;
-    let process = client.pid.and_then(open_process);
-    let asked = client.post::<()>("/down", &DownRequest { purge }).await;
-    drop(client);
-    if matches!(&asked, Err(error) if !matches!(error, ClientError::Connection { .. })) {
-        return asked;
-    }
-    // SAFETY: the descriptor is owned by what is registered, and stays the same.
-    let process = process.map(|process| unsafe { AsyncFd::register_with_interest(process, Interest::READABLE) });
-    if let Some(Ok(process)) = process {
-        // Readable when it has ended. If it takes its time, everything is removed all the same.
-        let _ = tokio::time::timeout(PATIENCE, process.readable()).await;
-    }
-    if asked.is_err() {
-        // It was dying already when it was asked, its socket still there: now nobody answers.
-        Client::connect(instance).await?;
-    }
-    asked
-}
-
-/// A descriptor that tells when a process ends (pidfd_open(2)); `None` if it has.
-fn open_process(pid: i32) -> Option<OwnedFd> {
-    // SAFETY: no pointers; what is returned is a descriptor of ours, or an error.
-    let descriptor = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    let descriptor = i32::try_from(descriptor).ok().filter(|descriptor| *descriptor >= 0)?;
-    // SAFETY: it was just opened, and nobody else knows it.
-    Some(unsafe { OwnedFd::from_raw_fd(descriptor) })
+    client.post::<()>("/down", &DownRequest { purge }).await?;
+    // If it takes its time, everything is removed all the same.
+    client.ended(PATIENCE).await;
+    Ok(())
 }
 
 /// Removes what a dead daemon has left.

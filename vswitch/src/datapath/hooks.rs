@@ -3,7 +3,6 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
-use aya::Ebpf;
 use aya::programs::links::{FdLink, LinkError, LinkOrder, PinnedLink};
 use aya::programs::tc::{
     NlOptions, SchedClassifierLink, TcAttachOptions, TcAttachType, TcError, TcHandle, qdisc_add_clsact,
@@ -13,8 +12,9 @@ use aya::sys::SyscallError;
 use aya::util::KernelVersion;
 use vswitch_common::tables::PortKind;
 
-use super::load::{Pins, classifier, remove_pin, xdp};
+use super::load::{Pins, remove_pin};
 use super::ports::PortTable;
+use super::programs::Programs;
 use super::{DatapathError, Mode};
 use crate::kernel::clsact;
 
@@ -63,7 +63,7 @@ impl Hook {
         }
     }
 
-    const fn is_xdp(self) -> bool {
+    pub(super) const fn is_xdp(self) -> bool {
         matches!(self, Self::ContainerXdp | Self::UplinkXdp)
     }
 }
@@ -118,7 +118,7 @@ impl Hooks {
 
 /// Attaches a tc program to the ingress of a device, or puts it in the place of the one that is there.
 pub(super) fn attach_tc(
-    ebpf: &mut Ebpf,
+    programs: &mut Programs,
     tc: TcHook,
     hook: Hook,
     device: &str,
@@ -129,10 +129,10 @@ pub(super) fn attach_tc(
     let failed = |cause| DatapathError::Attach { program: hook.program(), device: device.to_owned(), cause };
     match tc {
         TcHook::Tcx => {
-            if replace(ebpf, hook, &pin)? {
+            if replace(programs, hook, &pin)? {
                 return Ok(());
             }
-            let program = classifier(ebpf, hook);
+            let program = programs.classifier(hook);
             let order = TcAttachOptions::TcxOrder(LinkOrder::first());
             let id = program.attach_with_options(device, TcAttachType::Ingress, order).map_err(failed)?;
             let link = program.take_link(id).map_err(failed)?;
@@ -142,7 +142,7 @@ pub(super) fn attach_tc(
             // Fails where the qdisc is there already; without it, attaching says what is wrong.
             let _ = qdisc_add_clsact(device);
             let (priority, handle) = CLSACT;
-            let program = classifier(ebpf, hook);
+            let program = programs.classifier(hook);
             // A link to a filter that may not exist yet: attaching to it makes or replaces the filter.
             let filter = SchedClassifierLink::attached(device, TcAttachType::Ingress, priority, handle, None);
             let filter = filter.map_err(|error| failed(TcError::IoError(error).into()))?;
@@ -162,18 +162,18 @@ pub(super) fn attach_tc(
 
 /// Attaches an XDP program to a device in native mode, or puts it in the place of our own that is there.
 pub(super) fn attach_xdp(
-    ebpf: &mut Ebpf,
+    programs: &mut Programs,
     hook: Hook,
     device: &str,
     ifindex: u32,
     pins: &Pins<'_>,
 ) -> Result<(), DatapathError> {
     let pin = pins.link(ifindex, hook);
-    if replace(ebpf, hook, &pin)? {
+    if replace(programs, hook, &pin)? {
         return Ok(());
     }
     let failed = |cause| DatapathError::Attach { program: hook.program(), device: device.to_owned(), cause };
-    let program = xdp(ebpf, hook);
+    let program = programs.xdp(hook);
     let id = program.attach_to_if_index(ifindex, XdpMode::Driver).map_err(failed)?;
     let link = program.take_link(id).map_err(failed)?;
     pin_link(FdLink::try_from(link), &pin)
@@ -209,7 +209,7 @@ pub fn release_device(ifindex: u32) {
 
 /// Puts the programs just loaded in the place of an earlier daemon's, on every port.
 pub(super) fn replace_programs(
-    ebpf: &mut Ebpf,
+    programs: &mut Programs,
     tc: TcHook,
     pins: &Pins<'_>,
     ports: &PortTable,
@@ -217,13 +217,13 @@ pub(super) fn replace_programs(
     for (port, kind) in ports.iter().filter_map(|(_, port)| Some((port, port.kind()?))) {
         let hooks = [Some(Hook::tc(kind)).filter(|_| tc == TcHook::Tcx), Hook::xdp(kind)];
         for hook in hooks.into_iter().flatten() {
-            replace(ebpf, hook, &pins.link(port.ifindex, hook))?;
+            replace(programs, hook, &pins.link(port.ifindex, hook))?;
         }
         if tc == TcHook::Clsact
             && let Ok(device) = nix::net::if_::if_indextoname(port.ifindex)
             && let Ok(device) = device.to_str()
         {
-            let attached = attach_tc(ebpf, tc, Hook::tc(kind), device, port.ifindex, pins);
+            let attached = attach_tc(programs, tc, Hook::tc(kind), device, port.ifindex, pins);
             // A namespace is taken down in the background: a device that goes meanwhile is no port for long.
             let there = nix::net::if_::if_nametoindex(device) == Ok(port.ifindex);
             attached.or_else(|error| if there { Err(error) } else { Ok(()) })?;
@@ -233,7 +233,7 @@ pub(super) fn replace_programs(
 }
 
 /// Puts our program into a pinned link. False if there is none; one whose device is gone is removed.
-fn replace(ebpf: &mut Ebpf, hook: Hook, pin: &Path) -> Result<bool, DatapathError> {
+fn replace(programs: &mut Programs, hook: Hook, pin: &Path) -> Result<bool, DatapathError> {
     let pinned = match PinnedLink::from_pin(pin) {
         Ok(pinned) => FdLink::from(pinned),
         Err(LinkError::SyscallError(SyscallError { io_error, .. })) if io_error.kind() == ErrorKind::NotFound => {
@@ -243,12 +243,12 @@ fn replace(ebpf: &mut Ebpf, hook: Hook, pin: &Path) -> Result<bool, DatapathErro
     };
     // The links that we take back out here stay attached: the pin holds them.
     let replaced = if hook.is_xdp() {
-        let program = xdp(ebpf, hook);
+        let program = programs.xdp(hook);
         XdpLink::try_from(pinned).map_err(|_| ()).and_then(|link| {
             program.attach_to_link(link).and_then(|id| program.take_link(id)).map(drop).map_err(|_| ())
         })
     } else {
-        let program = classifier(ebpf, hook);
+        let program = programs.classifier(hook);
         SchedClassifierLink::try_from(pinned).map_err(|_| ()).and_then(|link| {
             program.attach_to_link(link).and_then(|id| program.take_link(id)).map(drop).map_err(|_| ())
         })

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use aya::maps::{MapData, MapInfo, ProgramArray};
-use aya::programs::{Program, SchedClassifier, Xdp as XdpProgram};
+use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use vswitch_common::carrier::Carrier;
 use vswitch_common::packet::address::Address;
@@ -18,7 +18,9 @@ use vswitch_common::tables::{
 use vswitch_common::watch::{Watch, Watched};
 
 use super::hooks::{self, Hook, TcHook};
+use super::log::{self, Logger};
 use super::ports::PortTable;
+use super::programs::Programs;
 use super::tables::{Maps, set};
 use super::{DatapathError, Options};
 
@@ -73,7 +75,8 @@ pub struct Datapath {
 
 /// What the methods share.
 pub(super) struct State {
-    pub(super) ebpf: Ebpf,
+    pub(super) programs: Programs,
+    pub(super) logger: Option<Logger>,
     /// The FDB once more, to be read as a whole.
     pub(super) fdb: MapData,
     pub(super) maps: Maps,
@@ -85,11 +88,11 @@ pub(super) struct State {
 pub(super) struct Pins<'a>(pub(super) &'a Path);
 
 impl Pins<'_> {
-    fn map(&self, name: &str) -> PathBuf {
+    pub(super) fn map(&self, name: &str) -> PathBuf {
         self.0.join("maps").join(name)
     }
 
-    fn program(&self, hook: Hook) -> PathBuf {
+    pub(super) fn program(&self, hook: Hook) -> PathBuf {
         self.0.join("programs").join(hook.program())
     }
 
@@ -134,12 +137,13 @@ impl Datapath {
         set_carriers(&ebpf, &mut maps.carriers)?;
         set(&mut maps.learnable, "LEARNABLE", 0, u64::from(options.fdb_size))?;
         let ports = PortTable::read(&maps)?;
-        hooks::replace_programs(&mut ebpf, tc, &pins, &ports)?;
+        let mut programs = Programs::pinned(&pins)?;
+        hooks::replace_programs(&mut programs, tc, &pins, &ports)?;
         let fdb = || {
             let path = pins.map("FDB");
             MapData::from_pin(&path).map_err(|error| DatapathError::Pin { path, message: error.to_string() })
         };
-        let state = Mutex::new(State { ebpf, fdb: fdb()?, maps, ports });
+        let state = Mutex::new(State { programs, logger: log::of(&mut ebpf), fdb: fdb()?, maps, ports });
         Ok(Self { tc, taken_over, fdb: fdb()?, state, options })
     }
 
@@ -169,7 +173,7 @@ pub(super) fn load(pins: &Pins<'_>, fdb_size: u32, traced: Option<&u32>) -> Resu
     if let Some(traced) = traced {
         loader.override_global("TRACED", traced, true);
     }
-    loader.override_global("AYA_LOG_LEVEL", super::log::level(), false);
+    loader.override_global("AYA_LOG_LEVEL", log::level(), false);
     let mut ebpf = loader.load(OBJECT).map_err(DatapathError::Load)?;
     for program in Hook::ALL.map(Hook::program).into_iter().chain(Carrier::ALL.map(Carrier::program)) {
         let refused = |cause| DatapathError::Program { program, cause };
@@ -232,22 +236,6 @@ pub(super) fn remove_pin(path: &Path) -> Result<(), DatapathError> {
 
 pub(super) fn pin_error(path: &Path, error: &io::Error) -> DatapathError {
     DatapathError::Pin { path: path.to_owned(), message: error.to_string() }
-}
-
-/// The classifier of a hook.
-pub(super) fn classifier(ebpf: &mut Ebpf, hook: Hook) -> &mut SchedClassifier {
-    match ebpf.program_mut(hook.program()) {
-        Some(Program::SchedClassifier(program)) => program,
-        _ => unreachable!("{} is a classifier", hook.program()),
-    }
-}
-
-/// The XDP program of a hook.
-pub(super) fn xdp(ebpf: &mut Ebpf, hook: Hook) -> &mut XdpProgram {
-    match ebpf.program_mut(hook.program()) {
-        Some(Program::Xdp(program)) => program,
-        _ => unreachable!("{} is an XDP program", hook.program()),
-    }
 }
 
 #[cfg(test)]

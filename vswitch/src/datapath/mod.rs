@@ -9,6 +9,7 @@ mod log;
 mod multicast;
 mod networks;
 mod ports;
+mod programs;
 mod stations;
 mod tables;
 mod tracer;

@@ -118,7 +118,7 @@ impl Datapath {
     /// Attaches the programs; says which, in the words of `status`.
     fn attach(&self, state: &mut State, spec: &PortSpec) -> Result<String, DatapathError> {
         let pins = Pins(&self.options.directory);
-        hooks::attach_tc(&mut state.ebpf, self.tc, Hook::tc(spec.kind), &spec.device, spec.ifindex, &pins)?;
+        hooks::attach_tc(&mut state.programs, self.tc, Hook::tc(spec.kind), &spec.device, spec.ifindex, &pins)?;
         let tc = self.tc.name();
         let Some(hook) = Hook::xdp(spec.kind).filter(|_| spec.xdp != Xdp::Off && self.options.mode != Mode::Tc) else {
             if let Some(hook) = Hook::xdp(spec.kind) {
@@ -126,7 +126,7 @@ impl Datapath {
             }
             return Ok(tc.to_owned());
         };
-        match hooks::attach_xdp(&mut state.ebpf, hook, &spec.device, spec.ifindex, &pins) {
+        match hooks::attach_xdp(&mut state.programs, hook, &spec.device, spec.ifindex, &pins) {
             Ok(()) => Ok(format!("xdp+{tc}")),
             Err(DatapathError::Attach { cause, .. }) if spec.xdp == Xdp::Auto => {
                 Ok(format!("{tc} (no XDP: {})", chain(&cause)))

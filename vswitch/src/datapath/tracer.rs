@@ -5,18 +5,19 @@ use std::fmt;
 use std::io::ErrorKind;
 
 use aya::maps::{Array, MapData, ProgramArray};
-use aya::programs::{ProgramError, TestRun as _, TestRunOptions};
+use aya::Ebpf;
+use aya::programs::{Program, ProgramError, SchedClassifier, TestRun as _, TestRunOptions, Xdp as XdpProgram};
 use vswitch_common::tables::PortKind;
 use vswitch_common::trace::{RECORDED, Trace};
 
 use super::hooks::Hook;
 use super::live::Stage;
-use super::load::{Pins, classifier, load, set_carriers, xdp};
+use super::load::{Pins, load, set_carriers};
 use super::{Datapath, DatapathError};
 
 /// The recording copy of the programs.
 pub struct Tracer {
-    ebpf: aya::Ebpf,
+    ebpf: Ebpf,
     record: Array<MapData, Trace>,
     /// What the programs call by their tails; emptied by the kernel when nobody holds it any more.
     _carriers: ProgramArray<MapData>,
@@ -99,5 +100,21 @@ impl Tracer {
             }
             Err(error) => Err(DatapathError::Trace { program, message: error.to_string() }),
         }
+    }
+}
+
+/// The classifier of a hook.
+fn classifier(ebpf: &mut Ebpf, hook: Hook) -> &mut SchedClassifier {
+    match ebpf.program_mut(hook.program()) {
+        Some(Program::SchedClassifier(program)) => program,
+        _ => unreachable!("{} is a classifier", hook.program()),
+    }
+}
+
+/// The XDP program of a hook.
+fn xdp(ebpf: &mut Ebpf, hook: Hook) -> &mut XdpProgram {
+    match ebpf.program_mut(hook.program()) {
+        Some(Program::Xdp(program)) => program,
+        _ => unreachable!("{} is an XDP program", hook.program()),
     }
 }

@@ -3,13 +3,13 @@
 use std::fmt;
 use std::os::fd::{AsRawFd, RawFd};
 
-use aya::maps::{MapData, PerCpuValues, RingBuf};
+use aya::maps::{Map, MapData, PerCpuValues, RingBuf};
 use aya::util::nr_cpus;
 use vswitch_common::watch::{Event, Watch, Watched};
 
 use super::DatapathError;
-use super::load::Datapath;
-use super::tables::{set, take};
+use super::load::{Datapath, Pins};
+use super::tables::set;
 
 /// A ring. It is readable (poll, epoll) when there is a record.
 pub struct Ring(RingBuf<MapData>);
@@ -40,20 +40,28 @@ impl AsRawFd for Ring {
 }
 
 impl Datapath {
-    /// The ring of frames that are watched; once only.
+    /// The ring of frames that are watched, from here on. It is large: whoever has read enough drops it.
     ///
     /// # Errors
-    /// It is taken.
+    /// What the kernel refused.
     pub fn frames(&self) -> Result<Ring, DatapathError> {
-        take(&mut self.state().ebpf, "FRAMES").map(Ring)
+        let mut ring = self.ring("FRAMES")?;
+        // What the last one who read it has not waited for.
+        while ring.0.next().is_some() {}
+        Ok(ring)
     }
 
-    /// The ring of what the daemon has to know; once only.
+    /// The ring of what the daemon has to know. There is one reader of it.
     ///
     /// # Errors
-    /// It is taken.
+    /// What the kernel refused.
     pub fn events(&self) -> Result<Ring, DatapathError> {
-        take(&mut self.state().ebpf, "EVENTS").map(Ring)
+        self.ring("EVENTS")
+    }
+
+    fn ring(&self, table: &'static str) -> Result<Ring, DatapathError> {
+        let ring = MapData::from_pin(Pins(&self.options.directory).map(table)).map(Map::RingBuf);
+        ring.and_then(RingBuf::try_from).map(Ring).map_err(|cause| DatapathError::Table { table, cause })
     }
 
     /// Frames that were not shown and that no record in the ring of frames has told of yet.

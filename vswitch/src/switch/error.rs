@@ -17,6 +17,7 @@ use crate::model::{
 };
 use crate::outside::{OutsideError, ReserveError};
 use crate::store::StoreError;
+use crate::watching::WatchingError;
 
 /// Why a request was refused or failed. What it may have begun has been taken back.
 #[derive(Debug, thiserror::Error)]
@@ -295,6 +296,9 @@ pub enum SwitchError {
     /// The switch in the kernel failed.
     #[error("{0} ({hint})", hint = datapath_hint(.0))]
     Datapath(#[from] DatapathError),
+    /// Frames cannot be watched.
+    #[error(transparent)]
+    Watching(#[from] WatchingError),
     /// The record failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -393,6 +397,7 @@ impl SwitchError {
             Self::Apply(error) => error.code(),
             Self::Netlink(_) => "netlink",
             Self::Datapath(_) => "datapath",
+            Self::Watching(_) => "watching",
             Self::Store(_) => "store",
             Self::Random(_) => "random",
             Self::PortGone(_) => "port_gone",
@@ -431,6 +436,7 @@ impl SwitchError {
             | Self::Outside(_)
             | Self::Netlink(_)
             | Self::Datapath(_)
+            | Self::Watching(_)
             | Self::Store(_)
             | Self::Random(_)
             | Self::ShuttingDown => ErrorKind::Failed,

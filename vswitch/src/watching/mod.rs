@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, mpsc};
+use tokio::task::AbortHandle;
 use vswitch_common::watch::{Event, Watch};
 
 use crate::datapath::{Datapath, DatapathError, Ring};
@@ -48,28 +49,30 @@ pub enum WatchingError {
 pub struct Watching {
     datapath: Arc<Datapath>,
     watchers: Mutex<Watchers>,
+    /// Reads the ring of frames while somebody watches.
+    reader: Mutex<Option<AbortHandle>>,
     /// Somebody has come to watch.
     came: Notify,
     subscribers: Mutex<Vec<(u32, mpsc::Sender<Told>)>>,
 }
 
 impl Watching {
-    /// Starts to read the rings, for as long as the runtime lives. What an earlier daemon was asked to show is shown no
+    /// Starts to read the ring of events, for as long as the runtime lives. What an earlier daemon was asked to show is shown no
     /// longer.
     ///
     /// # Errors
     /// The rings are taken or cannot be waited for.
     pub fn start(datapath: &Arc<Datapath>) -> Result<Arc<Self>, WatchingError> {
         datapath.set_watch(Watch::default())?;
-        let (frames, events) = (register(datapath.frames()?)?, register(datapath.events()?)?);
+        let events = register(datapath.events()?)?;
         let watching = Arc::new(Self {
             datapath: datapath.clone(),
             watchers: Mutex::default(),
+            reader: Mutex::default(),
             came: Notify::new(),
             subscribers: Mutex::default(),
         });
-        let (shown, told, lost) = (watching.clone(), watching.clone(), watching.clone());
-        tokio::spawn(follow(frames, move |event, bytes| shown.watchers().show(&event, &bytes)));
+        let (told, lost) = (watching.clone(), watching.clone());
         tokio::spawn(follow(events, move |event, bytes| told.tell(event, bytes)));
         tokio::spawn(async move { lost.tell_lost().await });
         Ok(watching)
@@ -79,16 +82,33 @@ impl Watching {
     ///
     /// # Errors
     /// What the kernel refused.
-    pub fn watch(self: &Arc<Self>, filter: Filter) -> Result<Option<Watcher>, DatapathError> {
+    pub fn watch(self: &Arc<Self>, filter: Filter) -> Result<Option<Watcher>, WatchingError> {
         let mut watchers = self.watchers();
         let Some((number, frames)) = watchers.add(filter) else { return Ok(None) };
-        if let Err(error) = self.datapath.set_watch(watchers.union()) {
+        let shown = self.read().and_then(|()| Ok(self.datapath.set_watch(watchers.union())?));
+        if let Err(error) = shown {
             watchers.remove(number);
+            self.bring_in_line(&watchers);
             return Err(error);
         }
         drop(watchers);
         self.came.notify_one();
         Ok(Some(Watcher { watching: self.clone(), number, frames }))
+    }
+
+    /// Reads the ring of frames from now on, unless somebody does: it takes memory that nobody needs who does not watch.
+    fn read(self: &Arc<Self>) -> Result<(), WatchingError> {
+        let mut reader = self.reader();
+        if reader.is_none() {
+            let (frames, shown) = (register(self.datapath.frames()?)?, self.clone());
+            let follow = follow(frames, move |event, bytes| shown.watchers().show(&event, &bytes));
+            *reader = Some(tokio::spawn(follow).abort_handle());
+        }
+        Ok(())
+    }
+
+    fn reader(&self) -> MutexGuard<'_, Option<AbortHandle>> {
+        self.reader.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Events of one kind, [`Event::SNOOPED`] or [`Event::HELD`], from now on. A subscriber that does not keep up loses
@@ -135,9 +155,15 @@ impl Watching {
         self.watchers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Shows what those ask for who watch, and nothing where nobody does.
     fn bring_in_line(&self, watchers: &Watchers) {
         if let Err(error) = self.datapath.set_watch(watchers.union()) {
             tracing::warn!("frames are shown that nobody watches any more: {error}");
+        }
+        if watchers.is_empty()
+            && let Some(reader) = self.reader().take()
+        {
+            reader.abort();
         }
     }
 }
