@@ -1,7 +1,6 @@
 //! The loaded programs, as they are attached: by their descriptors alone. What they were loaded from, instructions and
 //! types, is some megabytes that nobody needs any more.
 
-
 use aya::programs::{ProgramError, SchedClassifier, Xdp as XdpProgram};
 use aya_obj::programs::XdpAttachType;
 
@@ -21,8 +20,7 @@ impl Programs {
         let mut programs = Self { classifiers: Vec::new(), xdp: Vec::new() };
         for hook in Hook::ALL {
             let path = pins.program(hook);
-            let failed =
-                |error: ProgramError| DatapathError::Pin { path: path.clone(), message: error.to_string() };
+            let failed = |error: ProgramError| DatapathError::Pin { path: path.clone(), message: error.to_string() };
             if hook.is_xdp() {
                 let program = XdpProgram::from_pin(&path, XdpAttachType::Interface).map_err(failed)?;
                 programs.xdp.push((hook, program));

@@ -4,8 +4,8 @@
 use std::fmt;
 use std::io::ErrorKind;
 
-use aya::maps::{Array, MapData, ProgramArray};
 use aya::Ebpf;
+use aya::maps::{Array, MapData, ProgramArray};
 use aya::programs::{Program, ProgramError, SchedClassifier, TestRun as _, TestRunOptions, Xdp as XdpProgram};
 use vswitch_common::tables::PortKind;
 use vswitch_common::trace::{RECORDED, Trace};

@@ -15,9 +15,9 @@ use std::{
 use nix::unistd::Pid;
 
 const BPF_OBJ_GET: libc::c_int = 7;
-const BPF_PROG_GET_FD_BY_ID: libc::c_int = 13;
-const BPF_MAP_GET_FD_BY_ID: libc::c_int = 14;
-const BPF_LINK_GET_FD_BY_ID: libc::c_int = 30;
+const BPF_PROG_GET_NEXT_ID: libc::c_int = 11;
+const BPF_MAP_GET_NEXT_ID: libc::c_int = 12;
+const BPF_LINK_GET_NEXT_ID: libc::c_int = 31;
 
 /// A BPF object and its number in the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,16 +28,19 @@ pub enum BpfObject {
 }
 
 impl BpfObject {
-    /// Whether the kernel still has it.
+    /// Whether the kernel still has it. Asked for the next number, and not for a descriptor: one of an array of programs
+    /// that is closed before the array is emptied (in the background, when nobody has it open any more) has it emptied a
+    /// second time, and the kernel then keeps the array for ever (prog_array_map_clear, seen on 6.1 and 6.18).
     pub fn exists(self) -> bool {
         let (command, id) = match self {
-            Self::Program(id) => (BPF_PROG_GET_FD_BY_ID, id),
-            Self::Map(id) => (BPF_MAP_GET_FD_BY_ID, id),
-            Self::Link(id) => (BPF_LINK_GET_FD_BY_ID, id),
+            Self::Program(id) => (BPF_PROG_GET_NEXT_ID, id),
+            Self::Map(id) => (BPF_MAP_GET_NEXT_ID, id),
+            Self::Link(id) => (BPF_LINK_GET_NEXT_ID, id),
         };
-        // { id, next_id, open_flags } of union bpf_attr.
-        match bpf(command, &mut [u64::from(id), 0]) {
-            Ok(_) => true,
+        // { start_id, next_id, open_flags } of union bpf_attr.
+        let mut attributes = [u64::from(id - 1), 0];
+        match bpf(command, &mut attributes) {
+            Ok(_) => attributes[0] >> 32 == u64::from(id),
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => false,
             Err(error) => panic!("asking the kernel about {self:?}: {error}"),
         }
@@ -84,17 +87,17 @@ fn described(fdinfo: &str) -> Vec<BpfObject> {
 
 fn open_pin(path: &Path) -> Option<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes()).ok()?;
-    bpf(BPF_OBJ_GET, &mut [path.as_ptr() as u64, 0]).ok()
+    let descriptor = bpf(BPF_OBJ_GET, &mut [path.as_ptr() as u64, 0]).ok()?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Some(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
-/// bpf(2), for the commands that return a descriptor; the attributes in words of 64 bits.
-fn bpf(command: libc::c_int, attributes: &mut [u64; 2]) -> Result<OwnedFd, std::io::Error> {
+/// bpf(2), with the attributes in words of 64 bits (little-endian).
+fn bpf(command: libc::c_int, attributes: &mut [u64; 2]) -> Result<libc::c_int, std::io::Error> {
     // SAFETY: the attributes are as long as is said, and what they point to outlives the call.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_mut_ptr(), size_of_val(attributes)) };
     if result < 0 {
         return Err(std::io::Error::last_os_error());
     }
-    let descriptor = i32::try_from(result).expect("descriptors are small");
-    // SAFETY: the kernel has just made this descriptor for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+    Ok(libc::c_int::try_from(result).expect("descriptors are small"))
 }

@@ -13,7 +13,7 @@ use nix::{
     unistd::Pid,
 };
 
-use super::{BpfObject, Host, Netns, eventually, netlink::settings, run};
+use super::{BpfObject, Host, Netns, netlink::settings, run, settles};
 
 /// Everything that a command which fails may not change. Compare with `assert_eq!`.
 #[derive(Debug, PartialEq, Eq)]
@@ -128,8 +128,9 @@ pub fn assert_gone(host: &Host, objects: &BTreeSet<BpfObject>) {
     let rules: Vec<String> = firewall(&host.netns).into_iter().filter(|line| line.contains(&table)).collect();
     assert!(rules.is_empty(), "rules in nftables: {rules:#?}");
     // The kernel frees them after a grace period.
-    eventually(&format!("the BPF objects of {} are gone", host.instance()), || {
-        (!objects.iter().any(|object| object.exists())).then_some(())
+    settles(&format!("the BPF objects of {} are gone", host.instance()), || {
+        let there: Vec<_> = objects.iter().filter(|object| object.exists()).collect();
+        if there.is_empty() { Ok(()) } else { Err(there) }
     });
 }
 
