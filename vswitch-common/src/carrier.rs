@@ -14,16 +14,25 @@ pub enum Carrier {
     GroupFromUplink = 3,
     /// The guards of broadcast and multicast of containers.
     GuardedGroupFromContainer = 4,
+    /// Broadcast and multicast of children, behind the guards.
+    GroupFromChild = 5,
+    /// The guards of broadcast and multicast of children.
+    GuardedGroupFromChild = 6,
+    /// Broadcast and multicast from a parent.
+    GroupFromParent = 7,
 }
 
 impl Carrier {
     /// All, in the order of the table.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 8] = [
         Self::Carry,
         Self::GroupFromContainer,
         Self::GroupFromHost,
         Self::GroupFromUplink,
         Self::GuardedGroupFromContainer,
+        Self::GroupFromChild,
+        Self::GuardedGroupFromChild,
+        Self::GroupFromParent,
     ];
 
     /// Its name in the object.
@@ -34,6 +43,9 @@ impl Carrier {
             Self::GroupFromHost => "group_from_host",
             Self::GroupFromUplink => "group_from_uplink",
             Self::GuardedGroupFromContainer => "guarded_group_from_container",
+            Self::GroupFromChild => "group_from_child",
+            Self::GuardedGroupFromChild => "guarded_group_from_child",
+            Self::GroupFromParent => "group_from_parent",
         }
     }
 }

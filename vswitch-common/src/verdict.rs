@@ -56,6 +56,10 @@ pub mod action {
     pub const FLOOD_LISTENERS_APART: u32 = 11;
     /// A copy to every other port that has a multicast router behind it: what listeners say.
     pub const FLOOD_ROUTERS: u32 = 12;
+    /// What a child sent out and the wire sent back: a copy to every child but that one, `to`, which takes such frames.
+    pub const FLOOD_REFLECTED: u32 = 13;
+    /// What the host sends out by a parent to a group: a copy to every child that it reaches, before it goes on.
+    pub const FLOOD_CHILDREN: u32 = 14;
 }
 
 /// What becomes of a frame's tag on the way out, as [`Delivery::tag`] has it.
@@ -82,8 +86,8 @@ pub struct Delivery {
     pub kind: u8,
     /// 1 if XDP may redirect into it ([`crate::tables::Port::XDP_EGRESS`]).
     pub xdp: u8,
-    /// 1 if to the device's own station: the frame enters the host's stack there and does not go out on the wire.
-    pub local: u8,
+    /// How it is handed over: 0 as it is, or [`Delivery::LOCAL`] and the like.
+    pub way: u8,
     /// What becomes of its tag, one of [`tag`].
     pub tag: u8,
 }
@@ -129,13 +133,17 @@ pub enum Flood {
     ListenersApart,
     /// What listeners say: multicast routers.
     Routers,
+    /// What the wire sent back: children that take it.
+    Reflected,
+    /// From the host: children that it reaches.
+    Children,
 }
 
 impl Decision {
     /// A decision with this action, about a frame from this port; everything else zero.
     #[inline(always)]
     pub const fn new(action: u32, ingress: PortNumber) -> Self {
-        let to = Delivery { port: PortNumber::NONE, ifindex: 0, kind: 0, xdp: 0, local: 0, tag: tag::KEEP };
+        let to = Delivery { port: PortNumber::NONE, ifindex: 0, kind: 0, xdp: 0, way: 0, tag: tag::KEEP };
         let station = FdbKey { network: NetworkNumber(0), vlan: VlanKey::NONE, mac: Mac::ZERO };
         Self { action, reason: 0, to, ingress, learns: 0, snoops: 0, storm: 0, station }
     }
@@ -157,6 +165,8 @@ impl Decision {
             action::FLOOD_LISTENERS => Verdict::Flood(Flood::Listeners),
             action::FLOOD_LISTENERS_APART => Verdict::Flood(Flood::ListenersApart),
             action::FLOOD_ROUTERS => Verdict::Flood(Flood::Routers),
+            action::FLOOD_REFLECTED => Verdict::Flood(Flood::Reflected),
+            action::FLOOD_CHILDREN => Verdict::Flood(Flood::Children),
             action::ANSWER_ARP => Verdict::Answer(Answer::Arp, self.to.port),
             action::ANSWER_NEIGHBOR => Verdict::Answer(Answer::Neighbor, self.to.port),
             action::PASS => Verdict::Pass,
@@ -172,6 +182,14 @@ impl Decision {
 }
 
 impl Delivery {
+    /// To the device's own station: the frame enters the host's stack there and does not go out on the wire.
+    pub const LOCAL: u8 = 1;
+    /// Out by the device to the next hop, which the host's routes tell.
+    pub const ROUTED: u8 = 2;
+    /// From an egress hook, where only the front of a veth can be reached. In [`action::FLOOD_REFLECTED`]: children
+    /// that are not [`crate::tables::Port::APART`] get it, too.
+    pub const FRONT: u8 = 3;
+
     /// What is behind the port.
     #[inline(always)]
     pub const fn kind(&self) -> Option<PortKind> {
@@ -243,11 +261,17 @@ pub enum DropReason {
     HeaderChain = 23,
     /// IP or ARP from an endpoint behind an LLC and SNAP header, as nobody sends it on Ethernet.
     SnapEncapsulated = 24,
+    /// The interface that the network is on is not there.
+    ParentGone = 25,
+    /// From an endpoint of a macvlan or ipvlan network to the host itself, without `host_access`.
+    HostAccess = 26,
+    /// Broadcast, multicast or anything but IP from an endpoint of a routed (l3) network.
+    NotRouted = 27,
 }
 
 impl DropReason {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 28] = [
         Self::Truncated,
         Self::SourceMulticast,
         Self::SourceZero,
@@ -273,6 +297,9 @@ impl DropReason {
         Self::TooBig,
         Self::HeaderChain,
         Self::SnapEncapsulated,
+        Self::ParentGone,
+        Self::HostAccess,
+        Self::NotRouted,
     ];
 
     /// The name in `stats`, `monitor` and the metrics.
@@ -303,6 +330,9 @@ impl DropReason {
             Self::TooBig => "too_big",
             Self::HeaderChain => "header_chain",
             Self::SnapEncapsulated => "snap_encapsulated",
+            Self::ParentGone => "parent_gone",
+            Self::HostAccess => "host_access",
+            Self::NotRouted => "not_routed",
         }
     }
 }

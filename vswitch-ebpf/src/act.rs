@@ -1,12 +1,12 @@
 //! Carries decisions out: the only code that redirects frames or writes tables.
 
 use aya_ebpf::EbpfContext;
-use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action};
-use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_peer, bpf_skb_change_type};
+use aya_ebpf::bindings::{__sk_buff, BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action};
+use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_type};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use aya_log_ebpf::debug;
 use vswitch_common::carrier::Carrier;
-use vswitch_common::tables::{DROP_REASONS, NetworkNumber, PortCounters, PortKind, PortNumber, StormWindow, VlanKey};
+use vswitch_common::tables::{DROP_REASONS, MARK_FROM_CHILD, NetworkNumber, PortCounters, PortKind, PortNumber, StormWindow, VlanKey};
 use vswitch_common::verdict::{Decision, Delivery, action, tag};
 
 use crate::answer::reply;
@@ -44,7 +44,7 @@ fn count_in(decision: &Decision, bytes: u64) {
         counters.rx_frames += 1;
         counters.rx_bytes += bytes;
         match decision.action {
-            action::REDIRECT if decision.to.local != 0 => counters.to_host += 1,
+            action::REDIRECT if decision.to.way == Delivery::LOCAL => counters.to_host += 1,
             action::REDIRECT => counters.forwarded += 1,
             action::PASS => counters.passed += 1,
             action::ANSWER_ARP | action::ANSWER_NEIGHBOR => {
@@ -56,7 +56,9 @@ fn count_in(decision: &Decision, bytes: u64) {
             | action::FLOOD_APART
             | action::FLOOD_LISTENERS
             | action::FLOOD_LISTENERS_APART
-            | action::FLOOD_ROUTERS => counters.flooded += 1,
+            | action::FLOOD_ROUTERS
+            | action::FLOOD_REFLECTED
+            | action::FLOOD_CHILDREN => counters.flooded += 1,
             _ => counters.drops[decision.reason as usize % DROP_REASONS] += 1,
         }
     });
@@ -116,7 +118,9 @@ pub fn tc(context: &TcContext, decision: &Decision, now: u32) -> i32 {
         | action::FLOOD_APART
         | action::FLOOD_LISTENERS
         | action::FLOOD_LISTENERS_APART
-        | action::FLOOD_ROUTERS => {
+        | action::FLOOD_ROUTERS
+        | action::FLOOD_REFLECTED
+        | action::FLOOD_CHILDREN => {
             if decision.storm != 0 {
                 use_allowance(decision, now);
             }
@@ -150,12 +154,27 @@ fn deliver(context: &TcContext, decision: &Decision, bytes: u64) -> i32 {
     if watch::is_on_for_leaving() {
         watch::leaving(context.skb.skb, to.port, decision.station.network, decision.ingress);
     }
-    if to.kind == PortKind::Container as u8 {
+    if (to.kind == PortKind::Container as u8 || to.kind == PortKind::Child as u8) && to.way != Delivery::FRONT {
         return into_container(context, to.ifindex);
     }
-    let flags = if to.local != 0 { u64::from(BPF_F_INGRESS) } else { 0 };
+    if to.way == Delivery::ROUTED {
+        // SAFETY: a helper without pointers: the kernel looks the next hop up by itself.
+        return unsafe { bpf_redirect_neigh(to.ifindex, core::ptr::null_mut(), 0, 0) as i32 };
+    }
+    if to.way == Delivery::LOCAL && to.kind == PortKind::Parent as u8 {
+        mark_from_child(context.skb.skb, true);
+    }
+    let flags = if to.way == Delivery::LOCAL { u64::from(BPF_F_INGRESS) } else { 0 };
     // SAFETY: a helper without pointers.
     unsafe { bpf_redirect(to.ifindex, flags) as i32 }
+}
+
+/// Puts the mark on a packet, or takes it off, by which the program at a parent knows what is for the host.
+#[inline(always)]
+pub fn mark_from_child(skb: *mut __sk_buff, on: bool) {
+    // SAFETY: the skb is the context of the program that runs.
+    let mark = unsafe { &mut (*skb).mark };
+    if on { *mark |= MARK_FROM_CHILD } else { *mark &= !MARK_FROM_CHILD }
 }
 
 #[inline(always)]
@@ -175,7 +194,7 @@ fn into_container(context: &TcContext, ifindex: u32) -> i32 {
 fn hand_over(context: &TcContext, decision: &Decision) -> i32 {
     // SAFETY: the context's skb pointer is valid as long as the program runs.
     let cb = unsafe { &mut (*context.skb.skb).cb };
-    let change = u32::from(decision.to.tag) << 12 | u32::from(decision.to.local) << 9;
+    let change = u32::from(decision.to.tag) << 12 | u32::from(decision.to.way) << 9;
     cb[0] = decision.action | u32::from(decision.snoops) << 8 | change | u32::from(decision.station.vlan.0) << 16;
     cb[1] = decision.ingress.0;
     cb[2] = decision.station.network.0;
@@ -199,7 +218,7 @@ pub fn taken_over(context: &TcContext) -> Decision {
     let [what, ingress, network, to, _] = unsafe { (*context.skb.skb).cb };
     let mut decision = Decision::new(what & 0xff, PortNumber(ingress));
     decision.snoops = (what >> 8) as u8 & 1;
-    decision.to.local = (what >> 9) as u8 & 1;
+    decision.to.way = (what >> 9) as u8 & 3;
     decision.to.tag = (what >> 12) as u8 & 3;
     decision.station.vlan = VlanKey((what >> 16) as u16);
     decision.station.network = NetworkNumber(network);

@@ -6,10 +6,10 @@ use aya_ebpf::bindings::{__sk_buff, BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::generated::{bpf_clone_redirect, bpf_loop};
 use aya_ebpf::programs::TcContext;
 use vswitch_common::forward::{Copied, Flooded};
-use vswitch_common::tables::{MAX_PORTS, PortKind, PortNumber};
+use vswitch_common::tables::{MAX_PORTS, Port, PortKind, PortNumber};
 use vswitch_common::verdict::{Decision, tag};
 
-use crate::act::{count_out, counted};
+use crate::act::{count_out, counted, mark_from_child};
 use crate::frame::TcFrame;
 use crate::maps::{NETWORKS, PORTS};
 use crate::tables::KernelTables;
@@ -28,6 +28,10 @@ struct Walk {
     left: u32,
     /// Whether copies are shown to somebody who watches.
     watched: u32,
+    /// Whether the host at a parent gets a copy.
+    host: u32,
+    /// 0.
+    reserved: u32,
 }
 
 /// Sends a copy to every other port of the network. Not by redirect_peer, which would mark the copies as addressed to
@@ -48,11 +52,13 @@ pub fn flood(context: &TcContext, decision: &Decision, bytes: u64) -> i32 {
         tag: u32::from(tag::KEEP),
         left: u32::from(tag::KEEP),
         watched: u32::from(watch::is_on_for_leaving()),
+        host: port.flags & Port::HOST_ACCESS,
+        reserved: 0,
     };
     copy_to_all(&mut walk);
     // What came from the wire and is for nobody that we know may be for somebody on the host: its own stack, if it is a
     // broadcast, or a macvlan of the kernel's on the same interface.
-    let rest = if matches!(port.kind(), Some(PortKind::Uplink)) { TC_ACT_UNSPEC } else { TC_ACT_SHOT };
+    let rest = if matches!(port.kind(), Some(PortKind::Uplink | PortKind::Parent)) { TC_ACT_UNSPEC } else { TC_ACT_SHOT };
     if walk.left != u32::from(tag::KEEP) {
         // Others get it with its tag changed, the same for all of them.
         let (came_with, changed_to) = (walk.flooded.tag, tags::changed(walk.flooded.tag, walk.left, walk.flooded.vlan));
@@ -97,6 +103,15 @@ unsafe extern "C" fn copy_to_next(_index: u64, walk: *mut Walk) -> u64 {
             let flags = if matches!(port.kind(), Some(PortKind::Host)) { u64::from(BPF_F_INGRESS) } else { 0 };
             if walk.watched != 0 {
                 watch::leaving(walk.skb, number, walk.flooded.network, walk.flooded.ingress);
+            }
+            if matches!(port.kind(), Some(PortKind::Parent)) && walk.host != 0 {
+                mark_from_child(walk.skb, true);
+                // SAFETY: the skb is the context of the program that runs this loop.
+                let heard = unsafe { bpf_clone_redirect(walk.skb, port.egress_ifindex, u64::from(BPF_F_INGRESS)) };
+                if heard != 0 {
+                    counted(number, |counters| counters.tx_failed += 1);
+                }
+                mark_from_child(walk.skb, false);
             }
             // SAFETY: the skb is the context of the program that runs this loop.
             let sent = unsafe { bpf_clone_redirect(walk.skb, port.egress_ifindex, flags) };

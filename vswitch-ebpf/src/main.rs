@@ -23,7 +23,7 @@ use aya_ebpf::programs::{TcContext, XdpContext};
 use vswitch_common::carrier::Carrier;
 use vswitch_common::forward::{forward_early, half};
 use vswitch_common::packet::Packet as _;
-use vswitch_common::tables::{PortKind, tick};
+use vswitch_common::tables::{MARK_FROM_CHILD, PortKind, PortNumber, Tables as _, tick};
 use vswitch_common::verdict::{Decision, action};
 
 use crate::frame::{TcFrame, XdpFrame};
@@ -47,29 +47,82 @@ pub fn from_uplink(context: TcContext) -> i32 {
     switch(&context, TC_ACT_UNSPEC, Carrier::GroupFromUplink, half::unicast_from_uplink)
 }
 
+/// What a child sends: an endpoint of a macvlan or ipvlan network, at the host side of its veth.
+#[classifier]
+pub fn from_child(context: TcContext) -> i32 {
+    switch(&context, TC_ACT_SHOT, Carrier::GuardedGroupFromChild, half::unicast_from_child)
+}
+
+/// What arrives on a parent, behind GRO. What a child has sent to the host passes, with the mark taken off.
+#[classifier]
+pub fn from_parent(context: TcContext) -> i32 {
+    // SAFETY: the context's skb pointer is valid as long as the program runs.
+    let mark = unsafe { &mut (*context.skb.skb).mark };
+    if *mark & MARK_FROM_CHILD != 0 {
+        *mark &= !MARK_FROM_CHILD;
+        return TC_ACT_UNSPEC;
+    }
+    switch(&context, TC_ACT_UNSPEC, Carrier::GroupFromParent, half::unicast_from_parent)
+}
+
+/// What leaves by a parent, where children and the host may reach each other. What children sent goes on its way.
+#[classifier]
+pub fn to_parent(context: TcContext) -> i32 {
+    // SAFETY: the context's skb pointer is valid as long as the program runs.
+    let from = unsafe { (*context.skb.skb).ingress_ifindex };
+    if from != 0 && from != ifindex(&context) && KernelTables.port_of_device(from) != PortNumber::NONE {
+        return TC_ACT_UNSPEC;
+    }
+    carry_out(&context, TC_ACT_UNSPEC, Carrier::Carry, half::to_parent)
+}
+
+/// The guards of what children send to groups.
+#[classifier]
+pub fn guarded_group_from_child(context: TcContext) -> i32 {
+    carry_out(&context, TC_ACT_SHOT, Carrier::GroupFromChild, half::guarded_group_from_child)
+}
+
+/// What comes behind them.
+#[classifier]
+pub fn group_from_child(context: TcContext) -> i32 {
+    carry_out(&context, TC_ACT_SHOT, Carrier::Carry, half::group_from_child)
+}
+
+/// The other half of `from_parent`.
+#[classifier]
+pub fn group_from_parent(context: TcContext) -> i32 {
+    carry_out(&context, TC_ACT_UNSPEC, Carrier::Carry, half::group_from_parent)
+}
+
+/// What arrives on a parent, before the kernel makes a packet of it.
+#[xdp]
+pub fn from_parent_xdp(context: XdpContext) -> u32 {
+    switch_early(&context, PortKind::Parent)
+}
+
 /// The other half of `from_container`: broadcast and multicast. These are called by the programs' tails. Here are the
 /// guards alone.
 #[classifier]
 pub fn guarded_group_from_container(context: TcContext) -> i32 {
-    carry_out(&context, TC_ACT_SHOT, half::guarded_group_from_container)
+    carry_out(&context, TC_ACT_SHOT, Carrier::GroupFromContainer, half::guarded_group_from_container)
 }
 
 /// What comes behind the guards.
 #[classifier]
 pub fn group_from_container(context: TcContext) -> i32 {
-    carry_out(&context, TC_ACT_SHOT, half::group_from_container)
+    carry_out(&context, TC_ACT_SHOT, Carrier::Carry, half::group_from_container)
 }
 
 /// The other half of `from_host`.
 #[classifier]
 pub fn group_from_host(context: TcContext) -> i32 {
-    carry_out(&context, TC_ACT_SHOT, half::group_from_host)
+    carry_out(&context, TC_ACT_SHOT, Carrier::Carry, half::group_from_host)
 }
 
 /// The other half of `from_uplink`.
 #[classifier]
 pub fn group_from_uplink(context: TcContext) -> i32 {
-    carry_out(&context, TC_ACT_UNSPEC, half::group_from_uplink)
+    carry_out(&context, TC_ACT_UNSPEC, Carrier::Carry, half::group_from_uplink)
 }
 
 /// Floods and answers of all of them.
@@ -111,22 +164,22 @@ fn switch(
         act::leave_to(context, group);
         return unknown;
     }
-    carry_out(context, unknown, forward)
+    carry_out(context, unknown, Carrier::Carry, forward)
 }
 
+/// Decides about a packet and has it done; `rest` decides about what this program leaves.
 #[inline(always)]
 fn carry_out(
     context: &TcContext,
     unknown: i32,
+    rest: Carrier,
     forward: impl Fn(u32, &TcFrame, &KernelTables, u32) -> Decision,
 ) -> i32 {
     let now = now();
-    // SAFETY: the context's skb pointer is valid as long as the program runs.
-    let ifindex = unsafe { (*context.skb.skb).ifindex };
     let frame = TcFrame::of_tc(context);
-    let decision = forward(ifindex, &frame, &KernelTables, now);
+    let decision = forward(ifindex(context), &frame, &KernelTables, now);
     if decision.action == action::LEAVE {
-        act::leave_to(context, Carrier::GroupFromContainer);
+        act::leave_to(context, rest);
         return unknown;
     }
     if trace::requested() {
@@ -136,6 +189,13 @@ fn carry_out(
         return unknown;
     }
     act::tc(context, &decision, now)
+}
+
+/// The device that a packet is on.
+#[inline(always)]
+fn ifindex(context: &TcContext) -> u32 {
+    // SAFETY: the context's skb pointer is valid as long as the program runs.
+    unsafe { (*context.skb.skb).ifindex }
 }
 
 #[inline(always)]

@@ -9,11 +9,11 @@ use super::side;
 use crate::packet::address::Addresses;
 use crate::packet::{Ethernet, Packet};
 use crate::tables::{MARK_PUBLISHED, NetworkNumber, Port, PortKind, Subnet, Tables};
-use crate::verdict::{Decision, DropReason, action};
+use crate::verdict::{Decision, Delivery, DropReason, action};
 
 /// Changes a decision if the frame would cross the border and must not.
 #[inline(always)]
-pub(super) fn guard<P: Packet + ?Sized, T: Tables, const SIDE: u8>(
+pub(super) fn guard<P: Packet + ?Sized, T: Tables, const SIDE: u16>(
     decision: Decision,
     frame: &P,
     ethernet: &Ethernet,
@@ -33,7 +33,7 @@ pub(super) fn guard<P: Packet + ?Sized, T: Tables, const SIDE: u8>(
         return dropped_if(enter(&ip, frame, port, tables), decision);
     }
     match decision.action {
-        action::REDIRECT if SIDE & side::UNICAST != 0 && decision.to.local != 0 => {
+        action::REDIRECT if SIDE & side::UNICAST != 0 && decision.to.way == Delivery::LOCAL => {
             dropped_if(leave(&Addresses::read(frame, ethernet), port, tables), decision)
         }
         action::FLOOD_GROUP | action::FLOOD_LISTENERS if SIDE & side::GROUP != 0 => {

@@ -23,15 +23,21 @@ pub fn forward_early<P: Packet + ?Sized, T: Tables>(
         PortKind::Uplink => {
             decide::<P, T, { side::UPLINK | side::UNICAST | side::EARLY | side::WHOLE }>(ifindex, frame, tables, now)
         }
+        PortKind::Parent => {
+            decide::<P, T, { side::PARENT | side::UNICAST | side::EARLY | side::WHOLE }>(ifindex, frame, tables, now)
+        }
         _ => {
             decide::<P, T, { side::CONTAINER | side::UNICAST | side::EARLY | side::WHOLE }>(ifindex, frame, tables, now)
         }
     };
     let takes = match decision.action {
         action::REDIRECT => {
-            let reachable =
-                decision.to.kind == PortKind::Container as u8 && decision.to.xdp != 0 && decision.to.tag == tag::KEEP;
-            reachable && !(matches!(ingress, PortKind::Uplink) && is_or_may_be_tcp(frame))
+            let kind = match ingress {
+                PortKind::Parent => PortKind::Child,
+                _ => PortKind::Container,
+            };
+            let reachable = decision.to.kind == kind as u8 && decision.to.xdp != 0 && decision.to.tag == tag::KEEP;
+            reachable && !(matches!(ingress, PortKind::Uplink | PortKind::Parent) && is_or_may_be_tcp(frame))
         }
         action::DROP => decision.ingress.0 != 0,
         _ => false,

@@ -4,7 +4,7 @@ use super::{group, size, vlan};
 use crate::packet::address::{Address, Addresses};
 use crate::packet::{Ethernet, Packet, Tag};
 use crate::tables::{ListenerKey, NetworkNumber, Port, PortKind, PortNumber, Tables, VlanKey};
-use crate::verdict::{Decision, action};
+use crate::verdict::{Decision, Delivery, action};
 
 /// What a port gets of a flood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,16 +26,20 @@ pub struct Flooded {
     pub ingress: PortNumber,
     /// The network.
     pub network: NetworkNumber,
-    /// [`Port::ISOLATED`] if it came from an isolated port, else 0.
-    pub isolated: u32,
+    /// Of the flags of the port that it came by: [`Port::ISOLATED`] and [`Port::APART`].
+    pub flags: u32,
     /// Bytes behind its Ethernet header and tags; 0 for a GSO packet, which passes whole.
     pub length: u32,
     /// The tag that it came with, TPID << 16 | TCI; 0 if it came without.
     pub tag: u32,
     /// Its VLAN.
     pub vlan: VlanKey,
-    /// 0.
-    pub reserved: u16,
+    /// Of what the wire sent back: 1 if children that are not [`Port::APART`] get it, too.
+    pub all: u16,
+    /// The port that sent what the wire sent back.
+    pub except: PortNumber,
+    /// The [`PortKind`] of the port that it came by.
+    pub kind: u32,
     /// The group that it is for, if it is for its listeners.
     pub group: Address,
 }
@@ -58,11 +62,13 @@ impl Flooded {
             action: decision.action,
             ingress: decision.ingress,
             network: decision.station.network,
-            isolated: port.flags & Port::ISOLATED,
+            flags: port.flags & (Port::ISOLATED | Port::APART),
             length,
             tag,
             vlan: decision.station.vlan,
-            reserved: 0,
+            all: u16::from(decision.to.way == Delivery::FRONT),
+            except: decision.to.port,
+            kind: port.kind.into(),
             group,
         }
     }
@@ -70,11 +76,12 @@ impl Flooded {
     /// What a port gets.
     #[inline(always)]
     pub fn copy<T: Tables>(&self, port: &Port, number: PortNumber, tables: &T) -> Copied {
-        if number == self.ingress && !port.has(Port::HAIRPIN) || port.flags & self.isolated != 0 {
+        if number == self.ingress && !port.has(Port::HAIRPIN) || port.flags & self.flags & Port::ISOLATED != 0 {
             return Copied::No;
         }
         let host = matches!(port.kind(), Some(PortKind::Host));
         let wanted = match self.action {
+            _ if matches!(port.kind(), Some(PortKind::Child)) => self.is_for_child(port, number),
             // The host is always known by its address; it has no unknown stations behind it.
             action::FLOOD_UNKNOWN | action::FLOOD_APART => !host,
             action::FLOOD_ROUTERS => group::has_router(port),
@@ -92,6 +99,22 @@ impl Flooded {
         }
         let tag = (self.tag != 0).then_some(Tag { tpid: (self.tag >> 16) as u16, tci: self.tag as u16 });
         Copied::Tag(vlan::on_the_way_out(tag, self.vlan, port))
+    }
+
+    /// Whether a child gets a copy: from another one, from the wire, or from the host.
+    #[inline(always)]
+    fn is_for_child(&self, port: &Port, number: PortNumber) -> bool {
+        if port.has(Port::ROUTED) {
+            return false;
+        }
+        match self.action {
+            action::FLOOD_REFLECTED => {
+                number != self.except && (port.has(Port::REFLECTED) || self.all != 0 && !port.has(Port::APART))
+            }
+            action::FLOOD_CHILDREN => port.has(Port::HOST_ACCESS),
+            _ if self.kind == PortKind::Parent as u32 => true,
+            _ => (self.flags | port.flags) & Port::APART == 0,
+        }
     }
 
     #[inline(always)]

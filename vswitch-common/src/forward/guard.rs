@@ -75,6 +75,9 @@ impl<T: Tables> Speaker<'_, T> {
     /// told us, that is any that is not known to be another port's.
     #[inline(always)]
     fn may_be(&self, address: Address) -> bool {
+        if self.port.has(Port::BY_ADDRESS) {
+            return self.is_known(address);
+        }
         if !self.port.has(Port::LEARN) && self.station.vlan == self.port.vlan {
             let own = address == self.port.ipv6 || address == Address::link_local(self.port.mac);
             return own || self.has_elsewhere(address);
@@ -91,6 +94,13 @@ impl<T: Tables> Speaker<'_, T> {
             return self.has_elsewhere(Address::mapped(address));
         }
         self.is_nobody_elses(Address::mapped(address))
+    }
+
+    /// Whether it is one of those by which the endpoint is found.
+    #[inline(always)]
+    fn is_known(&self, address: Address) -> bool {
+        let key = NeighborKey { address, network: self.port.network, vlan: self.station.vlan, reserved: 0 };
+        self.tables.neighbor(&key) == self.number || self.has_elsewhere(address)
     }
 
     /// Whether it is the endpoint's address in another network.

@@ -5,6 +5,7 @@ mod early;
 mod flood;
 mod group;
 mod guard;
+mod parent;
 mod size;
 #[cfg(test)]
 mod tests;
@@ -22,29 +23,35 @@ use crate::verdict::{Decision, Delivery, DropReason, action};
 mod side {
     use crate::tables::{Port, PortKind};
 
-    pub const HOST: u8 = 1;
-    pub const CONTAINER: u8 = 2;
-    pub const UPLINK: u8 = 4;
+    pub const HOST: u16 = 1;
+    pub const CONTAINER: u16 = 2;
+    pub const UPLINK: u16 = 4;
+    pub const PARENT: u16 = 256;
+    pub const CHILD: u16 = 512;
     /// Frames to a single station.
-    pub const UNICAST: u8 = 16;
+    pub const UNICAST: u16 = 16;
     /// Broadcast and multicast.
-    pub const GROUP: u8 = 32;
+    pub const GROUP: u16 = 32;
     /// The guards of containers are looked at.
-    pub const GUARDS: u8 = 64;
+    pub const GUARDS: u16 = 64;
     /// So is all that comes behind them; without it, what passes them is left to who looks at that.
-    pub const REST: u8 = 128;
-    pub const WHOLE: u8 = GUARDS | REST;
-    pub const ANY: u8 = HOST | CONTAINER | UPLINK | UNICAST | GROUP | WHOLE;
+    pub const REST: u16 = 128;
+    pub const WHOLE: u16 = GUARDS | REST;
+    pub const ANY: u16 = HOST | CONTAINER | UPLINK | PARENT | CHILD | UNICAST | GROUP | WHOLE;
     /// In XDP, which hands frames from device to device: never over the border to the host's stack.
-    pub const EARLY: u8 = 8;
+    pub const EARLY: u16 = 8;
+    /// On its way out by a parent.
+    pub const OUT: u16 = 1024;
 
     /// Whether a port is one of those. The answer is no surprise: but should it ever be another, nothing passes.
     #[inline(always)]
-    pub const fn has<const SIDE: u8>(port: &Port) -> bool {
+    pub const fn has<const SIDE: u16>(port: &Port) -> bool {
         let side = match port.kind() {
             Some(PortKind::Host) => HOST,
             Some(PortKind::Container) => CONTAINER,
             Some(PortKind::Uplink) => UPLINK,
+            Some(PortKind::Parent) => PARENT,
+            Some(PortKind::Child) => CHILD,
             None => 0,
         };
         SIDE & side != 0
@@ -85,12 +92,18 @@ pub mod half {
         group_from_uplink: side::UPLINK | side::GROUP | side::WHOLE;
         guarded_group_from_container: side::CONTAINER | side::GROUP | side::GUARDS;
         group_from_container: side::CONTAINER | side::GROUP | side::REST;
+        unicast_from_child: side::CHILD | side::UNICAST | side::WHOLE;
+        guarded_group_from_child: side::CHILD | side::GROUP | side::GUARDS;
+        group_from_child: side::CHILD | side::GROUP | side::REST;
+        unicast_from_parent: side::PARENT | side::UNICAST | side::WHOLE;
+        group_from_parent: side::PARENT | side::GROUP | side::WHOLE;
+        to_parent: side::PARENT | side::OUT | side::UNICAST | side::GROUP | side::WHOLE;
     }
 }
 
 /// The decision, for ports of these sides.
 #[inline(always)]
-fn decide<P: Packet + ?Sized, T: Tables, const SIDE: u8>(ifindex: u32, frame: &P, tables: &T, now: u32) -> Decision {
+fn decide<P: Packet + ?Sized, T: Tables, const SIDE: u16>(ifindex: u32, frame: &P, tables: &T, now: u32) -> Decision {
     let number = tables.port_of_device(ifindex);
     let Some(port) = tables.port(number) else {
         return Decision::drop(DropReason::UnknownPort, PortNumber::NONE);
@@ -100,8 +113,12 @@ fn decide<P: Packet + ?Sized, T: Tables, const SIDE: u8>(ifindex: u32, frame: &P
         return Decision::drop(DropReason::UnknownPort, PortNumber::NONE);
     }
     let nobody = FdbKey { network: port.network, ..Decision::new(action::DROP, number).station };
+    // The host's own interface: what we have nothing to do with is for the host to judge.
+    let is_parent = SIDE & side::PARENT != 0 && matches!(port.kind(), Some(PortKind::Parent));
+    let passed = Decision { station: nobody, ..Decision::new(action::PASS, number) };
     let Ok(mut ethernet) = Ethernet::parse(frame) else {
-        return Decision { station: nobody, ..Decision::drop(DropReason::Truncated, number) };
+        let truncated = Decision { station: nobody, ..Decision::drop(DropReason::Truncated, number) };
+        return if is_parent { passed } else { truncated };
     };
     ethernet.payload = frame.forget(ethernet.payload as u32) as usize & MAX_PAYLOAD;
     let is_group = ethernet.destination.is_multicast();
@@ -111,7 +128,7 @@ fn decide<P: Packet + ?Sized, T: Tables, const SIDE: u8>(ifindex: u32, frame: &P
         return Decision { station: nobody, reason: DropReason::UnknownPort as u32, ..Decision::new(action, number) };
     }
     if let Some(refused) = refuse::<P, SIDE>(frame, &ethernet, port, number) {
-        return Decision { station: nobody, ..refused };
+        return if is_parent { passed } else { Decision { station: nobody, ..refused } };
     }
     let Some(vlan) = vlan::of(&ethernet, port, number, tables) else {
         return Decision { station: nobody, ..Decision::drop(DropReason::VlanNotAllowed, number) };
@@ -123,8 +140,8 @@ fn decide<P: Packet + ?Sized, T: Tables, const SIDE: u8>(ifindex: u32, frame: &P
         return dropped(DropReason::SourceSpoofed);
     }
     if SIDE & side::GUARDS != 0
-        && SIDE & side::CONTAINER != 0
-        && matches!(port.kind(), Some(PortKind::Container))
+        && SIDE & (side::CONTAINER | side::CHILD) != 0
+        && matches!(port.kind(), Some(PortKind::Container | PortKind::Child))
         && let Some(reason) = guard::check(frame, &ethernet, port, number, &station, tables)
     {
         return dropped(reason);
@@ -132,12 +149,30 @@ fn decide<P: Packet + ?Sized, T: Tables, const SIDE: u8>(ifindex: u32, frame: &P
     if SIDE & side::REST == 0 {
         return Decision::new(action::LEAVE, number);
     }
+    if is_parent {
+        let decision = if SIDE & side::OUT != 0 {
+            parent::from_host(frame, &ethernet, &station, number, port, tables)
+        } else if is_group {
+            parent::group_from_parent(frame, &ethernet, &station, number, port, tables)
+        } else {
+            parent::from_parent(frame, &ethernet, &station, number, port, tables)
+        };
+        return Decision { station, ..decision };
+    }
     let learns = match source(&station, number, port, tables, now) {
         Source::Known => 0,
         Source::Learn => 1,
         Source::Spoofed => return dropped(DropReason::SourceSpoofed),
         Source::Held => return dropped(DropReason::StationHeld),
     };
+    if SIDE & side::CHILD != 0 && matches!(port.kind(), Some(PortKind::Child)) {
+        let decision = if is_group {
+            group::allowance(parent::group_from_child(number, port), &ethernet, port, tables, now)
+        } else {
+            parent::from_child(frame, &ethernet, &station, number, port, tables)
+        };
+        return Decision { learns, station, ..decision };
+    }
     let decision = if is_group {
         group::decide(frame, &ethernet, &station, number, port, tables)
     } else {
@@ -153,7 +188,7 @@ const MAX_PAYLOAD: usize = 31;
 
 /// Addresses that no switch forwards.
 #[inline(always)]
-fn refuse<P: Packet + ?Sized, const SIDE: u8>(
+fn refuse<P: Packet + ?Sized, const SIDE: u16>(
     frame: &P,
     ethernet: &Ethernet,
     port: &Port,
@@ -171,7 +206,7 @@ fn refuse<P: Packet + ?Sized, const SIDE: u8>(
     if SIDE & side::GROUP != 0 && ethernet.destination.is_link_local() {
         let [.., last] = ethernet.destination.0;
         return match port.kind() {
-            Some(PortKind::Container) if port.has(Port::BPDU_GUARD) && guard::is_bpdu(frame, ethernet) => {
+            Some(PortKind::Container | PortKind::Child) if port.has(Port::BPDU_GUARD) && guard::is_bpdu(frame, ethernet) => {
                 Some(Decision::drop(DropReason::Bpdu, number))
             }
             _ if port.group_fwd_mask & (1 << (last & 0xf)) != 0 => None,
@@ -256,7 +291,7 @@ fn unicast<P: Packet + ?Sized, T: Tables>(
         ifindex: target.egress_ifindex,
         kind: target.kind,
         xdp: (target.flags & Port::XDP_EGRESS) as u8,
-        local: u8::from(local),
+        way: if local { Delivery::LOCAL } else { 0 },
         tag: vlan::on_the_way_out(ethernet.tag, station.vlan, &target),
     };
     Decision { to, ..Decision::new(action::REDIRECT, number) }

@@ -22,5 +22,5 @@ pub(super) fn is_too_big<P: Packet + ?Sized>(frame: &P, ethernet: &Ethernet, por
     }
     // The headers without options: a segment is at least as long as that.
     let headers = if ethernet.ethertype == ethertype::IPV6 { 60 } else { 40 };
-    matches!(port.kind(), Some(PortKind::Uplink)) && segment + headers > u32::from(port.mtu)
+    matches!(port.kind(), Some(PortKind::Uplink | PortKind::Parent)) && segment + headers > u32::from(port.mtu)
 }

@@ -68,9 +68,9 @@ fn delivery(verdict: Verdict) -> Delivery {
 #[test]
 fn known_unicast_goes_to_its_port() {
     let to_b = delivery(verdict(11, B, A));
-    assert_eq!((to_b.port, to_b.ifindex, to_b.kind(), to_b.local), (PortNumber(2), 12, Some(PortKind::Container), 0));
+    assert_eq!((to_b.port, to_b.ifindex, to_b.kind(), to_b.way), (PortNumber(2), 12, Some(PortKind::Container), 0));
     let to_host = delivery(verdict(11, HOST, A));
-    assert_eq!((to_host.ifindex, to_host.kind(), to_host.local), (113, Some(PortKind::Host), 1));
+    assert_eq!((to_host.ifindex, to_host.kind(), to_host.way), (113, Some(PortKind::Host), 1));
     assert_eq!(delivery(verdict(13, A, HOST)).ifindex, 11);
     assert_eq!(delivery(verdict(14, A, STRANGER)).ifindex, 11);
 }
@@ -126,7 +126,7 @@ fn link_local_control_frames_stay_on_their_link() {
 fn the_uplinks_own_address_stays_the_hosts() {
     assert_eq!(verdict(14, WIRE, STRANGER), Verdict::Pass);
     let local = delivery(verdict(11, WIRE, A));
-    assert_eq!((local.ifindex, local.kind(), local.local), (14, Some(PortKind::Uplink), 1));
+    assert_eq!((local.ifindex, local.kind(), local.way), (14, Some(PortKind::Uplink), 1));
 }
 
 #[test]

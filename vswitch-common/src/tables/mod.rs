@@ -48,6 +48,11 @@ pub enum PortKind {
     Host = 2,
     /// A physical interface bridged into the network.
     Uplink = 3,
+    /// The interface that macvlan and ipvlan networks are on: the host's own, at which their endpoints' frames are picked
+    /// out.
+    Parent = 4,
+    /// An endpoint's veth in a macvlan or ipvlan network.
+    Child = 5,
 }
 
 impl PortKind {
@@ -58,6 +63,8 @@ impl PortKind {
             1 => Some(Self::Container),
             2 => Some(Self::Host),
             3 => Some(Self::Uplink),
+            4 => Some(Self::Parent),
+            5 => Some(Self::Child),
             _ => None,
         }
     }
@@ -128,6 +135,20 @@ impl Port {
     pub const ROUTER: u32 = 1 << 11;
     /// With [`Port::TRUNK`]: all VLANs are on its list.
     pub const ALL_VLANS: u32 = 1 << 12;
+    /// Of a child: nothing passes between it and other children but by way of the wire.
+    pub const APART: u32 = 1 << 13;
+    /// Of a child that is [`Port::APART`]: it takes what other children sent out and a switch on the wire sent back (VEPA).
+    pub const REFLECTED: u32 = 1 << 14;
+    /// Found by its IP addresses: its MAC address is its parent's. Of a parent: some of its children are.
+    pub const BY_ADDRESS: u32 = 1 << 15;
+    /// It sends and gets IP packets to single stations alone, and the host finds their next hop.
+    pub const ROUTED: u32 = 1 << 16;
+    /// With [`Port::ROUTED`]: by way of the host's stack and its firewall, both ways.
+    pub const STACK: u32 = 1 << 17;
+    /// The host itself and this child reach each other.
+    pub const HOST_ACCESS: u32 = 1 << 18;
+    /// Of a parent and its one child: the child has it all.
+    pub const PASSTHRU: u32 = 1 << 19;
 
     /// The kind, if the entry is in use.
     #[inline(always)]
@@ -232,6 +253,11 @@ pub struct Network {
     pub first: PortNumber,
     /// Bits: [`Network::INTERNAL`] and the like.
     pub flags: u32,
+    /// The port of the interface that it is on, if it is a macvlan or ipvlan network; 0 while that is not there. All
+    /// networks on one interface are one here, as they are one segment on the wire.
+    pub parent: PortNumber,
+    /// The port of the endpoint that has that interface to itself (passthru).
+    pub only: PortNumber,
 }
 
 impl Network {
@@ -270,6 +296,10 @@ impl Subnet {
 /// The bit of a packet's mark (`skb->mark`) by which the host says that a connection to a published port may enter a
 /// network from another one. A container cannot forge it: marks do not survive the change of namespace.
 pub const MARK_PUBLISHED: u32 = 0x2000;
+
+/// The bit of a packet's mark that tells the program at a parent interface that a child sends it to the host itself. The
+/// program takes it off again.
+pub const MARK_FROM_CHILD: u32 = 0x4000;
 
 /// A station's key in the FDB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -484,7 +514,7 @@ const _: () = {
     assert!(size_of::<OwnKey>() == 24);
     assert!(size_of::<ListenerKey>() == 32);
     assert!(size_of::<StormWindow>() == 8);
-    assert!(size_of::<Network>() == 8);
+    assert!(size_of::<Network>() == 16);
     assert!(size_of::<Subnet>() == 8);
     assert!(size_of::<FdbKey>() == 12);
     assert!(size_of::<FdbEntry>() == 20);

@@ -10,7 +10,7 @@ use aya::programs::tc::{
 use aya::programs::xdp::{XdpLink, XdpMode};
 use aya::sys::SyscallError;
 use aya::util::KernelVersion;
-use vswitch_common::tables::PortKind;
+use vswitch_common::tables::{Port, PortKind};
 
 use super::load::{Pins, remove_pin};
 use super::ports::PortTable;
@@ -27,12 +27,27 @@ pub(super) enum Hook {
     Container,
     Host,
     Uplink,
+    Child,
+    Parent,
+    /// What leaves by a parent.
+    ParentOut,
     ContainerXdp,
     UplinkXdp,
+    ParentXdp,
 }
 
 impl Hook {
-    pub(super) const ALL: [Self; 5] = [Self::Container, Self::Host, Self::Uplink, Self::ContainerXdp, Self::UplinkXdp];
+    pub(super) const ALL: [Self; 9] = [
+        Self::Container,
+        Self::Host,
+        Self::Uplink,
+        Self::Child,
+        Self::Parent,
+        Self::ParentOut,
+        Self::ContainerXdp,
+        Self::UplinkXdp,
+        Self::ParentXdp,
+    ];
 
     /// The program's name in the object, and of its pin.
     pub(super) const fn program(self) -> &'static str {
@@ -40,8 +55,12 @@ impl Hook {
             Self::Container => "from_container",
             Self::Host => "from_host",
             Self::Uplink => "from_uplink",
+            Self::Child => "from_child",
+            Self::Parent => "from_parent",
+            Self::ParentOut => "to_parent",
             Self::ContainerXdp => "from_container_xdp",
             Self::UplinkXdp => "from_uplink_xdp",
+            Self::ParentXdp => "from_parent_xdp",
         }
     }
 
@@ -51,6 +70,8 @@ impl Hook {
             PortKind::Container => Self::Container,
             PortKind::Host => Self::Host,
             PortKind::Uplink => Self::Uplink,
+            PortKind::Parent => Self::Parent,
+            PortKind::Child => Self::Child,
         }
     }
 
@@ -59,12 +80,27 @@ impl Hook {
         match kind {
             PortKind::Container => Some(Self::ContainerXdp),
             PortKind::Uplink => Some(Self::UplinkXdp),
-            PortKind::Host => None,
+            PortKind::Parent => Some(Self::ParentXdp),
+            PortKind::Host | PortKind::Child => None,
         }
     }
 
     pub(super) const fn is_xdp(self) -> bool {
-        matches!(self, Self::ContainerXdp | Self::UplinkXdp)
+        matches!(self, Self::ContainerXdp | Self::UplinkXdp | Self::ParentXdp)
+    }
+
+    /// On which side of the device a tc program is.
+    const fn side(self) -> TcAttachType {
+        match self {
+            Self::ParentOut => TcAttachType::Egress,
+            _ => TcAttachType::Ingress,
+        }
+    }
+
+    /// All that a port of a kind may have.
+    fn of(kind: PortKind) -> impl Iterator<Item = Self> {
+        let out = (kind == PortKind::Parent).then_some(Self::ParentOut);
+        [Some(Self::tc(kind)), out, Self::xdp(kind)].into_iter().flatten()
     }
 }
 
@@ -116,7 +152,7 @@ impl Hooks {
     }
 }
 
-/// Attaches a tc program to the ingress of a device, or puts it in the place of the one that is there.
+/// Attaches a tc program to its side of a device, or puts it in the place of the one that is there.
 pub(super) fn attach_tc(
     programs: &mut Programs,
     tc: TcHook,
@@ -134,7 +170,7 @@ pub(super) fn attach_tc(
             }
             let program = programs.classifier(hook);
             let order = TcAttachOptions::TcxOrder(LinkOrder::first());
-            let id = program.attach_with_options(device, TcAttachType::Ingress, order).map_err(failed)?;
+            let id = program.attach_with_options(device, hook.side(), order).map_err(failed)?;
             let link = program.take_link(id).map_err(failed)?;
             pin_link(FdLink::try_from(link), &pin)
         }
@@ -144,13 +180,13 @@ pub(super) fn attach_tc(
             let (priority, handle) = CLSACT;
             let program = programs.classifier(hook);
             // A link to a filter that may not exist yet: attaching to it makes or replaces the filter.
-            let filter = SchedClassifierLink::attached(device, TcAttachType::Ingress, priority, handle, None);
+            let filter = SchedClassifierLink::attached(device, hook.side(), priority, handle, None);
             let filter = filter.map_err(|error| failed(TcError::IoError(error).into()))?;
             let id = match program.attach_to_link(filter) {
                 Ok(id) => id,
                 Err(_) => {
                     let options = TcAttachOptions::Netlink(NlOptions { priority, handle, classid: None });
-                    program.attach_with_options(device, TcAttachType::Ingress, options).map_err(failed)?
+                    program.attach_with_options(device, hook.side(), options).map_err(failed)?
                 }
             };
             // The filter stays when we go: no link of the kernel's, and nothing to pin.
@@ -179,10 +215,18 @@ pub(super) fn attach_xdp(
     pin_link(FdLink::try_from(link), &pin)
 }
 
+/// Takes the program off that looks at what leaves by a parent, if it is there.
+pub(super) fn detach_out(tc: TcHook, device: &str, ifindex: u32, pins: &Pins<'_>) -> Result<(), DatapathError> {
+    if tc == TcHook::Clsact {
+        let (priority, handle) = CLSACT;
+        drop(SchedClassifierLink::attached(device, TcAttachType::Egress, priority, handle, None));
+    }
+    remove_pin(&pins.link(ifindex, Hook::ParentOut))
+}
+
 /// Takes our programs off a device, which may be gone already.
 pub(super) fn detach(tc: TcHook, kind: PortKind, ifindex: u32, pins: &Pins<'_>) -> Result<(), DatapathError> {
-    remove_pin(&pins.link(ifindex, Hook::tc(kind)))?;
-    if let Some(hook) = Hook::xdp(kind) {
+    for hook in Hook::of(kind) {
         remove_pin(&pins.link(ifindex, hook))?;
     }
     if tc == TcHook::Clsact {
@@ -201,7 +245,9 @@ pub fn release_device(ifindex: u32) {
     let Ok(device) = name.to_str() else { return };
     let (priority, handle) = CLSACT;
     // Dropping the link removes the filter; an error means that it is gone.
-    drop(SchedClassifierLink::attached(device, TcAttachType::Ingress, priority, handle, None));
+    for side in [TcAttachType::Ingress, TcAttachType::Egress] {
+        drop(SchedClassifierLink::attached(device, side, priority, handle, None));
+    }
     if let Err(error) = clsact::remove_if_empty(ifindex) {
         tracing::warn!("clsact stays on {device}: {error}");
     }
@@ -215,15 +261,16 @@ pub(super) fn replace_programs(
     ports: &PortTable,
 ) -> Result<(), DatapathError> {
     for (port, kind) in ports.iter().filter_map(|(_, port)| Some((port, port.kind()?))) {
-        let hooks = [Some(Hook::tc(kind)).filter(|_| tc == TcHook::Tcx), Hook::xdp(kind)];
-        for hook in hooks.into_iter().flatten() {
+        for hook in Hook::of(kind).filter(|hook| hook.is_xdp() || tc == TcHook::Tcx) {
             replace(programs, hook, &pins.link(port.ifindex, hook))?;
         }
         if tc == TcHook::Clsact
             && let Ok(device) = nix::net::if_::if_indextoname(port.ifindex)
             && let Ok(device) = device.to_str()
         {
-            let attached = attach_tc(programs, tc, Hook::tc(kind), device, port.ifindex, pins);
+            let hooks = Hook::of(kind).filter(|hook| !hook.is_xdp());
+            let mut hooks = hooks.filter(|hook| *hook != Hook::ParentOut || port.has(Port::HOST_ACCESS));
+            let attached = hooks.try_for_each(|hook| attach_tc(programs, tc, hook, device, port.ifindex, pins));
             // A namespace is taken down in the background: a device that goes meanwhile is no port for long.
             let there = nix::net::if_::if_nametoindex(device) == Ok(port.ifindex);
             attached.or_else(|error| if there { Err(error) } else { Ok(()) })?;

@@ -127,6 +127,27 @@ pub struct PortRules {
     pub vlan: u16,
     /// The VLANs whose frames it sends and gets with a tag.
     pub trunk: Trunk,
+    /// Where it is on the wire of a parent.
+    pub place: Place,
+}
+
+/// What a port of a macvlan or ipvlan network may do; of the parent, what some of its children may.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Nothing passes between it and other children but by way of the wire.
+    pub apart: bool,
+    /// It takes what comes back from there.
+    pub reflected: bool,
+    /// It is found by its IP addresses.
+    pub by_address: bool,
+    /// IP packets to single stations alone, whose next hop the host finds.
+    pub routed: bool,
+    /// By way of the host's stack.
+    pub stack: bool,
+    /// The host itself and it reach each other.
+    pub host_access: bool,
+    /// It has its parent to itself.
+    pub passthru: bool,
 }
 
 impl Default for PortRules {
@@ -147,6 +168,7 @@ impl Default for PortRules {
             group_fwd_mask: 0,
             vlan: 0,
             trunk: Trunk::None,
+            place: Place::default(),
         }
     }
 }

@@ -120,6 +120,14 @@ impl Datapath {
         let pins = Pins(&self.options.directory);
         hooks::attach_tc(&mut state.programs, self.tc, Hook::tc(spec.kind), &spec.device, spec.ifindex, &pins)?;
         let tc = self.tc.name();
+        if spec.kind == PortKind::Parent {
+            if spec.rules.place.host_access {
+                let out = Hook::ParentOut;
+                hooks::attach_tc(&mut state.programs, self.tc, out, &spec.device, spec.ifindex, &pins)?;
+            } else {
+                hooks::detach_out(self.tc, &spec.device, spec.ifindex, &pins)?;
+            }
+        }
         let Some(hook) = Hook::xdp(spec.kind).filter(|_| spec.xdp != Xdp::Off && self.options.mode != Mode::Tc) else {
             if let Some(hook) = Hook::xdp(spec.kind) {
                 super::load::remove_pin(&pins.link(spec.ifindex, hook))?;
@@ -240,12 +248,20 @@ impl State {
         }
         self.list_vlans(number, &spec.rules.trunk)?;
         set(&mut self.maps.ports, "PORTS", number.0, port)?;
-        if let Some(before) = before.filter(|before| station(before) != station(&port)) {
+        if let Some(before) = before.filter(|before| fixed(before) && (station(before) != station(&port) || !fixed(&port))) {
             removed(self.maps.fdb.remove(&station(&before)), "FDB")?;
         }
-        self.fix(station(&port), number)?;
+        if fixed(&port) {
+            self.fix(station(&port), number)?;
+        }
         self.make_known(number, neighbors(spec))?;
         self.maps.set_device(spec.ifindex, number)?;
+        if spec.kind == PortKind::Parent {
+            self.maps.change_network(spec.network, |entry| entry.parent = number)?;
+        }
+        if spec.kind == PortKind::Child && spec.rules.place.passthru {
+            self.maps.change_network(spec.network, |entry| entry.only = number)?;
+        }
         self.head(spec.network)
     }
 
@@ -315,8 +331,10 @@ impl State {
         self.ports.ports.remove(&number);
         self.ports.hooks.remove(&number);
         let device = self.maps.set_device(port.ifindex, PortNumber::NONE);
-        let unlisted = self.unlist(number, port);
-        removed(self.maps.fdb.remove(&station(port)), "FDB")?;
+        let unlisted = self.unlist(number, port).and(self.unlink(number, port.network));
+        if fixed(port) {
+            removed(self.maps.fdb.remove(&station(port)), "FDB")?;
+        }
         let learned = self.maps.learned.get(&number.0, 0).is_ok_and(|learned| learned > 0);
         let forgotten = if learned { self.forget(|_, entry| entry.port == number) } else { Ok(0) };
         let unknown = self.make_known(number, BTreeSet::new());
@@ -326,6 +344,17 @@ impl State {
         set(&mut self.maps.learned, "LEARNED", number.0, 0)?;
         set(&mut self.maps.forgotten, "FORGOTTEN", number.0, 0)?;
         device.and(forgotten.map(drop)).and(unlisted).and(unknown).and(vlans).and(deaf)
+    }
+
+    /// A parent that goes leaves its children without one.
+    fn unlink(&mut self, number: PortNumber, network: NetworkNumber) -> Result<(), DatapathError> {
+        self.maps.change_network(network, |entry| {
+            for place in [&mut entry.parent, &mut entry.only] {
+                if *place == number {
+                    *place = PortNumber::NONE;
+                }
+            }
+        })
     }
 
     /// Takes a port off its network's list: the one before it is made to point at the one behind it.
@@ -358,9 +387,15 @@ impl State {
     }
 }
 
+/// Whether a port's station has an entry of its own in the FDB: not if it shares its address with its parent.
+fn fixed(port: &Port) -> bool {
+    port.kind() != Some(PortKind::Child) || !port.has(Port::BY_ADDRESS | Port::PASSTHRU)
+}
+
 fn flags(spec: &PortSpec) -> u32 {
     let rules = &spec.rules;
-    let container = spec.kind == PortKind::Container;
+    let container = matches!(spec.kind, PortKind::Container | PortKind::Child);
+    let place = &spec.rules.place;
     let flags = [
         (Port::XDP_EGRESS, spec.xdp_egress),
         (Port::ISOLATED, rules.isolated && container),
@@ -375,6 +410,13 @@ fn flags(spec: &PortSpec) -> u32 {
         (Port::ARP_SUPPRESS, rules.arp_suppress),
         (Port::SNOOPING, rules.snooping),
         (Port::ROUTER, rules.router || spec.kind == PortKind::Uplink),
+        (Port::APART, place.apart),
+        (Port::REFLECTED, place.reflected),
+        (Port::BY_ADDRESS, place.by_address),
+        (Port::ROUTED, place.routed),
+        (Port::STACK, place.stack),
+        (Port::HOST_ACCESS, place.host_access),
+        (Port::PASSTHRU, place.passthru),
     ];
     flags.into_iter().filter(|(_, set)| *set).fold(0, |all, (flag, _)| all | flag)
 }
@@ -405,5 +447,6 @@ fn mapped(address: IpAddr) -> Address {
 fn neighbors(spec: &PortSpec) -> BTreeSet<NeighborKey> {
     let key = |address| NeighborKey { address, network: spec.network, vlan: VlanKey(spec.rules.vlan), reserved: 0 };
     let given = spec.addresses.iter().map(|address| mapped(*address));
-    given.chain([Address::link_local(spec.mac)]).map(key).collect()
+    let link_local = Some(Address::link_local(spec.mac)).filter(|_| !spec.rules.place.by_address);
+    given.chain(link_local).map(key).collect()
 }

@@ -46,6 +46,9 @@ pub const fn explanation(reason: DropReason) -> &'static str {
             "an IPv6 packet that hides its transport header behind more extension headers than are followed"
         }
         DropReason::SnapEncapsulated => "IP or ARP behind an LLC and SNAP header, as nobody sends it on Ethernet",
+        DropReason::ParentGone => "from an endpoint whose parent interface is not there",
+        DropReason::HostAccess => "from an endpoint to the host itself, which the network has no host_access to",
+        DropReason::NotRouted => "broadcast, multicast or not IP, from an endpoint of an l3 network",
         DropReason::TooBig => "longer than the port that it is for may send",
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::time::{ClockId, clock_gettime};
 use time::OffsetDateTime;
 use vswitch_common::tables::{NetworkNumber, PortKind, PortNumber};
-use vswitch_common::verdict::{Answer, Flood, Verdict};
+use vswitch_common::verdict::{Answer, Delivery, Flood, Verdict};
 use vswitch_common::watch::Event;
 
 use super::views::NamedPort;
@@ -192,7 +192,7 @@ impl Names {
 
     fn verdict(&self, verdict: Verdict) -> VerdictView {
         match verdict {
-            Verdict::Redirect(to) if to.local != 0 || to.kind() == Some(PortKind::Host) => VerdictView::Host,
+            Verdict::Redirect(to) if to.way == Delivery::LOCAL || to.kind() == Some(PortKind::Host) => VerdictView::Host,
             Verdict::Redirect(to) => VerdictView::Redirect { to: self.port(to.port) },
             Verdict::Flood(flood) => VerdictView::Flood { to: flood_name(flood).to_owned() },
             Verdict::Answer(answer, port) => {
@@ -217,6 +217,8 @@ const fn flood_name(flood: Flood) -> &'static str {
         Flood::Listeners => "listeners",
         Flood::ListenersApart => "listeners_apart",
         Flood::Routers => "routers",
+        Flood::Reflected => "reflected",
+        Flood::Children => "children",
     }
 }
 

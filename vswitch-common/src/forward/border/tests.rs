@@ -12,7 +12,7 @@ use crate::packet::Marked;
 use crate::packet::address::Address;
 use crate::tables::memory::MemoryTables;
 use crate::tables::{MARK_PUBLISHED, Network, NetworkNumber, Port, PortNumber, Subnet, Tables as _};
-use crate::verdict::{DropReason, Flood, Verdict};
+use crate::verdict::{Delivery, DropReason, Flood, Verdict};
 
 /// Network 1 has 10.1.0.0/16 and fd01::/64, network 2 10.2.0.0/16 and fd02::/64, the host ending in 1 in each.
 fn tables() -> MemoryTables {
@@ -32,7 +32,7 @@ fn tables() -> MemoryTables {
 }
 
 fn internal(mut tables: MemoryTables, number: u32) -> MemoryTables {
-    let network = Network { first: PortNumber::NONE, flags: Network::INTERNAL };
+    let network = Network { flags: Network::INTERNAL, ..Network::default() };
     tables.networks.insert(NetworkNumber(number), network);
     tables
 }
@@ -307,7 +307,7 @@ fn any_tables() -> impl Strategy<Value = MemoryTables> {
             tables.add_subnet(address, length, Subnet { network: NetworkNumber(network), flags });
         }
         for (number, flags) in (1..).zip(flags) {
-            tables.networks.insert(NetworkNumber(number), Network { first: PortNumber::NONE, flags });
+            tables.networks.insert(NetworkNumber(number), Network { flags, ..Network::default() });
         }
         for number in [1, 2] {
             if isolated & number != 0 {
@@ -328,7 +328,7 @@ fn any_destination() -> impl Strategy<Value = Mac> {
 
 /// Where the host's stack gets it, so that it may route it on.
 fn reaches_the_host(verdict: Verdict) -> bool {
-    matches!(verdict, Verdict::Redirect(to) if to.local != 0)
+    matches!(verdict, Verdict::Redirect(to) if to.way == Delivery::LOCAL)
 }
 
 fn drops(verdict: Verdict) -> bool {
@@ -369,7 +369,7 @@ proptest! {
         ifindex in prop::sample::select(std::vec![11_u32, 12, 13, 14]),
         mark in any::<u32>(),
     ) {
-        tables.networks.insert(NetworkNumber(1), Network { first: PortNumber::NONE, flags: Network::INTERNAL });
+        tables.networks.insert(NetworkNumber(1), Network { flags: Network::INTERNAL, ..Network::default() });
         let from = match ifindex { 11 => A, 12 => B, 13 => HOST, _ => STRANGER };
         let bytes = frame(there, from, &packet(tags, source, destination));
         let verdict = decided(&forward(ifindex, &Marked { bytes: &bytes, mark }, &tables, NOW));

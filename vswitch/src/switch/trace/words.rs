@@ -99,7 +99,7 @@ impl Names {
         TraceVerdict {
             action: action_name(decision.action).to_owned(),
             to,
-            to_host: redirected && decision.to.local != 0,
+            to_host: redirected && decision.to.way == Delivery::LOCAL,
             tag: redirected.then(|| tag_name(decision.to.tag).to_owned()),
             reason,
             explanation: self.outcome(decision, verdict),
@@ -133,9 +133,14 @@ impl Names {
 
     fn delivery(&self, to: &Delivery) -> String {
         let port = self.port(to.port);
-        let way = match (to.kind(), to.local != 0) {
+        let way = match (to.kind(), to.way == Delivery::LOCAL) {
             (Some(PortKind::Host), _) => format!("to the host's stack, by {port}"),
             (Some(PortKind::Uplink), true) => format!("to the host's own stack on {port}"),
+            (Some(PortKind::Parent), true) => format!("to the host's own stack on {port}"),
+            (Some(PortKind::Parent), false) if to.way == Delivery::ROUTED => {
+                format!("to the next hop of the host's routes, by {port}")
+            }
+            (Some(PortKind::Parent), false) => format!("out on the wire, by {port}"),
             (Some(PortKind::Uplink), false) => format!("out on the wire, by {port}"),
             _ => format!("to {port}"),
         };
@@ -161,6 +166,8 @@ impl Names {
             Some(PortKind::Container) => "an endpoint's",
             Some(PortKind::Host) => "the host's",
             Some(PortKind::Uplink) => "an uplink",
+            Some(PortKind::Parent) => "the parent",
+            Some(PortKind::Child) => "an endpoint's",
             None => "of no kind",
         };
         let vlan = if port.vlan == VlanKey::NONE { String::new() } else { format!(", {}", vlan_name(port.vlan)) };
@@ -224,6 +231,8 @@ const fn action_name(number: u32) -> &'static str {
         action::FLOOD_LISTENERS => "flood_listeners",
         action::FLOOD_LISTENERS_APART => "flood_listeners_apart",
         action::FLOOD_ROUTERS => "flood_routers",
+        action::FLOOD_REFLECTED => "flood_reflected",
+        action::FLOOD_CHILDREN => "flood_children",
         action::ANSWER_ARP => "answer_arp",
         action::ANSWER_NEIGHBOR => "answer_neighbor",
         action::PASS => "pass",
@@ -276,6 +285,8 @@ const fn receivers(flood: Flood) -> &'static str {
             "every other port, but the host's, that listens to the group or has a multicast router behind it"
         }
         Flood::Routers => "every other port that has a multicast router behind it: it says who listens",
+        Flood::Reflected => "the endpoints that take what a switch on the wire sends back, but the one that sent it",
+        Flood::Children => "the endpoints that the host reaches; and it goes out on the wire",
     }
 }
 

@@ -1,0 +1,305 @@
+//! macvlan and ipvlan: endpoints, the children, on the wire of an interface of the host, their parent.
+//!
+//! The parent stays the host's own: what is for no child passes as if nobody had looked. Nothing is learned from the wire;
+//! a frame for nobody known goes out on it.
+
+use super::{size, vlan};
+use crate::mac::Mac;
+use crate::packet::address::Address;
+use crate::packet::{Ethernet, Packet, ethertype};
+use crate::tables::{FdbKey, NeighborKey, Port, PortKind, PortNumber, Tables};
+use crate::verdict::{Decision, Delivery, DropReason, action};
+
+/// From a child to one station.
+#[inline(always)]
+pub(super) fn from_child<P: Packet + ?Sized, T: Tables>(
+    frame: &P,
+    ethernet: &Ethernet,
+    station: &FdbKey,
+    number: PortNumber,
+    port: &Port,
+    tables: &T,
+) -> Decision {
+    let network = tables.network(port.network);
+    let Some(parent) = tables.port(network.parent) else {
+        return Decision::drop(DropReason::ParentGone, number);
+    };
+    let routed = port.has(Port::ROUTED);
+    if routed && !matches!(ethernet.ethertype, ethertype::IPV4 | ethertype::IPV6) {
+        return Decision::drop(DropReason::NotRouted, number);
+    }
+    let to_parent = ethernet.destination == parent.mac;
+    let out = |way| leave::<P>(frame, ethernet, station, number, network.parent, &parent, way);
+    let child = child_for(frame, ethernet, station, parent.mac, parent.flags | port.flags, tables);
+    if let Some(target) = tables.port(child).filter(|target| is_child_of(target, port)) {
+        if (port.flags | target.flags) & Port::APART == 0 {
+            return reach::<P>(frame, ethernet, station, number, port, child, &target);
+        }
+        // Only by way of the wire, and back from there if both take that.
+        if !port.has(Port::REFLECTED) && port.has(Port::APART) && to_parent {
+            return Decision::drop(DropReason::Isolated, number);
+        }
+        return out(0);
+    }
+    if routed {
+        return out(if port.has(Port::STACK) { Delivery::LOCAL } else { Delivery::ROUTED });
+    }
+    if to_parent && !port.has(Port::PASSTHRU) {
+        if port.has(Port::HOST_ACCESS) {
+            return out(Delivery::LOCAL);
+        }
+        if !port.has(Port::APART) {
+            return Decision::drop(DropReason::HostAccess, number);
+        }
+    }
+    out(0)
+}
+
+/// From a child to a group.
+#[inline(always)]
+pub(super) fn group_from_child(number: PortNumber, port: &Port) -> Decision {
+    if port.has(Port::ROUTED) {
+        return Decision::drop(DropReason::NotRouted, number);
+    }
+    Decision::new(action::FLOOD_GROUP, number)
+}
+
+/// From the wire to one station.
+#[inline(always)]
+pub(super) fn from_parent<P: Packet + ?Sized, T: Tables>(
+    frame: &P,
+    ethernet: &Ethernet,
+    station: &FdbKey,
+    number: PortNumber,
+    port: &Port,
+    tables: &T,
+) -> Decision {
+    let pass = Decision::new(action::PASS, number);
+    let child = if port.has(Port::PASSTHRU) {
+        tables.network(port.network).only
+    } else {
+        child_for(frame, ethernet, station, port.mac, port.flags, tables)
+    };
+    let Some(target) = tables.port(child).filter(|target| is_child_of(target, port)) else {
+        return pass;
+    };
+    if target.has(Port::STACK) {
+        return pass;
+    }
+    // Private: what was sent by a child is not for it, whatever way it took.
+    if target.flags & (Port::APART | Port::REFLECTED) == Port::APART
+        && sender(frame, ethernet, station, port, tables) != Sender::Wire
+    {
+        return Decision::drop(DropReason::SourceSpoofed, number);
+    }
+    reach::<P>(frame, ethernet, station, number, port, child, &target)
+}
+
+/// From the wire to a group: to children, and to the host in any case.
+#[inline(always)]
+pub(super) fn group_from_parent<P: Packet + ?Sized, T: Tables>(
+    frame: &P,
+    ethernet: &Ethernet,
+    station: &FdbKey,
+    number: PortNumber,
+    port: &Port,
+    tables: &T,
+) -> Decision {
+    match sender(frame, ethernet, station, port, tables) {
+        Sender::Wire => Decision::new(action::FLOOD_GROUP, number),
+        Sender::Host => {
+            let to = Delivery { way: Delivery::FRONT, ..Decision::new(0, number).to };
+            Decision { to, ..Decision::new(action::FLOOD_REFLECTED, number) }
+        }
+        Sender::Child(child, flags) => {
+            if flags & (Port::APART | Port::REFLECTED) == Port::APART {
+                // A private one's: nobody else's.
+                return Decision::new(action::PASS, number);
+            }
+            // Those that are not apart have had it from one of their own already.
+            let way = if flags & Port::APART != 0 { Delivery::FRONT } else { 0 };
+            let to = Delivery { port: child, way, ..Decision::new(0, number).to };
+            Decision { to, ..Decision::new(action::FLOOD_REFLECTED, number) }
+        }
+    }
+}
+
+/// What the host itself sends out by a parent: to a child that it reaches, or on its way.
+#[inline(always)]
+pub(super) fn from_host<P: Packet + ?Sized, T: Tables>(
+    frame: &P,
+    ethernet: &Ethernet,
+    station: &FdbKey,
+    number: PortNumber,
+    port: &Port,
+    tables: &T,
+) -> Decision {
+    if ethernet.destination.is_multicast() {
+        return Decision::new(action::FLOOD_CHILDREN, number);
+    }
+    let child = child_for(frame, ethernet, station, port.mac, port.flags, tables);
+    let target = tables.port(child).filter(|target| is_child_of(target, port) && target.has(Port::HOST_ACCESS));
+    let Some(target) = target else {
+        return Decision::new(action::PASS, number);
+    };
+    let reached = reach::<P>(frame, ethernet, station, number, port, child, &target);
+    let way = if reached.action == action::REDIRECT { Delivery::FRONT } else { 0 };
+    Decision { to: Delivery { way, ..reached.to }, ..reached }
+}
+
+#[inline(always)]
+fn is_child_of(target: &Port, port: &Port) -> bool {
+    matches!(target.kind(), Some(PortKind::Child)) && target.network == port.network
+}
+
+/// The child that a frame is for: by its address if that is the parent's and some children are found so, else by its
+/// MAC address.
+#[inline(always)]
+fn child_for<P: Packet + ?Sized, T: Tables>(
+    frame: &P,
+    ethernet: &Ethernet,
+    station: &FdbKey,
+    parent: Mac,
+    flags: u32,
+    tables: &T,
+) -> PortNumber {
+    if ethernet.destination == parent {
+        if flags & Port::BY_ADDRESS == 0 {
+            return PortNumber::NONE;
+        }
+        let address = destination(frame, ethernet);
+        return tables.neighbor(&NeighborKey {
+            address,
+            network: station.network,
+            vlan: station.vlan,
+            reserved: 0,
+        });
+    }
+    match tables.fdb(&FdbKey { mac: ethernet.destination, ..*station }) {
+        Some(entry) => entry.port,
+        None => PortNumber::NONE,
+    }
+}
+
+/// The address that a frame is for, where receivers with one MAC address tell themselves apart by it.
+#[inline(always)]
+fn destination<P: Packet + ?Sized>(frame: &P, ethernet: &Ethernet) -> Address {
+    let at = match ethernet.ethertype {
+        ethertype::IPV6 => {
+            return frame.read(ethernet.payload + 24).map_or(Address::UNSPECIFIED, Address::new);
+        }
+        ethertype::IPV4 => 16,
+        ethertype::ARP => 24,
+        _ => return Address::UNSPECIFIED,
+    };
+    frame.read(ethernet.payload + at).map_or(Address::UNSPECIFIED, Address::mapped)
+}
+
+/// The address that a frame comes from.
+#[inline(always)]
+fn source<P: Packet + ?Sized>(frame: &P, ethernet: &Ethernet) -> Address {
+    let at = match ethernet.ethertype {
+        ethertype::IPV6 => {
+            return frame.read(ethernet.payload + 8).map_or(Address::UNSPECIFIED, Address::new);
+        }
+        ethertype::IPV4 => 12,
+        ethertype::ARP => 14,
+        _ => return Address::UNSPECIFIED,
+    };
+    frame.read(ethernet.payload + at).map_or(Address::UNSPECIFIED, Address::mapped)
+}
+
+/// Who has sent what comes in from the wire.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sender {
+    /// A machine there.
+    Wire,
+    /// A child, with its flags: a switch on the wire has sent it back.
+    Child(PortNumber, u32),
+    /// The host, in the same way; or a child with the host's MAC address that nobody knows.
+    Host,
+}
+
+#[inline(always)]
+fn sender<P: Packet + ?Sized, T: Tables>(
+    frame: &P,
+    ethernet: &Ethernet,
+    station: &FdbKey,
+    port: &Port,
+    tables: &T,
+) -> Sender {
+    let own = ethernet.source == port.mac;
+    let child = if own {
+        let address = source(frame, ethernet);
+        tables.neighbor(&NeighborKey { address, network: station.network, vlan: station.vlan, reserved: 0 })
+    } else {
+        match tables.fdb(station) {
+            Some(entry) => entry.port,
+            None => PortNumber::NONE,
+        }
+    };
+    match tables.port(child).filter(|sender| is_child_of(sender, port)) {
+        Some(sender) => Sender::Child(child, sender.flags),
+        None if own => Sender::Host,
+        None => Sender::Wire,
+    }
+}
+
+/// To a child.
+#[inline(always)]
+fn reach<P: Packet + ?Sized>(
+    frame: &P,
+    ethernet: &Ethernet,
+    station: &FdbKey,
+    number: PortNumber,
+    port: &Port,
+    child: PortNumber,
+    target: &Port,
+) -> Decision {
+    if child == number {
+        return Decision::drop(DropReason::SamePort, number);
+    }
+    if target.flags & port.flags & Port::ISOLATED != 0 {
+        return Decision::drop(DropReason::Isolated, number);
+    }
+    if size::is_too_big(frame, ethernet, target) {
+        return Decision::drop(DropReason::TooBig, number);
+    }
+    if station.vlan != target.vlan {
+        return Decision::drop(DropReason::VlanNotAllowed, number);
+    }
+    let to = Delivery {
+        port: child,
+        ifindex: target.egress_ifindex,
+        kind: target.kind,
+        xdp: (target.flags & Port::XDP_EGRESS) as u8,
+        way: 0,
+        tag: vlan::on_the_way_out(ethernet.tag, station.vlan, target),
+    };
+    Decision { to, ..Decision::new(action::REDIRECT, number) }
+}
+
+/// Out by the parent, or into the host's stack there.
+#[inline(always)]
+fn leave<P: Packet + ?Sized>(
+    frame: &P,
+    ethernet: &Ethernet,
+    station: &FdbKey,
+    number: PortNumber,
+    by: PortNumber,
+    parent: &Port,
+    way: u8,
+) -> Decision {
+    if way == 0 && size::is_too_big(frame, ethernet, parent) {
+        return Decision::drop(DropReason::TooBig, number);
+    }
+    let to = Delivery {
+        port: by,
+        ifindex: parent.egress_ifindex,
+        kind: parent.kind,
+        xdp: 0,
+        way,
+        tag: vlan::on_the_way_out(ethernet.tag, station.vlan, parent),
+    };
+    Decision { to, ..Decision::new(action::REDIRECT, number) }
+}
