@@ -161,12 +161,7 @@ impl Variant {
     pub fn needs_vswitch(self) -> bool {
         !matches!(
             self,
-            Self::Direct
-                | Self::Bridge
-                | Self::BridgeAlone
-                | Self::Macvlan
-                | Self::MacvlanPlain
-                | Self::Docker
+            Self::Direct | Self::Bridge | Self::BridgeAlone | Self::Macvlan | Self::MacvlanPlain | Self::Docker
         )
     }
 }
