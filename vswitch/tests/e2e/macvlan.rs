@@ -254,6 +254,6 @@ fn every_frame_of_a_macvlan_network_is_accounted_for() {
             if sent && ports.values().all(|port| port.rx_frames == port.accounted()) { Ok(()) } else { Err(ports) }
         });
         let spoofed = || lan.host.counters(&lan.at[1].name).dropped("source_spoofed");
-        eventually("guards are those of the switch", || (spoofed() >= 200).then_some(()));
+        eventually("guards are those of the switch", || (spoofed() >= 100).then_some(()));
     }
 }
