@@ -254,9 +254,9 @@ fn an_existing_vlan_device_is_a_parent_like_any() {
     host.netns.ip("link set phys0.30 up");
     host.netns.ip("address add 10.130.0.1/24 dev phys0.30");
     host.start(&[]);
+    let (machine, addresses) = machine(&wire, 30, 130);
     for driver in ["macvlan", "ipvlan"] {
         create(&host, driver, "phys0.30", "off", 130, "lan");
-        let (machine, addresses) = machine(&wire, 30, 130);
         let container = Netns::new("a");
         let endpoint = host.attach(&container, &["--network", "lan"]);
         talk(&container, &endpoint, &machine.netns, addresses);
