@@ -6,7 +6,9 @@ use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_redirec
 use aya_ebpf::programs::{TcContext, XdpContext};
 use aya_log_ebpf::debug;
 use vswitch_common::carrier::Carrier;
-use vswitch_common::tables::{DROP_REASONS, MARK_FROM_CHILD, NetworkNumber, PortCounters, PortKind, PortNumber, StormWindow, VlanKey};
+use vswitch_common::tables::{
+    DROP_REASONS, MARK_FROM_CHILD, NetworkNumber, PortCounters, PortKind, PortNumber, StormWindow, VlanKey,
+};
 use vswitch_common::verdict::{Decision, Delivery, action, tag};
 
 use crate::answer::reply;

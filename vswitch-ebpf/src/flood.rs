@@ -58,7 +58,8 @@ pub fn flood(context: &TcContext, decision: &Decision, bytes: u64) -> i32 {
     copy_to_all(&mut walk);
     // What came from the wire and is for nobody that we know may be for somebody on the host: its own stack, if it is a
     // broadcast, or a macvlan of the kernel's on the same interface.
-    let rest = if matches!(port.kind(), Some(PortKind::Uplink | PortKind::Parent)) { TC_ACT_UNSPEC } else { TC_ACT_SHOT };
+    let rest =
+        if matches!(port.kind(), Some(PortKind::Uplink | PortKind::Parent)) { TC_ACT_UNSPEC } else { TC_ACT_SHOT };
     if walk.left != u32::from(tag::KEEP) {
         // Others get it with its tag changed, the same for all of them.
         let (came_with, changed_to) = (walk.flooded.tag, tags::changed(walk.flooded.tag, walk.left, walk.flooded.vlan));

@@ -4,9 +4,11 @@
 //! crash left half-way.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use vswitch_common::tables::PortNumber;
 
 use crate::datapath::{Datapath, DatapathError, PortSpec};
@@ -142,6 +144,7 @@ enum Undo {
     RemovePort(PortNumber),
     Promiscuous { index: u32, on: bool },
     SetDown { device: Device, index: u32 },
+    HostRoute { index: u32, address: IpAddr },
 }
 
 /// Makes everything that the plan says, or nothing.
@@ -208,6 +211,27 @@ impl Made {
                 }
                 let index = self.index(&Device::container(device), scene).await?;
                 Ok(netlink.add_default_route(*via, index).await?)
+            }
+            Step::LinkLocal { device, address } => {
+                let name = device.name.clone();
+                let write = move || sysctl::write(&["net", "ipv6", "conf", &name, "addr_gen_mode"], "1");
+                unless_missing(scene.inside(device.place, write).await?)?;
+                let index = self.index(device, scene).await?;
+                Ok(scene.netlink(device.place).add_address(index, IpNet::new_assert((*address).into(), 64)).await?)
+            }
+            Step::NoArp { device } => {
+                let index = self.index(device, scene).await?;
+                Ok(scene.netlink(device.place).set_noarp(index, true).await?)
+            }
+            Step::DefaultByDevice { device, ipv6 } => {
+                let index = self.index(&Device::container(device), scene).await?;
+                Ok(scene.netlink(Place::Container).default_by_device(index, *ipv6).await?)
+            }
+            Step::HostRoute { device, address, mac } => {
+                let index = self.index(&Device::host(device), scene).await?;
+                scene.host.add_neighbor(index, *address, *mac).await?;
+                self.undo.push(Undo::HostRoute { index, address: *address });
+                Ok(scene.host.add_device_route(index, IpNet::from(*address)).await?)
             }
             Step::CheckCarrier { device } => {
                 let index = self.index(device, scene).await?;
@@ -339,6 +363,10 @@ async fn take_back(undo: Undo, scene: Scene<'_>) -> Result<(), ApplyError> {
             tokio::task::spawn_blocking(move || datapath.remove_port(number)).await??;
         }
         Undo::Promiscuous { index, on } => scene.host.set_promiscuous(index, on).await?,
+        Undo::HostRoute { index, address } => {
+            scene.host.remove_device_route(index, IpNet::from(address)).await?;
+            scene.host.remove_neighbor(index, address).await?;
+        }
         Undo::SetDown { device, index } => scene.netlink(device.place).set_down(index).await?,
     }
     Ok(())

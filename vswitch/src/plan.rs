@@ -3,7 +3,7 @@
 //! Drivers write plans, `apply` carries them out or takes them back. A step names devices; their indexes are known only
 //! once they exist.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
 use vswitch_common::Mac;
@@ -127,6 +127,34 @@ pub enum Step {
         device: String,
         /// The gateway.
         via: IpAddr,
+    },
+    /// The link-local address of a device that does not make one of its MAC address: others have the same.
+    LinkLocal {
+        /// The device, in the attached namespace.
+        device: Device,
+        /// The address.
+        address: Ipv6Addr,
+    },
+    /// A device that asks nobody for MAC addresses.
+    NoArp {
+        /// The device.
+        device: Device,
+    },
+    /// A default route by the device alone, in the attached namespace, unless it has one of that family.
+    DefaultByDevice {
+        /// The device.
+        device: String,
+        /// Of IPv6, not of IPv4.
+        ipv6: bool,
+    },
+    /// The host's own way to an endpoint: a route by an interface of its own, and the MAC address there.
+    HostRoute {
+        /// The interface, in the daemon's namespace.
+        device: String,
+        /// The endpoint's address.
+        address: IpAddr,
+        /// Its MAC address.
+        mac: Mac,
     },
     /// A device that passes frames: carrier is there, and the kernel has acted on it.
     CheckCarrier {

@@ -104,6 +104,7 @@ mod tests {
             internal: false,
             options: BTreeMap::new(),
             bridge: BridgeOptions::default(),
+            wire: None,
             labels: BTreeMap::new(),
             created: OffsetDateTime::UNIX_EPOCH,
             uplink_before: Some(uplink_before),

@@ -1,18 +1,21 @@
 //! The kernel's side of the control plane, on real namespaces: what a path is, what a device is, and what is refused.
 
 use std::fs;
+use std::net::IpAddr;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, umount2};
 use vswitch::kernel::capabilities::Capabilities;
 use vswitch::kernel::ethtool::{self, EthtoolError, Feature};
-use vswitch::kernel::netlink::{LinkEvent, Netlink, NetlinkError, VethSpec};
+use vswitch::kernel::netlink::{LinkEvent, Netlink, NetlinkError, ROUTE_PROTOCOL, VethSpec};
 use vswitch::kernel::netns::{Netns, NetnsError};
-use vswitch::kernel::{bpffs, sysctl};
+use vswitch::kernel::probe::{self, Holder, ProbeError, ProbeOn};
+use vswitch::kernel::{bpffs, packet, sysctl};
 use vswitch_common::Mac;
 
 /// A network namespace of `ip netns`, gone with the guard.
@@ -345,4 +348,203 @@ fn this_kernel_can_and_a_bpffs_comes_and_goes() {
     bpffs::remove(&path).expect("unmount");
     bpffs::remove(&path).expect("again is fine");
     assert!(!path.exists());
+}
+
+fn ip(address: &str) -> IpAddr {
+    address.parse().expect("an address")
+}
+
+/// What `ip` prints in a namespace, a line for each thing.
+fn shown(netns: &Netns, arguments: &str) -> String {
+    let run = || Command::new("ip").args(arguments.split(' ')).output().expect("run ip");
+    let output = netns.enter(run).expect("enter");
+    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// Asks in a namespace who has these addresses.
+fn probed(netns: &Netns, on: ProbeOn, addresses: &[&str]) -> Result<Option<Holder>, ProbeError> {
+    let addresses: Vec<_> = addresses.iter().map(|address| ip(address)).collect();
+    let ask = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(probe::holder(&on, &addresses, Duration::from_millis(600)))
+    };
+    netns.enter(ask).expect("enter")
+}
+
+/// Two namespaces with a pair of veth between them, both ends on: what asks on the first end, and the second's number.
+async fn wire(near: &Netns, far: &Netns) -> (ProbeOn, u32) {
+    let (ours, theirs) = (Netlink::open_in(near).expect("a socket"), Netlink::open_in(far).expect("a socket"));
+    let index = ours.create_veth(&veth("vp0", "eth0", Some(far))).await.expect("make it");
+    let peer = theirs.link_by_name("eth0").await.expect("ask").expect("there").index;
+    theirs.set_up(peer).await.expect("switch on");
+    ours.set_up(index).await.expect("switch on");
+    (ProbeOn { index, mac: Mac([2, 0, 0, 0, 0, 1]), vlan: 0 }, peer)
+}
+
+#[tokio::test]
+async fn who_has_an_address_is_found_and_an_address_that_nobody_has_is_free() {
+    let (near, far) = (Namespace::new(), Namespace::new());
+    let (near, far) = (near.open(), far.open());
+    let (on, peer) = wire(&near, &far).await;
+    let theirs = Netlink::open_in(&far).expect("a socket");
+    for address in ["10.77.0.2/24", "fd77::2/64"] {
+        theirs.add_address(peer, address.parse().expect("an address")).await.expect("add");
+    }
+    let mac = Mac([2, 0, 0, 0, 0, 2]);
+    for address in ["10.77.0.2", "fd77::2"] {
+        let begun = Instant::now();
+        let found = probed(&near, on, &["10.77.0.9", "fd77::9", address]).expect("ask");
+        assert_eq!(found, Some(Holder { address: ip(address), mac }));
+        println!("{address} is at {mac}: after {:?}", begun.elapsed());
+    }
+    let begun = Instant::now();
+    assert_eq!(probed(&near, on, &["10.77.0.9", "fd77::9"]).expect("ask"), None);
+    assert!(begun.elapsed() >= Duration::from_millis(600), "gave up early");
+    // The asker's own address does not count, and nobody on another VLAN is asked.
+    let ours = Netlink::open_in(&near).expect("a socket");
+    ours.add_address(on.index, "10.77.0.1/24".parse().expect("an address")).await.expect("add");
+    assert_eq!(probed(&near, on, &["10.77.0.1"]).expect("ask"), None);
+    assert_eq!(probed(&near, ProbeOn { vlan: 30, ..on }, &["10.77.0.2", "fd77::2"]).expect("ask"), None);
+    assert_eq!(probed(&near, on, &[]).expect("nothing to ask"), None);
+
+    let missing = probed(&near, ProbeOn { index: 4_000_000, ..on }, &["10.77.0.2"]);
+    assert!(matches!(missing, Err(ProbeError::Listen { index: 4_000_000, .. })), "{missing:?}");
+    ours.set_down(on.index).await.expect("switch off");
+    let down = probed(&near, on, &["10.77.0.2"]).expect_err("the interface is down");
+    println!("{down}");
+}
+
+#[tokio::test]
+async fn who_has_an_address_on_a_vlan_is_found_there_alone() {
+    let (near, far) = (Namespace::new(), Namespace::new());
+    let (near, far) = (near.open(), far.open());
+    let (on, peer) = wire(&near, &far).await;
+    // The far end answers by hand, for which it needs no device of the VLAN: 10.77.0.2 is at 02:00:00:00:00:02.
+    let mut reply = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x81, 0, 0, 30, 8, 6, 0, 1, 8, 0, 6, 4, 0, 2];
+    reply.extend([2, 0, 0, 0, 0, 2, 10, 77, 0, 2, 2, 0, 0, 0, 0, 1, 0, 0, 0, 0]);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let answer = || {
+                while !done.load(Ordering::Relaxed) {
+                    packet::send(peer, &reply).expect("send");
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            };
+            far.enter(answer).expect("enter");
+        });
+        let found = |vlan| probed(&near, ProbeOn { vlan, ..on }, &["10.77.0.2"]).expect("ask");
+        let found = [30, 31, 0].map(found);
+        done.store(true, Ordering::Relaxed);
+        assert_eq!(found, [Some(Holder { address: ip("10.77.0.2"), mac: Mac([2, 0, 0, 0, 0, 2]) }), None, None]);
+    });
+}
+
+#[tokio::test]
+async fn routes_by_a_device_come_and_go_and_are_known_as_ours() {
+    let (near, far) = (Namespace::new(), Namespace::new());
+    let (near, far) = (near.open(), far.open());
+    let (on, _) = wire(&near, &far).await;
+    let ours = Netlink::open_in(&near).expect("a socket");
+    let index = on.index;
+    let destinations =
+        ["10.88.0.5/32", "10.89.7.7/16", "fd88::5/128"].map(|net| net.parse::<ipnet::IpNet>().expect("a subnet"));
+    for destination in destinations {
+        for _ in 0..2 {
+            ours.add_device_route(index, destination).await.expect("add; again is fine");
+        }
+    }
+    let routes = ours.routes().await.expect("list");
+    for destination in destinations {
+        let there: Vec<_> = routes.iter().filter(|route| route.destination == destination.trunc()).collect();
+        assert!(matches!(there[..], [route] if (route.index, route.gateway) == (Some(index), None)), "{there:?}");
+    }
+    let protocol = format!("proto {ROUTE_PROTOCOL}");
+    let v4 = shown(&near, "-4 route show");
+    print!("{v4}");
+    assert!(v4.contains(&format!("10.88.0.5 dev vp0 {protocol} scope link")), "{v4}");
+    for ipv6 in [false, true] {
+        for _ in 0..2 {
+            ours.default_by_device(index, ipv6).await.expect("add; again is fine");
+        }
+    }
+    let defaults = ours.routes().await.expect("list");
+    let defaults = defaults.iter().filter(|route| route.destination.prefix_len() == 0 && route.index == Some(index));
+    assert_eq!(defaults.count(), 2);
+
+    for _ in 0..2 {
+        ours.remove_device_route(index, destinations[0]).await.expect("remove; again is fine");
+    }
+    ours.remove_device_route(4_000_000, destinations[0]).await.expect("so is no such link");
+    assert!(!shown(&near, "-4 route show").contains("10.88.0.5"));
+    let refused = ours.add_device_route(4_000_000, destinations[0]).await;
+    assert!(matches!(refused, Err(NetlinkError::NotFound { .. })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn neighbors_are_told_and_all_that_is_ours_is_removed_and_no_more() {
+    let (near, far) = (Namespace::new(), Namespace::new());
+    let (near, far) = (near.open(), far.open());
+    let (on, _) = wire(&near, &far).await;
+    let ours = Netlink::open_in(&near).expect("a socket");
+    let second = ours.create_veth(&veth("vp1", "eth1", Some(&far))).await.expect("make it");
+    ours.set_up(second).await.expect("switch on");
+    let others = Mac([2, 0, 0, 0, 0, 9]);
+    for (index, last) in [(on.index, 1), (second, 2)] {
+        for address in [format!("10.88.0.{last}"), format!("fd88::{last}")] {
+            ours.add_device_route(index, ip(&address).into()).await.expect("add");
+            ours.add_neighbor(index, ip(&address), others).await.expect("add");
+            ours.add_neighbor(index, ip(&address), Mac([2, 0, 0, 0, 0, last])).await.expect("in its place");
+        }
+    }
+    for foreign in ["route add 10.99.0.0/16 dev vp0", "neigh add 10.99.0.1 lladdr 02:00:00:00:00:09 dev vp0"] {
+        shown(&near, foreign);
+    }
+    let neighbors = shown(&near, "neigh show nud permanent");
+    print!("{neighbors}");
+    for known in ["10.88.0.1 dev vp0 lladdr 02:00:00:00:00:01", "fd88::2 dev vp1 lladdr 02:00:00:00:00:02"] {
+        let line = neighbors.lines().find(|line| line.starts_with(known)).expect("the entry");
+        assert!(line.contains("PERMANENT") && line.contains(&format!("proto {ROUTE_PROTOCOL}")), "{line}");
+    }
+    for _ in 0..2 {
+        ours.remove_neighbor(second, ip("10.88.0.2")).await.expect("remove; again is fine");
+    }
+    ours.remove_neighbor(4_000_000, ip("10.88.0.2")).await.expect("so is no such link");
+    assert!(!shown(&near, "neigh show").contains("10.88.0.2"));
+
+    let left = |of: &str| {
+        let all = ["neigh show", "-4 route show table all", "-6 route show table all"].map(|what| shown(&near, what));
+        all.concat().lines().filter(|line| line.contains(of)).count()
+    };
+    assert_eq!((left("dev vp0 proto 118"), left("proto 118")), (2, 7));
+    ours.remove_ours(Some(on.index)).await.expect("remove");
+    // Two routes and a neighbor of the other link.
+    assert_eq!((left("88.0.1 "), left("fd88::1 "), left("proto 118")), (0, 0, 3));
+    ours.remove_ours(None).await.expect("remove");
+    ours.remove_ours(None).await.expect("again is fine");
+    assert_eq!((left("proto 118"), left("10.99.0.0/16"), left("10.99.0.1 ")), (0, 1, 1));
+}
+
+#[tokio::test]
+async fn a_link_is_given_another_address_and_does_without_arp() {
+    let (near, far) = (Namespace::new(), Namespace::new());
+    let (near, far) = (near.open(), far.open());
+    let (on, _) = wire(&near, &far).await;
+    let ours = Netlink::open_in(&near).expect("a socket");
+    let mac = Mac([2, 0, 0, 0, 7, 7]);
+    ours.set_mac(on.index, mac).await.expect("set");
+    ours.set_mac(on.index, mac).await.expect("again is fine");
+    assert_eq!(ours.link(on.index).await.expect("ask").expect("there").mac, Some(mac));
+    let group = ours.set_mac(on.index, Mac::BROADCAST).await;
+    assert!(matches!(group, Err(NetlinkError::Kernel { .. })), "{group:?}");
+    ours.add_neighbor(on.index, ip("10.88.0.1"), mac).await.expect("add");
+    for (set, flag) in [(true, true), (true, true), (false, false)] {
+        ours.set_noarp(on.index, set).await.expect("set");
+        assert_eq!(shown(&near, "link show vp0").contains("NOARP"), flag);
+        assert_eq!(shown(&near, "neigh show"), "", "its entries are gone");
+    }
+    assert!(ours.link(on.index).await.expect("ask").expect("there").running);
+    assert!(matches!(ours.set_mac(4_000_000, mac).await, Err(NetlinkError::NotFound { .. })));
+    assert!(matches!(ours.set_noarp(4_000_000, true).await, Err(NetlinkError::NotFound { .. })));
 }

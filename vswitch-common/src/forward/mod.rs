@@ -206,7 +206,9 @@ fn refuse<P: Packet + ?Sized, const SIDE: u16>(
     if SIDE & side::GROUP != 0 && ethernet.destination.is_link_local() {
         let [.., last] = ethernet.destination.0;
         return match port.kind() {
-            Some(PortKind::Container | PortKind::Child) if port.has(Port::BPDU_GUARD) && guard::is_bpdu(frame, ethernet) => {
+            Some(PortKind::Container | PortKind::Child)
+                if port.has(Port::BPDU_GUARD) && guard::is_bpdu(frame, ethernet) =>
+            {
                 Some(Decision::drop(DropReason::Bpdu, number))
             }
             _ if port.group_fwd_mask & (1 << (last & 0xf)) != 0 => None,

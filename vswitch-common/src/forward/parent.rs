@@ -3,6 +3,9 @@
 //! The parent stays the host's own: what is for no child passes as if nobody had looked. Nothing is learned from the wire;
 //! a frame for nobody known goes out on it.
 
+#[cfg(test)]
+mod tests;
+
 use super::{size, vlan};
 use crate::mac::Mac;
 use crate::packet::address::Address;
@@ -168,12 +171,7 @@ fn child_for<P: Packet + ?Sized, T: Tables>(
             return PortNumber::NONE;
         }
         let address = destination(frame, ethernet);
-        return tables.neighbor(&NeighborKey {
-            address,
-            network: station.network,
-            vlan: station.vlan,
-            reserved: 0,
-        });
+        return tables.neighbor(&NeighborKey { address, network: station.network, vlan: station.vlan, reserved: 0 });
     }
     match tables.fdb(&FdbKey { mac: ethernet.destination, ..*station }) {
         Some(entry) => entry.port,

@@ -178,6 +178,9 @@ pub struct NetworkDetails {
     pub host_device: Option<String>,
     /// Its uplink.
     pub uplink: Option<UplinkView>,
+    /// The interface that it is on, of macvlan and ipvlan.
+    #[serde(default)]
+    pub parent: Option<UplinkView>,
     /// The names of its endpoints.
     pub attached: Vec<String>,
 }

@@ -114,7 +114,9 @@ async fn release_uplinks(instance: &Instance, netlink: &Netlink) -> Result<(), D
     let fdb_size = Datapath::fdb_size(&directory).unwrap_or(daemon::FDB_SIZE);
     let options = crate::datapath::Options { directory, mode: Mode::Auto, fdb_size };
     let datapath = Arc::new(Datapath::open(options)?);
-    for (number, _) in datapath.ports()?.iter().filter(|(_, port)| matches!(port.kind(), Some(PortKind::Uplink | PortKind::Parent))) {
+    for (number, _) in
+        datapath.ports()?.iter().filter(|(_, port)| matches!(port.kind(), Some(PortKind::Uplink | PortKind::Parent)))
+    {
         datapath.remove_port(*number)?;
     }
     let scene = Scene { host: netlink, container: None, datapath: &datapath };

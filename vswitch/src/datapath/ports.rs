@@ -248,7 +248,9 @@ impl State {
         }
         self.list_vlans(number, &spec.rules.trunk)?;
         set(&mut self.maps.ports, "PORTS", number.0, port)?;
-        if let Some(before) = before.filter(|before| fixed(before) && (station(before) != station(&port) || !fixed(&port))) {
+        if let Some(before) =
+            before.filter(|before| fixed(before) && (station(before) != station(&port) || !fixed(&port)))
+        {
             removed(self.maps.fdb.remove(&station(&before)), "FDB")?;
         }
         if fixed(&port) {

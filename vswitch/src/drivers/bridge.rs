@@ -2,11 +2,12 @@
 
 use vswitch_common::tables::PortKind;
 
-use super::EndpointFacts;
 use super::rules::rules;
+use super::{EndpointFacts, wire};
 use crate::datapath::{Mode, Xdp};
 use crate::model::{
-    Endpoint, EndpointAddress, EndpointOptions, Instance, Network, Owner, StationMac, UplinkBefore, XdpChoice,
+    Endpoint, EndpointAddress, EndpointOptions, Instance, Network, Owner, StationMac, UplinkBefore, WireOptions,
+    XdpChoice,
 };
 use crate::plan::{Device, Offload, PortStep, Step};
 
@@ -34,7 +35,8 @@ pub(super) fn endpoint(
     let port = instance.port_device(&endpoint.id);
     let interface = Device::container(address.ifname.as_str());
     let mac = address.mac.get();
-    let xdp_port = facts.mode == Mode::Xdp;
+    let kind = if network.wire.is_some() { PortKind::Child } else { PortKind::Container };
+    let xdp_port = facts.mode == Mode::Xdp && kind == PortKind::Container;
     let xdp_egress = xdp_port || (facts.xdp_uplink && facts.mode != Mode::Tc);
 
     let mut steps = vec![
@@ -59,10 +61,14 @@ pub(super) fn endpoint(
     if !settings.is_empty() {
         steps.push(Step::Offloads { device: interface.clone(), settings });
     }
-    // Without IPv6 nobody in the network can make themselves its router. Behind an uplink there may be a real one.
-    let (accept_ra, alone) = (endpoint.port.accept_ra, network.bridge.uplink.is_none());
+    // With a shared MAC address all would make the same addresses of it. Without IPv6 nobody in the network can make
+    // themselves its router. On a wire there may be a real one.
+    let shared = network.wire.as_ref().is_some_and(WireOptions::shares_mac);
+    let accept_ra = endpoint.port.accept_ra && !shared;
+    let alone = network.interface().is_none() || shared;
     let enable = (address.ipv6.is_some() || accept_ra || alone).then_some(address.ipv6.is_some() || accept_ra);
     steps.push(Step::Ipv6 { device: interface.clone(), enable, accept_ra });
+    steps.extend(wire::before_addresses(network, endpoint, address, &interface));
     for ip in address.ips() {
         let Some(config) = network.subnet_of(ip) else { continue };
         steps.push(Step::AddAddress { device: interface.clone(), address: config.subnet.with_prefix(ip) });
@@ -73,13 +79,16 @@ pub(super) fn endpoint(
         device: port.clone(),
         egress: port.clone(),
         network: network.number,
-        kind: PortKind::Container,
+        kind,
         mac,
         xdp: if xdp_port { Xdp::Native } else { Xdp::Off },
         xdp_egress,
-        addresses: address.ips().collect(),
+        addresses: address.ips().chain(wire::link_local_of(network, endpoint, address)).collect(),
         mtu: limit(address.mtu),
-        rules: rules(&network.bridge, PortKind::Container, &endpoint.port),
+        rules: match &network.wire {
+            Some(wire) => wire::rules(wire, &network.bridge, endpoint),
+            None => rules(&network.bridge, kind, &endpoint.port),
+        },
     }));
     steps.extend([
         // The port first: the interface then comes up with carrier, and its announcement goes out.
@@ -87,9 +96,11 @@ pub(super) fn endpoint(
         Step::SetUp { device: interface.clone() },
     ]);
     if facts.default_route && network.has_way_out(endpoint) {
-        let gateways = address.ips().filter_map(|ip| network.subnet_of(ip)).map(|config| config.gateway);
+        let gateways = address.ips().filter_map(|ip| network.gateway_of(ip));
         steps.extend(gateways.map(|via| Step::DefaultRoute { device: interface.name.clone(), via }));
+        steps.extend(wire::routes(network, address, &interface));
     }
+    steps.extend(wire::host_routes(network, address));
     steps.extend([
         Step::SetUp { device: Device::container("lo") },
         Step::CheckCarrier { device: Device::host(port) },
@@ -144,7 +155,7 @@ pub fn host_port(instance: &Instance, network: &Network, mtu: u32) -> Vec<Step> 
 }
 
 /// An MTU as the switch has it: the loopback's, which is larger, is no limit.
-fn limit(mtu: u32) -> u16 {
+pub(super) fn limit(mtu: u32) -> u16 {
     u16::try_from(mtu).unwrap_or(0)
 }
 
@@ -220,6 +231,7 @@ mod tests {
             internal: false,
             options: BTreeMap::new(),
             bridge: BridgeOptions::default(),
+            wire: None,
             labels: BTreeMap::new(),
             created: OffsetDateTime::UNIX_EPOCH,
             uplink_before: None,

@@ -3,8 +3,10 @@
 mod bridge;
 mod none;
 mod rules;
+mod wire;
 
 pub use bridge::{UplinkFacts, host_port, release_uplink, uplink, uplink_xdp};
+pub use wire::{link_local, parent, union};
 
 use crate::datapath::Mode;
 use crate::model::{Driver, Endpoint, Instance, Network};
@@ -24,7 +26,9 @@ pub struct EndpointFacts {
 /// What must exist for an endpoint of a network.
 pub fn plan(instance: &Instance, network: &Network, endpoint: &Endpoint, facts: EndpointFacts) -> Vec<Step> {
     match (network.driver, &endpoint.address) {
-        (Driver::Bridge, Some(address)) => bridge::endpoint(instance, network, endpoint, address, facts),
+        (Driver::Bridge | Driver::Macvlan | Driver::Ipvlan, Some(address)) => {
+            bridge::endpoint(instance, network, endpoint, address, facts)
+        }
         // An endpoint without an interface is on `none`; the host's own stack needs nothing made.
         _ => none::endpoint(),
     }

@@ -32,7 +32,15 @@ pub(super) fn rules(network: &BridgeOptions, kind: PortKind, endpoint: &Endpoint
             trunk: Trunk::All,
             ..common
         },
-        PortKind::Container => {
+        // It stays the host's own: nothing is learned there, answered or limited.
+        PortKind::Parent => PortRules {
+            learning: false,
+            arp_suppress: false,
+            snooping: false,
+            trunk: Trunk::All,
+            ..PortRules::default()
+        },
+        PortKind::Container | PortKind::Child => {
             let spoof_guard = ports.spoof_guard.unwrap_or(true);
             PortRules {
                 isolated: endpoint.isolated.unwrap_or(!network.icc),

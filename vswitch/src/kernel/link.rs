@@ -152,6 +152,10 @@ pub(super) fn mtu(index: u32, mtu: u32) -> LinkMessage {
     with(at(index), LinkAttribute::Mtu(mtu))
 }
 
+pub(super) fn mac(index: u32, mac: Mac) -> LinkMessage {
+    with(at(index), LinkAttribute::Address(mac.0.to_vec()))
+}
+
 pub(super) fn flag(index: u32, flag: LinkFlags, on: bool) -> LinkMessage {
     let mut message = at(index);
     message.header.flags = if on { flag } else { LinkFlags::empty() };

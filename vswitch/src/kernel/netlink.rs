@@ -1,4 +1,4 @@
-//! Links, addresses and routes by rtnetlink, on the tokio runtime.
+//! Links, addresses, routes and neighbors by rtnetlink, on the tokio runtime.
 //!
 //! A connection belongs to one namespace, the one its socket was made in. Its task ends with the last clone of the handle.
 
@@ -15,6 +15,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkFlags, LinkMessage};
 use nix::errno::Errno;
 use tokio::sync::mpsc;
+use vswitch_common::Mac;
 
 use super::link;
 pub use super::link::{Link, VethSpec};
@@ -22,7 +23,7 @@ use super::netns::Netns;
 use connection::{Change, Connection, Request};
 pub use error::{Hint, NetlinkError};
 pub use events::LinkEvent;
-pub use route::Route;
+pub use route::{ROUTE_PROTOCOL, Route};
 
 /// A connection to rtnetlink in one namespace, which it keeps alive: one in a foreign namespace is never stored.
 #[derive(Clone, Debug)]
@@ -162,6 +163,23 @@ impl Netlink {
         self.change(index, "set the promiscuous mode of", link::flag(index, LinkFlags::Promisc, on)).await
     }
 
+    /// Gives a link another MAC address. Its neighbor entries go.
+    ///
+    /// # Errors
+    /// [`NetlinkError::NotFound`], or the driver cannot; some only while the link is down.
+    pub async fn set_mac(&self, index: u32, mac: Mac) -> Result<(), NetlinkError> {
+        self.change(index, "set the MAC address of", link::mac(index, mac)).await
+    }
+
+    /// Has a link do without ARP and neighbor discovery (IFF_NOARP), or no longer. If that changes, its neighbor entries
+    /// go.
+    ///
+    /// # Errors
+    /// [`NetlinkError::NotFound`] and others.
+    pub async fn set_noarp(&self, index: u32, on: bool) -> Result<(), NetlinkError> {
+        self.change(index, "switch ARP on or off for", link::flag(index, LinkFlags::Noarp, on)).await
+    }
+
     async fn change(&self, index: u32, operation: &'static str, message: LinkMessage) -> Result<(), NetlinkError> {
         self.connection.change([link_change(index, operation, message)]).await
     }
@@ -200,6 +218,65 @@ impl Netlink {
     /// As of [`Netlink::add_default_route`].
     pub async fn replace_default_route(&self, via: IpAddr, index: u32) -> Result<(), NetlinkError> {
         self.connection.change([route::replace_default(via, index)]).await
+    }
+
+    /// Adds a default route by a device alone, of scope link in IPv4 and of protocol [`ROUTE_PROTOCOL`], unless there is
+    /// one of the family: as of [`Netlink::add_default_route`].
+    ///
+    /// # Errors
+    /// [`NetlinkError::NotFound`]; [`NetlinkError::Kernel`] where the device is not up, and others.
+    pub async fn default_by_device(&self, index: u32, ipv6: bool) -> Result<(), NetlinkError> {
+        self.connection.change([route::default_by_device(index, ipv6)]).await
+    }
+
+    /// Adds a route by a device alone, of scope link in IPv4 and of protocol [`ROUTE_PROTOCOL`], in the main table; fine
+    /// if it is there. Bits of the destination behind its prefix do not count.
+    ///
+    /// # Errors
+    /// As of [`Netlink::default_by_device`].
+    pub async fn add_device_route(&self, index: u32, destination: IpNet) -> Result<(), NetlinkError> {
+        self.connection.change([route::add_by_device(index, destination)]).await
+    }
+
+    /// Removes a route that [`Netlink::add_device_route`] added; fine if it is gone. Those of other protocols stay.
+    ///
+    /// # Errors
+    /// As the kernel has it.
+    pub async fn remove_device_route(&self, index: u32, destination: IpNet) -> Result<(), NetlinkError> {
+        unless_gone(self.connection.change([route::remove_by_device(index, destination)]).await)
+    }
+
+    /// Tells a link for good which station has an address (NUD_PERMANENT), under [`ROUTE_PROTOCOL`] and in the place of
+    /// what it knew.
+    ///
+    /// # Errors
+    /// [`NetlinkError::NotFound`] and others.
+    pub async fn add_neighbor(&self, index: u32, address: IpAddr, mac: Mac) -> Result<(), NetlinkError> {
+        self.connection.change([route::add_neighbor(index, address, mac)]).await
+    }
+
+    /// Has a link forget which station has an address, whoever told it; fine if it does not know, or is gone.
+    ///
+    /// # Errors
+    /// As the kernel has it.
+    pub async fn remove_neighbor(&self, index: u32, address: IpAddr) -> Result<(), NetlinkError> {
+        unless_gone(self.connection.change([route::remove_neighbor(index, address)]).await)
+    }
+
+    /// Removes every route, of whatever table, and every neighbor of protocol [`ROUTE_PROTOCOL`]: those of a link, or
+    /// all of the namespace.
+    ///
+    /// # Errors
+    /// The first, as the kernel has it; the rest is removed all the same.
+    pub async fn remove_ours(&self, index: Option<u32>) -> Result<(), NetlinkError> {
+        let mut there = self.connection.dump("list the routes", route::query_routes()).await?;
+        there.extend(self.connection.dump("list the neighbors", route::query_neighbors()).await?);
+        let mut result = Ok(());
+        // One by one: of several, the failure of one whose link has gone meanwhile would hide another's.
+        for change in there.iter().filter_map(|message| route::removal(message, index)) {
+            result = result.and(unless_gone(self.connection.change([change]).await));
+        }
+        result
     }
 
     /// The routes of the main table, v4 and v6, to others than this host itself.
@@ -247,6 +324,14 @@ fn up(index: u32) -> Change {
 fn link_change(index: u32, operation: &'static str, message: LinkMessage) -> Change {
     let request = Request::acknowledged(RouteNetlinkMessage::SetLink(message));
     Change { operation, object: by_index(index), request, done_if: None }
+}
+
+/// A removal whose link has gone, and what was to be removed with it, is done.
+fn unless_gone(removed: Result<(), NetlinkError>) -> Result<(), NetlinkError> {
+    match removed {
+        Err(NetlinkError::NotFound { .. }) => Ok(()),
+        other => other,
+    }
 }
 
 fn by_index(index: u32) -> String {

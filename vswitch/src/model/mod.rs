@@ -19,7 +19,10 @@ pub use instance::{Instance, Owner};
 pub use mac::{InvalidStationMac, StationMac};
 pub use name::{EndpointName, InstanceName, InterfaceName, InvalidInterfaceName, InvalidName, NetworkName};
 pub use network::{Driver, InvalidDriver, Network, UplinkBefore, predefined};
-pub use options::{BridgeOptions, DEFAULT_AGEING, EndpointOptions, InvalidOption, Learning, PortOptions, XdpChoice};
+pub use options::{
+    BridgeOptions, DEFAULT_AGEING, EndpointOptions, InvalidOption, Layer, Learning, Passage, PortOptions, WireOptions,
+    XdpChoice,
+};
 pub use publish::{HostPort, InvalidPortRange, InvalidPublish, PortRange, Protocol, PublishSpec, Published};
 pub use subnet::{InvalidSubnet, Subnet, SubnetConfig};
 pub use vlan::{InvalidVlan, TrunkVlans, VlanId};

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use vswitch_common::tables::NetworkNumber;
 
-use super::{BridgeOptions, Endpoint, InterfaceName, NetworkId, NetworkName, SubnetConfig};
+use super::{BridgeOptions, Endpoint, InterfaceName, NetworkId, NetworkName, SubnetConfig, WireOptions};
 
 /// How a network is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -17,6 +17,10 @@ use super::{BridgeOptions, Endpoint, InterfaceName, NetworkId, NetworkName, Subn
 pub enum Driver {
     /// A switch of its own.
     Bridge,
+    /// On the wire of an interface, with MAC addresses of their own.
+    Macvlan,
+    /// On the wire of an interface, with its MAC address.
+    Ipvlan,
     /// The host's own stack.
     Host,
     /// Loopback alone.
@@ -25,7 +29,7 @@ pub enum Driver {
 
 /// A string that is no driver.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown driver `{0}` (networks are made with bridge)")]
+#[error("unknown driver `{0}` (networks are made with bridge, macvlan or ipvlan)")]
 pub struct InvalidDriver(pub String);
 
 impl Driver {
@@ -33,9 +37,18 @@ impl Driver {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Bridge => "bridge",
+            Self::Macvlan => "macvlan",
+            Self::Ipvlan => "ipvlan",
             Self::Host => "host",
             Self::None => "none",
         }
+    }
+}
+
+impl Driver {
+    /// Whether its endpoints have interfaces of their own, with addresses.
+    pub const fn has_interfaces(self) -> bool {
+        matches!(self, Self::Bridge | Self::Macvlan | Self::Ipvlan)
     }
 }
 
@@ -51,6 +64,8 @@ impl FromStr for Driver {
     fn from_str(text: &str) -> Result<Self, InvalidDriver> {
         match text {
             "bridge" => Ok(Self::Bridge),
+            "macvlan" => Ok(Self::Macvlan),
+            "ipvlan" => Ok(Self::Ipvlan),
             "host" => Ok(Self::Host),
             "none" => Ok(Self::None),
             _ => Err(InvalidDriver(text.to_owned())),
@@ -82,8 +97,11 @@ pub struct Network {
     pub internal: bool,
     /// The options as they were given.
     pub options: BTreeMap<String, String>,
-    /// What they mean for a bridge.
+    /// What they mean for its ports.
     pub bridge: BridgeOptions,
+    /// Where its endpoints are on the wire, of macvlan and ipvlan.
+    #[serde(default)]
+    pub wire: Option<WireOptions>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// When it was created.
@@ -104,9 +122,21 @@ impl Network {
         self.subnets.iter().map(|config| config.gateway)
     }
 
+    /// The gateway of the subnet that an address lies in: a router on the wire, or the host; none where the host routes
+    /// what comes by the device.
+    pub fn gateway_of(&self, address: IpAddr) -> Option<IpAddr> {
+        let routed = self.wire.as_ref().is_some_and(WireOptions::is_routed);
+        self.subnet_of(address).map(|config| config.gateway).filter(|_| !routed)
+    }
+
+    /// The host's interface that it has: its uplink, or its parent.
+    pub fn interface(&self) -> Option<&InterfaceName> {
+        self.wire.as_ref().map(|wire| &wire.parent).or(self.bridge.uplink.as_ref())
+    }
+
     /// Whether the host takes what an endpoint sends to the outside.
     pub fn has_way_out(&self, endpoint: &Endpoint) -> bool {
-        !self.internal && endpoint.port.reaches_host()
+        self.wire.is_some() || !self.internal && endpoint.port.reaches_host()
     }
 
     /// Whether it cannot be removed.

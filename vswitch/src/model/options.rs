@@ -1,6 +1,7 @@
 //! The options of bridge networks and of their endpoints (`-o KEY=VALUE`).
 
 mod ports;
+mod wire;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{InterfaceName, InvalidInterfaceName};
 use ports::PORTS;
 pub use ports::{EndpointOptions, Learning, PortOptions};
+pub use wire::{Layer, Passage, WireOptions};
 
 /// Seconds after which a learned station that is not heard any more is forgotten.
 pub const DEFAULT_AGEING: u32 = 300;
@@ -117,6 +119,9 @@ pub enum InvalidOption {
     /// The interface cannot have this name.
     #[error(transparent)]
     Uplink(#[from] InvalidInterfaceName),
+    /// No interface is given that a macvlan or ipvlan network is to be on.
+    #[error("a {0} network is on an interface of the host (say which: `-o parent=INTERFACE`)")]
+    NoParent(&'static str),
     /// XDP without an uplink to have it on.
     #[error("option xdp is about an uplink, and the network has none (give it one with `-o uplink=INTERFACE`)")]
     XdpWithoutUplink,

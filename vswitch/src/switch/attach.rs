@@ -5,9 +5,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use time::OffsetDateTime;
+use tokio::sync::OwnedMutexGuard;
 
-use super::state::{PortHandle, State, Wanted};
-use super::{Switch, SwitchError};
+use super::state::{NetworkEntry, PortHandle, State, Wanted};
+use super::{Switch, SwitchError, WireError};
 use crate::api::{AttachRequest, ConnectRequest, EndpointView};
 use crate::apply::{ApplyError, Container, Made, Scene, apply};
 use crate::drivers::{self, EndpointFacts};
@@ -16,7 +17,13 @@ use crate::model::{
     Driver, Endpoint, EndpointAddress, EndpointId, EndpointName, EndpointOptions, InterfaceName, NetnsRecord, Network,
     Phase, PublishSpec, Published, StationMac, TrunkVlans,
 };
-use crate::store::Change;
+use crate::store::{Change, StoreError};
+
+/// An endpoint that has its addresses, its network, and the lock on it.
+type Admitted = (Endpoint, Network, OwnedMutexGuard<()>);
+
+/// Addresses that are found to be somebody's on the wire, one after the other, before it is given up.
+const MOST_FOUND: usize = 8;
 
 /// The network that nobody has to name.
 const DEFAULT_NETWORK: &str = "bridge";
@@ -44,7 +51,7 @@ impl Switch {
             let record = &state.endpoint(&request.endpoint)?[0].record;
             let netns = NetnsId { dev: record.netns.dev, inode: record.netns.inode };
             let network = &state.network(&network)?.record;
-            if network.driver != Driver::Bridge {
+            if !network.driver.has_interfaces() {
                 return Err(SwitchError::NotConnectable(network.name.clone()));
             }
             (record.clone(), netns)
@@ -58,28 +65,27 @@ impl Switch {
         if expected.is_some_and(|expected| expected != netns.id()) {
             return Err(SwitchError::AnotherProcess(given.netns));
         }
-        let host_addresses = self.host_addresses(&given.network).await?;
+        let mut taken = self.host_addresses(&given.network).await?;
         // Binds, and may read all of /proc to say who has a port.
         let published = tokio::task::block_in_place(|| self.publish(&given))?;
-
-        let admitted = {
-            let mut state = self.state();
-            let detached = expected.is_some() && state.connections(given.name.as_str()).is_empty();
-            let wanted = if detached {
-                Err(SwitchError::EndpointNotFound(given.name.to_string()))
-            } else {
-                wanted(&state, &given, &netns, host_addresses, published.clone())
-            };
-            wanted.and_then(|wanted| state.admit_endpoint(wanted)).map(|admitted| {
-                let recorded = self.store.commit(vec![Change::PutEndpoint(admitted.0.clone())]);
-                (admitted, recorded)
-            })
-        };
-        let ((endpoint, network, _exclusive), recorded) = match admitted {
-            Ok(admitted) => admitted,
-            Err(error) => {
-                self.reservations.release(&published);
-                return Err(error);
+        let mut found = 0;
+        let ((endpoint, network, _exclusive), recorded) = loop {
+            let admitted = self.enter(&given, &netns, expected, taken.clone(), &published).await;
+            match admitted {
+                Err(SwitchError::Wire(WireError::InUse { address, parent, .. })) if !given.asks_for(address) => {
+                    // Some machine has it: the next one, then.
+                    found += 1;
+                    if found == MOST_FOUND {
+                        self.reservations.release(&published);
+                        return Err(WireError::AllInUse { parent, tried: found, address }.into());
+                    }
+                    taken.push(address);
+                }
+                Err(error) => {
+                    self.reservations.release(&published);
+                    return Err(error);
+                }
+                Ok(admitted) => break admitted,
             }
         };
         let made = async {
@@ -106,6 +112,37 @@ impl Switch {
                 Err(error)
             }
         }
+    }
+
+    /// Gives an endpoint its addresses, which no machine on a wire has, and records it.
+    async fn enter(
+        &self,
+        given: &Given,
+        netns: &Netns,
+        expected: Option<NetnsId>,
+        taken: Vec<IpAddr>,
+        published: &[Published],
+    ) -> Result<(Admitted, impl Future<Output = Result<(), StoreError>> + use<>), SwitchError> {
+        let admitted = {
+            let mut state = self.state();
+            let detached = expected.is_some() && state.connections(given.name.as_str()).is_empty();
+            let wanted = if detached {
+                Err(SwitchError::EndpointNotFound(given.name.to_string()))
+            } else {
+                wanted(&state, given, netns, taken, published.to_vec())
+            };
+            wanted.and_then(|wanted| state.admit_endpoint(wanted)).map(|admitted| {
+                let recorded = self.store.commit(vec![Change::PutEndpoint(admitted.0.clone())]);
+                (admitted, recorded)
+            })
+        };
+        let (admitted, recorded) = admitted?;
+        let (endpoint, network, _) = &admitted;
+        if let Err(error) = self.probe(network, endpoint).await {
+            self.forget(endpoint.id).await;
+            return Err(error);
+        }
+        Ok((admitted, recorded))
     }
 
     /// Makes what an endpoint needs in the kernel, or finishes what is half made.
@@ -180,6 +217,7 @@ impl Switch {
                 Driver::None => Some("which has loopback alone"),
                 Driver::Bridge if network.internal => Some("which is internal"),
                 Driver::Bridge if !given.port.reaches_host() => Some("whose VLANs the host is not in"),
+                Driver::Macvlan | Driver::Ipvlan => Some("whose endpoints are on the wire with all their ports"),
                 Driver::Bridge => None,
             };
             if let Some(why) = why {
@@ -210,7 +248,7 @@ impl Switch {
 
     /// The addresses that the host itself has on the wire of the network, where it has one.
     async fn host_addresses(&self, network: &str) -> Result<Vec<IpAddr>, SwitchError> {
-        if self.state().network(network)?.record.bridge.uplink.is_none() {
+        if self.state().network(network)?.record.interface().is_none() {
             return Ok(Vec::new());
         }
         let addresses = self.netlink.addresses(None).await?;
@@ -251,6 +289,11 @@ struct Given {
 }
 
 impl Given {
+    /// Whether it is to have this very address.
+    fn asks_for(&self, address: IpAddr) -> bool {
+        self.ip.map(IpAddr::from) == Some(address) || self.ip6.map(IpAddr::from) == Some(address)
+    }
+
     fn of_attach(request: AttachRequest) -> Result<Self, SwitchError> {
         Ok(Self {
             name: match &request.name {
@@ -333,7 +376,7 @@ fn wanted(
     let network = state.network(&given.network)?;
     let (record, mtu) = (&network.record, network.mtu);
     let address = match record.driver {
-        Driver::Bridge => Some(EndpointAddress {
+        Driver::Bridge | Driver::Macvlan | Driver::Ipvlan => Some(EndpointAddress {
             ifname: DEFAULT_INTERFACE.parse()?,
             // The rest is given when the endpoint is admitted.
             mac: StationMac::generated(&record.id, given.name.as_str(), 0),
@@ -381,7 +424,30 @@ fn wanted(
         phase: Phase::Attaching,
     };
     let Given { ip, ip6, mac, .. } = *given;
-    Ok(Wanted { endpoint, ip, ip6, mac, ifname: given.ifname.clone(), taken })
+    let parent_mac = parent_mac(network, given, state)?;
+    Ok(Wanted { endpoint, ip, ip6, mac, parent_mac, ifname: given.ifname.clone(), taken })
+}
+
+/// The parent's MAC address, where endpoints have that one; what cannot be on a wire is refused.
+fn parent_mac(network: &NetworkEntry, given: &Given, state: &State) -> Result<Option<StationMac>, SwitchError> {
+    let (record, name) = (&network.record, &network.record.name);
+    let Some(wire) = &record.wire else { return Ok(None) };
+    let parent = || wire.parent.clone();
+    for (option, is_given) in [("--vlan", given.port.vlan.is_some()), ("--trunk", given.port.trunk != TrunkVlans::None)]
+    {
+        if is_given {
+            return Err(WireError::EndpointVlan { option, network: name.clone(), parent: parent() }.into());
+        }
+    }
+    if wire.shares_mac() && given.mac.is_some() {
+        return Err(WireError::SharedMac { network: name.clone(), parent: parent() }.into());
+    }
+    if let Some(endpoint) = state.only_endpoint(record) {
+        return Err(WireError::OnlyOne { network: name.clone(), endpoint }.into());
+    }
+    let gone = || WireError::Gone { parent: parent(), network: name.clone() };
+    let mac = StationMac::try_from(network.uplink.as_ref().ok_or_else(gone)?.mac)?;
+    Ok(Some(mac).filter(|_| wire.shares_mac()))
 }
 
 /// Now, to the second: what is recorded and shown needs no more.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use vswitch_common::tables::PortNumber;
 
+use super::WireError;
 use super::trace::TraceError;
 use crate::apply::{ApplyError, datapath_hint, netlink_hint};
 use crate::datapath::DatapathError;
@@ -194,6 +195,10 @@ pub enum SwitchError {
         master: String,
     },
 
+    /// No wire to be on.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+
     /// No namespace at the path.
     #[error("{0} ({hint})", hint = netns_hint(.0))]
     Netns(#[from] NetnsError),
@@ -380,6 +385,7 @@ impl SwitchError {
             Self::NoFreeNetwork { .. } => "no_free_network",
             Self::UplinkNotFound(_) => "uplink_not_found",
             Self::UplinkLoopback(_) | Self::UplinkNotEthernet(_) => "uplink_unsuitable",
+            Self::Wire(error) => error.code(),
             Self::UplinkIsPort(_) | Self::UplinkInUse { .. } | Self::UplinkEnslaved { .. } => "uplink_in_use",
             Self::Netns(error) => netns_code(error),
             Self::OwnNamespace(_) => "own_namespace",
@@ -408,6 +414,7 @@ impl SwitchError {
     /// Of what kind it is.
     pub fn kind(&self) -> ErrorKind {
         match self {
+            Self::Wire(error) if error.is_conflict() => ErrorKind::Conflict,
             Self::NetworkNotFound(_)
             | Self::EndpointNotFound(_)
             | Self::NothingFound(_)

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use vswitch_common::tables::NetworkNumber;
 
+use super::state::NetworkEntry;
 use super::{Switch, SwitchError};
 use crate::datapath::Datapath;
 use crate::kernel::netlink::{Link, LinkEvent, Netlink};
@@ -69,19 +70,20 @@ impl Switch {
     }
 
     fn removed(self: &Arc<Self>, ifindex: u32) {
-        let loss = {
+        let losses = {
             let state = self.state();
             let endpoint =
                 state.endpoints.values().find(|entry| entry.port.is_some_and(|port| port.ifindex == ifindex));
             let networks = || state.networks.values();
             let host = networks().find(|entry| entry.host_port.is_some_and(|port| port.ifindex == ifindex));
-            let uplink =
-                networks().find(|entry| entry.uplink.as_ref().is_some_and(|uplink| uplink.port.ifindex == ifindex));
-            None.or_else(|| endpoint.map(|entry| Loss::Endpoint(entry.record.id)))
-                .or_else(|| host.map(|entry| Loss::HostPort(entry.record.id)))
-                .or_else(|| uplink.map(|entry| Loss::Uplink(entry.record.id)))
+            let uplinks =
+                networks().filter(|entry| entry.uplink.as_ref().is_some_and(|uplink| uplink.port.ifindex == ifindex));
+            let one = None
+                .or_else(|| endpoint.map(|entry| Loss::Endpoint(entry.record.id)))
+                .or_else(|| host.map(|entry| Loss::HostPort(entry.record.id)));
+            one.into_iter().chain(uplinks.map(|entry| Loss::Uplink(entry.record.id))).collect::<Vec<_>>()
         };
-        if let Some(loss) = loss {
+        for loss in losses {
             let switch = self.clone();
             tokio::spawn(async move { switch.settle(loss, ifindex).await });
         }
@@ -102,17 +104,30 @@ impl Switch {
     }
 
     fn changed(self: &Arc<Self>, link: &Link) {
-        let network = {
+        let (changed, renamed) = {
             let state = self.state();
-            let mut networks = state.networks.values();
-            let concerned = networks.find(|entry| match (&entry.uplink, &entry.record.bridge.uplink) {
+            let networks = state.networks.values();
+            let changed = networks.clone().filter(|entry| match (&entry.uplink, entry.record.interface()) {
                 (Some(uplink), _) => uplink.port.ifindex == link.index && link.mac != Some(uplink.mac),
                 (None, Some(interface)) => entry.ready && interface.as_str() == link.name,
                 (None, None) => false,
             });
-            concerned.map(|entry| entry.record.id)
+            let renamed = networks.filter(|entry| {
+                let here = entry.uplink.as_ref().is_some_and(|uplink| uplink.port.ifindex == link.index);
+                here && entry.record.wire.as_ref().is_some_and(|wire| wire.parent.as_str() != link.name)
+            });
+            let id = |entry: &NetworkEntry| entry.record.id;
+            (changed.map(id).collect::<Vec<_>>(), renamed.map(id).collect::<Vec<_>>())
         };
-        if let Some(id) = network {
+        for id in renamed {
+            let (switch, name) = (self.clone(), link.name.clone());
+            tokio::spawn(async move {
+                if let Err(error) = switch.parent_renamed(id, &name).await {
+                    tracing::warn!("the new name {name} of a parent was not recorded: {error}");
+                }
+            });
+        }
+        for id in changed {
             let (switch, link) = (self.clone(), link.clone());
             tokio::spawn(async move {
                 let name = link.name.clone();

@@ -14,6 +14,7 @@ mod measure;
 mod multicast;
 mod network;
 mod outside;
+mod parent;
 mod restore;
 mod state;
 mod teardown;
@@ -31,6 +32,7 @@ use tokio::sync::{Mutex as AsyncMutex, Notify, RwLock, RwLockReadGuard};
 
 pub use error::{ErrorKind, SwitchError};
 pub use fdb::FdbWatch;
+pub use parent::WireError;
 pub use restore::{Release, Restored};
 pub use teardown::{RemoveError, remove_files, remove_leftovers};
 pub use trace::TraceError;

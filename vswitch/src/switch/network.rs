@@ -14,7 +14,8 @@ use crate::apply::{ApplyError, apply};
 use crate::datapath::{Datapath, DatapathError, NetworkSpec};
 use crate::drivers;
 use crate::model::{
-    BridgeOptions, Driver, EndpointName, InvalidOption, Network, NetworkId, Owner, Subnet, SubnetConfig, predefined,
+    BridgeOptions, Driver, EndpointName, InvalidOption, Network, NetworkId, Owner, Subnet, SubnetConfig, WireOptions,
+    predefined,
 };
 use crate::store::Change;
 
@@ -25,7 +26,7 @@ impl Switch {
     /// What is wrong with the request, or what the machine refused; then nothing has changed.
     pub async fn create_network(&self, request: NetworkRequest) -> Result<NetworkView, SwitchError> {
         let driver: Driver = request.driver.as_deref().unwrap_or("bridge").parse()?;
-        if driver != Driver::Bridge {
+        if !driver.has_interfaces() {
             return Err(SwitchError::PredefinedDriver(driver.name()));
         }
         let _leave = self.leave().await?;
@@ -49,14 +50,13 @@ impl Switch {
     /// Gives a network its number and its subnet, records it, and makes what it needs.
     async fn admit(&self, mut network: Network, ipv6: bool) -> Result<Network, SwitchError> {
         let uplink = match network.bridge.uplink.clone() {
-            Some(interface) => {
-                let link = self.inspect_uplink(&interface).await?;
-                network.uplink_before = Some(self.uplink_before(&interface, &link, network.bridge.xdp));
-                Some(link)
-            }
-            None => None,
+            Some(interface) => Some(self.inspect_uplink(&interface).await?),
+            None => self.prepare_parent(&mut network).await?,
         };
-        let mtu = self.mtu(&network.bridge).await?;
+        if let (Some(interface), Some(link)) = (network.interface().cloned(), &uplink) {
+            network.uplink_before = Some(self.uplink_before(&interface, link, network.bridge.xdp));
+        }
+        let mtu = self.mtu(&network).await?;
         let routes = self.routes().await?;
         let (network, _exclusive, recorded) = {
             let mut state = self.state();
@@ -166,8 +166,10 @@ impl Switch {
         if let Some(port) = port {
             self.remove_port(port.number).await?;
         }
-        let number = network.number;
-        self.in_datapath(move |datapath| datapath.remove_network(number)).await?;
+        if network.wire.is_none() {
+            let number = network.number;
+            self.in_datapath(move |datapath| datapath.remove_network(number)).await?;
+        }
         self.store.commit(vec![Change::RemoveNetwork(network.id)]).await?;
         self.state().networks.remove(&network.id);
         self.multicast_changed.notify_one();
@@ -255,14 +257,18 @@ fn draft(request: NetworkRequest, driver: Driver) -> Result<Network, SwitchError
     let name = request.name.parse()?;
     let subnets = subnets(&request)?;
     let NetworkRequest { options, labels, internal, .. } = request;
-    let bridge = match driver {
-        Driver::Bridge => BridgeOptions::parse(&options)?,
+    let (bridge, wire) = match driver {
+        Driver::Bridge => (BridgeOptions::parse(&options)?, None),
+        Driver::Macvlan | Driver::Ipvlan => {
+            let (bridge, wire) = WireOptions::parse(driver, &options)?;
+            (bridge, Some(wire))
+        }
         Driver::Host | Driver::None => match options.first_key_value() {
             Some((option, value)) => {
                 let (option, value) = (option.clone(), value.clone());
                 return Err(InvalidOption::Unknown { option, value, driver: driver.name(), known: Vec::new() }.into());
             }
-            None => BridgeOptions::default(),
+            None => (BridgeOptions::default(), None),
         },
     };
     Ok(Network {
@@ -274,6 +280,7 @@ fn draft(request: NetworkRequest, driver: Driver) -> Result<Network, SwitchError
         internal,
         options,
         bridge,
+        wire,
         labels,
         created: now(),
         uplink_before: None,

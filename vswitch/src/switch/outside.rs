@@ -62,6 +62,7 @@ impl Switch {
 
     /// Closes the published ports of an endpoint. Before it is forgotten: its address may be somebody else's from then on.
     pub(super) async fn close_outside(&self, endpoint: &Endpoint) {
+        self.close_host_routes(endpoint).await;
         if endpoint.published.is_empty() {
             return;
         }

@@ -97,7 +97,7 @@ impl Switch {
     /// Enters the record into the state.
     async fn take_in(&self, recorded: Recorded) -> Result<(), SwitchError> {
         for record in recorded.networks {
-            let mtu = self.mtu(&record.bridge).await?;
+            let mtu = self.mtu(&record).await?;
             let exclusive = Arc::new(Mutex::new(()));
             let entry = NetworkEntry { record, ready: true, mtu, host_port: None, uplink: None, exclusive };
             self.state().networks.insert(entry.record.id, entry);
@@ -114,7 +114,7 @@ impl Switch {
         let networks: Vec<Network> = self.state().networks.values().map(|entry| entry.record.clone()).collect();
         for mut network in networks {
             self.add_host_port(&network).await?;
-            let Some(interface) = network.bridge.uplink.clone() else { continue };
+            let Some(interface) = network.interface().cloned() else { continue };
             let Some(link) = links.iter().find(|link| link.name == interface.as_str()) else {
                 tracing::warn!(
                     "the uplink {interface} of network {} is not there; it is taken in when it comes",

@@ -73,6 +73,8 @@ pub struct Wanted {
     pub ip: Option<Ipv4Addr>,
     pub ip6: Option<Ipv6Addr>,
     pub mac: Option<StationMac>,
+    /// The parent's MAC address, where endpoints have that.
+    pub parent_mac: Option<StationMac>,
     /// The interface; the next that is free if not given.
     pub ifname: Option<InterfaceName>,
     /// Addresses that are taken outside of the switch.
@@ -136,7 +138,7 @@ impl State {
     /// priority, then the network's name. Networks without a way out come last.
     pub fn gateway_order(&self, endpoint: &Endpoint) -> (bool, i32, String) {
         let network = self.networks.get(&endpoint.network).map(|entry| &entry.record);
-        let without = network.is_none_or(|network| network.driver != Driver::Bridge || !network.has_way_out(endpoint));
+        let without = network.is_none_or(|network| !network.driver.has_interfaces() || !network.has_way_out(endpoint));
         let name = network.map_or_else(String::new, |network| network.name.to_string());
         (without, endpoint.gw_priority.saturating_neg(), name)
     }
@@ -171,7 +173,15 @@ impl State {
             return Err(SwitchError::UplinkInUse { interface: interface.clone(), network: other.record.name.clone() });
         }
         self.give_subnets(&mut network, ipv6, pools, routes)?;
-        network.number = self.free_number()?;
+        let parent = network.wire.as_ref().map(|wire| &wire.parent);
+        let there = self.networks.values().map(|entry| &entry.record);
+        let on_parent =
+            there.filter(|_| parent.is_some()).find(|other| other.wire.as_ref().map(|wire| &wire.parent) == parent);
+        network.number = match on_parent {
+            // One segment on the wire, and in the switch.
+            Some(other) => other.number,
+            None => self.free_number()?,
+        };
         let exclusive = Arc::new(AsyncMutex::new(()));
         let guard = lock_new(&exclusive);
         let entry =
@@ -187,7 +197,8 @@ impl State {
         pools: &[Subnet],
         routes: &[IpNet],
     ) -> Result<(), SwitchError> {
-        let others: Vec<_> = self.networks.values().flat_map(|entry| subnets_of(&entry.record)).collect();
+        let there = self.networks.values().map(|entry| &entry.record);
+        let others: Vec<_> = there.filter(|other| Self::share_segment(network, other)).flat_map(subnets_of).collect();
         for (place, config) in network.subnets.iter().enumerate() {
             let own = network.subnets[..place].iter().map(|config| (&network.name, config.subnet));
             let mut used = others.iter().copied().chain(own);
@@ -255,7 +266,8 @@ impl State {
         let name = wanted.endpoint.name.as_str();
         let others = || self.endpoints_of(network.id).filter_map(|other| Some((other, other.record.address.as_ref()?)));
         let mac_holder = |mac: StationMac| others().find(|(_, other)| other.mac == mac);
-        address.mac = match wanted.mac {
+        address.mac = match wanted.parent_mac.or(wanted.mac) {
+            Some(mac) if wanted.parent_mac.is_some() => mac,
             Some(mac) => match mac_holder(mac) {
                 Some((holder, _)) => {
                     let holder = format!("endpoint {}", holder.record.name);

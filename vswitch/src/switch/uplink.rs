@@ -9,7 +9,7 @@ use crate::datapath::Xdp;
 use crate::drivers::{self, UplinkFacts};
 use crate::kernel::ethtool::{self, Feature};
 use crate::kernel::netlink::{Link, Netlink};
-use crate::model::{BridgeOptions, Instance, InterfaceName, Network, NetworkId, StationMac, UplinkBefore, XdpChoice};
+use crate::model::{Instance, InterfaceName, Network, NetworkId, StationMac, UplinkBefore, XdpChoice};
 use crate::plan::{Device, Offload, Step};
 use crate::store::Change;
 
@@ -69,7 +69,11 @@ impl Switch {
     /// Makes the interface a port; `network.uplink_before` says how it was found.
     pub(super) async fn add_uplink(&self, network: &Network, link: &Link) -> Result<(), SwitchError> {
         let (Some(before), Some(facts)) = (&network.uplink_before, self.facts(link)) else { return Ok(()) };
-        let made = apply(&drivers::uplink(network, before, &facts), self.scene()).await?;
+        let plan = match &network.wire {
+            Some(_) => drivers::parent(network, before, &facts, self.place_of_parent(network)),
+            None => drivers::uplink(network, before, &facts),
+        };
+        let made = apply(&plan, self.scene()).await?;
         let Some((ifindex, number)) = made.port else { return Ok(()) };
         let hooks = self.datapath.port_hooks(number).unwrap_or_default();
         let xdp = hooks.starts_with("xdp");
@@ -80,8 +84,9 @@ impl Switch {
         }
         let note = (network.bridge.xdp == XdpChoice::Auto && facts.veth && !xdp).then_some(VETH_NOTE);
         tracing::info!(
-            "{} is the uplink of network {} ({hooks}{})",
+            "{} is the {} of network {} ({hooks}{})",
             link.name,
+            if network.wire.is_some() { "parent" } else { "uplink" },
             network.name,
             note.map(|note| format!("; {note}")).unwrap_or_default()
         );
@@ -95,6 +100,13 @@ impl Switch {
     /// Gives the interface back as it was found.
     pub(super) async fn release_uplink(&self, network: &Network) -> Result<(), SwitchError> {
         let uplink = self.state().networks.get_mut(&network.id).and_then(|entry| entry.uplink.take());
+        if let Some(other) = self.on_same_parent(network) {
+            // It stays their parent, and does what they ask for.
+            return match self.netlink.link_by_name(other.interface().map_or("", InterfaceName::as_str)).await? {
+                Some(link) => self.add_uplink(&other, &link).await,
+                None => Ok(()),
+            };
+        }
         if let Some(uplink) = uplink {
             self.remove_port(uplink.port.number).await?;
         }
@@ -132,7 +144,7 @@ impl Switch {
             }
             Some(_) => return Ok(()),
             None => {
-                let Some(interface) = network.bridge.uplink.clone().filter(|name| name.as_str() == link.name) else {
+                let Some(interface) = network.interface().cloned().filter(|name| name.as_str() == link.name) else {
                     return Ok(());
                 };
                 if network.uplink_before.as_ref().is_none_or(|before| before.index != link.index) {
@@ -141,7 +153,25 @@ impl Switch {
                 }
             }
         }
-        self.add_uplink(&network, &link).await
+        self.add_uplink(&network, &link).await?;
+        self.follow_parent(id).await;
+        Ok(())
+    }
+
+    /// An interface has another name by now: the network is on the interface, whatever it is called.
+    pub(super) async fn parent_renamed(&self, id: NetworkId, name: &str) -> Result<(), SwitchError> {
+        let _leave = self.leave().await?;
+        let interface: InterfaceName = name.parse()?;
+        let Some(mut network) = self.state().networks.get(&id).map(|entry| entry.record.clone()) else {
+            return Ok(());
+        };
+        let Some(wire) = &mut network.wire else { return Ok(()) };
+        tracing::info!("{}, the parent of network {}, is called {interface} now", wire.parent, network.name);
+        wire.parent = interface.clone();
+        if let Some(before) = &mut network.uplink_before {
+            before.interface = interface;
+        }
+        self.record_network(&network).await
     }
 
     /// An uplink is gone; it will be taken in again when it returns.
@@ -163,8 +193,10 @@ impl Switch {
             })
         };
         let Some((uplink, network)) = uplink else { return Ok(()) };
-        tracing::warn!("the uplink of network {network} is gone");
-        self.remove_port(uplink.port.number).await
+        tracing::warn!("the interface of network {network} is gone");
+        self.remove_port(uplink.port.number).await?;
+        self.follow_parent(id).await;
+        Ok(())
     }
 
     /// Records what has changed about a network.
@@ -180,11 +212,11 @@ impl Switch {
     }
 
     /// The MTU of a network: as given, the uplink's, that of the way out, or Ethernet's own.
-    pub(super) async fn mtu(&self, options: &BridgeOptions) -> Result<u32, SwitchError> {
-        if let Some(mtu) = options.mtu {
+    pub(super) async fn mtu(&self, network: &Network) -> Result<u32, SwitchError> {
+        if let Some(mtu) = network.bridge.mtu {
             return Ok(mtu);
         }
-        let link = match &options.uplink {
+        let link = match network.interface() {
             Some(interface) => self.netlink.link_by_name(interface.as_str()).await?,
             None => default_route_link(&self.netlink).await?,
         };
@@ -203,6 +235,9 @@ pub async fn restore_uplink(before: &UplinkBefore, scene: Scene<'_>) {
     }
     // Where the port was removed it is gone already; where the daemon died it is not.
     crate::datapath::release_device(before.index);
+    if let Err(error) = scene.host.remove_ours(Some(before.index)).await {
+        tracing::warn!("routes of ours stay on {}: {error}", before.interface);
+    }
     if let Err(error) = apply(&drivers::release_uplink(before), scene).await {
         tracing::warn!("{} could not be given back as it was: {error}", before.interface);
     }
@@ -220,6 +255,6 @@ async fn default_route_link(netlink: &Netlink) -> Result<Option<Link>, SwitchErr
     }
 }
 
-fn station(link: &Link) -> Option<StationMac> {
+pub(super) fn station(link: &Link) -> Option<StationMac> {
     link.mac.and_then(|mac: Mac| StationMac::try_from(mac).ok())
 }

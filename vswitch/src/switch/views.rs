@@ -133,17 +133,20 @@ impl Switch {
         let mut attached: Vec<_> = state.endpoints_of(record.id).map(|entry| entry.record.name.to_string()).collect();
         attached.sort();
         let bridge = record.driver == Driver::Bridge;
+        let uplink = self.uplink_view(entry);
+        let (uplink, parent) = if record.wire.is_some() { (None, uplink) } else { (uplink, None) };
         Ok(NetworkDetails {
             network: network(&state, record),
-            mtu: bridge.then_some(entry.mtu),
+            mtu: record.driver.has_interfaces().then_some(entry.mtu),
             host_device: bridge.then(|| self.instance.host_device(&record.name)),
-            uplink: self.uplink_view(entry),
+            uplink,
+            parent,
             attached,
         })
     }
 
     pub(super) fn uplink_view(&self, entry: &NetworkEntry) -> Option<UplinkView> {
-        let interface = entry.record.bridge.uplink.as_ref()?.to_string();
+        let interface = entry.record.interface()?.to_string();
         let hooks = entry.uplink.as_ref().and_then(|uplink| {
             let hooks = self.datapath.port_hooks(uplink.port.number)?;
             Some(uplink.note.map_or_else(|| hooks.clone(), |note| format!("{hooks} ({note})")))
@@ -234,8 +237,9 @@ fn named_ports(state: &State, host_device: impl Fn(&Network) -> String) -> Vec<N
         if let Some(port) = host_port {
             ports.push(named(port.number, host_device(record), "host", record));
         }
-        if let (Some(uplink), Some(interface)) = (uplink, &record.bridge.uplink) {
-            ports.push(named(uplink.port.number, interface.to_string(), "uplink", record));
+        if let (Some(uplink), Some(interface)) = (uplink, record.interface()) {
+            let kind = if record.wire.is_some() { "parent" } else { "uplink" };
+            ports.push(named(uplink.port.number, interface.to_string(), kind, record));
         }
     }
     ports
@@ -276,14 +280,15 @@ pub(super) fn endpoint(endpoint: &Endpoint, network: &Network) -> EndpointView {
 
 /// Where an endpoint asks for names: the host's addresses in its subnets, IPv4 first.
 pub(super) fn nameservers(network: &Network, endpoint: &Endpoint) -> Vec<IpAddr> {
-    let Some(address) = endpoint.address.as_ref().filter(|_| endpoint.port.reaches_host()) else { return Vec::new() };
+    let reaches_host = endpoint.port.reaches_host() && network.wire.is_none();
+    let Some(address) = endpoint.address.as_ref().filter(|_| reaches_host) else { return Vec::new() };
     address.ips().filter_map(|own| network.subnet_of(own)).map(|config| config.gateway).collect()
 }
 
 /// The gateway of an endpoint, for one family; internal networks and endpoints in a VLAN have none.
 pub(super) fn gateway(network: &Network, endpoint: &Endpoint, address: &EndpointAddress, ipv6: bool) -> Option<IpAddr> {
     let own = address.ips().find(|ip| ip.is_ipv6() == ipv6)?;
-    network.subnet_of(own).map(|config| config.gateway).filter(|_| network.has_way_out(endpoint))
+    network.gateway_of(own).filter(|_| network.has_way_out(endpoint))
 }
 
 /// A network, as it is shown.

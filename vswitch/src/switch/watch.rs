@@ -192,7 +192,9 @@ impl Names {
 
     fn verdict(&self, verdict: Verdict) -> VerdictView {
         match verdict {
-            Verdict::Redirect(to) if to.way == Delivery::LOCAL || to.kind() == Some(PortKind::Host) => VerdictView::Host,
+            Verdict::Redirect(to) if to.way == Delivery::LOCAL || to.kind() == Some(PortKind::Host) => {
+                VerdictView::Host
+            }
             Verdict::Redirect(to) => VerdictView::Redirect { to: self.port(to.port) },
             Verdict::Flood(flood) => VerdictView::Flood { to: flood_name(flood).to_owned() },
             Verdict::Answer(answer, port) => {

@@ -1,15 +1,19 @@
-//! Addresses and routes: what the kernel says of them, and the messages that add them.
+//! Addresses, routes and neighbors: what the kernel says of them, and the messages that add and remove them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourHeader, NeighbourMessage, NeighbourState,
+};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType, RouteVia,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
+use vswitch_common::Mac;
 
 use super::connection::{Change, Request};
 
@@ -25,6 +29,10 @@ pub struct Route {
     /// The lower is preferred.
     pub metric: u32,
 }
+
+/// The protocol (rtm_protocol, NDA_PROTOCOL) by which the routes and neighbors that we made are known. Nobody else's
+/// (linux/rtnetlink.h; iproute2, rt_protos).
+pub const ROUTE_PROTOCOL: u8 = 118;
 
 const ADD: u16 = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
 
@@ -70,6 +78,122 @@ pub(super) fn replace_default(via: IpAddr, index: u32) -> Change {
     let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
     let request = Request::new(RouteNetlinkMessage::NewRoute(default(via, index)), flags);
     Change { operation: "replace the default route, by one via", object: via.to_string(), request, done_if: None }
+}
+
+/// A route by a device alone, whoever has the addresses behind it.
+pub(super) fn add_by_device(index: u32, destination: IpNet) -> Change {
+    // Without NLM_F_EXCL: a route to the same destination by another device does not make it needless.
+    let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE;
+    let request = Request::new(RouteNetlinkMessage::NewRoute(by_device(index, destination)), flags);
+    let object = format!("{destination} by link {index}");
+    Change { operation: "add the route to", object, request, done_if: Some(Errno::EEXIST) }
+}
+
+pub(super) fn remove_by_device(index: u32, destination: IpNet) -> Change {
+    let request = Request::acknowledged(RouteNetlinkMessage::DelRoute(by_device(index, destination)));
+    let object = format!("{destination} by link {index}");
+    Change { operation: "remove the route to", object, request, done_if: Some(Errno::ESRCH) }
+}
+
+/// The default route by a device alone, unless there is one of the family.
+pub(super) fn default_by_device(index: u32, ipv6: bool) -> Change {
+    let any = if ipv6 { IpNet::V6(Ipv6Net::default()) } else { IpNet::V4(Ipv4Net::default()) };
+    let request = Request::new(RouteNetlinkMessage::NewRoute(by_device(index, any)), ADD);
+    let object = format!("link {index}");
+    Change { operation: "add the default route by", object, request, done_if: Some(Errno::EEXIST) }
+}
+
+fn by_device(index: u32, destination: IpNet) -> RouteMessage {
+    // The kernel refuses a destination with bits behind its prefix.
+    let destination = destination.trunc();
+    let mut message = RouteMessage::default();
+    message.header = RouteHeader {
+        address_family: family(destination.addr()),
+        destination_prefix_length: destination.prefix_len(),
+        table: RouteHeader::RT_TABLE_MAIN,
+        protocol: RouteProtocol::Other(ROUTE_PROTOCOL),
+        // IPv6 knows no scopes of routes.
+        scope: if destination.addr().is_ipv4() { RouteScope::Link } else { RouteScope::Universe },
+        kind: RouteType::Unicast,
+        ..RouteHeader::default()
+    };
+    message.attributes = vec![RouteAttribute::Oif(index)];
+    if destination.prefix_len() > 0 {
+        message.attributes.push(RouteAttribute::Destination(destination.addr().into()));
+    }
+    message
+}
+
+/// An entry that is never asked for and never given up, in the place of the one that is there.
+pub(super) fn add_neighbor(index: u32, address: IpAddr, mac: Mac) -> Change {
+    let mut message = neighbor(index, address);
+    message.header.state = NeighbourState::Permanent;
+    message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
+    message.attributes.push(NeighbourAttribute::Protocol(RouteProtocol::Other(ROUTE_PROTOCOL)));
+    let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
+    let request = Request::new(RouteNetlinkMessage::NewNeighbour(message), flags);
+    Change { operation: "add the neighbor", object: format!("{address} of link {index}"), request, done_if: None }
+}
+
+pub(super) fn remove_neighbor(index: u32, address: IpAddr) -> Change {
+    let request = Request::acknowledged(RouteNetlinkMessage::DelNeighbour(neighbor(index, address)));
+    let object = format!("{address} of link {index}");
+    Change { operation: "remove the neighbor", object, request, done_if: Some(Errno::ENOENT) }
+}
+
+fn neighbor(index: u32, address: IpAddr) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header = NeighbourHeader { family: family(address), ifindex: index, ..NeighbourHeader::default() };
+    message.attributes = vec![NeighbourAttribute::Destination(address.into())];
+    message
+}
+
+pub(super) fn query_neighbors() -> Request {
+    Request::new(RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()), NLM_F_REQUEST | NLM_F_DUMP)
+}
+
+/// What removes the route or neighbor that a message brings, if we made it; on one link, or on all.
+pub(super) fn removal(message: &RouteNetlinkMessage, index: Option<u32>) -> Option<Change> {
+    let wanted = |on: Option<u32>| index.is_none() || on == index;
+    let ours = RouteProtocol::Other(ROUTE_PROTOCOL);
+    match message {
+        RouteNetlinkMessage::NewRoute(route) => {
+            let on = route.attributes.iter().find_map(|attribute| match attribute {
+                RouteAttribute::Oif(index) => Some(*index),
+                _ => None,
+            });
+            if route.header.protocol != ours || !wanted(on) {
+                return None;
+            }
+            // What tells it from others; the rest of what the kernel says of it is not for its removal.
+            let mut message = route.clone();
+            message.header.flags = RouteFlags::empty();
+            message.attributes.retain(|attribute| {
+                matches!(
+                    attribute,
+                    RouteAttribute::Destination(_)
+                        | RouteAttribute::Oif(_)
+                        | RouteAttribute::Priority(_)
+                        | RouteAttribute::Table(_)
+                        | RouteAttribute::Gateway(_)
+                )
+            });
+            let object = on.map_or_else(|| "no link".to_owned(), |on| format!("link {on}"));
+            let request = Request::acknowledged(RouteNetlinkMessage::DelRoute(message));
+            Some(Change { operation: "remove a route by", object, request, done_if: Some(Errno::ESRCH) })
+        }
+        RouteNetlinkMessage::NewNeighbour(neighbor) => {
+            let on = neighbor.header.ifindex;
+            let made = neighbor.attributes.contains(&NeighbourAttribute::Protocol(ours));
+            let address = neighbor.attributes.iter().find_map(|attribute| match attribute {
+                NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some(IpAddr::from(*address)),
+                NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => Some(IpAddr::from(*address)),
+                _ => None,
+            });
+            (made && wanted(Some(on))).then(|| address.map(|address| remove_neighbor(on, address)))?
+        }
+        _ => None,
+    }
 }
 
 pub(super) fn query_addresses() -> Request {
@@ -187,6 +311,26 @@ mod tests {
         assert_eq!((route.index, route.gateway), (Some(4), Some("192.0.2.1".parse().unwrap())));
         assert_eq!(Route::from_message(&message(RouteType::Local, 254, attributes.clone())), None);
         assert_eq!(Route::from_message(&message(RouteType::Unicast, 255, attributes)), None);
+    }
+
+    #[test]
+    fn what_we_made_is_removed_and_what_others_made_is_not() {
+        let ours = |index, destination: &str| by_device(index, destination.parse().unwrap());
+        let route = RouteNetlinkMessage::NewRoute(ours(4, "10.1.2.3/16"));
+        let removed = format!("{:?}", removal(&route, None).expect("ours"));
+        assert!(removed.contains("10.1.0.0") && removed.contains("ESRCH"), "{removed}");
+        assert!(removal(&route, Some(4)).is_some());
+        assert!(removal(&route, Some(5)).is_none());
+        let mut other = ours(4, "10.1.0.0/16");
+        other.header.protocol = RouteProtocol::Static;
+        assert!(removal(&RouteNetlinkMessage::NewRoute(other), None).is_none());
+
+        let mut entry = neighbor(4, "fd00::2".parse().unwrap());
+        assert!(removal(&RouteNetlinkMessage::NewNeighbour(entry.clone()), None).is_none());
+        entry.attributes.push(NeighbourAttribute::Protocol(RouteProtocol::Other(ROUTE_PROTOCOL)));
+        let entry = RouteNetlinkMessage::NewNeighbour(entry);
+        assert!(removal(&entry, None).is_some() && removal(&entry, Some(4)).is_some());
+        assert!(removal(&entry, Some(5)).is_none());
     }
 
     #[test]

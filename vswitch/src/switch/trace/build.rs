@@ -8,6 +8,7 @@ use vswitch_common::tables::VlanKey;
 
 use super::TraceError;
 use crate::api::TraceProtocol;
+use crate::kernel::packet::solicited;
 
 /// Who sends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -139,12 +140,6 @@ pub fn group_mac(address: IpAddr) -> Option<Mac> {
 /// The address that a station makes of its MAC address (RFC 4291, appendix A).
 pub fn link_local(mac: Mac) -> Ipv6Addr {
     vswitch_common::packet::address::Address::link_local(mac).octets().into()
-}
-
-/// The group that hears solicitations for an address (RFC 4291, 2.7.1).
-fn solicited(target: Ipv6Addr) -> Ipv6Addr {
-    let [.., a, b, c] = target.octets();
-    Ipv6Addr::from([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a, b, c])
 }
 
 #[cfg(test)]

@@ -1,0 +1,433 @@
+//! Parents: interfaces of the host that macvlan and ipvlan networks are on. Several networks may share one; in the switch
+//! they are one network, as they are one segment on the wire.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use vswitch_common::Mac;
+
+use super::state::State;
+use super::{Switch, SwitchError};
+use crate::apply::apply;
+use crate::drivers;
+use crate::kernel::netlink::{Link, Netlink};
+use crate::kernel::probe::{self, ProbeOn};
+use crate::model::{
+    Endpoint, EndpointId, Instance, InterfaceName, InvalidVlan, Layer, Network, NetworkId, NetworkName, Passage, Phase,
+    StationMac, Subnet, SubnetConfig, VlanId, WireOptions,
+};
+use crate::plan::Step;
+use crate::store::Change;
+
+/// How long machines on the wire have to say that an address is theirs.
+const PROBE: Duration = Duration::from_millis(250);
+
+/// Why a network cannot be on an interface, or an endpoint on its wire.
+#[derive(Debug, thiserror::Error)]
+pub enum WireError {
+    /// No such interface, and no VLAN of one.
+    #[error("no interface `{0}` to be the parent (`ip link` shows those there are)")]
+    NotFound(InterfaceName),
+    /// A VLAN of an interface, by a number that none has.
+    #[error("no interface `{interface}` to be the parent, and {source}")]
+    Vlan {
+        /// The interface as given.
+        interface: InterfaceName,
+        /// What is wrong with the number.
+        source: InvalidVlan,
+    },
+    /// Loopback.
+    #[error("{0} is the loopback interface, and cannot be a parent (choose a physical interface)")]
+    Loopback(InterfaceName),
+    /// A device without Ethernet.
+    #[error("{0} is not an Ethernet interface, and cannot be a parent (choose one that has a MAC address)")]
+    NotEthernet(InterfaceName),
+    /// A device of a switch.
+    #[error("{0} is a port of vswitch already, and cannot be a parent (choose another interface)")]
+    IsPort(InterfaceName),
+    /// The uplink of a network.
+    #[error("{interface} is the uplink of network {network}, and cannot be a parent (choose another interface)")]
+    IsUplink {
+        /// The interface.
+        interface: InterfaceName,
+        /// Whose uplink it is.
+        network: NetworkName,
+    },
+    /// Part of a bridge or bond.
+    #[error(
+        "{interface} belongs to {master}, and cannot be a parent (use {master}, or take it out: `ip link set {interface} nomaster`)"
+    )]
+    Enslaved {
+        /// The interface.
+        interface: InterfaceName,
+        /// Its master.
+        master: String,
+    },
+    /// A station of a wireless network.
+    #[error("{0} is a wireless interface, whose access point takes no other MAC address than its own (use -d ipvlan)")]
+    Wireless(InterfaceName),
+    /// One endpoint has, or is to have, a parent to itself.
+    #[error(
+        "{interface} is the parent of network {network} (with macvlan_mode=passthru a parent has one network and no other)"
+    )]
+    Passthru {
+        /// The interface.
+        interface: InterfaceName,
+        /// The network that is there.
+        network: NetworkName,
+    },
+    /// The second endpoint of a passthru network.
+    #[error(
+        "endpoint {endpoint} has the parent of network {network} to itself (macvlan_mode=passthru; detach it first)"
+    )]
+    OnlyOne {
+        /// The network.
+        network: NetworkName,
+        /// Who has it.
+        endpoint: String,
+    },
+    /// Internal, and on a wire.
+    #[error("a network on the wire of {0} cannot be internal (leave out --internal, or use -d bridge)")]
+    Internal(InterfaceName),
+    /// A VLAN of our own in which the host routes.
+    #[error(
+        "ipvlan_mode {mode} has the host route, which is in no VLAN {vlan} of {parent} (make an interface for it: `ip link add link {parent} name {parent}.{vlan} type vlan id {vlan}`)"
+    )]
+    RoutedVlan {
+        /// The mode.
+        mode: &'static str,
+        /// The interface.
+        parent: InterfaceName,
+        /// The VLAN.
+        vlan: VlanId,
+    },
+    /// No subnet is given, and none is on the parent.
+    #[error("{0} has no IPv4 address whose subnet the network could have (give one with --subnet)")]
+    NoSubnet(InterfaceName),
+    /// A MAC address where all have the parent's.
+    #[error("endpoints of network {network} have the MAC address of {parent} (leave out --mac)")]
+    SharedMac {
+        /// The network.
+        network: NetworkName,
+        /// The interface.
+        parent: InterfaceName,
+    },
+    /// A VLAN of an endpoint.
+    #[error(
+        "endpoints of network {network} are in the VLAN of their network (leave out {option}; -o parent={parent}.VLAN puts a network into one)"
+    )]
+    EndpointVlan {
+        /// The option.
+        option: &'static str,
+        /// The network.
+        network: NetworkName,
+        /// The interface.
+        parent: InterfaceName,
+    },
+    /// The parent is not there now.
+    #[error(
+        "{parent}, the parent of network {network}, is not there (its endpoints come back with it; attach more then)"
+    )]
+    Gone {
+        /// The interface.
+        parent: InterfaceName,
+        /// The network.
+        network: NetworkName,
+    },
+    /// A machine on the wire has the address.
+    #[error("address {address} is in use on the wire of {parent}, by {mac} (choose another, or leave it out)")]
+    InUse {
+        /// The address.
+        address: IpAddr,
+        /// Whose it is.
+        mac: Mac,
+        /// The interface.
+        parent: InterfaceName,
+    },
+    /// Machines on the wire have one address after the other.
+    #[error(
+        "no free address: {parent} has machines at {tried} addresses in a row, {address} the last (give --ip-range a part that is free)"
+    )]
+    AllInUse {
+        /// The interface.
+        parent: InterfaceName,
+        /// How many.
+        tried: usize,
+        /// The last.
+        address: IpAddr,
+    },
+}
+
+impl WireError {
+    /// The name for programs.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::NotFound(_) => "parent_not_found",
+            Self::Vlan { .. } => "invalid_vlan",
+            Self::Loopback(_) | Self::NotEthernet(_) | Self::Wireless(_) => "parent_unsuitable",
+            Self::IsPort(_) | Self::IsUplink { .. } | Self::Enslaved { .. } | Self::Passthru { .. } => "parent_in_use",
+            Self::OnlyOne { .. } => "passthru_in_use",
+            Self::Internal(_) | Self::RoutedVlan { .. } | Self::SharedMac { .. } | Self::EndpointVlan { .. } => {
+                "invalid_option"
+            }
+            Self::NoSubnet(_) => "no_subnet",
+            Self::Gone { .. } => "parent_gone",
+            Self::InUse { .. } | Self::AllInUse { .. } => "address_in_use",
+        }
+    }
+
+    /// Whether it would do if something else were otherwise.
+    pub const fn is_conflict(&self) -> bool {
+        matches!(self.code().as_bytes(), b"parent_in_use" | b"passthru_in_use" | b"parent_gone" | b"address_in_use")
+    }
+}
+
+impl Switch {
+    /// Finds the parent of a network that is to be, and the VLAN there; gives it subnets where it was given none.
+    pub(super) async fn prepare_parent(&self, network: &mut Network) -> Result<Option<Link>, SwitchError> {
+        let Some(mut wire) = network.wire.clone() else { return Ok(None) };
+        if network.internal {
+            return Err(WireError::Internal(wire.parent).into());
+        }
+        let (link, vlan) = self.find_parent(&wire.parent).await?;
+        (wire.parent, wire.vlan) = (link.name.parse()?, vlan);
+        self.check_parent(&wire, &link).await?;
+        self.default_subnets(network, &wire, &link).await?;
+        network.wire = Some(wire);
+        Ok(Some(link))
+    }
+
+    /// An interface by its name; else one and a VLAN of it.
+    async fn find_parent(&self, name: &InterfaceName) -> Result<(Link, Option<VlanId>), SwitchError> {
+        if let Some(link) = self.netlink.link_by_name(name.as_str()).await? {
+            return Ok((link, None));
+        }
+        let not_found = || WireError::NotFound(name.clone());
+        let (parent, vlan) = name.as_str().rsplit_once('.').ok_or_else(not_found)?;
+        let link = self.netlink.link_by_name(parent).await?.ok_or_else(not_found)?;
+        let vlan = vlan.parse().map_err(|source| WireError::Vlan { interface: name.clone(), source })?;
+        Ok((link, Some(vlan)))
+    }
+
+    async fn check_parent(&self, wire: &WireOptions, link: &Link) -> Result<(), SwitchError> {
+        let interface = wire.parent.clone();
+        if link.loopback {
+            return Err(WireError::Loopback(interface).into());
+        }
+        if super::uplink::station(link).is_none() {
+            return Err(WireError::NotEthernet(interface).into());
+        }
+        if let Some(master) = link.master {
+            let master = self.netlink.link(master).await?.map_or_else(|| format!("device {master}"), |link| link.name);
+            return Err(WireError::Enslaved { interface, master }.into());
+        }
+        if wire.layer == Layer::Mac && Path::new("/sys/class/net").join(&link.name).join("phy80211").exists() {
+            return Err(WireError::Wireless(interface).into());
+        }
+        if let (true, Some(vlan)) = (wire.is_routed(), wire.vlan) {
+            let mode = if wire.layer == Layer::L3 { "l3" } else { "l3s" };
+            return Err(WireError::RoutedVlan { mode, parent: interface, vlan }.into());
+        }
+        let shared = {
+            let state = self.state();
+            let mut networks = state.networks.values().map(|entry| &entry.record);
+            if let Some(other) = networks.clone().find(|other| other.bridge.uplink.as_ref() == Some(&interface)) {
+                return Err(WireError::IsUplink { interface, network: other.name.clone() }.into());
+            }
+            let other = networks.find_map(|other| {
+                other.wire.as_ref().filter(|other| other.parent == interface).map(|wire| (wire, &other.name))
+            });
+            if let Some((other, network)) = other
+                && (other.passage == Passage::Passthru || wire.passage == Passage::Passthru)
+            {
+                return Err(WireError::Passthru { interface, network: network.clone() }.into());
+            }
+            other.is_some()
+        };
+        let ports = self.datapath.ports()?;
+        let is_port = ports.iter().any(|(_, port)| [port.ifindex, port.egress_ifindex].contains(&link.index));
+        if is_port && !shared || link.alias.as_deref().is_some_and(Instance::is_marked) {
+            return Err(WireError::IsPort(interface).into());
+        }
+        Ok(())
+    }
+
+    /// The parent's own subnet where none is given; its router as the gateway where that is not given.
+    async fn default_subnets(&self, network: &mut Network, wire: &WireOptions, link: &Link) -> Result<(), SwitchError> {
+        let routes = self.netlink.routes().await?;
+        let gateways: Vec<IpAddr> = routes
+            .iter()
+            .filter(|route| route.destination.prefix_len() == 0 && route.index == Some(link.index))
+            .filter_map(|route| route.gateway)
+            .collect();
+        if network.subnets.iter().all(|config| config.subnet.is_ipv6()) {
+            let addresses = self.netlink.addresses(Some(link.index)).await?;
+            let own = addresses.iter().filter(|_| wire.vlan.is_none()).find_map(|(_, address)| match address {
+                IpNet::V4(four) if !four.addr().is_link_local() => Subnet::new(address.trunc()).ok(),
+                _ => None,
+            });
+            let subnet = own.ok_or_else(|| WireError::NoSubnet(network_parent(network, wire)))?;
+            network.subnets.insert(0, SubnetConfig::new(subnet, None, None)?);
+        }
+        for config in network.subnets.iter_mut().filter(|config| config.gateway == config.subnet.first_host()) {
+            if let Some(gateway) = gateways.iter().find(|gateway| config.subnet.is_host(**gateway)) {
+                config.gateway = *gateway;
+            }
+        }
+        Ok(())
+    }
+
+    /// What all networks on the parent of this one ask of its port.
+    pub(super) fn place_of_parent(&self, network: &Network) -> crate::datapath::Place {
+        let state = self.state();
+        let there = state.networks.values().map(|entry| &entry.record);
+        let others = there.filter(|other| other.number == network.number && other.id != network.id);
+        drivers::union(others.chain([network]).filter_map(|network| network.wire.as_ref()))
+    }
+
+    /// Other networks on the same parent that have its port.
+    pub(super) fn on_same_parent(&self, network: &Network) -> Option<Network> {
+        if network.wire.is_none() {
+            return None;
+        }
+        let state = self.state();
+        let mut others = state.networks.values();
+        let other = others.find(|other| {
+            other.record.number == network.number && other.record.id != network.id && other.uplink.is_some()
+        });
+        other.map(|other| other.record.clone())
+    }
+
+    /// Asks the wire whether somebody has an address of an endpoint already.
+    pub(super) async fn probe(&self, network: &Network, endpoint: &Endpoint) -> Result<(), SwitchError> {
+        let Some((wire, address)) = network.wire.as_ref().zip(endpoint.address.as_ref()) else { return Ok(()) };
+        let Some(uplink) = self.state().networks.get(&network.id).and_then(|entry| entry.uplink.clone()) else {
+            return Ok(());
+        };
+        if wire.is_routed() || self.netlink.link(uplink.port.ifindex).await?.is_none_or(|link| !link.running) {
+            return Ok(());
+        }
+        let vlan = wire.vlan.map_or(0, |vlan| vlan.get());
+        let on = ProbeOn { index: uplink.port.ifindex, mac: uplink.mac, vlan };
+        let addresses: Vec<IpAddr> = address.ips().collect();
+        match probe::holder(&on, &addresses, PROBE).await {
+            Ok(None) => Ok(()),
+            Ok(Some(holder)) => {
+                let parent = wire.parent.clone();
+                Err(WireError::InUse { address: holder.address, mac: holder.mac, parent }.into())
+            }
+            Err(error) => {
+                tracing::warn!("addresses of {} were not looked for on the wire: {error}", endpoint.name);
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes the host's own way to an endpoint away.
+    pub(super) async fn close_host_routes(&self, endpoint: &Endpoint) {
+        let found = {
+            let state = self.state();
+            let entry = state.networks.get(&endpoint.network);
+            entry.filter(|entry| entry.record.wire.as_ref().is_some_and(WireOptions::has_host_routes)).and_then(
+                |entry| {
+                    Some((entry.uplink.as_ref()?.port.ifindex, endpoint.address.as_ref()?.ips().collect::<Vec<_>>()))
+                },
+            )
+        };
+        let Some((index, addresses)) = found else { return };
+        for address in addresses {
+            let removed = self.netlink.remove_device_route(index, IpNet::from(address)).await;
+            if let Err(error) = removed.and(self.netlink.remove_neighbor(index, address).await) {
+                tracing::warn!("the host's route to {address} stays: {error}");
+            }
+        }
+    }
+
+    /// Tells the endpoints of a network that its parent has gone, or is there: by their carrier. One that is there again
+    /// may have another MAC address.
+    pub(super) async fn follow_parent(&self, id: NetworkId) {
+        let (endpoints, parent): (Vec<_>, _) = {
+            let state = self.state();
+            let Some(entry) = state.networks.get(&id).filter(|entry| entry.record.wire.is_some()) else { return };
+            let there = state.endpoints_of(id).filter(|entry| entry.record.phase == Phase::Attached);
+            (there.map(|entry| entry.record.id).collect(), entry.uplink.clone())
+        };
+        for endpoint in endpoints {
+            let followed = match &parent {
+                Some(parent) => self.parent_is_there(endpoint, parent.mac).await,
+                None => self.parent_is_gone(endpoint).await,
+            };
+            if let Err(error) = followed {
+                tracing::warn!("endpoint {} does not follow its parent: {error}", endpoint.short());
+            }
+        }
+    }
+
+    async fn parent_is_gone(&self, id: EndpointId) -> Result<(), SwitchError> {
+        let port = self.state().endpoints.get(&id).and_then(|entry| entry.port);
+        match port {
+            Some(port) => Ok(self.netlink.set_down(port.ifindex).await?),
+            None => Ok(()),
+        }
+    }
+
+    async fn parent_is_there(&self, id: EndpointId, mac: Mac) -> Result<(), SwitchError> {
+        let Some(exclusive) = self.state().endpoints.get(&id).map(|entry| entry.exclusive.clone()) else {
+            return Ok(());
+        };
+        let _exclusive = exclusive.lock().await;
+        let found = {
+            let state = self.state();
+            state.endpoints.get(&id).and_then(|entry| {
+                let network = state.networks.get(&entry.record.network)?;
+                Some((entry.record.clone(), entry.port?, network.record.clone()))
+            })
+        };
+        let Some((mut endpoint, port, network)) = found else { return Ok(()) };
+        let (Some(wire), Some(address)) = (&network.wire, &mut endpoint.address) else { return Ok(()) };
+        if wire.shares_mac() && address.mac.get() != mac {
+            address.mac = StationMac::try_from(mac)?;
+            let netns = self.open_netns(&endpoint.netns.path).await?;
+            let ifname = address.ifname.to_string();
+            let netlink = tokio::task::block_in_place(|| Netlink::open_in(&netns))?;
+            if let Some(link) = netlink.link_by_name(&ifname).await? {
+                netlink.set_mac(link.index, mac).await?;
+            }
+            let recorded = {
+                let mut state = self.state();
+                if let Some(entry) = state.endpoints.get_mut(&id) {
+                    entry.record = endpoint.clone();
+                }
+                self.store.commit(vec![Change::PutEndpoint(endpoint.clone())])
+            };
+            recorded.await?;
+        }
+        let mut plan = drivers::plan(&self.instance, &network, &endpoint, self.facts_of(&network, &endpoint));
+        plan.retain(|step| matches!(step, Step::AddPort(_) | Step::HostRoute { .. }));
+        apply(&plan, self.scene()).await?;
+        Ok(self.netlink.set_up(port.ifindex).await?)
+    }
+}
+
+fn network_parent(network: &Network, wire: &WireOptions) -> InterfaceName {
+    network.options.get("parent").and_then(|name| name.parse().ok()).unwrap_or_else(|| wire.parent.clone())
+}
+
+impl State {
+    /// Whether two networks are in one VLAN of one interface.
+    pub fn share_segment(one: &Network, other: &Network) -> bool {
+        match (&one.wire, &other.wire) {
+            (Some(one), Some(other)) => one.parent == other.parent && one.vlan == other.vlan,
+            // What the host routes to a network of its own it does not find on a wire.
+            _ => true,
+        }
+    }
+
+    /// Who has a passthru network to itself.
+    pub fn only_endpoint(&self, network: &Network) -> Option<String> {
+        network.wire.as_ref().filter(|wire| wire.passage == Passage::Passthru)?;
+        self.endpoints_of(network.id).next().map(|entry| entry.record.name.to_string())
+    }
+}
