@@ -34,6 +34,25 @@ fn an_address_of_a_machine_on_the_wire_is_refused_by_name() {
 }
 
 #[test]
+fn an_address_of_a_machine_on_the_wire_is_not_chosen() {
+    for driver in ["macvlan", "ipvlan"] {
+        let lan = OnWire::<0>::new(driver, "off", &[]);
+        // The first that would be free.
+        let machine = &lan.wire.hosts[1];
+        machine.ip("address add 10.140.0.2/24 dev eth0");
+        machine.ip("address add 10.140.0.3/24 dev eth0");
+        machine.ip("-6 address add fd00:140::2/64 dev eth0 nodad");
+        let container = Netns::new("a");
+        let endpoint = lan.host.attach(&container, &["--network", "lan"]);
+        assert!(!machine.addresses("eth0").contains(&endpoint.ipv4), "{driver}: {endpoint:#?}");
+        assert!(!machine.addresses6("eth0").contains(&endpoint.ipv6.unwrap()), "{driver}: {endpoint:#?}");
+        for address in both(&endpoint) {
+            ping(machine, address);
+        }
+    }
+}
+
+#[test]
 fn a_clash_in_a_vlan_is_found_in_that_vlan() {
     let host = Host::down();
     let wire = Wire::new(&host.netns, "native", 1);
@@ -60,7 +79,7 @@ fn a_clash_in_a_vlan_is_found_in_that_vlan() {
 fn subnet_and_gateway_default_to_the_parents_own() {
     for driver in ["macvlan", "ipvlan"] {
         let host = Host::down();
-        let wire = Wire::new(&host.netns, "off", 1);
+        let _wire = Wire::new(&host.netns, "off", 1);
         let [gateway, gateway6] = Wire::address(0);
         host.netns.ip(&format!("route add default via {gateway}"));
         host.netns.ip(&format!("-6 route add default via {gateway6}"));

@@ -44,7 +44,7 @@ pub use icmp::{Pinger, ping, ping_with};
 pub use leftovers::{Surroundings, processes, written_for_namespaces};
 pub use multicast::{Member, saying, send_to_group};
 pub use netns::Netns;
-pub use reach::{Reach, broadcast_reaches, reaches};
+pub use reach::{broadcast_reaches, reaches};
 pub use stream::Stream;
 pub use tcp::tcp;
 pub use udp::{udp, udp_broadcast, udp_broadcast_at, udp_segmented};
