@@ -14,9 +14,9 @@ use super::{archive::Archive, image::Kernel, libraries, modules};
 use crate::{cargo, programs};
 
 /// Programs that tests start. Those that this machine lacks are left out, and a test that needs one says so.
-const PROGRAMS: [&str; 19] = [
-    "bash", "bpftool", "bridge", "env", "ethtool", "getent", "ip", "iperf3", "mount", "nft", "nsenter", "ping",
-    "setpriv", "ss", "sysctl", "tc", "tcpdump", "umount", "unshare",
+const PROGRAMS: [&str; 20] = [
+    "bash", "bpftool", "bridge", "dnsmasq", "env", "ethtool", "getent", "ip", "iperf3", "mount", "nft", "nsenter",
+    "ping", "setpriv", "ss", "sysctl", "tc", "tcpdump", "umount", "unshare",
 ];
 
 /// Files that programs and the C library read.

@@ -62,6 +62,8 @@ const PROGRAMS: &[Program] = &[
     program(Purpose::Test, QEMU, ["qemu-system-x86", "qemu-system-x86-core", "qemu-system-x86", "qemu-x86"]),
     program(Purpose::Test, "busybox", ["busybox-static", "busybox", "busybox", "busybox-static"]),
     program(Purpose::Test, "dig", ["bind9-dnsutils", "bind-utils", "bind", "bind-utils"]),
+    program(Purpose::Test, "dnsmasq", ["dnsmasq-base", "dnsmasq", "dnsmasq", "dnsmasq"]),
+    program(Purpose::Test, "tcpdump", ["tcpdump", "tcpdump", "tcpdump", "tcpdump"]),
     program(Purpose::Test, "tshark", ["tshark", "wireshark-cli", "wireshark-cli", "wireshark"]),
     program(Purpose::Test, "depmod", ["kmod", "kmod", "kmod", "kmod"]),
     program(Purpose::Test, "xz", ["xz-utils", "xz", "xz", "xz"]),

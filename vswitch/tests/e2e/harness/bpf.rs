@@ -14,9 +14,13 @@ use std::{
 
 use nix::unistd::Pid;
 
+use super::Netns;
+
+const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_PROG_GET_NEXT_ID: libc::c_int = 11;
 const BPF_MAP_GET_NEXT_ID: libc::c_int = 12;
+const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_LINK_GET_NEXT_ID: libc::c_int = 31;
 
 /// A BPF object and its number in the kernel.
@@ -93,11 +97,50 @@ fn open_pin(path: &Path) -> Option<OwnedFd> {
 }
 
 /// bpf(2), with the attributes in words of 64 bits (little-endian).
-fn bpf(command: libc::c_int, attributes: &mut [u64; 2]) -> Result<libc::c_int, std::io::Error> {
+fn bpf(command: libc::c_int, attributes: &mut [u64]) -> Result<libc::c_int, std::io::Error> {
     // SAFETY: the attributes are as long as is said, and what they point to outlives the call.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_mut_ptr(), size_of_val(attributes)) };
     if result < 0 {
         return Err(std::io::Error::last_os_error());
     }
     Ok(libc::c_int::try_from(result).expect("descriptors are small"))
+}
+
+/// Somebody else's XDP program on a device: it lets everything pass, and is gone with this value.
+pub struct ForeignXdp {
+    _link: OwnedFd,
+    pub program: u32,
+}
+
+impl ForeignXdp {
+    /// Attaches it in the driver.
+    #[track_caller]
+    pub fn on(netns: &Netns, ifname: &str) -> Self {
+        const BPF_PROG_TYPE_XDP: u64 = 6;
+        const BPF_XDP: u64 = 37;
+        const XDP_FLAGS_DRV_MODE: u64 = 1 << 2;
+        // r0 = XDP_PASS; exit
+        let instructions = [0x0000_0002_0000_00b7_u64, 0x95];
+        let mut attributes = [0_u64; 9];
+        attributes[0] = BPF_PROG_TYPE_XDP | (instructions.len() as u64) << 32;
+        attributes[1] = instructions.as_ptr() as u64;
+        attributes[2] = c"GPL".as_ptr() as u64;
+        let made = |descriptor| {
+            // SAFETY: the kernel has just made this descriptor for us.
+            unsafe { OwnedFd::from_raw_fd(descriptor) }
+        };
+        let program = made(bpf(BPF_PROG_LOAD, &mut attributes).expect("loading a program"));
+        let link = netns.inside(|| {
+            let index = u64::from(nix::net::if_::if_nametoindex(ifname).expect("the device is there"));
+            let descriptor = program.as_raw_fd() as u64;
+            bpf(BPF_LINK_CREATE, &mut [descriptor | index << 32, BPF_XDP | XDP_FLAGS_DRV_MODE << 32])
+        });
+        let link = made(link.unwrap_or_else(|error| panic!("attaching a program to {ifname}: {error}")));
+        let objects = described(&format!("/proc/self/fdinfo/{}", program.as_raw_fd()));
+        let id = objects.into_iter().find_map(|object| match object {
+            BpfObject::Program(id) => Some(id),
+            _ => None,
+        });
+        Self { _link: link, program: id.expect("a program has a number") }
+    }
 }

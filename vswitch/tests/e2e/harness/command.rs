@@ -80,6 +80,11 @@ impl Running {
     pub fn printed(&self) -> String {
         self.stdout.text()
     }
+
+    /// The same on stderr.
+    pub fn complained(&self) -> String {
+        self.stderr.text()
+    }
 }
 
 impl Drop for Running {

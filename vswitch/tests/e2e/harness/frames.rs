@@ -156,7 +156,7 @@ impl RawPort {
     }
 
     /// The next frame, if one comes in this time. A tag that the kernel has taken off is put back.
-    fn receive(&self, patience: Duration) -> Option<Frame> {
+    pub fn receive(&self, patience: Duration) -> Option<Frame> {
         let deadline = Instant::now() + patience;
         loop {
             match receive(&self.socket) {

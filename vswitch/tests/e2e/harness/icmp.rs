@@ -1,7 +1,7 @@
 //! Ping, with raw ICMP sockets: one request, one answer, nothing repeated, so that a lost frame shows.
 
 use std::{
-    io::ErrorKind,
+    io::{Error, ErrorKind},
     net::{IpAddr, UdpSocket},
     sync::atomic::{AtomicU16, Ordering},
 };
@@ -56,6 +56,11 @@ impl Pinger {
     /// Sends one request, for which no answer is waited.
     #[track_caller]
     pub fn send(&mut self, bytes: usize) -> (IcmpEchoHeader, Vec<u8>) {
+        self.try_send(bytes).unwrap_or_else(|error| panic!("pinging {}: {error}", self.to))
+    }
+
+    /// The same where there may be no way.
+    pub fn try_send(&mut self, bytes: usize) -> Result<(IcmpEchoHeader, Vec<u8>), Error> {
         let sequence = self.next;
         self.next = self.next.wrapping_add(1);
         let payload: Vec<u8> = (0..bytes).map(|index| (index as u16 ^ sequence).to_le_bytes()[0]).collect();
@@ -68,8 +73,8 @@ impl Pinger {
         }
         .expect("room in memory");
         request.extend(&payload);
-        self.socket.send_to(&request, (self.to, 0)).unwrap_or_else(|error| panic!("pinging {}: {error}", self.to));
-        (echo, payload)
+        self.socket.send_to(&request, (self.to, 0))?;
+        Ok((echo, payload))
     }
 
     /// Whether anything has come back from where it goes, of what was sent.

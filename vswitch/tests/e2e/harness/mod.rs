@@ -17,10 +17,12 @@ mod multicast;
 mod netlink;
 mod netns;
 pub mod packets;
+mod reach;
 mod stream;
 mod tcp;
 mod udp;
 mod uplinks;
+mod wire;
 
 use std::{
     fmt::Debug,
@@ -30,7 +32,7 @@ use std::{
 };
 
 pub use at_rest::AtRest;
-pub use bpf::BpfObject;
+pub use bpf::{BpfObject, ForeignXdp};
 pub use command::{Outcome, Running, run, spawn};
 pub use devices::{set_tx_checksumming, set_tx_vlan};
 pub use dns::{Answer, Resolver, ask, ask_tcp, dig, getent};
@@ -42,10 +44,12 @@ pub use icmp::{Pinger, ping, ping_with};
 pub use leftovers::{Surroundings, processes, written_for_namespaces};
 pub use multicast::{Member, saying, send_to_group};
 pub use netns::Netns;
+pub use reach::{broadcast_reaches, reaches};
 pub use stream::Stream;
 pub use tcp::tcp;
 pub use udp::{udp, udp_broadcast, udp_broadcast_at, udp_segmented};
 pub use uplinks::{Uplinks, addresses};
+pub use wire::{OnWire, VlanHost, Wire, both, on_the_wire};
 
 /// How long an event may take before a test calls it a hang. Generous: kernels under emulation are slow, and nothing
 /// here is about time.
