@@ -238,7 +238,7 @@ async fn connections_end_with_their_last_handle() {
         assert_eq!(netlink.links().await.expect("list").len(), 1);
         drop((netlink.clone(), netlink, events));
     }
-    tokio::time::timeout(std::time::Duration::from_secs(10), async {
+    tokio::time::timeout(Duration::from_secs(10), async {
         while sockets() > before + 50 {
             tokio::task::yield_now().await;
         }
@@ -266,7 +266,7 @@ async fn events_that_come_faster_than_they_are_read_are_lost_aloud() {
     });
     burst.expect("enter");
     let lost = async { while !matches!(events.recv().await.expect("an event"), LinkEvent::Lost) {} };
-    tokio::time::timeout(std::time::Duration::from_secs(60), lost).await.expect("it is said that some are lost");
+    tokio::time::timeout(Duration::from_secs(60), lost).await.expect("it is said that some are lost");
     netlink.delete_link(index).await.expect("remove");
     let removed = async {
         loop {
@@ -276,7 +276,7 @@ async fn events_that_come_faster_than_they_are_read_are_lost_aloud() {
             }
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(60), removed).await.expect("and those after it are heard");
+    tokio::time::timeout(Duration::from_secs(60), removed).await.expect("and those after it are heard");
 }
 
 #[test]
@@ -293,7 +293,7 @@ fn link_events_tell_of_a_namespace_that_went_with_its_devices() {
             drop(theirs);
             drop(container);
             loop {
-                let event = tokio::time::timeout(std::time::Duration::from_secs(60), events.recv());
+                let event = tokio::time::timeout(Duration::from_secs(60), events.recv());
                 match event.await.expect("an event").expect("the channel is open") {
                     LinkEvent::Removed { index: gone, name } if gone == index => break name,
                     _ => {}
