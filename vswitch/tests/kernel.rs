@@ -238,7 +238,7 @@ async fn connections_end_with_their_last_handle() {
         assert_eq!(netlink.links().await.expect("list").len(), 1);
         drop((netlink.clone(), netlink, events));
     }
-    tokio::time::timeout(std::time::Duration::from_secs(10), async {
+    tokio::time::timeout(Duration::from_secs(10), async {
         while sockets() > before + 50 {
             tokio::task::yield_now().await;
         }
@@ -266,7 +266,7 @@ async fn events_that_come_faster_than_they_are_read_are_lost_aloud() {
     });
     burst.expect("enter");
     let lost = async { while !matches!(events.recv().await.expect("an event"), LinkEvent::Lost) {} };
-    tokio::time::timeout(std::time::Duration::from_secs(60), lost).await.expect("it is said that some are lost");
+    tokio::time::timeout(Duration::from_secs(60), lost).await.expect("it is said that some are lost");
     netlink.delete_link(index).await.expect("remove");
     let removed = async {
         loop {
@@ -276,7 +276,7 @@ async fn events_that_come_faster_than_they_are_read_are_lost_aloud() {
             }
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(60), removed).await.expect("and those after it are heard");
+    tokio::time::timeout(Duration::from_secs(60), removed).await.expect("and those after it are heard");
 }
 
 #[test]
@@ -293,7 +293,7 @@ fn link_events_tell_of_a_namespace_that_went_with_its_devices() {
             drop(theirs);
             drop(container);
             loop {
-                let event = tokio::time::timeout(std::time::Duration::from_secs(60), events.recv());
+                let event = tokio::time::timeout(Duration::from_secs(60), events.recv());
                 match event.await.expect("an event").expect("the channel is open") {
                     LinkEvent::Removed { index: gone, name } if gone == index => break name,
                     _ => {}
@@ -362,12 +362,17 @@ fn shown(netns: &Netns, arguments: &str) -> String {
     String::from_utf8(output.stdout).expect("text")
 }
 
+/// What is enough where nobody is to answer.
+const SHORT: Duration = Duration::from_millis(600);
+/// What is enough where somebody is: a device that has just come up may send nothing for a second.
+const LONG: Duration = Duration::from_secs(5);
+
 /// Asks in a namespace who has these addresses.
-fn probed(netns: &Netns, on: ProbeOn, addresses: &[&str]) -> Result<Option<Holder>, ProbeError> {
+fn probed(netns: &Netns, on: ProbeOn, addresses: &[&str], patience: Duration) -> Result<Option<Holder>, ProbeError> {
     let addresses: Vec<_> = addresses.iter().map(|address| ip(address)).collect();
     let ask = || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        runtime.block_on(probe::holder(&on, &addresses, Duration::from_millis(600)))
+        runtime.block_on(probe::holder(&on, &addresses, patience))
     };
     netns.enter(ask).expect("enter")
 }
@@ -394,24 +399,24 @@ async fn who_has_an_address_is_found_and_an_address_that_nobody_has_is_free() {
     let mac = Mac([2, 0, 0, 0, 0, 2]);
     for address in ["10.77.0.2", "fd77::2"] {
         let begun = Instant::now();
-        let found = probed(&near, on, &["10.77.0.9", "fd77::9", address]).expect("ask");
+        let found = probed(&near, on, &["10.77.0.9", "fd77::9", address], LONG).expect("ask");
         assert_eq!(found, Some(Holder { address: ip(address), mac }));
         println!("{address} is at {mac}: after {:?}", begun.elapsed());
     }
     let begun = Instant::now();
-    assert_eq!(probed(&near, on, &["10.77.0.9", "fd77::9"]).expect("ask"), None);
-    assert!(begun.elapsed() >= Duration::from_millis(600), "gave up early");
+    assert_eq!(probed(&near, on, &["10.77.0.9", "fd77::9"], SHORT).expect("ask"), None);
+    assert!(begun.elapsed() >= SHORT, "gave up early");
     // The asker's own address does not count, and nobody on another VLAN is asked.
     let ours = Netlink::open_in(&near).expect("a socket");
     ours.add_address(on.index, "10.77.0.1/24".parse().expect("an address")).await.expect("add");
-    assert_eq!(probed(&near, on, &["10.77.0.1"]).expect("ask"), None);
-    assert_eq!(probed(&near, ProbeOn { vlan: 30, ..on }, &["10.77.0.2", "fd77::2"]).expect("ask"), None);
-    assert_eq!(probed(&near, on, &[]).expect("nothing to ask"), None);
+    assert_eq!(probed(&near, on, &["10.77.0.1"], SHORT).expect("ask"), None);
+    assert_eq!(probed(&near, ProbeOn { vlan: 30, ..on }, &["10.77.0.2", "fd77::2"], SHORT).expect("ask"), None);
+    assert_eq!(probed(&near, on, &[], SHORT).expect("nothing to ask"), None);
 
-    let missing = probed(&near, ProbeOn { index: 4_000_000, ..on }, &["10.77.0.2"]);
+    let missing = probed(&near, ProbeOn { index: 4_000_000, ..on }, &["10.77.0.2"], SHORT);
     assert!(matches!(missing, Err(ProbeError::Listen { index: 4_000_000, .. })), "{missing:?}");
     ours.set_down(on.index).await.expect("switch off");
-    let down = probed(&near, on, &["10.77.0.2"]).expect_err("the interface is down");
+    let down = probed(&near, on, &["10.77.0.2"], SHORT).expect_err("the interface is down");
     println!("{down}");
 }
 
@@ -434,8 +439,8 @@ async fn who_has_an_address_on_a_vlan_is_found_there_alone() {
             };
             far.enter(answer).expect("enter");
         });
-        let found = |vlan| probed(&near, ProbeOn { vlan, ..on }, &["10.77.0.2"]).expect("ask");
-        let found = [30, 31, 0].map(found);
+        let found = |vlan, patience| probed(&near, ProbeOn { vlan, ..on }, &["10.77.0.2"], patience).expect("ask");
+        let found = [found(30, LONG), found(31, SHORT), found(0, SHORT)];
         done.store(true, Ordering::Relaxed);
         assert_eq!(found, [Some(Holder { address: ip("10.77.0.2"), mac: Mac([2, 0, 0, 0, 0, 2]) }), None, None]);
     });

@@ -82,7 +82,9 @@ pub async fn holder(on: &ProbeOn, addresses: &[IpAddr], patience: Duration) -> R
         return Ok(None);
     }
     let listen = |source| ProbeError::Listen { index: on.index, source };
-    let socket = open(on).and_then(readable).map_err(listen)?;
+    // SAFETY: the descriptor is the socket's own, and stays open and the same for as long as this has the socket.
+    let register = |socket| unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
+    let socket = open(on).and_then(|socket| register(socket).map_err(io::Error::from)).map_err(listen)?;
     for _ in 0..PROBES {
         for address in addresses {
             packet::send_by(socket.get_ref(), on.index, &probe(on, *address)).map_err(|source| ProbeError::Ask {
@@ -96,11 +98,6 @@ pub async fn holder(on: &ProbeOn, addresses: &[IpAddr], patience: Duration) -> R
         }
     }
     Ok(None)
-}
-
-fn readable(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: the descriptor is owned by what is registered, and stays the same.
-    unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }.map_err(io::Error::from)
 }
 
 /// Waits for an answer.
