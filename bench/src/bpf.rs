@@ -14,7 +14,16 @@ const BPF_MAP_CREATE: libc::c_long = 0;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
+const BPF_LINK_CREATE: libc::c_long = 28;
+const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
 const BPF_PROG_TYPE_XDP: u32 = 6;
+const BPF_TCX_INGRESS: u32 = 46;
+const BPF_TCX_EGRESS: u32 = 47;
+/// The next program, if any, else the kernel.
+const TCX_NEXT: i32 = -1;
+const SKB_VLAN_PUSH: i32 = 18;
+const SKB_VLAN_POP: i32 = 19;
+const ETHERTYPE_VLAN: u16 = 0x8100;
 const BPF_XDP: u32 = 37;
 const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
 const BPF_MAP_TYPE_PROG_ARRAY: u32 = 3;
@@ -223,10 +232,65 @@ fn rewriting(rewrite: Rewrite, followers: Option<i32>) -> Vec<u64> {
     program
 }
 
+/// The part of `union bpf_attr` that BPF_LINK_CREATE needs.
+#[repr(C)]
+struct LinkAttributes {
+    prog_fd: u32,
+    target_ifindex: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// Programs on both hooks of a device, for as long as this value lives: what leaves is in a VLAN, and what comes in is
+/// out of it. For a machine on a VLAN where the kernel has neither VLAN devices nor bridges with VLANs.
+pub struct Tagging {
+    _links: [OwnedFd; 2],
+}
+
+impl Tagging {
+    /// On a device of the caller's namespace. Without a VLAN the programs are there and do nothing.
+    pub fn attach(ifindex: u32, vlan: Option<u16>) -> Result<Self> {
+        let attach = |instructions: &[u64], attach_type| {
+            let program = load(BPF_PROG_TYPE_SCHED_CLS, instructions, 0)?;
+            let mut attributes =
+                LinkAttributes { prog_fd: program.as_raw_fd() as u32, target_ifindex: ifindex, attach_type, flags: 0 };
+            // SAFETY: no addresses in it.
+            let fd = unsafe { bpf(BPF_LINK_CREATE, &mut attributes) }.context("attaching a program to tcx")?;
+            // SAFETY: the kernel just made this descriptor for us, and nobody else knows of it.
+            anyhow::Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+        };
+        let links = [attach(&tag_set(vlan), BPF_TCX_EGRESS)?, attach(&tag_off(vlan), BPF_TCX_INGRESS)?];
+        Ok(Self { _links: links })
+    }
+}
+
+fn tag_set(vlan: Option<u16>) -> Vec<u64> {
+    let mut program = Vec::new();
+    if let Some(vlan) = vlan {
+        program.extend([
+            code(MOV, 2, 0, 0, ETHERTYPE_VLAN.to_be().into()),
+            code(MOV, 3, 0, 0, vlan.into()),
+            code(CALL, 0, 0, 0, SKB_VLAN_PUSH),
+        ]);
+    }
+    program.extend([code(MOV, 0, 0, 0, TCX_NEXT), code(EXIT, 0, 0, 0, 0)]);
+    program
+}
+
+fn tag_off(vlan: Option<u16>) -> Vec<u64> {
+    let pop = vlan.map(|_| code(CALL, 0, 0, 0, SKB_VLAN_POP));
+    pop.into_iter().chain([code(MOV, 0, 0, 0, TCX_NEXT), code(EXIT, 0, 0, 0, 0)]).collect()
+}
+
 fn load_xdp(instructions: &[u64]) -> Result<OwnedFd> {
+    // As aya loads the switch's: the kernel only chains programs that are alike in this.
+    load(BPF_PROG_TYPE_XDP, instructions, BPF_XDP)
+}
+
+fn load(prog_type: u32, instructions: &[u64], expected_attach_type: u32) -> Result<OwnedFd> {
     let license = c"Dual MIT/GPL";
     let mut attributes = LoadAttributes {
-        prog_type: BPF_PROG_TYPE_XDP,
+        prog_type,
         insn_cnt: instructions.len() as u32,
         insns: instructions.as_ptr() as u64,
         license: license.as_ptr() as u64,
@@ -237,8 +301,7 @@ fn load_xdp(instructions: &[u64]) -> Result<OwnedFd> {
         prog_flags: 0,
         prog_name: [0; 16],
         prog_ifindex: 0,
-        // As aya loads the switch's: the kernel only chains programs that are alike in this.
-        expected_attach_type: BPF_XDP,
+        expected_attach_type,
     };
     // SAFETY: the instructions and the licence outlive the call; no log is asked for.
     let fd = unsafe { bpf(BPF_PROG_LOAD, &mut attributes) }.context("BPF_PROG_LOAD")?;
@@ -340,6 +403,15 @@ mod tests {
     fn an_instruction_is_laid_out_as_the_kernel_reads_it() {
         assert_eq!(code(MOV, 0, 0, 0, XDP_PASS), 0xb7 | 2 << 32);
         assert_eq!(code(JUMP_IF_GREATER, 4, 3, 5, 0).to_le_bytes(), [0x2d, 0x34, 5, 0, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn without_a_vlan_the_programs_do_nothing() {
+        let nothing = [code(MOV, 0, 0, 0, TCX_NEXT), code(EXIT, 0, 0, 0, 0)];
+        assert_eq!(tag_set(None), nothing);
+        assert_eq!(tag_off(None), nothing);
+        assert_eq!(tag_set(Some(30))[1], code(MOV, 3, 0, 0, 30));
+        assert_eq!(tag_off(Some(30))[0], code(CALL, 0, 0, 0, SKB_VLAN_POP));
     }
 
     #[test]

@@ -35,8 +35,8 @@ const fn value(name: &'static str, figure: &'static str, row: &'static str, boun
     Goal { name, figure, row, against: None, bound }
 }
 
-/// Issue 2, "Bench, in this machine's own ratios", and issues 3 and 4, "Bench additions".
-const GOALS: [Goal; 25] = [
+/// Issue 2, "Bench, in this machine's own ratios", issues 3 and 4, "Bench additions", and issue 5, "Bench".
+const GOALS: [Goal; 40] = [
     ratio("TCP, 1 stream / direct veth", "tcp1", "vswitch", "direct", AtLeast(0.97)),
     ratio("TCP, 1 stream / Linux bridge", "tcp1", "vswitch", "bridge", AtLeast(1.2)),
     ratio("TCP, 4 streams / direct veth", "tcp4", "vswitch", "direct", AtLeast(0.97)),
@@ -62,6 +62,75 @@ const GOALS: [Goal; 25] = [
     ratio("TCP, 1 stream, watched / not", "monitor_tcp1", "for_all", "unwatched", AtLeast(0.9)),
     ratio("TCP, 4 streams, watched for other frames / not", "monitor_tcp4", "for_others", "unwatched", AtLeast(0.98)),
     ratio("TCP, 4 streams, watched / not", "monitor_tcp4", "for_all", "unwatched", AtLeast(0.9)),
+    ratio("TCP, 1 stream, wire to container, tcx / macvlan", "wire_tcp1", "macvlan_tcx", "macvlan", AtLeast(1.0)),
+    ratio(
+        "TCP, 1 stream, wire to container, XDP / macvlan, plain wire",
+        "wire_tcp1",
+        "macvlan_xdp",
+        "macvlan_plain",
+        AtLeast(1.0),
+    ),
+    ratio(
+        "TCP, 1 stream, wire to container, VLAN / no tags",
+        "wire_tcp1",
+        "macvlan_vlan",
+        "macvlan_untagged",
+        AtLeast(0.95),
+    ),
+    ratio("TCP, 1 stream, container to wire, tcx / macvlan", "wire_tcp1_back", "macvlan_tcx", "macvlan", AtLeast(1.0)),
+    ratio(
+        "TCP, 1 stream, container to wire, XDP / macvlan, plain wire",
+        "wire_tcp1_back",
+        "macvlan_xdp",
+        "macvlan_plain",
+        AtLeast(1.0),
+    ),
+    ratio(
+        "TCP, 1 stream, container to wire, VLAN / no tags",
+        "wire_tcp1_back",
+        "macvlan_vlan",
+        "macvlan_untagged",
+        AtLeast(0.95),
+    ),
+    ratio("TCP, 4 streams, wire to container, tcx / macvlan", "wire_tcp4", "macvlan_tcx", "macvlan", AtLeast(1.0)),
+    ratio(
+        "TCP, 4 streams, wire to container, XDP / macvlan, plain wire",
+        "wire_tcp4",
+        "macvlan_xdp",
+        "macvlan_plain",
+        AtLeast(1.0),
+    ),
+    ratio(
+        "TCP, 4 streams, wire to container, VLAN / no tags",
+        "wire_tcp4",
+        "macvlan_vlan",
+        "macvlan_untagged",
+        AtLeast(0.95),
+    ),
+    ratio("TCP, 4 streams, container to wire, tcx / macvlan", "wire_tcp4_back", "macvlan_tcx", "macvlan", AtLeast(1.0)),
+    ratio(
+        "TCP, 4 streams, container to wire, XDP / macvlan, plain wire",
+        "wire_tcp4_back",
+        "macvlan_xdp",
+        "macvlan_plain",
+        AtLeast(1.0),
+    ),
+    ratio(
+        "TCP, 4 streams, container to wire, VLAN / no tags",
+        "wire_tcp4_back",
+        "macvlan_vlan",
+        "macvlan_untagged",
+        AtLeast(0.95),
+    ),
+    ratio("request-response p50 on a wire, tcx / macvlan", "wire_rr", "macvlan_tcx", "macvlan", AtMost(1.0)),
+    ratio(
+        "request-response p50 on a wire, XDP / macvlan, plain wire",
+        "wire_rr",
+        "macvlan_xdp",
+        "macvlan_plain",
+        AtMost(1.0),
+    ),
+    ratio("60-byte frames from a wire by XDP / macvlan", "wire_frames", "macvlan_xdp", "macvlan", AtLeast(1.5)),
 ];
 
 /// A goal, and what came out.

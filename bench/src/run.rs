@@ -14,7 +14,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use crate::{
     command, goals,
     machine::Machine,
-    measure::{What, attach, connections, cost, frames, iperf, names, pingpong, scale, udp},
+    measure::{What, attach, connections, cost, frames, iperf, names, pingpong, scale, udp, wire::Wires},
     operators::Operators,
     report::{self, Results},
     topology::{Pair, Published, Uplink, Variant},
@@ -49,7 +49,8 @@ pub struct Options {
 impl Options {
     /// Whether something is to be measured.
     pub fn wants(&self, what: What) -> bool {
-        let all_of_these = self.only.contains(&What::Operators) && What::OF_OPERATORS.contains(&what);
+        let all_of_these = self.only.contains(&What::Operators) && What::OF_OPERATORS.contains(&what)
+            || self.only.contains(&What::Wire) && What::OF_WIRE.contains(&what);
         self.only.is_empty() || self.only.contains(&what) || all_of_these
     }
 
@@ -122,6 +123,7 @@ impl Options {
         on_pairs && chosen(&Variant::PAIRS)
             || self.wants(What::Published) && chosen(&Variant::PUBLISHED)
             || self.wants(What::Frames) && chosen(&Variant::UPLINKS)
+            || What::OF_WIRE.iter().any(|what| self.wants(*what)) && chosen(&Variant::WIRES)
             || self.wants(What::Flood) && chosen(&Variant::FLOODS)
             || self.wants(What::Learn) && chosen(&Variant::LEARNERS)
             || self.wants(What::Guards) && chosen(&[Variant::Vswitch, Variant::VswitchOpen])
@@ -148,6 +150,7 @@ fn measure_all(options: &Options, vswitch: Option<&Path>) -> Result<Results> {
         }
     }
     let operators = Operators::build(options, vswitch)?;
+    let wires = Wires::build(options, vswitch)?;
     let published = if options.wants(What::Published) { build_published(options, vswitch)? } else { Vec::new() };
     let resolver = match vswitch.filter(|_| options.wants(What::Names) && options.wants_variant(Variant::Vswitch)) {
         Some(vswitch) => {
@@ -177,11 +180,12 @@ fn measure_all(options: &Options, vswitch: Option<&Path>) -> Result<Results> {
         }
         measure_published(&mut results, &published, options, round)?;
         operators.measure(&mut results, options, round)?;
+        wires.measure(&mut results, options, round)?;
         if let Some(resolver) = &resolver {
             measure_names(&mut results, resolver, options.window())?;
         }
     }
-    drop((servers, pairs, uplinks, published, operators, resolver));
+    drop((servers, pairs, uplinks, published, operators, wires, resolver));
 
     if options.wants(What::Attach) {
         measure_attach(&mut results, options, vswitch)?;

@@ -14,7 +14,7 @@ use crate::{
     bpf,
     command::{self, stop_if_interrupted},
     namespaces::NetnsName,
-    topology::{Endpoint, Injection, Uplink},
+    topology::{Addressed, Endpoint, Injection, Uplink},
 };
 
 /// Frames per system call.
@@ -114,10 +114,22 @@ impl Drop for CountAndDrop<'_> {
 ///
 /// Its IP address is a neighbor's, not the container's: the container's stack receives the frame, finds that it is not
 /// for it, and, as no router, drops it without a word, alike in all variants. No socket, no ICMP error takes part.
+/// Where the address is all that tells containers apart it is the container's: there the frames before the clock starts
+/// may cause ICMP errors, those after it are dropped before.
 pub fn frame_to(uplink: &Uplink) -> Result<Vec<u8>> {
-    let destination = uplink.container.netns.device(&uplink.container.ifname)?.address;
-    let [a, b, c, _] = uplink.container.ipv4.octets();
-    Ok(frame(mac(&uplink.wire_mac)?, mac(&destination)?, uplink.wire_ipv4, Ipv4Addr::new(a, b, c, 99)))
+    let container = &uplink.container;
+    let [a, b, c, _] = container.ipv4.octets();
+    let (destination, ipv4) = match &uplink.to {
+        Addressed::ToIp(shared) => (mac(shared)?, container.ipv4),
+        Addressed::ToMac | Addressed::ToMacInVlan(_) => {
+            (mac(&container.netns.device(&container.ifname)?.address)?, Ipv4Addr::new(a, b, c, 99))
+        }
+    };
+    let frame = frame(mac(&uplink.wire_mac)?, destination, uplink.wire.ipv4, ipv4);
+    Ok(match uplink.to {
+        Addressed::ToMacInVlan(vlan) => tagged(frame, vlan),
+        _ => frame,
+    })
 }
 
 /// A 60-byte UDP frame, the smallest that Ethernet knows (64 with its FCS).
@@ -140,6 +152,13 @@ pub fn frame(source: [u8; 6], destination: [u8; 6], from: Ipv4Addr, to: Ipv4Addr
     frame.extend([0, 9, 0, 9]);
     frame.extend((total - 20).to_be_bytes());
     frame.resize(LENGTH, 0);
+    frame
+}
+
+/// The frame with a tag of 802.1Q behind its addresses, four bytes longer.
+fn tagged(mut frame: Vec<u8>, vlan: u16) -> Vec<u8> {
+    let [high, low] = vlan.to_be_bytes();
+    frame.splice(12..12, [0x81, 0x00, high, low]);
     frame
 }
 
@@ -166,6 +185,13 @@ mod tests {
         assert_eq!(frame[..6], [4; 6]);
         // Over a header with its checksum in place the sum is zero (RFC 1071).
         assert_eq!(internet_checksum(&frame[14..34]), 0);
+    }
+
+    #[test]
+    fn a_tag_is_between_addresses_and_type() {
+        let frame = tagged(frame([2; 6], [4; 6], Ipv4Addr::LOCALHOST, Ipv4Addr::LOCALHOST), 30);
+        assert_eq!(frame.len(), 64);
+        assert_eq!(frame[6..18], [2, 2, 2, 2, 2, 2, 0x81, 0x00, 0, 30, 0x08, 0x00]);
     }
 
     #[test]

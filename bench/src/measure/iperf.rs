@@ -6,7 +6,12 @@ use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 
 use super::{CLIENT_CPU, server_cpu};
-use crate::{command, listening::Listening, namespaces::NetnsName, topology::Pair};
+use crate::{
+    command,
+    listening::Listening,
+    namespaces::NetnsName,
+    topology::{Endpoint, Pair},
+};
 
 /// An iperf3 server in the receiving container, stopped with this value.
 pub struct Server {
@@ -35,9 +40,14 @@ struct Sum {
 impl Server {
     /// Starts it and waits until it listens.
     pub fn start(pair: &Pair) -> Result<Self> {
+        Self::start_at(&pair.server)
+    }
+
+    /// The same at any end.
+    pub fn start_at(end: &Endpoint) -> Result<Self> {
         command::require("iperf3")?;
-        let mut iperf = pair.server.netns.command("iperf3");
-        iperf.args(SERVER).args(["--bind", &pair.server.ipv4.to_string()]);
+        let mut iperf = end.netns.command("iperf3");
+        iperf.args(SERVER).args(["--bind", &end.ipv4.to_string()]);
         Ok(Self { _child: Listening::start(&mut iperf)? })
     }
 }

@@ -12,6 +12,7 @@ pub mod names;
 pub mod pingpong;
 pub mod scale;
 pub mod udp;
+pub mod wire;
 
 use clap::ValueEnum;
 
@@ -50,6 +51,20 @@ pub enum What {
     Monitor,
     /// All of `fdb`, `learn`, `flood`, `guards` and `monitor`.
     Operators,
+    /// From the wire to a container on it and back, one stream of TCP.
+    #[value(name = "wire_tcp1")]
+    WireTcp1,
+    /// The same with four streams.
+    #[value(name = "wire_tcp4")]
+    WireTcp4,
+    /// TCP request and response between the wire and a container on it.
+    #[value(name = "wire_rr")]
+    WireRr,
+    /// 60-byte frames from the wire to a container on it.
+    #[value(name = "wire_frames")]
+    WireFrames,
+    /// All four of these.
+    Wire,
 }
 
 impl What {
@@ -58,6 +73,9 @@ impl What {
 
     /// What [`What::Operators`] is.
     pub const OF_OPERATORS: [Self; 5] = [Self::Fdb, Self::Learn, Self::Flood, Self::Guards, Self::Monitor];
+
+    /// What [`What::Wire`] is.
+    pub const OF_WIRE: [Self; 4] = [Self::WireTcp1, Self::WireTcp4, Self::WireRr, Self::WireFrames];
 
     /// As `--only` spells it.
     pub fn name(self) -> String {

@@ -9,7 +9,12 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::CLIENT_CPU;
-use crate::{command::stop_if_interrupted, namespaces::join, statistics::quantile, topology::Pair};
+use crate::{
+    command::stop_if_interrupted,
+    namespaces::join,
+    statistics::quantile,
+    topology::{Endpoint, Pair},
+};
 
 /// Of both ends. The scheduler puts them on one CPU by itself where it may choose; on two, each message would wake an idle CPU,
 /// which takes 30 us on a virtual machine and hides whatever the switch takes.
@@ -31,15 +36,20 @@ pub struct RoundTrip {
 
 /// Measures on a connection of its own.
 pub fn round_trip(pair: &Pair) -> Result<RoundTrip> {
+    between(&pair.client, &pair.server)
+}
+
+/// The same between any two ends.
+pub fn between(client: &Endpoint, server: &Endpoint) -> Result<RoundTrip> {
     std::thread::scope(|scope| {
         // Bound before the client starts: it needs no retry.
-        let listener = join(pair.server.netns.spawn(scope, CPU, || {
-            TcpListener::bind(SocketAddr::from((pair.server.ipv4, 0))).context("listening for the ping-pong client")
+        let listener = join(server.netns.spawn(scope, CPU, || {
+            TcpListener::bind(SocketAddr::from((server.ipv4, 0))).context("listening for the ping-pong client")
         }))?;
         let address = listener.local_addr()?;
-        let client = pair.client.netns.spawn(scope, CPU, move || play(address));
-        let server = pair.server.netns.spawn(scope, CPU, move || answer(&listener));
-        let (played, answered) = (join(client), join(server));
+        let played = client.netns.spawn(scope, CPU, move || play(address));
+        let answered = server.netns.spawn(scope, CPU, move || answer(&listener));
+        let (played, answered) = (join(played), join(answered));
         // The client's error comes first: the server only sees that nobody called.
         let times = played?;
         answered?;

@@ -32,7 +32,7 @@ pub struct Kind {
 }
 
 /// All figures that a run can have, in the order that they are shown in.
-pub const FIGURES: [Kind; 32] = [
+pub const FIGURES: [Kind; 38] = [
     more("tcp1", "TCP, 1 stream", "Gbit/s"),
     more("tcp4", "TCP, 4 streams", "Gbit/s"),
     less("rr_p50", "TCP request-response, p50", "us"),
@@ -65,6 +65,12 @@ pub const FIGURES: [Kind; 32] = [
     more("monitor_tcp1", "monitor, TCP, 1 stream", "Gbit/s").beside("unwatched"),
     more("monitor_tcp4", "monitor, TCP, 4 streams", "Gbit/s").beside("unwatched"),
     less("monitor_ns", "monitor, program on a container's port", "ns").beside("unwatched"),
+    more("wire_tcp1", "wire to container, TCP, 1 stream", "Gbit/s").beside("macvlan"),
+    more("wire_tcp1_back", "container to wire, TCP, 1 stream", "Gbit/s").beside("macvlan"),
+    more("wire_tcp4", "wire to container, TCP, 4 streams", "Gbit/s").beside("macvlan"),
+    more("wire_tcp4_back", "container to wire, TCP, 4 streams", "Gbit/s").beside("macvlan"),
+    less("wire_rr", "wire and container, request-response p50", "us").beside("macvlan"),
+    more("wire_frames", "wire to container, 60-byte frames", "Mpps").beside("macvlan"),
 ];
 
 const fn more(key: &'static str, title: &'static str, unit: &'static str) -> Kind {
@@ -155,7 +161,7 @@ impl Figure {
 /// What a row is called in tables and plots.
 fn label<'key>(figure: &Kind, row: &'key str) -> &'key str {
     match (figure.key, row) {
-        ("frames", "direct") => "no switch at all",
+        ("frames" | "wire_frames", "direct") => "no switch at all",
         ("published1" | "published4" | "published_cps", "direct") => "no NAT, straight behind the uplink",
         ("attach", "bridge") => "Linux bridge, by five `ip` commands",
         ("memory", "vswitch_empty") => "vswitch, no endpoint",

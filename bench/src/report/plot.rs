@@ -119,10 +119,12 @@ fn color(variant: Variant) -> RGBColor {
         Variant::Direct => RGBColor(153, 153, 153),
         Variant::Bridge => RGBColor(230, 159, 0),
         Variant::BridgeAlone => RGBColor(240, 200, 110),
-        Variant::Macvlan => RGBColor(86, 180, 233),
+        Variant::Macvlan | Variant::MacvlanPlain => RGBColor(86, 180, 233),
         Variant::Docker => RGBColor(204, 121, 167),
-        Variant::Vswitch | Variant::UplinkTcx => RGBColor(0, 158, 115),
-        Variant::VswitchOpen | Variant::VswitchCrowd => RGBColor(0, 90, 66),
-        Variant::VswitchXdp | Variant::UplinkXdp => RGBColor(0, 114, 178),
+        Variant::Vswitch | Variant::UplinkTcx | Variant::MacvlanTcx => RGBColor(0, 158, 115),
+        Variant::VswitchOpen | Variant::VswitchCrowd | Variant::MacvlanUntagged => RGBColor(0, 90, 66),
+        Variant::MacvlanVlan => RGBColor(240, 228, 66),
+        Variant::IpvlanL2 => RGBColor(213, 94, 0),
+        Variant::VswitchXdp | Variant::UplinkXdp | Variant::MacvlanXdp => RGBColor(0, 114, 178),
     }
 }

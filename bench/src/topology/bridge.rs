@@ -4,7 +4,7 @@ use std::{fs, net::Ipv4Addr, path::Path};
 
 use anyhow::{Context as _, Result};
 
-use super::{CLIENT, Endpoint, Injection, Pair, SERVER, Uplink, Variant, wire};
+use super::{Addressed, CLIENT, Endpoint, Injection, Pair, SERVER, Uplink, Variant, wire};
 use crate::{
     measure::CLIENT_CPU,
     namespaces::{Netns, NetnsName},
@@ -49,9 +49,11 @@ pub fn uplink(netfilter: Netfilter) -> Result<Uplink> {
         ifname: "uplink".to_owned(),
         injection: Injection::Pass,
         wire_mac: far.device("wire0")?.address,
-        wire_ipv4: from.ipv4,
+        wire: from,
         container: to,
+        to: Addressed::ToMac,
         instance: None,
+        _tagging: None,
         _namespaces: vec![far, container, host],
     })
 }

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::{CLIENT, Endpoint, Injection, Pair, SERVER, Uplink, Variant, wire};
+use super::{Addressed, CLIENT, Endpoint, Injection, Pair, SERVER, Uplink, Variant, wire};
 use crate::namespaces::Netns;
 
 pub fn pair() -> Result<Pair> {
@@ -25,9 +25,11 @@ pub fn uplink() -> Result<Uplink> {
         ifname: "eth0".to_owned(),
         injection: Injection::Pass,
         wire_mac: far.device("wire0")?.address,
-        wire_ipv4: from.ipv4,
+        wire: from,
         container: to,
+        to: Addressed::ToMac,
         instance: None,
+        _tagging: None,
         _namespaces: vec![far, container],
     })
 }

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use anyhow::Result;
 
-use super::{CLIENT, Endpoint, Injection, Pair, SERVER, Uplink, Variant, wire};
+use super::{Addressed, CLIENT, Endpoint, Injection, Pair, SERVER, Uplink, Variant, finish_frames, wire};
 use crate::namespaces::{Netns, NetnsName};
 
 pub fn pair() -> Result<Pair> {
@@ -16,21 +16,26 @@ pub fn pair() -> Result<Pair> {
     Ok(Pair::without_switch(Variant::Macvlan, client, server, vec![a, b, host, far]))
 }
 
-pub fn uplink() -> Result<Uplink> {
+pub fn uplink(variant: Variant) -> Result<Uplink> {
     let (far, container) = (Netns::create("macvlan-wire")?, Netns::create("macvlan-c")?);
     let host = Netns::create("macvlan-host")?;
     let from = wire(&host, &far, "parent")?;
+    if variant == Variant::MacvlanPlain {
+        finish_frames(&far)?;
+    }
     let to = endpoint(&host, &container, SERVER)?;
     from.reach(&to)?;
     Ok(Uplink {
-        variant: Variant::Macvlan,
+        variant,
         host: host.name(),
         ifname: "parent".to_owned(),
         injection: Injection::Pass,
         wire_mac: far.device("wire0")?.address,
-        wire_ipv4: from.ipv4,
+        wire: from,
         container: to,
+        to: Addressed::ToMac,
         instance: None,
+        _tagging: None,
         _namespaces: vec![far, container, host],
     })
 }

@@ -6,6 +6,7 @@ mod macvlan;
 mod published;
 mod segment;
 mod vswitch;
+mod wire;
 
 use std::{
     net::Ipv4Addr,
@@ -16,6 +17,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 
 use crate::{
+    bpf::Tagging,
     command,
     instance::Instance,
     namespaces::{Netns, NetnsName},
@@ -50,11 +52,23 @@ pub enum Variant {
     UplinkTcx,
     /// vswitch with an uplink that is switched in native XDP (`-o xdp=native`).
     UplinkXdp,
+    /// The kernel's macvlan on a wire whose far end finishes each frame itself, as XDP on the near end needs it.
+    MacvlanPlain,
+    /// vswitch's macvlan, switched in tcx alone (`-o xdp=off`).
+    MacvlanTcx,
+    /// vswitch's macvlan, switched in native XDP (`-o xdp=native`).
+    MacvlanXdp,
+    /// The first of these two with programs at the far end that do nothing: beside it stands the VLAN.
+    MacvlanUntagged,
+    /// vswitch's macvlan on a VLAN, tags set and taken off at the far end.
+    MacvlanVlan,
+    /// vswitch's ipvlan in its mode l2, switched in tcx alone.
+    IpvlanL2,
 }
 
 impl Variant {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 17] = [
         Self::Direct,
         Self::Bridge,
         Self::BridgeAlone,
@@ -66,6 +80,23 @@ impl Variant {
         Self::VswitchXdp,
         Self::UplinkTcx,
         Self::UplinkXdp,
+        Self::MacvlanPlain,
+        Self::MacvlanTcx,
+        Self::MacvlanXdp,
+        Self::MacvlanUntagged,
+        Self::MacvlanVlan,
+        Self::IpvlanL2,
+    ];
+    /// The ways from a wire to a container on it.
+    pub const WIRES: [Self; 8] = [
+        Self::Direct,
+        Self::Macvlan,
+        Self::MacvlanPlain,
+        Self::MacvlanTcx,
+        Self::MacvlanXdp,
+        Self::MacvlanUntagged,
+        Self::MacvlanVlan,
+        Self::IpvlanL2,
     ];
     /// The ways of a flood.
     pub const FLOODS: [Self; 4] = [Self::Bridge, Self::BridgeAlone, Self::Vswitch, Self::VswitchCrowd];
@@ -94,6 +125,12 @@ impl Variant {
             Self::VswitchXdp => "vswitch_xdp",
             Self::UplinkTcx => "uplink_tcx",
             Self::UplinkXdp => "uplink_xdp",
+            Self::MacvlanPlain => "macvlan_plain",
+            Self::MacvlanTcx => "macvlan_tcx",
+            Self::MacvlanXdp => "macvlan_xdp",
+            Self::MacvlanUntagged => "macvlan_untagged",
+            Self::MacvlanVlan => "macvlan_vlan",
+            Self::IpvlanL2 => "ipvlan_l2",
         }
     }
 
@@ -111,12 +148,21 @@ impl Variant {
             Self::VswitchXdp => "vswitch --datapath xdp",
             Self::UplinkTcx => "vswitch, uplink tcx",
             Self::UplinkXdp => "vswitch, uplink XDP",
+            Self::MacvlanPlain => "macvlan, plain wire",
+            Self::MacvlanTcx => "vswitch macvlan, tcx",
+            Self::MacvlanXdp => "vswitch macvlan, XDP",
+            Self::MacvlanUntagged => "vswitch macvlan, no tags",
+            Self::MacvlanVlan => "vswitch macvlan, VLAN 30",
+            Self::IpvlanL2 => "vswitch ipvlan l2",
         }
     }
 
     /// Whether it cannot be built without a vswitch binary.
     pub fn needs_vswitch(self) -> bool {
-        !matches!(self, Self::Direct | Self::Bridge | Self::BridgeAlone | Self::Macvlan | Self::Docker)
+        !matches!(
+            self,
+            Self::Direct | Self::Bridge | Self::BridgeAlone | Self::Macvlan | Self::MacvlanPlain | Self::Docker
+        )
     }
 }
 
@@ -170,6 +216,12 @@ impl Pair {
             Variant::BridgeAlone => bridge::pair(Netfilter::Off),
             Variant::Macvlan => macvlan::pair(),
             Variant::Docker => bail!("Docker is measured on published ports only"),
+            Variant::MacvlanPlain
+            | Variant::MacvlanTcx
+            | Variant::MacvlanXdp
+            | Variant::MacvlanUntagged
+            | Variant::MacvlanVlan
+            | Variant::IpvlanL2 => bail!("{} is measured from the wire only", variant.label()),
             Variant::Vswitch | Variant::VswitchCrowd | Variant::UplinkTcx | Variant::UplinkXdp => {
                 vswitch::pair(variant, required(vswitch)?, &[])
             }
@@ -195,6 +247,17 @@ pub enum Injection {
     Pinned(PathBuf),
 }
 
+/// What a frame on the wire says, so that it reaches the container.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Addressed {
+    /// The container's own MAC address.
+    ToMac,
+    /// The same, in a VLAN.
+    ToMacInVlan(u16),
+    /// This MAC address, which several containers share, and the container's own IP address.
+    ToIp(String),
+}
+
 /// A device that frames arrive on, and a container behind it.
 pub struct Uplink {
     /// What connects the two.
@@ -207,11 +270,14 @@ pub struct Uplink {
     pub injection: Injection,
     /// MAC address of the far end of the wire, the frames' source.
     pub wire_mac: String,
-    /// Address of the far end of the wire.
-    pub wire_ipv4: Ipv4Addr,
+    /// The machine at the far end of the wire.
+    pub wire: Endpoint,
     /// The frames' destination.
     pub container: Endpoint,
+    /// How a frame is made out to it.
+    pub to: Addressed,
     pub(crate) instance: Option<Instance>,
+    _tagging: Option<Tagging>,
     _namespaces: Vec<Netns>,
 }
 
@@ -227,7 +293,12 @@ impl Uplink {
             Variant::Direct => direct::uplink(),
             Variant::Bridge => bridge::uplink(Netfilter::Default),
             Variant::BridgeAlone => bridge::uplink(Netfilter::Off),
-            Variant::Macvlan => macvlan::uplink(),
+            Variant::Macvlan | Variant::MacvlanPlain => macvlan::uplink(variant),
+            Variant::MacvlanTcx
+            | Variant::MacvlanXdp
+            | Variant::MacvlanUntagged
+            | Variant::MacvlanVlan
+            | Variant::IpvlanL2 => wire::uplink(variant, required(vswitch)?, options),
             Variant::Docker => bail!("Docker is measured on published ports only"),
             Variant::UplinkXdp => vswitch::uplink(variant, required(vswitch)?, options),
             _ => vswitch::uplink(Variant::UplinkTcx, required(vswitch)?, options),
@@ -242,6 +313,13 @@ const WIRE: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 250);
 
 fn required(vswitch: Option<&Path>) -> Result<&Path> {
     vswitch.context("this variant needs --vswitch PATH")
+}
+
+/// Has the far end of a wire finish each frame itself. A veth hands over unfinished checksums, which XDP cannot finish; a
+/// physical wire never does.
+fn finish_frames(far: &NetnsName) -> Result<()> {
+    command::run(far.command("ethtool").args(["-K", "wire0", "tx", "off"]))?;
+    Ok(())
 }
 
 /// The far end of a wire whose near end, `ifname`, is left in `host`.

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::{Endpoint, Injection, Pair, SERVER, Uplink, Variant, wire};
-use crate::{command, instance::Instance, namespaces::Netns};
+use super::{Addressed, Endpoint, Injection, Pair, SERVER, Uplink, Variant, finish_frames, wire};
+use crate::{instance::Instance, namespaces::Netns};
 
 pub fn pair(variant: Variant, vswitch: &Path, options: &[&str]) -> Result<Pair> {
     let (a, b) = (Netns::create("vswitch-a")?, Netns::create("vswitch-b")?);
@@ -45,8 +45,7 @@ pub fn uplink(variant: Variant, vswitch: &Path, options: &[&str]) -> Result<Upli
     let (far, container) = (Netns::create("vswitch-wire")?, Netns::create("vswitch-c")?);
     let host = Netns::create("vswitch-host")?;
     let from = wire(&host, &far, "uplink")?;
-    // A veth hands over unfinished checksums, which XDP cannot finish; a physical wire never does.
-    command::run(far.command("ethtool").args(["-K", "wire0", "tx", "off"]))?;
+    finish_frames(&far)?;
 
     let instance = Instance::up(vswitch, &host, options)?;
     let xdp = if variant == Variant::UplinkXdp { "xdp=native" } else { "xdp=off" };
@@ -66,9 +65,11 @@ pub fn uplink(variant: Variant, vswitch: &Path, options: &[&str]) -> Result<Upli
         ifname: "uplink".to_owned(),
         injection,
         wire_mac: far.device("wire0")?.address,
-        wire_ipv4: from.ipv4,
+        wire: from,
         container: to,
+        to: Addressed::ToMac,
         instance: Some(instance),
+        _tagging: None,
         _namespaces: vec![far, container, host],
     })
 }

@@ -45,7 +45,9 @@ pub(super) fn from_child<P: Packet + ?Sized, T: Tables>(
         return out(0);
     }
     if routed {
-        return out(if port.has(Port::STACK) { Delivery::LOCAL } else { Delivery::ROUTED });
+        // One of the host's own addresses is the parent's.
+        let host = child == network.parent && port.has(Port::HOST_ACCESS);
+        return out(if port.has(Port::STACK) || host { Delivery::LOCAL } else { Delivery::ROUTED });
     }
     if to_parent && !port.has(Port::PASSTHRU) {
         if port.has(Port::HOST_ACCESS) {

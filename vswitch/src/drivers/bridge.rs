@@ -1,5 +1,7 @@
 //! Bridge networks: a switch of their own, a port of the host that holds the gateway, uplinks if asked for.
 
+use std::net::IpAddr;
+
 use vswitch_common::tables::PortKind;
 
 use super::rules::rules;
@@ -22,6 +24,8 @@ pub struct UplinkFacts {
     pub veth: bool,
     /// Which hooks `up` was asked for.
     pub mode: Mode,
+    /// The addresses that the host has on it.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// What an endpoint needs: a veth whose other end is its interface, and a port.
@@ -381,6 +385,7 @@ mod tests {
     #[test]
     fn an_uplink_is_given_back_as_it_was() {
         let facts = UplinkFacts {
+            addresses: Vec::new(),
             mac: "02:00:00:00:00:09".parse().expect("a MAC address"),
             mtu: 9000,
             veth: false,
@@ -407,6 +412,7 @@ mod tests {
     #[test]
     fn xdp_is_never_chosen_where_frames_may_be_unfinished() {
         let facts = |veth, mode| UplinkFacts {
+            addresses: Vec::new(),
             mac: "02:00:00:00:00:09".parse().expect("a MAC address"),
             mtu: 1500,
             veth,

@@ -113,7 +113,8 @@ pub fn parent(network: &Network, before: &UplinkBefore, facts: &UplinkFacts, pla
         mac: facts.mac.get(),
         xdp: uplink_xdp(network.bridge.xdp, facts),
         xdp_egress: false,
-        addresses: Vec::new(),
+        // What endpoints of a routed network send to them is for the host.
+        addresses: facts.addresses.clone(),
         mtu: limit(facts.mtu),
         rules: PortRules {
             place,

@@ -159,6 +159,7 @@ impl Switch {
         };
         gone.into_iter().for_each(|ifindex| self.removed(ifindex));
         links.iter().for_each(|link| self.changed(link));
+        self.refresh_parents().await?;
         self.retry_outside().await
     }
 

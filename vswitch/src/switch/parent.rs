@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use vswitch_common::Mac;
 
-use super::state::State;
+use super::state::{State, UplinkPort};
 use super::{Switch, SwitchError};
 use crate::apply::apply;
 use crate::drivers;
@@ -285,6 +285,26 @@ impl Switch {
         let there = state.networks.values().map(|entry| &entry.record);
         let others = there.filter(|other| other.number == network.number && other.id != network.id);
         drivers::union(others.chain([network]).filter_map(|network| network.wire.as_ref()))
+    }
+
+    /// Brings what is known of the host's own addresses on parents in line: those that come later are for the host, too.
+    pub(super) async fn refresh_parents(&self) -> Result<(), SwitchError> {
+        let _leave = self.leave().await?;
+        let routed: Vec<(Network, UplinkPort)> = {
+            let state = self.state();
+            let there = state.networks.values().filter(|entry| entry.ready && entry.uplink.is_some());
+            let routed = there.filter(|entry| entry.record.wire.as_ref().is_some_and(WireOptions::has_host_routes));
+            routed.filter_map(|entry| Some((entry.record.clone(), entry.uplink.clone()?))).collect()
+        };
+        for (network, uplink) in routed {
+            let index = uplink.port.ifindex;
+            let addresses = self.netlink.addresses(Some(index)).await?;
+            let same = addresses.iter().map(|(_, address)| address.addr()).eq(uplink.addresses);
+            if !same && let Some(link) = self.netlink.link(index).await? {
+                self.add_uplink(&network, &link).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Other networks on the same parent that have its port.

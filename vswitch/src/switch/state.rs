@@ -60,6 +60,8 @@ pub struct UplinkPort {
     pub port: PortHandle,
     /// The interface's own address.
     pub mac: Mac,
+    /// The host's own IP addresses there, as far as they matter: of a parent.
+    pub addresses: Vec<IpAddr>,
     /// Whether XDP runs on it.
     pub xdp: bool,
     /// Why not, where somebody may wonder.

@@ -63,12 +63,16 @@ impl Switch {
 
     fn facts(&self, link: &Link) -> Option<UplinkFacts> {
         let veth = link.kind.as_deref() == Some("veth");
-        station(link).map(|mac| UplinkFacts { mac, mtu: link.mtu, veth, mode: self.mode })
+        station(link).map(|mac| UplinkFacts { mac, mtu: link.mtu, veth, mode: self.mode, addresses: Vec::new() })
     }
 
     /// Makes the interface a port; `network.uplink_before` says how it was found.
     pub(super) async fn add_uplink(&self, network: &Network, link: &Link) -> Result<(), SwitchError> {
-        let (Some(before), Some(facts)) = (&network.uplink_before, self.facts(link)) else { return Ok(()) };
+        let (Some(before), Some(mut facts)) = (&network.uplink_before, self.facts(link)) else { return Ok(()) };
+        if network.wire.is_some() {
+            let addresses = self.netlink.addresses(Some(link.index)).await?;
+            facts.addresses = addresses.into_iter().map(|(_, address)| address.addr()).collect();
+        }
         let plan = match &network.wire {
             Some(_) => drivers::parent(network, before, &facts, self.place_of_parent(network)),
             None => drivers::uplink(network, before, &facts),
@@ -90,7 +94,7 @@ impl Switch {
             network.name,
             note.map(|note| format!("; {note}")).unwrap_or_default()
         );
-        let uplink = UplinkPort { port: PortHandle { ifindex, number }, mac: facts.mac.get(), xdp, note };
+        let uplink = UplinkPort { port: PortHandle { ifindex, number }, mac: facts.mac.get(), addresses: facts.addresses, xdp, note };
         if let Some(entry) = self.state().networks.get_mut(&network.id) {
             entry.uplink = Some(uplink);
         }

@@ -105,6 +105,11 @@ fn what_is_for_nobody_known_goes_out_and_what_is_for_the_host_does_not() {
     let routed = Port::BY_ADDRESS | Port::ROUTED;
     assert_eq!(handed(&children(routed, 0), 11, &packet(WIRE, WIRE, 1, 9)), Ok((PARENT.0, Delivery::ROUTED)));
     assert_eq!(handed(&children(routed | Port::STACK, 0), 11, &packet(WIRE, WIRE, 1, 9)), local);
+    let mut known = children(routed | Port::HOST_ACCESS, 0);
+    let address = Address::mapped([10, 0, 0, 9]);
+    known.neighbors.insert(NeighborKey { address, network: NETWORK, vlan: VlanKey::NONE, reserved: 0 }, PARENT);
+    assert_eq!(handed(&known, 11, &packet(WIRE, WIRE, 1, 9)), local);
+    assert_eq!(handed(&known, 11, &packet(WIRE, WIRE, 1, 8)), Ok((PARENT.0, Delivery::ROUTED)));
     let arp = frame(STRANGER, WIRE, &[8, 6, 0, 1]);
     assert_eq!(handed(&children(routed, 0), 11, &arp), Err(Verdict::Drop(DropReason::NotRouted)));
     let mut orphans = children(0, 0);
