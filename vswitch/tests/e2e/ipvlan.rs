@@ -29,7 +29,11 @@ fn the_wire_sees_the_parents_address_alone() {
             assert_eq!((container.mac("eth0"), lan.at[number].mac), (of_parent, of_parent));
             for (own, far) in lan.addresses(number).into_iter().zip(Wire::address(0)) {
                 // Asked for by either side.
-                if number == 0 { ping(machine, own) } else { ping(container, far) }
+                if number == 0 {
+                    ping(machine, own)
+                } else {
+                    ping(container, far)
+                }
                 tcp(container, machine, far, 1 << 20);
                 udp(machine, container, own, 1400, 50);
                 assert_eq!(neighbor(machine, own), Some(of_parent), "xdp {xdp}: {own}");
@@ -162,9 +166,8 @@ fn l3_has_routes_by_device_and_no_neighbors() {
         let mac = host.netns.mac("phys0");
         let left = leaving.pending();
         let own = [both(&at_a), both(&at_b)].concat();
-        let asks = |Frame(bytes): &Frame| {
-            bytes[12..14] == [0x08, 0x06] && matches!(bytes.get(38..40), Some([10, 142 | 143]))
-        };
+        let asks =
+            |Frame(bytes): &Frame| bytes[12..14] == [0x08, 0x06] && matches!(bytes.get(38..40), Some([10, 142 | 143]));
         let wrong: Vec<_> = left.iter().filter(|frame| asks(frame) || between(frame, &own)).collect();
         assert!(wrong.is_empty(), "xdp {xdp}: {wrong:02x?}");
         for container in [&a, &b] {

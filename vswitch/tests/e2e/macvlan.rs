@@ -70,10 +70,8 @@ fn each_endpoint_has_its_own_address_on_the_wire() {
         let [a, b] = [0, 1].map(|number| lan.at[number].mac);
         assert!(a != b && a != lan.host.netns.mac("phys0"));
         for (number, mac) in [a, b].into_iter().enumerate() {
-            let [inwards, outwards] = [
-                Frame::new(mac, ports.of_machine, "inwards"),
-                Frame::new(ports.of_machine, mac, "outwards"),
-            ];
+            let [inwards, outwards] =
+                [Frame::new(mac, ports.of_machine, "inwards"), Frame::new(ports.of_machine, mac, "outwards")];
             ports.machine.send(&inwards);
             ports.containers[number].expect(&inwards);
             ports.containers[number].send(&outwards);

@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, net::IpAddr};
 use serde_json::Value;
 
 use crate::harness::{
-    ForeignXdp, Host, Netns, OnWire, Pinger, Stream, Surroundings, Wire, eventually, on_the_wire, ping,
-    set_tx_checksumming, settles, tcp, udp,
+    ForeignXdp, Host, Netns, OnWire, Pinger, Stream, Surroundings, Wire, eventually, on_the_wire, ping, settles, tcp,
+    udp,
 };
 
 /// Waits until an address answers from somewhere.
@@ -91,7 +91,8 @@ fn endpoints_are_told_that_their_parent_is_gone_and_heal_when_it_returns() {
             for container in &lan.containers {
                 await_carrier(container, false);
             }
-            let says_so = |status: &str| status.lines().any(|line| line.contains("phys0") && line.contains("not there"));
+            let says_so =
+                |status: &str| status.lines().any(|line| line.contains("phys0") && line.contains("not there"));
             settles("status says that phys0 is not there", || {
                 let status = lan.host.ok(&["status"]);
                 if says_so(&status) { Ok(()) } else { Err(status) }
@@ -179,9 +180,8 @@ fn the_host_keeps_its_addresses_routes_and_connections() {
         let before = Surroundings::of(&host, &[]);
         let own = of_the_host(&host.netns, "phys0");
         let container = Netns::new("a");
-        let streams = Wire::HOST.map(|address| {
-            Stream::start(&wire.hosts[1], &host.netns, address.parse::<IpAddr>().expect("an address"))
-        });
+        let streams = Wire::HOST
+            .map(|address| Stream::start(&wire.hosts[1], &host.netns, address.parse::<IpAddr>().expect("an address")));
         let same = |what: &str| {
             streams.iter().for_each(|stream| stream.goes_on(100_000));
             assert_eq!(of_the_host(&host.netns, "phys0"), own, "{driver}, xdp {xdp}, {what}");
@@ -269,9 +269,9 @@ fn somebody_elses_xdp_program_stays_and_the_network_works_beside_it() {
         tcp(&wire.hosts[1], &container, endpoint.ipv4, 1 << 20);
         assert_eq!(program(), foreign.program);
         let findings: Vec<Value> = host.json(&["doctor"]);
-        let finding = findings.iter().find(|finding| {
-            finding["check"].as_str().is_some_and(|check| check.starts_with("xdp phys0"))
-        });
+        let finding = findings
+            .iter()
+            .find(|finding| finding["check"].as_str().is_some_and(|check| check.starts_with("xdp phys0")));
         let finding = finding.unwrap_or_else(|| panic!("no finding about XDP on phys0: {findings:#?}"));
         assert_eq!(finding["state"], "limited", "{finding:#}");
         host.ok(&["detach", container.name()]);
@@ -284,8 +284,7 @@ fn somebody_elses_xdp_program_stays_and_the_network_works_beside_it() {
 fn the_mtu_is_the_parents_unless_it_is_said() {
     for driver in ["macvlan", "ipvlan"] {
         let host = Host::down();
-        let wire = Wire::new(&host.netns, "off", 1);
-        set_tx_checksumming(&wire.hosts[0], "eth0", true);
+        let _wire = Wire::new(&host.netns, "off", 1);
         host.netns.ip("link set phys0 mtu 1400");
         host.start(&[]);
         host.ok(&[&on_the_wire(driver, &["parent=phys0"])[..], &["lan"]].concat());

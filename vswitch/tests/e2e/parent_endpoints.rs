@@ -4,9 +4,7 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
-use crate::harness::{
-    AtRest, Attached, Host, Netns, OnWire, Stream, Wire, both, on_the_wire, ping, tcp, udp,
-};
+use crate::harness::{AtRest, Attached, Host, Netns, OnWire, Stream, Wire, both, on_the_wire, ping, tcp, udp};
 
 #[test]
 fn an_address_of_a_machine_on_the_wire_is_refused_by_name() {
@@ -93,10 +91,10 @@ fn subnet_and_gateway_default_to_the_parents_own() {
         assert_eq!(found, expected.iter().zip(&gateways).collect::<Vec<_>>(), "{shown:#?}");
         let container = Netns::new("a");
         let endpoint = host.attach(&container, &["--network", "lan"]);
-        assert_eq!((endpoint.gateway.map(IpAddr::from), endpoint.gateway6.map(IpAddr::from)), (
-            Some(gateway),
-            Some(gateway6)
-        ));
+        assert_eq!(
+            (endpoint.gateway.map(IpAddr::from), endpoint.gateway6.map(IpAddr::from)),
+            (Some(gateway), Some(gateway6))
+        );
         ping(&container, gateway);
         ping(&container, gateway6);
     }
@@ -174,8 +172,7 @@ fn traffic_on_the_wire_does_not_notice_who_comes_and_goes() {
     for (driver, xdp) in [("macvlan", "off"), ("macvlan", "native"), ("ipvlan", "off"), ("ipvlan", "native")] {
         let lan = OnWire::<1>::new(driver, xdp, &[]);
         let [machine, a] = [&lan.wire.hosts[1], &lan.containers[0]];
-        let streams =
-            [Stream::start(machine, a, lan.at[0].ipv4), Stream::start(a, machine, Wire::address(1)[1])];
+        let streams = [Stream::start(machine, a, lan.at[0].ipv4), Stream::start(a, machine, Wire::address(1)[1])];
         let late = Netns::new("late");
         for _ in 0..3 {
             let endpoint = lan.host.attach(&late, &["--network", "lan"]);

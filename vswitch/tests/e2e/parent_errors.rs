@@ -129,7 +129,8 @@ fn options_that_cannot_be() {
         let flags = ["--subnet", "10.140.0.0/24", "-o", "parent=phys0", "-o", option];
         refused(&at_rest, driver, &flags, names);
     }
-    for (driver, option) in [("bridge", "parent=phys0"), ("bridge", "macvlan_mode=bridge"), ("bridge", "ipvlan_mode=l2")]
+    for (driver, option) in
+        [("bridge", "parent=phys0"), ("bridge", "macvlan_mode=bridge"), ("bridge", "ipvlan_mode=l2")]
     {
         let name = option.split('=').next().unwrap();
         refused(&at_rest, driver, &["--subnet", "10.140.0.0/24", "-o", option], &[name]);
