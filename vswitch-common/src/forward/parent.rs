@@ -42,7 +42,9 @@ pub(super) fn from_child<P: Packet + ?Sized, T: Tables>(
         if !port.has(Port::REFLECTED) && port.has(Port::APART) && to_parent {
             return Decision::drop(DropReason::Isolated, number);
         }
-        return out(0);
+        if !routed {
+            return out(0);
+        }
     }
     if routed {
         // One of the host's own addresses is the parent's.

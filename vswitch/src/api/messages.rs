@@ -77,6 +77,9 @@ pub struct Status {
     pub forwarding: Vec<ForwardingStatus>,
     /// What somebody may wonder about: settings that were changed, names that are not served, who drops what is forwarded.
     pub notes: Vec<String>,
+    /// Interfaces of the host that networks are on.
+    #[serde(default)]
+    pub interfaces: Vec<InterfaceView>,
 }
 
 /// Hooks by kind of port.
@@ -183,6 +186,16 @@ pub struct NetworkDetails {
     pub parent: Option<UplinkView>,
     /// The names of its endpoints.
     pub attached: Vec<String>,
+}
+
+/// An interface of the host that networks are on: their uplink or parent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct InterfaceView {
+    /// The interface, and what is to be known of it.
+    #[serde(flatten)]
+    pub interface: UplinkView,
+    /// The networks, by name.
+    pub networks: Vec<String>,
 }
 
 /// An uplink of a network.

@@ -11,9 +11,9 @@ pub use frames::{Direction, FrameMessage, FrameView, FramesFilter, VerdictView};
 pub use messages::{
     AllVlans, AttachRequest, ConnectRequest, Counters, DetachRequest, Detached, DisconnectRequest, DownRequest,
     EndpointDetails, EndpointView, ErrorBody, ErrorDocument, FdbChange, FdbChangeKind, FdbFilter, FdbFlush, FdbFlushed,
-    FdbKeyRequest, FdbStatic, HooksView, MdbFilter, MulticastGroupView, NetworkDetails, NetworkRequest, NetworkView,
-    PortHealth, PortView, Pruned, StationKind, StationView, StatsFilter, Status, SubnetView, TraceFrame, TraceProgram,
-    TraceProtocol, TraceRequest, TraceStep, TraceVerdict, TraceView, TrunkVlan, UplinkView,
+    FdbKeyRequest, FdbStatic, HooksView, InterfaceView, MdbFilter, MulticastGroupView, NetworkDetails, NetworkRequest,
+    NetworkView, PortHealth, PortView, Pruned, StationKind, StationView, StatsFilter, Status, SubnetView, TraceFrame,
+    TraceProgram, TraceProtocol, TraceRequest, TraceStep, TraceVerdict, TraceView, TrunkVlan, UplinkView,
 };
 pub use metrics::{Measured, Stations};
 pub use server::{DownCall, router};

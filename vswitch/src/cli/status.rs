@@ -3,7 +3,7 @@
 use super::arguments::Format;
 use super::failure::Failure;
 use super::output::{Output, list, or_dash, properties, say};
-use crate::api::{Client, Counters, PortView, Status, query};
+use crate::api::{Client, Counters, InterfaceView, PortView, Status, UplinkView, query};
 
 pub async fn status(client: &mut Client, output: Output) -> Result<(), Failure> {
     let status: Status = client.get("/status").await?;
@@ -34,7 +34,19 @@ fn text(status: &Status) -> String {
         ("nft table", or_dash(status.firewall_table.as_ref())),
         ("forwarding", list(&forwarding)),
     ]);
-    text + &status.notes.iter().map(|note| format!("note: {note}\n")).collect::<String>()
+    let interfaces: String = status.interfaces.iter().map(interface).collect();
+    text + &interfaces + &status.notes.iter().map(|note| format!("note: {note}\n")).collect::<String>()
+}
+
+/// A line about an interface that networks are on.
+fn interface(view: &InterfaceView) -> String {
+    let UplinkView { interface, present, hooks } = &view.interface;
+    let state = if *present {
+        hooks.clone().unwrap_or_default()
+    } else {
+        "not there (it is taken in when it comes)".to_owned()
+    };
+    format!("interface   {interface} of {}: {state}\n", view.networks.join(", "))
 }
 
 fn stations(status: &Status) -> String {

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use vswitch_common::tables::NetworkNumber;
 
 use super::attach::now;
+use super::parent::Asked;
 use super::state::{PortHandle, WantedNetwork};
 use super::{Switch, SwitchError};
 use crate::api::{NetworkRequest, NetworkView, Pruned};
@@ -30,8 +31,8 @@ impl Switch {
             return Err(SwitchError::PredefinedDriver(driver.name()));
         }
         let _leave = self.leave().await?;
-        let ipv6 = request.ipv6;
-        let network = self.admit(draft(request, driver)?, ipv6).await?;
+        let asked = Asked { ipv6: request.ipv6, gateways: !request.gateways.is_empty() };
+        let network = self.admit(draft(request, driver)?, asked).await?;
         Ok(super::views::network(&self.state(), &network))
     }
 
@@ -41,17 +42,17 @@ impl Switch {
             let there = self.state().networks.values().any(|entry| entry.record.name.as_str() == name);
             if !there {
                 let request = NetworkRequest { name: name.to_owned(), ..NetworkRequest::default() };
-                self.admit(draft(request, driver)?, false).await?;
+                self.admit(draft(request, driver)?, Asked::default()).await?;
             }
         }
         Ok(())
     }
 
     /// Gives a network its number and its subnet, records it, and makes what it needs.
-    async fn admit(&self, mut network: Network, ipv6: bool) -> Result<Network, SwitchError> {
+    async fn admit(&self, mut network: Network, asked: Asked) -> Result<Network, SwitchError> {
         let uplink = match network.bridge.uplink.clone() {
             Some(interface) => Some(self.inspect_uplink(&interface).await?),
-            None => self.prepare_parent(&mut network).await?,
+            None => self.prepare_parent(&mut network, asked).await?,
         };
         if let (Some(interface), Some(link)) = (network.interface().cloned(), &uplink) {
             network.uplink_before = Some(self.uplink_before(&interface, link, network.bridge.xdp));
@@ -61,7 +62,7 @@ impl Switch {
         let (network, _exclusive, recorded) = {
             let mut state = self.state();
             let (network, exclusive) =
-                state.admit_network(WantedNetwork { network, ipv6, mtu }, &self.pools, &routes)?;
+                state.admit_network(WantedNetwork { network, ipv6: asked.ipv6, mtu }, &self.pools, &routes)?;
             let recorded = self.store.commit(vec![Change::PutNetwork(network.clone())]);
             (network, exclusive, recorded)
         };

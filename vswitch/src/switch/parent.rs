@@ -55,6 +55,14 @@ pub enum WireError {
         /// Whose uplink it is.
         network: NetworkName,
     },
+    /// A parent, and to be an uplink.
+    #[error("{interface} is the parent of network {network}, and cannot be an uplink (choose another interface)")]
+    IsParent {
+        /// The interface.
+        interface: InterfaceName,
+        /// The network on it.
+        network: NetworkName,
+    },
     /// Part of a bridge or bond.
     #[error(
         "{interface} belongs to {master}, and cannot be a parent (use {master}, or take it out: `ip link set {interface} nomaster`)"
@@ -104,8 +112,13 @@ pub enum WireError {
         vlan: VlanId,
     },
     /// No subnet is given, and none is on the parent.
-    #[error("{0} has no IPv4 address whose subnet the network could have (give one with --subnet)")]
-    NoSubnet(InterfaceName),
+    #[error("{parent} has no {family} address whose subnet the network could have (give one with --subnet)")]
+    NoSubnet {
+        /// The interface, and the VLAN of it, as given.
+        parent: String,
+        /// Of which family.
+        family: &'static str,
+    },
     /// A MAC address where all have the parent's.
     #[error("endpoints of network {network} have the MAC address of {parent} (leave out --mac)")]
     SharedMac {
@@ -167,12 +180,16 @@ impl WireError {
             Self::NotFound(_) => "parent_not_found",
             Self::Vlan { .. } => "invalid_vlan",
             Self::Loopback(_) | Self::NotEthernet(_) | Self::Wireless(_) => "parent_unsuitable",
-            Self::IsPort(_) | Self::IsUplink { .. } | Self::Enslaved { .. } | Self::Passthru { .. } => "parent_in_use",
+            Self::IsParent { .. }
+            | Self::IsPort(_)
+            | Self::IsUplink { .. }
+            | Self::Enslaved { .. }
+            | Self::Passthru { .. } => "parent_in_use",
             Self::OnlyOne { .. } => "passthru_in_use",
             Self::Internal(_) | Self::RoutedVlan { .. } | Self::SharedMac { .. } | Self::EndpointVlan { .. } => {
                 "invalid_option"
             }
-            Self::NoSubnet(_) => "no_subnet",
+            Self::NoSubnet { .. } => "no_subnet",
             Self::Gone { .. } => "parent_gone",
             Self::InUse { .. } | Self::AllInUse { .. } => "address_in_use",
         }
@@ -184,9 +201,30 @@ impl WireError {
     }
 }
 
+/// What was asked for besides what is in the record.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Asked {
+    /// An IPv6 subnet, even if none is given.
+    pub ipv6: bool,
+    /// Gateways: those of the subnets stay as they are.
+    pub gateways: bool,
+}
+
 impl Switch {
+    /// The network that is on an interface, if one is.
+    pub(super) fn network_on(&self, interface: &InterfaceName) -> Option<NetworkName> {
+        let state = self.state();
+        let mut networks = state.networks.values().map(|entry| &entry.record);
+        let on = networks.find(|record| record.wire.as_ref().is_some_and(|wire| wire.parent == *interface));
+        on.map(|record| record.name.clone())
+    }
+
     /// Finds the parent of a network that is to be, and the VLAN there; gives it subnets where it was given none.
-    pub(super) async fn prepare_parent(&self, network: &mut Network) -> Result<Option<Link>, SwitchError> {
+    pub(super) async fn prepare_parent(
+        &self,
+        network: &mut Network,
+        asked: Asked,
+    ) -> Result<Option<Link>, SwitchError> {
         let Some(mut wire) = network.wire.clone() else { return Ok(None) };
         if network.internal {
             return Err(WireError::Internal(wire.parent).into());
@@ -194,7 +232,7 @@ impl Switch {
         let (link, vlan) = self.find_parent(&wire.parent).await?;
         (wire.parent, wire.vlan) = (link.name.parse()?, vlan);
         self.check_parent(&wire, &link).await?;
-        self.default_subnets(network, &wire, &link).await?;
+        self.default_subnets(network, &wire, &link, asked).await?;
         network.wire = Some(wire);
         Ok(Some(link))
     }
@@ -255,23 +293,40 @@ impl Switch {
     }
 
     /// The parent's own subnet where none is given; its router as the gateway where that is not given.
-    async fn default_subnets(&self, network: &mut Network, wire: &WireOptions, link: &Link) -> Result<(), SwitchError> {
+    async fn default_subnets(
+        &self,
+        network: &mut Network,
+        wire: &WireOptions,
+        link: &Link,
+        asked: Asked,
+    ) -> Result<(), SwitchError> {
         let routes = self.netlink.routes().await?;
         let gateways: Vec<IpAddr> = routes
             .iter()
             .filter(|route| route.destination.prefix_len() == 0 && route.index == Some(link.index))
             .filter_map(|route| route.gateway)
             .collect();
-        if network.subnets.iter().all(|config| config.subnet.is_ipv6()) {
-            let addresses = self.netlink.addresses(Some(link.index)).await?;
-            let own = addresses.iter().filter(|_| wire.vlan.is_none()).find_map(|(_, address)| match address {
-                IpNet::V4(four) if !four.addr().is_link_local() => Subnet::new(address.trunc()).ok(),
-                _ => None,
-            });
-            let subnet = own.ok_or_else(|| WireError::NoSubnet(network_parent(network, wire)))?;
-            network.subnets.insert(0, SubnetConfig::new(subnet, None, None)?);
+        let addresses = self.netlink.addresses(Some(link.index)).await?;
+        for ipv6 in [false, true] {
+            let given = network.subnets.iter().any(|config| config.subnet.is_ipv6() == ipv6);
+            if given || ipv6 && !asked.ipv6 {
+                continue;
+            }
+            // Link-local ones are every link's, and no subnet.
+            let own = addresses.iter().filter(|(_, address)| wire.vlan.is_none() && address.addr().is_ipv6() == ipv6);
+            let subnet = own
+                .filter_map(|(_, address)| Subnet::new(address.trunc()).ok())
+                .find(|subnet| !matches!(subnet.net().addr(), IpAddr::V4(first) if first.is_link_local()));
+            let family = if ipv6 { "IPv6" } else { "IPv4" };
+            let parent = || network.options.get("parent").cloned().unwrap_or_else(|| wire.parent.to_string());
+            let subnet = subnet.ok_or_else(|| WireError::NoSubnet { parent: parent(), family })?;
+            let place = if ipv6 { network.subnets.len() } else { 0 };
+            network.subnets.insert(place, SubnetConfig::new(subnet, None, None)?);
         }
-        for config in network.subnets.iter_mut().filter(|config| config.gateway == config.subnet.first_host()) {
+        if asked.gateways {
+            return Ok(());
+        }
+        for config in &mut network.subnets {
             if let Some(gateway) = gateways.iter().find(|gateway| config.subnet.is_host(**gateway)) {
                 config.gateway = *gateway;
             }
@@ -429,10 +484,6 @@ impl Switch {
         apply(&plan, self.scene()).await?;
         Ok(self.netlink.set_up(port.ifindex).await?)
     }
-}
-
-fn network_parent(network: &Network, wire: &WireOptions) -> InterfaceName {
-    network.options.get("parent").and_then(|name| name.parse().ok()).unwrap_or_else(|| wire.parent.clone())
 }
 
 impl State {

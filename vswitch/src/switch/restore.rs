@@ -16,7 +16,7 @@ use crate::drivers;
 use crate::etc::{self, Etc};
 use crate::kernel::netlink::Link;
 use crate::kernel::netns::{self, Netns};
-use crate::model::{Driver, Endpoint, EndpointId, EndpointName, Network};
+use crate::model::{Driver, Endpoint, EndpointId, EndpointName, Network, NetworkId};
 use crate::plan::Step;
 use crate::reconcile::{Found, compare};
 use crate::store::{Change, Recorded};
@@ -84,6 +84,14 @@ impl Switch {
                 None => restored.attached += 1,
                 Some(release) => restored.released.push(release),
             }
+        }
+        let orphans: Vec<NetworkId> = {
+            let state = self.state();
+            let on_wire = state.networks.values().filter(|entry| entry.record.wire.is_some() && entry.uplink.is_none());
+            on_wire.map(|entry| entry.record.id).collect()
+        };
+        for network in orphans {
+            self.follow_parent(network).await;
         }
         self.settle_all().await;
         self.sweep_etc();

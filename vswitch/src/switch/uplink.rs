@@ -3,7 +3,7 @@
 use vswitch_common::Mac;
 
 use super::state::{PortHandle, UplinkPort};
-use super::{DEFAULT_MTU, Switch, SwitchError};
+use super::{DEFAULT_MTU, Switch, SwitchError, WireError};
 use crate::apply::{Scene, apply};
 use crate::datapath::Xdp;
 use crate::drivers::{self, UplinkFacts};
@@ -26,6 +26,9 @@ impl Switch {
                 .find(|entry| entry.record.bridge.uplink.as_ref() == Some(interface))
                 .map(|entry| entry.record.name.clone())
         };
+        if let Some(network) = self.network_on(interface) {
+            return Err(WireError::IsParent { interface: interface.clone(), network }.into());
+        }
         if let Some(network) = user {
             return Err(SwitchError::UplinkInUse { interface: interface.clone(), network });
         }
@@ -94,7 +97,13 @@ impl Switch {
             network.name,
             note.map(|note| format!("; {note}")).unwrap_or_default()
         );
-        let uplink = UplinkPort { port: PortHandle { ifindex, number }, mac: facts.mac.get(), addresses: facts.addresses, xdp, note };
+        let uplink = UplinkPort {
+            port: PortHandle { ifindex, number },
+            mac: facts.mac.get(),
+            addresses: facts.addresses,
+            xdp,
+            note,
+        };
         if let Some(entry) = self.state().networks.get_mut(&network.id) {
             entry.uplink = Some(uplink);
         }

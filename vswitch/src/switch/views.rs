@@ -9,8 +9,8 @@ use vswitch_common::tables::PortNumber;
 use super::state::{EndpointEntry, NetworkEntry, State};
 use super::{Switch, SwitchError};
 use crate::api::{
-    AllVlans, Counters, EndpointDetails, EndpointView, HooksView, NetworkDetails, NetworkView, PortView, Status,
-    SubnetView, TrunkVlan, UplinkView,
+    AllVlans, Counters, EndpointDetails, EndpointView, HooksView, InterfaceView, NetworkDetails, NetworkView, PortView,
+    Status, SubnetView, TrunkVlan, UplinkView,
 };
 use crate::datapath::{Datapath, Mode};
 use crate::model::{Driver, Endpoint, EndpointAddress, Network, NetworkId, TrunkVlans};
@@ -54,6 +54,7 @@ impl Switch {
             firewall_table: outside.table,
             forwarding: outside.forwarding,
             notes: outside.notes.into_iter().chain(notes).collect(),
+            interfaces: self.interfaces(),
         })
     }
 
@@ -143,6 +144,20 @@ impl Switch {
             parent,
             attached,
         })
+    }
+
+    /// The interfaces of the host that networks are on, by name.
+    fn interfaces(&self) -> Vec<InterfaceView> {
+        let state = self.state();
+        let mut interfaces: BTreeMap<String, InterfaceView> = BTreeMap::new();
+        for entry in state.networks.values().filter(|entry| entry.ready) {
+            let Some(view) = self.uplink_view(entry) else { continue };
+            let name = view.interface.clone();
+            let there = interfaces.entry(name).or_insert(InterfaceView { interface: view, networks: Vec::new() });
+            there.networks.push(entry.record.name.to_string());
+            there.networks.sort();
+        }
+        interfaces.into_values().collect()
     }
 
     pub(super) fn uplink_view(&self, entry: &NetworkEntry) -> Option<UplinkView> {
