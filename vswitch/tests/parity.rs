@@ -390,7 +390,7 @@ fn networks(datapath: &Datapath, tables: &mut MemoryTables) {
         datapath.set_network(&spec).expect("set a network");
 
         let flags = if internal { Network::INTERNAL } else { 0 };
-        tables.networks.insert(network, Network { first: PortNumber::NONE, flags });
+        tables.networks.insert(network, Network { flags, ..Network::default() });
         let six = |last| Address::new([0xfd, 0, 0, number, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last]);
         for (address, length, flags) in [
             (Address::mapped([10, number, 0, 0]), 120, 0),
@@ -592,14 +592,14 @@ fn what_is_known_of_a_network_follows_its_spec_and_survives_ports_and_daemons() 
         rules: PortRules { isolated: true, ..PortRules::default() },
     };
     let number = datapath.add_port(&port).expect("add a port");
-    assert_eq!(network(&sandbox, 1), Network { first: number, flags: Network::INTERNAL });
+    assert_eq!(network(&sandbox, 1), Network { first: number, flags: Network::INTERNAL, ..Network::default() });
     assert_eq!(datapath.ports().expect("read the ports")[0].1.flags, 0, "the host is not isolated");
     drop(datapath);
     let datapath = open().expect("take over");
     assert!(datapath.taken_over());
     assert_eq!(subnets(&sandbox), sorted(&[&of_one, &of_two]));
     datapath.remove_port(number).expect("remove the port");
-    assert_eq!(network(&sandbox, 1), Network { first: PortNumber::NONE, flags: Network::INTERNAL });
+    assert_eq!(network(&sandbox, 1), Network { flags: Network::INTERNAL, ..Network::default() });
 
     datapath.set_network(&spec(1, false, vec![subnet("10.1.0.0/24", "10.1.0.254")])).expect("change it");
     assert_eq!(subnets(&sandbox), sorted(&[&[(120, 1, 0), (128, 1, Subnet::GATEWAY)], &of_two]));

@@ -364,9 +364,7 @@ impl Switch {
 
     /// Other networks on the same parent that have its port.
     pub(super) fn on_same_parent(&self, network: &Network) -> Option<Network> {
-        if network.wire.is_none() {
-            return None;
-        }
+        network.wire.as_ref()?;
         let state = self.state();
         let mut others = state.networks.values();
         let other = others.find(|other| {

@@ -216,7 +216,7 @@ type Table = BTreeMap<(&'static str, &'static str), String>;
 /// Where tables differ from what must be, one line a cell with all that there is about it; nothing where they do not.
 fn differences(kind: Kind, tables: &[(&str, &Table)]) -> String {
     let mut lines = String::new();
-    for ((way, family), _) in tables[0].1 {
+    for (way, family) in tables[0].1.keys() {
         let expected = kind.expected(way);
         let wrong = expected != "?" && tables.iter().any(|(_, table)| table[&(*way, *family)] != expected);
         if wrong {
@@ -235,7 +235,7 @@ fn printed(kind: Kind, tables: &[(&str, &Table)]) -> String {
         write!(lines, "{whose:>14}").unwrap();
     }
     lines.push('\n');
-    for ((way, family), _) in tables[0].1 {
+    for (way, family) in tables[0].1.keys() {
         write!(lines, "  {:<32}{:>10}", format!("{way}, {family}"), kind.expected(way)).unwrap();
         for (_, table) in tables {
             write!(lines, "{:>14}", table[&(*way, *family)]).unwrap();
