@@ -59,6 +59,8 @@ impl Kind {
         let yes = |reaches| if reaches { "yes" } else { "no" };
         match way {
             "container to wire" | "wire to container" => "yes",
+            // Ours goes by the host's route to the endpoint, the kernel's by its default route (decision 16).
+            "container to container" if (self.mode, self.flag, self.back) == ("l3s", "vepa", true) => "?",
             "container to container" => yes(match (self.mode, self.flag) {
                 ("private", _) | (_, "private") => false,
                 ("vepa", _) | (_, "vepa") => self.back,
