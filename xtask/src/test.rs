@@ -15,7 +15,7 @@ use crate::{
 
 /// The tests that are run again on other kernels: what depends on the kernel's age, from the hooks to the last trace of
 /// them. `cargo xtask kernels` runs all; without KVM that takes half an hour.
-const OF_KERNELS: [&str; 18] = [
+const OF_KERNELS: [&str; 19] = [
     "accounting::every_frame_is_accounted_for_with_tc",
     "attach::three_containers",
     "down::down_cleans",
@@ -26,9 +26,10 @@ const OF_KERNELS: [&str; 18] = [
     "guards::an_endpoint_speaks",
     "isolation::the_host_routes_nothing",
     "multicast::one_listener_of_ten",
-    "parent::endpoints_are_told",
+    "ipvlan::l3s_is_for",
+    "macvlan::broadcasts_are_heard",
     "published::a_port_is_reached_from_all",
-    "reach::the_kernels_own",
+    "parent_vlans::networks_of_both",
     "suppress::kernels_find",
     "vlan_ports::an_uplink_carries",
     "a_pair_of_veth",

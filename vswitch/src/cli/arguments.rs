@@ -265,7 +265,9 @@ pub struct Detach {
 #[derive(Debug, Subcommand)]
 pub enum NetworkCommand {
     /// Make a network
-    #[command(after_help = "Example:\n  vswitch network create --subnet 10.99.0.0/24 -o uplink=eth1 lan")]
+    #[command(
+        after_help = "Examples:\n  vswitch network create --subnet 10.99.0.0/24 -o uplink=eth1 lan\n  vswitch network create -d macvlan -o parent=eth1.30 --subnet 10.30.0.0/24 voice\n  vswitch network create -d ipvlan -o parent=eth1 -o ipvlan_mode=l2 shared"
+    )]
     Create(NetworkCreate),
     /// List the networks
     #[command(after_help = "Example:\n  vswitch network ls --filter driver=bridge --filter label=tier=front")]
@@ -320,7 +322,7 @@ pub struct NetworkConnect {
 
 #[derive(Debug, Args)]
 pub struct NetworkCreate {
-    /// How it is made [default: bridge]
+    /// How it is made: bridge, macvlan or ipvlan [default: bridge]
     #[arg(short, long, value_name = "DRIVER")]
     pub driver: Option<String>,
     /// A subnet, IPv4 or IPv6 [default: one from the pool]

@@ -9,7 +9,7 @@ use super::bridge::{UplinkFacts, limit, uplink_xdp};
 use crate::datapath::{Place, PortRules};
 use crate::model::{
     BridgeOptions, Endpoint, EndpointAddress, EndpointOptions, Layer, Network, Passage, StationMac, UplinkBefore,
-    WireOptions,
+    WireOptions, XdpChoice,
 };
 use crate::plan::{Device, Offload, PortStep, Step};
 
@@ -98,8 +98,14 @@ pub(super) fn host_routes(network: &Network, address: &EndpointAddress) -> Vec<S
     address.ips().map(route).collect()
 }
 
-/// What a parent needs; `before` is how it was found, `place` what all networks on it ask for.
-pub fn parent(network: &Network, before: &UplinkBefore, facts: &UplinkFacts, place: Place) -> Vec<Step> {
+/// What a parent needs; `before` is how it was found, `place` and `xdp` what all networks on it ask for.
+pub fn parent(
+    network: &Network,
+    before: &UplinkBefore,
+    facts: &UplinkFacts,
+    place: Place,
+    xdp: XdpChoice,
+) -> Vec<Step> {
     let device = before.interface.as_str().to_owned();
     let mut steps = Vec::new();
     if before.rx_vlan_offload == Some(true) {
@@ -112,7 +118,7 @@ pub fn parent(network: &Network, before: &UplinkBefore, facts: &UplinkFacts, pla
         network: network.number,
         kind: PortKind::Parent,
         mac: facts.mac.get(),
-        xdp: uplink_xdp(network.bridge.xdp, facts),
+        xdp: uplink_xdp(xdp, facts),
         xdp_egress: false,
         // What endpoints of a routed network send to them is for the host.
         addresses: facts.addresses.clone(),

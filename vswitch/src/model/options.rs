@@ -63,17 +63,17 @@ impl Default for BridgeOptions {
     }
 }
 
-/// XDP on an uplink.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// XDP on an uplink or parent, in the order of how much it is wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum XdpChoice {
+    /// tc alone.
+    Off,
     /// Where it helps.
     #[default]
     Auto,
     /// Native XDP, or an error.
     Native,
-    /// tc alone.
-    Off,
 }
 
 /// An option that a network cannot have.

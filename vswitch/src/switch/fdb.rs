@@ -159,10 +159,17 @@ impl Switch {
         }
     }
 
-    /// The networks by number.
+    /// The networks by number; all names of those that are one in the switch, on one parent.
     pub(super) fn network_names(&self) -> BTreeMap<NetworkNumber, String> {
-        let state = self.state();
-        state.networks.values().map(|entry| (entry.record.number, entry.record.name.to_string())).collect()
+        let mut names: BTreeMap<NetworkNumber, Vec<String>> = BTreeMap::new();
+        for entry in self.state().networks.values() {
+            names.entry(entry.record.number).or_default().push(entry.record.name.to_string());
+        }
+        let joined = |mut names: Vec<String>| {
+            names.sort();
+            names.join(",")
+        };
+        names.into_iter().map(|(number, names)| (number, joined(names))).collect()
     }
 }
 
@@ -182,12 +189,16 @@ fn view(
     networks: &BTreeMap<NetworkNumber, String>,
     ports: &BTreeMap<PortNumber, NamedPort>,
 ) -> Option<StationView> {
+    let port = ports.get(&entry.port)?;
+    let network = networks.get(&key.network)?;
+    // Of several on one parent, the endpoint's own.
+    let network = if port.kind == "endpoint" { &port.network_name } else { network };
     Some(StationView {
         mac: key.mac.to_string(),
-        network: networks.get(&key.network)?.clone(),
+        network: network.clone(),
         vlan: key.vlan.0 & !VlanKey::SERVICE,
         service_tag: key.vlan.0 & VlanKey::SERVICE != 0,
-        port: ports.get(&entry.port)?.name.clone(),
+        port: port.name.clone(),
         kind: kind(entry),
         age: (!entry.is_static()).then(|| Datapath::age_of(entry)),
         moves: entry.moves,

@@ -11,12 +11,13 @@ use vswitch_common::Mac;
 use super::state::{State, UplinkPort};
 use super::{Switch, SwitchError};
 use crate::apply::{Container, Scene, apply};
+use crate::datapath::Place;
 use crate::drivers;
 use crate::kernel::netlink::Link;
 use crate::kernel::probe::{self, ProbeOn};
 use crate::model::{
     Endpoint, EndpointId, Instance, InterfaceName, InvalidVlan, Layer, Network, NetworkId, NetworkName, Passage, Phase,
-    StationMac, Subnet, SubnetConfig, VlanId, WireOptions,
+    StationMac, Subnet, SubnetConfig, VlanId, WireOptions, XdpChoice,
 };
 use crate::plan::{Device, Step};
 use crate::store::Change;
@@ -334,12 +335,13 @@ impl Switch {
         Ok(())
     }
 
-    /// What all networks on the parent of this one ask of its port.
-    pub(super) fn place_of_parent(&self, network: &Network) -> crate::datapath::Place {
+    /// What all networks on the parent of this one ask of its port, and of XDP there: who wants it natively is given it.
+    pub(super) fn asked_of_parent(&self, network: &Network) -> (Place, XdpChoice) {
         let state = self.state();
         let there = state.networks.values().map(|entry| &entry.record);
-        let others = there.filter(|other| other.number == network.number && other.id != network.id);
-        drivers::union(others.chain([network]).filter_map(|network| network.wire.as_ref()))
+        let all = there.filter(|other| other.number == network.number && other.id != network.id).chain([network]);
+        let xdp = all.clone().map(|network| network.bridge.xdp).max().unwrap_or_default();
+        (drivers::union(all.filter_map(|network| network.wire.as_ref())), xdp)
     }
 
     /// Brings what is known of the host's own addresses on parents in line: those that come later are for the host, too.

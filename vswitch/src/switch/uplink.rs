@@ -77,7 +77,10 @@ impl Switch {
             facts.addresses = addresses.into_iter().map(|(_, address)| address.addr()).collect();
         }
         let plan = match &network.wire {
-            Some(_) => drivers::parent(network, before, &facts, self.place_of_parent(network)),
+            Some(_) => {
+                let (place, xdp) = self.asked_of_parent(network);
+                drivers::parent(network, before, &facts, place, xdp)
+            }
             None => drivers::uplink(network, before, &facts),
         };
         let made = apply(&plan, self.scene()).await?;
