@@ -73,7 +73,10 @@ pub fn to_parent(context: TcContext) -> i32 {
     if from != 0 && from != ifindex(&context) && KernelTables.port_of_device(from) != PortNumber::NONE {
         return TC_ACT_UNSPEC;
     }
-    carry_out(&context, TC_ACT_UNSPEC, Carrier::Carry, half::to_parent)
+    if from == 0 {
+        return carry_out(&context, TC_ACT_UNSPEC, Carrier::Carry, half::to_parent);
+    }
+    carry_out(&context, TC_ACT_UNSPEC, Carrier::Carry, half::through_parent)
 }
 
 /// The guards of what children send to groups.

@@ -219,6 +219,10 @@ impl Made {
                 let index = self.index(device, scene).await?;
                 Ok(scene.netlink(device.place).add_address(index, IpNet::new_assert((*address).into(), 64)).await?)
             }
+            Step::Mac { device, mac } => {
+                let index = self.index(device, scene).await?;
+                Ok(scene.netlink(device.place).set_mac(index, *mac).await?)
+            }
             Step::NoArp { device } => {
                 let index = self.index(device, scene).await?;
                 Ok(scene.netlink(device.place).set_noarp(index, true).await?)

@@ -135,6 +135,13 @@ pub enum Step {
         /// The address.
         address: Ipv6Addr,
     },
+    /// The MAC address of a device.
+    Mac {
+        /// The device.
+        device: Device,
+        /// The address.
+        mac: Mac,
+    },
     /// A device that asks nobody for MAC addresses.
     NoArp {
         /// The device.

@@ -283,6 +283,7 @@ mod tests {
             internal: seed == 2,
             options: BTreeMap::from([("mtu".to_owned(), "1400".to_owned())]),
             bridge: BridgeOptions { mtu: Some(1400), ..BridgeOptions::default() },
+            wire: None,
             labels: BTreeMap::from([("tier".to_owned(), "front".to_owned())]),
             created: OffsetDateTime::UNIX_EPOCH,
             uplink_before: None,

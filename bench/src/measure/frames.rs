@@ -120,14 +120,14 @@ pub fn frame_to(uplink: &Uplink) -> Result<Vec<u8>> {
     let container = &uplink.container;
     let [a, b, c, _] = container.ipv4.octets();
     let (destination, ipv4) = match &uplink.to {
-        Addressed::ToIp(shared) => (mac(shared)?, container.ipv4),
-        Addressed::ToMac | Addressed::ToMacInVlan(_) => {
+        Addressed::Ip(shared) => (mac(shared)?, container.ipv4),
+        Addressed::Mac | Addressed::MacInVlan(_) => {
             (mac(&container.netns.device(&container.ifname)?.address)?, Ipv4Addr::new(a, b, c, 99))
         }
     };
     let frame = frame(mac(&uplink.wire_mac)?, destination, uplink.wire.ipv4, ipv4);
     Ok(match uplink.to {
-        Addressed::ToMacInVlan(vlan) => tagged(frame, vlan),
+        Addressed::MacInVlan(vlan) => tagged(frame, vlan),
         _ => frame,
     })
 }

@@ -27,7 +27,7 @@ pub fn uplink() -> Result<Uplink> {
         wire_mac: far.device("wire0")?.address,
         wire: from,
         container: to,
-        to: Addressed::ToMac,
+        to: Addressed::Mac,
         instance: None,
         _tagging: None,
         _namespaces: vec![far, container],

@@ -251,11 +251,11 @@ pub enum Injection {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Addressed {
     /// The container's own MAC address.
-    ToMac,
+    Mac,
     /// The same, in a VLAN.
-    ToMacInVlan(u16),
+    MacInVlan(u16),
     /// This MAC address, which several containers share, and the container's own IP address.
-    ToIp(String),
+    Ip(String),
 }
 
 /// A device that frames arrive on, and a container behind it.

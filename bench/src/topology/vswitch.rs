@@ -67,7 +67,7 @@ pub fn uplink(variant: Variant, vswitch: &Path, options: &[&str]) -> Result<Upli
         wire_mac: far.device("wire0")?.address,
         wire: from,
         container: to,
-        to: Addressed::ToMac,
+        to: Addressed::Mac,
         instance: Some(instance),
         _tagging: None,
         _namespaces: vec![far, container, host],

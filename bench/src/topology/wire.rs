@@ -79,9 +79,9 @@ pub fn uplink(variant: Variant, vswitch: &Path, options: &[&str]) -> Result<Upli
         _ => Injection::Pass,
     };
     let to = match variant {
-        Variant::MacvlanVlan => Addressed::ToMacInVlan(VLAN),
-        Variant::IpvlanL2 => Addressed::ToIp(host.device(PARENT)?.address),
-        _ => Addressed::ToMac,
+        Variant::MacvlanVlan => Addressed::MacInVlan(VLAN),
+        Variant::IpvlanL2 => Addressed::Ip(host.device(PARENT)?.address),
+        _ => Addressed::Mac,
     };
     Ok(Uplink {
         variant,

@@ -42,6 +42,8 @@ mod side {
     pub const EARLY: u16 = 8;
     /// On its way out by a parent.
     pub const OUT: u16 = 1024;
+    /// Not the host's own: it forwards it for others.
+    pub const FORWARDED: u16 = 2048;
 
     /// Whether a port is one of those. The answer is no surprise: but should it ever be another, nothing passes.
     #[inline(always)]
@@ -97,6 +99,7 @@ pub mod half {
         group_from_child: side::CHILD | side::GROUP | side::REST;
         unicast_from_parent: side::PARENT | side::UNICAST | side::WHOLE;
         group_from_parent: side::PARENT | side::GROUP | side::WHOLE;
+        through_parent: side::PARENT | side::OUT | side::FORWARDED | side::UNICAST | side::GROUP | side::WHOLE;
         to_parent: side::PARENT | side::OUT | side::UNICAST | side::GROUP | side::WHOLE;
     }
 }
@@ -150,8 +153,10 @@ fn decide<P: Packet + ?Sized, T: Tables, const SIDE: u16>(ifindex: u32, frame: &
         return Decision::new(action::LEAVE, number);
     }
     if is_parent {
-        let decision = if SIDE & side::OUT != 0 {
-            parent::from_host(frame, &ethernet, &station, number, port, tables)
+        let decision = if SIDE & side::FORWARDED != 0 {
+            parent::from_host::<P, T, true>(frame, &ethernet, &station, number, port, tables)
+        } else if SIDE & side::OUT != 0 {
+            parent::from_host::<P, T, false>(frame, &ethernet, &station, number, port, tables)
         } else if is_group {
             parent::group_from_parent(frame, &ethernet, &station, number, port, tables)
         } else {

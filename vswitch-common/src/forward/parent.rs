@@ -42,14 +42,15 @@ pub(super) fn from_child<P: Packet + ?Sized, T: Tables>(
         if !port.has(Port::REFLECTED) && port.has(Port::APART) && to_parent {
             return Decision::drop(DropReason::Isolated, number);
         }
-        if !routed {
-            return out(0);
-        }
+        return out(if routed { Delivery::ROUTED } else { 0 });
     }
     if routed {
         // One of the host's own addresses is the parent's.
-        let host = child == network.parent && port.has(Port::HOST_ACCESS);
-        return out(if port.has(Port::STACK) || host { Delivery::LOCAL } else { Delivery::ROUTED });
+        let host = child == network.parent;
+        if host && !port.has(Port::HOST_ACCESS) {
+            return Decision::drop(DropReason::HostAccess, number);
+        }
+        return out(if host || port.has(Port::STACK) { Delivery::LOCAL } else { Delivery::ROUTED });
     }
     if to_parent && !port.has(Port::PASSTHRU) {
         if port.has(Port::HOST_ACCESS) {
@@ -131,9 +132,10 @@ pub(super) fn group_from_parent<P: Packet + ?Sized, T: Tables>(
     }
 }
 
-/// What the host itself sends out by a parent: to a child that it reaches, or on its way.
+/// What the host sends out by a parent: to a child that it reaches, or on its way. What it forwards for others also reaches
+/// those children that its stack forwards for.
 #[inline(always)]
-pub(super) fn from_host<P: Packet + ?Sized, T: Tables>(
+pub(super) fn from_host<P: Packet + ?Sized, T: Tables, const FORWARDED: bool>(
     frame: &P,
     ethernet: &Ethernet,
     station: &FdbKey,
@@ -145,7 +147,8 @@ pub(super) fn from_host<P: Packet + ?Sized, T: Tables>(
         return Decision::new(action::FLOOD_CHILDREN, number);
     }
     let child = child_for(frame, ethernet, station, port.mac, port.flags, tables);
-    let target = tables.port(child).filter(|target| is_child_of(target, port) && target.has(Port::HOST_ACCESS));
+    let open = if FORWARDED { Port::HOST_ACCESS | Port::STACK } else { Port::HOST_ACCESS };
+    let target = tables.port(child).filter(|target| is_child_of(target, port) && target.has(open));
     let Some(target) = target else {
         return Decision::new(action::PASS, number);
     };

@@ -293,7 +293,7 @@ mod tests {
             (port(&steps).kind, port(&steps).xdp, port(&steps).xdp_egress),
             (PortKind::Container, Xdp::Off, false)
         );
-        let own = std::net::IpAddr::from([10, 9, 8, 2]);
+        let own = IpAddr::from([10, 9, 8, 2]);
         assert_eq!((&port(&steps).addresses[..], port(&steps).mtu), (&[own][..], 1400));
         assert!(!steps.iter().any(|step| matches!(step, Step::Offloads { .. })), "nothing is slowed down for nobody");
         // No frame before there is a program to judge it.

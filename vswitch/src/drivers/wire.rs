@@ -21,17 +21,18 @@ fn place(wire: &WireOptions) -> Place {
         by_address: wire.layer != Layer::Mac,
         routed: wire.is_routed(),
         stack: wire.layer == Layer::L3s,
-        host_access: wire.host_access || wire.has_host_routes(),
+        host_access: wire.host_access,
         passthru: wire.passage == Passage::Passthru,
     }
 }
 
 /// What the port of a parent has to do for all networks on it.
 pub fn union<'a>(wires: impl Iterator<Item = &'a WireOptions>) -> Place {
-    wires.map(place).fold(Place::default(), |all, one| Place {
-        by_address: all.by_address || one.by_address,
-        host_access: all.host_access || one.host_access,
-        passthru: all.passthru || one.passthru,
+    wires.fold(Place::default(), |all, wire| Place {
+        by_address: all.by_address || wire.layer != Layer::Mac,
+        // What leaves is looked at.
+        host_access: all.host_access || wire.host_access || wire.has_host_routes(),
+        passthru: all.passthru || wire.passage == Passage::Passthru,
         ..Place::default()
     })
 }

@@ -10,15 +10,15 @@ use vswitch_common::Mac;
 
 use super::state::{State, UplinkPort};
 use super::{Switch, SwitchError};
-use crate::apply::apply;
+use crate::apply::{Container, Scene, apply};
 use crate::drivers;
-use crate::kernel::netlink::{Link, Netlink};
+use crate::kernel::netlink::Link;
 use crate::kernel::probe::{self, ProbeOn};
 use crate::model::{
     Endpoint, EndpointId, Instance, InterfaceName, InvalidVlan, Layer, Network, NetworkId, NetworkName, Passage, Phase,
     StationMac, Subnet, SubnetConfig, VlanId, WireOptions,
 };
-use crate::plan::Step;
+use crate::plan::{Device, Step};
 use crate::store::Change;
 
 /// How long machines on the wire have to say that an address is theirs.
@@ -364,9 +364,7 @@ impl Switch {
 
     /// Other networks on the same parent that have its port.
     pub(super) fn on_same_parent(&self, network: &Network) -> Option<Network> {
-        if network.wire.is_none() {
-            return None;
-        }
+        network.wire.as_ref()?;
         let state = self.state();
         let mut others = state.networks.values();
         let other = others.find(|other| {
@@ -462,14 +460,10 @@ impl Switch {
         };
         let Some((mut endpoint, port, network)) = found else { return Ok(()) };
         let (Some(wire), Some(address)) = (&network.wire, &mut endpoint.address) else { return Ok(()) };
-        if wire.shares_mac() && address.mac.get() != mac {
+        let another = wire.shares_mac() && address.mac.get() != mac;
+        let interface = Device::container(address.ifname.as_str());
+        if another {
             address.mac = StationMac::try_from(mac)?;
-            let netns = self.open_netns(&endpoint.netns.path).await?;
-            let ifname = address.ifname.to_string();
-            let netlink = tokio::task::block_in_place(|| Netlink::open_in(&netns))?;
-            if let Some(link) = netlink.link_by_name(&ifname).await? {
-                netlink.set_mac(link.index, mac).await?;
-            }
             let recorded = {
                 let mut state = self.state();
                 if let Some(entry) = state.endpoints.get_mut(&id) {
@@ -482,7 +476,16 @@ impl Switch {
         let mut plan = drivers::plan(&self.instance, &network, &endpoint, self.facts_of(&network, &endpoint));
         plan.retain(|step| matches!(step, Step::AddPort(_) | Step::HostRoute { .. }));
         apply(&plan, self.scene()).await?;
-        Ok(self.netlink.set_up(port.ifindex).await?)
+        self.netlink.set_up(port.ifindex).await?;
+        if another {
+            let netns = self.open_netns(&endpoint.netns.path).await?;
+            let path = endpoint.netns.path.clone();
+            let container = tokio::task::block_in_place(|| Container::open(netns, &path))?;
+            // Once it passes frames, so that the announcement of its new address goes out.
+            let plan = [Step::CheckCarrier { device: interface.clone() }, Step::Mac { device: interface, mac }];
+            apply(&plan, Scene { container: Some(&container), ..self.scene() }).await?;
+        }
+        Ok(())
     }
 }
 

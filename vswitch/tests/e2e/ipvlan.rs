@@ -30,9 +30,9 @@ fn the_wire_sees_the_parents_address_alone() {
             for (own, far) in lan.addresses(number).into_iter().zip(Wire::address(0)) {
                 // Asked for by either side.
                 if number == 0 {
-                    ping(machine, own)
+                    ping(machine, own);
                 } else {
-                    ping(container, far)
+                    ping(container, far);
                 }
                 tcp(container, machine, far, 1 << 20);
                 udp(machine, container, own, 1400, 50);

@@ -105,6 +105,18 @@ fn what_is_for_nobody_known_goes_out_and_what_is_for_the_host_does_not() {
     let routed = Port::BY_ADDRESS | Port::ROUTED;
     assert_eq!(handed(&children(routed, 0), 11, &packet(WIRE, WIRE, 1, 9)), Ok((PARENT.0, Delivery::ROUTED)));
     assert_eq!(handed(&children(routed | Port::STACK, 0), 11, &packet(WIRE, WIRE, 1, 9)), local);
+    let hosts = |flags| {
+        let mut tables = children(routed | flags, 0);
+        let address = Address::mapped([10, 0, 0, 9]);
+        tables.neighbors.insert(NeighborKey { address, network: NETWORK, vlan: VlanKey::NONE, reserved: 0 }, PARENT);
+        handed(&tables, 11, &packet(WIRE, WIRE, 1, 9))
+    };
+    let refused = Err(Verdict::Drop(DropReason::HostAccess));
+    for (flags, expected) in
+        [(0, refused), (Port::STACK, refused), (Port::HOST_ACCESS, local), (Port::HOST_ACCESS | Port::STACK, local)]
+    {
+        assert_eq!(hosts(flags), expected, "{flags:#x}");
+    }
     let mut known = children(routed | Port::HOST_ACCESS, 0);
     let address = Address::mapped([10, 0, 0, 9]);
     known.neighbors.insert(NeighborKey { address, network: NETWORK, vlan: VlanKey::NONE, reserved: 0 }, PARENT);
@@ -216,6 +228,12 @@ fn the_host_reaches_the_children_that_it_may() {
     assert_eq!(to(out(&tables, &packet(WIRE, WIRE, 9, 2))), Ok((2, Delivery::FRONT)));
     assert_eq!(to(out(&tables, &packet(STRANGER, WIRE, 9, 8))), Err(Some(Verdict::Pass)));
     assert_eq!(to(out(&children(0, 0), &packet(A, WIRE, 9, 1))), Err(Some(Verdict::Pass)));
+    // What it forwards it also forwards to those who are behind its stack.
+    let stack = children(Port::BY_ADDRESS | Port::ROUTED | Port::STACK, 0);
+    let packet_to_a = packet(WIRE, WIRE, 9, 1);
+    assert_eq!(to(out(&stack, &packet_to_a)), Err(Some(Verdict::Pass)));
+    let forwarded = half::through_parent(14, packet_to_a.as_slice(), &stack, NOW);
+    assert_eq!(to(forwarded), Ok((1, Delivery::FRONT)));
     let tables = children(Port::HOST_ACCESS, 0);
     let hello = packet(Mac::BROADCAST, WIRE, 9, 255);
     let decision = out(&tables, &hello);

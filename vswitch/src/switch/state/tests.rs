@@ -15,6 +15,7 @@ fn draft(name: &str, subnet: Option<&str>) -> Network {
         internal: false,
         options: BTreeMap::new(),
         bridge: BridgeOptions::default(),
+        wire: None,
         labels: BTreeMap::new(),
         created: time::OffsetDateTime::UNIX_EPOCH,
         uplink_before: None,
@@ -48,7 +49,7 @@ fn wanted(network: &Network, name: &str, inode: u64) -> Wanted {
         created: time::OffsetDateTime::UNIX_EPOCH,
         phase: Phase::Attaching,
     };
-    Wanted { endpoint, ip: None, ip6: None, mac: None, ifname: None, taken: Vec::new() }
+    Wanted { endpoint, ip: None, ip6: None, mac: None, parent_mac: None, ifname: None, taken: Vec::new() }
 }
 
 /// A state with one network that others find.

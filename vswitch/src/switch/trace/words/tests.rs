@@ -95,8 +95,8 @@ fn every_action_has_a_name_and_an_explanation() {
 #[test]
 fn a_delivery_says_where_and_how() {
     let names = names();
-    let to = |kind: PortKind, local, tag| {
-        let to = Delivery { port: PortNumber(4), kind: kind as u8, local, tag, ..Delivery::default() };
+    let to = |kind: PortKind, way, tag| {
+        let to = Delivery { port: PortNumber(4), kind: kind as u8, way, tag, ..Delivery::default() };
         names.verdict(&Decision { to, ..Decision::new(action::REDIRECT, WEB) })
     };
     let straight = to(PortKind::Container, 0, tag::KEEP);
