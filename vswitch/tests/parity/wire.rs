@@ -21,7 +21,7 @@ use crate::frames::{addresses, control_frame, damage, stations};
 use crate::shared::{Numbers, Sandbox, keep_up, veth};
 use crate::tables;
 
-/// Frames that are generated; those at parents go through three decisions.
+/// Frames that are generated; those at parents go through four decisions.
 const FRAMES: usize = 100_000;
 
 /// The VLAN that some children are in.
@@ -340,7 +340,8 @@ fn the_loaded_programs_of_parents_decide_as_the_core_does() {
     let ports = ports();
     let mut devices = add_ports(&sandbox, &datapath, &mut tables);
     // Devices that are no ports.
-    devices.extend([(veth("none"), PortKind::Child), (veth("other"), PortKind::Parent)]);
+    let strange = veth("none");
+    devices.extend([(strange, PortKind::Child), (veth("other"), PortKind::Parent)]);
     let mut tracer = datapath.tracer().expect("load the recording copy");
     let mut numbers = Numbers(0x7673_7769_7463_6822);
     let stations = stations(ports.len() as u8);
@@ -370,13 +371,22 @@ fn the_loaded_programs_of_parents_decide_as_the_core_does() {
             seen.compare("early", early, &frame, ifindex, &tables, |now| {
                 forward_early(ifindex, kind, frame.as_slice(), &tables, now)
             });
-            let out = tracer.tc_out(ifindex, mark, &frame);
+            let out = tracer.tc_out(ifindex, 0, mark, &frame);
             seen.compare("host", out, &frame, ifindex, &tables, |now| half::to_parent(ifindex, &marked, &tables, now));
+            let through = tracer.tc_out(ifindex, strange, mark, &frame);
+            seen.compare("through", through, &frame, ifindex, &tables, |now| {
+                half::through_parent(ifindex, &marked, &tables, now)
+            });
             if round % 100 == 0 {
-                // What a child sent to the host passes, whatever it is: nobody decides.
-                let passed = tracer.tc(kind, ifindex, mark | MARK_FROM_CHILD, &frame);
-                let refused = matches!(passed, Err(DatapathError::TraceRefused { .. }));
-                assert!(refused || matches!(passed, Err(DatapathError::Trace { .. })), "{passed:?}: {frame:02x?}");
+                // What a child sent to the host passes, and what one sent out, whatever it is: nobody decides.
+                let (child, _) = devices[3 + numbers.below(30)];
+                for passed in [
+                    tracer.tc(kind, ifindex, mark | MARK_FROM_CHILD, &frame),
+                    tracer.tc_out(ifindex, child, mark, &frame),
+                ] {
+                    let refused = matches!(passed, Err(DatapathError::TraceRefused { .. }));
+                    assert!(refused || matches!(passed, Err(DatapathError::Trace { .. })), "{passed:?}: {frame:02x?}");
+                }
             }
         }
         // Learned stations take part in what follows, on both sides.
@@ -464,7 +474,19 @@ fn every_way_was_taken(names: &BTreeMap<String, usize>) {
         "host: Drop(TooBig)",
         "host: Drop(VlanNotAllowed)",
         "host: Drop(UnknownPort)",
+        "through: to Child by MAC, way 3",
+        "through: to Child by IPv4, way 3",
+        "through: to Child by IPv6, way 3",
+        "through: to Child by ARP, way 3",
+        "through: to Child, tag 1",
+        "through: Children, way 0, but one: false",
+        "through: Pass",
+        "through: Drop(TooBig)",
+        "through: Drop(VlanNotAllowed)",
     ];
     let missed: Vec<&str> = ways.into_iter().filter(|name| !names.contains_key(*name)).collect();
     assert!(missed.is_empty(), "no frame had these: {missed:#?}");
+    // What the host forwards reaches the children of its stack, too.
+    let by_address = |side: &str| names[&format!("{side}: to Child by IPv4, way 3")];
+    assert!(by_address("through") > by_address("host"), "no frame was forwarded to a child of the stack");
 }
