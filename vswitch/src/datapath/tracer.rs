@@ -64,12 +64,32 @@ impl Tracer {
     /// [`DatapathError::TraceRefused`] if the kernel does not run it: the frame is shorter than [`SHORTEST`], or than
     /// the IP header that its EtherType announces (kernel 6.18), or longer than a page; [`DatapathError::Trace`] else.
     pub fn tc(&mut self, kind: PortKind, ifindex: u32, mark: u32, frame: &[u8]) -> Result<Trace, DatapathError> {
-        // struct __sk_buff (linux/bpf.h), 192 bytes: the mark is its third word, ifindex its eleventh. Most others have
-        // to be zero.
+        self.classify(Hook::tc(kind), ifindex, 0, mark, frame)
+    }
+
+    /// What the program at a parent decides about a frame that leaves by it, the device `ifindex`: one that the host sends
+    /// itself, or has received by the device `from` if that is not 0.
+    ///
+    /// # Errors
+    /// As for [`Tracer::tc`]; [`DatapathError::Trace`] also if it leaves the frame alone, as that of a port.
+    pub fn tc_out(&mut self, ifindex: u32, from: u32, mark: u32, frame: &[u8]) -> Result<Trace, DatapathError> {
+        self.classify(Hook::ParentOut, ifindex, from, mark, frame)
+    }
+
+    fn classify(
+        &mut self,
+        hook: Hook,
+        ifindex: u32,
+        from: u32,
+        mark: u32,
+        frame: &[u8],
+    ) -> Result<Trace, DatapathError> {
+        // struct __sk_buff (linux/bpf.h), 192 bytes: the mark is its third word, ingress_ifindex its tenth, ifindex its
+        // eleventh. Most others have to be zero.
         let mut context = [0_u8; 192];
         context[8..12].copy_from_slice(&mark.to_ne_bytes());
+        context[36..40].copy_from_slice(&from.to_ne_bytes());
         context[40..44].copy_from_slice(&ifindex.to_ne_bytes());
-        let hook = Hook::tc(kind);
         let options = TestRunOptions { data_in: Some(frame), ctx_in: Some(&context), ..TestRunOptions::new() };
         let ran = classifier(&mut self.ebpf, hook).test_run(options);
         self.recorded(hook, frame.len(), ran.map(|result| result.return_value))

@@ -1,0 +1,233 @@
+//! Containers, the host and uplinks.
+//!
+//! Each frame goes through the program in the kernel (BPF_PROG_TEST_RUN on live maps) and through `forward()` over the
+//! same tables in memory; the two decisions have to be equal in every field.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+
+use vswitch::datapath::{
+    Datapath, DatapathError, Mode, NetworkSpec, Options, PortRules, PortSpec, SHORTEST, Trunk, Xdp,
+};
+use vswitch_common::forward::{forward, forward_early};
+use vswitch_common::packet::{Marked, address::Address};
+use vswitch_common::tables::memory::MemoryTables;
+use vswitch_common::tables::{
+    FdbKey, MARK_PUBLISHED, NeighborKey, Network, NetworkNumber, OwnKey, PortKind, PortNumber, Subnet, VlanKey,
+};
+use vswitch_common::verdict::{DropReason, Verdict};
+use vswitch_common::{Mac, tables::FdbEntry};
+
+use crate::frames::{addresses, control_frame, random_frame, stations};
+use crate::shared::{Numbers, Sandbox, keep_up, veth};
+
+/// Frames that go through each of the two decisions at every port.
+const FRAMES: usize = 100_000;
+
+/// The ports: network, kind, and what they may do. Network 3 is internal.
+fn ports() -> Vec<(u32, PortKind, PortRules)> {
+    use PortKind::{Container, Host, Uplink};
+    let plain = PortRules { trunk: Trunk::All, ..PortRules::default() };
+    let guarded = PortRules {
+        learning: false,
+        spoof_guard: true,
+        ra_guard: true,
+        dhcp_guard: true,
+        bpdu_guard: true,
+        arp_suppress: true,
+        snooping: true,
+        storm_pps: 1000,
+        ..PortRules::default()
+    };
+    let nested = PortRules { learning: true, trunk: Trunk::All, group_fwd_mask: 0xc001, ..guarded.clone() };
+    let stormy = PortRules { spoof_guard: false, learning: true, storm_pps: 1, ..guarded.clone() };
+    let trunk = PortRules { trunk: Trunk::Vlans(BTreeSet::from([2, 3])), ..guarded.clone() };
+    let quiet = PortRules { arp_suppress: true, snooping: true, ..plain.clone() };
+    let isolated = |rules: &PortRules| PortRules { isolated: true, ..rules.clone() };
+    vec![
+        (1, Container, isolated(&guarded)),
+        (1, Container, nested),
+        (1, Container, isolated(&plain)),
+        (1, Host, quiet.clone()),
+        (1, Uplink, quiet.clone()),
+        (2, Container, trunk),
+        (2, Host, quiet.clone()),
+        (3, Container, quiet.clone()),
+        (3, Host, quiet),
+        (3, Uplink, plain.clone()),
+        (2, Container, PortRules { vlan: 3, ..guarded.clone() }),
+        (2, Container, PortRules { hairpin: true, ..plain }),
+        (2, Container, stormy),
+        (1, Container, isolated(&guarded)),
+        (1, Container, guarded),
+    ]
+}
+
+/// Tells both sides of three networks.
+fn networks(datapath: &Datapath, tables: &mut MemoryTables) {
+    for number in 1..=3_u8 {
+        let network = NetworkNumber(number.into());
+        let internal = number == 3;
+        let subnets = [format!("10.{number}.0.0/24 10.{number}.0.1"), format!("fd00:{number}::/64 fd00:{number}::1")];
+        let subnets = subnets.iter().map(|text| {
+            let (subnet, gateway) = text.split_once(' ').expect("two");
+            (subnet.parse().expect("a subnet"), gateway.parse().expect("an address"))
+        });
+        let spec = NetworkSpec { number: network, internal, subnets: subnets.collect() };
+        datapath.set_network(&spec).expect("set a network");
+
+        let flags = if internal { Network::INTERNAL } else { 0 };
+        tables.networks.insert(network, Network { flags, ..Network::default() });
+        let six = |last| Address::new([0xfd, 0, 0, number, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last]);
+        for (address, length, flags) in [
+            (Address::mapped([10, number, 0, 0]), 120, 0),
+            (Address::mapped([10, number, 0, 1]), 128, Subnet::GATEWAY),
+            (six(0), 64, 0),
+            (six(1), 128, Subnet::GATEWAY),
+        ] {
+            tables.add_subnet(address, length, Subnet { network, flags });
+        }
+    }
+}
+
+#[test]
+fn the_loaded_programs_decide_as_the_core_does() {
+    let sandbox = Sandbox::new();
+    let options = Options { directory: sandbox.bpffs.clone(), mode: Mode::Auto, fdb_size: 4096 };
+    let datapath = Datapath::open(options).expect("load the programs");
+    let mut devices = Vec::new();
+    let mut tables = MemoryTables::default();
+    for (place, (network, kind, rules)) in ports().into_iter().enumerate() {
+        let device = format!("p{place}");
+        let ifindex = veth(&device);
+        devices.push((ifindex, kind));
+        let (four, six) = addresses(network, place);
+        let spec = PortSpec {
+            ifindex,
+            egress_ifindex: ifindex,
+            device,
+            network: NetworkNumber(network),
+            kind,
+            mac: Mac([2, 0, 0, 0, 0, place as u8 + 1]),
+            xdp: Xdp::Off,
+            xdp_egress: place == 0 || place == 7,
+            addresses: if place == 2 { Vec::new() } else { vec![four.into(), six.into()] },
+            mtu: if place % 3 == 1 { 150 } else { 0 },
+            rules,
+        };
+        let number = datapath.add_port(&spec).expect("add a port");
+        let vlan = VlanKey(spec.rules.vlan);
+        let known = spec.addresses.iter().map(|address| match address {
+            IpAddr::V4(four) => Address::mapped(four.octets()),
+            IpAddr::V6(six) => Address::new(six.octets()),
+        });
+        for address in known.chain([Address::link_local(spec.mac)]) {
+            let key = NeighborKey { address, network: NetworkNumber(network), vlan, reserved: 0 };
+            tables.neighbors.insert(key, number);
+        }
+        if place == 14 {
+            // It has an address in another network, which it may speak from here, too.
+            let address = Ipv4Addr::new(10, 3, 0, 2);
+            datapath.set_addresses_elsewhere(number, &[address.into()]).expect("tell it");
+            tables.owned.insert(OwnKey { address: Address::mapped(address.octets()), port: number, reserved: 0 });
+        }
+        if let Trunk::Vlans(vlans) = &spec.rules.trunk {
+            tables.trunks.extend(vlans.iter().map(|vlan| (number, VlanKey(*vlan))));
+        }
+    }
+    // A device that is no port.
+    devices.push((veth("none"), PortKind::Container));
+
+    for (number, port) in datapath.ports().expect("read the ports") {
+        tables.add_port(number, port);
+    }
+    networks(&datapath, &mut tables);
+    // A station wired to a port by hand, and one learned from port 2 in the kernel's table and ours.
+    let fixed = FdbKey { network: NetworkNumber(1), vlan: VlanKey(3), mac: Mac([0x0a, 0, 0, 0, 1, 1]) };
+    datapath.fdb_add_static(fixed, PortNumber(2)).expect("add a static entry");
+    tables.fdb = datapath.fdb().expect("read the FDB").into_iter().collect();
+    assert!(tables.fdb.values().all(FdbEntry::is_static));
+
+    let mut tracer = datapath.tracer().expect("load the recording copy");
+    let mut numbers = Numbers(0x7673_7769_7463_6821);
+    let stations = stations(ports().len() as u8);
+    let (mut compared, mut refused) = (0_usize, 0_usize);
+    let mut seen = std::collections::BTreeMap::<String, usize>::new();
+    let held = FdbKey { network: NetworkNumber(1), vlan: VlanKey::NONE, mac: Mac([0x0a, 0, 0, 0, 1, 7]) };
+    for round in 0..FRAMES {
+        if round % 500 == 0 {
+            keep_up(&sandbox, &mut tables, ports().len() as u32, held, PortNumber(2));
+        }
+        let place = numbers.below(devices.len());
+        let (ifindex, kind) = devices[place];
+        let frame = match round % 2 {
+            0 => random_frame(&mut numbers, &stations),
+            _ => {
+                let network = ports().get(place).map_or(1, |(network, ..)| *network);
+                control_frame(&mut numbers, &stations, network, place, Mac([2, 0, 0, 0, 0, place as u8 + 1]))
+            }
+        };
+        let mark = numbers.pick(&[0, 0, MARK_PUBLISHED, !MARK_PUBLISHED, u32::MAX]);
+        let marked = Marked { bytes: &frame, mark };
+        let core = match tracer.tc(kind, ifindex, mark, &frame) {
+            Ok(kernel) => {
+                let core = forward(ifindex, &marked, &tables, kernel.now);
+                assert_eq!(kernel.decision, core, "tc {kind:?} on {ifindex}, mark {mark:#x}: {frame:02x?}");
+                compared += 1;
+                core
+            }
+            // The kernel's test run has its own idea of the shortest packet; on the wire the program gets these too.
+            Err(DatapathError::TraceRefused { .. }) if frame.len() < SHORTEST + 40 => {
+                refused += 1;
+                forward(ifindex, &marked, &tables, 0)
+            }
+            Err(error) => panic!("run the tc program on {frame:02x?}: {error}"),
+        };
+        let name = match core.verdict().expect("a verdict") {
+            Verdict::Redirect(to) => format!("redirect to {:?}, tag {}", to.kind(), to.tag),
+            Verdict::Answer(answer, _) => format!("answer {answer:?}"),
+            other => format!("{other:?}"),
+        };
+        *seen.entry(name).or_default() += 1;
+        for kind in [PortKind::Container, PortKind::Uplink] {
+            let Some(kernel) = tracer.xdp(kind, ifindex, &frame).expect("run the XDP program") else { continue };
+            let core = forward_early(ifindex, kind, frame.as_slice(), &tables, kernel.now);
+            assert_eq!(kernel.decision, core, "XDP {kind:?} on {ifindex}: {frame:02x?}");
+            compared += 1;
+        }
+        // Learned stations take part in what follows, on both sides.
+        if let Some(key) = core.learn().filter(|key| *key != held && numbers.below(50) == 0) {
+            datapath.fdb_add_static(key, core.ingress).expect("write the station");
+            let entry = FdbEntry { port: core.ingress, flags: FdbEntry::STATIC, ..FdbEntry::default() };
+            tables.fdb.insert(key, entry);
+        }
+    }
+    println!("{compared} decisions compared, {refused} frames too short for a test run of tc: {seen:?}");
+    assert!(refused < FRAMES / 10 && compared == 3 * FRAMES - refused, "{compared} compared, {refused} refused");
+    // The corpus has to reach every verdict, or the agreement says little.
+    for reason in DropReason::ALL {
+        let reached = seen.contains_key(&format!("Drop({reason:?})"));
+        // Nothing in a decision fails a delivery: that happens afterwards. The last three are for children alone.
+        let other = [DropReason::DeliveryFailed, DropReason::ParentGone, DropReason::HostAccess, DropReason::NotRouted];
+        assert_eq!(reached, !other.contains(&reason), "{reason:?} reached: {reached}");
+    }
+    for verdict in [
+        "Pass",
+        "Flood(Group)",
+        "Flood(UnknownUnicast)",
+        "Flood(Apart)",
+        "Flood(Listeners)",
+        "Flood(ListenersApart)",
+        "Flood(Routers)",
+        "answer Arp",
+        "answer Neighbor",
+        "redirect to Some(Container), tag 0",
+        "redirect to Some(Container), tag 1",
+        "redirect to Some(Container), tag 2",
+        "redirect to Some(Container), tag 3",
+        "redirect to Some(Host), tag 0",
+        "redirect to Some(Uplink), tag 0",
+    ] {
+        assert!(seen.contains_key(verdict), "no frame had the verdict {verdict}");
+    }
+}

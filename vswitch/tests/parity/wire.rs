@@ -1,0 +1,492 @@
+//! macvlan and ipvlan: parents, what arrives there and what leaves by them, and children of every sort.
+//!
+//! As for the other kinds of ports: the programs in the kernel against the core over the same tables in memory.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use vswitch::datapath::{Datapath, DatapathError, Mode, Options, Place, PortRules, PortSpec, SHORTEST, Trunk, Xdp};
+use vswitch_common::Mac;
+use vswitch_common::forward::{forward, forward_early, half};
+use vswitch_common::packet::address::Address;
+use vswitch_common::packet::{Ethernet, Marked, ethertype};
+use vswitch_common::tables::memory::MemoryTables;
+use vswitch_common::tables::{
+    FdbEntry, FdbKey, MARK_FROM_CHILD, NeighborKey, Network, NetworkNumber, OwnKey, PortKind, PortNumber, VlanKey,
+};
+use vswitch_common::trace::Trace;
+use vswitch_common::verdict::{Decision, DropReason, Verdict};
+
+use crate::frames::{addresses, control_frame, damage, stations};
+use crate::shared::{Numbers, Sandbox, keep_up, veth};
+use crate::tables;
+
+/// Frames that are generated; those at parents go through four decisions.
+const FRAMES: usize = 100_000;
+
+/// The VLAN that some children are in.
+const VLAN: u16 = 30;
+
+/// The ports: network, kind, and what they may do. The parent of network 2 is its one child's, that of network 3 goes.
+fn ports() -> Vec<(u32, PortKind, PortRules)> {
+    use PortKind::{Child, Parent};
+    let parent = |place| PortRules { learning: false, trunk: Trunk::All, place, ..PortRules::default() };
+    let plain = PortRules::default();
+    let guarded = PortRules {
+        learning: false,
+        spoof_guard: true,
+        ra_guard: true,
+        dhcp_guard: true,
+        bpdu_guard: true,
+        storm_pps: 1000,
+        ..PortRules::default()
+    };
+    let nested = PortRules { learning: true, trunk: Trunk::All, group_fwd_mask: 0xc001, ..guarded.clone() };
+    let stormy = PortRules { storm_pps: 1, ..plain.clone() };
+    let isolated = |rules: &PortRules| PortRules { isolated: true, ..rules.clone() };
+    let tagged = |rules: &PortRules| PortRules { vlan: VLAN, ..rules.clone() };
+    let at = |place, rules: &PortRules| (1, Child, PortRules { place, ..rules.clone() });
+    let bridge = Place::default();
+    let private = Place { apart: true, ..bridge };
+    let vepa = Place { apart: true, reflected: true, ..bridge };
+    let l2 = Place { by_address: true, ..bridge };
+    let l3 = Place { routed: true, ..l2 };
+    let l3s = Place { stack: true, ..l3 };
+    let passthru = Place { passthru: true, ..bridge };
+    let with_host = |place| Place { host_access: true, ..place };
+    let by_address = |place: Place| Place { by_address: true, ..place };
+    let routed = |place: Place| Place { routed: true, ..by_address(place) };
+    vec![
+        (1, Parent, parent(with_host(l2))),
+        (2, Parent, parent(passthru)),
+        (3, Parent, parent(l2)),
+        at(bridge, &plain),
+        at(bridge, &guarded),
+        at(with_host(bridge), &guarded),
+        at(with_host(bridge), &nested),
+        at(bridge, &tagged(&plain)),
+        at(with_host(bridge), &tagged(&guarded)),
+        at(bridge, &isolated(&plain)),
+        at(private, &plain),
+        at(private, &guarded),
+        at(with_host(private), &nested),
+        at(vepa, &plain),
+        at(vepa, &tagged(&guarded)),
+        at(with_host(vepa), &guarded),
+        at(l2, &plain),
+        at(l2, &guarded),
+        at(with_host(l2), &guarded),
+        at(with_host(l2), &tagged(&guarded)),
+        at(l2, &isolated(&guarded)),
+        at(l2, &stormy),
+        at(by_address(private), &guarded),
+        at(by_address(vepa), &guarded),
+        at(with_host(by_address(vepa)), &plain),
+        at(l3, &plain),
+        at(with_host(l3), &guarded),
+        at(l3, &tagged(&guarded)),
+        at(l3, &isolated(&guarded)),
+        at(routed(private), &guarded),
+        at(routed(vepa), &guarded),
+        at(l3s, &guarded),
+        at(with_host(l3s), &plain),
+        (2, Child, PortRules { place: passthru, ..plain.clone() }),
+        (3, Child, PortRules { place: bridge, ..plain.clone() }),
+        (3, Child, PortRules { place: l3, ..guarded }),
+    ]
+}
+
+/// The station at a port: children that are found otherwise have the address of their parent.
+fn station(ports: &[(u32, PortKind, PortRules)], place: usize) -> Mac {
+    let own = |place: usize| Mac([2, 0, 0, 0, 0, place as u8 + 1]);
+    match ports.get(place) {
+        Some((network, PortKind::Child, rules)) if rules.place.by_address || rules.place.passthru => {
+            own(parent_of(*network))
+        }
+        _ => own(place),
+    }
+}
+
+/// Where the parent of a network is among the ports.
+fn parent_of(network: u32) -> usize {
+    network as usize - 1
+}
+
+/// The link-local address of a child that shares its MAC address.
+fn link_local(place: usize) -> Ipv6Addr {
+    Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, place as u16 + 1)
+}
+
+/// A frame of those that pass between children, the wire and the host.
+fn passing_frame(numbers: &mut Numbers, ports: &[(u32, PortKind, PortRules)], place: usize) -> Vec<u8> {
+    let stranger = Mac([0x0a, 0, 0, 0, 1, numbers.below(8) as u8]);
+    let network = ports.get(place).map_or(1, |(network, ..)| *network);
+    let parent = station(ports, parent_of(network));
+    let at_parent = ports.get(place).is_none_or(|(_, kind, _)| *kind == PortKind::Parent);
+    // Who sends it and who is to get it.
+    let from = if at_parent || numbers.below(16) == 0 { numbers.below(ports.len()) } else { place };
+    let to = numbers.below(ports.len() + 4);
+    let source = match numbers.below(8) {
+        0..3 if at_parent => stranger,
+        3..5 if at_parent => parent,
+        0 => stranger,
+        _ => station(ports, from),
+    };
+    let groups = [Mac::BROADCAST, Mac([1, 0, 0x5e, 1, 2, 3]), Mac([0x33, 0x33, 0, 0, 0, 1])];
+    let destination = match numbers.below(8) {
+        0..4 => station(ports, to),
+        4..6 => parent,
+        6 => stranger,
+        _ => numbers.pick(&groups),
+    };
+    let mut frame = [destination.0, source.0].concat();
+    let tag = if at_parent { numbers.below(10) } else { numbers.below(30) };
+    let number = VLAN as u8;
+    match tag {
+        0..3 => frame.extend([0x81, 0, 0, number]),
+        3 => frame.extend([0x81, 0, 0xe0, numbers.pick(&[0, number])]),
+        4 => frame.extend([numbers.pick(&[0x81, 0x88]), numbers.pick(&[0, 0xa8]), 0, number + 1]),
+        5 => frame.extend([0x81, 0, 0x20, 0]),
+        _ => {}
+    }
+    let network_of = |place: usize| ports.get(place).map_or(1, |(network, ..)| *network);
+    let (from4, from6) = addresses(network_of(from), from);
+    let (to4, to6) = addresses(network_of(to), to);
+    let (mut from6, mut to6) = (from6, to6);
+    if numbers.below(6) == 0 {
+        (from6, to6) = (link_local(from), link_local(to));
+    }
+    let length = numbers.pick(&[1, 46, 46, 200]);
+    let mut payload = numbers.bytes(length);
+    let protocol = numbers.pick(&[6, 17, 17, 50]);
+    match numbers.below(8) {
+        0..3 => {
+            frame.extend([8, 0, 0x45, 0, 0, 20 + length as u8, 0, 0, 0x40, 0, 64, protocol, 0, 0]);
+            frame.extend([from4.octets(), to4.octets()].concat());
+        }
+        3..5 => {
+            frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, length as u8, protocol, 64]);
+            frame.extend([from6.octets(), to6.octets()].concat());
+        }
+        5..7 => {
+            frame.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, numbers.pick(&[1, 2])]);
+            frame.extend(source.0);
+            frame.extend(from4.octets());
+            frame.extend([0; 6]);
+            frame.extend(to4.octets());
+        }
+        _ => frame.extend(numbers.pick(&[[0x88_u8, 0xcc], [0x88, 0x63], [0, 46]])),
+    }
+    frame.append(&mut payload);
+    if numbers.below(3) == 0 {
+        damage(numbers, &mut frame);
+    }
+    frame
+}
+
+/// What both sides have in their tables of the ports.
+fn add_ports(sandbox: &Sandbox, datapath: &Datapath, tables: &mut MemoryTables) -> Vec<(u32, PortKind)> {
+    let ports = ports();
+    let mut devices = Vec::new();
+    for (place, (network, kind, rules)) in ports.iter().cloned().enumerate() {
+        let device = format!("w{place}");
+        let ifindex = veth(&device);
+        devices.push((ifindex, kind));
+        let (four, six) = addresses(network, place);
+        let of_child = (kind == PortKind::Child && rules.place.by_address).then(|| link_local(place).into());
+        let spec = PortSpec {
+            ifindex,
+            egress_ifindex: ifindex,
+            device,
+            network: NetworkNumber(network),
+            kind,
+            mac: station(&ports, place),
+            xdp: Xdp::Off,
+            xdp_egress: kind == PortKind::Child && place % 4 != 0,
+            addresses: [four.into(), six.into()].into_iter().chain(of_child).collect(),
+            mtu: if place % 3 == 0 { 150 } else { 0 },
+            rules,
+        };
+        let number = datapath.add_port(&spec).expect("add a port");
+        assert_eq!(number.0 as usize, place + 1);
+        let entry = tables.networks.entry(spec.network).or_default();
+        if kind == PortKind::Parent {
+            entry.parent = number;
+        } else if spec.rules.place.passthru {
+            entry.only = number;
+        }
+        let known = spec.addresses.iter().map(|address| match address {
+            IpAddr::V4(four) => Address::mapped(four.octets()),
+            IpAddr::V6(six) => Address::new(six.octets()),
+        });
+        let by_mac = Some(Address::link_local(spec.mac)).filter(|_| !spec.rules.place.by_address);
+        for address in known.chain(by_mac) {
+            let key = NeighborKey { address, network: spec.network, vlan: VlanKey(spec.rules.vlan), reserved: 0 };
+            tables.neighbors.insert(key, number);
+        }
+        if kind == PortKind::Child && place % 5 == 0 {
+            // It has an address in another network, which it may speak from here, too.
+            let address = Ipv4Addr::new(10, 4, 0, 2);
+            datapath.set_addresses_elsewhere(number, &[address.into()]).expect("tell it");
+            tables.owned.insert(OwnKey { address: Address::mapped(address.octets()), port: number, reserved: 0 });
+        }
+    }
+    // The interface of network 3 goes, and its children stay.
+    let gone = PortNumber(parent_of(3) as u32 + 1);
+    datapath.remove_port(gone).expect("remove the parent");
+    tables.neighbors.retain(|_, owner| *owner != gone);
+    tables.networks.entry(NetworkNumber(3)).or_default().parent = PortNumber::NONE;
+    for (number, ours) in &tables.networks {
+        let pinned = tables::network(sandbox, number.0);
+        assert_eq!(pinned, Network { first: pinned.first, ..*ours }, "network {}", number.0);
+    }
+    for (number, port) in datapath.ports().expect("read the ports") {
+        tables.add_port(number, port);
+    }
+    // A station wired to a child by hand; one to the child in the wrong VLAN; one to a parent, and to another network's.
+    let last = |last| Mac([0x0a, 0, 0, 0, 1, last]);
+    for (vlan, mac, port) in [(0, last(1), 4), (VLAN, last(2), 4), (0, last(3), 1), (0, last(4), 34)] {
+        let key = FdbKey { network: NetworkNumber(1), vlan: VlanKey(vlan), mac };
+        datapath.fdb_add_static(key, PortNumber(port)).expect("add a static entry");
+    }
+    tables.fdb = datapath.fdb().expect("read the FDB").into_iter().collect();
+    // Children that share their parent's address have no entry of their own.
+    let shares = |place: &Place| place.by_address || place.passthru;
+    let hidden = |entry: &FdbEntry| {
+        let (_, kind, rules) = &ports[entry.port.0 as usize - 1];
+        *kind == PortKind::Child && shares(&rules.place)
+    };
+    assert!(tables.fdb.iter().all(|(key, entry)| entry.is_static() && (key.mac == last(4) || !hidden(entry))));
+    devices
+}
+
+/// What was compared, and what came of it.
+#[derive(Default)]
+struct Seen {
+    compared: usize,
+    refused: usize,
+    names: BTreeMap<String, usize>,
+}
+
+impl Seen {
+    /// Compares a decision of the kernel's with the core's, and writes down what it was.
+    fn compare(
+        &mut self,
+        side: &str,
+        kernel: Result<Trace, DatapathError>,
+        frame: &[u8],
+        ifindex: u32,
+        tables: &MemoryTables,
+        core: impl Fn(u32) -> Decision,
+    ) -> Decision {
+        let decision = match kernel {
+            Ok(kernel) => {
+                let core = core(kernel.now);
+                assert_eq!(kernel.decision, core, "{side}, on {ifindex}: {frame:02x?}");
+                self.compared += 1;
+                core
+            }
+            // The kernel's test run has its own idea of the shortest packet; on the wire the program gets these too.
+            Err(DatapathError::TraceRefused { .. }) if frame.len() < SHORTEST + 40 => {
+                self.refused += 1;
+                return core(0);
+            }
+            Err(error) => panic!("{side}, on {ifindex}: {error}: {frame:02x?}"),
+        };
+        let to = decision.to;
+        let mut saw = |name: String| *self.names.entry(format!("{side}: {name}")).or_default() += 1;
+        match decision.verdict().expect("a verdict") {
+            Verdict::Redirect(_) => {
+                let kind = to.kind().expect("a kind");
+                saw(format!("to {kind:?} by {}, way {}", found_by(frame, &decision, tables), to.way));
+                saw(format!("to {kind:?}, tag {}", to.tag));
+            }
+            Verdict::Flood(flood) => {
+                saw(format!("{flood:?}, way {}, but one: {}", to.way, to.port != PortNumber::NONE));
+            }
+            other => saw(format!("{other:?}")),
+        }
+        if decision.learn().is_some() {
+            saw("learns".to_owned());
+        }
+        decision
+    }
+}
+
+/// By which of a frame's addresses its receiver was found.
+fn found_by(frame: &[u8], decision: &Decision, tables: &MemoryTables) -> &'static str {
+    let ethernet = Ethernet::parse(frame).expect("a frame that was sent on");
+    let network = tables.networks[&decision.station.network];
+    if network.only != PortNumber::NONE {
+        return "the only one";
+    }
+    if tables.ports[&network.parent].mac != ethernet.destination {
+        return "MAC";
+    }
+    match ethernet.ethertype {
+        ethertype::IPV4 => "IPv4",
+        ethertype::IPV6 => "IPv6",
+        ethertype::ARP => "ARP",
+        _ => "nothing",
+    }
+}
+
+#[test]
+fn the_loaded_programs_of_parents_decide_as_the_core_does() {
+    let sandbox = Sandbox::new();
+    let options = Options { directory: sandbox.bpffs.clone(), mode: Mode::Auto, fdb_size: 4096 };
+    let datapath = Datapath::open(options).expect("load the programs");
+    let mut tables = MemoryTables::default();
+    let ports = ports();
+    let mut devices = add_ports(&sandbox, &datapath, &mut tables);
+    // Devices that are no ports.
+    let strange = veth("none");
+    devices.extend([(strange, PortKind::Child), (veth("other"), PortKind::Parent)]);
+    let mut tracer = datapath.tracer().expect("load the recording copy");
+    let mut numbers = Numbers(0x7673_7769_7463_6822);
+    let stations = stations(ports.len() as u8);
+    let mut seen = Seen::default();
+    let held = FdbKey { network: NetworkNumber(1), vlan: VlanKey::NONE, mac: Mac([0x0a, 0, 0, 0, 1, 7]) };
+    for round in 0..FRAMES {
+        if round % 500 == 0 {
+            keep_up(&sandbox, &mut tables, ports.len() as u32, held, PortNumber(5));
+        }
+        // One in three at the parents that stay.
+        let place = if numbers.below(3) == 0 { numbers.below(2) } else { numbers.below(devices.len()) };
+        let (ifindex, kind) = devices[place];
+        let frame = if round % 3 == 0 {
+            let (network, own) = ports.get(place).map_or((1, place), |(network, ..)| (*network, place));
+            let own = if kind == PortKind::Parent { numbers.below(ports.len()) } else { own };
+            control_frame(&mut numbers, &stations, network, own, station(&ports, own))
+        } else {
+            passing_frame(&mut numbers, &ports, place)
+        };
+        let mark = numbers.pick(&[0, 0, 1, !MARK_FROM_CHILD]);
+        let marked = Marked { bytes: &frame, mark };
+        let side = if kind == PortKind::Parent { "wire" } else { "child" };
+        let kernel = tracer.tc(kind, ifindex, mark, &frame);
+        let core = seen.compare(side, kernel, &frame, ifindex, &tables, |now| forward(ifindex, &marked, &tables, now));
+        if kind == PortKind::Parent {
+            let early = tracer.xdp(kind, ifindex, &frame).map(|kernel| kernel.expect("a parent has an XDP program"));
+            seen.compare("early", early, &frame, ifindex, &tables, |now| {
+                forward_early(ifindex, kind, frame.as_slice(), &tables, now)
+            });
+            let out = tracer.tc_out(ifindex, 0, mark, &frame);
+            seen.compare("host", out, &frame, ifindex, &tables, |now| half::to_parent(ifindex, &marked, &tables, now));
+            let through = tracer.tc_out(ifindex, strange, mark, &frame);
+            seen.compare("through", through, &frame, ifindex, &tables, |now| {
+                half::through_parent(ifindex, &marked, &tables, now)
+            });
+            if round % 100 == 0 {
+                // What a child sent to the host passes, and what one sent out, whatever it is: nobody decides.
+                let (child, _) = devices[3 + numbers.below(30)];
+                for passed in [
+                    tracer.tc(kind, ifindex, mark | MARK_FROM_CHILD, &frame),
+                    tracer.tc_out(ifindex, child, mark, &frame),
+                ] {
+                    let refused = matches!(passed, Err(DatapathError::TraceRefused { .. }));
+                    assert!(refused || matches!(passed, Err(DatapathError::Trace { .. })), "{passed:?}: {frame:02x?}");
+                }
+            }
+        }
+        // Learned stations take part in what follows, on both sides.
+        if let Some(key) = core.learn().filter(|key| *key != held && numbers.below(50) == 0) {
+            datapath.fdb_add_static(key, core.ingress).expect("write the station");
+            let entry = FdbEntry { port: core.ingress, flags: FdbEntry::STATIC, ..FdbEntry::default() };
+            tables.fdb.insert(key, entry);
+        }
+    }
+    let Seen { compared, refused, names } = seen;
+    println!("{compared} decisions compared, {refused} frames too short for a test run of tc: {names:#?}");
+    assert!(refused < FRAMES / 5 && compared > FRAMES, "{compared} compared, {refused} refused");
+    every_way_was_taken(&names);
+}
+
+/// The corpus has to reach every verdict and every way, or the agreement says little.
+fn every_way_was_taken(names: &BTreeMap<String, usize>) {
+    for reason in DropReason::ALL {
+        let reached =
+            ["child", "wire", "host"].iter().any(|side| names.contains_key(&format!("{side}: Drop({reason:?})")));
+        // These are for networks of containers and the host's port, or no decisions.
+        let other = [DropReason::DeliveryFailed, DropReason::OtherNetwork, DropReason::Internal, DropReason::Martian];
+        assert_eq!(reached, !other.contains(&reason), "{reason:?} reached: {reached}");
+    }
+    let ways = [
+        "child: to Child by MAC, way 0",
+        "child: to Child by IPv4, way 0",
+        "child: to Child by IPv6, way 0",
+        "child: to Child by ARP, way 0",
+        // (A child gets no tags: all that comes to it is in its own VLAN.)
+        "child: to Child, tag 0",
+        "child: to Child, tag 1",
+        "child: to Parent by MAC, way 0",
+        "child: to Parent by IPv4, way 0",
+        "child: to Parent by the only one, way 0",
+        // To the host: straight, and by its routes.
+        "child: to Parent by MAC, way 1",
+        "child: to Parent by IPv4, way 1",
+        "child: to Parent by IPv6, way 1",
+        "child: to Parent by ARP, way 1",
+        "child: to Parent by MAC, way 2",
+        "child: to Parent by IPv4, way 2",
+        "child: to Parent by IPv6, way 2",
+        "child: to Parent, tag 0",
+        "child: to Parent, tag 2",
+        "child: to Parent, tag 3",
+        "child: Group, way 0, but one: false",
+        "child: learns",
+        "child: Drop(ParentGone)",
+        "child: Drop(HostAccess)",
+        "child: Drop(NotRouted)",
+        "wire: to Child by MAC, way 0",
+        "wire: to Child by IPv4, way 0",
+        "wire: to Child by IPv6, way 0",
+        "wire: to Child by ARP, way 0",
+        "wire: to Child by the only one, way 0",
+        "wire: to Child, tag 0",
+        "wire: to Child, tag 1",
+        "wire: Group, way 0, but one: false",
+        // Back from the wire: the host's, a child's that is not apart, one's that is.
+        "wire: Reflected, way 3, but one: false",
+        "wire: Reflected, way 0, but one: true",
+        "wire: Reflected, way 3, but one: true",
+        "wire: Pass",
+        "wire: Drop(SourceSpoofed)",
+        "wire: Drop(TooBig)",
+        "wire: Drop(VlanNotAllowed)",
+        "wire: Drop(UnknownPort)",
+        "early: to Child by MAC, way 0",
+        "early: to Child by IPv4, way 0",
+        "early: to Child by IPv6, way 0",
+        "early: to Child by ARP, way 0",
+        "early: to Child by the only one, way 0",
+        "early: Leave",
+        "early: Drop(SourceSpoofed)",
+        "early: Drop(TooBig)",
+        "host: to Child by MAC, way 3",
+        "host: to Child by IPv4, way 3",
+        "host: to Child by IPv6, way 3",
+        "host: to Child by ARP, way 3",
+        "host: to Child, tag 0",
+        "host: to Child, tag 1",
+        "host: Children, way 0, but one: false",
+        "host: Pass",
+        "host: Drop(TooBig)",
+        "host: Drop(VlanNotAllowed)",
+        "host: Drop(UnknownPort)",
+        "through: to Child by MAC, way 3",
+        "through: to Child by IPv4, way 3",
+        "through: to Child by IPv6, way 3",
+        "through: to Child by ARP, way 3",
+        "through: to Child, tag 1",
+        "through: Children, way 0, but one: false",
+        "through: Pass",
+        "through: Drop(TooBig)",
+        "through: Drop(VlanNotAllowed)",
+    ];
+    let missed: Vec<&str> = ways.into_iter().filter(|name| !names.contains_key(*name)).collect();
+    assert!(missed.is_empty(), "no frame had these: {missed:#?}");
+    // What the host forwards reaches the children of its stack, too.
+    let by_address = |side: &str| names[&format!("{side}: to Child by IPv4, way 3")];
+    assert!(by_address("through") > by_address("host"), "no frame was forwarded to a child of the stack");
+}
