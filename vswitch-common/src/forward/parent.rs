@@ -34,7 +34,7 @@ pub(super) fn from_child<P: Packet + ?Sized, T: Tables>(
     let to_parent = ethernet.destination == parent.mac;
     let out = |way| leave::<P>(frame, ethernet, station, number, network.parent, &parent, way);
     let child = child_for(frame, ethernet, station, parent.mac, parent.flags | port.flags, tables);
-    if let Some(target) = tables.port(child).filter(|target| is_child_of(target, port)) {
+    if let Some(target) = tables.port(child).filter(|target| is_child_in(target, port, station)) {
         if (port.flags | target.flags) & Port::APART == 0 {
             return reach::<P>(frame, ethernet, station, number, port, child, &target);
         }
@@ -88,7 +88,7 @@ pub(super) fn from_parent<P: Packet + ?Sized, T: Tables>(
     } else {
         child_for(frame, ethernet, station, port.mac, port.flags, tables)
     };
-    let Some(target) = tables.port(child).filter(|target| is_child_of(target, port)) else {
+    let Some(target) = tables.port(child).filter(|target| is_child_in(target, port, station)) else {
         return pass;
     };
     if target.has(Port::STACK) {
@@ -148,7 +148,7 @@ pub(super) fn from_host<P: Packet + ?Sized, T: Tables, const FORWARDED: bool>(
     }
     let child = child_for(frame, ethernet, station, port.mac, port.flags, tables);
     let open = if FORWARDED { Port::HOST_ACCESS | Port::STACK } else { Port::HOST_ACCESS };
-    let target = tables.port(child).filter(|target| is_child_of(target, port) && target.has(open));
+    let target = tables.port(child).filter(|target| is_child_in(target, port, station) && target.has(open));
     let Some(target) = target else {
         return Decision::new(action::PASS, number);
     };
@@ -160,6 +160,12 @@ pub(super) fn from_host<P: Packet + ?Sized, T: Tables, const FORWARDED: bool>(
 #[inline(always)]
 fn is_child_of(target: &Port, port: &Port) -> bool {
     matches!(target.kind(), Some(PortKind::Child)) && target.network == port.network
+}
+
+/// The same, in the frame's VLAN.
+#[inline(always)]
+fn is_child_in(target: &Port, port: &Port, station: &FdbKey) -> bool {
+    is_child_of(target, port) && target.vlan == station.vlan
 }
 
 /// The child that a frame is for: by its address if that is the parent's and some children are found so, else by its
@@ -269,9 +275,6 @@ fn reach<P: Packet + ?Sized>(
     }
     if size::is_too_big(frame, ethernet, target) {
         return Decision::drop(DropReason::TooBig, number);
-    }
-    if station.vlan != target.vlan {
-        return Decision::drop(DropReason::VlanNotAllowed, number);
     }
     let to = Delivery {
         port: child,

@@ -453,7 +453,6 @@ fn every_way_was_taken(names: &BTreeMap<String, usize>) {
         "wire: Pass",
         "wire: Drop(SourceSpoofed)",
         "wire: Drop(TooBig)",
-        "wire: Drop(VlanNotAllowed)",
         "wire: Drop(UnknownPort)",
         "early: to Child by MAC, way 0",
         "early: to Child by IPv4, way 0",
@@ -472,7 +471,6 @@ fn every_way_was_taken(names: &BTreeMap<String, usize>) {
         "host: Children, way 0, but one: false",
         "host: Pass",
         "host: Drop(TooBig)",
-        "host: Drop(VlanNotAllowed)",
         "host: Drop(UnknownPort)",
         "through: to Child by MAC, way 3",
         "through: to Child by IPv4, way 3",
@@ -482,7 +480,6 @@ fn every_way_was_taken(names: &BTreeMap<String, usize>) {
         "through: Children, way 0, but one: false",
         "through: Pass",
         "through: Drop(TooBig)",
-        "through: Drop(VlanNotAllowed)",
     ];
     let missed: Vec<&str> = ways.into_iter().filter(|name| !names.contains_key(*name)).collect();
     assert!(missed.is_empty(), "no frame had these: {missed:#?}");
