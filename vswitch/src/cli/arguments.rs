@@ -266,7 +266,7 @@ pub struct Detach {
 pub enum NetworkCommand {
     /// Make a network
     #[command(
-        after_help = "Examples:\n  vswitch network create --subnet 10.99.0.0/24 -o uplink=eth1 lan\n  vswitch network create -d macvlan -o parent=eth1.30 --subnet 10.30.0.0/24 voice\n  vswitch network create -d ipvlan -o parent=eth1 -o ipvlan_mode=l2 shared"
+        after_help = "Example:\n  vswitch network create --subnet 10.99.0.0/24 -o uplink=eth1 lan\n  vswitch network create -d macvlan -o parent=eth1.30 --subnet 10.30.0.0/24 voice\n  vswitch network create -d ipvlan -o parent=eth1 -o ipvlan_mode=l2 shared"
     )]
     Create(NetworkCreate),
     /// List the networks
