@@ -156,13 +156,15 @@ fn attached(lifeline: File) -> Option<String> {
 
 async fn detach(instance: &Instance, endpoint: String) -> Result<(), Failure> {
     let request = DetachRequest { endpoint: Some(endpoint), ..DetachRequest::default() };
-    let mut client = match Client::connect(instance).await {
-        // It is released when the switch is up again and finds the namespace gone.
-        Err(ClientError::NotRunning { .. }) => return Ok(()),
-        client => client?,
+    let detached = async {
+        let mut client = Client::connect(instance).await?;
+        client.post::<Detached>("/detach", &request).await
     };
-    let _: Detached = client.post("/detach", &request).await?;
-    Ok(())
+    match detached.await {
+        // It is released when the switch is up again and finds the namespace gone.
+        Ok(_) | Err(ClientError::NotRunning { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 #[cfg(test)]
