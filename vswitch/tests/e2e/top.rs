@@ -98,8 +98,8 @@ fn a_terminal_shows_the_ports_and_is_given_back_however_it_ends() {
     }
     // A daemon that goes away ends it with a word, on a terminal that is as it was.
     host.kill_daemon();
-    terminal.shows("vswitch: cannot talk to the daemon");
-    assert_eq!(terminal.ends(), Some(1));
+    terminal.shows(&format!("vswitch: instance {} is not up", host.instance()));
+    assert_eq!(terminal.ends(), Some(3));
     assert!(terminal.is_cooked());
     host.start(&[]);
 }
