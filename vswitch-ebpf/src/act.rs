@@ -112,9 +112,13 @@ pub fn tc(context: &TcContext, decision: &Decision, now: u32) -> i32 {
     count_in(decision, bytes);
     watch::entering(context, decision);
     match decision.action {
-        // A tag that changes is rare, and changed in the program that has the time.
-        action::REDIRECT if decision.to.tag != tag::KEEP => hand_over(context, decision),
-        action::REDIRECT => deliver(context, decision, bytes),
+        // A number in a tag that has only a priority is rare, and written by the program that has the time.
+        action::REDIRECT if decision.to.tag == tag::NUMBER => hand_over(context, decision),
+        action::REDIRECT if decision.to.tag != tag::KEEP && !tags::change(context, decision) => {
+            counted(decision.to.port, |counters| counters.tx_failed += 1);
+            TC_ACT_SHOT
+        }
+        action::REDIRECT => deliver(context, decision, u64::from(context.len())),
         action::FLOOD_GROUP
         | action::FLOOD_UNKNOWN
         | action::FLOOD_APART

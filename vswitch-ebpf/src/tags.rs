@@ -4,19 +4,37 @@ use aya_ebpf::helpers::generated::{bpf_skb_vlan_pop, bpf_skb_vlan_push};
 use aya_ebpf::programs::TcContext;
 use vswitch_common::packet::ethertype;
 use vswitch_common::tables::VlanKey;
-use vswitch_common::verdict::tag;
+use vswitch_common::verdict::{Decision, tag};
 
 /// A tag as a word: TPID << 16 | TCI; 0 is none. This one is changed as a decision says.
 #[inline(always)]
 pub fn changed(came_with: u32, change: u32, vlan: VlanKey) -> u32 {
-    let tpid = if vlan.0 & VlanKey::SERVICE == 0 { ethertype::VLAN } else { ethertype::SERVICE_VLAN };
-    let with = |priority: u32| u32::from(tpid) << 16 | priority | u32::from(vlan.0 & 0xfff);
+    let with = |priority: u32| u32::from(tpid(vlan)) << 16 | priority | u32::from(vlan.0 & 0xfff);
     match change as u8 {
         tag::POP => 0,
         tag::PUSH => with(0),
         // The priority that it came with, 802.1Q's three bits and the one beside them.
         tag::NUMBER => with(came_with & 0xf000),
         _ => came_with,
+    }
+}
+
+/// The EtherType of a VLAN's tags.
+#[inline(always)]
+fn tpid(vlan: VlanKey) -> u16 {
+    if vlan.0 & VlanKey::SERVICE == 0 { ethertype::VLAN } else { ethertype::SERVICE_VLAN }
+}
+
+/// Takes the packet's tag off, or gives it that of its VLAN, as a decision says. False if the kernel has no memory.
+#[inline(always)]
+pub fn change(context: &TcContext, decision: &Decision) -> bool {
+    // SAFETY: the context is valid as long as the program runs.
+    unsafe {
+        if decision.to.tag == tag::POP {
+            return bpf_skb_vlan_pop(context.skb.skb) == 0;
+        }
+        let vlan = decision.station.vlan;
+        bpf_skb_vlan_push(context.skb.skb, tpid(vlan).to_be(), vlan.0 & 0xfff) == 0
     }
 }
 

@@ -79,7 +79,7 @@ impl Filled {
         let rewriter = match by {
             Tcx => Rewriter::load(rewrite, None)?,
             Xdp => {
-                let switch = Injector::new(&self.uplink.injection)?;
+                let switch = Injector::new(&self.uplink.injection, &[])?;
                 Rewriter::load(rewrite, Some(switch.as_fd()))?
             }
         };
@@ -107,7 +107,7 @@ use By::{Tcx, Xdp};
 pub fn learned_per_second(uplink: &Uplink) -> Result<f64> {
     let switch = match &uplink.injection {
         Injection::Pass => None,
-        pinned @ Injection::Pinned(_) => Some(Injector::new(pinned)?),
+        pinned @ Injection::Pinned(_) => Some(Injector::new(pinned, &[])?),
     };
     let rewriter = Rewriter::load(Rewrite::Source, switch.as_ref().map(Injector::as_fd))?;
     let before = learned(uplink)?;

@@ -32,7 +32,7 @@ const TOLERATED: f64 = 0.01;
 
 /// Frames in, in thousands per second, of which every receiver got its copy.
 pub fn flooded_kpps(segment: &Segment, window: Duration) -> Result<f64> {
-    let pass = bpf::load_pass()?;
+    let pass = bpf::load_pass(&[])?;
     let sender = &segment.sender;
     let source = mac(&sender.netns.device(&sender.ifname)?.address)?;
     let [a, b, c, _] = sender.ipv4.octets();

@@ -21,6 +21,8 @@ use crate::{
 pub const CHUNK: u32 = 1 << 15;
 /// Injected before the clock starts.
 const WARM_UP: u32 = 1 << 12;
+/// Of a frame with a tag, in bytes.
+const ADDRESSES_AND_TAG: usize = 16;
 
 /// An injector keeps the program that frames meet on the uplink.
 pub enum Injector {
@@ -31,10 +33,10 @@ pub enum Injector {
 }
 
 impl Injector {
-    /// Loads or finds the program.
-    pub fn new(injection: &Injection) -> Result<Self> {
+    /// Loads or finds the program. One that passes everything writes `head` first (see [`bpf::load_pass`]).
+    pub fn new(injection: &Injection, head: &[u8]) -> Result<Self> {
         match injection {
-            Injection::Pass => bpf::load_pass().map(Self::Pass),
+            Injection::Pass => bpf::load_pass(head).map(Self::Pass),
             Injection::Pinned(path) => {
                 let info = ProgramInfo::from_pin(path).with_context(|| format!("opening {}", path.display()))?;
                 Ok(Self::Switch(info.fd()?))
@@ -53,8 +55,9 @@ impl Injector {
 
 /// Frames that the container received, in millions per second.
 pub fn delivered_mpps(uplink: &Uplink, window: Duration) -> Result<f64> {
-    let injector = Injector::new(&uplink.injection)?;
     let frame = frame_to(uplink)?;
+    let head = if matches!(uplink.to, Addressed::MacInVlan(_)) { &frame[..ADDRESSES_AND_TAG] } else { &[] };
+    let injector = Injector::new(&uplink.injection, head)?;
     let ifindex = uplink.host.device(&uplink.ifname)?.ifindex;
     let inject = |frames| uplink.host.inside(CLIENT_CPU, || bpf::run_live(injector.as_fd(), &frame, ifindex, frames));
     inject(WARM_UP)?;
