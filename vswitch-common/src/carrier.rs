@@ -20,11 +20,13 @@ pub enum Carrier {
     GuardedGroupFromChild = 6,
     /// Broadcast and multicast from a parent.
     GroupFromParent = 7,
+    /// Broadcast and multicast from a tunnel.
+    GroupFromTunnel = 8,
 }
 
 impl Carrier {
     /// All, in the order of the table.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Carry,
         Self::GroupFromContainer,
         Self::GroupFromHost,
@@ -33,6 +35,7 @@ impl Carrier {
         Self::GroupFromChild,
         Self::GuardedGroupFromChild,
         Self::GroupFromParent,
+        Self::GroupFromTunnel,
     ];
 
     /// Its name in the object.
@@ -46,6 +49,7 @@ impl Carrier {
             Self::GroupFromChild => "group_from_child",
             Self::GuardedGroupFromChild => "guarded_group_from_child",
             Self::GroupFromParent => "group_from_parent",
+            Self::GroupFromTunnel => "group_from_tunnel",
         }
     }
 }

@@ -229,7 +229,7 @@ pub enum DropReason {
     DeliveryFailed = 7,
     /// Destination address all zeros.
     DestinationZero = 8,
-    /// From one isolated endpoint to another, straight or by way of the host.
+    /// From one isolated endpoint to another, straight or by way of the host; or from a tunnel to the host.
     Isolated = 9,
     /// An IP packet that the host would route from one network into another.
     OtherNetwork = 10,
@@ -267,11 +267,15 @@ pub enum DropReason {
     HostAccess = 26,
     /// Broadcast, multicast or anything but IP from an endpoint of a routed (l3) network.
     NotRouted = 27,
+    /// Out of a tunnel, of a VNI that no network here has.
+    UnknownVni = 28,
+    /// Out of a tunnel, from a host that is no peer.
+    UnknownPeer = 29,
 }
 
 impl DropReason {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 30] = [
         Self::Truncated,
         Self::SourceMulticast,
         Self::SourceZero,
@@ -300,6 +304,8 @@ impl DropReason {
         Self::ParentGone,
         Self::HostAccess,
         Self::NotRouted,
+        Self::UnknownVni,
+        Self::UnknownPeer,
     ];
 
     /// The name in `stats`, `monitor` and the metrics.
@@ -333,6 +339,8 @@ impl DropReason {
             Self::ParentGone => "parent_gone",
             Self::HostAccess => "host_access",
             Self::NotRouted => "not_routed",
+            Self::UnknownVni => "unknown_vni",
+            Self::UnknownPeer => "unknown_peer",
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::flood::flood;
 use crate::frame::TcFrame;
 use crate::learn::{Heard, learn, learned};
 use crate::maps::{CARRIERS, COUNTERS, PORTS, STORMS};
-use crate::{tags, watch};
+use crate::{tags, tunnel, watch};
 
 /// `skb->pkt_type` of a packet for this host (linux/if_packet.h).
 const PACKET_HOST: u32 = 0;
@@ -156,6 +156,10 @@ fn use_allowance(decision: &Decision, now: u32) {
 #[inline(always)]
 fn deliver(context: &TcContext, decision: &Decision, bytes: u64) -> i32 {
     let to = &decision.to;
+    if to.kind == PortKind::Tunnel as u8 && !tunnel::send_to(context.skb.skb, to.port, decision.station.network) {
+        counted(to.port, |counters| counters.tx_failed += 1);
+        return TC_ACT_SHOT;
+    }
     count_out(to.port, bytes);
     if watch::is_on_for_leaving() {
         watch::leaving(context.skb.skb, to.port, decision.station.network, decision.ingress);

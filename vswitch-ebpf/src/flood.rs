@@ -13,7 +13,7 @@ use crate::act::{count_out, counted, mark_from_child};
 use crate::frame::TcFrame;
 use crate::maps::{NETWORKS, PORTS};
 use crate::tables::KernelTables;
-use crate::{tags, watch};
+use crate::{tags, tunnel, watch};
 
 /// The state of a walk over the ports of a network.
 #[repr(C)]
@@ -113,6 +113,11 @@ unsafe extern "C" fn copy_to_next(_index: u64, walk: *mut Walk) -> u64 {
                     counted(number, |counters| counters.tx_failed += 1);
                 }
                 mark_from_child(walk.skb, false);
+            }
+            let tunneled = matches!(port.kind(), Some(PortKind::Tunnel));
+            if tunneled && !tunnel::send_to(walk.skb, number, walk.flooded.network) {
+                counted(number, |counters| counters.tx_failed += 1);
+                return 0;
             }
             // SAFETY: the skb is the context of the program that runs this loop.
             let sent = unsafe { bpf_clone_redirect(walk.skb, port.egress_ifindex, flags) };

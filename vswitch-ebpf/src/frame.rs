@@ -8,7 +8,9 @@ use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use vswitch_common::packet::ethernet::{HEADER, TAG};
 use vswitch_common::packet::ipv6;
-use vswitch_common::packet::{Ethernet, MAX_OFFSET, Packet, Tag};
+use vswitch_common::packet::{Ethernet, MAX_OFFSET, Packet, Tag, TunnelKey};
+
+use crate::tunnel;
 
 /// A frame, by its context: its linear part, and what is kept beside it. Where it begins and ends is read anew for each
 /// look at it: so the verifier does not tell paths apart by how far they have looked.
@@ -38,6 +40,8 @@ pub trait Context {
     fn segment(&self) -> u32;
     /// The mark.
     fn mark(&self) -> u32;
+    /// What the tunnel said that it came out of.
+    fn tunnel(context: *const Self) -> Option<TunnelKey>;
     /// A number, by way of a place that anybody may have written to.
     fn forget(context: *const Self, number: u32) -> u32;
 }
@@ -65,6 +69,11 @@ impl Context for __sk_buff {
     #[inline(always)]
     fn mark(&self) -> u32 {
         self.mark
+    }
+
+    #[inline(always)]
+    fn tunnel(context: *const Self) -> Option<TunnelKey> {
+        tunnel::said(context)
     }
 
     #[inline(always)]
@@ -100,6 +109,11 @@ impl Context for xdp_md {
     #[inline(always)]
     fn mark(&self) -> u32 {
         0
+    }
+
+    #[inline(always)]
+    fn tunnel(_context: *const Self) -> Option<TunnelKey> {
+        None
     }
 
     #[inline(always)]
@@ -213,6 +227,11 @@ impl<C: Context> Packet for Frame<C> {
     #[inline(always)]
     fn mark(&self) -> u32 {
         self.context().mark()
+    }
+
+    #[inline(always)]
+    fn tunnel(&self) -> Option<TunnelKey> {
+        C::tunnel(self.0)
     }
 }
 

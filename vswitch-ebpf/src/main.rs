@@ -14,6 +14,7 @@ mod maps;
 mod tables;
 mod tags;
 mod trace;
+mod tunnel;
 mod watch;
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action};
@@ -77,6 +78,18 @@ pub fn to_parent(context: TcContext) -> i32 {
         return carry_out(&context, TC_ACT_UNSPEC, Carrier::Carry, half::to_parent);
     }
     carry_out(&context, TC_ACT_UNSPEC, Carrier::Carry, half::through_parent)
+}
+
+/// What comes out of the tunnel, at its device.
+#[classifier]
+pub fn from_tunnel(context: TcContext) -> i32 {
+    switch(&context, TC_ACT_SHOT, Carrier::GroupFromTunnel, half::unicast_from_tunnel)
+}
+
+/// The other half of `from_tunnel`.
+#[classifier]
+pub fn group_from_tunnel(context: TcContext) -> i32 {
+    carry_out(&context, TC_ACT_SHOT, Carrier::Carry, half::group_from_tunnel)
 }
 
 /// The guards of what children send to groups.

@@ -4,10 +4,11 @@ use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray, RingBuf};
 use vswitch_common::carrier::Carrier;
+use vswitch_common::packet::TunnelKey;
 use vswitch_common::packet::address::Address;
 use vswitch_common::tables::{
-    FdbEntry, FdbKey, ListenerKey, MAX_LISTENERS, MAX_NEIGHBORS, MAX_PORTS, MAX_SUBNETS, MAX_TRUNK_VLANS, NEAR_DEVICES,
-    NeighborKey, Network, OwnKey, Port, PortCounters, PortNumber, StormWindow, Subnet,
+    FdbEntry, FdbKey, ListenerKey, MAX_LISTENERS, MAX_NEIGHBORS, MAX_PORTS, MAX_SUBNETS, MAX_TRUNK_VLANS, MAX_TUNNELS,
+    NEAR_DEVICES, NeighborKey, Network, OwnKey, Port, PortCounters, PortNumber, StormWindow, Subnet,
 };
 use vswitch_common::trace::Trace;
 use vswitch_common::watch::{Watch, Watched};
@@ -59,6 +60,10 @@ pub static OWNED: HashMap<OwnKey, u32> = HashMap::with_max_entries(MAX_NEIGHBORS
 /// The VLANs of trunks.
 #[map]
 pub static TRUNKS: HashMap<u32, u32> = HashMap::with_max_entries(MAX_TRUNK_VLANS, BPF_F_NO_PREALLOC);
+
+/// The ports of tunnels, by what the tunnel says.
+#[map]
+pub static TUNNELS: HashMap<TunnelKey, PortNumber> = HashMap::with_max_entries(MAX_TUNNELS, BPF_F_NO_PREALLOC);
 
 /// Who listens to which multicast group.
 #[map]

@@ -3,13 +3,16 @@
 use core::ops::Deref;
 
 use aya_ebpf::maps::lpm_trie::Key;
+use vswitch_common::packet::TunnelKey;
 use vswitch_common::packet::address::Address;
 use vswitch_common::tables::{
     FdbEntry, FdbKey, ListenerKey, NEAR_DEVICES, NeighborKey, Network, NetworkNumber, OwnKey, Port, PortNumber,
     StormWindow, Subnet, Tables, VlanKey, trunk_key,
 };
 
-use crate::maps::{DEVICES, FAR_DEVICES, FDB, LISTENERS, NEIGHBORS, NETWORKS, OWNED, PORTS, STORMS, SUBNETS, TRUNKS};
+use crate::maps::{
+    DEVICES, FAR_DEVICES, FDB, LISTENERS, NEIGHBORS, NETWORKS, OWNED, PORTS, STORMS, SUBNETS, TRUNKS, TUNNELS,
+};
 
 /// The maps of this instance.
 pub struct KernelTables;
@@ -72,6 +75,12 @@ impl Tables for KernelTables {
     fn listens(&self, key: &ListenerKey) -> bool {
         // SAFETY: the value is not looked at.
         unsafe { LISTENERS.get(key) }.is_some()
+    }
+
+    #[inline(always)]
+    fn tunnel(&self, key: &TunnelKey) -> Option<PortNumber> {
+        // SAFETY: a port number is one aligned word.
+        unsafe { TUNNELS.get(key) }.copied()
     }
 
     #[inline(always)]

@@ -176,6 +176,7 @@ impl Made {
     async fn make(&mut self, step: &Step, scene: Scene<'_>) -> Result<(), ApplyError> {
         match step {
             Step::CreateVeth { .. } => self.create_veth(step, scene).await,
+            Step::CreateVxlan { device, port, mark } => self.create_vxlan(device, *port, mark, scene).await,
             Step::NoIpv6 { device } => {
                 Ok(unless_missing(sysctl::write(&["net", "ipv6", "conf", device, "disable_ipv6"], "1"))?)
             }
@@ -270,6 +271,28 @@ impl Made {
                 }
                 Some(_) => return Err(ApplyError::DeviceTaken(device.clone())),
                 None => return Err(scene.taken(peer)),
+            },
+            made => made,
+        };
+        let index = made?;
+        self.undo.push(Undo::DeleteLink(index));
+        self.indexes.insert(Device::host(device), index);
+        Ok(())
+    }
+
+    async fn create_vxlan(&mut self, device: &str, port: u16, mark: &str, scene: Scene<'_>) -> Result<(), ApplyError> {
+        let made = match scene.host.create_vxlan(device, port, mark).await {
+            Err(NetlinkError::Exists { .. }) => match scene.host.link_by_name(device).await? {
+                Some(link) if link.alias.as_deref() == Some(mark) => {
+                    self.indexes.insert(Device::host(device), link.index);
+                    return Ok(());
+                }
+                // Before its mark was on it there was a crash: nobody else has such names.
+                Some(link) if link.alias.is_none() && link.kind.as_deref() == Some("vxlan") => {
+                    scene.host.delete_link(link.index).await?;
+                    scene.host.create_vxlan(device, port, mark).await
+                }
+                _ => return Err(ApplyError::DeviceTaken(device.to_owned())),
             },
             made => made,
         };

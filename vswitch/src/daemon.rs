@@ -44,6 +44,8 @@ pub struct Options {
     pub pools: Vec<Subnet>,
     /// Room in the FDB for stations that are learned; as it is already, if not given.
     pub fdb_size: Option<u32>,
+    /// The UDP port of the tunnels of overlay networks.
+    pub vxlan_port: u16,
 }
 
 /// Why the daemon did not start, or ended.
@@ -293,6 +295,7 @@ async fn start(options: &Options, capabilities: &Capabilities, before: &Before) 
         datapath,
         watching,
         store,
+        vxlan_port: options.vxlan_port,
     };
     let switch = Arc::new(Switch::new(parts)?);
     let restored = match switch.restore(recorded).await {

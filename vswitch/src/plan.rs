@@ -116,6 +116,15 @@ pub enum Step {
         /// The address with its prefix length.
         address: IpNet,
     },
+    /// The device of the tunnels.
+    CreateVxlan {
+        /// Its name.
+        device: String,
+        /// The UDP port that the tunnels end at.
+        port: u16,
+        /// The mark on it.
+        mark: String,
+    },
     /// A device that is up.
     SetUp {
         /// The device.

@@ -45,6 +45,8 @@ pub fn compare(instance: &Instance, networks: &[Network], endpoints: &[Endpoint]
         let known = match owner {
             Owner::Host => host_devices.contains(&link.name),
             Owner::Endpoint(id) => by_id.contains_key(&id) && instance.port_device(&id) == link.name,
+            // Which tunnels are wanted is found out by whoever makes them.
+            Owner::Tunnel => instance.tunnel_device() == link.name,
         };
         if !known {
             difference.stray_links.push((link.index, link.name.clone()));
@@ -53,6 +55,9 @@ pub fn compare(instance: &Instance, networks: &[Network], endpoints: &[Endpoint]
         match owner {
             // The port is its other end.
             Owner::Host => keep.extend(link.peer_index),
+            Owner::Tunnel => {
+                keep.insert(link.index);
+            }
             Owner::Endpoint(id) => {
                 keep.insert(link.index);
                 if by_id[&id].phase == Phase::Attached {
@@ -105,6 +110,7 @@ mod tests {
             options: BTreeMap::new(),
             bridge: BridgeOptions::default(),
             wire: None,
+            overlay: None,
             labels: BTreeMap::new(),
             created: OffsetDateTime::UNIX_EPOCH,
             uplink_before: Some(uplink_before),

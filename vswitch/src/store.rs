@@ -4,16 +4,17 @@
 //! changed back; that it is all there (`Phase::Attached`) is noted without waiting for the disk, because what it says
 //! can be found again by looking. One thread writes; whatever waits when it comes round shares one fsync.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
-use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition, TableError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
-use crate::model::{Endpoint, EndpointId, Network, NetworkId};
+use crate::model::{Endpoint, EndpointId, Network, NetworkId, Peer};
 
 /// The layout of what is recorded; another number is another layout.
 const SCHEMA: u64 = 1;
@@ -21,6 +22,8 @@ const SCHEMA: u64 = 1;
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const NETWORKS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("networks");
 const ENDPOINTS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("endpoints");
+/// By their addresses as text.
+const PEERS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("peers");
 
 /// Memory for pages; all that a switch records fits many times.
 const CACHE: usize = 1 << 20;
@@ -59,6 +62,10 @@ pub enum Change {
     PutEndpoint(Endpoint),
     /// An endpoint is gone.
     RemoveEndpoint(EndpointId),
+    /// A peer is new.
+    PutPeer(Peer),
+    /// A peer is gone.
+    RemovePeer(IpAddr),
 }
 
 /// Everything that is recorded.
@@ -68,6 +75,8 @@ pub struct Recorded {
     pub networks: Vec<Network>,
     /// The endpoints.
     pub endpoints: Vec<Endpoint>,
+    /// The peers.
+    pub peers: Vec<Peer>,
 }
 
 /// The open record. Dropping it writes what is still to be written.
@@ -183,6 +192,12 @@ fn read(database: &Database) -> Result<Recorded, Failure> {
     Ok(Recorded {
         networks: read_table(&transaction.open_table(NETWORKS)?)?,
         endpoints: read_table(&transaction.open_table(ENDPOINTS)?)?,
+        peers: match transaction.open_table(PEERS) {
+            Ok(table) => read_table(&table)?,
+            // Written before there were any.
+            Err(TableError::TableDoesNotExist(_)) => Vec::new(),
+            Err(error) => return Err(error.into()),
+        },
     })
 }
 
@@ -220,6 +235,7 @@ fn write<'a>(database: &Database, changes: impl Iterator<Item = &'a Change>, dur
     {
         let mut networks = transaction.open_table(NETWORKS)?;
         let mut endpoints = transaction.open_table(ENDPOINTS)?;
+        let mut peers = transaction.open_table(PEERS)?;
         for change in changes {
             match change {
                 Change::PutNetwork(network) => {
@@ -233,6 +249,12 @@ fn write<'a>(database: &Database, changes: impl Iterator<Item = &'a Change>, dur
                 }
                 Change::RemoveEndpoint(id) => {
                     endpoints.remove(&id.bytes()[..])?;
+                }
+                Change::PutPeer(peer) => {
+                    peers.insert(peer.address.to_string().as_bytes(), &json(peer)?[..])?;
+                }
+                Change::RemovePeer(address) => {
+                    peers.remove(address.to_string().as_bytes())?;
                 }
             }
         }
@@ -284,6 +306,7 @@ mod tests {
             options: BTreeMap::from([("mtu".to_owned(), "1400".to_owned())]),
             bridge: BridgeOptions { mtu: Some(1400), ..BridgeOptions::default() },
             wire: None,
+            overlay: None,
             labels: BTreeMap::from([("tier".to_owned(), "front".to_owned())]),
             created: OffsetDateTime::UNIX_EPOCH,
             uplink_before: None,
@@ -326,10 +349,13 @@ mod tests {
         store.commit(vec![Change::PutEndpoint(endpoint(5, Phase::Attaching))]).await.expect("written");
         store.commit(vec![Change::PutEndpoint(endpoint(6, Phase::Attaching))]).await.expect("written");
         store.note(vec![Change::PutEndpoint(endpoint(5, Phase::Attached))]);
+        let peer = |last| Peer { address: [192, 0, 2, last].into(), added: OffsetDateTime::UNIX_EPOCH };
+        store.note(vec![Change::PutPeer(peer(1)), Change::PutPeer(peer(2)), Change::RemovePeer(peer(1).address)]);
         store.note(vec![Change::RemoveEndpoint(endpoint(6, Phase::Attached).id), Change::RemoveNetwork(network(2).id)]);
         drop(store);
         let (_store, recorded) = Store::open(&path).expect("the same record");
-        assert_eq!(recorded, Recorded { networks: vec![network(1)], endpoints: vec![endpoint(5, Phase::Attached)] });
+        let (networks, endpoints) = (vec![network(1)], vec![endpoint(5, Phase::Attached)]);
+        assert_eq!(recorded, Recorded { networks, endpoints, peers: vec![peer(2)] });
     }
 
     #[test]
@@ -337,6 +363,7 @@ mod tests {
         let mut old = serde_json::to_value(network(1)).expect("JSON");
         let fields = old.as_object_mut().expect("an object");
         fields.remove("internal");
+        fields.remove("overlay");
         fields["subnets"][0].as_object_mut().expect("an object").remove("auxiliary");
         assert_eq!(serde_json::from_value::<Network>(old).expect("it is read"), network(1));
         let mut old = serde_json::to_value(endpoint(5, Phase::Attached)).expect("JSON");

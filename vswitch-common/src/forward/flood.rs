@@ -26,7 +26,7 @@ pub struct Flooded {
     pub ingress: PortNumber,
     /// The network.
     pub network: NetworkNumber,
-    /// Of the flags of the port that it came by: [`Port::ISOLATED`] and [`Port::APART`].
+    /// Of the flags of the port that it came by: [`Port::ISOLATED`], [`Port::SPLIT_HORIZON`] and [`Port::APART`].
     pub flags: u32,
     /// Bytes behind its Ethernet header and tags; 0 for a GSO packet, which passes whole.
     pub length: u32,
@@ -62,7 +62,7 @@ impl Flooded {
             action: decision.action,
             ingress: decision.ingress,
             network: decision.station.network,
-            flags: port.flags & (Port::ISOLATED | Port::APART),
+            flags: port.flags & (Port::ISOLATED | Port::SPLIT_HORIZON | Port::APART),
             length,
             tag,
             vlan: decision.station.vlan,
@@ -76,7 +76,7 @@ impl Flooded {
     /// What a port gets.
     #[inline(always)]
     pub fn copy<T: Tables>(&self, port: &Port, number: PortNumber, tables: &T) -> Copied {
-        if number == self.ingress && !port.has(Port::HAIRPIN) || port.flags & self.flags & Port::ISOLATED != 0 {
+        if number == self.ingress && !port.has(Port::HAIRPIN) || port.is_kept_from(self.flags) {
             return Copied::No;
         }
         let host = matches!(port.kind(), Some(PortKind::Host));

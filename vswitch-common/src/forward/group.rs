@@ -99,7 +99,7 @@ fn answer<P: Packet + ?Sized, T: Tables>(
     let key = NeighborKey { address: target, network: station.network, vlan: station.vlan, reserved: 0 };
     let owner = tables.neighbor(&key);
     let target = tables.port(owner)?;
-    if owner == number || target.network != port.network || port.flags & target.flags & Port::ISOLATED != 0 {
+    if owner == number || target.network != port.network || target.is_kept_from(port.flags) {
         return None;
     }
     let to = Delivery { port: owner, ..Decision::new(action, number).to };

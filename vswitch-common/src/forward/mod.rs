@@ -14,7 +14,7 @@ mod vlan;
 pub use early::forward_early;
 pub use flood::{Copied, Flooded};
 
-use crate::packet::{Ethernet, Packet};
+use crate::packet::{Ethernet, Packet, TunnelKey};
 use crate::tables::{FdbKey, Port, PortKind, PortNumber, Tables};
 use crate::verdict::{Decision, Delivery, DropReason, action};
 
@@ -37,13 +37,15 @@ mod side {
     /// So is all that comes behind them; without it, what passes them is left to who looks at that.
     pub const REST: u16 = 128;
     pub const WHOLE: u16 = GUARDS | REST;
-    pub const ANY: u16 = HOST | CONTAINER | UPLINK | PARENT | CHILD | UNICAST | GROUP | WHOLE;
+    pub const ANY: u16 = HOST | CONTAINER | UPLINK | PARENT | CHILD | TUNNEL | UNICAST | GROUP | WHOLE;
     /// In XDP, which hands frames from device to device: never over the border to the host's stack.
     pub const EARLY: u16 = 8;
     /// On its way out by a parent.
     pub const OUT: u16 = 1024;
     /// Not the host's own: it forwards it for others.
     pub const FORWARDED: u16 = 2048;
+    /// Out of a tunnel: the port is found by what the tunnel says, not by the device.
+    pub const TUNNEL: u16 = 4096;
 
     /// Whether a port is one of those. The answer is no surprise: but should it ever be another, nothing passes.
     #[inline(always)]
@@ -54,6 +56,7 @@ mod side {
             Some(PortKind::Uplink) => UPLINK,
             Some(PortKind::Parent) => PARENT,
             Some(PortKind::Child) => CHILD,
+            Some(PortKind::Tunnel) => TUNNEL,
             None => 0,
         };
         SIDE & side != 0
@@ -100,6 +103,8 @@ pub mod half {
         unicast_from_parent: side::PARENT | side::UNICAST | side::WHOLE;
         group_from_parent: side::PARENT | side::GROUP | side::WHOLE;
         through_parent: side::PARENT | side::OUT | side::FORWARDED | side::UNICAST | side::GROUP | side::WHOLE;
+        unicast_from_tunnel: side::TUNNEL | side::UNICAST | side::WHOLE;
+        group_from_tunnel: side::TUNNEL | side::GROUP | side::WHOLE;
         to_parent: side::PARENT | side::OUT | side::UNICAST | side::GROUP | side::WHOLE;
     }
 }
@@ -107,7 +112,16 @@ pub mod half {
 /// The decision, for ports of these sides.
 #[inline(always)]
 fn decide<P: Packet + ?Sized, T: Tables, const SIDE: u16>(ifindex: u32, frame: &P, tables: &T, now: u32) -> Decision {
-    let number = tables.port_of_device(ifindex);
+    let number = if SIDE & side::TUNNEL != 0
+        && let Some(key) = frame.tunnel()
+    {
+        match tables.tunnel(&key) {
+            Some(number) if number != PortNumber::NONE => number,
+            _ => return Decision::drop(stranger(&key, tables), PortNumber::NONE),
+        }
+    } else {
+        tables.port_of_device(ifindex)
+    };
     let Some(port) = tables.port(number) else {
         return Decision::drop(DropReason::UnknownPort, PortNumber::NONE);
     };
@@ -186,6 +200,15 @@ fn decide<P: Packet + ?Sized, T: Tables, const SIDE: u16>(ifindex: u32, frame: &
     let decision = border::guard::<P, T, SIDE>(decision, frame, &ethernet, port, tables);
     let decision = group::allowance(decision, &ethernet, port, tables, now);
     Decision { learns, station, ..decision }
+}
+
+/// Why a frame is dropped that came out of a tunnel and has no port.
+#[inline(always)]
+fn stranger<T: Tables>(key: &TunnelKey, tables: &T) -> DropReason {
+    match tables.tunnel(&TunnelKey::anybody(key.vni)) {
+        Some(_) => DropReason::UnknownPeer,
+        None => DropReason::UnknownVni,
+    }
 }
 
 /// No less than where a payload begins, behind two tags, and all ones: so that it is a bound and no more.
@@ -282,7 +305,7 @@ fn unicast<P: Packet + ?Sized, T: Tables>(
     if target.network != port.network {
         return unknown;
     }
-    if port.flags & target.flags & Port::ISOLATED != 0 && entry.port != number {
+    if target.is_kept_from(port.flags) && entry.port != number {
         return Decision::drop(DropReason::Isolated, number);
     }
     if size::is_too_big(frame, ethernet, &target) {

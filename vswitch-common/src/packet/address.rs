@@ -38,6 +38,31 @@ impl Address {
         Self { high: 0, low: u64::from_ne_bytes([0, 0, 0xff, 0xff, a, b, c, d]) }
     }
 
+    /// The address with these four words, their bytes in the order of the wire.
+    #[inline(always)]
+    pub const fn of_words(words: [u32; 4]) -> Self {
+        let [a, b, c, d] = words;
+        if cfg!(target_endian = "little") {
+            return Self { high: (b as u64) << 32 | a as u64, low: (d as u64) << 32 | c as u64 };
+        }
+        Self { high: (a as u64) << 32 | b as u64, low: (c as u64) << 32 | d as u64 }
+    }
+
+    /// Its four words, their bytes in the order of the wire.
+    #[inline(always)]
+    pub const fn words(self) -> [u32; 4] {
+        if cfg!(target_endian = "little") {
+            return [self.high as u32, (self.high >> 32) as u32, self.low as u32, (self.low >> 32) as u32];
+        }
+        [(self.high >> 32) as u32, self.high as u32, (self.low >> 32) as u32, self.low as u32]
+    }
+
+    /// Whether it is an IPv4 address.
+    #[inline(always)]
+    pub const fn is_mapped(self) -> bool {
+        self.high == 0 && u64::from_be(self.low) >> 32 == 0xffff
+    }
+
     /// The link-local address that a station makes of its MAC address (RFC 4291, appendix A).
     #[inline(always)]
     pub const fn link_local(mac: Mac) -> Self {

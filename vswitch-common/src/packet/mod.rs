@@ -11,8 +11,10 @@ pub mod ipv6;
 pub mod llc;
 pub mod neighbor;
 pub mod transport;
+pub mod tunnel;
 
 pub use ethernet::{Ethernet, Tag};
+pub use tunnel::TunnelKey;
 
 /// No header that we look at begins beyond this offset. It also tells the verifier how far a read can reach.
 pub const MAX_OFFSET: usize = 511;
@@ -45,6 +47,12 @@ pub trait Packet {
     #[inline(always)]
     fn mark(&self) -> u32 {
         0
+    }
+
+    /// What the tunnel said that it came out of; `None` for a frame that came out of none.
+    #[inline(always)]
+    fn tunnel(&self) -> Option<TunnelKey> {
+        None
     }
 }
 
@@ -97,6 +105,37 @@ impl Packet for Marked<'_> {
     #[inline]
     fn mark(&self) -> u32 {
         self.mark
+    }
+}
+
+/// A frame in memory that came out of a tunnel.
+#[derive(Clone, Copy, Debug)]
+pub struct Tunneled<'a> {
+    /// The inner frame.
+    pub bytes: &'a [u8],
+    /// What the outer header said.
+    pub key: TunnelKey,
+}
+
+impl Packet for Tunneled<'_> {
+    #[inline]
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.bytes.read(offset)
+    }
+
+    #[inline]
+    fn offloaded_tag(&self) -> Option<Tag> {
+        None
+    }
+
+    #[inline]
+    fn length(&self) -> usize {
+        self.bytes.length()
+    }
+
+    #[inline]
+    fn tunnel(&self) -> Option<TunnelKey> {
+        Some(self.key)
     }
 }
 

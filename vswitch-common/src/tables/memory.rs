@@ -7,6 +7,7 @@ use super::{
     FdbEntry, FdbKey, ListenerKey, NeighborKey, Network, NetworkNumber, OwnKey, Port, PortNumber, StormWindow, Subnet,
     Tables, VlanKey,
 };
+use crate::packet::TunnelKey;
 use crate::packet::address::Address;
 use crate::verdict::Decision;
 
@@ -31,6 +32,8 @@ pub struct MemoryTables {
     pub listeners: HashSet<ListenerKey>,
     /// What was used of allowances: by port and class.
     pub storms: HashMap<(PortNumber, u32), StormWindow>,
+    /// The ports of tunnels.
+    pub tunnels: HashMap<TunnelKey, PortNumber>,
     /// Whose addresses are: prefix length and prefix, the bits behind it being 0.
     pub subnets: HashMap<(u32, u128), Subnet>,
 }
@@ -42,6 +45,13 @@ impl MemoryTables {
         self.ports.insert(number, port);
         let key = FdbKey { network: port.network, vlan: port.vlan, mac: port.mac };
         self.fdb.insert(key, FdbEntry { port: number, flags: FdbEntry::STATIC, ..FdbEntry::default() });
+    }
+
+    /// Adds a tunnel: a port for the frames of a VNI from a peer, without a station of its own.
+    pub fn add_tunnel(&mut self, number: PortNumber, port: Port, vni: u32) {
+        self.ports.insert(number, port);
+        self.tunnels.insert(TunnelKey::new(port.ipv6, vni), number);
+        self.tunnels.insert(TunnelKey::anybody(vni), PortNumber::NONE);
     }
 
     /// Says whose the addresses with this prefix are.
@@ -99,6 +109,10 @@ impl Tables for MemoryTables {
 
     fn listens(&self, key: &ListenerKey) -> bool {
         self.listeners.contains(key)
+    }
+
+    fn tunnel(&self, key: &TunnelKey) -> Option<PortNumber> {
+        self.tunnels.get(key).copied()
     }
 
     fn storm(&self, port: PortNumber, class: u32) -> StormWindow {

@@ -8,6 +8,7 @@ pub mod memory;
 use core::ops::Deref;
 
 use crate::mac::Mac;
+use crate::packet::TunnelKey;
 use crate::packet::address::Address;
 
 /// The number of a port in the switch; an index into the port table. 0 is no port.
@@ -53,6 +54,8 @@ pub enum PortKind {
     Parent = 4,
     /// An endpoint's veth in a macvlan or ipvlan network.
     Child = 5,
+    /// A peer in an overlay network: another host, behind the tunnel.
+    Tunnel = 6,
 }
 
 impl PortKind {
@@ -65,6 +68,7 @@ impl PortKind {
             3 => Some(Self::Uplink),
             4 => Some(Self::Parent),
             5 => Some(Self::Child),
+            6 => Some(Self::Tunnel),
             _ => None,
         }
     }
@@ -98,7 +102,7 @@ pub struct Port {
     pub ipv4: u32,
     /// Frames of one class (see [`StormClass`]) that it may flood in one [`tick`]; 0 is no limit.
     pub storm: u32,
-    /// The station's own IPv6 address; `::` if it has none.
+    /// The station's own IPv6 address; `::` if it has none. Of a tunnel: the peer's address on the underlay.
     pub ipv6: Address,
     /// Stations that may be learned from it.
     pub fdb_limit: u32,
@@ -149,6 +153,9 @@ impl Port {
     pub const HOST_ACCESS: u32 = 1 << 18;
     /// Of a parent and its one child: the child has it all.
     pub const PASSTHRU: u32 = 1 << 19;
+    /// Of tunnels, and of the host in overlay networks: no frame passes between two of them. Every host has sent its copies to
+    /// all others by itself (split horizon), and the gateway is each host's own.
+    pub const SPLIT_HORIZON: u32 = 1 << 20;
 
     /// The kind, if the entry is in use.
     #[inline(always)]
@@ -160,6 +167,12 @@ impl Port {
     #[inline(always)]
     pub const fn has(&self, flags: u32) -> bool {
         self.flags & flags != 0
+    }
+
+    /// Whether no frame passes between a port with these flags and this one.
+    #[inline(always)]
+    pub const fn is_kept_from(&self, flags: u32) -> bool {
+        self.flags & flags & (Self::ISOLATED | Self::SPLIT_HORIZON) != 0
     }
 }
 
@@ -258,6 +271,8 @@ pub struct Network {
     pub parent: PortNumber,
     /// The port of the endpoint that has that interface to itself (passthru).
     pub only: PortNumber,
+    /// The VNI of an overlay network, 24 bits; 0 of others.
+    pub vni: u32,
 }
 
 impl Network {
@@ -477,6 +492,9 @@ pub const MAX_NEIGHBORS: u32 = 4 * MAX_PORTS;
 /// The largest number of VLANs on the lists of all trunks.
 pub const MAX_TRUNK_VLANS: u32 = 1 << 20;
 
+/// The largest number of tunnels: one a port, and one a VNI.
+pub const MAX_TUNNELS: u32 = 2 * MAX_PORTS;
+
 /// The largest number of listeners to multicast groups.
 pub const MAX_LISTENERS: u32 = 65536;
 
@@ -504,6 +522,9 @@ pub trait Tables {
     fn in_trunk(&self, port: PortNumber, vlan: VlanKey) -> bool;
     /// Whether a port listens to a multicast group.
     fn listens(&self, key: &ListenerKey) -> bool;
+    /// The port that a peer's frames come in by; `PortNumber::NONE` behind the key of all peers ([`TunnelKey::anybody`]),
+    /// which is there if any network here has the VNI.
+    fn tunnel(&self, key: &TunnelKey) -> Option<PortNumber>;
     /// What a class of a port's frames, a [`StormClass`], has used of its allowance.
     fn storm(&self, port: PortNumber, class: u32) -> StormWindow;
 }
@@ -514,7 +535,7 @@ const _: () = {
     assert!(size_of::<OwnKey>() == 24);
     assert!(size_of::<ListenerKey>() == 32);
     assert!(size_of::<StormWindow>() == 8);
-    assert!(size_of::<Network>() == 16);
+    assert!(size_of::<Network>() == 20);
     assert!(size_of::<Subnet>() == 8);
     assert!(size_of::<FdbKey>() == 12);
     assert!(size_of::<FdbEntry>() == 20);
@@ -528,7 +549,7 @@ mod user {
     #![expect(clippy::undocumented_unsafe_blocks, reason = "one argument for all, above")]
     use super::{
         Address, FdbEntry, FdbKey, ListenerKey, NeighborKey, Network, OwnKey, Port, PortCounters, PortNumber,
-        StormWindow, Subnet,
+        StormWindow, Subnet, TunnelKey,
     };
 
     unsafe impl aya::Pod for PortNumber {}
@@ -543,4 +564,5 @@ mod user {
     unsafe impl aya::Pod for ListenerKey {}
     unsafe impl aya::Pod for OwnKey {}
     unsafe impl aya::Pod for StormWindow {}
+    unsafe impl aya::Pod for TunnelKey {}
 }

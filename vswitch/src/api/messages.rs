@@ -1,6 +1,7 @@
 //! What goes over the socket. Requests carry text as it was typed: the switch judges it, and its error names it.
 
 mod fdb;
+mod peer;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -16,6 +17,8 @@ use vswitch_common::verdict::DropReason;
 pub use fdb::{
     FdbChange, FdbChangeKind, FdbFilter, FdbFlush, FdbFlushed, FdbKeyRequest, FdbStatic, StationKind, StationView,
 };
+
+pub use peer::{PeerRequest, PeerState, PeerView};
 
 use crate::model::{Driver, EndpointId, NetworkId, Published, Subnet, VlanId};
 use crate::outside::ForwardingStatus;
@@ -184,6 +187,9 @@ pub struct NetworkDetails {
     /// The interface that it is on, of macvlan and ipvlan.
     #[serde(default)]
     pub parent: Option<UplinkView>,
+    /// Its VNI, of overlay.
+    #[serde(default)]
+    pub vni: Option<u32>,
     /// The names of its endpoints.
     pub attached: Vec<String>,
 }

@@ -21,7 +21,7 @@ use super::{
     AttachRequest, ConnectRequest, DetachRequest, Detached, DisconnectRequest, DownRequest, EndpointDetails,
     EndpointView, ErrorBody, ErrorDocument, FdbChange, FdbFilter, FdbFlush, FdbFlushed, FdbKeyRequest, FdbStatic,
     FrameMessage, FramesFilter, MdbFilter, MulticastGroupView, NetworkDetails, NetworkRequest, NetworkView, PREFIX,
-    PortHealth, PortView, Pruned, StationView, StatsFilter, Status, TraceRequest, TraceView,
+    PeerRequest, PeerView, PortHealth, PortView, Pruned, StationView, StatsFilter, Status, TraceRequest, TraceView,
 };
 use crate::switch::{ErrorKind, FdbWatch, Switch, SwitchError};
 
@@ -59,6 +59,8 @@ fn paths() -> OpenApiRouter<Service> {
         .routes(routes!(endpoints, attach))
         .routes(routes!(inspect))
         .routes(routes!(detach))
+        .routes(routes!(peers, add_peer))
+        .routes(routes!(remove_peer))
         .routes(routes!(health))
         .routes(routes!(stats))
         .routes(routes!(trace))
@@ -167,6 +169,24 @@ async fn inspect(State(service): State<Service>, Path(endpoint): Path<String>) -
 #[utoipa::path(post, path = "/detach", tag = "endpoints", request_body = DetachRequest, responses((status = 200, description = "The answer", body = Detached), (status = "default", description = "Why not", body = ErrorDocument)))]
 async fn detach(State(service): State<Service>, Body(request): Body<DetachRequest>) -> Response {
     carried_out(async move { service.switch.detach(request).await }).await
+}
+
+/// The peers, by address.
+#[utoipa::path(get, path = "/peers", tag = "peers", responses((status = 200, description = "The answer", body = Vec<PeerView>), (status = "default", description = "Why not", body = ErrorDocument)))]
+async fn peers(State(service): State<Service>) -> Response {
+    carried_out(async move { service.switch.peers().await }).await
+}
+
+/// Makes another host a peer.
+#[utoipa::path(post, path = "/peers", tag = "peers", request_body = PeerRequest, responses((status = 200, description = "The answer", body = PeerView), (status = "default", description = "Why not", body = ErrorDocument)))]
+async fn add_peer(State(service): State<Service>, Body(request): Body<PeerRequest>) -> Response {
+    carried_out(async move { service.switch.add_peer(request).await }).await
+}
+
+/// Makes another host a stranger again.
+#[utoipa::path(delete, path = "/peers/{address}", tag = "peers", params(("address" = String, Path, description = "Its address")), responses((status = 200, description = "The answer", body = String), (status = "default", description = "Why not", body = ErrorDocument)))]
+async fn remove_peer(State(service): State<Service>, Path(address): Path<String>) -> Response {
+    carried_out(async move { service.switch.remove_peer(&address).await }).await
 }
 
 /// How the devices of the ports are set, and how they have to be.

@@ -96,6 +96,11 @@ pub enum Command {
         #[command(subcommand)]
         command: MdbCommand,
     },
+    /// Add, list and remove the other hosts of overlay networks
+    Peer {
+        #[command(subcommand)]
+        command: PeerCommand,
+    },
     /// Show what went through the ports
     #[command(after_help = "Example:\n  vswitch stats bridge")]
     Stats {
@@ -144,6 +149,9 @@ pub struct Up {
     /// Room for so many stations that are learned [default: 65536, or as many as there is room for already]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(256..=4_194_304))]
     pub fdb_size: Option<u32>,
+    /// The UDP port of the tunnels of overlay networks; the same on every host [default: 4789]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub vxlan_port: Option<u16>,
     /// Started by `up` itself: tells it on stdout when it serves
     #[arg(long, hide = true)]
     pub detached: bool,
@@ -266,7 +274,7 @@ pub struct Detach {
 pub enum NetworkCommand {
     /// Make a network
     #[command(
-        after_help = "Example:\n  vswitch network create --subnet 10.99.0.0/24 -o uplink=eth1 lan\n  vswitch network create -d macvlan -o parent=eth1.30 --subnet 10.30.0.0/24 voice\n  vswitch network create -d ipvlan -o parent=eth1 -o ipvlan_mode=l2 shared"
+        after_help = "Example:\n  vswitch network create --subnet 10.99.0.0/24 -o uplink=eth1 lan\n  vswitch network create -d macvlan -o parent=eth1.30 --subnet 10.30.0.0/24 voice\n  vswitch network create -d ipvlan -o parent=eth1 -o ipvlan_mode=l2 shared\n  vswitch network create -d overlay -o vni=5000 --subnet 10.10.0.0/16 --ip-range 10.10.1.0/24 all"
     )]
     Create(NetworkCreate),
     /// List the networks
@@ -322,7 +330,7 @@ pub struct NetworkConnect {
 
 #[derive(Debug, Args)]
 pub struct NetworkCreate {
-    /// How it is made: bridge, macvlan or ipvlan [default: bridge]
+    /// How it is made: bridge, macvlan, ipvlan or overlay [default: bridge]
     #[arg(short, long, value_name = "DRIVER")]
     pub driver: Option<String>,
     /// A subnet, IPv4 or IPv6 [default: one from the pool]
@@ -398,6 +406,27 @@ pub struct Trace {
     /// Its VLAN tag; with an s before it, a service tag
     #[arg(long, value_name = "VLAN")]
     pub vlan: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum PeerCommand {
+    /// Make another host a peer: overlay networks go on there. To be done on both
+    #[command(after_help = "Example:\n  vswitch peer add 192.0.2.7")]
+    Add {
+        /// The address that it sends from
+        #[arg(value_name = "IP")]
+        address: String,
+    },
+    /// List the peers
+    #[command(after_help = "Example:\n  vswitch peer ls")]
+    Ls,
+    /// Make another host a stranger: nothing goes there, nothing is taken from there
+    #[command(after_help = "Example:\n  vswitch peer rm 192.0.2.7")]
+    Rm {
+        /// Its address
+        #[arg(value_name = "IP")]
+        address: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]

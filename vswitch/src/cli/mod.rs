@@ -10,6 +10,7 @@ mod mdb;
 mod networks;
 mod output;
 mod path;
+mod peers;
 mod run;
 mod status;
 mod top;
@@ -78,6 +79,7 @@ async fn ask(command: Command, instance: &Instance, output: Output) -> Result<()
         Command::Detach(arguments) => endpoints::detach(&mut client, arguments, output).await,
         Command::Ps => endpoints::ps(&mut client, output).await,
         Command::Inspect { endpoint } => endpoints::inspect(&mut client, &endpoint, output).await,
+        Command::Peer { command } => peers::run(&mut client, command, output).await,
         Command::Network { command } => match command {
             NetworkCommand::Create(arguments) => networks::create(&mut client, arguments, output).await,
             NetworkCommand::Ls { filter } => networks::ls(&mut client, &filter, output).await,

@@ -22,6 +22,8 @@ use crate::switch::Restored;
 
 /// Where subnets are taken from if nobody says.
 const DEFAULT_POOL: &str = "10.201.0.0/16";
+/// The UDP port of VXLAN (IANA; RFC 7348, 8).
+const VXLAN_PORT: u16 = 4789;
 /// How long another `up` or `down` of the same instance may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often it is looked whether that is done.
@@ -146,6 +148,9 @@ fn start(arguments: &Up, instance: &Instance) -> Result<Word, Failure> {
     if let Some(size) = arguments.fdb_size {
         command.args(["--fdb-size", &size.to_string()]);
     }
+    if let Some(port) = arguments.vxlan_port {
+        command.args(["--vxlan-port", &port.to_string()]);
+    }
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).current_dir("/");
     let mut child = command.spawn().map_err(|error| failed("start the daemon", &error))?;
     let mut line = String::new();
@@ -195,7 +200,13 @@ fn in_foreground(arguments: &Up, instance: &Instance) -> Result<(), Failure> {
 
 fn options(arguments: &Up, instance: &Instance) -> Options {
     let pools = if arguments.pool.is_empty() { default_pool().into_iter().collect() } else { arguments.pool.clone() };
-    Options { instance: instance.clone(), mode: arguments.datapath.mode(), pools, fdb_size: arguments.fdb_size }
+    Options {
+        instance: instance.clone(),
+        mode: arguments.datapath.mode(),
+        pools,
+        fdb_size: arguments.fdb_size,
+        vxlan_port: arguments.vxlan_port.unwrap_or(VXLAN_PORT),
+    }
 }
 
 fn default_pool() -> Option<Subnet> {

@@ -31,19 +31,22 @@ pub(super) enum Hook {
     Parent,
     /// What leaves by a parent.
     ParentOut,
+    /// What comes out of the tunnel.
+    Tunnel,
     ContainerXdp,
     UplinkXdp,
     ParentXdp,
 }
 
 impl Hook {
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::Container,
         Self::Host,
         Self::Uplink,
         Self::Child,
         Self::Parent,
         Self::ParentOut,
+        Self::Tunnel,
         Self::ContainerXdp,
         Self::UplinkXdp,
         Self::ParentXdp,
@@ -58,6 +61,7 @@ impl Hook {
             Self::Child => "from_child",
             Self::Parent => "from_parent",
             Self::ParentOut => "to_parent",
+            Self::Tunnel => "from_tunnel",
             Self::ContainerXdp => "from_container_xdp",
             Self::UplinkXdp => "from_uplink_xdp",
             Self::ParentXdp => "from_parent_xdp",
@@ -72,6 +76,7 @@ impl Hook {
             PortKind::Uplink => Self::Uplink,
             PortKind::Parent => Self::Parent,
             PortKind::Child => Self::Child,
+            PortKind::Tunnel => Self::Tunnel,
         }
     }
 
@@ -81,7 +86,7 @@ impl Hook {
             PortKind::Container => Some(Self::ContainerXdp),
             PortKind::Uplink => Some(Self::UplinkXdp),
             PortKind::Parent => Some(Self::ParentXdp),
-            PortKind::Host | PortKind::Child => None,
+            PortKind::Host | PortKind::Child | PortKind::Tunnel => None,
         }
     }
 

@@ -5,8 +5,8 @@ use std::ops::Deref;
 
 use aya::maps::MapError;
 use vswitch_common::forward::{Copied, Flooded, forward, forward_early};
-use vswitch_common::packet::Marked;
 use vswitch_common::packet::address::Address;
+use vswitch_common::packet::{Marked, TunnelKey};
 use vswitch_common::tables::{
     FdbEntry, FdbKey, ListenerKey, MAX_PORTS, NeighborKey, Network, NetworkNumber, OwnKey, Port, PortKind, PortNumber,
     StormWindow, Subnet, Tables, VlanKey, trunk_key,
@@ -194,6 +194,10 @@ impl Tables for LiveTables<'_> {
         let listens = self.read("LISTENERS", self.maps.listeners.get(key, 0)).is_some();
         self.note(Lookup::Listener(*key, listens));
         listens
+    }
+
+    fn tunnel(&self, key: &TunnelKey) -> Option<PortNumber> {
+        self.read("TUNNELS", self.maps.tunnels.get(key, 0))
     }
 
     fn storm(&self, port: PortNumber, class: u32) -> StormWindow {

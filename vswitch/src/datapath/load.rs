@@ -10,10 +10,11 @@ use aya::maps::{MapData, MapInfo, ProgramArray};
 use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use vswitch_common::carrier::Carrier;
+use vswitch_common::packet::TunnelKey;
 use vswitch_common::packet::address::Address;
 use vswitch_common::tables::{
-    FdbEntry, FdbKey, ListenerKey, MAX_LISTENERS, MAX_NEIGHBORS, MAX_PORTS, MAX_SUBNETS, MAX_TRUNK_VLANS, NEAR_DEVICES,
-    NeighborKey, Network, OwnKey, Port, PortCounters, StormWindow, Subnet,
+    FdbEntry, FdbKey, ListenerKey, MAX_LISTENERS, MAX_NEIGHBORS, MAX_PORTS, MAX_SUBNETS, MAX_TRUNK_VLANS, MAX_TUNNELS,
+    NEAR_DEVICES, NeighborKey, Network, OwnKey, Port, PortCounters, StormWindow, Subnet,
 };
 use vswitch_common::watch::{Watch, Watched};
 
@@ -29,7 +30,7 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), 
 
 /// The pinned maps with the sizes of their keys and values in bytes, and their entries (0: as many as the FDB has): the
 /// layout that a takeover relies on.
-const MAPS: [(&str, usize, usize, u32); 20] = [
+const MAPS: [(&str, usize, usize, u32); 21] = [
     ("DEVICES", 4, 4, NEAR_DEVICES),
     ("FAR_DEVICES", 4, 4, MAX_PORTS),
     ("PORTS", 4, size_of::<Port>(), MAX_PORTS),
@@ -44,6 +45,7 @@ const MAPS: [(&str, usize, usize, u32); 20] = [
     ("OWNED", size_of::<OwnKey>(), 4, MAX_NEIGHBORS),
     ("TRUNKS", 4, 4, MAX_TRUNK_VLANS),
     ("LISTENERS", size_of::<ListenerKey>(), 4, MAX_LISTENERS),
+    ("TUNNELS", size_of::<TunnelKey>(), 4, MAX_TUNNELS),
     ("STORMS", 4, size_of::<StormWindow>(), StormWindow::ENTRIES),
     (CARRIERS, 4, 4, Carrier::ALL.len() as u32),
     ("WATCH", 4, size_of::<Watch>(), 1),

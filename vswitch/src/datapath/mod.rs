@@ -78,10 +78,11 @@ pub struct PortSpec {
     pub network: NetworkNumber,
     /// What is behind it.
     pub kind: PortKind,
-    /// The station's address; gets a static FDB entry.
+    /// The station's address; gets a static FDB entry. All zeros for a tunnel, which has none.
     pub mac: Mac,
     /// The station's IP addresses; the first of each version, and the link-local address that goes with `mac` (RFC 4291,
-    /// appendix A), are those that `spoof_guard` lets pass. Others are told who has them (`arp_suppress`).
+    /// appendix A), are those that `spoof_guard` lets pass. Others are told who has them (`arp_suppress`). Of a tunnel: the
+    /// peer's address on the underlay.
     pub addresses: Vec<IpAddr>,
     /// The longest IP packet that may leave by it; 0 is no limit.
     pub mtu: u16,
@@ -129,6 +130,8 @@ pub struct PortRules {
     pub trunk: Trunk,
     /// Where it is on the wire of a parent.
     pub place: Place,
+    /// Of the host's port in an overlay network: nothing passes between it and tunnels.
+    pub split_horizon: bool,
 }
 
 /// What a port of a macvlan or ipvlan network may do; of the parent, what some of its children may.
@@ -169,6 +172,7 @@ impl Default for PortRules {
             vlan: 0,
             trunk: Trunk::None,
             place: Place::default(),
+            split_horizon: false,
         }
     }
 }

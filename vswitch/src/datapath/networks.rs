@@ -6,8 +6,9 @@ use std::net::IpAddr;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{LpmTrie, MapData, MapError};
 use ipnet::IpNet;
+use vswitch_common::packet::TunnelKey;
 use vswitch_common::packet::address::Address;
-use vswitch_common::tables::{MAX_PORTS, MAX_SUBNETS, Network, NetworkNumber, Subnet};
+use vswitch_common::tables::{MAX_PORTS, MAX_SUBNETS, Network, NetworkNumber, PortNumber, Subnet};
 
 use super::tables::{Maps, removed};
 use super::{Datapath, DatapathError};
@@ -21,6 +22,8 @@ pub struct NetworkSpec {
     pub internal: bool,
     /// Its subnets, each with the host's own address in it. No other network has addresses in them.
     pub subnets: Vec<(IpNet, IpAddr)>,
+    /// The VNI of an overlay network, 24 bits.
+    pub vni: Option<u32>,
 }
 
 /// Prefix length and prefix, as the table has them.
@@ -34,7 +37,9 @@ impl Datapath {
     /// [`DatapathError::NoRoomForSubnets`], and then nothing has changed; or what the kernel refused.
     pub fn set_network(&self, spec: &NetworkSpec) -> Result<(), DatapathError> {
         let wanted = spec.prefixes();
-        self.state().maps.set_network(spec.number, if spec.internal { Network::INTERNAL } else { 0 }, wanted)
+        let mut state = self.state();
+        state.maps.set_network(spec.number, if spec.internal { Network::INTERNAL } else { 0 }, wanted)?;
+        state.maps.set_vni(spec.number, spec.vni.unwrap_or(0))
     }
 
     /// Forgets what [`Datapath::set_network`] told of a network. Nothing happens if it told nothing.
@@ -42,7 +47,9 @@ impl Datapath {
     /// # Errors
     /// What the kernel refused.
     pub fn remove_network(&self, number: NetworkNumber) -> Result<(), DatapathError> {
-        self.state().maps.set_network(number, 0, BTreeMap::new())
+        let mut state = self.state();
+        state.maps.set_network(number, 0, BTreeMap::new())?;
+        state.maps.set_vni(number, 0)
     }
 }
 
@@ -130,6 +137,23 @@ impl Maps {
     }
 }
 
+impl Maps {
+    /// Says which VNI a network has; 0 is none. Its tunnels are added after this, and removed before.
+    fn set_vni(&mut self, number: NetworkNumber, vni: u32) -> Result<(), DatapathError> {
+        let table = "NETWORKS";
+        let before = self.networks.get(&number.0, 0).map_err(|cause| DatapathError::Table { table, cause })?.vni;
+        if before != vni && before != 0 {
+            removed(self.tunnels.remove(&TunnelKey::anybody(before)), "TUNNELS")?;
+        }
+        self.change_network(number, |network| network.vni = vni)?;
+        if vni == 0 {
+            return Ok(());
+        }
+        let inserted = self.tunnels.insert(TunnelKey::anybody(vni), PortNumber::NONE, 0);
+        inserted.map_err(|cause| DatapathError::Table { table: "TUNNELS", cause })
+    }
+}
+
 fn failed(cause: MapError) -> DatapathError {
     DatapathError::Table { table: "SUBNETS", cause }
 }
@@ -147,7 +171,7 @@ mod tests {
             parse("fd00:1::/64", "fd00:1::1"),
             parse("192.0.2.9/32", "192.0.2.9"),
         ];
-        let entries = NetworkSpec { number, internal: false, subnets }.prefixes();
+        let entries = NetworkSpec { number, internal: false, subnets, vni: None }.prefixes();
         let subnet = Subnet { network: number, flags: 0 };
         let gateway = Subnet { network: number, flags: Subnet::GATEWAY };
         let six = |last| {

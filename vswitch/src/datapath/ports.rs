@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::MutexGuard;
 
 use aya::maps::PerCpuValues;
+use vswitch_common::packet::TunnelKey;
 use vswitch_common::packet::address::Address;
 use vswitch_common::tables::{
     MAX_PORTS, NeighborKey, NetworkNumber, OwnKey, Port, PortCounters, PortKind, PortNumber, VlanKey, trunk_key,
@@ -71,7 +72,17 @@ impl PortTable {
     }
 
     fn of_device(&self, ifindex: u32) -> Option<PortNumber> {
-        self.iter().find(|(_, port)| port.ifindex == ifindex).map(|(number, _)| number)
+        let of_device = |(_, port): &(PortNumber, &Port)| port.ifindex == ifindex && !is_tunnel(port);
+        self.iter().find(of_device).map(|(number, _)| number)
+    }
+
+    /// The port of a peer in a network.
+    fn of_peer(&self, network: NetworkNumber, remote: Address) -> Option<PortNumber> {
+        let members = self.members.get(&network)?;
+        members
+            .iter()
+            .copied()
+            .find(|number| self.ports.get(number).is_some_and(|port| is_tunnel(port) && port.ipv6 == remote))
     }
 
     fn free_number(&self) -> Option<PortNumber> {
@@ -88,7 +99,10 @@ impl Datapath {
     /// [`DatapathError::NoFreePort`], or what the kernel refused; then the device is no port.
     pub fn add_port(&self, spec: &PortSpec) -> Result<PortNumber, DatapathError> {
         let mut state = self.state();
-        let known = state.ports.of_device(spec.ifindex);
+        let known = match (spec.kind, spec.addresses.first()) {
+            (PortKind::Tunnel, Some(remote)) => state.ports.of_peer(spec.network, mapped(*remote)),
+            _ => state.ports.of_device(spec.ifindex),
+        };
         if let Some(number) = known
             && state.ports.ports[&number].network != spec.network
         {
@@ -169,6 +183,10 @@ impl Datapath {
     fn remove(&self, state: &mut State, number: PortNumber) -> Result<(), DatapathError> {
         let Some(port) = state.ports.ports.get(&number).copied() else { return Ok(()) };
         let detached = match port.kind() {
+            // The device is the other tunnels', too.
+            Some(PortKind::Tunnel) if state.ports.iter().any(|(other, entry)| other != number && is_tunnel(entry)) => {
+                Ok(())
+            }
             Some(kind) => hooks::detach(self.tc, kind, port.ifindex, &Pins(&self.options.directory)),
             None => Ok(()),
         };
@@ -220,7 +238,10 @@ impl State {
             Some(port) if listed => port.next,
             _ => members.first().copied().unwrap_or(PortNumber::NONE),
         };
-        let (ipv4, ipv6) = own(&spec.addresses);
+        let (ipv4, ipv6) = match (spec.kind, spec.addresses.first()) {
+            (PortKind::Tunnel, Some(remote)) => (0, mapped(*remote)),
+            _ => own(&spec.addresses),
+        };
         let port = Port {
             ifindex: spec.ifindex,
             egress_ifindex: spec.egress_ifindex,
@@ -257,7 +278,15 @@ impl State {
             self.fix(station(&port), number)?;
         }
         self.make_known(number, neighbors(spec))?;
-        self.maps.set_device(spec.ifindex, number)?;
+        if spec.kind == PortKind::Tunnel {
+            let key = self.tunnel_key(&port)?;
+            self.maps
+                .tunnels
+                .insert(key, number, 0)
+                .map_err(|cause| DatapathError::Table { table: "TUNNELS", cause })?;
+        } else {
+            self.maps.set_device(spec.ifindex, number)?;
+        }
         if spec.kind == PortKind::Parent {
             self.maps.change_network(spec.network, |entry| entry.parent = number)?;
         }
@@ -265,6 +294,13 @@ impl State {
             self.maps.change_network(spec.network, |entry| entry.only = number)?;
         }
         self.head(spec.network)
+    }
+
+    /// By what a tunnel is found.
+    fn tunnel_key(&self, port: &Port) -> Result<TunnelKey, DatapathError> {
+        let network = self.maps.networks.get(&port.network.0, 0);
+        let network = network.map_err(|cause| DatapathError::Table { table: "NETWORKS", cause })?;
+        Ok(TunnelKey::new(port.ipv6, network.vni))
     }
 
     /// Writes where the list of a network's ports begins.
@@ -332,7 +368,12 @@ impl State {
     fn leave(&mut self, number: PortNumber, port: &Port) -> Result<(), DatapathError> {
         self.ports.ports.remove(&number);
         self.ports.hooks.remove(&number);
-        let device = self.maps.set_device(port.ifindex, PortNumber::NONE);
+        let device = if is_tunnel(port) {
+            let key = self.tunnel_key(port)?;
+            removed(self.maps.tunnels.remove(&key), "TUNNELS").map(drop)
+        } else {
+            self.maps.set_device(port.ifindex, PortNumber::NONE)
+        };
         let unlisted = self.unlist(number, port).and(self.unlink(number, port.network));
         if fixed(port) {
             removed(self.maps.fdb.remove(&station(port)), "FDB")?;
@@ -389,18 +430,29 @@ impl State {
     }
 }
 
-/// Whether a port's station has an entry of its own in the FDB: not if it shares its address with its parent.
+/// Whether a port's station has an entry of its own in the FDB: not if it shares its address with its parent, or there is
+/// none.
 fn fixed(port: &Port) -> bool {
-    port.kind() != Some(PortKind::Child) || !port.has(Port::BY_ADDRESS | Port::PASSTHRU)
+    match port.kind() {
+        Some(PortKind::Child) => !port.has(Port::BY_ADDRESS | Port::PASSTHRU),
+        kind => kind != Some(PortKind::Tunnel),
+    }
+}
+
+fn is_tunnel(port: &Port) -> bool {
+    port.kind() == Some(PortKind::Tunnel)
 }
 
 fn flags(spec: &PortSpec) -> u32 {
     let rules = &spec.rules;
     let container = matches!(spec.kind, PortKind::Container | PortKind::Child);
+    let tunnel = spec.kind == PortKind::Tunnel;
     let place = &spec.rules.place;
     let flags = [
         (Port::XDP_EGRESS, spec.xdp_egress),
-        (Port::ISOLATED, rules.isolated && container),
+        // What is isolated here is so from all other endpoints, wherever they are.
+        (Port::ISOLATED, rules.isolated && container || tunnel),
+        (Port::SPLIT_HORIZON, rules.split_horizon || tunnel),
         (Port::SPOOF_GUARD, rules.spoof_guard && container),
         (Port::RA_GUARD, rules.ra_guard && container),
         (Port::DHCP_GUARD, rules.dhcp_guard && container),
@@ -411,7 +463,7 @@ fn flags(spec: &PortSpec) -> u32 {
         (Port::ALL_VLANS, rules.trunk == Trunk::All),
         (Port::ARP_SUPPRESS, rules.arp_suppress),
         (Port::SNOOPING, rules.snooping),
-        (Port::ROUTER, rules.router || spec.kind == PortKind::Uplink),
+        (Port::ROUTER, rules.router || tunnel || spec.kind == PortKind::Uplink),
         (Port::APART, place.apart),
         (Port::REFLECTED, place.reflected),
         (Port::BY_ADDRESS, place.by_address),
@@ -448,6 +500,9 @@ fn mapped(address: IpAddr) -> Address {
 /// The keys by which a port's station is found: all its addresses, and the link-local one of its MAC address.
 fn neighbors(spec: &PortSpec) -> BTreeSet<NeighborKey> {
     let key = |address| NeighborKey { address, network: spec.network, vlan: VlanKey(spec.rules.vlan), reserved: 0 };
+    if spec.kind == PortKind::Tunnel {
+        return BTreeSet::new();
+    }
     let given = spec.addresses.iter().map(|address| mapped(*address));
     let link_local = Some(Address::link_local(spec.mac)).filter(|_| !spec.rules.place.by_address);
     given.chain(link_local).map(key).collect()

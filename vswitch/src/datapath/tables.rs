@@ -4,6 +4,7 @@ use std::borrow::BorrowMut;
 
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, ProgramArray};
+use vswitch_common::packet::TunnelKey;
 use vswitch_common::tables::{
     FdbEntry, FdbKey, ListenerKey, MAX_PORTS, NEAR_DEVICES, NeighborKey, Network, NetworkNumber, OwnKey, Port,
     PortCounters, PortNumber, StormWindow,
@@ -30,6 +31,7 @@ pub(super) struct Maps {
     pub(super) trunks: HashMap<MapData, u32, u32>,
     pub(super) carriers: ProgramArray<MapData>,
     pub(super) listeners: HashMap<MapData, ListenerKey, u32>,
+    pub(super) tunnels: HashMap<MapData, TunnelKey, PortNumber>,
     pub(super) watch: Array<MapData, Watch>,
     pub(super) watched: PerCpuArray<MapData, Watched>,
     pub(super) storms: Array<MapData, StormWindow>,
@@ -54,6 +56,7 @@ impl Maps {
             trunks: take(ebpf, "TRUNKS")?,
             carriers: take(ebpf, "CARRIERS")?,
             listeners: take(ebpf, "LISTENERS")?,
+            tunnels: take(ebpf, "TUNNELS")?,
             watch: take(ebpf, "WATCH")?,
             watched: take(ebpf, "WATCHED")?,
             storms: take(ebpf, "STORMS")?,

@@ -6,10 +6,10 @@ use vswitch_common::tables::PortKind;
 
 use super::rules::rules;
 use super::{EndpointFacts, wire};
-use crate::datapath::{Mode, Xdp};
+use crate::datapath::{Mode, PortRules, Xdp};
 use crate::model::{
-    Endpoint, EndpointAddress, EndpointOptions, Instance, Network, Owner, StationMac, UplinkBefore, WireOptions,
-    XdpChoice,
+    Endpoint, EndpointAddress, EndpointOptions, Instance, Network, NetworkId, Owner, StationMac, UplinkBefore,
+    WireOptions, XdpChoice,
 };
 use crate::plan::{Device, Offload, PortStep, Step};
 
@@ -117,8 +117,11 @@ pub(super) fn endpoint(
 pub fn host_port(instance: &Instance, network: &Network, mtu: u32) -> Vec<Step> {
     let device = instance.host_device(&network.name);
     let port = instance.host_port_device(&network.id);
-    // No endpoint can have this name: names have no blank.
-    let mac = StationMac::generated(&network.id, "the host", 0).get();
+    // No endpoint can have this name: names have no blank. In an overlay network every host is the same gateway, so that an
+    // endpoint that moves finds it where it knows it.
+    let seed = network.overlay.map_or(network.id, |overlay| of_vni(overlay.vni));
+    let mac = StationMac::generated(&seed, "the host", 0).get();
+    let rules = rules(&network.bridge, PortKind::Host, &EndpointOptions::default());
     let mut steps = vec![
         Step::CreateVeth {
             device: device.clone(),
@@ -139,7 +142,7 @@ pub fn host_port(instance: &Instance, network: &Network, mtu: u32) -> Vec<Step> 
             xdp_egress: false,
             addresses: network.gateways().collect(),
             mtu: limit(mtu),
-            rules: rules(&network.bridge, PortKind::Host, &EndpointOptions::default()),
+            rules: PortRules { split_horizon: network.overlay.is_some(), ..rules },
         }),
     ];
     let ipv6 = network.subnets.iter().any(|config| config.subnet.is_ipv6());
@@ -156,6 +159,13 @@ pub fn host_port(instance: &Instance, network: &Network, mtu: u32) -> Vec<Step> 
         Step::CheckCarrier { device: Device::host(device) },
     ]);
     steps
+}
+
+/// The same for an overlay network on every host.
+fn of_vni(vni: u32) -> NetworkId {
+    let mut bytes = [0; 32];
+    bytes[..4].copy_from_slice(&vni.to_be_bytes());
+    NetworkId::from_bytes(bytes)
 }
 
 /// An MTU as the switch has it: the loopback's, which is larger, is no limit.
@@ -222,7 +232,7 @@ mod tests {
 
     use super::*;
     use crate::datapath::Trunk;
-    use crate::model::{BridgeOptions, Driver, EndpointId, NetnsRecord, NetworkId, Phase, SubnetConfig};
+    use crate::model::{BridgeOptions, Driver, EndpointId, NetnsRecord, Phase, SubnetConfig};
 
     fn network() -> Network {
         let subnet = SubnetConfig::new("10.9.8.0/24".parse().expect("a subnet"), None, None).expect("a configuration");
@@ -236,6 +246,7 @@ mod tests {
             options: BTreeMap::new(),
             bridge: BridgeOptions::default(),
             wire: None,
+            overlay: None,
             labels: BTreeMap::new(),
             created: OffsetDateTime::UNIX_EPOCH,
             uplink_before: None,

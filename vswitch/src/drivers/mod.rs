@@ -2,10 +2,12 @@
 
 mod bridge;
 mod none;
+mod overlay;
 mod rules;
 mod wire;
 
 pub use bridge::{UplinkFacts, host_port, release_uplink, uplink, uplink_xdp};
+pub use overlay::{tunnel, tunnels};
 pub use wire::{link_local, parent, union};
 
 use crate::datapath::Mode;
@@ -26,7 +28,7 @@ pub struct EndpointFacts {
 /// What must exist for an endpoint of a network.
 pub fn plan(instance: &Instance, network: &Network, endpoint: &Endpoint, facts: EndpointFacts) -> Vec<Step> {
     match (network.driver, &endpoint.address) {
-        (Driver::Bridge | Driver::Macvlan | Driver::Ipvlan, Some(address)) => {
+        (Driver::Bridge | Driver::Macvlan | Driver::Ipvlan | Driver::Overlay, Some(address)) => {
             bridge::endpoint(instance, network, endpoint, address, facts)
         }
         // An endpoint without an interface is on `none`; the host's own stack needs nothing made.

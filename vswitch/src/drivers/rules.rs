@@ -32,6 +32,15 @@ pub(super) fn rules(network: &BridgeOptions, kind: PortKind, endpoint: &Endpoint
             trunk: Trunk::All,
             ..common
         },
+        // Whoever sends by it has been limited at home; what it tells is the peer's.
+        PortKind::Tunnel => PortRules {
+            learning: learning != Learning::Off,
+            fdb_limit: ports.fdb_limit.unwrap_or(u32::MAX),
+            storm_pps: ports.storm_pps.unwrap_or(STORM_PPS),
+            arp_suppress: false,
+            trunk: Trunk::All,
+            ..common
+        },
         // It stays the host's own: nothing is learned there, answered or limited.
         PortKind::Parent => PortRules {
             learning: false,

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, LinkXdp,
+    InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, LinkXdp,
 };
 use vswitch_common::Mac;
 
@@ -171,6 +171,22 @@ pub(super) fn veth(spec: &VethSpec<'_>) -> LinkMessage {
     }
     let pair = vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer)))];
     with(end(spec.name, spec.mac, spec.mtu), LinkAttribute::LinkInfo(pair))
+}
+
+/// The order for a VXLAN device that is told for each packet where it goes, and tells where it came from
+/// (`ip link add type vxlan external`): one for all tunnels, on a UDP port. It learns nothing by itself.
+pub(super) fn vxlan(name: &str, port: u16) -> LinkMessage {
+    let data = vec![
+        InfoVxlan::CollectMetadata(true),
+        InfoVxlan::Port(port),
+        InfoVxlan::Learning(false),
+        // Others may send so over IPv6, too (RFC 6935).
+        InfoVxlan::UDPZeroCsumRX(true),
+    ];
+    let info = vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(InfoData::Vxlan(data))];
+    let mut message = LinkMessage::default();
+    message.attributes = vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::LinkInfo(info)];
+    message
 }
 
 fn end(name: &str, mac: Option<Mac>, mtu: u32) -> LinkMessage {

@@ -121,6 +121,26 @@ impl Netlink {
         Ok(index)
     }
 
+    /// Makes a VXLAN device that is told for each packet where it goes, on a UDP port of this namespace: down, and marked
+    /// with an alias. Returns its number.
+    ///
+    /// # Errors
+    /// [`NetlinkError::Exists`], or as the kernel has it. That the port is somebody else's shows when it is switched on.
+    pub async fn create_vxlan(&self, name: &str, port: u16, mark: &str) -> Result<u32, NetlinkError> {
+        const OPERATION: &str = "make the device";
+        let create = RouteNetlinkMessage::NewLink(link::vxlan(name, port));
+        let request = Request::new(create, NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL);
+        let [created] = self.connection.transact(OPERATION, [request]).await?;
+        created.map_err(|refusal| NetlinkError::refused(OPERATION, name, refusal))?;
+        let unread = NetlinkError::NoAnswer { operation: OPERATION, object: name.to_owned() };
+        let index = self.link_by_name(name).await?.ok_or(unread)?.index;
+        if let Err(error) = self.change(index, "mark", link::alias(index, mark)).await {
+            self.delete_link(index).await?;
+            return Err(error);
+        }
+        Ok(index)
+    }
+
     /// Removes a link; fine if it is gone.
     ///
     /// # Errors

@@ -25,7 +25,9 @@ pub const fn explanation(reason: DropReason) -> &'static str {
         }
         DropReason::DeliveryFailed => "for a port that is gone or down, or the kernel had no memory for it",
         DropReason::DestinationZero => "for an address of all zeros, which no station has",
-        DropReason::Isolated => "from one isolated endpoint to another, straight or by way of the host (icc=false)",
+        DropReason::Isolated => {
+            "from one isolated endpoint to another, straight or by way of the host (icc=false), or from a tunnel to the host"
+        }
         DropReason::OtherNetwork => "an IP packet that the host would route from one network into another",
         DropReason::Internal => "an IP packet into or out of an internal network",
         DropReason::Martian => "with a loopback address on its way to the host's stack (RFC 1122, 3.2.1.3)",
@@ -49,6 +51,8 @@ pub const fn explanation(reason: DropReason) -> &'static str {
         DropReason::ParentGone => "from an endpoint whose parent interface is not there",
         DropReason::HostAccess => "from an endpoint to the host itself, which the network has no host_access to",
         DropReason::NotRouted => "broadcast, multicast or not IP, from an endpoint of an l3 network",
+        DropReason::UnknownVni => "out of a tunnel, of a VNI that no network here has",
+        DropReason::UnknownPeer => "out of a tunnel, from a host that is no peer (`vswitch peer ls` shows them)",
         DropReason::TooBig => "longer than the port that it is for may send",
     }
 }

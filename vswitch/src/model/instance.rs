@@ -24,6 +24,8 @@ pub enum Owner {
     Host,
     /// An endpoint's port.
     Endpoint(EndpointId),
+    /// The device of the tunnels.
+    Tunnel,
 }
 
 impl Instance {
@@ -91,12 +93,17 @@ impl Instance {
     pub fn host_device(&self, network: &NetworkName) -> String {
         let prefix = if self.is_default() { "vsw".to_owned() } else { format!("v{}", self.tag()) };
         let name = format!("{prefix}-{network}");
-        if name.len() <= LONGEST_DEVICE {
+        if name.len() <= LONGEST_DEVICE && name != self.tunnel_device() {
             return name;
         }
         // Cut, with a hash of all of it, so that networks with a common beginning stay apart.
         let tail = hex(&Sha256::digest(network.as_str()), 4);
-        format!("{}.{tail}", &name[..LONGEST_DEVICE - 5])
+        format!("{}.{tail}", &name[..name.len().min(LONGEST_DEVICE - 5)])
+    }
+
+    /// The device of the tunnels to other hosts.
+    pub fn tunnel_device(&self) -> String {
+        if self.is_default() { "vsw-vxlan".to_owned() } else { format!("v{}-vxlan", self.tag()) }
     }
 
     /// The switch's end of the host's device.
@@ -130,7 +137,13 @@ impl Instance {
         match owner {
             Owner::Host => format!("vswitch:{}:{network}:host", self.name),
             Owner::Endpoint(id) => format!("vswitch:{}:{network}:{id}", self.name),
+            Owner::Tunnel => self.tunnel_mark(),
         }
+    }
+
+    /// The mark of the device of the tunnels, which is all networks'.
+    pub fn tunnel_mark(&self) -> String {
+        format!("vswitch:{}::tunnel", self.name)
     }
 
     /// Whose device it is, if the alias is this instance's mark.
@@ -139,6 +152,7 @@ impl Instance {
             alias.strip_prefix("vswitch:")?.strip_prefix(self.name.as_str())?.strip_prefix(':')?.split_once(':')?;
         match owner {
             "host" => Some(Owner::Host),
+            "tunnel" => Some(Owner::Tunnel),
             id => id.parse().ok().map(Owner::Endpoint),
         }
     }
@@ -184,6 +198,12 @@ mod tests {
                 assert!(instance.host_device(name).len() <= LONGEST_DEVICE, "{}", instance.host_device(name));
             }
         }
+        // A network may be called like the tunnels' device.
+        for instance in [&default, &other] {
+            assert!(instance.tunnel_device().len() <= LONGEST_DEVICE);
+            assert_ne!(instance.host_device(&network("vxlan")), instance.tunnel_device());
+            assert!(instance.host_device(&network("vxlan")).len() <= LONGEST_DEVICE);
+        }
         let id = EndpointId::from_bytes([0xab; 32]);
         assert_eq!(default.port_device(&id).len(), 14);
         assert!(default.is_port_device(&default.port_device(&id)) && !other.is_port_device(&default.port_device(&id)));
@@ -194,7 +214,7 @@ mod tests {
     fn a_mark_is_read_by_its_own_instance_alone() {
         let (one, two) = (instance("h1"), instance("h1.b"));
         let id = EndpointId::from_bytes([7; 32]);
-        for owner in [Owner::Host, Owner::Endpoint(id)] {
+        for owner in [Owner::Host, Owner::Endpoint(id), Owner::Tunnel] {
             let mark = one.mark(&network("bridge"), owner);
             assert_eq!(one.owner(&mark), Some(owner));
             assert_eq!(two.owner(&mark), None);

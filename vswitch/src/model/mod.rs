@@ -8,6 +8,7 @@ mod mac;
 mod name;
 mod network;
 mod options;
+mod peer;
 mod publish;
 mod subnet;
 mod vlan;
@@ -20,9 +21,10 @@ pub use mac::{InvalidStationMac, StationMac};
 pub use name::{EndpointName, InstanceName, InterfaceName, InvalidInterfaceName, InvalidName, NetworkName};
 pub use network::{Driver, InvalidDriver, Network, UplinkBefore, predefined};
 pub use options::{
-    BridgeOptions, DEFAULT_AGEING, EndpointOptions, InvalidOption, Layer, Learning, Passage, PortOptions, WireOptions,
-    XdpChoice,
+    BridgeOptions, DEFAULT_AGEING, EndpointOptions, InvalidOption, Layer, Learning, OverlayOptions, Passage,
+    PortOptions, WireOptions, XdpChoice,
 };
+pub use peer::{InvalidPeer, Peer};
 pub use publish::{HostPort, InvalidPortRange, InvalidPublish, PortRange, Protocol, PublishSpec, Published};
 pub use subnet::{InvalidSubnet, Subnet, SubnetConfig};
 pub use vlan::{InvalidVlan, TrunkVlans, VlanId};

@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use vswitch_common::tables::NetworkNumber;
 
-use super::{BridgeOptions, Endpoint, InterfaceName, NetworkId, NetworkName, SubnetConfig, WireOptions};
+use super::{
+    BridgeOptions, Endpoint, InterfaceName, NetworkId, NetworkName, OverlayOptions, SubnetConfig, WireOptions,
+};
 
 /// How a network is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -21,6 +23,8 @@ pub enum Driver {
     Macvlan,
     /// On the wire of an interface, with its MAC address.
     Ipvlan,
+    /// A switch on each of several hosts, with tunnels between them.
+    Overlay,
     /// The host's own stack.
     Host,
     /// Loopback alone.
@@ -29,7 +33,7 @@ pub enum Driver {
 
 /// A string that is no driver.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown driver `{0}` (networks are made with bridge, macvlan or ipvlan)")]
+#[error("unknown driver `{0}` (networks are made with bridge, macvlan, ipvlan or overlay)")]
 pub struct InvalidDriver(pub String);
 
 impl Driver {
@@ -39,6 +43,7 @@ impl Driver {
             Self::Bridge => "bridge",
             Self::Macvlan => "macvlan",
             Self::Ipvlan => "ipvlan",
+            Self::Overlay => "overlay",
             Self::Host => "host",
             Self::None => "none",
         }
@@ -48,7 +53,12 @@ impl Driver {
 impl Driver {
     /// Whether its endpoints have interfaces of their own, with addresses.
     pub const fn has_interfaces(self) -> bool {
-        matches!(self, Self::Bridge | Self::Macvlan | Self::Ipvlan)
+        matches!(self, Self::Bridge | Self::Macvlan | Self::Ipvlan | Self::Overlay)
+    }
+
+    /// Whether its networks are switches here, with a port of the host.
+    pub const fn is_switched(self) -> bool {
+        matches!(self, Self::Bridge | Self::Overlay)
     }
 }
 
@@ -66,6 +76,7 @@ impl FromStr for Driver {
             "bridge" => Ok(Self::Bridge),
             "macvlan" => Ok(Self::Macvlan),
             "ipvlan" => Ok(Self::Ipvlan),
+            "overlay" => Ok(Self::Overlay),
             "host" => Ok(Self::Host),
             "none" => Ok(Self::None),
             _ => Err(InvalidDriver(text.to_owned())),
@@ -102,6 +113,9 @@ pub struct Network {
     /// Where its endpoints are on the wire, of macvlan and ipvlan.
     #[serde(default)]
     pub wire: Option<WireOptions>,
+    /// How it goes on on other hosts, of overlay.
+    #[serde(default)]
+    pub overlay: Option<OverlayOptions>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// When it was created.

@@ -1,5 +1,6 @@
-//! The options of bridge networks and of their endpoints (`-o KEY=VALUE`).
+//! The options of networks and of their endpoints (`-o KEY=VALUE`).
 
+mod overlay;
 mod ports;
 mod wire;
 
@@ -10,6 +11,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::{InterfaceName, InvalidInterfaceName};
+pub use overlay::OverlayOptions;
 use ports::PORTS;
 pub use ports::{EndpointOptions, Learning, PortOptions};
 pub use wire::{Layer, Passage, WireOptions};

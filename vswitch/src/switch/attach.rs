@@ -215,10 +215,12 @@ impl Switch {
             let why = match network.driver {
                 Driver::Host => Some("whose endpoints have the host's ports themselves"),
                 Driver::None => Some("which has loopback alone"),
-                Driver::Bridge if network.internal => Some("which is internal"),
-                Driver::Bridge if !given.port.reaches_host() => Some("whose VLANs the host is not in"),
+                Driver::Bridge | Driver::Overlay if network.internal => Some("which is internal"),
+                Driver::Bridge | Driver::Overlay if !given.port.reaches_host() => {
+                    Some("whose VLANs the host is not in")
+                }
                 Driver::Macvlan | Driver::Ipvlan => Some("whose endpoints are on the wire with all their ports"),
-                Driver::Bridge => None,
+                Driver::Bridge | Driver::Overlay => None,
             };
             if let Some(why) = why {
                 return Err(cannot(why, &given.publish, network));
@@ -376,7 +378,7 @@ fn wanted(
     let network = state.network(&given.network)?;
     let (record, mtu) = (&network.record, network.mtu);
     let address = match record.driver {
-        Driver::Bridge | Driver::Macvlan | Driver::Ipvlan => Some(EndpointAddress {
+        Driver::Bridge | Driver::Macvlan | Driver::Ipvlan | Driver::Overlay => Some(EndpointAddress {
             ifname: DEFAULT_INTERFACE.parse()?,
             // The rest is given when the endpoint is admitted.
             mac: StationMac::generated(&record.id, given.name.as_str(), 0),

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use vswitch_common::tables::PortNumber;
 
-use super::WireError;
 use super::trace::TraceError;
+use super::{OverlayError, WireError};
 use crate::apply::{ApplyError, datapath_hint, netlink_hint};
 use crate::datapath::DatapathError;
 use crate::ipam::IpamError;
@@ -106,6 +106,9 @@ pub enum SwitchError {
     /// The way outside could not be made.
     #[error(transparent)]
     Outside(#[from] OutsideError),
+    /// An overlay network or a peer.
+    #[error(transparent)]
+    Overlay(#[from] OverlayError),
     /// A path that is not absolute.
     #[error("{0} is not an absolute path (the daemon has another working directory)")]
     RelativePath(PathBuf),
@@ -386,6 +389,7 @@ impl SwitchError {
             Self::UplinkNotFound(_) => "uplink_not_found",
             Self::UplinkLoopback(_) | Self::UplinkNotEthernet(_) => "uplink_unsuitable",
             Self::Wire(error) => error.code(),
+            Self::Overlay(error) => error.code(),
             Self::UplinkIsPort(_) | Self::UplinkInUse { .. } | Self::UplinkEnslaved { .. } => "uplink_in_use",
             Self::Netns(error) => netns_code(error),
             Self::OwnNamespace(_) => "own_namespace",
@@ -415,6 +419,8 @@ impl SwitchError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Wire(error) if error.is_conflict() => ErrorKind::Conflict,
+            Self::Overlay(error) if error.is_conflict() => ErrorKind::Conflict,
+            Self::Overlay(OverlayError::PeerNotFound(_)) => ErrorKind::NotFound,
             Self::NetworkNotFound(_)
             | Self::EndpointNotFound(_)
             | Self::NothingFound(_)

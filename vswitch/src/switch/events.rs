@@ -1,6 +1,6 @@
 //! What happens behind the switch's back: devices that come and go, stations that fall silent.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +29,7 @@ enum Loss {
     Endpoint(EndpointId),
     HostPort(NetworkId),
     Uplink(NetworkId),
+    Tunnels,
 }
 
 impl Switch {
@@ -76,11 +77,14 @@ impl Switch {
                 state.endpoints.values().find(|entry| entry.port.is_some_and(|port| port.ifindex == ifindex));
             let networks = || state.networks.values();
             let host = networks().find(|entry| entry.host_port.is_some_and(|port| port.ifindex == ifindex));
+            let mut all_tunnels = networks().filter_map(|entry| entry.tunnels.as_ref()).flat_map(BTreeMap::values);
+            let tunnels = all_tunnels.any(|port| port.ifindex == ifindex);
             let uplinks =
                 networks().filter(|entry| entry.uplink.as_ref().is_some_and(|uplink| uplink.port.ifindex == ifindex));
             let one = None
                 .or_else(|| endpoint.map(|entry| Loss::Endpoint(entry.record.id)))
-                .or_else(|| host.map(|entry| Loss::HostPort(entry.record.id)));
+                .or_else(|| host.map(|entry| Loss::HostPort(entry.record.id)))
+                .or_else(|| tunnels.then_some(Loss::Tunnels));
             one.into_iter().chain(uplinks.map(|entry| Loss::Uplink(entry.record.id))).collect::<Vec<_>>()
         };
         for loss in losses {
@@ -94,6 +98,7 @@ impl Switch {
             Loss::Endpoint(id) => self.reap(id, ifindex).await,
             Loss::HostPort(id) => self.remake_host_port(id, ifindex).await,
             Loss::Uplink(id) => self.uplink_removed(id, ifindex).await,
+            Loss::Tunnels => self.tunnels_lost().await,
         };
         match settled {
             Ok(()) | Err(SwitchError::ShuttingDown) => {}
@@ -153,8 +158,10 @@ impl Switch {
             let endpoints = endpoints.filter_map(|entry| entry.port);
             let networks = state.networks.values();
             let hosts = networks.clone().filter_map(|entry| entry.host_port);
-            let uplinks = networks.filter_map(|entry| entry.uplink.as_ref()).map(|uplink| uplink.port);
-            let others = hosts.chain(uplinks).filter(|port| !there.contains(&port.ifindex));
+            let uplinks = networks.clone().filter_map(|entry| entry.uplink.as_ref()).map(|uplink| uplink.port);
+            let tunnels =
+                networks.filter_map(|entry| entry.tunnels.as_ref()).filter_map(|tunnels| tunnels.values().next());
+            let others = hosts.chain(uplinks).chain(tunnels.copied()).filter(|port| !there.contains(&port.ifindex));
             endpoints.chain(others).map(|port| port.ifindex).collect()
         };
         gone.into_iter().for_each(|ifindex| self.removed(ifindex));
@@ -202,7 +209,7 @@ impl Switch {
             let interval = AGEING.min(Duration::from_secs(u64::from(shortest)) / 2).max(Duration::from_secs(1));
             tokio::time::sleep(interval).await;
             let switch = self.clone();
-            let aged = tokio::task::spawn_blocking(move || switch.age(&switch.ages())).await;
+            let aged = tokio::task::spawn_blocking(move || switch.age(&switch.ages()).and(switch.hear_peers())).await;
             if let Ok(Err(error)) = aged {
                 tracing::warn!("ageing stations: {error}");
             }

@@ -14,6 +14,7 @@ mod measure;
 mod multicast;
 mod network;
 mod outside;
+mod overlay;
 mod parent;
 mod restore;
 mod state;
@@ -32,6 +33,7 @@ use tokio::sync::{Mutex as AsyncMutex, Notify, RwLock, RwLockReadGuard};
 
 pub use error::{ErrorKind, SwitchError};
 pub use fdb::FdbWatch;
+pub use overlay::OverlayError;
 pub use parent::WireError;
 pub use restore::{Release, Restored};
 pub use teardown::{RemoveError, remove_files, remove_leftovers};
@@ -82,6 +84,10 @@ pub struct Switch {
     settling: AsyncMutex<()>,
     /// The host ports that are published.
     reservations: Reservations,
+    /// The UDP port of the tunnels.
+    vxlan_port: u16,
+    /// Held by whoever brings the tunnels in line.
+    tunnelling: AsyncMutex<()>,
     /// Who listens to which multicast groups.
     multicast: Mutex<Groups>,
     /// Told of networks that come and go.
@@ -111,6 +117,8 @@ pub struct Parts {
     pub watching: Arc<Watching>,
     /// The record.
     pub store: Store,
+    /// The UDP port of the tunnels of overlay networks.
+    pub vxlan_port: u16,
 }
 
 impl Switch {
@@ -119,7 +127,7 @@ impl Switch {
     /// # Errors
     /// Where the daemon's own namespace cannot be opened.
     pub fn new(parts: Parts) -> Result<Self, SwitchError> {
-        let Parts { instance, mode, pools, kernel, netlink, datapath, watching, store } = parts;
+        let Parts { instance, mode, pools, kernel, netlink, datapath, watching, store, vxlan_port } = parts;
         let state = Arc::new(Mutex::new(State::default()));
         Ok(Self {
             dns: DnsServer::new(Arc::new(Directory(state.clone())), ResolverFiles::default()),
@@ -127,6 +135,8 @@ impl Switch {
             outside_turn: AsyncMutex::default(),
             settling: AsyncMutex::default(),
             reservations: Reservations::default(),
+            vxlan_port,
+            tunnelling: AsyncMutex::default(),
             multicast: Mutex::default(),
             multicast_changed: Notify::new(),
             notes: Mutex::default(),

@@ -14,7 +14,6 @@ use vswitch_common::watch::Event;
 use super::{Switch, SwitchError};
 use crate::api::{MdbFilter, MulticastGroupView};
 use crate::kernel::packet;
-use crate::model::Driver;
 use crate::multicast::{Action, Asker, Groups, Listener, MAX_GROUPS, PortFacts, Query, Rules, parse};
 use crate::watching::Told;
 
@@ -169,7 +168,7 @@ impl Switch {
 
     fn snooping_networks(&self) -> Vec<Snooping> {
         let state = self.state();
-        let bridges = state.networks.values().filter(|entry| entry.record.driver == Driver::Bridge);
+        let bridges = state.networks.values().filter(|entry| entry.record.driver.is_switched());
         let bridges = bridges.filter(|entry| entry.record.bridge.mcast_snooping);
         let snooping = bridges.filter_map(|entry| {
             let gateways = entry.record.gateways();

@@ -9,14 +9,14 @@ use vswitch_common::tables::NetworkNumber;
 use super::attach::now;
 use super::parent::Asked;
 use super::state::{PortHandle, WantedNetwork};
-use super::{Switch, SwitchError};
+use super::{OverlayError, Switch, SwitchError};
 use crate::api::{NetworkRequest, NetworkView, Pruned};
 use crate::apply::{ApplyError, apply};
 use crate::datapath::{Datapath, DatapathError, NetworkSpec};
 use crate::drivers;
 use crate::model::{
-    BridgeOptions, Driver, EndpointName, InvalidOption, Network, NetworkId, Owner, Subnet, SubnetConfig, WireOptions,
-    predefined,
+    BridgeOptions, Driver, EndpointName, InvalidOption, Network, NetworkId, OverlayOptions, Owner, Subnet,
+    SubnetConfig, WireOptions, predefined,
 };
 use crate::store::Change;
 
@@ -32,7 +32,11 @@ impl Switch {
         }
         let _leave = self.leave().await?;
         let asked = Asked { ipv6: request.ipv6, gateways: !request.gateways.is_empty() };
-        let network = self.admit(draft(request, driver)?, asked).await?;
+        let draft = draft(request, driver)?;
+        if draft.overlay.is_some_and(|overlay| overlay.encrypted) {
+            return Err(OverlayError::NotEncrypted(draft.name).into());
+        }
+        let network = self.admit(draft, asked).await?;
         Ok(super::views::network(&self.state(), &network))
     }
 
@@ -69,6 +73,9 @@ impl Switch {
         let made = async {
             recorded.await?;
             self.add_host_port(&network).await?;
+            if network.overlay.is_some() {
+                self.follow_tunnels().await?;
+            }
             if let Some(link) = &uplink {
                 self.add_uplink(&network, link).await?;
             }
@@ -157,6 +164,10 @@ impl Switch {
         // The record may have changed since, with an uplink that returned.
         let record = self.state().networks.get(&network.id).map(|entry| entry.record.clone());
         self.release_uplink(record.as_ref().unwrap_or(network)).await?;
+        let tunnels = self.state().networks.get_mut(&network.id).and_then(|entry| entry.tunnels.take());
+        for port in tunnels.into_iter().flat_map(BTreeMap::into_values) {
+            self.remove_port(port.number).await?;
+        }
         self.dns.stop(network.id);
         self.note(&format!("dns {}", network.id), None);
         let device = self.instance.host_device(&network.name);
@@ -173,6 +184,10 @@ impl Switch {
         }
         self.store.commit(vec![Change::RemoveNetwork(network.id)]).await?;
         self.state().networks.remove(&network.id);
+        if network.overlay.is_some() {
+            // The last takes the device with it.
+            self.follow_tunnels().await?;
+        }
         self.multicast_changed.notify_one();
         self.follow_outside(network.name.as_str()).await;
         Ok(())
@@ -181,17 +196,21 @@ impl Switch {
     /// Makes the host's port, or what is missing of it.
     pub(super) async fn add_host_port(&self, network: &Network) -> Result<(), SwitchError> {
         let mtu = self.state().networks.get(&network.id).map(|entry| entry.mtu);
-        let (Driver::Bridge, Some(mtu)) = (network.driver, mtu) else { return Ok(()) };
+        let (true, Some(mtu)) = (network.driver.is_switched(), mtu) else { return Ok(()) };
         let spec = NetworkSpec {
             number: network.number,
             internal: network.internal,
             subnets: network.subnets.iter().map(|config| (config.subnet.net(), config.gateway)).collect(),
+            vni: network.overlay.map(|overlay| overlay.vni),
         };
         // Before any frame: what keeps networks apart looks at this.
         self.in_datapath(move |datapath| datapath.set_network(&spec)).await?;
         let made = apply(&drivers::host_port(&self.instance, network, mtu), self.scene()).await?;
         if let Some(entry) = self.state().networks.get_mut(&network.id) {
             entry.host_port = made.port.map(|(ifindex, number)| PortHandle { ifindex, number });
+            if network.overlay.is_some() && entry.tunnels.is_none() {
+                entry.tunnels = Some(BTreeMap::new());
+            }
         }
         self.multicast_changed.notify_one();
         self.serve_names(network).await;
@@ -258,18 +277,22 @@ fn draft(request: NetworkRequest, driver: Driver) -> Result<Network, SwitchError
     let name = request.name.parse()?;
     let subnets = subnets(&request)?;
     let NetworkRequest { options, labels, internal, .. } = request;
-    let (bridge, wire) = match driver {
-        Driver::Bridge => (BridgeOptions::parse(&options)?, None),
+    let (bridge, wire, overlay) = match driver {
+        Driver::Bridge => (BridgeOptions::parse(&options)?, None, None),
         Driver::Macvlan | Driver::Ipvlan => {
             let (bridge, wire) = WireOptions::parse(driver, &options)?;
-            (bridge, Some(wire))
+            (bridge, Some(wire), None)
+        }
+        Driver::Overlay => {
+            let (bridge, overlay) = OverlayOptions::parse(&options)?;
+            (bridge, None, Some(overlay))
         }
         Driver::Host | Driver::None => match options.first_key_value() {
             Some((option, value)) => {
                 let (option, value) = (option.clone(), value.clone());
                 return Err(InvalidOption::Unknown { option, value, driver: driver.name(), known: Vec::new() }.into());
             }
-            None => (BridgeOptions::default(), None),
+            None => (BridgeOptions::default(), None, None),
         },
     };
     Ok(Network {
@@ -282,6 +305,7 @@ fn draft(request: NetworkRequest, driver: Driver) -> Result<Network, SwitchError
         options,
         bridge,
         wire,
+        overlay,
         labels,
         created: now(),
         uplink_before: None,

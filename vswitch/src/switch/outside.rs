@@ -11,7 +11,7 @@ use super::{Switch, SwitchError};
 use crate::etc::{Etc, Owner, Written};
 use crate::kernel::conntrack::{self, Flows};
 use crate::kernel::netlink::Netlink;
-use crate::model::{Driver, Endpoint, Instance, Network, Protocol, Published};
+use crate::model::{Endpoint, Instance, Network, Protocol, Published};
 use crate::outside::{OutsideNetwork, PortForward, Wanted};
 
 /// What the note is about that there is no way out.
@@ -185,8 +185,7 @@ impl Switch {
 
 /// What all networks and endpoints together want of the host's IP stack.
 fn wanted(state: &State, instance: &Instance) -> Wanted {
-    let bridges =
-        || state.networks.values().map(|entry| &entry.record).filter(|record| record.driver == Driver::Bridge);
+    let bridges = || state.networks.values().map(|entry| &entry.record).filter(|record| record.driver.is_switched());
     let networks = bridges().map(|network| OutsideNetwork {
         device: instance.host_device(&network.name),
         subnets: network.subnets.iter().map(|config| config.subnet.net()).collect(),

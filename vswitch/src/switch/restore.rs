@@ -8,6 +8,7 @@ use futures::StreamExt as _;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
+use super::overlay::PeerEntry;
 use super::state::{EndpointEntry, NetworkEntry, PortHandle};
 use super::{Switch, SwitchError};
 use crate::apply::{Container, Scene, apply};
@@ -66,6 +67,11 @@ impl Switch {
 
         self.take_in(recorded).await?;
         self.restore_networks(&links).await?;
+        if let Err(error) = self.follow_tunnels().await {
+            // What is here works without them.
+            tracing::error!("tunnels: {error}");
+            self.note("tunnels", Some(format!("no tunnels to other hosts: {error}")));
+        }
         self.create_predefined().await?;
         self.reserve_again();
         self.follow_outside("what was recorded").await;
@@ -104,10 +110,13 @@ impl Switch {
 
     /// Enters the record into the state.
     async fn take_in(&self, recorded: Recorded) -> Result<(), SwitchError> {
+        self.state().peers =
+            recorded.peers.into_iter().map(|record| (record.address, PeerEntry::new(record))).collect();
         for record in recorded.networks {
             let mtu = self.mtu(&record).await?;
             let exclusive = Arc::new(Mutex::new(()));
-            let entry = NetworkEntry { record, ready: true, mtu, host_port: None, uplink: None, exclusive };
+            let entry =
+                NetworkEntry { record, ready: true, mtu, host_port: None, uplink: None, tunnels: None, exclusive };
             self.state().networks.insert(entry.record.id, entry);
         }
         let mut state = self.state();

@@ -10,11 +10,12 @@ use vswitch_common::Mac;
 use vswitch_common::tables::{MAX_PORTS, NetworkNumber, PortNumber};
 
 use super::SwitchError;
+use super::overlay::{OverlayError, PeerEntry};
 use crate::ipam;
 use crate::kernel::netns::NetnsId;
 use crate::model::{
-    Driver, Endpoint, EndpointAddress, EndpointId, EndpointName, InterfaceName, Network, NetworkId, NetworkName, Phase,
-    StationMac, Subnet, SubnetConfig,
+    Driver, Endpoint, EndpointAddress, EndpointId, EndpointName, InterfaceName, Network, NetworkId, NetworkName,
+    OverlayOptions, Phase, StationMac, Subnet, SubnetConfig,
 };
 
 /// Everything that is there.
@@ -22,6 +23,7 @@ use crate::model::{
 pub struct State {
     pub networks: BTreeMap<NetworkId, NetworkEntry>,
     pub endpoints: BTreeMap<EndpointId, EndpointEntry>,
+    pub peers: BTreeMap<IpAddr, PeerEntry>,
 }
 
 /// A network, with what it has in the kernel.
@@ -34,6 +36,8 @@ pub struct NetworkEntry {
     pub mtu: u32,
     pub host_port: Option<PortHandle>,
     pub uplink: Option<UplinkPort>,
+    /// The tunnels by peer, of an overlay network that is made; `None` for others, and while it is made or removed.
+    pub tunnels: Option<BTreeMap<IpAddr, PortHandle>>,
     /// Held by whoever works on its devices.
     pub exclusive: Arc<AsyncMutex<()>>,
 }
@@ -174,6 +178,7 @@ impl State {
         if let (Some(interface), Some(other)) = (uplink, self.networks.values().find(bridged)) {
             return Err(SwitchError::UplinkInUse { interface: interface.clone(), network: other.record.name.clone() });
         }
+        self.give_vni(&mut network)?;
         self.give_subnets(&mut network, ipv6, pools, routes)?;
         let parent = network.wire.as_ref().map(|wire| &wire.parent);
         let there = self.networks.values().map(|entry| &entry.record);
@@ -186,10 +191,33 @@ impl State {
         };
         let exclusive = Arc::new(AsyncMutex::new(()));
         let guard = lock_new(&exclusive);
-        let entry =
-            NetworkEntry { record: network.clone(), ready: false, mtu, host_port: None, uplink: None, exclusive };
+        let entry = NetworkEntry {
+            record: network.clone(),
+            ready: false,
+            mtu,
+            host_port: None,
+            uplink: None,
+            tunnels: None,
+            exclusive,
+        };
         self.networks.insert(network.id, entry);
         Ok((network, guard))
+    }
+
+    /// Checks the VNI of an overlay network, or gives it the first that is free.
+    fn give_vni(&self, network: &mut Network) -> Result<(), SwitchError> {
+        let Some(overlay) = &mut network.overlay else { return Ok(()) };
+        let others = self.networks.values().filter_map(|entry| Some((entry.record.overlay?.vni, &entry.record.name)));
+        let others: BTreeMap<u32, &NetworkName> = others.collect();
+        if let Some(holder) = others.get(&overlay.vni) {
+            return Err(OverlayError::VniInUse { vni: overlay.vni, network: (*holder).clone() }.into());
+        }
+        if overlay.vni == 0 {
+            let mut free =
+                (OverlayOptions::FIRST_VNI..=OverlayOptions::LAST_VNI).filter(|vni| !others.contains_key(vni));
+            overlay.vni = free.next().ok_or(OverlayError::NoFreeVni)?;
+        }
+        Ok(())
     }
 
     fn give_subnets(
@@ -209,8 +237,11 @@ impl State {
                 return Err(SwitchError::SubnetOverlap { subnet, other, network });
             }
         }
-        if network.driver != Driver::Bridge {
+        if !network.driver.is_switched() {
             return Ok(());
+        }
+        if network.overlay.is_some() && !network.subnets.iter().any(|config| !config.subnet.is_ipv6()) {
+            return Err(OverlayError::NoSubnet(network.name.clone()).into());
         }
         let has = |network: &Network, ipv6| network.subnets.iter().any(|config| config.subnet.is_ipv6() == ipv6);
         let used: Vec<Subnet> =
@@ -223,8 +254,17 @@ impl State {
             let subnet = if pools.iter().any(Subnet::is_ipv6) {
                 ipam::free_subnet(pools, true, &used, routes).map_err(SwitchError::Pool)?
             } else {
-                let [a, b, c, d, e, ..] = *network.id.bytes();
-                Subnet::unique_local([a, b, c, d, e])
+                Subnet::unique_local(match network.overlay {
+                    // The same on every host.
+                    Some(overlay) => {
+                        let [a, b, c, d] = overlay.vni.to_be_bytes();
+                        [0x76, a, b, c, d]
+                    }
+                    None => {
+                        let [a, b, c, d, e, ..] = *network.id.bytes();
+                        [a, b, c, d, e]
+                    }
+                })
             };
             if let Some((other_network, other)) = others.iter().find(|(_, other)| subnet.overlaps(&other.net())) {
                 let (other, network) = (*other, (*other_network).clone());

@@ -232,6 +232,9 @@ impl Switch {
         if let Some(mtu) = network.bridge.mtu {
             return Ok(mtu);
         }
+        if network.overlay.is_some() {
+            return self.overlay_mtu().await;
+        }
         let link = match network.interface() {
             Some(interface) => self.netlink.link_by_name(interface.as_str()).await?,
             None => default_route_link(&self.netlink).await?,
@@ -260,7 +263,7 @@ pub async fn restore_uplink(before: &UplinkBefore, scene: Scene<'_>) {
 }
 
 /// The device of the IPv4 default route that is preferred.
-async fn default_route_link(netlink: &Netlink) -> Result<Option<Link>, SwitchError> {
+pub(super) async fn default_route_link(netlink: &Netlink) -> Result<Option<Link>, SwitchError> {
     let routes = netlink.routes().await?;
     let defaults =
         routes.iter().filter(|route| route.destination.prefix_len() == 0 && route.destination.addr().is_ipv4());

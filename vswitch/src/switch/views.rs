@@ -13,7 +13,7 @@ use crate::api::{
     Status, SubnetView, TrunkVlan, UplinkView,
 };
 use crate::datapath::{Datapath, Mode};
-use crate::model::{Driver, Endpoint, EndpointAddress, Network, NetworkId, TrunkVlans};
+use crate::model::{Endpoint, EndpointAddress, Network, NetworkId, TrunkVlans};
 
 /// A port, as people know it.
 #[derive(Clone, Debug)]
@@ -133,15 +133,16 @@ impl Switch {
         let record = &entry.record;
         let mut attached: Vec<_> = state.endpoints_of(record.id).map(|entry| entry.record.name.to_string()).collect();
         attached.sort();
-        let bridge = record.driver == Driver::Bridge;
+        let switched = record.driver.is_switched();
         let uplink = self.uplink_view(entry);
         let (uplink, parent) = if record.wire.is_some() { (None, uplink) } else { (uplink, None) };
         Ok(NetworkDetails {
             network: network(&state, record),
             mtu: record.driver.has_interfaces().then_some(entry.mtu),
-            host_device: bridge.then(|| self.instance.host_device(&record.name)),
+            host_device: switched.then(|| self.instance.host_device(&record.name)),
             uplink,
             parent,
+            vni: record.overlay.map(|overlay| overlay.vni),
             attached,
         })
     }
@@ -248,7 +249,10 @@ fn named_ports(state: &State, host_device: impl Fn(&Network) -> String) -> Vec<N
             ports.push(named(port.number, record.name.to_string(), "endpoint", &network.record));
         }
     }
-    for NetworkEntry { record, host_port, uplink, .. } in state.networks.values() {
+    for NetworkEntry { record, host_port, uplink, tunnels, .. } in state.networks.values() {
+        for (peer, port) in tunnels.iter().flatten() {
+            ports.push(named(port.number, peer.to_string(), "tunnel", record));
+        }
         if let Some(port) = host_port {
             ports.push(named(port.number, host_device(record), "host", record));
         }

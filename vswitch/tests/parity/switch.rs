@@ -73,7 +73,7 @@ fn networks(datapath: &Datapath, tables: &mut MemoryTables) {
             let (subnet, gateway) = text.split_once(' ').expect("two");
             (subnet.parse().expect("a subnet"), gateway.parse().expect("an address"))
         });
-        let spec = NetworkSpec { number: network, internal, subnets: subnets.collect() };
+        let spec = NetworkSpec { number: network, internal, subnets: subnets.collect(), vni: None };
         datapath.set_network(&spec).expect("set a network");
 
         let flags = if internal { Network::INTERNAL } else { 0 };

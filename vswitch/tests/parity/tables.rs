@@ -34,7 +34,7 @@ fn what_is_known_of_a_network_follows_its_spec_and_survives_ports_and_daemons() 
     let datapath = open().expect("load the programs");
     let subnet =
         |subnet: &str, gateway: &str| (subnet.parse().expect("a subnet"), gateway.parse().expect("an address"));
-    let spec = |number, internal, subnets| NetworkSpec { number: NetworkNumber(number), internal, subnets };
+    let spec = |number, internal, subnets| NetworkSpec { number: NetworkNumber(number), internal, subnets, vni: None };
     let (four, six) = (subnet("10.1.0.0/24", "10.1.0.1"), subnet("fd01::/64", "fd01::1"));
     datapath.set_network(&spec(1, true, vec![four, six])).expect("set a network");
     datapath.set_network(&spec(2, false, vec![subnet("10.2.0.0/16", "10.2.0.1")])).expect("set another");
@@ -169,7 +169,7 @@ fn copies_of_a_flood_go_to_those_alone_that_the_sender_may_reach() {
     assert_eq!(send(0, unknown, &arp), (vec![0, 0, 1, 0, 1], 0), "unknown unicast");
     assert_eq!(send(0, station(2), &arp), (vec![0; 5], 1), "unicast between two isolated ones");
     // A broadcast of IP that an internal network's host must not have.
-    let internal = NetworkSpec { number: NetworkNumber(1), internal: true, subnets: Vec::new() };
+    let internal = NetworkSpec { number: NetworkNumber(1), internal: true, subnets: Vec::new(), vni: None };
     datapath.set_network(&internal).expect("make it internal");
     let ip = [8, 0, 0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 10, 1, 0, 2, 192, 0, 2, 1];
     assert_eq!(send(2, Mac::BROADCAST, &ip), (vec![1, 1, 0, 0, 1], 0), "no copy for the host");

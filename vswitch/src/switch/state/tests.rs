@@ -16,6 +16,7 @@ fn draft(name: &str, subnet: Option<&str>) -> Network {
         options: BTreeMap::new(),
         bridge: BridgeOptions::default(),
         wire: None,
+        overlay: None,
         labels: BTreeMap::new(),
         created: time::OffsetDateTime::UNIX_EPOCH,
         uplink_before: None,

@@ -168,6 +168,7 @@ impl Names {
             Some(PortKind::Uplink) => "an uplink",
             Some(PortKind::Parent) => "the parent",
             Some(PortKind::Child) => "an endpoint's",
+            Some(PortKind::Tunnel) => "a tunnel",
             None => "of no kind",
         };
         let vlan = if port.vlan == VlanKey::NONE { String::new() } else { format!(", {}", vlan_name(port.vlan)) };

@@ -1,0 +1,40 @@
+//! Overlay networks: bridge networks with tunnels to other hosts.
+
+use std::net::IpAddr;
+
+use vswitch_common::Mac;
+use vswitch_common::tables::PortKind;
+
+use super::bridge::limit;
+use super::rules::rules;
+use crate::datapath::Xdp;
+use crate::model::{EndpointOptions, Instance, Network};
+use crate::plan::{Device, PortStep, Step};
+
+/// What all tunnels need: one device, told for each packet where it goes. `port` is the UDP port that they end at.
+pub fn tunnels(instance: &Instance, port: u16) -> Vec<Step> {
+    let device = instance.tunnel_device();
+    vec![
+        Step::CreateVxlan { device: device.clone(), port, mark: instance.tunnel_mark() },
+        // It has nothing to say by itself.
+        Step::NoIpv6 { device: device.clone() },
+        Step::SetUp { device: Device::host(device) },
+    ]
+}
+
+/// What a network needs for each peer; `mtu` is the longest inner packet.
+pub fn tunnel(instance: &Instance, network: &Network, peer: IpAddr, mtu: u32) -> Vec<Step> {
+    let device = instance.tunnel_device();
+    vec![Step::AddPort(PortStep {
+        device: device.clone(),
+        egress: device,
+        network: network.number,
+        kind: PortKind::Tunnel,
+        mac: Mac::ZERO,
+        xdp: Xdp::Off,
+        xdp_egress: false,
+        addresses: vec![peer],
+        mtu: limit(mtu),
+        rules: rules(&network.bridge, PortKind::Tunnel, &EndpointOptions::default()),
+    })]
+}

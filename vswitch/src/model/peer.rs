@@ -1,0 +1,67 @@
+//! Peers: the other hosts of overlay networks.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+/// Another host, as it is recorded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// Its address on the underlay: where tunnels to it end, and what they come from.
+    pub address: IpAddr,
+    /// Since when it is one.
+    #[serde(with = "time::serde::rfc3339")]
+    pub added: OffsetDateTime,
+}
+
+/// A text that is no peer's address.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidPeer {
+    /// No IP address at all.
+    #[error("invalid address `{0}` of a peer (an IP address of the other host, as in 192.0.2.7 or 2001:db8::7)")]
+    NoAddress(String),
+    /// One that no other host has.
+    #[error("address {0} cannot be a peer's (it is {1}; say the address that the other host sends from)")]
+    NotAHosts(IpAddr, &'static str),
+}
+
+impl Peer {
+    /// The address of a peer as it was typed.
+    ///
+    /// # Errors
+    /// It is none, or none that another host has.
+    pub fn parse_address(text: &str) -> Result<IpAddr, InvalidPeer> {
+        let address: IpAddr = text.parse().map_err(|_| InvalidPeer::NoAddress(text.to_owned()))?;
+        let address = address.to_canonical();
+        let not = |why| Err(InvalidPeer::NotAHosts(address, why));
+        match address {
+            _ if address.is_unspecified() => not("no address"),
+            _ if address.is_loopback() => not("this host's own"),
+            _ if address.is_multicast() => not("a group's"),
+            IpAddr::V4(four) if four.is_broadcast() => not("for all"),
+            // Of which interface it is on, nothing is said.
+            IpAddr::V6(six) if six.is_unicast_link_local() => not("of one link alone"),
+            _ => Ok(address),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_addresses_of_other_hosts_are_peers() {
+        for text in ["192.0.2.7", "2001:db8::7", "fd00::1", "10.0.0.1"] {
+            assert_eq!(Peer::parse_address(text).map(|address| address.to_string()).as_deref(), Ok(text));
+        }
+        assert_eq!(Peer::parse_address("::ffff:192.0.2.7"), Ok([192, 0, 2, 7].into()));
+        for text in ["0.0.0.0", "::", "127.0.0.1", "::1", "224.0.0.1", "ff02::1", "255.255.255.255", "fe80::1"] {
+            assert!(matches!(Peer::parse_address(text), Err(InvalidPeer::NotAHosts(..))), "{text}");
+        }
+        for text in ["", "host", "192.0.2", "192.0.2.7/24", "[::1]"] {
+            assert_eq!(Peer::parse_address(text), Err(InvalidPeer::NoAddress(text.to_owned())));
+        }
+    }
+}

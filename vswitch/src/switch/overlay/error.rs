@@ -1,0 +1,78 @@
+//! What can go wrong with overlay networks and peers.
+
+use std::net::IpAddr;
+
+use crate::model::{InvalidPeer, NetworkName, OverlayOptions};
+
+/// Why an overlay network or a peer was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OverlayError {
+    /// No address of a peer.
+    #[error(transparent)]
+    Peer(#[from] InvalidPeer),
+    /// The host itself.
+    #[error(
+        "{address} is this host's own address, on {device} (a peer is another host; `vswitch peer add` is done on both)"
+    )]
+    OwnAddress {
+        /// The address.
+        address: IpAddr,
+        /// Where it is.
+        device: String,
+    },
+    /// It is one already.
+    #[error("{0} is a peer already (`vswitch peer ls` shows them)")]
+    PeerExists(IpAddr),
+    /// There is none.
+    #[error("no peer {0} (`vswitch peer ls` shows those there are)")]
+    PeerNotFound(IpAddr),
+    /// Nobody says which addresses the network has on the other hosts.
+    #[error(
+        "overlay network {0} has no IPv4 subnet (give the same on every host, and each a range of its own: --subnet 10.10.0.0/16 --ip-range 10.10.1.0/24)"
+    )]
+    NoSubnet(NetworkName),
+    /// Another network has it.
+    #[error("VNI {vni} is network {network}'s (choose another with -o vni=N; it has to be the same on every host)")]
+    VniInUse {
+        /// The VNI.
+        vni: u32,
+        /// The network.
+        network: NetworkName,
+    },
+    /// All are taken.
+    #[error("no VNI is free (there are {}; remove a network)", OverlayOptions::LAST_VNI)]
+    NoFreeVni,
+    /// The tunnels' port is somebody else's.
+    #[error(
+        "UDP port {port} of the tunnels is in use (by a VXLAN device or a socket: `ss -lunp`, `ip -d link show type vxlan`; choose another with `up --vxlan-port`)"
+    )]
+    PortInUse {
+        /// The port.
+        port: u16,
+    },
+    /// No WireGuard.
+    #[error("network {0} cannot be encrypted (encrypted=true is not built yet; leave it out)")]
+    NotEncrypted(NetworkName),
+}
+
+impl OverlayError {
+    /// The name for programs.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Peer(_) => "invalid_peer",
+            Self::OwnAddress { .. } => "own_address",
+            Self::PeerExists(_) => "peer_exists",
+            Self::PeerNotFound(_) => "peer_not_found",
+            Self::NoSubnet(_) => "invalid_subnet",
+            Self::VniInUse { .. } => "vni_in_use",
+            Self::NoFreeVni => "no_free_vni",
+            Self::PortInUse { .. } => "tunnel_port_in_use",
+            Self::NotEncrypted(_) => "not_encrypted",
+        }
+    }
+
+    /// Whether it does not fit what is there; else it is wrong in itself.
+    pub const fn is_conflict(&self) -> bool {
+        matches!(self, Self::PeerExists(_) | Self::VniInUse { .. } | Self::NoFreeVni | Self::PortInUse { .. })
+    }
+}
