@@ -271,11 +271,14 @@ pub enum DropReason {
     UnknownVni = 28,
     /// Out of a tunnel, from a host that is no peer.
     UnknownPeer = 29,
+    /// On its way to a tunnel, with a VXLAN header whose reserved bits are set or whose flag is not, or shorter than it says
+    /// or than an inner frame (RFC 7348, 5).
+    VxlanHeader = 30,
 }
 
 impl DropReason {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::Truncated,
         Self::SourceMulticast,
         Self::SourceZero,
@@ -306,6 +309,7 @@ impl DropReason {
         Self::NotRouted,
         Self::UnknownVni,
         Self::UnknownPeer,
+        Self::VxlanHeader,
     ];
 
     /// The name in `stats`, `monitor` and the metrics.
@@ -341,6 +345,7 @@ impl DropReason {
             Self::NotRouted => "not_routed",
             Self::UnknownVni => "unknown_vni",
             Self::UnknownPeer => "unknown_peer",
+            Self::VxlanHeader => "vxlan_header",
         }
     }
 }

@@ -15,6 +15,7 @@ mod tables;
 mod tags;
 mod trace;
 mod tunnel;
+mod underlay;
 mod watch;
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action};
@@ -84,6 +85,12 @@ pub fn to_parent(context: TcContext) -> i32 {
 #[classifier]
 pub fn from_tunnel(context: TcContext) -> i32 {
     switch(&context, TC_ACT_SHOT, Carrier::GroupFromTunnel, half::unicast_from_tunnel)
+}
+
+/// What arrives on a device that leads to peers: it stays the host's own but for what is a tunnel's.
+#[classifier]
+pub fn from_underlay(context: TcContext) -> i32 {
+    underlay::take(&context)
 }
 
 /// The other half of `from_tunnel`.

@@ -11,7 +11,7 @@ use vswitch_common::tables::{
 };
 
 use crate::maps::{
-    DEVICES, FAR_DEVICES, FDB, LISTENERS, NEIGHBORS, NETWORKS, OWNED, PORTS, STORMS, SUBNETS, TRUNKS, TUNNELS,
+    DEVICES, FAR_DEVICES, FDB, LISTENERS, NEIGHBORS, NETWORKS, OWNED, PORTS, STORMS, SUBNETS, TRUNKS, TUNNELS, UNDERLAY,
 };
 
 /// The maps of this instance.
@@ -81,6 +81,12 @@ impl Tables for KernelTables {
     fn tunnel(&self, key: &TunnelKey) -> Option<PortNumber> {
         // SAFETY: a port number is one aligned word.
         unsafe { TUNNELS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn tunnel_port(&self, own: Address) -> u16 {
+        // SAFETY: a port is one aligned word.
+        unsafe { UNDERLAY.get(own) }.copied().unwrap_or(0) as u16
     }
 
     #[inline(always)]

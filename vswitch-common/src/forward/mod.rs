@@ -9,6 +9,7 @@ mod parent;
 mod size;
 #[cfg(test)]
 mod tests;
+pub mod underlay;
 mod vlan;
 
 pub use early::forward_early;

@@ -34,6 +34,8 @@ pub struct MemoryTables {
     pub storms: HashMap<(PortNumber, u32), StormWindow>,
     /// The ports of tunnels.
     pub tunnels: HashMap<TunnelKey, PortNumber>,
+    /// Where tunnels end: the UDP port at each address.
+    pub underlay: HashMap<Address, u16>,
     /// Whose addresses are: prefix length and prefix, the bits behind it being 0.
     pub subnets: HashMap<(u32, u128), Subnet>,
 }
@@ -113,6 +115,10 @@ impl Tables for MemoryTables {
 
     fn tunnel(&self, key: &TunnelKey) -> Option<PortNumber> {
         self.tunnels.get(key).copied()
+    }
+
+    fn tunnel_port(&self, own: Address) -> u16 {
+        self.underlay.get(&own).copied().unwrap_or(0)
     }
 
     fn storm(&self, port: PortNumber, class: u32) -> StormWindow {

@@ -495,6 +495,9 @@ pub const MAX_TRUNK_VLANS: u32 = 1 << 20;
 /// The largest number of tunnels: one a port, and one a VNI.
 pub const MAX_TUNNELS: u32 = 2 * MAX_PORTS;
 
+/// The largest number of addresses at which tunnels end.
+pub const MAX_UNDERLAY: u32 = 1024;
+
 /// The largest number of listeners to multicast groups.
 pub const MAX_LISTENERS: u32 = 65536;
 
@@ -525,6 +528,8 @@ pub trait Tables {
     /// The port that a peer's frames come in by; `PortNumber::NONE` behind the key of all peers ([`TunnelKey::anybody`]),
     /// which is there if any network here has the VNI.
     fn tunnel(&self, key: &TunnelKey) -> Option<PortNumber>;
+    /// The UDP port at which tunnels end at an address of this host; 0 if none do.
+    fn tunnel_port(&self, own: Address) -> u16;
     /// What a class of a port's frames, a [`StormClass`], has used of its allowance.
     fn storm(&self, port: PortNumber, class: u32) -> StormWindow;
 }

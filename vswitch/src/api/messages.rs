@@ -490,7 +490,7 @@ pub struct StatsFilter {
 pub struct PortView {
     /// The endpoint's name, or the device.
     pub port: String,
-    /// `endpoint`, `host` or `uplink`; `network` for the sum of a network's ports.
+    /// `endpoint`, `host`, `uplink`, `parent` or `tunnel`; `network` for the sum of a network's ports.
     pub kind: String,
     /// The name of the network.
     pub network: String,

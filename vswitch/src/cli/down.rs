@@ -13,7 +13,7 @@ use super::output::{Output, say};
 use crate::api::{Client, ClientError, DownRequest};
 use crate::apply::Scene;
 use crate::daemon::{self, DaemonError};
-use crate::datapath::{Datapath, Mode};
+use crate::datapath::{Datapath, Mode, release_underlay};
 use crate::etc::Etc;
 use crate::kernel::bpffs;
 use crate::kernel::netlink::Netlink;
@@ -104,6 +104,10 @@ async fn release_uplinks(instance: &Instance, netlink: &Netlink) -> Result<(), D
         return Ok(());
     }
     let (store, recorded) = Store::open(&instance.store_file())?;
+    if !recorded.peers.is_empty() {
+        // Which of them led to peers is not recorded; elsewhere there is nothing to release.
+        netlink.links().await?.iter().for_each(|link| release_underlay(link.index));
+    }
     let networks: Vec<Network> =
         recorded.networks.into_iter().filter(|network| network.uplink_before.is_some()).collect();
     if networks.is_empty() {

@@ -1,5 +1,6 @@
 //! Hooks: which program sits where, attached by links that are pinned and so outlive the daemon.
 
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::Path;
 
@@ -12,7 +13,7 @@ use aya::sys::SyscallError;
 use aya::util::KernelVersion;
 use vswitch_common::tables::{Port, PortKind};
 
-use super::load::{Pins, remove_pin};
+use super::load::{Pins, pin_error, remove_pin};
 use super::ports::PortTable;
 use super::programs::Programs;
 use super::{DatapathError, Mode};
@@ -20,6 +21,8 @@ use crate::kernel::clsact;
 
 /// Priority and handle of our filter where tc has no links (clsact): they name it for replacement and removal.
 const CLSACT: (u16, TcHandle) = (1, TcHandle::new(0, 0x7673));
+/// The same of the one on the underlay, whose device may be a port, too: that one is asked first.
+const CLSACT_UNDERLAY: (u16, TcHandle) = (2, TcHandle::new(0, 0x7674));
 
 /// A place where a program of ours runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,13 +36,15 @@ pub(super) enum Hook {
     ParentOut,
     /// What comes out of the tunnel.
     Tunnel,
+    /// What arrives on a device that leads to peers, which is no port.
+    Underlay,
     ContainerXdp,
     UplinkXdp,
     ParentXdp,
 }
 
 impl Hook {
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::Container,
         Self::Host,
         Self::Uplink,
@@ -47,6 +52,7 @@ impl Hook {
         Self::Parent,
         Self::ParentOut,
         Self::Tunnel,
+        Self::Underlay,
         Self::ContainerXdp,
         Self::UplinkXdp,
         Self::ParentXdp,
@@ -62,6 +68,7 @@ impl Hook {
             Self::Parent => "from_parent",
             Self::ParentOut => "to_parent",
             Self::Tunnel => "from_tunnel",
+            Self::Underlay => "from_underlay",
             Self::ContainerXdp => "from_container_xdp",
             Self::UplinkXdp => "from_uplink_xdp",
             Self::ParentXdp => "from_parent_xdp",
@@ -99,6 +106,14 @@ impl Hook {
         match self {
             Self::ParentOut => TcAttachType::Egress,
             _ => TcAttachType::Ingress,
+        }
+    }
+
+    /// What names its filter on clsact.
+    const fn clsact(self) -> (u16, TcHandle) {
+        match self {
+            Self::Underlay => CLSACT_UNDERLAY,
+            _ => CLSACT,
         }
     }
 
@@ -182,7 +197,7 @@ pub(super) fn attach_tc(
         TcHook::Clsact => {
             // Fails where the qdisc is there already; without it, attaching says what is wrong.
             let _ = qdisc_add_clsact(device);
-            let (priority, handle) = CLSACT;
+            let (priority, handle) = hook.clsact();
             let program = programs.classifier(hook);
             // A link to a filter that may not exist yet: attaching to it makes or replaces the filter.
             let filter = SchedClassifierLink::attached(device, hook.side(), priority, handle, None);
@@ -229,6 +244,20 @@ pub(super) fn detach_out(tc: TcHook, device: &str, ifindex: u32, pins: &Pins<'_>
     remove_pin(&pins.link(ifindex, Hook::ParentOut))
 }
 
+/// Takes our program for the underlay off a device, which may be gone already.
+pub(super) fn detach_underlay(ifindex: u32, pins: &Pins<'_>) -> Result<(), DatapathError> {
+    remove_pin(&pins.link(ifindex, Hook::Underlay))?;
+    release_underlay(ifindex);
+    Ok(())
+}
+
+/// The same where tc has no links, also for what a daemon that died has left.
+pub fn release_underlay(ifindex: u32) {
+    if TcHook::of_this_kernel() == TcHook::Clsact {
+        release(ifindex, CLSACT_UNDERLAY, &[TcAttachType::Ingress]);
+    }
+}
+
 /// Takes our programs off a device, which may be gone already.
 pub(super) fn detach(tc: TcHook, kind: PortKind, ifindex: u32, pins: &Pins<'_>) -> Result<(), DatapathError> {
     for hook in Hook::of(kind) {
@@ -246,12 +275,15 @@ pub fn release_device(ifindex: u32) {
     if TcHook::of_this_kernel() != TcHook::Clsact {
         return;
     }
+    release(ifindex, CLSACT, &[TcAttachType::Ingress, TcAttachType::Egress]);
+}
+
+fn release(ifindex: u32, (priority, handle): (u16, TcHandle), sides: &[TcAttachType]) {
     let Ok(name) = nix::net::if_::if_indextoname(ifindex) else { return };
     let Ok(device) = name.to_str() else { return };
-    let (priority, handle) = CLSACT;
     // Dropping the link removes the filter; an error means that it is gone.
-    for side in [TcAttachType::Ingress, TcAttachType::Egress] {
-        drop(SchedClassifierLink::attached(device, side, priority, handle, None));
+    for side in sides {
+        drop(SchedClassifierLink::attached(device, *side, priority, handle, None));
     }
     if let Err(error) = clsact::remove_if_empty(ifindex) {
         tracing::warn!("clsact stays on {device}: {error}");
@@ -282,6 +314,26 @@ pub(super) fn replace_programs(
         }
     }
     Ok(())
+}
+
+/// The same on the devices that lead to peers, as far as links tell which they are: returns them.
+pub(super) fn replace_on_underlay(programs: &mut Programs, pins: &Pins<'_>) -> Result<BTreeSet<u32>, DatapathError> {
+    let mut devices = BTreeSet::new();
+    let links = std::fs::read_dir(pins.links()).map_err(|error| pin_error(&pins.links(), &error))?;
+    for link in links.flatten() {
+        let name = link.file_name();
+        let Some(device) =
+            name.to_str().and_then(|name| name.split_once('-')).filter(|(_, hook)| *hook == Hook::Underlay.program())
+        else {
+            continue;
+        };
+        if let Ok(ifindex) = device.0.parse()
+            && replace(programs, Hook::Underlay, &link.path())?
+        {
+            devices.insert(ifindex);
+        }
+    }
+    Ok(devices)
 }
 
 /// Puts our program into a pinned link. False if there is none; one whose device is gone is removed.

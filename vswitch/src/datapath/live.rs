@@ -200,6 +200,10 @@ impl Tables for LiveTables<'_> {
         self.read("TUNNELS", self.maps.tunnels.get(key, 0))
     }
 
+    fn tunnel_port(&self, own: Address) -> u16 {
+        self.read("UNDERLAY", self.maps.underlay.get(&own, 0)).map_or(0, |port| port as u16)
+    }
+
     fn storm(&self, port: PortNumber, class: u32) -> StormWindow {
         let window = self.maps.storms.get(&StormWindow::index(port, class), 0);
         let window = self.read("STORMS", window).unwrap_or_default();

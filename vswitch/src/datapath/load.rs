@@ -1,5 +1,6 @@
 //! Loading and pinning: a fresh start, or the takeover of what an earlier daemon left running.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -14,7 +15,7 @@ use vswitch_common::packet::TunnelKey;
 use vswitch_common::packet::address::Address;
 use vswitch_common::tables::{
     FdbEntry, FdbKey, ListenerKey, MAX_LISTENERS, MAX_NEIGHBORS, MAX_PORTS, MAX_SUBNETS, MAX_TRUNK_VLANS, MAX_TUNNELS,
-    NEAR_DEVICES, NeighborKey, Network, OwnKey, Port, PortCounters, StormWindow, Subnet,
+    MAX_UNDERLAY, NEAR_DEVICES, NeighborKey, Network, OwnKey, Port, PortCounters, StormWindow, Subnet,
 };
 use vswitch_common::watch::{Watch, Watched};
 
@@ -30,7 +31,7 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), 
 
 /// The pinned maps with the sizes of their keys and values in bytes, and their entries (0: as many as the FDB has): the
 /// layout that a takeover relies on.
-const MAPS: [(&str, usize, usize, u32); 21] = [
+const MAPS: [(&str, usize, usize, u32); 22] = [
     ("DEVICES", 4, 4, NEAR_DEVICES),
     ("FAR_DEVICES", 4, 4, MAX_PORTS),
     ("PORTS", 4, size_of::<Port>(), MAX_PORTS),
@@ -46,6 +47,7 @@ const MAPS: [(&str, usize, usize, u32); 21] = [
     ("TRUNKS", 4, 4, MAX_TRUNK_VLANS),
     ("LISTENERS", size_of::<ListenerKey>(), 4, MAX_LISTENERS),
     ("TUNNELS", size_of::<TunnelKey>(), 4, MAX_TUNNELS),
+    ("UNDERLAY", size_of::<Address>(), 4, MAX_UNDERLAY),
     ("STORMS", 4, size_of::<StormWindow>(), StormWindow::ENTRIES),
     (CARRIERS, 4, 4, Carrier::ALL.len() as u32),
     ("WATCH", 4, size_of::<Watch>(), 1),
@@ -83,6 +85,8 @@ pub(super) struct State {
     pub(super) fdb: MapData,
     pub(super) maps: Maps,
     pub(super) ports: PortTable,
+    /// The devices that lead to peers, with our program on them.
+    pub(super) underlay: BTreeSet<u32>,
 }
 
 /// Where things are pinned in the instance's bpffs.
@@ -141,11 +145,12 @@ impl Datapath {
         let ports = PortTable::read(&maps)?;
         let mut programs = Programs::pinned(&pins)?;
         hooks::replace_programs(&mut programs, tc, &pins, &ports)?;
+        let underlay = hooks::replace_on_underlay(&mut programs, &pins)?;
         let fdb = || {
             let path = pins.map("FDB");
             MapData::from_pin(&path).map_err(|error| DatapathError::Pin { path, message: error.to_string() })
         };
-        let state = Mutex::new(State { programs, logger: log::of(&mut ebpf), fdb: fdb()?, maps, ports });
+        let state = Mutex::new(State { programs, logger: log::of(&mut ebpf), fdb: fdb()?, maps, ports, underlay });
         Ok(Self { tc, taken_over, fdb: fdb()?, state, options })
     }
 

@@ -13,6 +13,7 @@ mod programs;
 mod stations;
 mod tables;
 mod tracer;
+mod underlay;
 mod watch;
 
 use std::collections::BTreeSet;
@@ -23,11 +24,12 @@ use vswitch_common::Mac;
 use vswitch_common::tables::{NetworkNumber, PortKind};
 
 pub use error::DatapathError;
-pub use hooks::{Hooks, release_device};
+pub use hooks::{Hooks, release_device, release_underlay};
 pub use live::{Lookup, Reasoned, Stage};
 pub use load::{Datapath, OBJECT};
 pub use networks::NetworkSpec;
 pub use tracer::{SHORTEST, Tracer};
+pub use underlay::UnderlaySpec;
 pub use watch::Ring;
 
 /// Which hooks `up --datapath` asks for.

@@ -490,7 +490,7 @@ fn own(addresses: &[IpAddr]) -> (u32, Address) {
     (four.map_or(0, u32::from_ne_bytes), six.map_or(Address::UNSPECIFIED, Address::new))
 }
 
-fn mapped(address: IpAddr) -> Address {
+pub(super) fn mapped(address: IpAddr) -> Address {
     match address {
         IpAddr::V4(four) => Address::mapped(four.octets()),
         IpAddr::V6(six) => Address::new(six.octets()),

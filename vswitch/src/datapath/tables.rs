@@ -5,6 +5,7 @@ use std::borrow::BorrowMut;
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, ProgramArray};
 use vswitch_common::packet::TunnelKey;
+use vswitch_common::packet::address::Address;
 use vswitch_common::tables::{
     FdbEntry, FdbKey, ListenerKey, MAX_PORTS, NEAR_DEVICES, NeighborKey, Network, NetworkNumber, OwnKey, Port,
     PortCounters, PortNumber, StormWindow,
@@ -32,6 +33,7 @@ pub(super) struct Maps {
     pub(super) carriers: ProgramArray<MapData>,
     pub(super) listeners: HashMap<MapData, ListenerKey, u32>,
     pub(super) tunnels: HashMap<MapData, TunnelKey, PortNumber>,
+    pub(super) underlay: HashMap<MapData, Address, u32>,
     pub(super) watch: Array<MapData, Watch>,
     pub(super) watched: PerCpuArray<MapData, Watched>,
     pub(super) storms: Array<MapData, StormWindow>,
@@ -57,6 +59,7 @@ impl Maps {
             carriers: take(ebpf, "CARRIERS")?,
             listeners: take(ebpf, "LISTENERS")?,
             tunnels: take(ebpf, "TUNNELS")?,
+            underlay: take(ebpf, "UNDERLAY")?,
             watch: take(ebpf, "WATCH")?,
             watched: take(ebpf, "WATCHED")?,
             storms: take(ebpf, "STORMS")?,

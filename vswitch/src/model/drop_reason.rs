@@ -53,6 +53,9 @@ pub const fn explanation(reason: DropReason) -> &'static str {
         DropReason::NotRouted => "broadcast, multicast or not IP, from an endpoint of an l3 network",
         DropReason::UnknownVni => "out of a tunnel, of a VNI that no network here has",
         DropReason::UnknownPeer => "out of a tunnel, from a host that is no peer (`vswitch peer ls` shows them)",
+        DropReason::VxlanHeader => {
+            "a tunnel's, with reserved bits in its VXLAN header, without the flag that it has to have, or cut off (RFC 7348, 5)"
+        }
         DropReason::TooBig => "longer than the port that it is for may send",
     }
 }

@@ -167,6 +167,7 @@ impl Switch {
         gone.into_iter().for_each(|ifindex| self.removed(ifindex));
         links.iter().for_each(|link| self.changed(link));
         self.refresh_parents().await?;
+        self.refresh_underlay().await?;
         self.retry_outside().await
     }
 

@@ -234,7 +234,7 @@ impl Switch {
     }
 
     /// Runs something that changes tables in the kernel, off the runtime's own threads.
-    async fn in_datapath<T: Send + 'static>(
+    pub(super) async fn in_datapath<T: Send + 'static>(
         &self,
         action: impl FnOnce(&Datapath) -> Result<T, DatapathError> + Send + 'static,
     ) -> Result<T, SwitchError> {

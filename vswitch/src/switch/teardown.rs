@@ -46,6 +46,9 @@ impl Switch {
                 failed.get_or_insert(error);
             }
         }
+        if let Err(error) = self.release_underlay().await {
+            failed.get_or_insert(error);
+        }
         self.stop_names();
         if let Err(error) = Etc::default().remove_all(self.instance.name(), |_| false) {
             tracing::warn!("{error}");

@@ -15,6 +15,9 @@ use crate::api::{
 use crate::datapath::{Datapath, Mode};
 use crate::model::{Endpoint, EndpointAddress, Network, NetworkId, TrunkVlans};
 
+/// What is shown in the place of a network's name where there is none: no network can be called so.
+const NO_NETWORK: &str = "-";
+
 /// A port, as people know it.
 #[derive(Clone, Debug)]
 pub(super) struct NamedPort {
@@ -175,6 +178,18 @@ impl Switch {
     /// # Errors
     /// There is no such endpoint or network, or the counters cannot be read.
     pub fn stats(&self, of: Option<&str>) -> Result<Vec<PortView>, SwitchError> {
+        let mut views = self.port_stats(of)?;
+        let tunnels = self.state().networks.values().any(|entry| entry.tunnels.is_some());
+        if of.is_none() && tunnels {
+            // What came to the tunnels and is no port's: strangers, unknown VNIs, headers that are not sound.
+            let counters = Counters::from(&self.datapath.counters(PortNumber::NONE)?);
+            let (port, kind, network) = (self.instance.tunnel_device(), "tunnel".to_owned(), NO_NETWORK.to_owned());
+            views.push(PortView { port, kind, network, counters });
+        }
+        Ok(views)
+    }
+
+    fn port_stats(&self, of: Option<&str>) -> Result<Vec<PortView>, SwitchError> {
         let mut ports = {
             let state = self.state();
             let ports = named_ports(&state, |network| self.instance.host_device(&network.name));
@@ -197,7 +212,7 @@ impl Switch {
     /// As for [`Switch::stats`].
     pub fn network_stats(&self, of: Option<&str>) -> Result<Vec<PortView>, SwitchError> {
         let mut sums: BTreeMap<String, Counters> = BTreeMap::new();
-        for port in self.stats(of)? {
+        for port in self.port_stats(of)? {
             sums.entry(port.network).or_default().add(&port.counters);
         }
         let row = |(network, counters): (String, Counters)| PortView {

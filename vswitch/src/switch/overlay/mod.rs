@@ -15,6 +15,7 @@ pub(in crate::switch) use peers::PeerEntry;
 use super::state::PortHandle;
 use super::{DEFAULT_MTU, Switch, SwitchError};
 use crate::apply::{ApplyError, apply};
+use crate::datapath::UnderlaySpec;
 use crate::drivers;
 use crate::kernel::netlink::{Link, NetlinkError, Route};
 use crate::model::{Network, NetworkId};
@@ -53,7 +54,7 @@ impl Switch {
             if let Some(device) = device {
                 self.netlink.delete_link(device.index).await?;
             }
-            return Ok(());
+            return self.follow_underlay().await;
         }
         apply(&drivers::tunnels(&self.instance, self.vxlan_port), self.scene())
             .await
@@ -67,7 +68,40 @@ impl Switch {
                 tunnels.insert(peer, port);
             }
         }
-        Ok(())
+        self.follow_underlay().await
+    }
+
+    /// Brings in line what looks at the underlay: on the devices that lead to peers, as long as there are tunnels.
+    async fn follow_underlay(&self) -> Result<(), SwitchError> {
+        let peers: BTreeSet<IpAddr> = {
+            let state = self.state();
+            let tunnels = state.networks.values().filter_map(|entry| entry.tunnels.as_ref());
+            tunnels.flat_map(BTreeMap::keys).copied().collect()
+        };
+        let mut spec = UnderlaySpec { port: self.vxlan_port, ..UnderlaySpec::default() };
+        if !peers.is_empty() {
+            let routes = self.netlink.routes().await?;
+            let indexes: BTreeSet<u32> = peers.iter().filter_map(|peer| link_towards(&routes, *peer)).collect();
+            let links = self.netlink.links().await?;
+            // Without Ethernet there is nothing that this program knows how to read.
+            let devices = links.into_iter().filter(|link| indexes.contains(&link.index) && link.mac.is_some());
+            spec.devices = devices.map(|link| (link.index, link.name)).collect();
+            spec.addresses =
+                self.netlink.addresses(None).await?.into_iter().map(|(_, address)| address.addr()).collect();
+        }
+        self.in_datapath(move |datapath| datapath.set_underlay(&spec)).await
+    }
+
+    /// Nobody looks at the underlay any more.
+    pub(super) async fn release_underlay(&self) -> Result<(), SwitchError> {
+        let _turn = self.tunnelling.lock().await;
+        self.in_datapath(|datapath| datapath.set_underlay(&UnderlaySpec::default())).await
+    }
+
+    /// Routes and addresses may have changed since.
+    pub(super) async fn refresh_underlay(&self) -> Result<(), SwitchError> {
+        let _turn = self.tunnelling.lock().await;
+        self.follow_underlay().await
     }
 
     /// What is wanted against what is there; `device` is the index of the tunnels' device, if it is there.

@@ -1,0 +1,152 @@
+use super::*;
+use crate::packet::address::Address;
+use crate::tables::memory::MemoryTables;
+use crate::tables::{NetworkNumber, Port, PortKind};
+
+const PORT: u16 = 4789;
+const VNI: u32 = 0x01_02_03;
+const PEER: [u8; 4] = [192, 0, 2, 2];
+const OURS: [u8; 4] = [192, 0, 2, 1];
+
+fn tables() -> MemoryTables {
+    let mut tables = MemoryTables::default();
+    let port = Port {
+        network: NetworkNumber(1),
+        kind: PortKind::Tunnel as u8,
+        ipv6: Address::mapped(PEER),
+        ..Port::default()
+    };
+    tables.add_tunnel(PortNumber(5), port, VNI);
+    let six = Port { ipv6: Address::new(peer6()), ..port };
+    tables.add_tunnel(PortNumber(6), six, VNI);
+    tables.underlay.insert(Address::mapped(OURS), PORT);
+    tables.underlay.insert(Address::new(ours6()), PORT);
+    tables
+}
+
+fn ours6() -> [u8; 16] {
+    let mut address = [0; 16];
+    (address[0], address[15]) = (0xfd, 1);
+    address
+}
+
+fn peer6() -> [u8; 16] {
+    let mut address = ours6();
+    address[15] = 2;
+    address
+}
+
+/// An inner frame of IPv4 that carries a protocol.
+fn inner(carries: u8) -> Vec<u8> {
+    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0, 0x45];
+    frame.resize(HEADER + 60, 0);
+    frame[HEADER + 9] = carries;
+    frame
+}
+
+fn udp_and_vxlan(inner: &[u8]) -> Vec<u8> {
+    let length = (UDP + VXLAN + inner.len()) as u16;
+    let mut bytes = vec![0xc0, 0];
+    bytes.extend(PORT.to_be_bytes());
+    bytes.extend(length.to_be_bytes());
+    bytes.extend([0, 0, VNI_VALID, 0, 0, 0, 1, 2, 3, 0]);
+    bytes.extend(inner);
+    bytes
+}
+
+fn over4(inner: &[u8]) -> Vec<u8> {
+    let behind = udp_and_vxlan(inner);
+    let mut frame = vec![2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 8, 8, 0, 0x45, 0];
+    frame.extend(((ipv4::HEADER + behind.len()) as u16).to_be_bytes());
+    frame.extend([0, 0, 0x40, 0, 64, protocol::UDP, 0, 0]);
+    frame.extend(PEER);
+    frame.extend(OURS);
+    frame.extend(behind);
+    frame
+}
+
+fn over6(inner: &[u8]) -> Vec<u8> {
+    let behind = udp_and_vxlan(inner);
+    let mut frame = vec![2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 8, 0x86, 0xdd, 0x60, 0, 0, 0];
+    frame.extend((behind.len() as u16).to_be_bytes());
+    frame.extend([protocol::UDP, 64]);
+    frame.extend(peer6());
+    frame.extend(ours6());
+    frame.extend(behind);
+    frame
+}
+
+fn of(frame: &[u8]) -> Arrival {
+    arrive(frame, &tables())
+}
+
+const DROPPED: u32 = DropReason::VxlanHeader as u32;
+
+#[test]
+fn what_is_not_tcp_is_unwrapped_and_tcp_is_left() {
+    let arrival = of(&over4(&inner(protocol::UDP)));
+    assert_eq!((arrival.what, arrival.key), (arrival::UNWRAP, TunnelKey::new(Address::mapped(PEER), VNI)));
+    assert_eq!(of(&over4(&inner(protocol::ICMP))).what, arrival::UNWRAP);
+    assert_eq!(of(&over4(&inner(protocol::TCP))), Arrival::LEAVE);
+    assert_eq!(of(&over6(&inner(protocol::UDP))), Arrival::LEAVE);
+    let mut group = inner(protocol::UDP);
+    group[0] = 0xff;
+    assert_eq!(of(&over4(&group)), Arrival::LEAVE);
+    let mut arp = inner(protocol::UDP);
+    (arp[12], arp[13]) = (8, 6);
+    assert_eq!(of(&over4(&arp)), Arrival::LEAVE);
+    // Somebody has to look at its checksum.
+    let mut summed = over4(&inner(protocol::UDP));
+    summed[HEADER + ipv4::HEADER + 6] = 1;
+    assert_eq!(of(&summed), Arrival::LEAVE);
+}
+
+#[test]
+fn each_reserved_bit_and_each_missing_byte_is_a_drop() {
+    for (frame, at) in [(over4(&inner(17)), 42), (over6(&inner(17)), 62)] {
+        for bit in (0..32).chain(56..64) {
+            let mut frame = frame.clone();
+            frame[at + bit / 8] ^= 0x80 >> (bit % 8);
+            let arrival = of(&frame);
+            assert_eq!((arrival.what, arrival.reason), (arrival::DROP, DROPPED), "bit {bit}");
+        }
+        // Ethernet ends where the packet does.
+        for length in at..frame.len() {
+            let arrival = of(&frame[..length]);
+            assert_eq!((arrival.what, arrival.reason), (arrival::DROP, DROPPED), "{length} bytes");
+        }
+        // UDP says that it ends before the inner frame's header does.
+        for length in 0..UDP + VXLAN + HEADER {
+            let mut frame = frame.clone();
+            frame[at - 4..at - 2].copy_from_slice(&(length as u16).to_be_bytes());
+            assert_eq!(of(&frame).reason, DROPPED, "{length} bytes of UDP");
+        }
+    }
+}
+
+#[test]
+fn strangers_and_unknown_networks_are_told_apart() {
+    let mut stranger = over4(&inner(17));
+    stranger[29] = 99;
+    assert_eq!((of(&stranger).what, of(&stranger).reason), (arrival::DROP, DropReason::UnknownPeer as u32));
+    let mut unknown = over4(&inner(17));
+    unknown[INNER - 2] = 99;
+    assert_eq!((of(&unknown).what, of(&unknown).reason), (arrival::DROP, DropReason::UnknownVni as u32));
+}
+
+#[test]
+fn what_is_not_for_us_is_left_alone() {
+    let whole = over4(&inner(17));
+    let changed = |at: usize, value: u8| {
+        let mut frame = whole.clone();
+        frame[at] = value;
+        of(&frame)
+    };
+    // Another host's address, another port, another protocol, options, a fragment, no IP.
+    for (at, value) in [(33, 99), (37, 0), (23, protocol::TCP), (14, 0x46), (20, 0x20), (21, 1), (13, 6)] {
+        assert_eq!(changed(at, value), Arrival::LEAVE, "byte {at}");
+    }
+    for length in 0..42 {
+        assert_eq!(of(&whole[..length]), Arrival::LEAVE, "{length} bytes");
+    }
+}
