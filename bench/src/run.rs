@@ -14,7 +14,9 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use crate::{
     command, goals,
     machine::Machine,
-    measure::{What, attach, connections, cost, frames, iperf, names, pingpong, scale, udp, wire::Wires},
+    measure::{
+        What, attach, connections, cost, frames, iperf, names, overlay::Overlays, pingpong, scale, udp, wire::Wires,
+    },
     operators::Operators,
     report::{self, Results},
     topology::{Pair, Published, Uplink, Variant},
@@ -50,7 +52,8 @@ impl Options {
     /// Whether something is to be measured.
     pub fn wants(&self, what: What) -> bool {
         let all_of_these = self.only.contains(&What::Operators) && What::OF_OPERATORS.contains(&what)
-            || self.only.contains(&What::Wire) && What::OF_WIRE.contains(&what);
+            || self.only.contains(&What::Wire) && What::OF_WIRE.contains(&what)
+            || self.only.contains(&What::Overlay) && What::OF_OVERLAY.contains(&what);
         self.only.is_empty() || self.only.contains(&what) || all_of_these
     }
 
@@ -124,6 +127,7 @@ impl Options {
             || self.wants(What::Published) && chosen(&Variant::PUBLISHED)
             || self.wants(What::Frames) && chosen(&Variant::UPLINKS)
             || What::OF_WIRE.iter().any(|what| self.wants(*what)) && chosen(&Variant::WIRES)
+            || What::OF_OVERLAY.iter().any(|what| self.wants(*what)) && chosen(&Variant::OVERLAYS)
             || self.wants(What::Flood) && chosen(&Variant::FLOODS)
             || self.wants(What::Learn) && chosen(&Variant::LEARNERS)
             || self.wants(What::Guards) && chosen(&[Variant::Vswitch, Variant::VswitchOpen])
@@ -151,6 +155,7 @@ fn measure_all(options: &Options, vswitch: Option<&Path>) -> Result<Results> {
     }
     let operators = Operators::build(options, vswitch)?;
     let wires = Wires::build(options, vswitch)?;
+    let overlays = Overlays::build(options, vswitch)?;
     let published = if options.wants(What::Published) { build_published(options, vswitch)? } else { Vec::new() };
     let resolver = match vswitch.filter(|_| options.wants(What::Names) && options.wants_variant(Variant::Vswitch)) {
         Some(vswitch) => {
@@ -181,11 +186,12 @@ fn measure_all(options: &Options, vswitch: Option<&Path>) -> Result<Results> {
         measure_published(&mut results, &published, options, round)?;
         operators.measure(&mut results, options, round)?;
         wires.measure(&mut results, options, round)?;
+        overlays.measure(&mut results, options, round)?;
         if let Some(resolver) = &resolver {
             measure_names(&mut results, resolver, options.window())?;
         }
     }
-    drop((servers, pairs, uplinks, published, operators, wires, resolver));
+    drop((servers, pairs, uplinks, published, operators, wires, overlays, resolver));
 
     if options.wants(What::Attach) {
         measure_attach(&mut results, options, vswitch)?;

@@ -9,6 +9,7 @@ pub mod frames;
 pub mod iperf;
 pub mod monitor;
 pub mod names;
+pub mod overlay;
 pub mod pingpong;
 pub mod scale;
 pub mod udp;
@@ -65,6 +66,20 @@ pub enum What {
     WireFrames,
     /// All four of these.
     Wire,
+    /// From a container to one on another host, one stream of TCP in frames of the wire's MTU.
+    #[value(name = "overlay_tcp1")]
+    OverlayTcp1,
+    /// The same with four streams.
+    #[value(name = "overlay_tcp4")]
+    OverlayTcp4,
+    /// TCP request and response between containers on two hosts.
+    #[value(name = "overlay_rr")]
+    OverlayRr,
+    /// UDP datagrams in 60-byte frames from a container to one on another host.
+    #[value(name = "overlay_udp")]
+    OverlayUdp,
+    /// All four of these.
+    Overlay,
 }
 
 impl What {
@@ -76,6 +91,9 @@ impl What {
 
     /// What [`What::Wire`] is.
     pub const OF_WIRE: [Self; 4] = [Self::WireTcp1, Self::WireTcp4, Self::WireRr, Self::WireFrames];
+
+    /// What [`What::Overlay`] is.
+    pub const OF_OVERLAY: [Self; 4] = [Self::OverlayTcp1, Self::OverlayTcp4, Self::OverlayRr, Self::OverlayUdp];
 
     /// As `--only` spells it.
     pub fn name(self) -> String {

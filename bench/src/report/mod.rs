@@ -32,7 +32,7 @@ pub struct Kind {
 }
 
 /// All figures that a run can have, in the order that they are shown in.
-pub const FIGURES: [Kind; 38] = [
+pub const FIGURES: [Kind; 42] = [
     more("tcp1", "TCP, 1 stream", "Gbit/s"),
     more("tcp4", "TCP, 4 streams", "Gbit/s"),
     less("rr_p50", "TCP request-response, p50", "us"),
@@ -71,6 +71,10 @@ pub const FIGURES: [Kind; 38] = [
     more("wire_tcp4_back", "container to wire, TCP, 4 streams", "Gbit/s").beside("macvlan"),
     less("wire_rr", "wire and container, request-response p50", "us").beside("macvlan"),
     more("wire_frames", "wire to container, 60-byte frames", "Mpps").beside("macvlan"),
+    more("overlay_tcp1", "to another host, TCP, 1 stream", "Gbit/s").beside("vxlan_bridge"),
+    more("overlay_tcp4", "to another host, TCP, 4 streams", "Gbit/s").beside("vxlan_bridge"),
+    less("overlay_rr", "to another host, request-response p50", "us").beside("vxlan_bridge"),
+    more("overlay_udp", "to another host, UDP, 60-byte frames", "kpps").beside("vxlan_bridge"),
 ];
 
 const fn more(key: &'static str, title: &'static str, unit: &'static str) -> Kind {

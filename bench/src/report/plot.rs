@@ -125,6 +125,9 @@ fn color(variant: Variant) -> RGBColor {
         Variant::VswitchOpen | Variant::VswitchCrowd | Variant::MacvlanUntagged => RGBColor(0, 90, 66),
         Variant::MacvlanVlan => RGBColor(240, 228, 66),
         Variant::IpvlanL2 => RGBColor(213, 94, 0),
+        Variant::VxlanBridge => RGBColor(230, 159, 0),
+        Variant::VxlanBridgeAlone => RGBColor(240, 200, 110),
+        Variant::Overlay => RGBColor(0, 158, 115),
         Variant::VswitchXdp | Variant::UplinkXdp | Variant::MacvlanXdp => RGBColor(0, 114, 178),
     }
 }

@@ -3,6 +3,7 @@
 mod bridge;
 mod direct;
 mod macvlan;
+mod overlay;
 mod published;
 mod segment;
 mod vswitch;
@@ -64,11 +65,17 @@ pub enum Variant {
     MacvlanVlan,
     /// vswitch's ipvlan in its mode l2, switched in tcx alone.
     IpvlanL2,
+    /// Two hosts, each with the kernel's VXLAN device in a Linux bridge, as the kernel makes them.
+    VxlanBridge,
+    /// The same with the bridge's calls into netfilter switched off.
+    VxlanBridgeAlone,
+    /// Two hosts, each with vswitch and an overlay network.
+    Overlay,
 }
 
 impl Variant {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 20] = [
         Self::Direct,
         Self::Bridge,
         Self::BridgeAlone,
@@ -86,7 +93,12 @@ impl Variant {
         Self::MacvlanUntagged,
         Self::MacvlanVlan,
         Self::IpvlanL2,
+        Self::VxlanBridge,
+        Self::VxlanBridgeAlone,
+        Self::Overlay,
     ];
+    /// The ways from a container to one on another host.
+    pub const OVERLAYS: [Self; 3] = [Self::VxlanBridge, Self::VxlanBridgeAlone, Self::Overlay];
     /// The ways from a wire to a container on it.
     pub const WIRES: [Self; 8] = [
         Self::Direct,
@@ -131,6 +143,9 @@ impl Variant {
             Self::MacvlanUntagged => "macvlan_untagged",
             Self::MacvlanVlan => "macvlan_vlan",
             Self::IpvlanL2 => "ipvlan_l2",
+            Self::VxlanBridge => "vxlan_bridge",
+            Self::VxlanBridgeAlone => "vxlan_bridge_alone",
+            Self::Overlay => "overlay",
         }
     }
 
@@ -154,6 +169,9 @@ impl Variant {
             Self::MacvlanUntagged => "vswitch macvlan, no tags",
             Self::MacvlanVlan => "vswitch macvlan, VLAN 30",
             Self::IpvlanL2 => "vswitch ipvlan l2",
+            Self::VxlanBridge => "vxlan, Linux bridge",
+            Self::VxlanBridgeAlone => "vxlan, no netfilter",
+            Self::Overlay => "vswitch overlay",
         }
     }
 
@@ -161,7 +179,14 @@ impl Variant {
     pub fn needs_vswitch(self) -> bool {
         !matches!(
             self,
-            Self::Direct | Self::Bridge | Self::BridgeAlone | Self::Macvlan | Self::MacvlanPlain | Self::Docker
+            Self::Direct
+                | Self::Bridge
+                | Self::BridgeAlone
+                | Self::Macvlan
+                | Self::MacvlanPlain
+                | Self::Docker
+                | Self::VxlanBridge
+                | Self::VxlanBridgeAlone
         )
     }
 }
@@ -204,6 +229,8 @@ pub struct Pair {
     pub server: Endpoint,
     // Dropped in this order: the switch goes before the namespaces that it works on.
     pub(crate) instance: Option<Instance>,
+    /// Those of two hosts.
+    instances: Vec<Instance>,
     _namespaces: Vec<Netns>,
 }
 
@@ -222,6 +249,7 @@ impl Pair {
             | Variant::MacvlanUntagged
             | Variant::MacvlanVlan
             | Variant::IpvlanL2 => bail!("{} is measured from the wire only", variant.label()),
+            Variant::VxlanBridge | Variant::VxlanBridgeAlone | Variant::Overlay => overlay::pair(variant, vswitch),
             Variant::Vswitch | Variant::VswitchCrowd | Variant::UplinkTcx | Variant::UplinkXdp => {
                 vswitch::pair(variant, required(vswitch)?, &[])
             }
@@ -234,7 +262,7 @@ impl Pair {
     }
 
     fn without_switch(variant: Variant, client: Endpoint, server: Endpoint, namespaces: Vec<Netns>) -> Self {
-        Self { variant, client, server, instance: None, _namespaces: namespaces }
+        Self { variant, client, server, instance: None, instances: Vec::new(), _namespaces: namespaces }
     }
 }
 

@@ -13,7 +13,7 @@ pub fn pair(variant: Variant, vswitch: &Path, options: &[&str]) -> Result<Pair> 
     let instance = Instance::up(vswitch, &host, options)?;
     let client = instance.attach(&a, &[])?.endpoint(&a);
     let server = instance.attach(&b, &[])?.endpoint(&b);
-    Ok(Pair { variant, client, server, instance: Some(instance), _namespaces: vec![a, b, host] })
+    Ok(Pair { instance: Some(instance), ..Pair::without_switch(variant, client, server, vec![a, b, host]) })
 }
 
 /// The same with everything switched off that the switch does for safety.
@@ -27,7 +27,8 @@ pub fn pair_without_guards(vswitch: &Path) -> Result<Pair> {
     instance.run(&create)?;
     let client = instance.attach(&a, &["--network", "open"])?.endpoint(&a);
     let server = instance.attach(&b, &["--network", "open"])?.endpoint(&b);
-    Ok(Pair { variant: Variant::VswitchOpen, client, server, instance: Some(instance), _namespaces: vec![a, b, host] })
+    let open = Pair::without_switch(Variant::VswitchOpen, client, server, vec![a, b, host]);
+    Ok(Pair { instance: Some(instance), ..open })
 }
 
 /// All that is on by default and may cost a frame something.

@@ -36,8 +36,23 @@ pub(super) struct Census {
 
 /// Carries commands out, all or none.
 pub(super) async fn carry_out(commands: &Nftables<'_>, action: &'static str) -> Result<(), OutsideError> {
-    let commands = serde_json::to_vec(commands).map_err(OutsideError::NftOutput)?;
+    let mut commands = serde_json::to_value(commands).map_err(OutsideError::NftOutput)?;
+    spell_out(&mut commands);
+    let commands = serde_json::to_vec(&commands).map_err(OutsideError::NftOutput)?;
     succeeded(run("nft", &["-j", "-f", STDIN], &commands).await?, action).await.map(drop)
+}
+
+/// A statement that says no more than its name is an object all the same to nft ("Unexpected expr array element of type
+/// string"), and a bare word to the crate.
+fn spell_out(commands: &mut Value) {
+    for command in commands["nftables"].as_array_mut().into_iter().flatten() {
+        let statements = command.pointer_mut("/add/rule/expr").and_then(Value::as_array_mut);
+        for statement in statements.into_iter().flatten() {
+            if let Value::String(name) = statement {
+                *statement = Value::Object([(std::mem::take(name), Value::Null)].into_iter().collect());
+            }
+        }
+    }
 }
 
 /// What is in a table, if it is there.
@@ -195,6 +210,15 @@ mod tests {
         };
         assert_eq!(listing(1, 0, ["a", "b"], "1.0.6"), listing(2, 99, ["b", "a"], "1.1.0"));
         assert_ne!(listing(1, 0, ["a", "b"], "1.0.6"), listing(1, 0, ["a", "c"], "1.0.6"));
+    }
+
+    #[test]
+    fn statements_of_one_word_are_objects() {
+        let mut commands =
+            json!({"nftables": [{"add": {"rule": {"expr": ["notrack", {"drop": null}]}}}, {"delete": {}}]});
+        spell_out(&mut commands);
+        let expected = json!([{"notrack": null}, {"drop": null}]);
+        assert_eq!(commands.pointer("/nftables/0/add/rule/expr"), Some(&expected));
     }
 
     #[test]

@@ -27,6 +27,8 @@ use statement::{
 const DSTNAT: i32 = -100;
 const SRCNAT: i32 = 100;
 const BEFORE_FILTERS: i32 = -10;
+/// Before connections are followed.
+const RAW: i32 = -300;
 
 /// What is set up for one family, its objects named by its digit.
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
@@ -50,6 +52,9 @@ pub(super) fn plan(table: &str, wanted: &Wanted) -> Result<Option<Nftables<'stat
     ruleset.publish(wanted)?;
     ruleset.forward();
     ruleset.postrouting(wanted);
+    if let Some(port) = wanted.tunnels {
+        ruleset.untracked(port);
+    }
     Ok(Some(Nftables { objects: ruleset.commands.into() }))
 }
 
@@ -180,6 +185,15 @@ impl Ruleset<'_> {
             let from_inside = field_in(family, "saddr", &masquerade_set, true);
             let to_outside = field_in(family, "daddr", &subnets, false);
             self.rule("postrouting", vec![from_inside, to_outside, route(family, &inside, false), masquerade()]);
+        }
+    }
+
+    /// Packets of tunnels: of each flow inside another port outside, and never an answer to it. To follow them as connections
+    /// costs each packet a lookup, and the table an entry for each flow.
+    fn untracked(&mut self, port: u16) {
+        for (chain, hook) in [("tunnels_in", NfHook::Prerouting), ("tunnels_out", NfHook::Output)] {
+            self.base_chain(chain, NfChainType::Filter, hook, RAW);
+            self.rule(chain, vec![statement::udp_to(port), statement::untracked()]);
         }
     }
 

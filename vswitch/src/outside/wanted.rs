@@ -14,6 +14,8 @@ pub struct Wanted {
     pub networks: Vec<OutsideNetwork>,
     /// Its published ports.
     pub forwards: Vec<PortForward>,
+    /// The UDP port of its tunnels, if there are any: what it sends and gets by them is no connection to follow.
+    pub tunnels: Option<u16>,
 }
 
 /// A network that the host has a device in.
@@ -50,7 +52,7 @@ pub struct PortForward {
 impl Wanted {
     /// Whether anything has to be made for it.
     pub(super) fn is_nothing(&self) -> bool {
-        self.forwards.is_empty() && self.open_networks().next().is_none()
+        self.forwards.is_empty() && self.tunnels.is_none() && self.open_networks().next().is_none()
     }
 
     /// The networks that something may leave.

@@ -22,7 +22,7 @@ impl Switch {
     pub(super) async fn sync_outside(&self) -> Result<(), SwitchError> {
         // What is wanted is looked at in turn: of two at once, the later one sees what the first has seen.
         let _turn = self.outside_turn.lock().await;
-        let wanted = wanted(&self.state(), &self.instance);
+        let wanted = wanted(&self.state(), &self.instance, self.vxlan_port);
         self.outside.apply(wanted).await?;
         self.note(OUTSIDE, None);
         Ok(())
@@ -184,7 +184,7 @@ impl Switch {
 }
 
 /// What all networks and endpoints together want of the host's IP stack.
-fn wanted(state: &State, instance: &Instance) -> Wanted {
+fn wanted(state: &State, instance: &Instance, vxlan_port: u16) -> Wanted {
     let bridges = || state.networks.values().map(|entry| &entry.record).filter(|record| record.driver.is_switched());
     let networks = bridges().map(|network| OutsideNetwork {
         device: instance.host_device(&network.name),
@@ -211,7 +211,8 @@ fn wanted(state: &State, instance: &Instance) -> Wanted {
         });
         ports.collect::<Vec<_>>()
     });
-    Wanted { networks: networks.collect(), forwards: forwards.collect() }
+    let tunnels = state.networks.values().any(|entry| entry.tunnels.is_some()).then_some(vxlan_port);
+    Wanted { networks: networks.collect(), forwards: forwards.collect(), tunnels }
 }
 
 /// The port of one connection of an endpoint, and the addresses that it has by the others.

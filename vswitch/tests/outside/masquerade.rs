@@ -35,7 +35,7 @@ fn between_networks_and_without_masquerade_addresses_are_kept() {
         sees(&scene.a1, Tcp, crate::scene::A2[family], 80, A1[family]);
     }
     let plain = scene.networks().into_iter().map(|network| OutsideNetwork { masquerade: false, ..network });
-    daemon.apply(Wanted { networks: plain.collect(), forwards: Vec::new() });
+    daemon.apply(Wanted { networks: plain.collect(), forwards: Vec::new(), tunnels: None });
     scene.client.ip("route add 10.91.1.0/24 via 192.0.2.1");
     sees(&scene.a1, Tcp, CLIENT[0], 80, A1[0]);
 }
@@ -50,7 +50,7 @@ fn forwarding_is_set_and_told_and_advertised_routes_are_kept() {
         network.subnets.truncate(1);
         network
     });
-    daemon.apply(Wanted { networks: ipv4_only.collect(), forwards: Vec::new() });
+    daemon.apply(Wanted { networks: ipv4_only.collect(), forwards: Vec::new(), tunnels: None });
     assert_eq!(["1", "0"], [ipv4, ipv6].map(|name| scene.setting(name)), "no IPv6 is forwarded for IPv4's sake");
     daemon.apply(scene.wanted(&[]));
     assert_eq!(scene.setting(ipv6), "1");
@@ -74,7 +74,7 @@ fn nothing_is_made_until_something_is_wanted_and_nothing_is_left() {
     daemon.remove();
     daemon.apply(Wanted::default());
     let internal = scene.networks().into_iter().map(|network| OutsideNetwork { internal: true, ..network });
-    daemon.apply(Wanted { networks: internal.collect(), forwards: Vec::new() });
+    daemon.apply(Wanted { networks: internal.collect(), forwards: Vec::new(), tunnels: None });
     assert_eq!(scene.nft("list ruleset"), "");
     assert_eq!(scene.setting("net/ipv4/ip_forward"), "0");
     assert_eq!(daemon.status().table, None);

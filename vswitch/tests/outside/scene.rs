@@ -82,7 +82,7 @@ impl Scene {
 
     /// Both networks, and these forwards to the first container.
     pub fn wanted(&self, forwards: &[Vec<PortForward>]) -> Wanted {
-        Wanted { networks: self.networks(), forwards: forwards.concat() }
+        Wanted { networks: self.networks(), forwards: forwards.concat(), tunnels: None }
     }
 
     /// `nft` in the host.

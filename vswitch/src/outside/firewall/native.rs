@@ -48,7 +48,7 @@ mod tests {
             masquerade: true,
             internal: false,
         };
-        let wanted = Wanted { networks: vec![network], forwards: Vec::new() };
+        let wanted = Wanted { networks: vec![network], forwards: Vec::new(), tunnels: None };
         let notes = |chains: &[Value]| dropped_by(chains, "vswitch-default", &wanted);
         let dropping = notes(&[chain("inet", "mine", "forward", "drop")]);
         assert!(dropping[0].contains("table inet mine") && dropping[0].contains("vsw-a"), "{dropping:?}");

@@ -64,6 +64,16 @@ pub(super) fn route(family: Family, set: &str, inside: bool) -> Statement<'stati
     matches(pair, equal(inside), reference(set))
 }
 
+/// UDP to this port.
+pub(super) fn udp_to(port: u16) -> Statement<'static> {
+    matches(payload("udp", "dport"), Operator::EQ, Expression::Number(port.into()))
+}
+
+/// Packets that belong to no connection.
+pub(super) fn untracked() -> Statement<'static> {
+    Statement::Notrack
+}
+
 pub(super) fn masquerade() -> Statement<'static> {
     Statement::Masquerade(None)
 }

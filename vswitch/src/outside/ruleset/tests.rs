@@ -20,7 +20,7 @@ fn forward(host_ip: Option<&str>, host_port: u16, to: &str) -> PortForward {
 }
 
 fn wanted(forwards: Vec<PortForward>) -> Wanted {
-    Wanted { networks: vec![network("vsw-a", &["10.1.0.0/24", "fd00:1::/64"])], forwards }
+    Wanted { networks: vec![network("vsw-a", &["10.1.0.0/24", "fd00:1::/64"])], forwards, tunnels: None }
 }
 
 fn planned(wanted: &Wanted) -> String {
@@ -32,7 +32,10 @@ fn planned(wanted: &Wanted) -> String {
 fn nothing_is_made_for_nothing() {
     assert_eq!(plan("vswitch-t", &Wanted::default()).expect("it can be"), None);
     let closed = OutsideNetwork { internal: true, ..network("vsw-a", &["10.1.0.0/24"]) };
-    assert_eq!(plan("vswitch-t", &Wanted { networks: vec![closed], forwards: Vec::new() }).expect("it can be"), None);
+    assert_eq!(
+        plan("vswitch-t", &Wanted { networks: vec![closed], forwards: Vec::new(), tunnels: None }).expect("it can be"),
+        None
+    );
 }
 
 #[test]
@@ -90,7 +93,9 @@ fn only_what_may_leave_is_masqueraded() {
         OutsideNetwork { masquerade: false, ..network("vsw-b", &["10.2.0.0/24"]) },
         OutsideNetwork { internal: true, ..network("vsw-c", &["10.3.0.0/24"]) },
     ];
-    let commands = plan("vswitch-t", &Wanted { networks, forwards: Vec::new() }).expect("it can be").expect("wanted");
+    let commands = plan("vswitch-t", &Wanted { networks, forwards: Vec::new(), tunnels: None })
+        .expect("it can be")
+        .expect("wanted");
     let set = |wanted: &str| {
         let found = commands.objects.iter().find_map(|object| match object {
             NfObject::CmdObject(NfCmd::Add(NfListObject::Set(set))) if set.name == wanted => Some(set.elem.clone()),
