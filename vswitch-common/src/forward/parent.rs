@@ -116,7 +116,7 @@ pub(super) fn group_from_parent<P: Packet + ?Sized, T: Tables>(
     match sender(frame, ethernet, station, port, tables) {
         Sender::Wire => Decision::new(action::FLOOD_GROUP, number),
         Sender::Host => {
-            let to = Delivery { way: Delivery::FRONT, ..Decision::new(0, number).to };
+            let to = Delivery { way: Delivery::ALL, ..Decision::new(0, number).to };
             Decision { to, ..Decision::new(action::FLOOD_REFLECTED, number) }
         }
         Sender::Child(child, flags) => {
@@ -125,7 +125,7 @@ pub(super) fn group_from_parent<P: Packet + ?Sized, T: Tables>(
                 return Decision::new(action::PASS, number);
             }
             // Those that are not apart have had it from one of their own already.
-            let way = if flags & Port::APART != 0 { Delivery::FRONT } else { 0 };
+            let way = if flags & Port::APART != 0 { Delivery::ALL } else { 0 };
             let to = Delivery { port: child, way, ..Decision::new(0, number).to };
             Decision { to, ..Decision::new(action::FLOOD_REFLECTED, number) }
         }

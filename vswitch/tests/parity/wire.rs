@@ -447,9 +447,9 @@ fn every_way_was_taken(names: &BTreeMap<String, usize>) {
         "wire: to Child, tag 1",
         "wire: Group, way 0, but one: false",
         // Back from the wire: the host's, a child's that is not apart, one's that is.
-        "wire: Reflected, way 3, but one: false",
+        "wire: Reflected, way 4, but one: false",
         "wire: Reflected, way 0, but one: true",
-        "wire: Reflected, way 3, but one: true",
+        "wire: Reflected, way 4, but one: true",
         "wire: Pass",
         "wire: Drop(SourceSpoofed)",
         "wire: Drop(TooBig)",
