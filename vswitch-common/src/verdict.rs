@@ -86,7 +86,8 @@ pub struct Delivery {
     pub kind: u8,
     /// 1 if XDP may redirect into it ([`crate::tables::Port::XDP_EGRESS`]).
     pub xdp: u8,
-    /// How it is handed over: 0 as it is, or [`Delivery::LOCAL`] and the like.
+    /// How it is handed over: 0 as it is, or [`Delivery::LOCAL`] and the like. Below 8: three bits are kept for it where
+    /// a packet is handed from one program to another.
     pub way: u8,
     /// What becomes of its tag, one of [`tag`].
     pub tag: u8,
@@ -186,9 +187,11 @@ impl Delivery {
     pub const LOCAL: u8 = 1;
     /// Out by the device to the next hop, which the host's routes tell.
     pub const ROUTED: u8 = 2;
-    /// From an egress hook, where only the front of a veth can be reached. In [`action::FLOOD_REFLECTED`]: children
-    /// that are not [`crate::tables::Port::APART`] get it, too.
+    /// From an egress hook, where only the front of a veth can be reached.
     pub const FRONT: u8 = 3;
+    /// In [`action::FLOOD_REFLECTED`] alone: children that are not [`crate::tables::Port::APART`] get it, too, as none
+    /// of their own has sent it to them.
+    pub const ALL: u8 = 4;
 
     /// What is behind the port.
     #[inline(always)]

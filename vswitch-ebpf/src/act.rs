@@ -228,7 +228,7 @@ pub fn taken_over(context: &TcContext) -> Decision {
     let [what, ingress, network, to, _] = unsafe { (*context.skb.skb).cb };
     let mut decision = Decision::new(what & 0xff, PortNumber(ingress));
     decision.snoops = (what >> 8) as u8 & 1;
-    decision.to.way = (what >> 9) as u8 & 3;
+    decision.to.way = (what >> 9) as u8 & 7;
     decision.to.tag = (what >> 12) as u8 & 3;
     decision.station.vlan = VlanKey((what >> 16) as u16);
     decision.station.network = NetworkNumber(network);

@@ -66,7 +66,7 @@ impl Flooded {
             length,
             tag,
             vlan: decision.station.vlan,
-            all: u16::from(decision.to.way == Delivery::FRONT),
+            all: u16::from(decision.to.way == Delivery::ALL),
             except: decision.to.port,
             kind: port.kind.into(),
             group,

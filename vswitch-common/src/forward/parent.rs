@@ -116,7 +116,7 @@ pub(super) fn group_from_parent<P: Packet + ?Sized, T: Tables>(
     match sender(frame, ethernet, station, port, tables) {
         Sender::Wire => Decision::new(action::FLOOD_GROUP, number),
         Sender::Host => {
-            let to = Delivery { way: Delivery::FRONT, ..Decision::new(0, number).to };
+            let to = Delivery { way: Delivery::ALL, ..Decision::new(0, number).to };
             Decision { to, ..Decision::new(action::FLOOD_REFLECTED, number) }
         }
         Sender::Child(child, flags) => {
@@ -125,7 +125,7 @@ pub(super) fn group_from_parent<P: Packet + ?Sized, T: Tables>(
                 return Decision::new(action::PASS, number);
             }
             // Those that are not apart have had it from one of their own already.
-            let way = if flags & Port::APART != 0 { Delivery::FRONT } else { 0 };
+            let way = if flags & Port::APART != 0 { Delivery::ALL } else { 0 };
             let to = Delivery { port: child, way, ..Decision::new(0, number).to };
             Decision { to, ..Decision::new(action::FLOOD_REFLECTED, number) }
         }
@@ -183,7 +183,7 @@ fn child_for<P: Packet + ?Sized, T: Tables>(
         if flags & Port::BY_ADDRESS == 0 {
             return PortNumber::NONE;
         }
-        let address = destination(frame, ethernet);
+        let address = address_of(frame, ethernet, &End::DESTINATION);
         return tables.neighbor(&NeighborKey { address, network: station.network, vlan: station.vlan, reserved: 0 });
     }
     match tables.fdb(&FdbKey { mac: ethernet.destination, ..*station }) {
@@ -192,29 +192,27 @@ fn child_for<P: Packet + ?Sized, T: Tables>(
     }
 }
 
-/// The address that a frame is for, where receivers with one MAC address tell themselves apart by it.
-#[inline(always)]
-fn destination<P: Packet + ?Sized>(frame: &P, ethernet: &Ethernet) -> Address {
-    let at = match ethernet.ethertype {
-        ethertype::IPV6 => {
-            return frame.read(ethernet.payload + 24).map_or(Address::UNSPECIFIED, Address::new);
-        }
-        ethertype::IPV4 => 16,
-        ethertype::ARP => 24,
-        _ => return Address::UNSPECIFIED,
-    };
-    frame.read(ethernet.payload + at).map_or(Address::UNSPECIFIED, Address::mapped)
+/// Where the addresses of one end of a packet are, in bytes behind the Ethernet header.
+struct End {
+    ipv4: usize,
+    ipv6: usize,
+    arp: usize,
 }
 
-/// The address that a frame comes from.
+impl End {
+    const SOURCE: Self = Self { ipv4: 12, ipv6: 8, arp: 14 };
+    const DESTINATION: Self = Self { ipv4: 16, ipv6: 24, arp: 24 };
+}
+
+/// The address that a frame comes from or is for, where stations with one MAC address tell themselves apart by it.
 #[inline(always)]
-fn source<P: Packet + ?Sized>(frame: &P, ethernet: &Ethernet) -> Address {
+fn address_of<P: Packet + ?Sized>(frame: &P, ethernet: &Ethernet, end: &End) -> Address {
     let at = match ethernet.ethertype {
         ethertype::IPV6 => {
-            return frame.read(ethernet.payload + 8).map_or(Address::UNSPECIFIED, Address::new);
+            return frame.read(ethernet.payload + end.ipv6).map_or(Address::UNSPECIFIED, Address::new);
         }
-        ethertype::IPV4 => 12,
-        ethertype::ARP => 14,
+        ethertype::IPV4 => end.ipv4,
+        ethertype::ARP => end.arp,
         _ => return Address::UNSPECIFIED,
     };
     frame.read(ethernet.payload + at).map_or(Address::UNSPECIFIED, Address::mapped)
@@ -241,7 +239,7 @@ fn sender<P: Packet + ?Sized, T: Tables>(
 ) -> Sender {
     let own = ethernet.source == port.mac;
     let child = if own {
-        let address = source(frame, ethernet);
+        let address = address_of(frame, ethernet, &End::SOURCE);
         tables.neighbor(&NeighborKey { address, network: station.network, vlan: station.vlan, reserved: 0 })
     } else {
         match tables.fdb(station) {

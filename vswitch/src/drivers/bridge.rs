@@ -186,14 +186,9 @@ pub fn uplink_xdp(choice: XdpChoice, facts: &UplinkFacts) -> Xdp {
 /// What an uplink needs; `before` is how it was found.
 pub fn uplink(network: &Network, before: &UplinkBefore, facts: &UplinkFacts) -> Vec<Step> {
     let device = before.interface.as_str().to_owned();
-    let mut steps = Vec::new();
-    if before.rx_vlan_offload == Some(true) {
-        // XDP would not see the tag that the driver has taken off.
-        steps.push(Step::Offloads { device: Device::host(&device), settings: vec![(Offload::RxVlan, false)] });
-    }
-    steps.push(Step::AddPort(PortStep {
+    let port = PortStep {
         device: device.clone(),
-        egress: device.clone(),
+        egress: device,
         network: network.number,
         kind: PortKind::Uplink,
         mac: facts.mac.get(),
@@ -203,7 +198,20 @@ pub fn uplink(network: &Network, before: &UplinkBefore, facts: &UplinkFacts) -> 
         addresses: Vec::new(),
         mtu: limit(facts.mtu),
         rules: rules(&network.bridge, PortKind::Uplink, &EndpointOptions::default()),
-    }));
+    };
+    take_interface(before, port)
+}
+
+/// Makes an interface of the host a port of the switch, which gets all frames with their tags in them. `release_uplink`
+/// undoes it.
+pub(super) fn take_interface(before: &UplinkBefore, port: PortStep) -> Vec<Step> {
+    let device = port.device.clone();
+    let mut steps = Vec::new();
+    if before.rx_vlan_offload == Some(true) {
+        // XDP would not see the tag that the driver has taken off.
+        steps.push(Step::Offloads { device: Device::host(&device), settings: vec![(Offload::RxVlan, false)] });
+    }
+    steps.push(Step::AddPort(port));
     if !before.promiscuous {
         steps.push(Step::Promiscuous { device, on: true });
     }

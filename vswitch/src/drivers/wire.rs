@@ -5,13 +5,13 @@ use std::net::{IpAddr, Ipv6Addr};
 use vswitch_common::packet::address::Address;
 use vswitch_common::tables::PortKind;
 
-use super::bridge::{UplinkFacts, limit, uplink_xdp};
+use super::bridge::{UplinkFacts, limit, take_interface, uplink_xdp};
 use crate::datapath::{Place, PortRules};
 use crate::model::{
     BridgeOptions, Endpoint, EndpointAddress, EndpointOptions, Layer, Network, Passage, StationMac, UplinkBefore,
     WireOptions, XdpChoice,
 };
-use crate::plan::{Device, Offload, PortStep, Step};
+use crate::plan::{Device, PortStep, Step};
 
 /// Where an endpoint of a network is.
 fn place(wire: &WireOptions) -> Place {
@@ -107,14 +107,9 @@ pub fn parent(
     xdp: XdpChoice,
 ) -> Vec<Step> {
     let device = before.interface.as_str().to_owned();
-    let mut steps = Vec::new();
-    if before.rx_vlan_offload == Some(true) {
-        // XDP would not see the tag that the driver has taken off.
-        steps.push(Step::Offloads { device: Device::host(&device), settings: vec![(Offload::RxVlan, false)] });
-    }
-    steps.push(Step::AddPort(PortStep {
+    let port = PortStep {
         device: device.clone(),
-        egress: device.clone(),
+        egress: device,
         network: network.number,
         kind: PortKind::Parent,
         mac: facts.mac.get(),
@@ -127,9 +122,6 @@ pub fn parent(
             place,
             ..super::rules::rules(&network.bridge, PortKind::Parent, &EndpointOptions::default())
         },
-    }));
-    if !before.promiscuous {
-        steps.push(Step::Promiscuous { device, on: true });
-    }
-    steps
+    };
+    take_interface(before, port)
 }

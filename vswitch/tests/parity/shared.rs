@@ -1,5 +1,7 @@
-//! What the tests share: where they run, numbers for what is generated, and what goes by the clock.
+//! What the tests share: where they run, what is the same on both sides, numbers for what is generated, and how a decision
+//! of the kernel's is compared with the core's.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -7,8 +9,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use aya::maps::{Array, HashMap, Map, MapData};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
+use vswitch::datapath::{Datapath, DatapathError, Mode, Options, PortRules, PortSpec, SHORTEST};
+use vswitch_common::packet::address::Address;
 use vswitch_common::tables::memory::MemoryTables;
-use vswitch_common::tables::{FdbEntry, FdbKey, PortNumber, StormWindow};
+use vswitch_common::tables::{FdbEntry, FdbKey, NeighborKey, OwnKey, PortNumber, StormWindow, VlanKey};
+use vswitch_common::trace::Trace;
+use vswitch_common::verdict::Decision;
 
 /// A network namespace and a bpffs of this thread's own; both go with it.
 pub struct Sandbox {
@@ -26,6 +32,12 @@ impl Sandbox {
         mount(Some("bpf"), &bpffs, Some("bpf"), MsFlags::empty(), None::<&str>).expect("mount a bpffs");
         Self { bpffs }
     }
+
+    /// The programs, loaded: new, or taken over.
+    pub fn datapath(&self) -> Datapath {
+        let options = Options { directory: self.bpffs.clone(), mode: Mode::Auto, fdb_size: 4096 };
+        Datapath::open(options).expect("load the programs")
+    }
 }
 
 impl Drop for Sandbox {
@@ -40,6 +52,81 @@ pub fn veth(name: &str) -> u32 {
     let status = Command::new("ip").args(["link", "add", name, "type", "veth", "peer", &peer]).status();
     assert!(status.expect("run ip").success(), "ip link add {name}");
     nix::net::if_::if_nametoindex(name).expect("the device just made")
+}
+
+/// The guards that an endpoint has in every sort of network.
+pub fn guarded() -> PortRules {
+    PortRules {
+        learning: false,
+        spoof_guard: true,
+        ra_guard: true,
+        dhcp_guard: true,
+        bpdu_guard: true,
+        storm_pps: 1000,
+        ..PortRules::default()
+    }
+}
+
+/// An address as the tables have it.
+fn known(address: IpAddr) -> Address {
+    match address {
+        IpAddr::V4(four) => Address::mapped(four.octets()),
+        IpAddr::V6(six) => Address::new(six.octets()),
+    }
+}
+
+/// Writes the addresses of a port into our tables, and those that it makes of its MAC address.
+pub fn add_neighbors(tables: &mut MemoryTables, number: PortNumber, spec: &PortSpec, made: Option<Address>) {
+    for address in spec.addresses.iter().copied().map(known).chain(made) {
+        let key = NeighborKey { address, network: spec.network, vlan: VlanKey(spec.rules.vlan), reserved: 0 };
+        tables.neighbors.insert(key, number);
+    }
+}
+
+/// Gives a port an address in another network, which it may speak from here, too: on both sides.
+pub fn add_elsewhere(datapath: &Datapath, tables: &mut MemoryTables, number: PortNumber, address: Ipv4Addr) {
+    datapath.set_addresses_elsewhere(number, &[address.into()]).expect("tell it");
+    tables.owned.insert(OwnKey { address: known(address.into()), port: number, reserved: 0 });
+}
+
+/// Writes a station that was learned, on both sides.
+pub fn add_station(datapath: &Datapath, tables: &mut MemoryTables, key: FdbKey, port: PortNumber) {
+    datapath.fdb_add_static(key, port).expect("write the station");
+    tables.fdb.insert(key, FdbEntry { port, flags: FdbEntry::STATIC, ..FdbEntry::default() });
+}
+
+/// How many decisions were compared.
+#[derive(Default)]
+pub struct Compared {
+    pub compared: usize,
+    /// Frames that the kernel does not take for a test run.
+    pub refused: usize,
+}
+
+impl Compared {
+    /// The core's decision, which has to be the kernel's in every field; none if the kernel does not take the frame.
+    pub fn agreed(
+        &mut self,
+        side: &str,
+        kernel: Result<Trace, DatapathError>,
+        frame: &[u8],
+        core: impl Fn(u32) -> Decision,
+    ) -> Option<Decision> {
+        match kernel {
+            Ok(kernel) => {
+                let core = core(kernel.now);
+                assert_eq!(kernel.decision, core, "{side}: {frame:02x?}");
+                self.compared += 1;
+                Some(core)
+            }
+            // The kernel's test run has its own idea of the shortest packet; on the wire the program gets these too.
+            Err(DatapathError::TraceRefused { .. }) if frame.len() < SHORTEST + 40 => {
+                self.refused += 1;
+                None
+            }
+            Err(error) => panic!("{side}: {error}: {frame:02x?}"),
+        }
+    }
 }
 
 /// Numbers that look random and are the same in every run (Marsaglia's xorshift64).

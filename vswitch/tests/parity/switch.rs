@@ -3,23 +3,19 @@
 //! Each frame goes through the program in the kernel (BPF_PROG_TEST_RUN on live maps) and through `forward()` over the
 //! same tables in memory; the two decisions have to be equal in every field.
 
-use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
-use vswitch::datapath::{
-    Datapath, DatapathError, Mode, NetworkSpec, Options, PortRules, PortSpec, SHORTEST, Trunk, Xdp,
-};
+use vswitch::datapath::{Datapath, NetworkSpec, PortRules, PortSpec, Trunk, Xdp};
 use vswitch_common::forward::{forward, forward_early};
 use vswitch_common::packet::{Marked, address::Address};
 use vswitch_common::tables::memory::MemoryTables;
-use vswitch_common::tables::{
-    FdbKey, MARK_PUBLISHED, NeighborKey, Network, NetworkNumber, OwnKey, PortKind, PortNumber, Subnet, VlanKey,
-};
+use vswitch_common::tables::{FdbKey, MARK_PUBLISHED, Network, NetworkNumber, PortKind, PortNumber, Subnet, VlanKey};
 use vswitch_common::verdict::{DropReason, Verdict};
 use vswitch_common::{Mac, tables::FdbEntry};
 
 use crate::frames::{addresses, control_frame, random_frame, stations};
-use crate::shared::{Numbers, Sandbox, keep_up, veth};
+use crate::shared::{Compared, Numbers, Sandbox, add_elsewhere, add_neighbors, add_station, guarded, keep_up, veth};
 
 /// Frames that go through each of the two decisions at every port.
 const FRAMES: usize = 100_000;
@@ -28,17 +24,7 @@ const FRAMES: usize = 100_000;
 fn ports() -> Vec<(u32, PortKind, PortRules)> {
     use PortKind::{Container, Host, Uplink};
     let plain = PortRules { trunk: Trunk::All, ..PortRules::default() };
-    let guarded = PortRules {
-        learning: false,
-        spoof_guard: true,
-        ra_guard: true,
-        dhcp_guard: true,
-        bpdu_guard: true,
-        arp_suppress: true,
-        snooping: true,
-        storm_pps: 1000,
-        ..PortRules::default()
-    };
+    let guarded = PortRules { arp_suppress: true, snooping: true, ..guarded() };
     let nested = PortRules { learning: true, trunk: Trunk::All, group_fwd_mask: 0xc001, ..guarded.clone() };
     let stormy = PortRules { spoof_guard: false, learning: true, storm_pps: 1, ..guarded.clone() };
     let trunk = PortRules { trunk: Trunk::Vlans(BTreeSet::from([2, 3])), ..guarded.clone() };
@@ -93,8 +79,7 @@ fn networks(datapath: &Datapath, tables: &mut MemoryTables) {
 #[test]
 fn the_loaded_programs_decide_as_the_core_does() {
     let sandbox = Sandbox::new();
-    let options = Options { directory: sandbox.bpffs.clone(), mode: Mode::Auto, fdb_size: 4096 };
-    let datapath = Datapath::open(options).expect("load the programs");
+    let datapath = sandbox.datapath();
     let mut devices = Vec::new();
     let mut tables = MemoryTables::default();
     for (place, (network, kind, rules)) in ports().into_iter().enumerate() {
@@ -116,20 +101,9 @@ fn the_loaded_programs_decide_as_the_core_does() {
             rules,
         };
         let number = datapath.add_port(&spec).expect("add a port");
-        let vlan = VlanKey(spec.rules.vlan);
-        let known = spec.addresses.iter().map(|address| match address {
-            IpAddr::V4(four) => Address::mapped(four.octets()),
-            IpAddr::V6(six) => Address::new(six.octets()),
-        });
-        for address in known.chain([Address::link_local(spec.mac)]) {
-            let key = NeighborKey { address, network: NetworkNumber(network), vlan, reserved: 0 };
-            tables.neighbors.insert(key, number);
-        }
+        add_neighbors(&mut tables, number, &spec, Some(Address::link_local(spec.mac)));
         if place == 14 {
-            // It has an address in another network, which it may speak from here, too.
-            let address = Ipv4Addr::new(10, 3, 0, 2);
-            datapath.set_addresses_elsewhere(number, &[address.into()]).expect("tell it");
-            tables.owned.insert(OwnKey { address: Address::mapped(address.octets()), port: number, reserved: 0 });
+            add_elsewhere(&datapath, &mut tables, number, Ipv4Addr::new(10, 3, 0, 2));
         }
         if let Trunk::Vlans(vlans) = &spec.rules.trunk {
             tables.trunks.extend(vlans.iter().map(|vlan| (number, VlanKey(*vlan))));
@@ -151,8 +125,8 @@ fn the_loaded_programs_decide_as_the_core_does() {
     let mut tracer = datapath.tracer().expect("load the recording copy");
     let mut numbers = Numbers(0x7673_7769_7463_6821);
     let stations = stations(ports().len() as u8);
-    let (mut compared, mut refused) = (0_usize, 0_usize);
-    let mut seen = std::collections::BTreeMap::<String, usize>::new();
+    let mut sums = Compared::default();
+    let mut seen = BTreeMap::<String, usize>::new();
     let held = FdbKey { network: NetworkNumber(1), vlan: VlanKey::NONE, mac: Mac([0x0a, 0, 0, 0, 1, 7]) };
     for round in 0..FRAMES {
         if round % 500 == 0 {
@@ -169,20 +143,10 @@ fn the_loaded_programs_decide_as_the_core_does() {
         };
         let mark = numbers.pick(&[0, 0, MARK_PUBLISHED, !MARK_PUBLISHED, u32::MAX]);
         let marked = Marked { bytes: &frame, mark };
-        let core = match tracer.tc(kind, ifindex, mark, &frame) {
-            Ok(kernel) => {
-                let core = forward(ifindex, &marked, &tables, kernel.now);
-                assert_eq!(kernel.decision, core, "tc {kind:?} on {ifindex}, mark {mark:#x}: {frame:02x?}");
-                compared += 1;
-                core
-            }
-            // The kernel's test run has its own idea of the shortest packet; on the wire the program gets these too.
-            Err(DatapathError::TraceRefused { .. }) if frame.len() < SHORTEST + 40 => {
-                refused += 1;
-                forward(ifindex, &marked, &tables, 0)
-            }
-            Err(error) => panic!("run the tc program on {frame:02x?}: {error}"),
-        };
+        let side = format!("tc {kind:?} on {ifindex}, mark {mark:#x}");
+        let decide = |now| forward(ifindex, &marked, &tables, now);
+        let kernel = tracer.tc(kind, ifindex, mark, &frame);
+        let core = sums.agreed(&side, kernel, &frame, decide).unwrap_or_else(|| decide(0));
         let name = match core.verdict().expect("a verdict") {
             Verdict::Redirect(to) => format!("redirect to {:?}, tag {}", to.kind(), to.tag),
             Verdict::Answer(answer, _) => format!("answer {answer:?}"),
@@ -191,17 +155,15 @@ fn the_loaded_programs_decide_as_the_core_does() {
         *seen.entry(name).or_default() += 1;
         for kind in [PortKind::Container, PortKind::Uplink] {
             let Some(kernel) = tracer.xdp(kind, ifindex, &frame).expect("run the XDP program") else { continue };
-            let core = forward_early(ifindex, kind, frame.as_slice(), &tables, kernel.now);
-            assert_eq!(kernel.decision, core, "XDP {kind:?} on {ifindex}: {frame:02x?}");
-            compared += 1;
+            let side = format!("XDP {kind:?} on {ifindex}");
+            sums.agreed(&side, Ok(kernel), &frame, |now| forward_early(ifindex, kind, frame.as_slice(), &tables, now));
         }
         // Learned stations take part in what follows, on both sides.
         if let Some(key) = core.learn().filter(|key| *key != held && numbers.below(50) == 0) {
-            datapath.fdb_add_static(key, core.ingress).expect("write the station");
-            let entry = FdbEntry { port: core.ingress, flags: FdbEntry::STATIC, ..FdbEntry::default() };
-            tables.fdb.insert(key, entry);
+            add_station(&datapath, &mut tables, key, core.ingress);
         }
     }
+    let Compared { compared, refused } = sums;
     println!("{compared} decisions compared, {refused} frames too short for a test run of tc: {seen:?}");
     assert!(refused < FRAMES / 10 && compared == 3 * FRAMES - refused, "{compared} compared, {refused} refused");
     // The corpus has to reach every verdict, or the agreement says little.

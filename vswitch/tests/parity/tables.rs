@@ -30,8 +30,7 @@ pub fn network(sandbox: &Sandbox, number: u32) -> Network {
 #[test]
 fn what_is_known_of_a_network_follows_its_spec_and_survives_ports_and_daemons() {
     let sandbox = Sandbox::new();
-    let open = || Datapath::open(Options { directory: sandbox.bpffs.clone(), mode: Mode::Auto, fdb_size: 4096 });
-    let datapath = open().expect("load the programs");
+    let datapath = sandbox.datapath();
     let subnet =
         |subnet: &str, gateway: &str| (subnet.parse().expect("a subnet"), gateway.parse().expect("an address"));
     let spec = |number, internal, subnets| NetworkSpec { number: NetworkNumber(number), internal, subnets, vni: None };
@@ -66,7 +65,7 @@ fn what_is_known_of_a_network_follows_its_spec_and_survives_ports_and_daemons() 
     assert_eq!(network(&sandbox, 1), Network { first: number, flags: Network::INTERNAL, ..Network::default() });
     assert_eq!(datapath.ports().expect("read the ports")[0].1.flags, 0, "the host is not isolated");
     drop(datapath);
-    let datapath = open().expect("take over");
+    let datapath = sandbox.datapath();
     assert!(datapath.taken_over());
     assert_eq!(subnets(&sandbox), sorted(&[&of_one, &of_two]));
     datapath.remove_port(number).expect("remove the port");
@@ -115,8 +114,7 @@ fn copies_of_a_flood_go_to_those_alone_that_the_sender_may_reach() {
     let sandbox = Sandbox::new();
     // No frames but ours.
     std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").expect("switch IPv6 off");
-    let options = Options { directory: sandbox.bpffs.clone(), mode: Mode::Auto, fdb_size: 4096 };
-    let datapath = Datapath::open(options).expect("load the programs");
+    let datapath = sandbox.datapath();
     let station = |last| Mac([2, 0, 0, 0, 0, last]);
     let kinds = [PortKind::Container, PortKind::Container, PortKind::Container, PortKind::Host, PortKind::Uplink];
     let ports: Vec<(u32, PortNumber)> = (1..)

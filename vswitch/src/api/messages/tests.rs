@@ -1,5 +1,8 @@
 //! What scripts read: which fields there are, and where.
 
+use vswitch_common::tables::PortCounters;
+use vswitch_common::verdict::DropReason;
+
 use super::*;
 
 #[test]

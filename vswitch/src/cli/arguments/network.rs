@@ -1,0 +1,96 @@
+//! `network` and its arguments.
+
+use clap::{Args, Subcommand};
+
+use super::{Connection, pair};
+
+#[derive(Debug, Subcommand)]
+pub enum NetworkCommand {
+    /// Make a network
+    #[command(
+        after_help = "Example:\n  vswitch network create --subnet 10.99.0.0/24 -o uplink=eth1 lan\n  vswitch network create -d macvlan -o parent=eth1.30 --subnet 10.30.0.0/24 voice\n  vswitch network create -d ipvlan -o parent=eth1 -o ipvlan_mode=l2 shared\n  vswitch network create -d overlay -o vni=5000 --subnet 10.10.0.0/16 --ip-range 10.10.1.0/24 all"
+    )]
+    Create(NetworkCreate),
+    /// List the networks
+    #[command(after_help = "Example:\n  vswitch network ls --filter driver=bridge --filter label=tier=front")]
+    Ls {
+        /// Only those: name, id, driver, label, internal, type (builtin or custom) or dangling
+        #[arg(short = 'f', long, value_name = "K=V", value_parser = pair)]
+        filter: Vec<(String, String)>,
+    },
+    /// Show all about networks, as a JSON array
+    #[command(after_help = "Example:\n  vswitch network inspect bridge")]
+    Inspect {
+        /// Names or ids
+        #[arg(required = true, value_name = "NETWORK")]
+        networks: Vec<String>,
+    },
+    /// Remove networks
+    #[command(after_help = "Example:\n  vswitch network rm lan")]
+    Rm {
+        /// Names or ids
+        #[arg(required = true, value_name = "NETWORK")]
+        networks: Vec<String>,
+    },
+    /// Remove all networks without endpoints
+    #[command(after_help = "Example:\n  vswitch network prune -f")]
+    Prune {
+        /// Do not ask
+        #[arg(short, long)]
+        force: bool,
+    },
+    /// Connect an endpoint to another network
+    #[command(after_help = "Example:\n  vswitch network connect --alias db back web")]
+    Connect(NetworkConnect),
+    /// Disconnect an endpoint from a network
+    #[command(after_help = "Example:\n  vswitch network disconnect back web")]
+    Disconnect {
+        /// Name or id of the network
+        network: String,
+        /// Name or id of the endpoint
+        endpoint: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct NetworkConnect {
+    #[command(flatten)]
+    pub connection: Connection,
+    /// Name or id of the network
+    pub network: String,
+    /// Name or id of the endpoint
+    pub endpoint: String,
+}
+
+#[derive(Debug, Args)]
+pub struct NetworkCreate {
+    /// How it is made: bridge, macvlan, ipvlan or overlay [default: bridge]
+    #[arg(short, long, value_name = "DRIVER")]
+    pub driver: Option<String>,
+    /// A subnet, IPv4 or IPv6 [default: one from the pool]
+    #[arg(long, value_name = "CIDR")]
+    pub subnet: Vec<String>,
+    /// The host's own address in a subnet [default: the first]
+    #[arg(long, value_name = "IP")]
+    pub gateway: Vec<String>,
+    /// Where automatic addresses are taken from [default: all of the subnet]
+    #[arg(long, value_name = "CIDR")]
+    pub ip_range: Vec<String>,
+    /// An address of a subnet that is somebody else's
+    #[arg(long, value_name = "NAME=IP", value_parser = pair)]
+    pub aux_address: Vec<(String, String)>,
+    /// No way out, and none in
+    #[arg(long)]
+    pub internal: bool,
+    /// IPv6, too; in a unique-local subnet if none is given
+    #[arg(long)]
+    pub ipv6: bool,
+    /// An option of the driver, as in the operator's guide, or Docker's spelling of it: ageing, icc, mtu, uplink, ...
+    #[arg(short = 'o', long = "opt", value_name = "KEY=VALUE", value_parser = pair)]
+    pub option: Vec<(String, String)>,
+    /// A label
+    #[arg(long, value_name = "K=V", value_parser = pair)]
+    pub label: Vec<(String, String)>,
+    /// The network's name
+    pub name: String,
+}
