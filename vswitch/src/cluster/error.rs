@@ -185,7 +185,8 @@ fn causes(error: &etcd_client::Error) -> Vec<String> {
     };
     while let Some(error) = cause {
         let text = error.to_string();
-        if !texts.iter().any(|before| before.contains(&text)) {
+        // What tonic calls everything.
+        if text != "transport error" && !texts.iter().any(|before| before.contains(&text)) {
             texts.push(text);
         }
         cause = error.source();

@@ -249,6 +249,8 @@ impl Etcd {
                     return Ok(answer);
                 }
                 Ok(Err(error)) => match meaning(&error) {
+                    // A connection that breaks right away says less than why it was made to.
+                    Meaning::Transient(_) if matches!(failure, Some(Meaning::Certificate(_))) => {}
                     transient @ (Meaning::Transient(_) | Meaning::Certificate(_)) => failure = Some(transient),
                     // A token that etcd does not know any more; the client asks for another by itself, but not for streams.
                     Meaning::Auth(_) if self.options.user().is_some() && !logged_in => {
@@ -275,7 +277,13 @@ impl Etcd {
             Meaning::LeaseLost | Meaning::Compacted | Meaning::Refused(_) => self.monitor.reached(),
         }
         match meaning {
-            Meaning::Transient(message) => ClusterError::Unreachable { endpoints, message, doing: doing.to_owned() },
+            Meaning::Transient(mut message) => {
+                // With TLS 1.3 the server says so after the handshake, and the client may see nothing but the end.
+                if self.options.uses_tls() && self.options.identity().is_none() {
+                    message.push_str("; it may want a client certificate");
+                }
+                ClusterError::Unreachable { endpoints, message, doing: doing.to_owned() }
+            }
             Meaning::Certificate(message) => ClusterError::Tls { endpoints, message },
             Meaning::Auth(message) => ClusterError::Auth { endpoints, message },
             Meaning::LeaseLost => ClusterError::LeaseLost,

@@ -127,11 +127,13 @@ fn exact<T: FromStr + Display>(text: &str) -> Option<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Debug;
+
     use proptest::prelude::*;
 
     use super::*;
 
-    fn name<T: FromStr<Err: std::fmt::Debug>>() -> impl Strategy<Value = T> {
+    fn name<T: FromStr<Err: Debug> + Debug>() -> impl Strategy<Value = T> {
         "[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}".prop_map(|text| text.parse().expect("a name"))
     }
 
