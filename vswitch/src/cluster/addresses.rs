@@ -8,7 +8,7 @@ use super::error::ClusterError;
 use super::keys::Key;
 use super::owned::{Claim, Release};
 use super::records::{Owner, SharedEndpoint};
-use super::session;
+use super::session::{self, Undo};
 use crate::model::{EndpointId, NetworkId};
 
 /// How many candidates are looked at at once, at first; then four times as many each time, up to the most: a network that is
@@ -99,30 +99,25 @@ async fn claim(
     endpoint: EndpointId,
     addresses: &[IpAddr],
 ) -> Result<Result<IpAddr, String>, ClusterError> {
-    for address in addresses {
-        shared.owned().keep(&Claim::Address(network, *address, endpoint));
-    }
-    let write = |lease| shared.claims().addresses(network, addresses, endpoint, lease);
-    match shared.with_lease(LEASE, write).await {
-        Ok((answer, lease)) => match outcome(&answer) {
-            Outcome::Ours(choice) => {
-                let address = addresses[choice];
-                shared.owned().hold(Claim::Address(network, address, endpoint), lease);
-                Ok(Ok(address))
-            }
-            Outcome::Taken(owner) => Ok(Err(owner)),
-            Outcome::NetworkGone => Err(ClusterError::NetworkGone(network)),
-        },
-        Err(error) => {
-            // Any of them may be this host's by now.
-            let mut owned = shared.owned();
-            for address in addresses.iter().filter(|_| error.is_unreachable()) {
-                if !owned.has(network, *address, endpoint) {
-                    owned.give_up(Release::Address(network, *address, endpoint));
-                }
-            }
-            Err(error)
+    let undo = {
+        let mut owned = shared.owned();
+        for address in addresses {
+            owned.keep(&Claim::Address(network, *address, endpoint));
         }
+        let new = addresses.iter().filter(|address| !owned.has(network, **address, endpoint));
+        Undo::of(shared, new.map(|address| Release::Address(network, *address, endpoint)))
+    };
+    let write = |lease| shared.claims().addresses(network, addresses, endpoint, lease);
+    let (answer, lease) = shared.with_lease(LEASE, write).await?;
+    undo.forget();
+    match outcome(&answer) {
+        Outcome::Ours(choice) => {
+            let address = addresses[choice];
+            shared.owned().hold(Claim::Address(network, address, endpoint), lease);
+            Ok(Ok(address))
+        }
+        Outcome::Taken(owner) => Ok(Err(owner)),
+        Outcome::NetworkGone => Err(ClusterError::NetworkGone(network)),
     }
 }
 

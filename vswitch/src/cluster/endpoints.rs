@@ -6,7 +6,7 @@ use super::error::ClusterError;
 use super::keys::Key;
 use super::owned::{Claim, Release};
 use super::records::{Owner, SharedEndpoint};
-use super::session;
+use super::session::{self, Undo};
 use crate::model::{EndpointId, NetworkId};
 
 const PUT: &str = "to announce an endpoint";
@@ -27,28 +27,24 @@ impl Cluster {
         let former = before.as_ref().filter(|before| before.name != endpoint.name);
         let written = Written { endpoint: &endpoint, json, former };
         let write = |lease| shared.claims().endpoint(&written, lease);
-        match shared.with_lease(PUT, write).await {
-            Ok((answer, lease)) => match outcome(&answer) {
-                Outcome::Ours(_) => {
-                    shared.owned().hold(Claim::Endpoint(endpoint), lease);
-                    Ok(())
-                }
-                Outcome::Taken(owner) => {
-                    let host = match owner.parse::<Owner>() {
-                        Ok(owner) => shared.host_name(PUT, owner.host).await?,
-                        Err(error) => error.to_string(),
-                    };
-                    Err(ClusterError::EndpointTaken { name: endpoint.name, host })
-                }
-                Outcome::NetworkGone => Err(ClusterError::NetworkGone(endpoint.network)),
-            },
-            Err(error) => {
-                // It may be announced by now; one that was before stays so.
-                if error.is_unreachable() && before.is_none() {
-                    shared.owned().give_up(Release::Endpoint(endpoint.network, endpoint.id, endpoint.name));
-                }
-                Err(error)
+        // One that was announced before stays so.
+        let new = before.is_none().then(|| Release::Endpoint(endpoint.network, endpoint.id, endpoint.name.clone()));
+        let undo = Undo::of(shared, new);
+        let (answer, lease) = shared.with_lease(PUT, write).await?;
+        undo.forget();
+        match outcome(&answer) {
+            Outcome::Ours(_) => {
+                shared.owned().hold(Claim::Endpoint(endpoint), lease);
+                Ok(())
             }
+            Outcome::Taken(owner) => {
+                let host = match owner.parse::<Owner>() {
+                    Ok(owner) => shared.host_name(PUT, owner.host).await?,
+                    Err(error) => error.to_string(),
+                };
+                Err(ClusterError::EndpointTaken { name: endpoint.name, host })
+            }
+            Outcome::NetworkGone => Err(ClusterError::NetworkGone(endpoint.network)),
         }
     }
 

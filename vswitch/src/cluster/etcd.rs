@@ -22,7 +22,7 @@ use super::options::Options;
 /// How long a request may take, with all its repetitions.
 pub(super) const DEADLINE: Duration = Duration::from_secs(5);
 /// How long one member may take before another is asked: one that hangs would take all the time there is.
-const ATTEMPT: Duration = Duration::from_secs(2);
+const ATTEMPT: Duration = Duration::from_secs(1);
 /// How long a member may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(1);
 /// How often a connection is tried out. More often than every 5 s, etcd takes it for an attack.

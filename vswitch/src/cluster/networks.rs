@@ -12,7 +12,7 @@ use super::etcd::put;
 use super::keys::Key;
 use super::owned::Release;
 use super::records::{NetworkDraft, SharedEndpoint, SharedNetwork};
-use super::session;
+use super::session::{self, Undo};
 use super::vni::Vni;
 use crate::model::{NetworkId, NetworkName, random_error};
 
@@ -98,17 +98,14 @@ async fn create(shared: &Shared, draft: NetworkDraft) -> Result<SharedNetwork, C
         there.check_subnets(&draft)?;
         let NetworkDraft { name, subnets, internal, options, labels, .. } = draft.clone();
         let network = SharedNetwork { id, name, vni, subnets, internal, options, labels, created };
-        match shared.etcd.txn(CREATE, creation(shared, &network, there.revision)?).await {
-            Ok(answer) if answer.succeeded() => return Ok(network),
-            // Another host was faster: what it created counts now.
-            Ok(_) => {}
-            Err(error) => {
-                if error.is_unreachable() {
-                    shared.owned().give_up(Release::Network(network.id, network.name, network.vni));
-                }
-                return Err(error);
-            }
+        let creation = creation(shared, &network, there.revision)?;
+        let undo = Undo::of(shared, [Release::Network(network.id, network.name.clone(), network.vni)]);
+        let answer = shared.etcd.txn(CREATE, creation).await?;
+        undo.forget();
+        if answer.succeeded() {
+            return Ok(network);
         }
+        // Another host was faster: what it created counts now. Or it was this one, and the answer was lost.
     }
 }
 

@@ -121,6 +121,33 @@ pub(super) async fn release(shared: &Shared, release: Release) -> Released {
     Released::Done
 }
 
+/// What a change that is under way may leave in etcd without this host knowing. It is taken back, unless the change is
+/// known to have come to an end: also if whoever waited for it has gone.
+pub(super) struct Undo<'a> {
+    shared: &'a Shared,
+    releases: Vec<Release>,
+}
+
+impl<'a> Undo<'a> {
+    /// To be made before the change.
+    pub(super) fn of(shared: &'a Shared, releases: impl IntoIterator<Item = Release>) -> Self {
+        Self { shared, releases: releases.into_iter().collect() }
+    }
+
+    /// etcd has answered, so this host knows what it has.
+    pub(super) fn forget(mut self) {
+        self.releases.clear();
+    }
+}
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        for release in self.releases.drain(..) {
+            self.shared.owned().give_up(release);
+        }
+    }
+}
+
 /// Announces what was announced under another lease.
 async fn announce(shared: &Shared, lease: i64) -> Result<(), ClusterError> {
     if shared.owned().unannounced(lease).is_empty() {

@@ -71,7 +71,10 @@ impl Watcher {
             loop {
                 match self.stream().await {
                     End::Closed => return,
-                    End::Gap => break,
+                    End::Gap => {
+                        sleep(PAUSE).await;
+                        break;
+                    }
                     End::Broken => sleep(PAUSE).await,
                 }
             }
@@ -121,7 +124,7 @@ impl Watcher {
                 return Err(End::Broken);
             }
         };
-        if response.compact_revision() > 0 || self.is_another(&response) {
+        if response.compact_revision() > 0 || self.is_another(&response).await {
             tracing::info!(revision = self.revision, "etcd has forgotten what came next; all is read anew");
             return Err(End::Gap);
         }
@@ -133,11 +136,16 @@ impl Watcher {
         self.apply(&response).await
     }
 
-    /// Whether it comes from an etcd that has not seen what we have: one that was made anew.
-    fn is_another(&self, response: &WatchResponse) -> bool {
-        response.header().is_some_and(|header| {
-            header.cluster_id() != self.cluster || response.created() && header.revision() < self.revision
-        })
+    /// Whether it comes from an etcd that was made anew, and has not seen what we have.
+    async fn is_another(&self, response: &WatchResponse) -> bool {
+        let Some(header) = response.header() else { return false };
+        if header.cluster_id() != self.cluster {
+            return true;
+        }
+        // One member may lag behind; what is read is of all of them.
+        let is_behind = response.created() && header.revision() < self.revision;
+        let hosts = self.shared.keys.hosts();
+        is_behind && self.shared.etcd.read(WATCH, &hosts, None).await.is_ok_and(|read| read.revision < self.revision)
     }
 
     async fn apply(&mut self, response: &WatchResponse) -> Result<(), End> {

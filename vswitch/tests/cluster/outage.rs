@@ -1,5 +1,7 @@
 //! etcd goes, in part or altogether, and comes back.
 
+use std::time::Duration;
+
 use tokio::time::{Instant, timeout};
 use vswitch::cluster::{Cluster, ClusterError, Released};
 
@@ -25,6 +27,40 @@ async fn one_member_of_three_is_not_missed() {
         eventually("the member is back", async || is_in_step(&etcd, member).await).await;
     }
     assert_eq!(one.health().unreachable, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_hangs_is_not_missed_for_long() {
+    let etcd = Etcd::start().await;
+    let (one, two) = (join(&etcd, "one").await, join(&etcd, "two").await);
+    let blue = one.create_network(draft("blue", "10.9.0.0/24")).await.expect("created");
+    let mut seen = Seen::from(&two).await;
+    etcd.hang_member(0);
+    for number in 0..10 {
+        let endpoint = endpoint(&blue, &format!("e{number}"));
+        eventually("it is announced", async || one.put_endpoint(endpoint.clone()).await.is_ok()).await;
+    }
+    seen.until("all are seen", |seen| seen.all.endpoints.len() == 10 && seen.hosts() == ["one", "two"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_waits_for_any_more_is_taken_back() {
+    let etcd = Etcd::start().await;
+    let (one, two) = (join(&etcd, "one").await, join(&etcd, "two").await);
+    let blue = one.create_network(draft("blue", "10.9.0.0/24")).await.expect("created");
+    let mut given_up = 0;
+    for wait in 0..40 {
+        let lease = one.lease_address(blue.id, endpoint(&blue, "web").id, candidates(0));
+        given_up += u32::from(timeout(Duration::from_micros(250 * wait), lease).await.is_err());
+    }
+    assert!(given_up > 0, "some were given up");
+    let kept = 40 - given_up;
+    eventually("all that was given up is taken back", async || one.health().pending == 0).await;
+    let mut client = etcd.client(None).await.expect("a client");
+    let all = etcd_client::GetOptions::new().with_prefix().with_count_only();
+    let left = client.get(format!("/vswitch/addresses/{}/", blue.id), Some(all)).await.expect("an answer").count();
+    assert_eq!(left, i64::from(kept));
+    two.lease_address(blue.id, endpoint(&blue, "db").id, candidates(0)).await.expect("leased");
 }
 
 /// Whether a member answers for itself.

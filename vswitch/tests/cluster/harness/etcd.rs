@@ -130,6 +130,13 @@ impl Etcd {
         self.members[number].process = None;
     }
 
+    /// Has a member hang: its connections stay, and nothing comes.
+    pub fn hang_member(&self, number: usize) {
+        let process = self.members[number].process.as_ref().expect("it is running");
+        let id = nix::unistd::Pid::from_raw(process.0.id().cast_signed());
+        nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGSTOP).expect("it is ours");
+    }
+
     /// Kills all members.
     pub fn stop_all(&mut self) {
         for member in &mut self.members {
