@@ -47,7 +47,7 @@ pub(super) struct Shared {
     pub(super) etcd: Etcd,
     pub(super) keys: Keys,
     pub(super) id: HostId,
-    /// How long after one sign of life the next is due: two may get lost.
+    /// How long after one sign of life the next is due.
     pub(super) beat: Duration,
     host: Mutex<Host>,
     owned: Mutex<Owned>,
@@ -145,7 +145,7 @@ impl Shared {
         Ok(Arc::new(Self {
             keys: Keys::new(options.prefix()),
             id: host.id,
-            beat: options.lease() / 3,
+            beat: options.lease() / session::BEATS,
             etcd: Etcd::new(options).await?,
             host: Mutex::new(host),
             owned: Mutex::default(),

@@ -9,8 +9,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use etcd_client::{
-    Certificate, Client, ConnectOptions, GetOptions, GetResponse, Identity, KeyValue, PutOptions, TlsOptions, Txn,
-    TxnOp, TxnResponse, WatchOptions, WatchStream,
+    Certificate, Client, ConnectOptions, GetOptions, GetResponse, Identity, KeyValue, LeaseTimeToLiveOptions,
+    PutOptions, TlsOptions, Txn, TxnOp, TxnResponse, WatchOptions, WatchStream,
 };
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -60,6 +60,8 @@ impl Etcd {
         let mut connect = ConnectOptions::new()
             .with_connect_timeout(CONNECT)
             .with_keep_alive(KEEP_ALIVE, DEADLINE)
+            // etcd ends a connection that is tried out while nothing is asked on it.
+            .with_keep_alive_while_idle(false)
             .with_require_leader(true)
             .with_auto_token_refresh(true);
         if options.uses_tls() {
@@ -185,6 +187,18 @@ impl Etcd {
     pub(super) async fn keep_alive(&self, doing: &str, lease: i64) -> Result<(), ClusterError> {
         let request = |mut client: Client| async move { client.lease_keep_alive(lease).await };
         self.run(doing, request).await.map(drop)
+    }
+
+    /// The keys that are attached to a lease.
+    ///
+    /// # Errors
+    /// Those of [`Etcd::run`].
+    pub(super) async fn attached(&self, doing: &str, lease: i64) -> Result<Vec<Vec<u8>>, ClusterError> {
+        let request = |mut client: Client| async move {
+            let keys = LeaseTimeToLiveOptions::new().with_keys();
+            client.lease_time_to_live(lease, Some(keys)).await
+        };
+        self.run(doing, request).await.map(|answer| answer.keys().to_vec())
     }
 
     /// Ends a lease, and all that is attached to it.

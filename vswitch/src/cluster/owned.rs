@@ -1,8 +1,9 @@
 //! What this host has in the cluster, to be announced again under a new lease, and what is still to be taken back. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 
+use super::keys::Key;
 use super::records::SharedEndpoint;
 use super::vni::Vni;
 use crate::model::{EndpointId, EndpointName, NetworkId, NetworkName};
@@ -146,6 +147,17 @@ impl Owned {
         }
     }
 
+    /// The keys of all that this host has.
+    pub(super) fn keys(&self) -> HashSet<Key> {
+        let addresses = self.addresses.keys().map(|(network, address)| Key::Address(*network, *address));
+        let endpoints = self.endpoints.values().flat_map(|held| {
+            let endpoint = &held.value;
+            let name = Key::Name(endpoint.network, endpoint.name.clone());
+            [name, Key::Endpoint(endpoint.network, endpoint.id)]
+        });
+        addresses.chain(endpoints).collect()
+    }
+
     /// Why what could not be announced could not, a line each.
     pub(super) fn conflicts(&self) -> Vec<String> {
         let addresses = self.addresses.values().filter_map(|held| held.conflict.clone());
@@ -186,6 +198,8 @@ mod tests {
         for claim in &claims {
             owned.hold(claim.clone(), 7);
         }
+        let keys = [Key::Name(NETWORK, endpoint().name), Key::Endpoint(NETWORK, ONE), Key::Address(NETWORK, address())];
+        assert_eq!(owned.keys(), keys.into());
         assert_eq!(owned.unannounced(7), []);
         assert_eq!(owned.unannounced(8), claims);
         assert!(!owned.announced(&claims[0], Ok(8)));

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{Txn, TxnOp, TxnOpResponse, TxnResponse};
-use tokio::time::{sleep, timeout};
+use etcd_client::{Compare, CompareOp, Txn, TxnOp, TxnOpResponse, TxnResponse};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::claims::{Outcome, outcome};
 use super::client::{Released, Shared, json};
@@ -18,10 +18,16 @@ const BATCH: usize = 32;
 /// How long the keeper waits after a failure before it tries again.
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// How many signs of life fit into a lease: two may get lost.
+pub(super) const BEATS: u32 = 3;
+/// How many leases pass between two looks at what is attached to this host's.
+const SWEEP: u32 = 4;
+
 const REGISTER: &str = "to register this host";
 const KEEP: &str = "to keep this host registered";
 const ANNOUNCE: &str = "to announce what this host has";
 const RELEASE: &str = "to take back what this host had";
+const LOOK: &str = "to see what this host has";
 
 /// Gets a lease, and registers the host under it.
 ///
@@ -42,6 +48,7 @@ pub(super) async fn register(shared: &Shared) -> Result<i64, ClusterError> {
 
 /// Keeps the host registered for ever.
 pub(super) async fn keep(shared: Arc<Shared>, mut lease: Option<i64>) {
+    let mut swept = Instant::now();
     loop {
         let Some(alive) = lease else {
             match register(&shared).await {
@@ -57,7 +64,7 @@ pub(super) async fn keep(shared: Arc<Shared>, mut lease: Option<i64>) {
             continue;
         };
         let result = match shared.etcd.keep_alive(KEEP, alive).await {
-            Ok(()) => catch_up(&shared, alive).await,
+            Ok(()) => catch_up(&shared, alive, &mut swept).await,
             Err(error) => Err(error),
         };
         match result {
@@ -78,10 +85,34 @@ pub(super) async fn keep(shared: Arc<Shared>, mut lease: Option<i64>) {
     }
 }
 
-/// Does what had to wait for etcd, and announces what is not under this lease.
-async fn catch_up(shared: &Shared, lease: i64) -> Result<(), ClusterError> {
+/// Does what had to wait for etcd, announces what is not under this lease, and now and then looks for what is too much.
+async fn catch_up(shared: &Shared, lease: i64, swept: &mut Instant) -> Result<(), ClusterError> {
     flush(shared).await?;
-    announce(shared, lease).await
+    announce(shared, lease).await?;
+    if swept.elapsed() > shared.beat * BEATS * SWEEP {
+        sweep(shared, lease).await?;
+        *swept = Instant::now();
+    }
+    Ok(())
+}
+
+/// Deletes what is attached to the lease and is nobody's here. A member that hung may carry out a request long after another
+/// did, and after what came of it was taken back.
+async fn sweep(shared: &Shared, lease: i64) -> Result<(), ClusterError> {
+    let _alone = shared.order.write().await;
+    let attached = shared.etcd.attached(LOOK, lease).await?;
+    let ours = shared.owned().keys();
+    let is_stray = |key: &&Vec<u8>| match shared.keys.decode(key) {
+        Some(Key::Host(_)) | None => false,
+        Some(key) => !ours.contains(&key),
+    };
+    for key in attached.iter().filter(is_stray) {
+        tracing::warn!(key = %String::from_utf8_lossy(key), "what this host gave up is still in etcd, and is deleted");
+        let still = Compare::lease(key.as_slice(), CompareOp::Equal, lease);
+        let delete = TxnOp::delete(key.as_slice(), None);
+        shared.etcd.txn(RELEASE, Txn::new().when([still]).and_then([delete])).await?;
+    }
+    Ok(())
 }
 
 /// Takes back what is to be taken back.

@@ -27,9 +27,9 @@ async fn two_hundred_at_once_from_three_hosts_get_two_hundred_addresses() {
     assert_eq!(given.len(), 200);
     // From the first on, without gaps.
     assert_eq!(given, candidates(0).take(200).collect());
-    // A revision a lease, and none for tries in vain.
+    // A revision a lease, or two where an answer was lost; none for tries in vain.
     let after = hosts.iter().map(|host| host.health().revision).max().expect("three");
-    assert_eq!(after - before, 200);
+    assert!((200..=400).contains(&(after - before)), "{}", after - before);
 
     let mut rest = JoinSet::new();
     for number in 0..60 {

@@ -4,13 +4,15 @@ use std::net::IpAddr;
 
 use vswitch::cluster::{ClusterError, Host, Update};
 
-use crate::harness::{Etcd, Seen, candidates, connect, draft, endpoint, eventually, host, join};
+use crate::harness::{
+    BRIEF, Etcd, Seen, brief, candidates, connect, draft, endpoint, eventually, host, join, join_briefly,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_dies_loses_all_it_had_and_one_that_leaves_at_once() {
     let etcd = Etcd::start().await;
     let one = join(&etcd, "one").await;
-    let two = join(&etcd, "two").await;
+    let two = join_briefly(&etcd, "two").await;
     let mut seen = Seen::from(&one).await;
     assert_eq!(seen.hosts(), ["one", "two"]);
     let network = one.create_network(draft("blue", "10.9.0.0/24")).await.expect("created");
@@ -27,7 +29,8 @@ async fn a_host_that_dies_loses_all_it_had_and_one_that_leaves_at_once() {
     assert_eq!(taken, Err(ClusterError::AddressTaken { address: asked, owner }));
 
     // Longer than the lease: it is kept alive.
-    tokio::time::sleep(std::time::Duration::from_secs(4)).await;
+    tokio::time::sleep(BRIEF * 2).await;
+    assert_eq!(seen.endpoints(), ["db"]);
     assert!(two.health().registered && one.health().registered);
     drop(two);
     seen.until("it is gone", |seen| seen.hosts() == ["one"] && seen.endpoints().is_empty()).await;
@@ -106,7 +109,7 @@ async fn a_daemon_that_starts_again_takes_over_what_it_had() {
     let etcd = Etcd::start().await;
     let one = join(&etcd, "one").await;
     let me = host("two");
-    let before = connect(etcd.options(), me.clone()).await;
+    let before = connect(brief(&etcd), me.clone()).await;
     let mut seen = Seen::from(&one).await;
     let network = one.create_network(draft("blue", "10.9.0.0/24")).await.expect("created");
     let web = endpoint(&network, "web");
@@ -114,13 +117,13 @@ async fn a_daemon_that_starts_again_takes_over_what_it_had() {
     before.put_endpoint(web.clone()).await.expect("announced");
     drop(before);
 
-    let after = connect(etcd.options(), me.clone()).await;
+    let after = connect(brief(&etcd), me.clone()).await;
     let again = after.lease_address(network.id, web.id, std::iter::once(address)).await;
     assert_eq!(again, Ok(address));
     after.put_endpoint(web.clone()).await.expect("announced");
     after.update_host(Host { public_key: Some("key".to_owned()), ..me.clone() }).await.expect("updated");
     // The lease of the first has ended by then; were anything still on it, it would go.
-    tokio::time::sleep(std::time::Duration::from_secs(6)).await;
+    tokio::time::sleep(BRIEF * 3).await;
     let changed = |seen: &Seen| seen.all.hosts.get(&me.id).is_some_and(|host| host.public_key.is_some());
     seen.until("the key is seen", changed).await;
     assert_eq!((seen.hosts(), seen.endpoints()), (vec!["one", "two"], vec!["web"]));
@@ -128,4 +131,30 @@ async fn a_daemon_that_starts_again_takes_over_what_it_had() {
     assert!(late.is_err(), "nothing went: {late:?}");
     let mine = one.lease_address(network.id, endpoint(&network, "db").id, std::iter::once(address)).await;
     assert!(matches!(mine, Err(ClusterError::AddressTaken { .. })), "{mine:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_late_request_leaves_is_found_and_deleted() {
+    let etcd = Etcd::start().await;
+    let one = join_briefly(&etcd, "one").await;
+    let network = one.create_network(draft("blue", "10.9.0.0/24")).await.expect("created");
+    let web = endpoint(&network, "web");
+    let address = one.lease_address(network.id, web.id, candidates(0)).await.expect("leased");
+    one.put_endpoint(web.clone()).await.expect("announced");
+    let lease = etcd.lease_of("one").await;
+    let mut client = etcd.client(None).await.expect("a client");
+    let options = || Some(etcd_client::PutOptions::new().with_lease(lease));
+    let stray = format!("/vswitch/addresses/{}/10.9.0.99", network.id);
+    client.put(stray.as_str(), "late", options()).await.expect("put");
+    client.put("/vswitch/kind/of/tomorrow", "x", options()).await.expect("put");
+    eventually("the stray is gone", async || {
+        client.get(stray.as_str(), None).await.expect("an answer").kvs().is_empty()
+    })
+    .await;
+    for kept in
+        ["kind/of/tomorrow", &format!("addresses/{}/{address}", network.id), &format!("names/{}/web", network.id)]
+    {
+        let found = client.get(format!("/vswitch/{kept}"), None).await.expect("an answer");
+        assert_eq!(found.kvs().len(), 1, "{kept}");
+    }
 }

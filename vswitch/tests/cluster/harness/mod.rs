@@ -17,20 +17,32 @@ pub use self::etcd::Etcd;
 /// How long a condition may take: nothing that a slow machine breaks.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The lease of hosts that join briefly.
+pub const BRIEF: Duration = Duration::from_secs(5);
+
 /// A host that is called `name`.
 pub fn host(name: &str) -> Host {
     let id = HostId::random().expect("random bytes");
     Host { id, name: name.to_owned(), address: IpAddr::from([192, 0, 2, 1]), public_key: None }
 }
 
-/// Joins as a host that is called `name`, with the shortest lease.
+/// Joins as a host that is called `name`.
 pub async fn join(etcd: &Etcd, name: &str) -> Cluster {
     connect(etcd.options(), host(name)).await
 }
 
+/// The same with a lease that a test can outwait, and a slow machine can keep.
+pub async fn join_briefly(etcd: &Etcd, name: &str) -> Cluster {
+    connect(brief(etcd), host(name)).await
+}
+
+/// How to reach all members, with such a lease.
+pub fn brief(etcd: &Etcd) -> Options {
+    etcd.options().with_lease(BRIEF.as_secs()).expect("a lease")
+}
+
 /// Joins as this host.
 pub async fn connect(options: Options, host: Host) -> Cluster {
-    let options = options.with_lease(2).expect("a lease");
     Cluster::connect(options, host).await.expect("etcd is there")
 }
 
