@@ -6,7 +6,7 @@
 pub mod api;
 pub mod apply;
 pub mod cli;
-
+pub mod cluster;
 pub mod daemon;
 pub mod datapath;
 pub mod dns;

@@ -96,7 +96,9 @@ impl<'a> Trial<'a> {
                 .chain(self.filters.iter().cloned())
                 .collect(),
         };
-        let script = Script::new(tests.tests.iter().map(task).collect());
+        // What is tested with etcd asks nothing of the kernel, and is no test where three of them share an emulated processor.
+        let tests_of_kernel = tests.tests.iter().filter(|(name, _)| name != "cluster");
+        let script = Script::new(tests_of_kernel.map(task).collect());
         let report = virtualization.run(&kernel, &script, std::slice::from_ref(&tests.vswitch), self.limit)?;
         ensure!(report.passed > 0, "no test ran on Linux {}", kernel.release);
         Ok(report)

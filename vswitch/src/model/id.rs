@@ -1,4 +1,4 @@
-//! Ids of networks and endpoints: 32 random bytes, written as 64 hex digits.
+//! Ids of networks, endpoints and hosts: 32 random bytes, written as 64 hex digits.
 
 use std::fmt;
 use std::fs::File;
@@ -117,6 +117,10 @@ id! {
 id! {
     /// The id of an endpoint.
     EndpointId
+}
+id! {
+    /// The id of a host in a cluster.
+    HostId
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ mod vlan;
 
 pub use drop_reason::explanation;
 pub use endpoint::{Endpoint, EndpointAddress, NetnsRecord, Phase};
-pub use id::{EndpointId, InvalidId, NetworkId, random_error};
+pub use id::{EndpointId, HostId, InvalidId, NetworkId, random_error};
 pub use instance::{Instance, Owner};
 pub use mac::{InvalidStationMac, StationMac};
 pub use name::{EndpointName, InstanceName, InterfaceName, InvalidInterfaceName, InvalidName, NetworkName};

@@ -1,6 +1,7 @@
 //! What comes as packages of the distribution: how to tell that it is there, and what the packages are called.
 
 use std::env;
+use std::process::{Command, Stdio};
 
 use super::{
     Purpose,
@@ -52,6 +53,11 @@ const fn program(purpose: Purpose, name: &'static str, packages: [&'static str; 
 
 /// The packages of Debian, Fedora, Arch and openSUSE.
 const PROGRAMS: &[Program] = &[
+    program(
+        Purpose::Build,
+        PROTOC,
+        ["protobuf-compiler libprotobuf-dev", "protobuf-compiler protobuf-devel", "protobuf", "protobuf-devel"],
+    ),
     program(Purpose::Run, "ip", ["iproute2", "iproute", "iproute2", "iproute2"]),
     program(Purpose::Run, "nsenter", ["util-linux", "util-linux", "util-linux", "util-linux"]),
     program(Purpose::Run, "ping", ["iputils-ping", "iputils", "iputils", "iputils"]),
@@ -63,6 +69,7 @@ const PROGRAMS: &[Program] = &[
     program(Purpose::Test, "busybox", ["busybox-static", "busybox", "busybox", "busybox-static"]),
     program(Purpose::Test, "dig", ["bind9-dnsutils", "bind-utils", "bind", "bind-utils"]),
     program(Purpose::Test, "dnsmasq", ["dnsmasq-base", "dnsmasq", "dnsmasq", "dnsmasq"]),
+    program(Purpose::Test, "etcd", ["etcd-server", "etcd", "etcd", "etcd"]),
     program(Purpose::Test, "tcpdump", ["tcpdump", "tcpdump", "tcpdump", "tcpdump"]),
     program(Purpose::Test, "tshark", ["tshark", "wireshark-cli", "wireshark-cli", "wireshark"]),
     program(Purpose::Test, "depmod", ["kmod", "kmod", "kmod", "kmod"]),
@@ -82,6 +89,7 @@ pub fn missing(purpose: Purpose) -> Vec<Requirement> {
     let programs = programs.filter(|program| cfg!(target_arch = "x86_64") || program.name != QEMU);
     let missing = programs.filter(|program| match program.name {
         "busybox" => !has_static_busybox(),
+        PROTOC => !has_protoc(),
         name => !programs::exists(name),
     });
     let requirement = |program: &Program| {
@@ -98,6 +106,16 @@ pub fn missing(purpose: Purpose) -> Vec<Requirement> {
 /// It is to run where there are no shared libraries yet.
 fn has_static_busybox() -> bool {
     programs::find("busybox").is_some_and(|file| crate::kernels::libraries::is_static(&file))
+}
+
+/// The compiler of etcd's messages, which are part of the program that talks to it.
+const PROTOC: &str = "protoc";
+
+/// It needs the messages that all others are described with, and on Debian they are another package.
+fn has_protoc() -> bool {
+    let mut command = Command::new(PROTOC);
+    command.args(["--descriptor_set_out=/dev/null", "google/protobuf/descriptor.proto"]).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
 }
 
 /// What building bpf-linker needs and is not there.

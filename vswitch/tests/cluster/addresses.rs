@@ -1,0 +1,96 @@
+//! No address is handed out twice.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+use vswitch::cluster::{ClusterError, Released};
+use vswitch::model::{EndpointId, NetworkId};
+
+use crate::harness::{Etcd, candidates, draft, endpoint, join};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hundred_at_once_from_three_hosts_get_two_hundred_addresses() {
+    let etcd = Etcd::start().await;
+    let hosts = [join(&etcd, "one").await, join(&etcd, "two").await, join(&etcd, "three").await].map(Arc::new);
+    let network = hosts[0].create_network(draft("blue", "10.9.0.0/24")).await.expect("created");
+    let before = hosts[0].health().revision;
+    let mut leases = JoinSet::new();
+    for number in 0..200 {
+        let (host, id) = (hosts[number % 3].clone(), network.id);
+        let endpoint = EndpointId::random().expect("random bytes");
+        leases.spawn(async move { (host.lease_address(id, endpoint, candidates(0)).await, host, endpoint) });
+    }
+    let all = leases.join_all().await;
+    let given: BTreeSet<IpAddr> = all.iter().map(|(address, ..)| address.clone().expect("leased")).collect();
+    assert_eq!(given.len(), 200);
+    // From the first on, without gaps.
+    assert_eq!(given, candidates(0).take(200).collect());
+    // A revision a lease, or two where an answer was lost; none for tries in vain.
+    let after = hosts.iter().map(|host| host.health().revision).max().expect("three");
+    assert!((200..=400).contains(&(after - before)), "{}", after - before);
+
+    let mut rest = JoinSet::new();
+    for number in 0..60 {
+        let (host, id) = (hosts[number % 3].clone(), network.id);
+        let endpoint = EndpointId::random().expect("random bytes");
+        rest.spawn(async move { host.lease_address(id, endpoint, candidates(0)).await });
+    }
+    let rest = rest.join_all().await;
+    assert_eq!(rest.iter().filter(|lease| lease.is_ok()).count(), 53);
+    let full = rest.iter().filter(|lease| **lease == Err(ClusterError::Full { tried: 253 })).count();
+    assert_eq!(full, 7);
+
+    let (address, host, endpoint) = &all[0];
+    let address = address.clone().expect("leased");
+    let stranger = EndpointId::random().expect("random bytes");
+    host.release_address(network.id, stranger, address).await;
+    assert!(host.lease_address(network.id, stranger, candidates(0)).await.is_err(), "it was not the stranger's");
+    assert_eq!(host.release_address(network.id, *endpoint, address).await, Released::Done);
+    assert_eq!(hosts[1].lease_address(network.id, stranger, candidates(0)).await, Ok(address));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_is_asked_for_is_given_or_its_owner_named() {
+    let etcd = Etcd::start().await;
+    let one = join(&etcd, "one").await;
+    let two = join(&etcd, "two").await;
+    let network = one.create_network(draft("blue", "10.9.0.0/24")).await.expect("created");
+    let (web, db) = (endpoint(&network, "web"), endpoint(&network, "db"));
+    let six = IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 9]);
+    assert_eq!(one.lease_address(network.id, web.id, std::iter::once(six)).await, Ok(six));
+    assert_eq!(one.lease_address(network.id, web.id, std::iter::once(six)).await, Ok(six), "it has it already");
+    one.put_endpoint(web.clone()).await.expect("announced");
+    let taken = two.lease_address(network.id, db.id, std::iter::once(six)).await.expect_err("taken");
+    assert_eq!(
+        taken.to_string(),
+        "address fd00::9 is already in use by endpoint web on host one (choose another, or leave it out)"
+    );
+    // The next, where there is a choice.
+    let next = (9..).map(|last| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, last]));
+    let ten = IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 10]);
+    assert_eq!(two.lease_address(network.id, db.id, next).await, Ok(ten));
+    let nowhere = NetworkId::from_bytes([9; 32]);
+    assert_eq!(one.lease_address(nowhere, web.id, candidates(0)).await, Err(ClusterError::NetworkGone(nowhere)));
+    assert_eq!(one.lease_address(network.id, web.id, std::iter::empty()).await, Err(ClusterError::Full { tried: 0 }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_with_thousands_of_leases_still_gives_the_first_free_one() {
+    let etcd = Etcd::start().await;
+    let one = join(&etcd, "one").await;
+    let network = one.create_network(draft("blue", "10.9.0.0/16")).await.expect("created");
+    let all = || (2_u32..65534).map(|host| IpAddr::from([10, 9, host.to_be_bytes()[2], host.to_be_bytes()[3]]));
+    let mut client = etcd.client(None).await.expect("a client");
+    let owner = format!("{0}/{0}", "ab".repeat(32));
+    let taken: Vec<_> = all().take(3000).collect();
+    for batch in taken.chunks(100) {
+        let key = |address: &IpAddr| format!("/vswitch/addresses/{}/{address}", network.id);
+        let puts: Vec<_> =
+            batch.iter().map(|address| etcd_client::TxnOp::put(key(address), owner.as_str(), None)).collect();
+        client.txn(etcd_client::Txn::new().and_then(puts)).await.expect("put");
+    }
+    let web = endpoint(&network, "web");
+    assert_eq!(one.lease_address(network.id, web.id, all()).await.ok(), all().nth(3000));
+}
