@@ -26,6 +26,8 @@ const WHOLE: u8 = 128;
 pub(super) struct Kernel {
     index: u32,
     name: String,
+    /// It was not there before.
+    made: bool,
     genetlink: Arc<Mutex<Genetlink>>,
 }
 
@@ -48,7 +50,7 @@ impl Kernel {
             },
             Err(error) => return Err(error.into()),
         };
-        match Self::with(index, name, key, port, netns).await {
+        match Self::with(index, made, name, key, port, netns).await {
             Ok(kernel) => Ok(Some(kernel)),
             Err(error) => {
                 if made {
@@ -61,13 +63,14 @@ impl Kernel {
 
     async fn with(
         index: u32,
+        made: bool,
         name: &str,
         key: &PrivateKey,
         port: u16,
         netns: Option<&Netns>,
     ) -> Result<Self, WireguardError> {
         let genetlink = Genetlink::open(netns)?.map_err(|source| generic("find", name, source))?;
-        let kernel = Self { index, name: name.to_owned(), genetlink: Arc::new(Mutex::new(genetlink)) };
+        let kernel = Self { index, name: name.to_owned(), made, genetlink: Arc::new(Mutex::new(genetlink)) };
         let key = key.clone();
         let secret = move || WireguardAttribute::PrivateKey(key.secret().to_bytes());
         kernel.work("set the key of", move |genetlink| genetlink.set(index, secret())).await?;
@@ -80,6 +83,11 @@ impl Kernel {
 
     pub(super) const fn index(&self) -> u32 {
         self.index
+    }
+
+    /// Whether opening it made it, and did not find it.
+    pub(super) const fn is_new(&self) -> bool {
+        self.made
     }
 
     /// Adds a peer, or moves one; its sessions go on.

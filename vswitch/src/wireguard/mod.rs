@@ -132,7 +132,10 @@ impl Device {
         match device.configure(name, mtu, netns).await {
             Ok(()) => Ok(device),
             Err(error) => {
-                device.close().await?;
+                // One that was found goes on as it did.
+                if !matches!(&device.work, Work::Kernel(kernel) if !kernel.is_new()) {
+                    device.close().await?;
+                }
                 // The kernel's takes its port when it is switched on.
                 Err(match error {
                     WireguardError::Netlink(NetlinkError::Kernel { errno: nix::errno::Errno::EADDRINUSE, .. }) => {
@@ -184,7 +187,9 @@ impl Device {
         if key == self.own {
             return Err(WireguardError::OwnKey(key));
         }
-        let address = endpoint.ip();
+        // One of IPv4 that is written as one of IPv6 would go to the wrong socket.
+        let address = endpoint.ip().to_canonical();
+        let endpoint = if address.is_ipv4() { SocketAddr::new(address, endpoint.port()) } else { endpoint };
         if endpoint.port() == 0 || address.is_unspecified() || address.is_multicast() {
             return Err(WireguardError::Endpoint { endpoint });
         }
