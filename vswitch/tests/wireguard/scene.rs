@@ -1,7 +1,7 @@
 //! Hosts on one wire, each with a WireGuard device.
 
 use std::future::Future;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind, Write as _};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
@@ -118,7 +118,8 @@ impl Scene {
     pub fn open(&mut self, number: usize) {
         let device = self.try_open(number, Some(self.backend)).expect("a device");
         assert_eq!(device.backend(), self.backend);
-        println!("backend: {:?}", device.backend());
+        // Past the harness, which shows what is printed only of tests that fail.
+        writeln!(io::stderr(), "backend: {:?}", device.backend()).expect("standard error");
         self.hosts[number].device = Some(device);
     }
 
