@@ -24,3 +24,4 @@ pub mod served;
 pub mod store;
 pub mod switch;
 pub mod watching;
+pub mod wireguard;

@@ -15,7 +15,7 @@ use crate::{
 
 /// The tests that are run again on other kernels: what depends on the kernel's age, from the hooks to the last trace of
 /// them. `cargo xtask kernels` runs all; without KVM that takes half an hour.
-const OF_KERNELS: [&str; 19] = [
+const OF_KERNELS: [&str; 23] = [
     "accounting::every_frame_is_accounted_for_with_tc",
     "attach::three_containers",
     "down::down_cleans",
@@ -35,6 +35,10 @@ const OF_KERNELS: [&str; 19] = [
     "a_pair_of_veth",
     "this_kernel",
     "the_loaded_programs",
+    "a_replayed_packet",
+    "hosts_of_either_kind",
+    "nothing_of_what_is_sent",
+    "the_kernels_device",
 ];
 
 /// What `cargo xtask test` takes.

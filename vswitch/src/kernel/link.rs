@@ -189,6 +189,11 @@ pub(super) fn vxlan(name: &str, port: u16) -> LinkMessage {
     message
 }
 
+/// The order for a WireGuard device, which has no keys yet.
+pub(super) fn wireguard(name: &str, mtu: u32) -> LinkMessage {
+    with(end(name, None, mtu), LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Wireguard)]))
+}
+
 fn end(name: &str, mac: Option<Mac>, mtu: u32) -> LinkMessage {
     let mut message = LinkMessage::default();
     message.attributes = vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::Mtu(mtu)];

@@ -141,6 +141,24 @@ impl Netlink {
         Ok(index)
     }
 
+    /// Makes a WireGuard device, down and without keys. Returns its number.
+    ///
+    /// # Errors
+    /// [`NetlinkError::Exists`]; [`NetlinkError::Kernel`] with EOPNOTSUPP where the kernel has no WireGuard.
+    pub async fn create_wireguard(&self, name: &str, mtu: u32) -> Result<u32, NetlinkError> {
+        const OPERATION: &str = "make the device";
+        let create = RouteNetlinkMessage::NewLink(link::wireguard(name, mtu));
+        let requests = [
+            Request::new(create, NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL),
+            Request::acknowledged(RouteNetlinkMessage::GetLink(link::query_name(name))),
+        ];
+        let [created, found] = self.connection.transact(OPERATION, requests).await?;
+        let refused = |refusal| NetlinkError::refused(OPERATION, name, refusal);
+        created.map_err(refused)?;
+        let unread = NetlinkError::NoAnswer { operation: OPERATION, object: name.to_owned() };
+        Ok(found.map_err(refused)?.iter().find_map(link_in).ok_or(unread)?.index)
+    }
+
     /// Removes a link; fine if it is gone.
     ///
     /// # Errors

@@ -161,7 +161,7 @@ mount --make-rshared /
 hostname vswitch-test
 ip link set lo up
 # There before several tests ask for it at once: whoever asks while a module is being loaded may be told that there is none.
-for module in veth bridge macvlan; do modprobe $module 2>/dev/null; done
+for module in veth bridge macvlan tun wireguard; do modprobe $module 2>/dev/null; done
 ulimit -Hn 524288
 
 # The first serial line is the kernel's, the second ours. Raw, or every line would end in CR LF.
