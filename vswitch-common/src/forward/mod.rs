@@ -9,6 +9,8 @@ mod parent;
 mod size;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tunnel_tests;
 mod vlan;
 
 pub use early::forward_early;
