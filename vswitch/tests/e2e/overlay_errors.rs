@@ -80,16 +80,33 @@ fn where_the_udp_port_is_taken_the_network_is_refused() {
     host.start(&[]);
     let network = create(&SUBNET, "net");
     let way_out = ["4789", "in use", "--vxlan-port"];
-    host.netns.ip("link add vx0 type vxlan external dstport 4789");
-    refused(host, &network, &way_out);
-    host.netns.ip("link set vx0 up");
-    refused(host, &network, &way_out);
-    host.netns.ip("link del vx0");
+    for kind in ["external", "id 9 remote 192.0.2.2", "external udp6zerocsumrx nolearning"] {
+        host.netns.ip(&format!("link add vx0 type vxlan {kind} dstport 4789"));
+        host.netns.ip("link set vx0 up");
+        refused(host, &network, &way_out);
+        host.netns.ip("link del vx0");
+    }
     let socket = host.netns.inside(|| std::net::UdpSocket::bind(("0.0.0.0", 4789))).expect("the port is free");
     refused(host, &network, &way_out);
     drop(socket);
     host.ok(&network);
     assert!(cloud.tunnels(0).is_some());
+}
+
+#[test]
+fn of_two_instances_on_a_host_the_second_takes_another_udp_port() {
+    let cloud = Cloud::down(1, Family::V4);
+    let host = &cloud.hosts[0];
+    host.start(&[]);
+    host.ok(&create(&SUBNET, "net"));
+    let beside = Host::beside(&host.netns);
+    beside.start(&["--subnet", "10.202.0.0/24"]);
+    let network = create(&["--subnet", "10.12.0.0/16", "-o", "vni=77"], "net");
+    refused(&beside, &network, &["4789", "in use", "--vxlan-port"]);
+    beside.stop(&[]);
+    beside.start(&["--subnet", "10.202.0.0/24", "--vxlan-port", "4790"]);
+    beside.ok(&network);
+    assert_eq!(host.netns.ip_json("link show type vxlan").len(), 2);
 }
 
 #[test]

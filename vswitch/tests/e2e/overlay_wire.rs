@@ -20,10 +20,6 @@ fn a_dissector_finds_vxlan_with_the_vni_and_a_source_port_for_each_flow() {
             options.extend(["-e", field]);
         }
         let tshark = cloud.tshark(0, &options);
-        for _ in 0..16 {
-            // A flow each: another port.
-            udp(&cloud.containers[0], &cloud.containers[1], cloud.at[1].ipv4, 100, 1);
-        }
         let remote = cloud.peer(1);
         let rows = || -> Vec<Vec<String>> {
             let printed = tshark.printed();
@@ -31,6 +27,8 @@ fn a_dissector_finds_vxlan_with_the_vni_and_a_source_port_for_each_flow() {
             rows.filter(|row| row.len() == 7 && (row[3] == remote || row[4] == remote)).collect()
         };
         let rows = crate::harness::settles("they are all seen", || {
+            // A flow each: another port.
+            udp(&cloud.containers[0], &cloud.containers[1], cloud.at[1].ipv4, 100, 1);
             let rows = rows();
             if rows.len() >= 16 { Ok(rows) } else { Err((tshark.printed(), tshark.complained())) }
         });

@@ -23,10 +23,7 @@ pub struct PeerRow {
     pub last_seen_seconds: Option<u64>,
     pub networks: usize,
     pub rx_bytes: u64,
-    pub tx_bytes: u64,
     pub rx_frames: u64,
-    pub tx_frames: u64,
-    pub drops: u64,
 }
 
 /// The hosts, each with `under0` on the underlay, and what is on them.
