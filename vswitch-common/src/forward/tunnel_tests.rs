@@ -2,7 +2,7 @@
 
 use std::vec::Vec;
 
-use super::tests::{A, B, HOST, NOW, OTHER, STRANGER, decided, frame, tables as without_tunnels};
+use super::tests::{A, B, HOST, NOW, OTHER, STRANGER, WIRE, decided, frame, tables as without_tunnels};
 use super::*;
 use crate::mac::Mac;
 use crate::packet::address::Address;
@@ -220,7 +220,7 @@ fn from_a_tunnel_frames_go_to_containers_and_uplinks() {
     let to_a = delivery(&from(&tables, 0, A, FAR[0]));
     assert_eq!((to_a.port, to_a.ifindex, to_a.kind(), to_a.way), (PortNumber(1), 11, Some(PortKind::Container), 0));
     assert_eq!(delivery(&from(&tables, 1, B, FAR[1])).port, PortNumber(2));
-    assert_eq!(delivery(&from(&tables, 1, super::tests::WIRE, FAR[1])).kind(), Some(PortKind::Uplink));
+    assert_eq!(delivery(&from(&tables, 1, WIRE, FAR[1])).kind(), Some(PortKind::Uplink));
 }
 
 #[test]
@@ -231,9 +231,9 @@ fn no_frame_passes_from_tunnel_to_tunnel() {
     assert_eq!(decided(&from(&tables, 1, FAR[0], FAR[1])), isolated);
     assert_eq!(decided(&from(&tables, 0, FAR[0], STRANGER)), Verdict::Drop(DropReason::SamePort));
     for destination in [Mac::BROADCAST, Mac([1, 0, 0x5e, 0, 0, 1]), STRANGER] {
-        for remote in 0..2 {
-            let bytes = said(destination, FAR[remote]);
-            let decision = from(&tables, remote, destination, FAR[remote]);
+        for (remote, far) in FAR.into_iter().enumerate() {
+            let bytes = said(destination, far);
+            let decision = from(&tables, remote, destination, far);
             let got = copies(&decision, &bytes, &tables);
             assert!(!got.iter().any(|number| (7..=10).contains(number)), "{destination}: {got:?}");
         }
@@ -244,13 +244,13 @@ fn no_frame_passes_from_tunnel_to_tunnel() {
 fn no_frame_passes_between_a_tunnel_and_the_host() {
     let tables = tables();
     let isolated = Verdict::Drop(DropReason::Isolated);
-    for remote in 0..2 {
-        assert_eq!(decided(&from(&tables, remote, HOST, FAR[remote])), isolated);
-        let back = forward(13, said(FAR[remote], HOST).as_slice(), &tables, NOW);
+    for (remote, far) in FAR.into_iter().enumerate() {
+        assert_eq!(decided(&from(&tables, remote, HOST, far)), isolated);
+        let back = forward(13, said(far, HOST).as_slice(), &tables, NOW);
         assert_eq!(decided(&back), isolated);
         for destination in [Mac::BROADCAST, Mac([0x33, 0x33, 0, 0, 0, 1]), STRANGER] {
-            let bytes = said(destination, FAR[remote]);
-            assert!(!copies(&from(&tables, remote, destination, FAR[remote]), &bytes, &tables).contains(&3));
+            let bytes = said(destination, far);
+            assert!(!copies(&from(&tables, remote, destination, far), &bytes, &tables).contains(&3));
         }
     }
     for destination in [Mac::BROADCAST, Mac([0x33, 0x33, 0, 0, 0, 1]), STRANGER] {
@@ -296,12 +296,12 @@ fn who_is_isolated_here_is_so_from_everybody_behind_a_tunnel() {
     let mut tables = tables();
     tables.ports.get_mut(&PortNumber(1)).expect("A").flags |= Port::ISOLATED;
     let isolated = Verdict::Drop(DropReason::Isolated);
-    for remote in 0..2 {
-        assert_eq!(decided(&forward(11, said(FAR[remote], A).as_slice(), &tables, NOW)), isolated);
-        assert_eq!(decided(&from(&tables, remote, A, FAR[remote])), isolated);
-        assert_eq!(delivery(&from(&tables, remote, B, FAR[remote])).port, PortNumber(2));
-        let bytes = said(Mac::BROADCAST, FAR[remote]);
-        assert_eq!(copies(&from(&tables, remote, Mac::BROADCAST, FAR[remote]), &bytes, &tables), [2, 4]);
+    for (remote, far) in FAR.into_iter().enumerate() {
+        assert_eq!(decided(&forward(11, said(far, A).as_slice(), &tables, NOW)), isolated);
+        assert_eq!(decided(&from(&tables, remote, A, far)), isolated);
+        assert_eq!(delivery(&from(&tables, remote, B, far)).port, PortNumber(2));
+        let bytes = said(Mac::BROADCAST, far);
+        assert_eq!(copies(&from(&tables, remote, Mac::BROADCAST, far), &bytes, &tables), [2, 4]);
     }
     let bytes = said(Mac::BROADCAST, A);
     assert_eq!(copies(&forward(11, bytes.as_slice(), &tables, NOW), &bytes, &tables), [2, 3, 4]);
@@ -321,9 +321,9 @@ fn floods_go_to_every_tunnel_of_the_network_and_what_comes_by_one_to_those_here(
             let decision = forward(ifindex, bytes.as_slice(), &tables, NOW);
             assert_eq!(copies(&decision, &bytes, &tables), expected, "{source} to {destination}");
         }
-        for remote in 0..2 {
-            let bytes = said(destination, FAR[remote]);
-            let decision = from(&tables, remote, destination, FAR[remote]);
+        for (remote, far) in FAR.into_iter().enumerate() {
+            let bytes = said(destination, far);
+            let decision = from(&tables, remote, destination, far);
             assert_eq!(copies(&decision, &bytes, &tables), from_peer, "peer {remote} to {destination}");
         }
     }
