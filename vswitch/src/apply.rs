@@ -282,7 +282,9 @@ impl Made {
 
     async fn create_vxlan(&mut self, device: &str, port: u16, mark: &str, scene: Scene<'_>) -> Result<(), ApplyError> {
         let made = match scene.host.create_vxlan(device, port, mark).await {
-            Err(NetlinkError::Exists { .. }) => match scene.host.link_by_name(device).await? {
+            Err(exists @ NetlinkError::Exists { .. }) => match scene.host.link_by_name(device).await? {
+                // Not one of this name: another one that gets all that comes to the port.
+                None => return Err(exists.into()),
                 Some(link) if link.alias.as_deref() == Some(mark) => {
                     self.indexes.insert(Device::host(device), link.index);
                     return Ok(());
@@ -292,7 +294,7 @@ impl Made {
                     scene.host.delete_link(link.index).await?;
                     scene.host.create_vxlan(device, port, mark).await
                 }
-                _ => return Err(ApplyError::DeviceTaken(device.to_owned())),
+                Some(_) => return Err(ApplyError::DeviceTaken(device.to_owned())),
             },
             made => made,
         };

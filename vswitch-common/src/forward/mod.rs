@@ -9,6 +9,8 @@ mod parent;
 mod size;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tunnel_tests;
 pub mod underlay;
 mod vlan;
 

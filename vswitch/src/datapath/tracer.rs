@@ -7,6 +7,7 @@ use std::io::ErrorKind;
 use aya::Ebpf;
 use aya::maps::{Array, MapData, ProgramArray};
 use aya::programs::{Program, ProgramError, SchedClassifier, TestRun as _, TestRunOptions, Xdp as XdpProgram};
+use vswitch_common::packet::TunnelKey;
 use vswitch_common::tables::PortKind;
 use vswitch_common::trace::{RECORDED, Trace};
 
@@ -64,7 +65,16 @@ impl Tracer {
     /// [`DatapathError::TraceRefused`] if the kernel does not run it: the frame is shorter than [`SHORTEST`], or than
     /// the IP header that its EtherType announces (kernel 6.18), or longer than a page; [`DatapathError::Trace`] else.
     pub fn tc(&mut self, kind: PortKind, ifindex: u32, mark: u32, frame: &[u8]) -> Result<Trace, DatapathError> {
-        self.classify(Hook::tc(kind), ifindex, 0, mark, frame)
+        self.classify(Hook::tc(kind), ifindex, 0, mark, [0; 5], frame)
+    }
+
+    /// What the program of tunnels decides about a frame of which a tunnel, the device `ifindex`, said `key`.
+    ///
+    /// # Errors
+    /// As for [`Tracer::tc`].
+    pub fn out_of_tunnel(&mut self, ifindex: u32, key: &TunnelKey, frame: &[u8]) -> Result<Trace, DatapathError> {
+        let [a, b, c, d] = key.remote.words();
+        self.classify(Hook::Tunnel, ifindex, 0, 0, [key.vni, a, b, c, d], frame)
     }
 
     /// What the program at a parent decides about a frame that leaves by it, the device `ifindex`: one that the host sends
@@ -73,7 +83,7 @@ impl Tracer {
     /// # Errors
     /// As for [`Tracer::tc`]; [`DatapathError::Trace`] also if it leaves the frame alone, as that of a port.
     pub fn tc_out(&mut self, ifindex: u32, from: u32, mark: u32, frame: &[u8]) -> Result<Trace, DatapathError> {
-        self.classify(Hook::ParentOut, ifindex, from, mark, frame)
+        self.classify(Hook::ParentOut, ifindex, from, mark, [0; 5], frame)
     }
 
     fn classify(
@@ -82,14 +92,18 @@ impl Tracer {
         ifindex: u32,
         from: u32,
         mark: u32,
+        control: [u32; 5],
         frame: &[u8],
     ) -> Result<Trace, DatapathError> {
         // struct __sk_buff (linux/bpf.h), 192 bytes: the mark is its third word, ingress_ifindex its tenth, ifindex its
-        // eleventh. Most others have to be zero.
+        // eleventh, and the control block from its thirteenth on. Most others have to be zero.
         let mut context = [0_u8; 192];
         context[8..12].copy_from_slice(&mark.to_ne_bytes());
         context[36..40].copy_from_slice(&from.to_ne_bytes());
         context[40..44].copy_from_slice(&ifindex.to_ne_bytes());
+        for (place, word) in context[48..].chunks_exact_mut(4).zip(control) {
+            place.copy_from_slice(&word.to_ne_bytes());
+        }
         let options = TestRunOptions { data_in: Some(frame), ctx_in: Some(&context), ..TestRunOptions::new() };
         let ran = classifier(&mut self.ebpf, hook).test_run(options);
         self.recorded(hook, frame.len(), ran.map(|result| result.return_value))

@@ -5,4 +5,5 @@ mod shared;
 
 mod switch;
 mod tables;
+mod tunnel;
 mod wire;

@@ -169,8 +169,16 @@ fn the_loaded_programs_decide_as_the_core_does() {
     // The corpus has to reach every verdict, or the agreement says little.
     for reason in DropReason::ALL {
         let reached = seen.contains_key(&format!("Drop({reason:?})"));
-        // Nothing in a decision fails a delivery: that happens afterwards. The last three are for children alone.
-        let other = [DropReason::DeliveryFailed, DropReason::ParentGone, DropReason::HostAccess, DropReason::NotRouted];
+        // Nothing in a decision fails a delivery: that happens afterwards. The others are for children and tunnels alone.
+        let other = [
+            DropReason::DeliveryFailed,
+            DropReason::ParentGone,
+            DropReason::HostAccess,
+            DropReason::NotRouted,
+            DropReason::UnknownVni,
+            DropReason::UnknownPeer,
+            DropReason::VxlanHeader,
+        ];
         assert_eq!(reached, !other.contains(&reason), "{reason:?} reached: {reached}");
     }
     for verdict in [

@@ -375,7 +375,15 @@ fn every_way_was_taken(names: &BTreeMap<String, usize>) {
         let reached =
             ["child", "wire", "host"].iter().any(|side| names.contains_key(&format!("{side}: Drop({reason:?})")));
         // These are for networks of containers and the host's port, or no decisions.
-        let other = [DropReason::DeliveryFailed, DropReason::OtherNetwork, DropReason::Internal, DropReason::Martian];
+        let other = [
+            DropReason::DeliveryFailed,
+            DropReason::OtherNetwork,
+            DropReason::Internal,
+            DropReason::Martian,
+            DropReason::UnknownVni,
+            DropReason::UnknownPeer,
+            DropReason::VxlanHeader,
+        ];
         assert_eq!(reached, !other.contains(&reason), "{reason:?} reached: {reached}");
     }
     let ways = [

@@ -1,0 +1,233 @@
+//! Containers on several hosts in one network, whatever is between the hosts.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use crate::harness::{Cloud, Family, Frame, Host, Mac, Netns, RawPort, eventually, heard, ping, ping_with, tcp, udp};
+
+/// Every pair reaches each other, in all ways; then what was learned, and what was counted.
+fn one_segment(family: Family) {
+    let cloud = Cloud::up(3, family);
+    for (one, other) in cloud.pairs() {
+        let (from, to) = (&cloud.containers[one], &cloud.containers[other]);
+        for address in cloud.addresses(other) {
+            ping(from, address);
+            ping_with(from, address, 4000);
+            udp(from, to, address, 18, 50);
+            udp(from, to, address, 1300, 50);
+            udp(from, to, address, 9000, 10);
+            tcp(from, to, address, 60 << 10);
+        }
+    }
+    for (one, other) in cloud.pairs() {
+        tcp(&cloud.containers[one], &cloud.containers[other], cloud.addresses(other)[0], 8 << 20);
+        assert_eq!(cloud.port_of(one, cloud.at[other].mac), Some(cloud.peer(other)), "learned behind its peer");
+    }
+    for number in 0..3 {
+        let host = &cloud.hosts[number];
+        for other in (0..3).filter(|other| *other != number) {
+            let counters = host.ports(&["net"]).remove(&cloud.peer(other)).expect("stats shows the tunnel");
+            assert_eq!(counters.accounted(), counters.rx_frames, "{counters:?}");
+            assert!(counters.rx_frames > 100 && counters.tx_frames > 100 && counters.forwarded > 100, "{counters:?}");
+        }
+        let peers = cloud.peers(number);
+        assert_eq!(peers.len(), 2);
+        assert!(peers.iter().all(|peer| (peer.state.as_str(), peer.networks) == ("up", 1)), "{peers:?}");
+    }
+}
+
+#[test]
+fn containers_on_three_hosts_are_one_segment_over_ipv4() {
+    one_segment(Family::V4);
+}
+
+#[test]
+fn containers_on_three_hosts_are_one_segment_over_ipv6() {
+    one_segment(Family::V6);
+}
+
+#[test]
+fn a_broadcast_is_heard_once_by_all_the_others() {
+    for family in [Family::V4, Family::V6] {
+        let cloud = Cloud::up(3, family);
+        // Somebody more on one of the hosts, and the hosts themselves.
+        let beside = Netns::new("beside");
+        cloud.hosts[0].attach(&beside, &["--network", "net"]);
+        for number in 0..3 {
+            let others = (0..3).filter(|other| *other != number).map(|other| &cloud.containers[other]);
+            let others: Vec<&Netns> = others.chain([&beside]).collect();
+            let from = &cloud.containers[number];
+            for _ in 0..5 {
+                assert_eq!(heard(from, cloud.at[number].ipv4, &others), [1; 3], "from {number}, {family:?}");
+            }
+        }
+        // None hears its own.
+        let port = RawPort::open(&cloud.containers[0], "eth0");
+        let [hello, mark] = ["hello", "mark"].map(|text| Frame::new(Mac::BROADCAST, cloud.at[0].mac, text));
+        port.send(&hello);
+        let listener = RawPort::open(&cloud.containers[1], "eth0");
+        let from_one = Frame::new(cloud.at[0].mac, cloud.at[1].mac, "answer");
+        port.send(&mark);
+        listener.send(&from_one);
+        let came = port.expect(&from_one);
+        assert!(!came.contains(&hello) && !came.contains(&mark), "{came:02x?}");
+    }
+}
+
+#[test]
+fn the_gateway_answers_on_each_host_and_is_no_other_hosts() {
+    let cloud = Cloud::up(2, Family::V4);
+    for number in 0..2 {
+        let at = &cloud.at[number];
+        let gateways = [IpAddr::from(at.gateway.expect("a gateway")), at.gateway6.expect("another").into()];
+        for gateway in gateways {
+            ping(&cloud.containers[number], gateway);
+            tcp(&cloud.containers[number], &cloud.hosts[number].netns, gateway, 1 << 20);
+        }
+        ping(&cloud.hosts[number].netns, at.ipv4);
+    }
+}
+
+#[test]
+fn a_container_that_moves_to_another_host_is_reached_there() {
+    let cloud = Cloud::up(3, Family::V4);
+    let [mac, ip] = ["02:00:00:00:44:01", "10.10.200.9"];
+    let address = Ipv4Addr::new(10, 10, 200, 9);
+    let nomad = Netns::new("nomad");
+    for (moves, place) in [1, 2, 1].into_iter().enumerate() {
+        let host = &cloud.hosts[place];
+        host.attach(&nomad, &["--network", "net", "--mac", mac, "--ip", ip]);
+        // It speaks, as whoever comes does.
+        ping(&nomad, cloud.at[0].ipv4);
+        ping(&cloud.containers[0], address);
+        tcp(&cloud.containers[0], &nomad, address, 1 << 20);
+        let station = cloud.hosts[0].fdb(&[]).into_iter().find(|station| station.mac.to_string() == mac);
+        let station = station.expect("it is learned");
+        assert_eq!((station.port, station.moves), (cloud.peer(place), moves as u64));
+        assert_eq!(station.kind, "dynamic");
+        host.ok(&["detach", "--netns", &nomad.path_argument()]);
+    }
+}
+
+#[test]
+fn what_fits_is_what_the_underlay_leaves() {
+    for (family, mtu) in [(Family::V4, 1450), (Family::V6, 1430)] {
+        let cloud = Cloud::up(2, family);
+        assert_eq!([cloud.at[0].mtu, cloud.at[1].mtu], [mtu; 2], "{family:?}");
+        for (from, to) in cloud.pairs() {
+            let port = RawPort::open(&cloud.containers[to], "eth0");
+            let bytes = [&[0x88, 0xb5][..], &vec![7; mtu as usize]].concat();
+            let full = Frame::raw(cloud.at[to].mac, cloud.at[from].mac, &bytes);
+            RawPort::open(&cloud.containers[from], "eth0").send(&full);
+            port.expect(&full);
+            // With DF, not one byte more.
+            let size = mtu - 28;
+            let text = cloud.at[to].ipv4.to_string();
+            let ping = |size: u32| {
+                let size = size.to_string();
+                let mut ping = cloud.containers[from].command("ping");
+                crate::harness::run(ping.args(["-M", "do", "-c", "1", "-W", "20", "-s", &size, &text]))
+            };
+            assert_eq!(ping(size).code, Some(0), "{family:?}");
+            assert_ne!(ping(size + 1).code, Some(0), "{family:?}");
+        }
+    }
+    let cloud = Cloud::with(2, Family::V4, &[], &["-o", "mtu=1300"]);
+    assert_eq!([cloud.at[0].mtu, cloud.at[1].mtu], [1300; 2]);
+    tcp(&cloud.containers[0], &cloud.containers[1], cloud.at[1].ipv4, 4 << 20);
+}
+
+#[test]
+fn networks_of_different_vnis_are_apart_and_one_may_be_called_vxlan() {
+    let cloud = Cloud::up(2, Family::V4);
+    let inside = ["other0", "other1"].map(Netns::new);
+    let ranges = ["10.11.1.0/24", "10.11.2.0/24"];
+    let at: Vec<_> = (0..2)
+        .map(|number| {
+            let create = ["network", "create", "-d", "overlay", "-o", "vni=5001", "--subnet", "10.11.0.0/16"];
+            cloud.hosts[number].ok(&[&create[..], &["--ip-range", ranges[number], "vxlan"]].concat());
+            cloud.hosts[number].attach(&inside[number], &["--network", "vxlan"])
+        })
+        .collect();
+    ping(&inside[0], at[1].ipv4);
+    tcp(&inside[1], &inside[0], at[0].ipv4, 1 << 20);
+    tcp(&cloud.containers[0], &cloud.containers[1], cloud.at[1].ipv4, 1 << 20);
+    // The same station there is another here.
+    let ports = [&cloud.containers[1], &inside[1]].map(|netns| RawPort::open(netns, "eth0"));
+    for (from, text, receiver, other) in
+        [(&inside[0], "to vxlan", &ports[1], &ports[0]), (&cloud.containers[0], "to net", &ports[0], &ports[1])]
+    {
+        let hello = Frame::new(Mac::BROADCAST, from.mac("eth0"), text);
+        RawPort::open(from, "eth0").send(&hello);
+        receiver.expect(&hello);
+        let mark = Frame::new(Mac::BROADCAST, cloud.at[0].mac, "mark");
+        if text == "to vxlan" {
+            RawPort::open(&cloud.containers[0], "eth0").send(&mark);
+            assert!(!other.expect(&mark).contains(&hello), "it came out of the other network");
+        } else {
+            assert!(!other.pending().contains(&hello), "it came out of the other network");
+        }
+    }
+    assert_eq!(cloud.peers(0)[0].networks, 2);
+    for host in &cloud.hosts {
+        assert!(!host.fdb(&["--network", "vxlan"]).iter().any(|station| station.mac == cloud.at[1].mac));
+    }
+    for (host, netns) in cloud.hosts.iter().zip(&inside) {
+        host.ok(&["detach", "--netns", &netns.path_argument()]);
+        host.ok(&["network", "rm", "vxlan"]);
+    }
+    ping(&cloud.containers[0], cloud.at[1].ipv4);
+}
+
+/// A machine on the underlay that is no host of containers, beyond the last of them.
+fn outside(cloud: &Cloud) -> (Netns, IpAddr) {
+    let outside = Netns::new("outside");
+    cloud.plug(&outside, 8);
+    (outside, Cloud::address(Family::V4, 8))
+}
+
+#[test]
+fn endpoints_reach_outside_and_ports_are_published() {
+    let cloud = Cloud::up(2, Family::V4);
+    let (outside, address) = outside(&cloud);
+    for container in &cloud.containers {
+        ping(container, address);
+        tcp(container, &outside, address, 1 << 20);
+    }
+    let web = Netns::new("web");
+    let at = cloud.hosts[0].attach(&web, &["--network", "net", "-p", "8080:80"]);
+    let listener = web.inside(|| std::net::TcpListener::bind((at.ipv4, 80))).expect("listening");
+    let host = Cloud::address(Family::V4, 0);
+    let connect = |from: &Netns| from.inside(|| std::net::TcpStream::connect((host, 8080)));
+    connect(&outside).expect("from outside");
+    listener.accept().expect("it came");
+    // A container on the other host gets there from its own host's address.
+    connect(&cloud.containers[1]).expect("from a container on the other host");
+    listener.accept().expect("it came");
+}
+
+#[test]
+fn an_internal_network_keeps_its_endpoints_in() {
+    let cloud = Cloud::with(2, Family::V4, &[], &["--internal"]);
+    let (outside, address) = outside(&cloud);
+    for (one, other) in cloud.pairs() {
+        for address in cloud.addresses(other) {
+            ping(&cloud.containers[one], address);
+        }
+        let reach = crate::harness::reaches(&cloud.containers[one], &outside, address, false);
+        assert_eq!(reach.to_string(), "no");
+    }
+}
+
+#[test]
+fn names_resolve_on_the_host_where_they_are() {
+    let cloud = Cloud::up(2, Family::V4);
+    let host: &Host = &cloud.hosts[0];
+    let web = Netns::new("web");
+    let at = host.attach(&web, &["--network", "net", "--alias", "site"]);
+    let server = cloud.at[0].nameservers[0];
+    let ask = |name: &str| crate::harness::dig(&cloud.containers[0], server, &[name, "A"]);
+    eventually("it is answered", || {
+        let answer = format!("{:?}", ask("site"));
+        answer.contains(&at.ipv4.to_string()).then_some(())
+    });
+}

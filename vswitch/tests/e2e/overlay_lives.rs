@@ -1,0 +1,109 @@
+//! What happens to overlay networks: peers go and come, daemons die, devices are removed.
+
+use crate::harness::{Cloud, Family, Flow, Frame, Mac, Pinger, RawPort, eventually, ping, reaches, tcp};
+
+#[test]
+fn a_peer_that_is_removed_is_a_stranger_until_it_is_added_again() {
+    let cloud = Cloud::up(3, Family::V4);
+    for (one, other) in cloud.pairs() {
+        ping(&cloud.containers[one], cloud.at[other].ipv4);
+    }
+    let flow = Flow::start(&cloud.containers[0], &cloud.containers[2], cloud.at[2].ipv4);
+    let mac = cloud.at[1].mac;
+    assert_eq!(cloud.port_of(0, mac), Some(cloud.peer(1)));
+    for _ in 0..2 {
+        flow.goes_on(50);
+        cloud.hosts[0].ok(&["peer", "rm", &cloud.peer(1)]);
+        assert_eq!(cloud.port_of(0, mac), None, "what was behind it is forgotten");
+        assert!(!cloud.hosts[0].ports(&["net"]).contains_key(&cloud.peer(1)));
+        for (one, other) in [(0, 1), (1, 0)] {
+            let (from, to) = (&cloud.containers[one], &cloud.containers[other]);
+            assert_eq!(reaches(from, to, cloud.at[other].ipv4.into(), false).to_string(), "no");
+        }
+        // Nor does it hear or tell anything to all.
+        let ports = [0, 1].map(|number| RawPort::open(&cloud.containers[number], "eth0"));
+        for (from, to) in [(0, 1), (1, 0)] {
+            let hello = Frame::new(Mac::BROADCAST, cloud.at[from].mac, "hello?");
+            let mark = Frame::new(Mac::BROADCAST, cloud.at[2].mac, &format!("mark {from}"));
+            ports[from].send(&hello);
+            RawPort::open(&cloud.containers[2], "eth0").send(&mark);
+            assert!(!ports[to].expect(&mark).contains(&hello));
+        }
+        assert_eq!(cloud.port_of(0, mac), None);
+        ping(&cloud.containers[1], cloud.at[2].ipv4);
+        flow.goes_on(50);
+        cloud.hosts[0].ok(&["peer", "add", &cloud.peer(1)]);
+        ping(&cloud.containers[0], cloud.at[1].ipv4);
+        tcp(&cloud.containers[1], &cloud.containers[0], cloud.at[0].ipv4, 1 << 20);
+        assert_eq!(cloud.port_of(0, mac), Some(cloud.peer(1)));
+    }
+    flow.assert_complete();
+}
+
+#[test]
+fn no_frame_between_hosts_is_lost_when_the_daemon_is_killed_and_the_next_takes_over() {
+    for family in [Family::V4, Family::V6] {
+        let cloud = Cloud::up(2, family);
+        let [one, other] = [&cloud.containers[0], &cloud.containers[1]];
+        ping(one, cloud.at[1].ipv4);
+        let device = cloud.tunnels(0).expect("the device")["ifindex"].clone();
+        let flows = [Flow::start(one, other, cloud.at[1].ipv4), Flow::start(other, one, cloud.at[0].ipv4)];
+        let mut pinger = Pinger::new(one, cloud.at[1].ipv4);
+        flows.iter().for_each(|flow| flow.goes_on(100));
+        cloud.hosts[0].kill_daemon();
+        (0..20).for_each(|_| pinger.ping(56));
+        flows.iter().for_each(|flow| flow.goes_on(100));
+        std::thread::scope(|scope| {
+            let up = scope.spawn(|| cloud.hosts[0].start(&[]));
+            while !up.is_finished() {
+                pinger.ping(56);
+            }
+        });
+        flows.iter().for_each(|flow| flow.goes_on(100));
+        flows.into_iter().for_each(Flow::assert_complete);
+        assert_eq!(cloud.tunnels(0).expect("the device")["ifindex"], device, "it is the same device");
+        assert_eq!(cloud.port_of(0, cloud.at[1].mac), Some(cloud.peer(1)), "what was learned is known");
+        assert_eq!(cloud.peers(0).len(), 1);
+        cloud.hosts[0].ok(&["peer", "rm", &cloud.peer(1)]);
+        assert_eq!(reaches(one, other, cloud.addresses(1)[0], false).to_string(), "no");
+    }
+}
+
+#[test]
+fn down_removes_the_tunnels_and_up_brings_everything_back() {
+    let cloud = Cloud::up(2, Family::V4);
+    let [one, other] = [&cloud.containers[0], &cloud.containers[1]];
+    ping(one, cloud.at[1].ipv4);
+    let host = &cloud.hosts[0];
+    let networks: serde_json::Value = host.json(&["network", "ls"]);
+    host.stop(&[]);
+    assert!(cloud.tunnels(0).is_none(), "the device is gone");
+    assert_eq!(host.netns.devices().len(), 2, "lo and the underlay: {:?}", host.netns.devices());
+    host.start(&[]);
+    assert_eq!(host.json::<serde_json::Value>(&["network", "ls"]), networks);
+    assert_eq!(cloud.peers(0).iter().map(|peer| peer.address.to_string()).collect::<Vec<_>>(), [cloud.peer(1)]);
+    assert_eq!(host.ps(), cloud.at[..1]);
+    ping(one, cloud.at[1].ipv4);
+    tcp(other, one, cloud.at[0].ipv4, 1 << 20);
+}
+
+#[test]
+fn a_device_of_the_tunnels_that_somebody_removed_is_made_again() {
+    let cloud = Cloud::up(3, Family::V4);
+    ping(&cloud.containers[0], cloud.at[1].ipv4);
+    for _ in 0..3 {
+        let device = cloud.tunnels(0).expect("the device");
+        let name = device["ifname"].as_str().expect("a name");
+        cloud.hosts[0].netns.ip(&format!("link del {name}"));
+        eventually("it is made again", || {
+            cloud.tunnels(0).filter(|now| now["ifindex"] != device["ifindex"] && now["operstate"] != "DOWN")
+        });
+        for other in [1, 2] {
+            let [there, back] = [(0, other), (other, 0)].map(|(from, to)| {
+                let (from, address) = (&cloud.containers[from], cloud.addresses(to)[0]);
+                reaches(from, &cloud.containers[to], address, true).to_string()
+            });
+            assert_eq!([there.as_str(), back.as_str()], ["yes"; 2]);
+        }
+    }
+}
