@@ -8,34 +8,73 @@ use vswitch_common::packet::address::Address;
 use vswitch_common::packet::arp::Arp;
 use vswitch_common::packet::neighbor::{ANSWER, Solicitation};
 use vswitch_common::packet::{Ethernet, Packet as _};
-use vswitch_common::tables::{FdbKey, NeighborKey, Port, PortKind};
+use vswitch_common::tables::{FdbKey, NeighborKey, PortKind};
 use vswitch_common::verdict::{Decision, action};
 
 use crate::frame::TcFrame;
 use crate::maps::{NEIGHBORS, PORTS};
 
 /// Makes a request into the reply that was decided. False if it is not what the decision took it for, or the kernel
-/// has no memory. A function of its own, with a stack of its own.
-#[inline(never)]
+/// has no memory.
+#[inline(always)]
 pub fn reply(context: &TcContext, decision: &Decision) -> bool {
-    make(context, &TcFrame::of_tc(context), decision).is_some()
+    let owner = owner(context, decision);
+    owner != 0 && write(context, decision, owner)
+}
+
+/// Set in what [`owner`] returns: the host's own, which routes.
+const ROUTER: u64 = 1 << 48;
+
+/// The MAC address of whoever has the address that is asked for, as a number, and whether it is a router; 0 if there is
+/// nobody any more. A function of its own, with a stack of its own.
+#[inline(never)]
+fn owner(context: &TcContext, decision: &Decision) -> u64 {
+    let Some(port) = PORTS.get(decision.to.port.0) else { return 0 };
+    if port.kind != PortKind::Tunnel as u8 {
+        return number(port.mac) | if port.kind == PortKind::Host as u8 { ROUTER } else { 0 };
+    }
+    // Many are behind a tunnel.
+    let frame = TcFrame::of_tc(context);
+    let Ok(ethernet) = Ethernet::parse(&frame) else { return 0 };
+    let address = if decision.action == action::ANSWER_ARP {
+        let Ok(arp) = Arp::parse(&frame, ethernet.payload) else { return 0 };
+        Address::mapped(arp.target.octets())
+    } else {
+        let Some(solicitation) = Solicitation::read(&frame, ethernet.payload) else { return 0 };
+        solicitation.target
+    };
+    let FdbKey { network, vlan, .. } = decision.station;
+    // SAFETY: at worst it is rewritten meanwhile, and the answer is one that was right a moment ago, or will be.
+    match unsafe { NEIGHBORS.get(NeighborKey { address, network, vlan, reserved: 0 }) } {
+        Some(neighbor) => number(neighbor.mac),
+        None => 0,
+    }
 }
 
 #[inline(always)]
-fn make(context: &TcContext, frame: &TcFrame, decision: &Decision) -> Option<()> {
-    let owner = PORTS.get(decision.to.port.0)?;
-    let is_host = owner.kind == PortKind::Host as u8;
+const fn number(mac: Mac) -> u64 {
+    let [a, b, c, d, e, f] = mac.0;
+    u64::from_be_bytes([0, 0, a, b, c, d, e, f])
+}
+
+/// The same, with a stack of its own for the same reason.
+#[inline(never)]
+fn write(context: &TcContext, decision: &Decision, owner: u64) -> bool {
+    let [_, _, a, b, c, d, e, f] = owner.to_be_bytes();
+    make(context, &TcFrame::of_tc(context), decision, Mac([a, b, c, d, e, f]), owner & ROUTER != 0).is_some()
+}
+
+#[inline(always)]
+fn make(context: &TcContext, frame: &TcFrame, decision: &Decision, mac: Mac, is_router: bool) -> Option<()> {
     let ethernet = Ethernet::parse(frame).ok()?;
     let payload = ethernet.payload;
     if decision.action == action::ANSWER_ARP {
-        let arp = Arp::parse(frame, payload).ok()?;
-        let mac = mac(owner, Address::mapped(arp.target.octets()), decision)?;
-        store(context, payload, &arp.reply(mac))?;
+        let reply = Arp::parse(frame, payload).ok()?.reply(mac);
+        store(context, payload, &reply)?;
         return address(context, ethernet.source, mac);
     }
     let solicitation = Solicitation::read(frame, payload)?;
-    let mac = mac(owner, solicitation.target, decision)?;
-    let advertisement = solicitation.advertisement(mac, is_host);
+    let advertisement = solicitation.advertisement(mac, is_router);
     let asks = !solicitation.source.is_unspecified6();
     let to = if asks { ethernet.source } else { Mac([0x33, 0x33, 0, 0, 0, 1]) };
     let length = payload + ANSWER;
@@ -48,17 +87,6 @@ fn make(context: &TcContext, frame: &TcFrame, decision: &Decision) -> Option<()>
     }
     store(context, payload, &advertisement)?;
     address(context, to, mac)
-}
-
-/// The MAC address of whoever has an IP address: the station of its port, or one of many behind a tunnel.
-#[inline(always)]
-fn mac(owner: &Port, address: Address, decision: &Decision) -> Option<Mac> {
-    if owner.kind != PortKind::Tunnel as u8 {
-        return Some(owner.mac);
-    }
-    let FdbKey { network, vlan, .. } = decision.station;
-    // SAFETY: at worst it is rewritten meanwhile, and the answer is one that was right a moment ago, or will be.
-    unsafe { NEIGHBORS.get(NeighborKey { address, network, vlan, reserved: 0 }) }.map(|neighbor| neighbor.mac)
 }
 
 /// Writes the addresses of the Ethernet header.
