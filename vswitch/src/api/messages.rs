@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
-pub use cluster::ClusterView;
+pub use cluster::{ClusterView, ElsewhereView};
 pub use fdb::{
     FdbChange, FdbChangeKind, FdbFilter, FdbFlush, FdbFlushed, FdbKeyRequest, FdbStatic, StationKind, StationView,
 };

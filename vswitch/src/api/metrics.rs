@@ -10,7 +10,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::{Counters, PortView};
+use super::{ClusterView, Counters, PortView};
 
 /// What an answer says that it is.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -38,6 +38,8 @@ pub struct Measured {
     pub stations: BTreeMap<String, Stations>,
     /// How many stations can be learned.
     pub fdb_size: u32,
+    /// The cluster that this host is in.
+    pub cluster: Option<ClusterView>,
 }
 
 /// Stations of one network.
@@ -87,6 +89,7 @@ impl Measured {
         self.about_the_switch(&mut registry);
         self.about_stations(&mut registry);
         self.about_ports(&mut registry);
+        self.about_the_cluster(&mut registry);
         let mut text = String::new();
         encode(&mut text, &registry)?;
         Ok(text)
@@ -119,6 +122,19 @@ impl Measured {
         registry.register("fdb_entries", "Stations in the FDB", entries);
         registry.register("fdb_held_stations", "Stations held at a port as they moved too often", held);
         registry.register("fdb_size", "Stations that can be learned in all", gauge(self.fdb_size.into()));
+    }
+
+    fn about_the_cluster(&self, registry: &mut Registry) {
+        let Some(cluster) = &self.cluster else { return };
+        let connected = gauge(u64::from(cluster.connected));
+        registry.register("cluster_connected", "Whether etcd answers", connected);
+        registry.register("cluster_hosts", "Hosts in the cluster, this one included", gauge(cluster.hosts as u64));
+        let elsewhere = gauge(cluster.endpoints as u64);
+        registry.register("cluster_endpoints_elsewhere", "Endpoints of the other hosts", elsewhere);
+        let pending = gauge(cluster.pending as u64);
+        registry.register("cluster_pending_releases", "What is to be given back when etcd answers", pending);
+        let conflicts = gauge(cluster.conflicts.len() as u64);
+        registry.register("cluster_conflicts", "What this host has and cannot announce", conflicts);
     }
 
     fn about_ports(&self, registry: &mut Registry) {
@@ -165,8 +181,28 @@ mod tests {
     use vswitch_common::tables::PortCounters;
 
     use super::*;
+    use crate::model::HostId;
 
     const GUIDE: &str = include_str!("../../docs/operators-guide.md");
+
+    fn cluster() -> ClusterView {
+        ClusterView {
+            host: HostId::from_bytes([1; 32]),
+            name: "one".to_owned(),
+            address: [192, 0, 2, 1].into(),
+            etcd: "192.0.2.9:2379".to_owned(),
+            connected: true,
+            away_since: None,
+            why: None,
+            registered: true,
+            members: 3,
+            hosts: 4,
+            endpoints: 50,
+            revision: 6,
+            pending: 0,
+            conflicts: Vec::new(),
+        }
+    }
 
     fn measured() -> Measured {
         let mut counters = PortCounters { rx_frames: 7, rx_bytes: 700, answered: 2, ..PortCounters::default() };
@@ -183,6 +219,7 @@ mod tests {
             endpoints: BTreeMap::from([("front".to_owned(), 1)]),
             stations: BTreeMap::from([("front".to_owned(), Stations { fixed: 2, sticky: 0, learned: 5, held: 1 })]),
             fdb_size: 4096,
+            cluster: Some(cluster()),
             ..Measured::default()
         }
     }
@@ -199,6 +236,8 @@ mod tests {
             r#"vswitch_fdb_entries{network="front",kind="dynamic"} 5"#.to_owned(),
             r#"vswitch_fdb_held_stations{network="front"} 1"#.to_owned(),
             "vswitch_fdb_size 4096".to_owned(),
+            "vswitch_cluster_connected 1".to_owned(),
+            "vswitch_cluster_endpoints_elsewhere 50".to_owned(),
         ] {
             assert!(text.lines().any(|got| got == line), "{line} is not in\n{text}");
         }

@@ -52,7 +52,9 @@ pub enum Format {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Start the switch
-    #[command(after_help = "Example:\n  vswitch up --pool 10.201.0.0/16")]
+    #[command(
+        after_help = "Example:\n  vswitch up --pool 10.201.0.0/16\n  vswitch up --cluster etcd://192.0.2.10:2379,192.0.2.11:2379 --advertise 192.0.2.1"
+    )]
     Up(Up),
     /// Stop the switch and remove everything that it made
     #[command(after_help = "Example:\n  vswitch down")]

@@ -18,6 +18,7 @@ impl Switch {
             uptime_seconds: self.started.elapsed().as_secs(),
             ports: self.stats(None)?,
             fdb_size: self.datapath.learnable(),
+            cluster: self.cluster_view(),
             ..Measured::default()
         };
         for network in self.networks() {

@@ -148,6 +148,7 @@ impl Switch {
             parent,
             vni: record.overlay.map(|overlay| overlay.vni),
             attached,
+            elsewhere: super::cluster::elsewhere(&state, record.id),
         })
     }
 

@@ -1,13 +1,17 @@
 //! The tables behind the decisions, and who gets a copy of a flood.
 
+use std::net::IpAddr;
 use std::process::Command;
 
-use aya::maps::{Array, LpmTrie, Map, MapData};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
-use vswitch::datapath::{Datapath, DatapathError, Mode, NetworkSpec, Options, PortRules, PortSpec, Xdp};
+use vswitch::datapath::{Datapath, DatapathError, Mode, NetworkSpec, Options, PortRules, PortSpec, Remote, Xdp};
 use vswitch_common::Mac;
 use vswitch_common::packet::address::Address;
-use vswitch_common::tables::{MAX_SUBNETS, Network, NetworkNumber, PortCounters, PortKind, PortNumber, Subnet};
+use vswitch_common::tables::{
+    FdbEntry, FdbKey, MAX_SUBNETS, Neighbor, NeighborKey, Network, NetworkNumber, PortCounters, PortKind, PortNumber,
+    Subnet, VlanKey,
+};
 use vswitch_common::verdict::DropReason;
 
 use crate::shared::{Sandbox, veth};
@@ -101,7 +105,9 @@ fn what_is_known_of_a_network_follows_its_spec_and_survives_ports_and_daemons() 
 #[test]
 fn tables_of_another_layout_are_not_taken_over() {
     let sandbox = Sandbox::new();
-    let open = |fdb_size| Datapath::open(Options { directory: sandbox.bpffs.clone(), mode: Mode::Auto, fdb_size, cluster: false });
+    let open = |fdb_size| {
+        Datapath::open(Options { directory: sandbox.bpffs.clone(), mode: Mode::Auto, fdb_size, cluster: false })
+    };
     drop(open(4096).expect("load the programs"));
     assert!(open(4096).expect("take over").taken_over());
     assert!(!open(8192).expect("start anew").taken_over());
@@ -180,4 +186,76 @@ fn copies_of_a_flood_go_to_those_alone_that_the_sender_may_reach() {
     let ip = [8, 0, 0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 10, 1, 0, 2, 192, 0, 2, 1];
     assert_eq!(send(2, Mac::BROADCAST, &ip), (vec![1, 1, 0, 0, 1], 0), "no copy for the host");
     assert_eq!(send(2, Mac::BROADCAST, &arp), (vec![1, 1, 0, 1, 1], 0), "but of ARP");
+}
+
+#[test]
+fn endpoints_of_other_hosts_are_known_as_long_as_their_tunnel_and_yield_to_those_here() {
+    let sandbox = Sandbox::new();
+    let mut datapath = sandbox.datapath();
+    let spec = NetworkSpec { number: NetworkNumber(1), internal: false, subnets: Vec::new(), vni: Some(77) };
+    datapath.set_network(&spec).expect("a network");
+    let ifindex = veth("t1");
+    let port = |kind, ifindex, device: &str, mac, addresses: &[IpAddr]| PortSpec {
+        ifindex,
+        egress_ifindex: ifindex,
+        device: device.to_owned(),
+        network: NetworkNumber(1),
+        kind,
+        mac,
+        xdp: Xdp::Off,
+        xdp_egress: false,
+        addresses: addresses.to_vec(),
+        mtu: 0,
+        rules: PortRules::default(),
+    };
+    let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
+    let tunnel = port(PortKind::Tunnel, ifindex, "t1", Mac::ZERO, &[ip("192.0.2.2")]);
+    let number = datapath.add_port(&tunnel).expect("a tunnel");
+    let remote = |last: u8| Remote {
+        port: number,
+        station: FdbKey { network: NetworkNumber(1), vlan: VlanKey::NONE, mac: Mac([2, 0, 0, 0, 0, last]) },
+        addresses: vec![IpAddr::from([10, 0, 0, last]), ip(&format!("fd00::{last}"))],
+    };
+    // Where a station is, and how many addresses there are that a port's stations have.
+    let place = |datapath: &Datapath, last| {
+        datapath.fdb_entry(&remote(last).station).expect("read").map(|entry| (entry.port, entry.flags))
+    };
+    let known = |of: PortNumber| {
+        let map = MapData::from_pin(sandbox.bpffs.join("maps/NEIGHBORS")).expect("the map");
+        let map: HashMap<_, NeighborKey, Neighbor> = Map::HashMap(map).try_into().expect("its type");
+        map.iter().filter(|entry| entry.as_ref().expect("read").1.port == of).count()
+    };
+    for last in 1..=3 {
+        datapath.put_remote(&remote(last)).expect("put");
+        datapath.put_remote(&remote(last)).expect("the same again");
+    }
+    let there = Some((number, FdbEntry::STATIC | FdbEntry::REMOTE));
+    assert_eq!((place(&datapath, 1), known(number)), (there, 9), "two addresses each, and a link-local one");
+    datapath.remove_remote(&remote(1)).expect("remove");
+    datapath.remove_remote(&remote(1)).expect("it is gone already");
+    assert_eq!((place(&datapath, 1), known(number)), (None, 6));
+
+    // An endpoint here with the same addresses is the one that counts, whoever comes first.
+    let here = veth("c1");
+    let own = port(PortKind::Container, here, "c1", remote(2).station.mac, &remote(2).addresses);
+    let container = datapath.add_port(&own).expect("an endpoint");
+    datapath.put_remote(&remote(2)).expect("told again");
+    datapath.remove_remote(&remote(2)).expect("and gone");
+    assert_eq!(place(&datapath, 2).map(|(port, _)| port), Some(container));
+    assert_eq!((known(container), known(number)), (3, 3));
+
+    // The next daemon finds what there is, and what nobody wants any more goes.
+    drop(datapath);
+    datapath = sandbox.datapath();
+    assert!(datapath.taken_over());
+    assert_eq!(datapath.add_port(&tunnel).expect("the same tunnel"), number);
+    assert_eq!((place(&datapath, 3), known(number)), (there, 3));
+    datapath.put_remote(&remote(4)).expect("put");
+    let wanted = [(number, remote(4).station)].into();
+    assert_eq!(datapath.keep_remotes(&wanted).expect("sweep"), 1);
+    assert_eq!((place(&datapath, 3), place(&datapath, 4), known(number)), (None, there, 3));
+    datapath.remove_port(number).expect("the tunnel goes");
+    assert_eq!((place(&datapath, 4), known(number)), (None, 0));
+    datapath.put_remote(&remote(4)).expect("its tunnel is gone");
+    assert_eq!((place(&datapath, 4), known(number)), (None, 0));
 }

@@ -1,12 +1,29 @@
 //! The cluster that a host is in.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
 use crate::model::HostId;
+
+/// An endpoint of a network on another host of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ElsewhereView {
+    /// Its name.
+    pub name: String,
+    /// The name of the host.
+    pub host: String,
+    /// Its MAC address.
+    pub mac: String,
+    /// Its IPv4 address.
+    #[schema(value_type = Option<String>)]
+    pub ipv4: Option<Ipv4Addr>,
+    /// Its IPv6 address.
+    #[schema(value_type = Option<String>)]
+    pub ipv6: Option<Ipv6Addr>,
+}
 
 /// How the cluster is, as this host sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

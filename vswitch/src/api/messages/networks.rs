@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
+use super::ElsewhereView;
 use crate::model::{Driver, NetworkId, Subnet};
 
 /// `network create`.
@@ -99,6 +100,9 @@ pub struct NetworkDetails {
     pub vni: Option<u32>,
     /// The names of its endpoints.
     pub attached: Vec<String>,
+    /// Its endpoints on other hosts of the cluster.
+    #[serde(default)]
+    pub elsewhere: Vec<ElsewhereView>,
 }
 
 /// An interface of the host that networks are on: their uplink or parent.

@@ -3,8 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use vswitch_common::tables::{FdbKey, VlanKey};
+use tokio::time::timeout;
+
+use vswitch_common::tables::{FdbKey, PortKind, VlanKey};
 
 use super::is_shared;
 use super::others::{Others, Place, addresses};
@@ -14,11 +17,13 @@ use crate::model::{HostId, NetworkId, Peer, PeerHost};
 use crate::store::Change;
 use crate::switch::attach::now;
 use crate::switch::overlay::PeerEntry;
-use crate::switch::state::State;
+use crate::switch::state::{NetworkEntry, PortHandle, State};
 use crate::switch::{Switch, SwitchError};
 
 /// Updates that are carried out together, if they are there.
 const AT_ONCE: usize = 8192;
+/// When it is tried again to carry out what failed.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// What updates ask for.
 #[derive(Debug, Default)]
@@ -28,7 +33,7 @@ struct Changes {
     hosts: bool,
     tunnels: bool,
     endpoints: BTreeSet<Place>,
-    /// All was told anew: what nobody told of is nobody's.
+    /// All of it is to be looked at: it was told anew, and what nobody told of is nobody's.
     anew: bool,
 }
 
@@ -37,9 +42,17 @@ impl Switch {
     pub async fn follow_cluster(self: Arc<Self>) {
         let Some(member) = &self.membership else { return };
         let mut updates = member.cluster.watch();
-        while let Some(first) = updates.recv().await {
+        // Nothing to be done again yet, so the first wait is for the first update.
+        let mut failed = false;
+        loop {
             let mut changes = Changes::default();
-            self.take(first, &mut changes);
+            match timeout(if failed { AGAIN } else { Duration::MAX }, updates.recv()).await {
+                Ok(Some(first)) => self.take(first, &mut changes),
+                Ok(None) => return,
+                Err(_) => {}
+            }
+            // What could not be done is among all that there is.
+            changes.anew |= failed;
             let mut taken = 1;
             while taken < AT_ONCE
                 && let Ok(next) = updates.try_recv()
@@ -47,12 +60,20 @@ impl Switch {
                 self.take(next, &mut changes);
                 taken += 1;
             }
-            if let Err(error) = self.carry_out(changes).await {
-                if matches!(error, SwitchError::ShuttingDown) {
-                    return;
+            match self.carry_out(changes).await {
+                Ok(()) => {
+                    if std::mem::take(&mut failed) {
+                        self.note("cluster", None);
+                    }
                 }
-                tracing::error!("the cluster cannot be followed: {error}");
-                self.note("cluster", Some(format!("what other hosts of the cluster have is not all here: {error}")));
+                Err(SwitchError::ShuttingDown) => return,
+                Err(error) => {
+                    if !std::mem::replace(&mut failed, true) {
+                        tracing::error!("what other hosts of the cluster have is not all here: {error}");
+                    }
+                    let text = format!("what other hosts of the cluster have is not all here: {error}");
+                    self.note("cluster", Some(text));
+                }
             }
         }
     }
@@ -94,27 +115,30 @@ impl Switch {
         }
     }
 
+    /// Does all that it can, whatever fails of it.
     async fn carry_out(&self, changes: Changes) -> Result<(), SwitchError> {
         let _leave = self.leave().await?;
-        for id in changes.gone {
-            self.displace(id).await?;
+        let Changes { networks, gone, hosts, tunnels, endpoints, anew } = changes;
+        let mut done = Ok(());
+        for id in gone {
+            done = done.and(self.displace(id).await);
         }
-        for network in changes.networks {
+        for network in networks {
             // What cannot be made here is noted, and tried again.
             let _ = self.place(&network).await;
         }
-        if changes.hosts {
-            self.follow_hosts().await?;
+        if hosts || anew {
+            done = done.and(self.follow_hosts().await);
         }
-        if changes.hosts || changes.tunnels {
-            self.follow_tunnels().await?;
+        if hosts || tunnels || anew {
+            done = done.and(self.follow_tunnels().await);
         }
-        self.sync_remotes(changes.endpoints).await?;
-        if changes.anew {
-            self.sweep_remotes().await?;
-            self.note("cluster", None);
+        if anew {
+            let networks: BTreeSet<NetworkId> = self.state().networks.keys().copied().collect();
+            done = done.and(self.sync_networks(&networks).await);
+            return done.and(self.sweep_remotes().await);
         }
-        Ok(())
+        done.and(self.sync_remotes(endpoints).await)
     }
 
     /// Makes the cluster's hosts peers, and no others of the cluster's.
@@ -193,11 +217,11 @@ impl Switch {
             let mut put = Vec::new();
             let mut failed = Ok(());
             for (place, remote) in wanted {
-                failed = datapath.put_remote(&remote);
-                if failed.is_err() {
-                    break;
+                match datapath.put_remote(&remote) {
+                    Ok(()) => put.push((place, remote)),
+                    // There may be room for others.
+                    Err(error) => failed = failed.and(Err(error)),
                 }
-                put.push((place, remote));
             }
             Ok((put, failed))
         });
@@ -221,16 +245,12 @@ impl Switch {
     /// Takes the tunnels over that an earlier daemon has left in networks of the cluster: until etcd has told what is wanted,
     /// they stay.
     pub(in crate::switch) fn adopt_tunnels(&self) -> Result<(), SwitchError> {
-        use crate::switch::state::PortHandle;
-        use vswitch_common::tables::PortKind;
         let ports = self.datapath.ports()?;
         let mut state = self.state();
         let state = &mut *state;
         for (number, port) in ports {
             let remote = IpAddr::from(port.ipv6.octets()).to_canonical();
-            let shared = |entry: &&mut crate::switch::state::NetworkEntry| {
-                entry.record.number == port.network && is_shared(&entry.record)
-            };
+            let shared = |entry: &&mut NetworkEntry| entry.record.number == port.network && is_shared(&entry.record);
             let peer = state.peers.get(&remote).is_some_and(|peer| peer.record.host.is_some());
             if port.kind() != Some(PortKind::Tunnel) || !peer {
                 continue;
@@ -247,23 +267,21 @@ impl Switch {
 fn take_all(state: &mut State, snapshot: Snapshot, own: HostId, changes: &mut Changes) {
     let Snapshot { mut hosts, networks, endpoints } = snapshot;
     hosts.remove(&own);
-    changes.endpoints.extend(state.others.places());
     let before = std::mem::take(&mut state.others);
     let told: BTreeSet<NetworkId> = networks.values().map(|network| network.id).collect();
     state.others = Others::told(hosts, &before.expected - &told);
     for endpoint in endpoints.into_values().filter(|endpoint| endpoint.host != own) {
-        changes.endpoints.insert((endpoint.network, endpoint.id));
         state.others.put(endpoint);
     }
     let ours = state.networks.values().filter(|entry| is_shared(&entry.record)).map(|entry| entry.record.id);
     let expected = &state.others.expected;
     changes.gone = ours.filter(|id| !told.contains(id) && !expected.contains(id)).collect();
     changes.networks = networks.into_values().collect();
-    (changes.hosts, changes.tunnels, changes.anew) = (true, true, true);
+    changes.anew = true;
 }
 
 impl State {
-    /// Whether a network is to have a tunnel to a peer: one of the cluster where both hosts have endpoints, one of this host
+    /// The peers that a network is to have tunnels to: one of the cluster where both hosts have endpoints, one of this host
     /// alone to the peers that people told of.
     pub fn wants_tunnels(&self, network: NetworkId) -> BTreeSet<IpAddr> {
         let Some(entry) = self.networks.get(&network) else { return BTreeSet::new() };

@@ -13,6 +13,7 @@ use tokio::sync::Mutex as AsyncMutex;
 pub use others::Others;
 use others::Place;
 pub(in crate::switch) use others::addresses;
+pub(in crate::switch) use views::elsewhere;
 
 use super::{Switch, SwitchError};
 use crate::cluster::{Cluster, Host};

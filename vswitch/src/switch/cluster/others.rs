@@ -84,11 +84,6 @@ impl Others {
         self.endpoints.get(place)
     }
 
-    /// All there are.
-    pub fn places(&self) -> impl Iterator<Item = Place> {
-        self.endpoints.keys().copied()
-    }
-
     /// How many there are.
     pub fn count(&self) -> usize {
         self.endpoints.len()

@@ -1,7 +1,25 @@
 //! The cluster, as it is shown.
 
-use crate::api::ClusterView;
+use crate::api::{ClusterView, ElsewhereView};
+use crate::cluster::SharedEndpoint;
+use crate::model::{HostId, NetworkId};
 use crate::switch::Switch;
+use crate::switch::state::State;
+
+/// The endpoints of a network on other hosts, by name.
+pub(in crate::switch) fn elsewhere(state: &State, network: NetworkId) -> Vec<ElsewhereView> {
+    let host = |id| state.others.hosts.get(&id).map_or_else(|| HostId::short(&id), |host| host.name.clone());
+    let view = |endpoint: &SharedEndpoint| ElsewhereView {
+        name: endpoint.name.to_string(),
+        host: host(endpoint.host),
+        mac: endpoint.mac.to_string(),
+        ipv4: endpoint.ipv4,
+        ipv6: endpoint.ipv6,
+    };
+    let mut views: Vec<_> = state.others.of_network(network).map(view).collect();
+    views.sort_by(|one, other| one.name.cmp(&other.name));
+    views
+}
 
 impl Switch {
     /// How the cluster is; `None` without one.
