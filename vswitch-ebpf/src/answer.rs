@@ -4,34 +4,77 @@ use aya_ebpf::bindings::BPF_F_RECOMPUTE_CSUM;
 use aya_ebpf::helpers::generated::{bpf_skb_change_tail, bpf_skb_store_bytes};
 use aya_ebpf::programs::TcContext;
 use vswitch_common::Mac;
+use vswitch_common::packet::address::Address;
 use vswitch_common::packet::arp::Arp;
 use vswitch_common::packet::neighbor::{ANSWER, Solicitation};
 use vswitch_common::packet::{Ethernet, Packet as _};
-use vswitch_common::tables::PortKind;
+use vswitch_common::tables::{FdbKey, NeighborKey, PortKind};
 use vswitch_common::verdict::{Decision, action};
 
 use crate::frame::TcFrame;
-use crate::maps::PORTS;
+use crate::maps::{NEIGHBORS, PORTS};
 
 /// Makes a request into the reply that was decided. False if it is not what the decision took it for, or the kernel
-/// has no memory. A function of its own, with a stack of its own.
-#[inline(never)]
+/// has no memory.
+#[inline(always)]
 pub fn reply(context: &TcContext, decision: &Decision) -> bool {
-    make(context, &TcFrame::of_tc(context), decision).is_some()
+    let owner = owner(context, decision);
+    owner != 0 && write(context, decision, owner)
+}
+
+/// Set in what [`owner`] returns: the host's own, which routes.
+const ROUTER: u64 = 1 << 48;
+
+/// The MAC address of whoever has the address that is asked for, as a number, and whether it is a router; 0 if there is
+/// nobody any more. A function of its own, with a stack of its own.
+#[inline(never)]
+fn owner(context: &TcContext, decision: &Decision) -> u64 {
+    let Some(port) = PORTS.get(decision.to.port.0) else { return 0 };
+    if port.kind != PortKind::Tunnel as u8 {
+        return number(port.mac) | if port.kind == PortKind::Host as u8 { ROUTER } else { 0 };
+    }
+    // Many are behind a tunnel.
+    let frame = TcFrame::of_tc(context);
+    let Ok(ethernet) = Ethernet::parse(&frame) else { return 0 };
+    let address = if decision.action == action::ANSWER_ARP {
+        let Ok(arp) = Arp::parse(&frame, ethernet.payload) else { return 0 };
+        Address::mapped(arp.target.octets())
+    } else {
+        let Some(solicitation) = Solicitation::read(&frame, ethernet.payload) else { return 0 };
+        solicitation.target
+    };
+    let FdbKey { network, vlan, .. } = decision.station;
+    // SAFETY: at worst it is rewritten meanwhile, and the answer is one that was right a moment ago, or will be.
+    match unsafe { NEIGHBORS.get(NeighborKey { address, network, vlan, reserved: 0 }) } {
+        Some(neighbor) => number(neighbor.mac),
+        None => 0,
+    }
 }
 
 #[inline(always)]
-fn make(context: &TcContext, frame: &TcFrame, decision: &Decision) -> Option<()> {
-    let owner = PORTS.get(decision.to.port.0)?;
+const fn number(mac: Mac) -> u64 {
+    let [a, b, c, d, e, f] = mac.0;
+    u64::from_be_bytes([0, 0, a, b, c, d, e, f])
+}
+
+/// The same, with a stack of its own for the same reason.
+#[inline(never)]
+fn write(context: &TcContext, decision: &Decision, owner: u64) -> bool {
+    let [_, _, a, b, c, d, e, f] = owner.to_be_bytes();
+    make(context, &TcFrame::of_tc(context), decision, Mac([a, b, c, d, e, f]), owner & ROUTER != 0).is_some()
+}
+
+#[inline(always)]
+fn make(context: &TcContext, frame: &TcFrame, decision: &Decision, mac: Mac, is_router: bool) -> Option<()> {
     let ethernet = Ethernet::parse(frame).ok()?;
     let payload = ethernet.payload;
     if decision.action == action::ANSWER_ARP {
-        let reply = Arp::parse(frame, payload).ok()?.reply(owner.mac);
+        let reply = Arp::parse(frame, payload).ok()?.reply(mac);
         store(context, payload, &reply)?;
-        return address(context, ethernet.source, owner.mac);
+        return address(context, ethernet.source, mac);
     }
     let solicitation = Solicitation::read(frame, payload)?;
-    let advertisement = solicitation.advertisement(owner.mac, owner.kind == PortKind::Host as u8);
+    let advertisement = solicitation.advertisement(mac, is_router);
     let asks = !solicitation.source.is_unspecified6();
     let to = if asks { ethernet.source } else { Mac([0x33, 0x33, 0, 0, 0, 1]) };
     let length = payload + ANSWER;
@@ -43,7 +86,7 @@ fn make(context: &TcContext, frame: &TcFrame, decision: &Decision) -> Option<()>
         }
     }
     store(context, payload, &advertisement)?;
-    address(context, to, owner.mac)
+    address(context, to, mac)
 }
 
 /// Writes the addresses of the Ethernet header.

@@ -7,8 +7,9 @@ use vswitch_common::carrier::Carrier;
 use vswitch_common::packet::TunnelKey;
 use vswitch_common::packet::address::Address;
 use vswitch_common::tables::{
-    FdbEntry, FdbKey, ListenerKey, MAX_LISTENERS, MAX_NEIGHBORS, MAX_PORTS, MAX_SUBNETS, MAX_TRUNK_VLANS, MAX_TUNNELS,
-    MAX_UNDERLAY, NEAR_DEVICES, NeighborKey, Network, OwnKey, Port, PortCounters, PortNumber, StormWindow, Subnet,
+    FdbEntry, FdbKey, ListenerKey, MAX_LISTENERS, MAX_NEIGHBORS, MAX_OWNED, MAX_PORTS, MAX_SUBNETS, MAX_TRUNK_VLANS,
+    MAX_TUNNELS, MAX_UNDERLAY, NEAR_DEVICES, Neighbor, NeighborKey, Network, OwnKey, Port, PortCounters, PortNumber,
+    StormWindow, Subnet,
 };
 use vswitch_common::trace::Trace;
 use vswitch_common::watch::{Watch, Watched};
@@ -51,11 +52,11 @@ pub static LEARNABLE: Array<u64> = Array::with_max_entries(1, 0);
 
 /// Whose station has an IP address.
 #[map]
-pub static NEIGHBORS: HashMap<NeighborKey, PortNumber> = HashMap::with_max_entries(MAX_NEIGHBORS, BPF_F_NO_PREALLOC);
+pub static NEIGHBORS: HashMap<NeighborKey, Neighbor> = HashMap::with_max_entries(MAX_NEIGHBORS, BPF_F_NO_PREALLOC);
 
 /// Addresses that stations have in other networks.
 #[map]
-pub static OWNED: HashMap<OwnKey, u32> = HashMap::with_max_entries(MAX_NEIGHBORS, BPF_F_NO_PREALLOC);
+pub static OWNED: HashMap<OwnKey, u32> = HashMap::with_max_entries(MAX_OWNED, BPF_F_NO_PREALLOC);
 
 /// The VLANs of trunks.
 #[map]

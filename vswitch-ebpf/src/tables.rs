@@ -55,8 +55,8 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn neighbor(&self, key: &NeighborKey) -> PortNumber {
-        // SAFETY: a port number is one aligned word.
-        unsafe { NEIGHBORS.get(key) }.copied().unwrap_or(PortNumber::NONE)
+        // SAFETY: of the value one aligned word is read.
+        unsafe { NEIGHBORS.get(key) }.map_or(PortNumber::NONE, |neighbor| neighbor.port)
     }
 
     #[inline(always)]

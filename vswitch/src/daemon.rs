@@ -1,5 +1,7 @@
 //! The daemon: puts the parts together, serves, and takes them apart again.
 
+mod cluster;
+
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, chown};
@@ -26,6 +28,8 @@ use crate::store::{Store, StoreError};
 use crate::switch::{Parts, RemoveError, Restored, Switch, SwitchError, remove_files, remove_leftovers};
 use crate::watching::{Watching, WatchingError};
 
+pub use cluster::{ClusterOptions, JoinError};
+
 /// Room in the FDB for stations that are learned, where nobody says.
 pub const FDB_SIZE: u32 = 65_536;
 /// Whose members may use the socket, if there is such a group.
@@ -46,6 +50,8 @@ pub struct Options {
     pub fdb_size: Option<u32>,
     /// The UDP port of the tunnels of overlay networks.
     pub vxlan_port: u16,
+    /// The cluster to be in.
+    pub cluster: Option<ClusterOptions>,
 }
 
 /// Why the daemon did not start, or ended.
@@ -102,6 +108,9 @@ pub enum DaemonError {
     /// The networks.
     #[error(transparent)]
     Switch(Box<SwitchError>),
+    /// The cluster.
+    #[error(transparent)]
+    Join(#[from] JoinError),
     /// What is left.
     #[error(transparent)]
     Remove(#[from] RemoveError),
@@ -129,6 +138,7 @@ impl DaemonError {
             Self::Netlink(_) => "netlink",
             Self::Store(_) => "store",
             Self::Switch(error) => error.code(),
+            Self::Join(error) => error.code(),
             Self::Runtime(_) => "runtime",
         }
     }
@@ -273,17 +283,23 @@ async fn start(options: &Options, capabilities: &Capabilities, before: &Before) 
     }
     make_directory(&instance.state_directory(), 0o700)?;
     let (store, recorded) = Store::open(&instance.store_file())?;
+    let netlink = Netlink::open()?;
+    // Before anything is made that would have to be removed again.
+    let membership = match &options.cluster {
+        Some(cluster) => Some(cluster::join(cluster, instance, &netlink).await?),
+        None => None,
+    };
     served::write(instance, Netns::current()?.id())?;
     bpffs::ensure(&instance.bpf_directory())?;
     let directory = instance.bpf_directory();
     // Another size is another table: what was learned would be lost, which somebody has to ask for.
     let fdb_size = options.fdb_size.or_else(|| Datapath::fdb_size(&directory)).unwrap_or(FDB_SIZE);
-    let datapath = crate::datapath::Options { directory, mode: options.mode, fdb_size };
+    let cluster = membership.is_some();
+    let datapath = crate::datapath::Options { directory, mode: options.mode, fdb_size, cluster };
     // Seconds of the verifier's work: nothing else is to be done meanwhile.
     let datapath = Arc::new(Datapath::open(datapath)?);
     datapath.follow_log();
     let watching = Watching::start(&datapath)?;
-    let netlink = Netlink::open()?;
     // Before anything is looked at, so that nothing is missed.
     let events = Netlink::link_events()?;
     let parts = Parts {
@@ -296,6 +312,7 @@ async fn start(options: &Options, capabilities: &Capabilities, before: &Before) 
         watching,
         store,
         vxlan_port: options.vxlan_port,
+        membership,
     };
     let switch = Arc::new(Switch::new(parts)?);
     let restored = match switch.restore(recorded).await {
@@ -321,6 +338,7 @@ async fn start(options: &Options, capabilities: &Capabilities, before: &Before) 
     tokio::spawn(switch.clone().age_stations());
     tokio::spawn(switch.clone().report_held());
     tokio::spawn(switch.clone().follow_multicast());
+    tokio::spawn(switch.clone().follow_cluster());
     tokio::spawn(switch.follow_firewall());
     Ok(Serving { switch, listener, restored })
 }

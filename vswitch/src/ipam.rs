@@ -85,6 +85,28 @@ pub fn allocate<'a>(
     }
 }
 
+/// The addresses that nobody is known to have, in the order in which they are given. All of one family.
+pub fn candidates(subnets: Vec<SubnetConfig>, taken: BTreeSet<IpAddr>) -> impl Iterator<Item = IpAddr> + Send {
+    subnets.into_iter().flat_map(move |config| {
+        let taken = taken.clone();
+        addresses(&config).filter(move |address| config.subnet.is_host(*address) && is_free(&config, &taken, *address))
+    })
+}
+
+/// All addresses of the range.
+fn addresses(config: &SubnetConfig) -> Box<dyn Iterator<Item = IpAddr> + Send> {
+    match config.ip_range.unwrap_or(config.subnet.net()) {
+        IpNet::V4(range) => {
+            let addresses = range.network().to_bits()..=range.broadcast().to_bits();
+            Box::new(addresses.map(|bits| Ipv4Addr::from_bits(bits).into()))
+        }
+        IpNet::V6(range) => {
+            let addresses = range.network().to_bits()..=range.broadcast().to_bits();
+            Box::new(addresses.map(|bits| Ipv6Addr::from_bits(bits).into()))
+        }
+    }
+}
+
 fn is_free(config: &SubnetConfig, taken: &BTreeSet<IpAddr>, address: IpAddr) -> bool {
     let auxiliary = config.auxiliary.values().any(|auxiliary| *auxiliary == address);
     address != config.gateway && !auxiliary && !taken.contains(&address)
@@ -93,17 +115,7 @@ fn is_free(config: &SubnetConfig, taken: &BTreeSet<IpAddr>, address: IpAddr) -> 
 fn first_free(config: &SubnetConfig, taken: &BTreeSet<IpAddr>) -> Result<IpAddr, IpamError> {
     let range = config.ip_range.unwrap_or(config.subnet.net());
     let free = |address: &IpAddr| config.subnet.is_host(*address) && is_free(config, taken, *address);
-    let found = match range {
-        IpNet::V4(range) => {
-            let addresses = range.network().to_bits()..=range.broadcast().to_bits();
-            addresses.map(|bits| Ipv4Addr::from_bits(bits).into()).find(free)
-        }
-        IpNet::V6(range) => {
-            let addresses = range.network().to_bits()..=range.broadcast().to_bits();
-            addresses.map(|bits| Ipv6Addr::from_bits(bits).into()).find(free)
-        }
-    };
-    found.ok_or(IpamError::Exhausted { range })
+    addresses(config).find(free).ok_or(IpamError::Exhausted { range })
 }
 
 /// The first IPv4 subnet of the pools that overlaps neither a network's nor anything the host has a route to; with

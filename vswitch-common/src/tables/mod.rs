@@ -223,6 +223,18 @@ pub struct NeighborKey {
     pub reserved: u16,
 }
 
+/// Whose an IP address is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Neighbor {
+    /// The port that the owner is behind.
+    pub port: PortNumber,
+    /// The owner's MAC address; looked at where the port is a tunnel: others have one station alone.
+    pub mac: Mac,
+    /// 0.
+    pub reserved: u16,
+}
+
 /// An IP address that a port's station has in another network, and may speak from here, too: what came by one interface
 /// is answered by way of the other, where the default route is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -353,6 +365,8 @@ impl FdbEntry {
     pub const STICKY: u16 = 2;
     /// It moved too often and stays where it is for [`FdbEntry::DAMPING`] ticks.
     pub const HELD: u16 = 4;
+    /// Besides [`FdbEntry::STATIC`]: an endpoint of another host of the cluster, whose record this follows.
+    pub const REMOTE: u16 = 8;
     /// Moves within [`FdbEntry::DAMPING`] that are still taken for a station on the move.
     pub const MOVES: u16 = 5;
     /// The time in which moves are counted, and that a station is held, in ticks: 9.7 seconds.
@@ -486,8 +500,15 @@ pub const MAX_PORTS: u32 = 4096;
 /// The largest number of subnets and addresses of the host in them, over all networks: two of each for every one.
 pub const MAX_SUBNETS: u32 = 4 * MAX_PORTS;
 
-/// The largest number of addresses whose owners are known: of each port one of each kind, IPv4, IPv6 and link-local.
-pub const MAX_NEIGHBORS: u32 = 4 * MAX_PORTS;
+/// The largest number of endpoints of other hosts of a cluster.
+pub const MAX_REMOTES: u32 = 1 << 17;
+
+/// The largest number of addresses whose owners are known: of each port, and of each endpoint of another host, one of each
+/// kind, IPv4, IPv6 and link-local.
+pub const MAX_NEIGHBORS: u32 = 4 * MAX_PORTS + 3 * MAX_REMOTES;
+
+/// The largest number of addresses that stations have in other networks.
+pub const MAX_OWNED: u32 = 4 * MAX_PORTS;
 
 /// The largest number of VLANs on the lists of all trunks.
 pub const MAX_TRUNK_VLANS: u32 = 1 << 20;
@@ -537,6 +558,7 @@ pub trait Tables {
 const _: () = {
     assert!(size_of::<Port>() == 64);
     assert!(size_of::<NeighborKey>() == 24);
+    assert!(size_of::<Neighbor>() == 12);
     assert!(size_of::<OwnKey>() == 24);
     assert!(size_of::<ListenerKey>() == 32);
     assert!(size_of::<StormWindow>() == 8);
@@ -553,7 +575,7 @@ mod user {
     //! pattern is valid.
     #![expect(clippy::undocumented_unsafe_blocks, reason = "one argument for all, above")]
     use super::{
-        Address, FdbEntry, FdbKey, ListenerKey, NeighborKey, Network, OwnKey, Port, PortCounters, PortNumber,
+        Address, FdbEntry, FdbKey, ListenerKey, Neighbor, NeighborKey, Network, OwnKey, Port, PortCounters, PortNumber,
         StormWindow, Subnet, TunnelKey,
     };
 
@@ -566,6 +588,7 @@ mod user {
     unsafe impl aya::Pod for FdbEntry {}
     unsafe impl aya::Pod for PortCounters {}
     unsafe impl aya::Pod for NeighborKey {}
+    unsafe impl aya::Pod for Neighbor {}
     unsafe impl aya::Pod for ListenerKey {}
     unsafe impl aya::Pod for OwnKey {}
     unsafe impl aya::Pod for StormWindow {}

@@ -1,5 +1,6 @@
 //! What goes over the socket. Requests carry text as it was typed: the switch judges it, and its error names it.
 
+mod cluster;
 mod fdb;
 mod multicast;
 mod networks;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
+pub use cluster::ClusterView;
 pub use fdb::{
     FdbChange, FdbChangeKind, FdbFilter, FdbFlush, FdbFlushed, FdbKeyRequest, FdbStatic, StationKind, StationView,
 };
@@ -87,6 +89,9 @@ pub struct Status {
     /// Interfaces of the host that networks are on.
     #[serde(default)]
     pub interfaces: Vec<InterfaceView>,
+    /// The cluster that this host is in.
+    #[serde(default)]
+    pub cluster: Option<ClusterView>,
 }
 
 /// Hooks by kind of port.

@@ -9,12 +9,12 @@ mod server;
 pub use client::{Client, ClientError, Stream, path, query};
 pub use frames::{Direction, FrameMessage, FrameView, FramesFilter, VerdictView};
 pub use messages::{
-    AllVlans, AttachRequest, ConnectRequest, Counters, DetachRequest, Detached, DisconnectRequest, DownRequest,
-    EndpointDetails, EndpointView, ErrorBody, ErrorDocument, FdbChange, FdbChangeKind, FdbFilter, FdbFlush, FdbFlushed,
-    FdbKeyRequest, FdbStatic, HooksView, InterfaceView, MdbFilter, MulticastGroupView, NetworkDetails, NetworkRequest,
-    NetworkView, PeerRequest, PeerState, PeerView, PortHealth, PortView, Pruned, StationKind, StationView, StatsFilter,
-    Status, SubnetView, TraceFrame, TraceProgram, TraceProtocol, TraceRequest, TraceStep, TraceVerdict, TraceView,
-    TrunkVlan, UplinkView,
+    AllVlans, AttachRequest, ClusterView, ConnectRequest, Counters, DetachRequest, Detached, DisconnectRequest,
+    DownRequest, EndpointDetails, EndpointView, ErrorBody, ErrorDocument, FdbChange, FdbChangeKind, FdbFilter,
+    FdbFlush, FdbFlushed, FdbKeyRequest, FdbStatic, HooksView, InterfaceView, MdbFilter, MulticastGroupView,
+    NetworkDetails, NetworkRequest, NetworkView, PeerRequest, PeerState, PeerView, PortHealth, PortView, Pruned,
+    StationKind, StationView, StatsFilter, Status, SubnetView, TraceFrame, TraceProgram, TraceProtocol, TraceRequest,
+    TraceStep, TraceVerdict, TraceView, TrunkVlan, UplinkView,
 };
 pub use metrics::{Measured, Stations};
 pub use server::{DownCall, router};

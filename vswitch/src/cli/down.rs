@@ -116,7 +116,8 @@ async fn release_uplinks(instance: &Instance, netlink: &Netlink) -> Result<(), D
     let directory = instance.bpf_directory();
     // As it is: nothing is to be made anew on the way out.
     let fdb_size = Datapath::fdb_size(&directory).unwrap_or(daemon::FDB_SIZE);
-    let options = crate::datapath::Options { directory, mode: Mode::Auto, fdb_size };
+    let cluster = Datapath::was_in_cluster(&directory);
+    let options = crate::datapath::Options { directory, mode: Mode::Auto, fdb_size, cluster };
     let datapath = Arc::new(Datapath::open(options)?);
     for (number, _) in
         datapath.ports()?.iter().filter(|(_, port)| matches!(port.kind(), Some(PortKind::Uplink | PortKind::Parent)))

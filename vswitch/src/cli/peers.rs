@@ -21,7 +21,7 @@ pub async fn run(client: &mut Client, command: PeerCommand, output: Output) -> R
 
 async fn ls(client: &mut Client, output: Output) -> Result<(), Failure> {
     let peers: Vec<PeerView> = client.get("/peers").await?;
-    let header = ["PEER", "STATE", "INTERFACE", "LAST SEEN", "NETWORKS", "RX BYTES", "TX BYTES", "DROPS"];
+    let header = ["PEER", "HOST", "STATE", "INTERFACE", "LAST SEEN", "NETWORKS", "RX BYTES", "TX BYTES", "DROPS"];
     output.rows(
         &peers,
         |peer| peer.address.to_string(),
@@ -29,6 +29,7 @@ async fn ls(client: &mut Client, output: Output) -> Result<(), Failure> {
         |peer| {
             [
                 peer.address.to_string(),
+                or_dash(peer.host.as_ref()),
                 peer.state.name().to_owned(),
                 or_dash(peer.interface.as_ref()),
                 peer.last_seen_seconds.map_or_else(|| "never".to_owned(), |seconds| format!("{seconds} s ago")),

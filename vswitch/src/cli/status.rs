@@ -3,7 +3,7 @@
 use super::arguments::Format;
 use super::failure::Failure;
 use super::output::{Output, list, or_dash, properties, say};
-use crate::api::{Client, Counters, InterfaceView, PortView, Status, UplinkView, query};
+use crate::api::{Client, ClusterView, Counters, InterfaceView, PortView, Status, UplinkView, query};
 
 pub async fn status(client: &mut Client, output: Output) -> Result<(), Failure> {
     let status: Status = client.get("/status").await?;
@@ -34,8 +34,9 @@ fn text(status: &Status) -> String {
         ("nft table", or_dash(status.firewall_table.as_ref())),
         ("forwarding", list(&forwarding)),
     ]);
+    let cluster: String = status.cluster.iter().map(cluster).collect();
     let interfaces: String = status.interfaces.iter().map(interface).collect();
-    text + &interfaces + &status.notes.iter().map(|note| format!("note: {note}\n")).collect::<String>()
+    text + &cluster + &interfaces + &status.notes.iter().map(|note| format!("note: {note}\n")).collect::<String>()
 }
 
 /// A line about an interface that networks are on.
@@ -47,6 +48,27 @@ fn interface(view: &InterfaceView) -> String {
         "not there (it is taken in when it comes)".to_owned()
     };
     format!("interface   {interface} of {}: {state}\n", view.networks.join(", "))
+}
+
+/// A line about the cluster, and one for each thing that is not as it should be.
+fn cluster(view: &ClusterView) -> String {
+    let ClusterView { address, etcd, members, hosts, endpoints, .. } = view;
+    let how = match (view.connected, view.registered) {
+        (true, true) => "registered",
+        (true, false) => "registering",
+        (false, _) => "etcd does not answer",
+    };
+    let members = if *members == 1 { "1 member".to_owned() } else { format!("{members} members") };
+    let mut text = format!(
+        "cluster     {how}, as {address}: {hosts} hosts, {endpoints} endpoints on the others; etcd at {etcd} ({members})\n"
+    );
+    if let (Some(since), Some(why)) = (view.away_since, &view.why) {
+        text += &format!("note: etcd does not answer since {since}: {why} (existing traffic goes on)\n");
+    }
+    if view.pending > 0 {
+        text += &format!("note: {} addresses and names are given back when etcd answers\n", view.pending);
+    }
+    text + &view.conflicts.iter().map(|conflict| format!("note: {conflict}\n")).collect::<String>()
 }
 
 fn stations(status: &Status) -> String {

@@ -3,18 +3,21 @@
 //! The daemon is this program again, in a session of its own. It tells on its stdout, a pipe, that it serves or why it
 //! cannot; then its stdout is its log, like its stderr.
 
+use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::arguments::{DatapathMode, Up};
+use super::arguments::{ClusterFlags, DatapathMode, Up};
 use super::failure::Failure;
 use super::output::{Output, say};
 use crate::api::{Client, ErrorBody, Status};
-use crate::daemon::{self, DaemonError, Options};
+use crate::cluster;
+use crate::daemon::{self, ClusterOptions, DaemonError, Options};
 use crate::datapath::Mode;
 use crate::lock::{Lock, LockError};
 use crate::model::{Instance, Subnet};
@@ -51,6 +54,8 @@ pub fn run(arguments: &Up, instance: &Instance, output: Output) -> Result<(), Fa
     if arguments.detached {
         return be_daemon(arguments, instance);
     }
+    // Nonsense is told at once, whoever runs.
+    cluster(&arguments.cluster)?;
     if let Some(status) = running(instance)? {
         daemon::check_namespace(instance)?;
         return report(&Report { instance: status.instance, started: false, restored: Restored::default() }, output);
@@ -151,6 +156,7 @@ fn start(arguments: &Up, instance: &Instance) -> Result<Word, Failure> {
     if let Some(port) = arguments.vxlan_port {
         command.args(["--vxlan-port", &port.to_string()]);
     }
+    command.args(cluster_arguments(&arguments.cluster));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).current_dir("/");
     let mut child = command.spawn().map_err(|error| failed("start the daemon", &error))?;
     let mut line = String::new();
@@ -173,7 +179,7 @@ fn be_daemon(arguments: &Up, instance: &Instance) -> Result<(), Failure> {
     // Fails only for the leader of a process group, which a child just started is not.
     let _ = nix::unistd::setsid();
     log_to_stderr();
-    let outcome = daemon::run(&options(arguments, instance), |restored| {
+    let outcome = daemon::run(&options(arguments, instance)?, |restored| {
         tell(&Word::Ready(restored.clone()));
         // From here on nobody listens but the log.
         if let Err(error) = nix::unistd::dup2_stdout(io::stderr()) {
@@ -195,18 +201,60 @@ fn tell(word: &Word) {
 
 fn in_foreground(arguments: &Up, instance: &Instance) -> Result<(), Failure> {
     log_to_stderr();
-    Ok(daemon::run(&options(arguments, instance), |_| daemon::notify(&[sd_notify::NotifyState::Ready]))?)
+    Ok(daemon::run(&options(arguments, instance)?, |_| daemon::notify(&[sd_notify::NotifyState::Ready]))?)
 }
 
-fn options(arguments: &Up, instance: &Instance) -> Options {
+fn options(arguments: &Up, instance: &Instance) -> Result<Options, Failure> {
     let pools = if arguments.pool.is_empty() { default_pool().into_iter().collect() } else { arguments.pool.clone() };
-    Options {
+    Ok(Options {
         instance: instance.clone(),
         mode: arguments.datapath.mode(),
         pools,
         fdb_size: arguments.fdb_size,
         vxlan_port: arguments.vxlan_port.unwrap_or(VXLAN_PORT),
-    }
+        cluster: cluster(&arguments.cluster)?,
+    })
+}
+
+/// The cluster, if one is named.
+fn cluster(flags: &ClusterFlags) -> Result<Option<ClusterOptions>, Failure> {
+    let Some(url) = &flags.cluster else { return Ok(None) };
+    let etcd = || {
+        let mut etcd = cluster::Options::parse(url)?;
+        etcd = etcd.with_tls(flags.cluster_ca.clone(), flags.cluster_cert.clone(), flags.cluster_key.clone())?;
+        if let (Some(user), Some(password)) = (&flags.cluster_user, &flags.cluster_password_file) {
+            etcd = etcd.with_user(user.clone(), password.clone());
+        }
+        if let Some(prefix) = &flags.cluster_prefix {
+            etcd = etcd.with_prefix(prefix)?;
+        }
+        if let Some(seconds) = flags.cluster_lease {
+            etcd = etcd.with_lease(seconds)?;
+        }
+        Ok::<_, cluster::InvalidOptions>(etcd)
+    };
+    let etcd = etcd().map_err(|error| Failure::new("invalid_cluster", &error.to_string()))?;
+    Ok(Some(ClusterOptions { etcd, advertise: flags.advertise }))
+}
+
+/// The same flags, for the daemon. Files by their whole paths: it has another working directory.
+fn cluster_arguments(flags: &ClusterFlags) -> Vec<OsString> {
+    let file = |path: &Option<PathBuf>| {
+        let path = path.as_ref()?;
+        Some(std::path::absolute(path).unwrap_or_else(|_| path.clone()).into_os_string())
+    };
+    let given = [
+        ("--cluster", flags.cluster.clone().map(OsString::from)),
+        ("--advertise", flags.advertise.map(|address| address.to_string().into())),
+        ("--cluster-ca", file(&flags.cluster_ca)),
+        ("--cluster-cert", file(&flags.cluster_cert)),
+        ("--cluster-key", file(&flags.cluster_key)),
+        ("--cluster-user", flags.cluster_user.clone().map(OsString::from)),
+        ("--cluster-password-file", file(&flags.cluster_password_file)),
+        ("--cluster-prefix", flags.cluster_prefix.clone().map(OsString::from)),
+        ("--cluster-lease", flags.cluster_lease.map(|seconds| seconds.to_string().into())),
+    ];
+    given.into_iter().filter_map(|(name, value)| Some([OsString::from(name), value?])).flatten().collect()
 }
 
 fn default_pool() -> Option<Subnet> {

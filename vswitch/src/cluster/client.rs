@@ -1,5 +1,7 @@
 //! This host in the cluster.
 
+use std::fmt;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,9 +16,9 @@ use super::etcd::{DEADLINE, Etcd, put};
 use super::health::Health;
 use super::keys::{Key, Keys};
 use super::options::Options;
-use super::owned::Owned;
+use super::owned::{Claim, Owned};
 use super::queue::Queue;
-use super::records::Host;
+use super::records::{Host, SharedEndpoint};
 use super::session;
 use super::snapshot::Update;
 use super::watch::Watcher;
@@ -24,6 +26,8 @@ use crate::model::HostId;
 
 /// How many updates wait for whoever watches.
 const UPDATES: usize = 256;
+/// No lease of etcd's: those are not 0.
+const NO_LEASE: i64 = 0;
 
 /// Whether something was taken back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +66,12 @@ pub(super) struct Shared {
     pub(super) addresses: Queue,
     /// Those who create a network.
     pub(super) networks: Queue,
+}
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cluster").field("host", &self.shared.id).finish_non_exhaustive()
+    }
 }
 
 impl Cluster {
@@ -125,11 +135,32 @@ impl Cluster {
         self.shared.with_lease(doing, write).await.map(drop)
     }
 
+    /// Notes that this host has an endpoint with these addresses, which was announced by an earlier process or not at all:
+    /// it is announced as soon as etcd answers, if nobody else has the addresses or the name by then
+    /// ([`Health::conflicts`]).
+    pub fn announce_later(&self, endpoint: SharedEndpoint, addresses: &[IpAddr]) {
+        let shared = &*self.shared;
+        let endpoint = SharedEndpoint { host: shared.id, ..endpoint };
+        {
+            let mut owned = shared.owned();
+            for address in addresses {
+                owned.hold(Claim::Address(endpoint.network, *address, endpoint.id), NO_LEASE);
+            }
+            owned.hold(Claim::Endpoint(endpoint), NO_LEASE);
+        }
+        shared.wake.notify_one();
+    }
+
+    /// Where etcd is, as the options say it.
+    pub fn addresses(&self) -> String {
+        self.shared.etcd.addresses()
+    }
+
     /// Takes back all that this host has, and its registration, at once.
     ///
     /// # Errors
     /// [`ClusterError::Unreachable`] and the like; then it ends with the lease.
-    pub async fn leave(self) -> Result<(), ClusterError> {
+    pub async fn leave(&self) -> Result<(), ClusterError> {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
         let lease = self.shared.lease.send_replace(None);
         let Some(lease) = lease else { return Ok(()) };

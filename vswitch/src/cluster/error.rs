@@ -153,6 +153,45 @@ pub enum ClusterError {
 }
 
 impl ClusterError {
+    /// The name for programs.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Options(_) => "invalid_cluster",
+            Self::File { .. } => "file",
+            Self::Unreachable { .. } => "cluster_unreachable",
+            Self::Tls { .. } => "cluster_tls",
+            Self::Auth { .. } => "cluster_auth",
+            Self::Refused { .. } | Self::Compacted => "cluster_refused",
+            Self::LeaseLost => "cluster_lease_lost",
+            Self::NameTaken(_) => "network_exists",
+            Self::VniTaken { .. } => "vni_in_use",
+            Self::SubnetTaken { .. } => "subnet_overlap",
+            Self::NoFreeVni => "no_free_vni",
+            Self::NetworkNotFound(_) | Self::NetworkGone(_) => "network_not_found",
+            Self::NetworkInUse { .. } => "active_endpoints",
+            Self::AddressTaken { .. } => "address_in_use",
+            Self::Full { .. } => "no_available_address",
+            Self::EndpointTaken { .. } => "endpoint_exists",
+            Self::Random(_) => "random",
+            Self::Record { .. } => "cluster_record",
+        }
+    }
+
+    /// Whether it does not fit what is there.
+    pub const fn is_conflict(&self) -> bool {
+        matches!(
+            self,
+            Self::NameTaken(_)
+                | Self::VniTaken { .. }
+                | Self::SubnetTaken { .. }
+                | Self::NoFreeVni
+                | Self::NetworkInUse { .. }
+                | Self::AddressTaken { .. }
+                | Self::Full { .. }
+                | Self::EndpointTaken { .. }
+        )
+    }
+
     /// Whether etcd did not answer: what was asked for may have been done, or not.
     pub fn is_unreachable(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::Tls { .. })

@@ -52,6 +52,11 @@ pub(super) struct Read {
 }
 
 impl Etcd {
+    /// Where it is, for people.
+    pub(super) fn addresses(&self) -> String {
+        self.options.to_string()
+    }
+
     /// Reads the files that the options name; nothing is connected yet.
     ///
     /// # Errors

@@ -188,6 +188,7 @@ mod tests {
             mac: "02:00:00:00:00:01".parse().expect("an address"),
             ipv4: None,
             ipv6: None,
+            vlan: 0,
         }
     }
 

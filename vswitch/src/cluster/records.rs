@@ -89,6 +89,9 @@ pub struct SharedEndpoint {
     /// Its IPv6 address.
     #[serde(default)]
     pub ipv6: Option<Ipv6Addr>,
+    /// Its VLAN in the network, 1 to 4094; 0 if it is in none.
+    #[serde(default)]
+    pub vlan: u16,
 }
 
 /// Who has an address or a name. Not JSON but `HOST/ENDPOINT`: transactions compare it byte by byte, so all versions must

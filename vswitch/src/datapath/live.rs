@@ -173,7 +173,8 @@ impl Tables for LiveTables<'_> {
     }
 
     fn neighbor(&self, key: &NeighborKey) -> PortNumber {
-        let owner = self.read("NEIGHBORS", self.maps.neighbors.get(key, 0)).unwrap_or(PortNumber::NONE);
+        let neighbor = self.read("NEIGHBORS", self.maps.neighbors.get(key, 0));
+        let owner = neighbor.map_or(PortNumber::NONE, |neighbor| neighbor.port);
         self.note(Lookup::Neighbor(*key, owner));
         owner
     }

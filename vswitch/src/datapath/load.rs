@@ -7,15 +7,16 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use aya::maps::{MapData, MapInfo, ProgramArray};
+use aya::maps::{Array, Map, MapData, MapInfo, ProgramArray};
 use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use vswitch_common::carrier::Carrier;
 use vswitch_common::packet::TunnelKey;
 use vswitch_common::packet::address::Address;
 use vswitch_common::tables::{
-    FdbEntry, FdbKey, ListenerKey, MAX_LISTENERS, MAX_NEIGHBORS, MAX_PORTS, MAX_SUBNETS, MAX_TRUNK_VLANS, MAX_TUNNELS,
-    MAX_UNDERLAY, NEAR_DEVICES, NeighborKey, Network, OwnKey, Port, PortCounters, StormWindow, Subnet,
+    FdbEntry, FdbKey, ListenerKey, MAX_LISTENERS, MAX_NEIGHBORS, MAX_OWNED, MAX_PORTS, MAX_REMOTES, MAX_SUBNETS,
+    MAX_TRUNK_VLANS, MAX_TUNNELS, MAX_UNDERLAY, NEAR_DEVICES, Neighbor, NeighborKey, Network, OwnKey, Port,
+    PortCounters, StormWindow, Subnet,
 };
 use vswitch_common::watch::{Watch, Watched};
 
@@ -42,8 +43,8 @@ const MAPS: [(&str, usize, usize, u32); 22] = [
     ("LEARNED", 4, 8, MAX_PORTS),
     ("FORGOTTEN", 4, 8, MAX_PORTS),
     ("LEARNABLE", 4, 8, 1),
-    ("NEIGHBORS", size_of::<NeighborKey>(), 4, MAX_NEIGHBORS),
-    ("OWNED", size_of::<OwnKey>(), 4, MAX_NEIGHBORS),
+    ("NEIGHBORS", size_of::<NeighborKey>(), size_of::<Neighbor>(), MAX_NEIGHBORS),
+    ("OWNED", size_of::<OwnKey>(), 4, MAX_OWNED),
     ("TRUNKS", 4, 4, MAX_TRUNK_VLANS),
     ("LISTENERS", size_of::<ListenerKey>(), 4, MAX_LISTENERS),
     ("TUNNELS", size_of::<TunnelKey>(), 4, MAX_TUNNELS),
@@ -132,8 +133,8 @@ impl Datapath {
             let path = options.directory.join(directory);
             fs::create_dir_all(&path).map_err(|error| pin_error(&path, &error))?;
         }
-        let taken_over = keep_matching_maps(&pins, options.fdb_size)?;
-        let mut ebpf = load(&pins, options.fdb_size, None)?;
+        let taken_over = keep_matching_maps(&pins, options.fdb_entries())?;
+        let mut ebpf = load(&pins, options.fdb_entries(), None)?;
         for hook in Hook::ALL {
             pin_program(&mut ebpf, hook, &pins)?;
         }
@@ -142,7 +143,8 @@ impl Datapath {
         // Before the programs that call it: an older daemon's call the new one from now on, as they would their own.
         set_carriers(&ebpf, &mut maps.carriers)?;
         set(&mut maps.learnable, "LEARNABLE", 0, u64::from(options.fdb_size))?;
-        let ports = PortTable::read(&maps)?;
+        let mut ports = PortTable::read(&maps)?;
+        ports.read_remotes(&maps)?;
         let mut programs = Programs::pinned(&pins)?;
         hooks::replace_programs(&mut programs, tc, &pins, &ports)?;
         let underlay = hooks::replace_on_underlay(&mut programs, &pins)?;
@@ -156,8 +158,16 @@ impl Datapath {
 
     /// Room in the FDB of an earlier daemon, in learned stations, where one has left its maps pinned.
     pub fn fdb_size(directory: &Path) -> Option<u32> {
-        let info = MapInfo::from_pin(Pins(directory).map("FDB")).ok()?;
-        info.max_entries().checked_sub(STATIC_ROOM)
+        let learnable = MapData::from_pin(Pins(directory).map("LEARNABLE")).ok()?;
+        let learnable: Array<MapData, u64> = Map::Array(learnable).try_into().ok()?;
+        u32::try_from(learnable.get(&0, 0).ok()?).ok()
+    }
+
+    /// Whether an earlier daemon that has left its maps pinned was in a cluster.
+    pub fn was_in_cluster(directory: &Path) -> bool {
+        let entries = MapInfo::from_pin(Pins(directory).map("FDB")).map(|info| info.max_entries());
+        let learnable = Self::fdb_size(directory);
+        matches!((entries, learnable), (Ok(entries), Some(learnable)) if entries > learnable + STATIC_ROOM)
     }
 
     /// Whether ports of an earlier daemon were found running.
@@ -166,11 +176,18 @@ impl Datapath {
     }
 }
 
+impl Options {
+    /// Room in the FDB in all.
+    pub(super) const fn fdb_entries(&self) -> u32 {
+        self.fdb_size + STATIC_ROOM + if self.cluster { MAX_REMOTES } else { 0 }
+    }
+}
+
 /// Loads the object on the pinned maps, and the programs into the kernel. With `traced`, a copy that only records.
-pub(super) fn load(pins: &Pins<'_>, fdb_size: u32, traced: Option<&u32>) -> Result<Ebpf, DatapathError> {
+pub(super) fn load(pins: &Pins<'_>, fdb_entries: u32, traced: Option<&u32>) -> Result<Ebpf, DatapathError> {
     let mut loader = EbpfLoader::new();
     // Our programs look at packets and maps alone: nothing in them is relocated against the kernel's own types.
-    loader.btf(None).verifier_log_level(VerifierLogLevel::STATS).map_max_entries("FDB", fdb_size + STATIC_ROOM);
+    loader.btf(None).verifier_log_level(VerifierLogLevel::STATS).map_max_entries("FDB", fdb_entries);
     for (name, ..) in MAPS {
         // The copy that only records calls its own: the others would carry out what they decide.
         if traced.is_none() || name != CARRIERS {
@@ -194,10 +211,10 @@ pub(super) fn load(pins: &Pins<'_>, fdb_size: u32, traced: Option<&u32>) -> Resu
 }
 
 /// Leaves pinned maps where they are if all have this version's layout, and says so; removes them otherwise.
-fn keep_matching_maps(pins: &Pins<'_>, fdb_size: u32) -> Result<bool, DatapathError> {
+fn keep_matching_maps(pins: &Pins<'_>, fdb_entries: u32) -> Result<bool, DatapathError> {
     let fits = |&(name, key, value, entries): &(&str, usize, usize, u32)| {
         let Ok(info) = MapInfo::from_pin(pins.map(name)) else { return false };
-        let entries = if entries == 0 { fdb_size + STATIC_ROOM } else { entries };
+        let entries = if entries == 0 { fdb_entries } else { entries };
         (info.key_size(), info.value_size(), info.max_entries()) == (key as u32, value as u32, entries)
     };
     if MAPS.iter().all(fits) {

@@ -10,6 +10,7 @@ mod multicast;
 mod networks;
 mod ports;
 mod programs;
+mod remotes;
 mod stations;
 mod tables;
 mod tracer;
@@ -28,6 +29,7 @@ pub use hooks::{Hooks, release_device, release_underlay};
 pub use live::{Lookup, Reasoned, Stage};
 pub use load::{Datapath, OBJECT};
 pub use networks::NetworkSpec;
+pub use remotes::Remote;
 pub use tracer::{SHORTEST, Tracer};
 pub use underlay::UnderlaySpec;
 pub use watch::Ring;
@@ -53,6 +55,8 @@ pub struct Options {
     pub mode: Mode,
     /// Room in the FDB, in learned stations. There is always room for the static ones of as many ports as can be.
     pub fdb_size: u32,
+    /// Whether there is room for the endpoints of other hosts, too.
+    pub cluster: bool,
 }
 
 /// Whether XDP is wanted on one port.

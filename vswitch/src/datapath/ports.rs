@@ -5,10 +5,12 @@ use std::net::IpAddr;
 use std::sync::MutexGuard;
 
 use aya::maps::PerCpuValues;
+use vswitch_common::Mac;
 use vswitch_common::packet::TunnelKey;
 use vswitch_common::packet::address::Address;
 use vswitch_common::tables::{
-    MAX_PORTS, NeighborKey, NetworkNumber, OwnKey, Port, PortCounters, PortKind, PortNumber, VlanKey, trunk_key,
+    FdbKey, MAX_PORTS, Neighbor, NeighborKey, NetworkNumber, OwnKey, Port, PortCounters, PortKind, PortNumber, VlanKey,
+    trunk_key,
 };
 
 use super::error::chain;
@@ -27,7 +29,9 @@ pub(super) struct PortTable {
     /// The number given last. Numbers go round, so that a stale FDB entry seldom meets a new port.
     last: u32,
     hooks: HashMap<PortNumber, String>,
-    neighbors: HashMap<PortNumber, BTreeSet<NeighborKey>>,
+    pub(super) neighbors: HashMap<PortNumber, BTreeSet<NeighborKey>>,
+    /// Of tunnels: the endpoints of the other host.
+    pub(super) remotes: HashMap<PortNumber, BTreeSet<FdbKey>>,
     owned: HashMap<PortNumber, BTreeSet<OwnKey>>,
     trunks: HashMap<PortNumber, BTreeSet<u16>>,
 }
@@ -51,8 +55,8 @@ impl PortTable {
         }
         let failed = |table| move |cause| DatapathError::Table { table, cause };
         for entry in maps.neighbors.iter() {
-            let (key, number) = entry.map_err(failed("NEIGHBORS"))?;
-            table.neighbors.entry(number).or_default().insert(key);
+            let (key, neighbor) = entry.map_err(failed("NEIGHBORS"))?;
+            table.neighbors.entry(neighbor.port).or_default().insert(key);
         }
         for key in maps.owned.keys() {
             let key = key.map_err(failed("OWNED"))?;
@@ -277,14 +281,15 @@ impl State {
         if fixed(&port) {
             self.fix(station(&port), number)?;
         }
-        self.make_known(number, neighbors(spec))?;
         if spec.kind == PortKind::Tunnel {
+            // Who is known to be behind it stays so.
             let key = self.tunnel_key(&port)?;
             self.maps
                 .tunnels
                 .insert(key, number, 0)
                 .map_err(|cause| DatapathError::Table { table: "TUNNELS", cause })?;
         } else {
+            self.make_known(number, spec.mac, neighbors(spec))?;
             self.maps.set_device(spec.ifindex, number)?;
         }
         if spec.kind == PortKind::Parent {
@@ -330,20 +335,25 @@ impl State {
     }
 
     /// Brings what is known of the addresses of a port's station in line.
-    fn make_known(&mut self, number: PortNumber, wanted: BTreeSet<NeighborKey>) -> Result<(), DatapathError> {
+    fn make_known(&mut self, number: PortNumber, mac: Mac, wanted: BTreeSet<NeighborKey>) -> Result<(), DatapathError> {
         let failed = |cause| DatapathError::Table { table: "NEIGHBORS", cause };
         let known = self.ports.neighbors.remove(&number).unwrap_or_default();
         for key in known.difference(&wanted) {
-            // Another port's by now: that one's it stays.
-            if self.maps.neighbors.get(key, 0).is_ok_and(|owner| owner == number) {
-                removed(self.maps.neighbors.remove(key), "NEIGHBORS")?;
-            }
+            self.forget_neighbor(number, key)?;
         }
         for key in wanted.difference(&known) {
-            self.maps.neighbors.insert(key, number, 0).map_err(failed)?;
+            self.maps.neighbors.insert(key, Neighbor { port: number, mac, reserved: 0 }, 0).map_err(failed)?;
         }
         if !wanted.is_empty() {
             self.ports.neighbors.insert(number, wanted);
+        }
+        Ok(())
+    }
+
+    /// Forgets whose an address is, if it is that of this port.
+    pub(super) fn forget_neighbor(&mut self, number: PortNumber, key: &NeighborKey) -> Result<(), DatapathError> {
+        if self.maps.neighbors.get(key, 0).is_ok_and(|owner| owner.port == number) {
+            removed(self.maps.neighbors.remove(key), "NEIGHBORS")?;
         }
         Ok(())
     }
@@ -380,7 +390,7 @@ impl State {
         }
         let learned = self.maps.learned.get(&number.0, 0).is_ok_and(|learned| learned > 0);
         let forgotten = if learned { self.forget(|_, entry| entry.port == number) } else { Ok(0) };
-        let unknown = self.make_known(number, BTreeSet::new());
+        let unknown = self.make_known(number, Mac::ZERO, BTreeSet::new()).and(self.forget_remotes(number));
         let vlans = self.list_vlans(number, &Trunk::None).and(self.own(number, BTreeSet::new()));
         let deaf = self.stop_listening(number);
         set(&mut self.maps.ports, "PORTS", number.0, Port::default())?;
@@ -439,7 +449,7 @@ fn fixed(port: &Port) -> bool {
     }
 }
 
-fn is_tunnel(port: &Port) -> bool {
+pub(super) fn is_tunnel(port: &Port) -> bool {
     port.kind() == Some(PortKind::Tunnel)
 }
 
@@ -500,9 +510,6 @@ pub(super) fn mapped(address: IpAddr) -> Address {
 /// The keys by which a port's station is found: all its addresses, and the link-local one of its MAC address.
 fn neighbors(spec: &PortSpec) -> BTreeSet<NeighborKey> {
     let key = |address| NeighborKey { address, network: spec.network, vlan: VlanKey(spec.rules.vlan), reserved: 0 };
-    if spec.kind == PortKind::Tunnel {
-        return BTreeSet::new();
-    }
     let given = spec.addresses.iter().map(|address| mapped(*address));
     let link_local = Some(Address::link_local(spec.mac)).filter(|_| !spec.rules.place.by_address);
     given.chain(link_local).map(key).collect()

@@ -130,7 +130,7 @@ impl State {
         self.write(key, FdbEntry { port, flags: FdbEntry::STATIC, ..FdbEntry::default() })
     }
 
-    fn write(&mut self, key: FdbKey, entry: FdbEntry) -> Result<(), DatapathError> {
+    pub(super) fn write(&mut self, key: FdbKey, entry: FdbEntry) -> Result<(), DatapathError> {
         if let Ok(before) = self.maps.fdb.get(&key, 0) {
             self.discount(&before)?;
         }

@@ -7,8 +7,8 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, ProgramArra
 use vswitch_common::packet::TunnelKey;
 use vswitch_common::packet::address::Address;
 use vswitch_common::tables::{
-    FdbEntry, FdbKey, ListenerKey, MAX_PORTS, NEAR_DEVICES, NeighborKey, Network, NetworkNumber, OwnKey, Port,
-    PortCounters, PortNumber, StormWindow,
+    FdbEntry, FdbKey, ListenerKey, MAX_PORTS, NEAR_DEVICES, Neighbor, NeighborKey, Network, NetworkNumber, OwnKey,
+    Port, PortCounters, PortNumber, StormWindow,
 };
 use vswitch_common::watch::{Watch, Watched};
 
@@ -27,7 +27,7 @@ pub(super) struct Maps {
     pub(super) learned: Array<MapData, u64>,
     pub(super) forgotten: Array<MapData, u64>,
     pub(super) learnable: Array<MapData, u64>,
-    pub(super) neighbors: HashMap<MapData, NeighborKey, PortNumber>,
+    pub(super) neighbors: HashMap<MapData, NeighborKey, Neighbor>,
     pub(super) owned: HashMap<MapData, OwnKey, u32>,
     pub(super) trunks: HashMap<MapData, u32, u32>,
     pub(super) carriers: ProgramArray<MapData>,

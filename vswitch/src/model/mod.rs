@@ -24,7 +24,7 @@ pub use options::{
     BridgeOptions, DEFAULT_AGEING, EndpointOptions, InvalidOption, Layer, Learning, OverlayOptions, Passage,
     PortOptions, WireOptions, XdpChoice,
 };
-pub use peer::{InvalidPeer, Peer};
+pub use peer::{InvalidPeer, Peer, PeerHost};
 pub use publish::{HostPort, InvalidPortRange, InvalidPublish, PortRange, Protocol, PublishSpec, Published};
 pub use subnet::{InvalidSubnet, Subnet, SubnetConfig};
 pub use vlan::{InvalidVlan, TrunkVlans, VlanId};

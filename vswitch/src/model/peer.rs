@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
+use super::HostId;
+
 /// Another host, as it is recorded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Peer {
@@ -13,6 +15,18 @@ pub struct Peer {
     /// Since when it is one.
     #[serde(with = "time::serde::rfc3339")]
     pub added: OffsetDateTime,
+    /// Which host of the cluster it is; `None` for one that people told of.
+    #[serde(default)]
+    pub host: Option<PeerHost>,
+}
+
+/// A host of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerHost {
+    /// Its id.
+    pub id: HostId,
+    /// Its name.
+    pub name: String,
 }
 
 /// A text that is no peer's address.
@@ -27,6 +41,11 @@ pub enum InvalidPeer {
 }
 
 impl Peer {
+    /// One that people told of.
+    pub const fn new(address: IpAddr, added: OffsetDateTime) -> Self {
+        Self { address, added, host: None }
+    }
+
     /// The address of a peer as it was typed.
     ///
     /// # Errors

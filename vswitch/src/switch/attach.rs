@@ -60,17 +60,37 @@ impl Switch {
     }
 
     /// Makes a namespace an endpoint of a network; `expected` is the one that its path has to lead to.
-    async fn join(&self, given: Given, expected: Option<NetnsId>) -> Result<EndpointView, SwitchError> {
+    async fn join(&self, mut given: Given, expected: Option<NetnsId>) -> Result<EndpointView, SwitchError> {
         let netns = self.open_for(&given).await?;
         if expected.is_some_and(|expected| expected != netns.id()) {
             return Err(SwitchError::AnotherProcess(given.netns));
         }
+        let id = EndpointId::random()?;
+        let leased = self.lease(&given.network, id, given.ip, given.ip6).await?;
+        if let Some(leased) = &leased {
+            // Whoever else wants them gets others, on whatever host.
+            (given.ip, given.ip6) = (leased.ipv4, leased.ipv6);
+        }
+        let joined = self.enter_and_make(&given, id, netns, expected).await;
+        if let (Err(_), Some(leased)) = (&joined, leased) {
+            self.return_lease(leased).await;
+        }
+        joined
+    }
+
+    async fn enter_and_make(
+        &self,
+        given: &Given,
+        id: EndpointId,
+        netns: Netns,
+        expected: Option<NetnsId>,
+    ) -> Result<EndpointView, SwitchError> {
         let mut taken = self.host_addresses(&given.network).await?;
         // Binds, and may read all of /proc to say who has a port.
-        let published = tokio::task::block_in_place(|| self.publish(&given))?;
+        let published = tokio::task::block_in_place(|| self.publish(given))?;
         let mut found = 0;
         let ((endpoint, network, _exclusive), recorded) = loop {
-            let admitted = self.enter(&given, &netns, expected, taken.clone(), &published).await;
+            let admitted = self.enter(given, id, &netns, expected, taken.clone(), &published).await;
             match admitted {
                 Err(SwitchError::Wire(WireError::InUse { address, parent, .. })) if !given.asks_for(address) => {
                     // Some machine has it: the next one, then.
@@ -90,6 +110,7 @@ impl Switch {
         };
         let made = async {
             recorded.await?;
+            self.announce(&network, &endpoint).await?;
             let made = self.make(&network, &endpoint, netns).await?;
             match self.open_outside(&endpoint).await {
                 Ok(()) => Ok(made),
@@ -118,6 +139,7 @@ impl Switch {
     async fn enter(
         &self,
         given: &Given,
+        id: EndpointId,
         netns: &Netns,
         expected: Option<NetnsId>,
         taken: Vec<IpAddr>,
@@ -129,7 +151,7 @@ impl Switch {
             let wanted = if detached {
                 Err(SwitchError::EndpointNotFound(given.name.to_string()))
             } else {
-                wanted(&state, given, netns, taken, published.to_vec())
+                wanted(&state, given, id, netns, taken, published.to_vec())
             };
             wanted.and_then(|wanted| state.admit_endpoint(wanted)).map(|admitted| {
                 let recorded = self.store.commit(vec![Change::PutEndpoint(admitted.0.clone())]);
@@ -187,7 +209,10 @@ impl Switch {
             // It will be found without a device, or in a namespace that is gone, and be released then.
             tracing::warn!("{error}");
         }
-        self.state().endpoints.remove(&id);
+        let gone = self.state().endpoints.remove(&id);
+        if let Some(entry) = gone {
+            self.withdraw(&entry.record).await;
+        }
     }
 
     /// The namespace; the host's own only for the host's network, and no other for that.
@@ -371,6 +396,7 @@ fn default_name(path: &Path) -> Result<EndpointName, SwitchError> {
 fn wanted(
     state: &State,
     given: &Given,
+    endpoint: EndpointId,
     netns: &Netns,
     taken: Vec<IpAddr>,
     published: Vec<Published>,
@@ -405,7 +431,7 @@ fn wanted(
     };
     let id = netns.id();
     let endpoint = Endpoint {
-        id: EndpointId::random()?,
+        id: endpoint,
         name: given.name.clone(),
         network: record.id,
         netns: NetnsRecord {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::cluster::addresses;
 use super::state::{EndpointEntry, State};
 use crate::dns::Names;
 use crate::model::{Driver, Endpoint, EndpointName, NetworkId, Phase};
@@ -42,6 +43,13 @@ impl Names for Directory {
                 found.extend(address.ips());
             }
         }
+        for network in &visible {
+            found.extend(state.others.named(*network, name).flat_map(addresses));
+            let Some(of) = state.networks.get(network) else { continue };
+            if let Some(name) = before_network(name, of.record.name.as_str()) {
+                found.extend(state.others.named(*network, name).flat_map(addresses));
+            }
+        }
         // Several may be on the host.
         found.sort_unstable();
         found.dedup();
@@ -51,13 +59,16 @@ impl Names for Directory {
     fn name_of(&self, network: NetworkId, client: IpAddr, address: IpAddr) -> Option<String> {
         let state = self.state();
         let visible = visible(&state, network, client);
-        let entry = state.endpoints.values().find(|entry| {
+        let here = state.endpoints.values().find(|entry| {
             visible.contains(&entry.record.network)
                 && has_address(entry, address)
                 && entry.record.phase == Phase::Attached
-        })?;
-        let network = &state.networks.get(&entry.record.network)?.record.name;
-        Some(format!("{}.{network}", entry.record.name))
+        });
+        let here = here.map(|entry| (&entry.record.name, entry.record.network));
+        let elsewhere = || visible.iter().find_map(|network| state.others.at(*network, address));
+        let (name, network) = here.or_else(|| elsewhere().map(|endpoint| (&endpoint.name, endpoint.network)))?;
+        let network = &state.networks.get(&network)?.record.name;
+        Some(format!("{name}.{network}"))
     }
 
     fn is_ours(&self, network: NetworkId, address: IpAddr) -> bool {

@@ -8,6 +8,7 @@ use vswitch_common::tables::PortNumber;
 use super::trace::TraceError;
 use super::{OverlayError, WireError};
 use crate::apply::{ApplyError, datapath_hint, netlink_hint};
+use crate::cluster::ClusterError;
 use crate::datapath::DatapathError;
 use crate::ipam::IpamError;
 use crate::kernel::netlink::NetlinkError;
@@ -109,6 +110,12 @@ pub enum SwitchError {
     /// An overlay network or a peer.
     #[error(transparent)]
     Overlay(#[from] OverlayError),
+    /// The cluster.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// A network of a cluster that this host is not in.
+    #[error("network {0} is a cluster's, and this daemon is in none (start it with `up --cluster`)")]
+    NoCluster(NetworkName),
     /// A path that is not absolute.
     #[error("{0} is not an absolute path (the daemon has another working directory)")]
     RelativePath(PathBuf),
@@ -390,6 +397,8 @@ impl SwitchError {
             Self::UplinkLoopback(_) | Self::UplinkNotEthernet(_) => "uplink_unsuitable",
             Self::Wire(error) => error.code(),
             Self::Overlay(error) => error.code(),
+            Self::Cluster(error) => error.code(),
+            Self::NoCluster(_) => "no_cluster",
             Self::UplinkIsPort(_) | Self::UplinkInUse { .. } | Self::UplinkEnslaved { .. } => "uplink_in_use",
             Self::Netns(error) => netns_code(error),
             Self::OwnNamespace(_) => "own_namespace",
@@ -420,6 +429,9 @@ impl SwitchError {
         match self {
             Self::Wire(error) if error.is_conflict() => ErrorKind::Conflict,
             Self::Overlay(error) if error.is_conflict() => ErrorKind::Conflict,
+            Self::Cluster(error) if error.is_conflict() => ErrorKind::Conflict,
+            Self::Cluster(ClusterError::NetworkNotFound(_) | ClusterError::NetworkGone(_)) => ErrorKind::NotFound,
+            Self::Cluster(_) => ErrorKind::Failed,
             Self::Overlay(OverlayError::PeerNotFound(_)) => ErrorKind::NotFound,
             Self::NetworkNotFound(_)
             | Self::EndpointNotFound(_)

@@ -4,6 +4,7 @@
 //! What is done in the kernel is done outside of it, under a lock of the one endpoint or network that it is about.
 
 mod attach;
+mod cluster;
 mod detach;
 mod directory;
 mod error;
@@ -31,6 +32,7 @@ use std::time::Instant;
 
 use tokio::sync::{Mutex as AsyncMutex, Notify, RwLock, RwLockReadGuard};
 
+pub use cluster::Membership;
 pub use error::{ErrorKind, SwitchError};
 pub use fdb::FdbWatch;
 pub use overlay::OverlayError;
@@ -86,6 +88,8 @@ pub struct Switch {
     reservations: Reservations,
     /// The UDP port of the tunnels.
     vxlan_port: u16,
+    /// The cluster that this host is in.
+    membership: Option<Membership>,
     /// Held by whoever brings the tunnels in line.
     tunnelling: AsyncMutex<()>,
     /// Who listens to which multicast groups.
@@ -119,6 +123,8 @@ pub struct Parts {
     pub store: Store,
     /// The UDP port of the tunnels of overlay networks.
     pub vxlan_port: u16,
+    /// The cluster that this host is in.
+    pub membership: Option<Membership>,
 }
 
 impl Switch {
@@ -127,7 +133,7 @@ impl Switch {
     /// # Errors
     /// Where the daemon's own namespace cannot be opened.
     pub fn new(parts: Parts) -> Result<Self, SwitchError> {
-        let Parts { instance, mode, pools, kernel, netlink, datapath, watching, store, vxlan_port } = parts;
+        let Parts { instance, mode, pools, kernel, netlink, datapath, watching, store, vxlan_port, membership } = parts;
         let state = Arc::new(Mutex::new(State::default()));
         Ok(Self {
             dns: DnsServer::new(Arc::new(Directory(state.clone())), ResolverFiles::default()),
@@ -136,6 +142,7 @@ impl Switch {
             settling: AsyncMutex::default(),
             reservations: Reservations::default(),
             vxlan_port,
+            membership,
             tunnelling: AsyncMutex::default(),
             multicast: Mutex::default(),
             multicast_changed: Notify::new(),

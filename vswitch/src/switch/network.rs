@@ -12,6 +12,7 @@ use super::state::{PortHandle, WantedNetwork};
 use super::{OverlayError, Switch, SwitchError};
 use crate::api::{NetworkRequest, NetworkView, Pruned};
 use crate::apply::{ApplyError, apply};
+use crate::cluster::ClusterError;
 use crate::datapath::{Datapath, DatapathError, NetworkSpec};
 use crate::drivers;
 use crate::model::{
@@ -32,11 +33,17 @@ impl Switch {
         }
         let _leave = self.leave().await?;
         let asked = Asked { ipv6: request.ipv6, gateways: !request.gateways.is_empty() };
-        let draft = draft(request, driver)?;
+        let mut draft = draft(request, driver)?;
         if draft.overlay.is_some_and(|overlay| overlay.encrypted) {
             return Err(OverlayError::NotEncrypted(draft.name).into());
         }
-        let network = self.admit(draft, asked).await?;
+        let network = match (&self.membership, &mut draft.overlay) {
+            (Some(member), Some(overlay)) => {
+                overlay.shared = true;
+                self.create_shared(member, draft, asked).await?
+            }
+            _ => self.admit(draft, asked).await?,
+        };
         Ok(super::views::network(&self.state(), &network))
     }
 
@@ -53,7 +60,7 @@ impl Switch {
     }
 
     /// Gives a network its number and its subnet, records it, and makes what it needs.
-    async fn admit(&self, mut network: Network, asked: Asked) -> Result<Network, SwitchError> {
+    pub(super) async fn admit(&self, mut network: Network, asked: Asked) -> Result<Network, SwitchError> {
         let uplink = match network.bridge.uplink.clone() {
             Some(interface) => Some(self.inspect_uplink(&interface).await?),
             None => self.prepare_parent(&mut network, asked).await?,
@@ -115,6 +122,8 @@ impl Switch {
                 Ok(name) => deleted.push(name),
                 // Somebody was quicker, with an endpoint or with the removal.
                 Err(SwitchError::ActiveEndpoints { .. } | SwitchError::NetworkNotFound(_)) => {}
+                // Another host uses it.
+                Err(SwitchError::Cluster(ClusterError::NetworkInUse { .. })) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -146,7 +155,11 @@ impl Switch {
             (network, entry.exclusive.clone())
         };
         let _exclusive = exclusive.lock().await;
-        let removed = self.unmake(&network).await;
+        let removed = async {
+            self.remove_shared(&network).await?;
+            self.unmake(&network).await
+        };
+        let removed = removed.await;
         if removed.is_err() {
             // It stays, so it has to work.
             if let Err(error) = self.add_host_port(&network).await {
@@ -156,11 +169,14 @@ impl Switch {
                 entry.ready = true;
             }
         }
+        if removed.is_ok() {
+            self.place_again().await;
+        }
         removed.map(|()| network.name.to_string())
     }
 
     /// Removes what a network has in the kernel, and its record.
-    async fn unmake(&self, network: &Network) -> Result<(), SwitchError> {
+    pub(super) async fn unmake(&self, network: &Network) -> Result<(), SwitchError> {
         // The record may have changed since, with an uplink that returned.
         let record = self.state().networks.get(&network.id).map(|entry| entry.record.clone());
         self.release_uplink(record.as_ref().unwrap_or(network)).await?;
@@ -187,6 +203,7 @@ impl Switch {
         if network.overlay.is_some() {
             // The last takes the device with it.
             self.follow_tunnels().await?;
+            self.sync_networks(&[network.id].into()).await?;
         }
         self.multicast_changed.notify_one();
         self.follow_outside(network.name.as_str()).await;
@@ -267,7 +284,7 @@ impl Switch {
     }
 
     /// Where the host has routes to.
-    async fn routes(&self) -> Result<Vec<IpNet>, SwitchError> {
+    pub(super) async fn routes(&self) -> Result<Vec<IpNet>, SwitchError> {
         Ok(self.netlink.routes().await?.into_iter().map(|route| route.destination).collect())
     }
 }

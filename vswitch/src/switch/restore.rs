@@ -67,6 +67,7 @@ impl Switch {
 
         self.take_in(recorded).await?;
         self.restore_networks(&links).await?;
+        self.adopt_tunnels()?;
         if let Err(error) = self.follow_tunnels().await {
             // What is here works without them.
             tracing::error!("tunnels: {error}");
@@ -155,6 +156,10 @@ impl Switch {
     /// Takes over an endpoint that runs: its port is brought in line with this daemon's options.
     async fn take_over(&self, id: EndpointId, ifindex: u32) -> Result<(), SwitchError> {
         let Some((endpoint, network)) = self.recorded(id) else { return Ok(()) };
+        if let Err(error) = self.announce_again(&network, &endpoint).await {
+            // It runs, so it stays; what it has may be somebody else's by now.
+            tracing::error!("endpoint {} runs, and others do not know of it: {error}", endpoint.name);
+        }
         let facts = self.facts_of(&network, &endpoint);
         let mut plan = drivers::plan(&self.instance, &network, &endpoint, facts);
         // The rest is there, or was changed by somebody who had a reason.
@@ -203,6 +208,7 @@ impl Switch {
             if endpoint.netns.is_of_process() && (renewed || !is_same(&endpoint, &netns)) {
                 return Err(SwitchError::AnotherProcess(endpoint.netns.path.clone()));
             }
+            self.announce_again(&network, &endpoint).await?;
             (endpoint.netns.dev, endpoint.netns.inode) = (netns.id().dev, netns.id().inode);
             let mtu = self.state().networks.get(&network.id).map(|entry| entry.mtu);
             if let (Some(address), Some(mtu)) = (&mut endpoint.address, mtu) {

@@ -10,6 +10,7 @@ use vswitch_common::Mac;
 use vswitch_common::tables::{MAX_PORTS, NetworkNumber, PortNumber};
 
 use super::SwitchError;
+use super::cluster::Others;
 use super::overlay::{OverlayError, PeerEntry};
 use crate::ipam;
 use crate::kernel::netns::NetnsId;
@@ -24,6 +25,8 @@ pub struct State {
     pub networks: BTreeMap<NetworkId, NetworkEntry>,
     pub endpoints: BTreeMap<EndpointId, EndpointEntry>,
     pub peers: BTreeMap<IpAddr, PeerEntry>,
+    /// What other hosts of the cluster have.
+    pub others: Others,
 }
 
 /// A network, with what it has in the kernel.
@@ -162,6 +165,23 @@ impl State {
         attached
     }
 
+    /// Checks a network against those there are, and gives it subnets where none is given; its VNI is left open.
+    pub fn check_network(
+        &self,
+        network: &mut Network,
+        ipv6: bool,
+        pools: &[Subnet],
+        routes: &[IpNet],
+    ) -> Result<(), SwitchError> {
+        if self.networks.values().any(|entry| entry.record.name == network.name) {
+            return Err(SwitchError::NetworkExists(network.name.clone()));
+        }
+        if network.overlay.is_some_and(|overlay| overlay.vni != 0) {
+            self.give_vni(network)?;
+        }
+        self.give_subnets(network, ipv6, pools, routes)
+    }
+
     /// Takes a network in, not ready yet: gives it a number, and a subnet where none is given.
     pub fn admit_network(
         &mut self,
@@ -240,7 +260,10 @@ impl State {
         if !network.driver.is_switched() {
             return Ok(());
         }
-        if network.overlay.is_some() && !network.subnets.iter().any(|config| !config.subnet.is_ipv6()) {
+        // In a cluster etcd says whose is which; otherwise each host would choose for itself.
+        if network.overlay.is_some_and(|overlay| !overlay.shared)
+            && !network.subnets.iter().any(|config| !config.subnet.is_ipv6())
+        {
             return Err(OverlayError::NoSubnet(network.name.clone()).into());
         }
         let has = |network: &Network, ipv6| network.subnets.iter().any(|config| config.subnet.is_ipv6() == ipv6);
@@ -256,11 +279,11 @@ impl State {
             } else {
                 Subnet::unique_local(match network.overlay {
                     // The same on every host.
-                    Some(overlay) => {
+                    Some(overlay) if !overlay.shared => {
                         let [a, b, c, d] = overlay.vni.to_be_bytes();
                         [0x76, a, b, c, d]
                     }
-                    None => {
+                    _ => {
                         let [a, b, c, d, e, ..] = *network.id.bytes();
                         [a, b, c, d, e]
                     }
@@ -315,7 +338,13 @@ impl State {
                     let holder = format!("endpoint {}", holder.record.name);
                     return Err(SwitchError::MacInUse { mac: mac.get(), network: network.name.clone(), holder });
                 }
-                None => mac,
+                None => match self.others.with_mac(network.id, mac) {
+                    Some(other) => {
+                        let holder = format!("endpoint {} of another host", other.name);
+                        return Err(SwitchError::MacInUse { mac: mac.get(), network: network.name.clone(), holder });
+                    }
+                    None => mac,
+                },
             },
             None => {
                 let mut made = (0..).map(|n| StationMac::generated(&network.id, name, n));

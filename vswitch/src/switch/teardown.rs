@@ -49,6 +49,7 @@ impl Switch {
         if let Err(error) = self.release_underlay().await {
             failed.get_or_insert(error);
         }
+        self.leave_cluster().await;
         self.stop_names();
         if let Err(error) = Etc::default().remove_all(self.instance.name(), |_| false) {
             tracing::warn!("{error}");

@@ -58,6 +58,7 @@ impl Switch {
             forwarding: outside.forwarding,
             notes: outside.notes.into_iter().chain(notes).collect(),
             interfaces: self.interfaces(),
+            cluster: self.cluster_view(),
         })
     }
 

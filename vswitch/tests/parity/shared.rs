@@ -35,7 +35,7 @@ impl Sandbox {
 
     /// The programs, loaded: new, or taken over.
     pub fn datapath(&self) -> Datapath {
-        let options = Options { directory: self.bpffs.clone(), mode: Mode::Auto, fdb_size: 4096 };
+        let options = Options { directory: self.bpffs.clone(), mode: Mode::Auto, fdb_size: 4096, cluster: false };
         Datapath::open(options).expect("load the programs")
     }
 }

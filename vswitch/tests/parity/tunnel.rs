@@ -218,7 +218,7 @@ fn compare(
 #[test]
 fn the_loaded_programs_of_tunnels_decide_as_the_core_does() {
     let sandbox = Sandbox::new();
-    let options = Options { directory: sandbox.bpffs.clone(), mode: Mode::Auto, fdb_size: 4096 };
+    let options = Options { directory: sandbox.bpffs.clone(), mode: Mode::Auto, fdb_size: 4096, cluster: false };
     let datapath = Datapath::open(options).expect("load the programs");
     let mut tables = MemoryTables::default();
     let (devices, tunnels) = add_ports(&sandbox, &datapath, &mut tables);

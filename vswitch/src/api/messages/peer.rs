@@ -43,6 +43,8 @@ pub struct PeerView {
     /// Its address on the underlay.
     #[schema(value_type = String)]
     pub address: IpAddr,
+    /// The host of the cluster that it is.
+    pub host: Option<String>,
     /// How it stands.
     pub state: PeerState,
     /// The interface by which the way there leads.

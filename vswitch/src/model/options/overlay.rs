@@ -14,6 +14,9 @@ pub struct OverlayOptions {
     pub vni: u32,
     /// Whether its frames go from host to host by WireGuard alone.
     pub encrypted: bool,
+    /// Whether it is the cluster's: all its hosts have it.
+    #[serde(default)]
+    pub shared: bool,
 }
 
 impl OverlayOptions {
@@ -47,7 +50,7 @@ impl OverlayOptions {
     /// # Errors
     /// The first that is unknown or has a value that it does not take.
     pub fn parse(given: &BTreeMap<String, String>) -> Result<(BridgeOptions, Self), InvalidOption> {
-        let mut options = Self { vni: 0, encrypted: false };
+        let mut options = Self { vni: 0, encrypted: false, shared: false };
         let mut bridge = BTreeMap::new();
         for (key, value) in given {
             let shared = find(&BRIDGE, key).is_some_and(|option| !ON_AN_INTERFACE.contains(&option.name));

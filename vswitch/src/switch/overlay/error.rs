@@ -23,6 +23,11 @@ pub enum OverlayError {
     /// It is one already.
     #[error("{0} is a peer already (`vswitch peer ls` shows them)")]
     PeerExists(IpAddr),
+    /// The cluster says who they are.
+    #[error(
+        "{0} cannot be added or removed as a peer: this host is in a cluster, whose hosts are each other's peers (start the other one with the same `up --cluster`, or this one without)"
+    )]
+    ClusterPeers(IpAddr),
     /// There is none.
     #[error("no peer {0} (`vswitch peer ls` shows those there are)")]
     PeerNotFound(IpAddr),
@@ -62,6 +67,7 @@ impl OverlayError {
             Self::Peer(_) => "invalid_peer",
             Self::OwnAddress { .. } => "own_address",
             Self::PeerExists(_) => "peer_exists",
+            Self::ClusterPeers(_) => "cluster_peers",
             Self::PeerNotFound(_) => "peer_not_found",
             Self::NoSubnet(_) => "invalid_subnet",
             Self::VniInUse { .. } => "vni_in_use",
@@ -73,6 +79,13 @@ impl OverlayError {
 
     /// Whether it does not fit what is there; else it is wrong in itself.
     pub const fn is_conflict(&self) -> bool {
-        matches!(self, Self::PeerExists(_) | Self::VniInUse { .. } | Self::NoFreeVni | Self::PortInUse { .. })
+        matches!(
+            self,
+            Self::PeerExists(_)
+                | Self::ClusterPeers(_)
+                | Self::VniInUse { .. }
+                | Self::NoFreeVni
+                | Self::PortInUse { .. }
+        )
     }
 }

@@ -12,7 +12,7 @@ use vswitch_common::tables::{PortKind, PortNumber};
 pub use error::OverlayError;
 pub(in crate::switch) use peers::PeerEntry;
 
-use super::state::PortHandle;
+use super::state::{NetworkEntry, PortHandle};
 use super::{DEFAULT_MTU, Switch, SwitchError};
 use crate::apply::{ApplyError, apply};
 use crate::datapath::UnderlaySpec;
@@ -43,7 +43,9 @@ impl Switch {
         let _turn = self.tunnelling.lock().await;
         let device = self.netlink.link_by_name(&self.instance.tunnel_device()).await?;
         let work = self.work_on_tunnels(device.as_ref().map(|link| link.index));
+        let mut changed = BTreeSet::new();
         for (network, peer, number) in work.gone {
+            changed.insert(network);
             self.remove_port(number).await?;
             if let Some(tunnels) = self.state().networks.get_mut(&network).and_then(|entry| entry.tunnels.as_mut()) {
                 tunnels.remove(&peer);
@@ -54,6 +56,7 @@ impl Switch {
             if let Some(device) = device {
                 self.netlink.delete_link(device.index).await?;
             }
+            self.sync_networks(&changed).await?;
             return self.follow_underlay().await;
         }
         apply(&drivers::tunnels(&self.instance, self.vxlan_port), self.scene())
@@ -62,12 +65,15 @@ impl Switch {
         for (network, peer, mtu) in work.missing {
             let made = apply(&drivers::tunnel(&self.instance, &network, peer, mtu), self.scene()).await?;
             let port = made.port.map(|(ifindex, number)| PortHandle { ifindex, number });
+            changed.insert(network.id);
             let mut state = self.state();
             let tunnels = state.networks.get_mut(&network.id).and_then(|entry| entry.tunnels.as_mut());
             if let (Some(tunnels), Some(port)) = (tunnels, port) {
                 tunnels.insert(peer, port);
             }
         }
+        // Before anything else: until then what goes there is flooded.
+        self.sync_networks(&changed).await?;
         self.follow_underlay().await
     }
 
@@ -112,11 +118,11 @@ impl Switch {
             let Some(tunnels) = &entry.tunnels else { continue };
             work.needed = true;
             // One on a device that was there before is no tunnel any more.
-            let stands =
-                |peer: &IpAddr, port: &PortHandle| state.peers.contains_key(peer) && Some(port.ifindex) == device;
+            let wanted = state.wants_tunnels(entry.record.id);
+            let stands = |peer: &IpAddr, port: &PortHandle| wanted.contains(peer) && Some(port.ifindex) == device;
             let gone = tunnels.iter().filter(|(peer, port)| !stands(peer, port));
             work.gone.extend(gone.map(|(peer, port)| (entry.record.id, *peer, port.number)));
-            let missing = state.peers.keys().filter(|peer| tunnels.get(peer).is_none_or(|port| !stands(peer, port)));
+            let missing = wanted.iter().filter(|peer| tunnels.get(peer).is_none_or(|port| !stands(peer, port)));
             work.missing.extend(missing.map(|peer| (entry.record.clone(), *peer, entry.mtu)));
         }
         work
@@ -127,7 +133,11 @@ impl Switch {
         let wanted: BTreeSet<(u32, IpAddr)> = {
             let state = self.state();
             let networks = state.networks.values().filter(|entry| entry.tunnels.is_some());
-            networks.flat_map(|entry| state.peers.keys().map(|peer| (entry.record.number.0, *peer))).collect()
+            let tunnels = |entry: &NetworkEntry| {
+                let wanted = state.wants_tunnels(entry.record.id);
+                wanted.into_iter().map(|peer| (entry.record.number.0, peer)).collect::<Vec<_>>()
+            };
+            networks.flat_map(tunnels).collect()
         };
         for (number, port) in self.datapath.ports()? {
             let remote = IpAddr::from(port.ipv6.octets()).to_canonical();

@@ -42,7 +42,10 @@ impl Switch {
         if let Some(device) = self.own_device(address).await? {
             return Err(OverlayError::OwnAddress { address, device }.into());
         }
-        let record = Peer { address, added: now() };
+        if self.membership.is_some() {
+            return Err(OverlayError::ClusterPeers(address).into());
+        }
+        let record = Peer::new(address, now());
         let recorded = {
             let mut state = self.state();
             if state.peers.contains_key(&address) {
@@ -71,8 +74,12 @@ impl Switch {
     pub async fn remove_peer(&self, address: &str) -> Result<String, SwitchError> {
         let address = Peer::parse_address(address).map_err(OverlayError::from)?;
         let _leave = self.leave().await?;
-        if !self.state().peers.contains_key(&address) {
-            return Err(OverlayError::PeerNotFound(address).into());
+        match self.state().peers.get(&address) {
+            None => return Err(OverlayError::PeerNotFound(address).into()),
+            Some(peer) if peer.record.host.is_some() && self.membership.is_some() => {
+                return Err(OverlayError::ClusterPeers(address).into());
+            }
+            Some(_) => {}
         }
         self.forget_peer(address).await?;
         Ok(address.to_string())
@@ -105,6 +112,7 @@ impl Switch {
             let silent = peer.heard.map(|heard| heard.elapsed());
             PeerView {
                 address,
+                host: peer.record.host.map(|host| host.name),
                 state: match (link, silent) {
                     (None, _) => PeerState::NoRoute,
                     (Some(link), _) if !link.running => PeerState::NoRoute,

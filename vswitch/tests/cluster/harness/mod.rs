@@ -71,6 +71,7 @@ pub fn endpoint(network: &SharedNetwork, name: &str) -> SharedEndpoint {
         mac: "02:00:00:00:00:01".parse().expect("an address"),
         ipv4: None,
         ipv6: None,
+        vlan: 0,
     }
 }
 

@@ -1,0 +1,151 @@
+//! Endpoints of other hosts of a cluster: where they are, and whose their addresses are, without anybody having asked.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use vswitch_common::packet::address::Address;
+use vswitch_common::tables::{FdbEntry, FdbKey, Neighbor, NeighborKey, PortNumber};
+
+use super::load::State;
+use super::ports::{PortTable, is_tunnel, mapped};
+use super::tables::{Maps, removed};
+use super::{Datapath, DatapathError};
+
+/// An endpoint of another host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remote {
+    /// The tunnel that it is behind.
+    pub port: PortNumber,
+    /// Its place in the network.
+    pub station: FdbKey,
+    /// Its IP addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl Datapath {
+    /// Says where an endpoint of another host is. An endpoint here that has the same address keeps it. Nothing happens if the
+    /// tunnel is gone.
+    ///
+    /// # Errors
+    /// What the kernel refused: a table is full.
+    pub fn put_remote(&self, remote: &Remote) -> Result<(), DatapathError> {
+        self.state().put_remote(remote)
+    }
+
+    /// Takes back what [`Datapath::put_remote`] said. Nothing happens if it is somewhere else by now.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn remove_remote(&self, remote: &Remote) -> Result<(), DatapathError> {
+        self.state().remove_remote(remote)
+    }
+
+    /// Takes back all that an earlier daemon has said and nobody wants; returns how much.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn keep_remotes(&self, wanted: &BTreeSet<(PortNumber, FdbKey)>) -> Result<usize, DatapathError> {
+        let mut state = self.state();
+        let there = state.ports.remotes.iter().flat_map(|(port, keys)| keys.iter().map(|key| (*port, *key)));
+        let stray: Vec<_> = there.filter(|place| !wanted.contains(place)).collect();
+        for (port, station) in &stray {
+            state.remove_station_of(*port, station)?;
+        }
+        // Of the addresses that a stray one had, those are left that its MAC address stands behind.
+        let macs = |port| move |key: &&(PortNumber, FdbKey)| key.0 == port;
+        let ports: Vec<PortNumber> = state.ports.remotes.keys().copied().collect();
+        for port in ports {
+            let known: BTreeSet<_> = wanted.iter().filter(macs(port)).map(|(_, key)| key.mac).collect();
+            let keys: Vec<NeighborKey> = state.ports.neighbors.get(&port).into_iter().flatten().copied().collect();
+            for key in keys {
+                if state.maps.neighbors.get(&key, 0).is_ok_and(|neighbor| !known.contains(&neighbor.mac)) {
+                    state.forget_address(port, &key)?;
+                }
+            }
+        }
+        Ok(stray.len())
+    }
+}
+
+impl PortTable {
+    /// Reads back which endpoints are behind tunnels.
+    pub(super) fn read_remotes(&mut self, maps: &Maps) -> Result<(), DatapathError> {
+        if !self.ports.values().any(is_tunnel) {
+            return Ok(());
+        }
+        for entry in maps.fdb.iter() {
+            let (key, entry) = entry.map_err(|cause| DatapathError::Table { table: "FDB", cause })?;
+            if entry.flags & FdbEntry::REMOTE != 0 {
+                self.remotes.entry(entry.port).or_default().insert(key);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    fn put_remote(&mut self, remote: &Remote) -> Result<(), DatapathError> {
+        let Remote { port, station, .. } = *remote;
+        if !self.ports.ports.get(&port).is_some_and(is_tunnel) {
+            return Ok(());
+        }
+        let own = |port: PortNumber, ports: &PortTable| ports.ports.get(&port).is_some_and(|port| !is_tunnel(port));
+        let before = self.maps.fdb.get(&station, 0);
+        if !before.is_ok_and(|entry| entry.is_static() && own(entry.port, &self.ports)) {
+            self.write(station, FdbEntry { port, flags: FdbEntry::STATIC | FdbEntry::REMOTE, ..FdbEntry::default() })?;
+            self.ports.remotes.entry(port).or_default().insert(station);
+        }
+        for key in keys(remote) {
+            if self.maps.neighbors.get(&key, 0).is_ok_and(|owner| own(owner.port, &self.ports)) {
+                continue;
+            }
+            let neighbor = Neighbor { port, mac: station.mac, reserved: 0 };
+            let failed = |cause| DatapathError::Table { table: "NEIGHBORS", cause };
+            self.maps.neighbors.insert(key, neighbor, 0).map_err(failed)?;
+            self.ports.neighbors.entry(port).or_default().insert(key);
+        }
+        Ok(())
+    }
+
+    fn remove_remote(&mut self, remote: &Remote) -> Result<(), DatapathError> {
+        for key in keys(remote) {
+            self.forget_address(remote.port, &key)?;
+        }
+        self.remove_station_of(remote.port, &remote.station)
+    }
+
+    fn forget_address(&mut self, port: PortNumber, key: &NeighborKey) -> Result<(), DatapathError> {
+        self.forget_neighbor(port, key)?;
+        if let Some(known) = self.ports.neighbors.get_mut(&port) {
+            known.remove(key);
+        }
+        Ok(())
+    }
+
+    fn remove_station_of(&mut self, port: PortNumber, station: &FdbKey) -> Result<(), DatapathError> {
+        if let Some(known) = self.ports.remotes.get_mut(&port) {
+            known.remove(station);
+        }
+        let remote = |entry: FdbEntry| entry.port == port && entry.flags & FdbEntry::REMOTE != 0;
+        if self.maps.fdb.get(station, 0).is_ok_and(remote) {
+            removed(self.maps.fdb.remove(station), "FDB")?;
+        }
+        Ok(())
+    }
+
+    /// Forgets the endpoints behind a tunnel that goes.
+    pub(super) fn forget_remotes(&mut self, port: PortNumber) -> Result<(), DatapathError> {
+        for station in self.ports.remotes.remove(&port).unwrap_or_default() {
+            self.remove_station_of(port, &station)?;
+        }
+        Ok(())
+    }
+}
+
+/// The keys by which an endpoint is found: all its addresses, and the link-local one of its MAC address.
+fn keys(remote: &Remote) -> impl Iterator<Item = NeighborKey> + use<> {
+    let FdbKey { network, vlan, mac } = remote.station;
+    let given: Vec<Address> = remote.addresses.iter().map(|address| mapped(*address)).collect();
+    let key = move |address| NeighborKey { address, network, vlan, reserved: 0 };
+    given.into_iter().chain([Address::link_local(mac)]).map(key)
+}

@@ -1,0 +1,170 @@
+//! This host's endpoints in networks of the cluster: their addresses are leased, and others are told of them.
+
+use std::collections::BTreeSet;
+use std::iter;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::{Membership, is_shared};
+use crate::cluster::SharedEndpoint;
+use crate::ipam;
+use crate::model::{Endpoint, EndpointId, Network, NetworkId, SubnetConfig};
+use crate::switch::{Switch, SwitchError};
+
+/// Addresses that an endpoint has got for itself in the whole cluster.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::switch) struct Leased {
+    network: NetworkId,
+    endpoint: EndpointId,
+    pub ipv4: Option<Ipv4Addr>,
+    pub ipv6: Option<Ipv6Addr>,
+}
+
+impl Switch {
+    /// Leases the addresses that are asked for, or the first that are free; nothing in a network of this host alone.
+    ///
+    /// # Errors
+    /// There is no such network, what is asked for is no address in it, or etcd's; then nothing is leased.
+    pub(in crate::switch) async fn lease(
+        &self,
+        network: &str,
+        endpoint: EndpointId,
+        ip: Option<Ipv4Addr>,
+        ip6: Option<Ipv6Addr>,
+    ) -> Result<Option<Leased>, SwitchError> {
+        let (network, taken) = {
+            let state = self.state();
+            let record = &state.network(network)?.record;
+            if !is_shared(record) {
+                return Ok(None);
+            }
+            let here = state.endpoints_of(record.id).filter_map(|entry| entry.record.address.as_ref());
+            let here = here.flat_map(|address| address.ips().collect::<Vec<_>>());
+            let taken: BTreeSet<IpAddr> = here.chain(state.others.addresses_in(record.id)).collect();
+            (record.clone(), taken)
+        };
+        let member = self.member_for(&network.name)?;
+        let mut leased = Leased { network: network.id, endpoint, ipv4: None, ipv6: None };
+        for (ipv6, asked) in [(false, ip.map(IpAddr::V4)), (true, ip6.map(IpAddr::V6))] {
+            match lease_one(member, &network, endpoint, ipv6, asked, &taken).await {
+                Ok(Some(IpAddr::V4(address))) => leased.ipv4 = Some(address),
+                Ok(Some(IpAddr::V6(address))) => leased.ipv6 = Some(address),
+                Ok(None) => {}
+                Err(error) => {
+                    self.return_lease(leased).await;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(Some(leased))
+    }
+
+    /// Gives leased addresses back, and whatever was announced of their endpoint. It never fails.
+    pub(in crate::switch) async fn return_lease(&self, leased: Leased) {
+        let Some(member) = &self.membership else { return };
+        let Leased { network, endpoint, ipv4, ipv6 } = leased;
+        member.cluster.remove_endpoint(network, endpoint).await;
+        for address in ipv4.map(IpAddr::V4).into_iter().chain(ipv6.map(IpAddr::V6)) {
+            member.cluster.release_address(network, endpoint, address).await;
+        }
+    }
+
+    /// Tells the others of an endpoint, if it is in a network of the cluster, and opens the way to theirs.
+    ///
+    /// # Errors
+    /// Another host has an endpoint of that name, or etcd does not answer; or what the kernel refused.
+    pub(in crate::switch) async fn announce(&self, network: &Network, endpoint: &Endpoint) -> Result<(), SwitchError> {
+        if !is_shared(network) {
+            return Ok(());
+        }
+        let member = self.member_for(&network.name)?;
+        let record = shared(member, endpoint)?;
+        member.cluster.put_endpoint(record).await?;
+        let lacks = self.state().lacks_tunnels(network.id);
+        if lacks { self.follow_tunnels().await } else { Ok(()) }
+    }
+
+    /// Announces an endpoint that was there before the daemon was: at once, or when etcd answers.
+    ///
+    /// # Errors
+    /// Somebody else has its name or an address by now, or the network is gone.
+    pub(in crate::switch) async fn announce_again(
+        &self,
+        network: &Network,
+        endpoint: &Endpoint,
+    ) -> Result<(), SwitchError> {
+        if !is_shared(network) {
+            return Ok(());
+        }
+        let member = self.member_for(&network.name)?;
+        let record = shared(member, endpoint)?;
+        let addresses: Vec<IpAddr> = super::others::addresses(&record).collect();
+        if member.cluster.health().unreachable.is_none() {
+            match claim(member, &record, &addresses).await {
+                Err(SwitchError::Cluster(error)) if error.is_unreachable() => {}
+                done => return done,
+            }
+        }
+        member.cluster.announce_later(record, &addresses);
+        Ok(())
+    }
+
+    /// An endpoint is gone: others may have its addresses and its name.
+    pub(in crate::switch) async fn withdraw(&self, endpoint: &Endpoint) {
+        let shared = self.state().networks.get(&endpoint.network).is_some_and(|entry| is_shared(&entry.record));
+        let (true, Some(address)) = (shared, &endpoint.address) else { return };
+        let (network, id) = (endpoint.network, endpoint.id);
+        self.return_lease(Leased { network, endpoint: id, ipv4: Some(address.ipv4), ipv6: address.ipv6 }).await;
+        let is_last = self.state().endpoints_of(network).next().is_none();
+        if is_last && let Err(error) = self.follow_tunnels().await {
+            tracing::warn!("tunnels of a network without endpoints here are left: {error}");
+        }
+    }
+}
+
+async fn lease_one(
+    member: &Membership,
+    network: &Network,
+    endpoint: EndpointId,
+    ipv6: bool,
+    asked: Option<IpAddr>,
+    taken: &BTreeSet<IpAddr>,
+) -> Result<Option<IpAddr>, SwitchError> {
+    let configs: Vec<SubnetConfig> =
+        network.subnets.iter().filter(|config| config.subnet.is_ipv6() == ipv6).cloned().collect();
+    if let Some(address) = asked {
+        // Whether somebody has it is for etcd to say, which knows who.
+        let checked = ipam::allocate(configs.iter(), &BTreeSet::new(), Some(address));
+        checked.map_err(|source| SwitchError::Ipam { network: network.name.clone(), source })?;
+        return Ok(Some(member.cluster.lease_address(network.id, endpoint, iter::once(address)).await?));
+    }
+    if configs.is_empty() {
+        return Ok(None);
+    }
+    // What is known to be taken need not be asked for.
+    let candidates = ipam::candidates(configs, taken.clone());
+    Ok(Some(member.cluster.lease_address(network.id, endpoint, candidates).await?))
+}
+
+async fn claim(member: &Membership, record: &SharedEndpoint, addresses: &[IpAddr]) -> Result<(), SwitchError> {
+    for address in addresses {
+        member.cluster.lease_address(record.network, record.id, iter::once(*address)).await?;
+    }
+    Ok(member.cluster.put_endpoint(record.clone()).await?)
+}
+
+/// An endpoint as others are told of it.
+fn shared(member: &Membership, endpoint: &Endpoint) -> Result<SharedEndpoint, SwitchError> {
+    let address = endpoint.address.as_ref();
+    let address = address.ok_or_else(|| SwitchError::EndpointNotFound(endpoint.name.to_string()))?;
+    Ok(SharedEndpoint {
+        id: endpoint.id,
+        network: endpoint.network,
+        host: member.host.id,
+        name: endpoint.name.clone(),
+        aliases: endpoint.aliases.iter().chain(&endpoint.hostname).cloned().collect(),
+        mac: address.mac,
+        ipv4: Some(address.ipv4).filter(|ipv4| !ipv4.is_unspecified()),
+        ipv6: address.ipv6,
+        vlan: endpoint.port.vlan.map_or(0, |vlan| vlan.get()),
+    })
+}

@@ -1,0 +1,304 @@
+//! What etcd tells, carried out: networks made and removed, tunnels to hosts, entries for their endpoints.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use vswitch_common::tables::{FdbKey, VlanKey};
+
+use super::is_shared;
+use super::others::{Others, Place, addresses};
+use crate::cluster::{Host, SharedNetwork, Snapshot, Update};
+use crate::datapath::Remote;
+use crate::model::{HostId, NetworkId, Peer, PeerHost};
+use crate::store::Change;
+use crate::switch::attach::now;
+use crate::switch::overlay::PeerEntry;
+use crate::switch::state::State;
+use crate::switch::{Switch, SwitchError};
+
+/// Updates that are carried out together, if they are there.
+const AT_ONCE: usize = 8192;
+
+/// What updates ask for.
+#[derive(Debug, Default)]
+struct Changes {
+    networks: Vec<SharedNetwork>,
+    gone: Vec<NetworkId>,
+    hosts: bool,
+    tunnels: bool,
+    endpoints: BTreeSet<Place>,
+    /// All was told anew: what nobody told of is nobody's.
+    anew: bool,
+}
+
+impl Switch {
+    /// Follows the cluster, for as long as the daemon lives.
+    pub async fn follow_cluster(self: Arc<Self>) {
+        let Some(member) = &self.membership else { return };
+        let mut updates = member.cluster.watch();
+        while let Some(first) = updates.recv().await {
+            let mut changes = Changes::default();
+            self.take(first, &mut changes);
+            let mut taken = 1;
+            while taken < AT_ONCE
+                && let Ok(next) = updates.try_recv()
+            {
+                self.take(next, &mut changes);
+                taken += 1;
+            }
+            if let Err(error) = self.carry_out(changes).await {
+                if matches!(error, SwitchError::ShuttingDown) {
+                    return;
+                }
+                tracing::error!("the cluster cannot be followed: {error}");
+                self.note("cluster", Some(format!("what other hosts of the cluster have is not all here: {error}")));
+            }
+        }
+    }
+
+    /// Takes an update into what is known, and notes what is to be done about it.
+    fn take(&self, update: Update, changes: &mut Changes) {
+        let Some(member) = &self.membership else { return };
+        let own = member.host.id;
+        let mut state = self.state();
+        let state = &mut *state;
+        match update {
+            Update::Resync(snapshot) => take_all(state, snapshot, own, changes),
+            Update::HostUp(host) | Update::HostChanged(host) => {
+                if host.id != own {
+                    state.others.hosts.insert(host.id, host);
+                    changes.hosts = true;
+                }
+            }
+            Update::HostGone(id) => changes.hosts |= state.others.hosts.remove(&id).is_some(),
+            Update::NetworkPut(network) => {
+                state.others.expected.remove(&network.id);
+                changes.networks.push(network);
+            }
+            Update::NetworkGone(id) => {
+                state.others.unplaced.remove(&id);
+                changes.networks.retain(|network| network.id != id);
+                changes.gone.push(id);
+            }
+            Update::EndpointPut(endpoint) => {
+                if endpoint.host != own {
+                    changes.endpoints.insert((endpoint.network, endpoint.id));
+                    changes.tunnels |= state.others.put(endpoint);
+                }
+            }
+            Update::EndpointGone { network, endpoint } => {
+                changes.endpoints.insert((network, endpoint));
+                changes.tunnels |= state.others.remove(&(network, endpoint));
+            }
+        }
+    }
+
+    async fn carry_out(&self, changes: Changes) -> Result<(), SwitchError> {
+        let _leave = self.leave().await?;
+        for id in changes.gone {
+            self.displace(id).await?;
+        }
+        for network in changes.networks {
+            // What cannot be made here is noted, and tried again.
+            let _ = self.place(&network).await;
+        }
+        if changes.hosts {
+            self.follow_hosts().await?;
+        }
+        if changes.hosts || changes.tunnels {
+            self.follow_tunnels().await?;
+        }
+        self.sync_remotes(changes.endpoints).await?;
+        if changes.anew {
+            self.sweep_remotes().await?;
+            self.note("cluster", None);
+        }
+        Ok(())
+    }
+
+    /// Makes the cluster's hosts peers, and no others of the cluster's.
+    async fn follow_hosts(&self) -> Result<(), SwitchError> {
+        let recorded = {
+            let mut state = self.state();
+            let state = &mut *state;
+            let wanted: BTreeMap<IpAddr, &Host> =
+                state.others.hosts.values().map(|host| (host.address.to_canonical(), host)).collect();
+            let mut changes = Vec::new();
+            state.peers.retain(|address, peer| {
+                let stays = peer.record.host.is_none() || wanted.contains_key(address);
+                if !stays {
+                    changes.push(Change::RemovePeer(*address));
+                }
+                stays
+            });
+            for (address, host) in wanted {
+                let named = Some(PeerHost { id: host.id, name: host.name.clone() });
+                let entry = state.peers.entry(address).or_insert_with(|| PeerEntry::new(Peer::new(address, now())));
+                if entry.record.host != named {
+                    entry.record.host = named;
+                    changes.push(Change::PutPeer(entry.record.clone()));
+                }
+            }
+            self.store.commit(changes)
+        };
+        Ok(recorded.await?)
+    }
+
+    /// Tells the programs of all endpoints in these networks: their tunnels have changed.
+    pub(in crate::switch) async fn sync_networks(&self, networks: &BTreeSet<NetworkId>) -> Result<(), SwitchError> {
+        let Some(member) = &self.membership else { return Ok(()) };
+        if networks.is_empty() {
+            return Ok(());
+        }
+        let mut places: BTreeSet<Place> = {
+            let applied = member.remotes.lock().await;
+            applied.keys().copied().filter(|(network, _)| networks.contains(network)).collect()
+        };
+        {
+            let state = self.state();
+            let there = networks.iter().flat_map(|network| state.others.of_network(*network));
+            places.extend(there.map(|endpoint| (endpoint.network, endpoint.id)));
+        }
+        self.sync_remotes(places).await
+    }
+
+    /// Brings what the programs know of these endpoints in line.
+    async fn sync_remotes(&self, places: BTreeSet<Place>) -> Result<(), SwitchError> {
+        let Some(member) = &self.membership else { return Ok(()) };
+        let mut applied = member.remotes.lock().await;
+        let (mut stale, mut wanted) = (Vec::new(), Vec::new());
+        {
+            let state = self.state();
+            for place in places {
+                let (before, after) = (applied.get(&place), state.remote(&place));
+                if before == after.as_ref() {
+                    continue;
+                }
+                stale.extend(before.cloned().map(|remote| (place, remote)));
+                wanted.extend(after.map(|remote| (place, remote)));
+            }
+        }
+        if stale.is_empty() && wanted.is_empty() {
+            return Ok(());
+        }
+        for (place, _) in &stale {
+            applied.remove(place);
+        }
+        let done = self.in_datapath(move |datapath| {
+            // First all that is gone: what comes may have its address, at the same host.
+            for (_, remote) in &stale {
+                datapath.remove_remote(remote)?;
+            }
+            let mut put = Vec::new();
+            let mut failed = Ok(());
+            for (place, remote) in wanted {
+                failed = datapath.put_remote(&remote);
+                if failed.is_err() {
+                    break;
+                }
+                put.push((place, remote));
+            }
+            Ok((put, failed))
+        });
+        let (put, failed) = done.await?;
+        applied.extend(put);
+        Ok(failed?)
+    }
+
+    /// Removes what an earlier daemon has told the programs, and nobody wants any more.
+    async fn sweep_remotes(&self) -> Result<(), SwitchError> {
+        let Some(member) = &self.membership else { return Ok(()) };
+        let applied = member.remotes.lock().await;
+        let wanted: BTreeSet<_> = applied.values().map(|remote| (remote.port, remote.station)).collect();
+        let stray = self.in_datapath(move |datapath| datapath.keep_remotes(&wanted)).await?;
+        if stray > 0 {
+            tracing::info!("{stray} endpoints of other hosts have gone since the daemon before this one");
+        }
+        Ok(())
+    }
+
+    /// Takes the tunnels over that an earlier daemon has left in networks of the cluster: until etcd has told what is wanted,
+    /// they stay.
+    pub(in crate::switch) fn adopt_tunnels(&self) -> Result<(), SwitchError> {
+        use crate::switch::state::PortHandle;
+        use vswitch_common::tables::PortKind;
+        let ports = self.datapath.ports()?;
+        let mut state = self.state();
+        let state = &mut *state;
+        for (number, port) in ports {
+            let remote = IpAddr::from(port.ipv6.octets()).to_canonical();
+            let shared = |entry: &&mut crate::switch::state::NetworkEntry| {
+                entry.record.number == port.network && is_shared(&entry.record)
+            };
+            let peer = state.peers.get(&remote).is_some_and(|peer| peer.record.host.is_some());
+            if port.kind() != Some(PortKind::Tunnel) || !peer {
+                continue;
+            }
+            if let Some(tunnels) = state.networks.values_mut().find(shared).and_then(|entry| entry.tunnels.as_mut()) {
+                tunnels.insert(remote, PortHandle { ifindex: port.ifindex, number });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Takes in all there is; what was known before and is not in it is gone.
+fn take_all(state: &mut State, snapshot: Snapshot, own: HostId, changes: &mut Changes) {
+    let Snapshot { mut hosts, networks, endpoints } = snapshot;
+    hosts.remove(&own);
+    changes.endpoints.extend(state.others.places());
+    let before = std::mem::take(&mut state.others);
+    let told: BTreeSet<NetworkId> = networks.values().map(|network| network.id).collect();
+    state.others = Others::told(hosts, &before.expected - &told);
+    for endpoint in endpoints.into_values().filter(|endpoint| endpoint.host != own) {
+        changes.endpoints.insert((endpoint.network, endpoint.id));
+        state.others.put(endpoint);
+    }
+    let ours = state.networks.values().filter(|entry| is_shared(&entry.record)).map(|entry| entry.record.id);
+    let expected = &state.others.expected;
+    changes.gone = ours.filter(|id| !told.contains(id) && !expected.contains(id)).collect();
+    changes.networks = networks.into_values().collect();
+    (changes.hosts, changes.tunnels, changes.anew) = (true, true, true);
+}
+
+impl State {
+    /// Whether a network is to have a tunnel to a peer: one of the cluster where both hosts have endpoints, one of this host
+    /// alone to the peers that people told of.
+    pub fn wants_tunnels(&self, network: NetworkId) -> BTreeSet<IpAddr> {
+        let Some(entry) = self.networks.get(&network) else { return BTreeSet::new() };
+        let peers = self.peers.iter();
+        if !is_shared(&entry.record) {
+            return peers.filter(|(_, peer)| peer.record.host.is_none()).map(|(address, _)| *address).collect();
+        }
+        if !self.others.read {
+            // Nobody knows yet: those that are there stay.
+            return entry.tunnels.iter().flatten().map(|(address, _)| *address).collect();
+        }
+        if self.endpoints_of(network).next().is_none() {
+            return BTreeSet::new();
+        }
+        let is_in =
+            |peer: &PeerEntry| peer.record.host.as_ref().is_some_and(|host| self.others.is_in(network, host.id));
+        peers.filter(|(_, peer)| is_in(peer)).map(|(address, _)| *address).collect()
+    }
+
+    /// Whether a tunnel is missing.
+    pub fn lacks_tunnels(&self, network: NetworkId) -> bool {
+        let tunnels = self.networks.get(&network).and_then(|entry| entry.tunnels.as_ref());
+        self.wants_tunnels(network).iter().any(|peer| tunnels.is_none_or(|tunnels| !tunnels.contains_key(peer)))
+    }
+
+    /// An endpoint of another host as the programs are to know it: where there is a tunnel to it.
+    fn remote(&self, place: &Place) -> Option<Remote> {
+        let endpoint = self.others.endpoint(place)?;
+        let network = self.networks.get(&place.0)?;
+        let host = self.others.hosts.get(&endpoint.host)?;
+        let tunnel = network.tunnels.as_ref()?.get(&host.address.to_canonical())?;
+        Some(Remote {
+            port: tunnel.number,
+            station: FdbKey { network: network.record.number, vlan: VlanKey(endpoint.vlan), mac: endpoint.mac.get() },
+            addresses: addresses(endpoint).collect(),
+        })
+    }
+}
