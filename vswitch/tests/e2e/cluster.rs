@@ -107,6 +107,22 @@ fn what_is_known_is_sent_to_its_host_alone_and_asked_for_nowhere() {
 }
 
 #[test]
+fn the_first_host_leaves_room_for_the_tunnels_to_those_that_come_later() {
+    for (family, mtu) in [(Family::V4, 1450), (Family::V6, 1430)] {
+        let cluster = Clustered::down(2, family);
+        cluster.join(0);
+        cluster.hosts[0].ok(&["network", "create", "-d", "overlay", "--subnet", "10.10.0.0/16", "net"]);
+        let inside = Netns::several("first", 2);
+        let first = cluster.hosts[0].attach(&inside[0], &["--network", "net"]);
+        cluster.join(1);
+        cluster.has_network(1, "net");
+        let second = cluster.hosts[1].attach(&inside[1], &["--network", "net"]);
+        assert_eq!([first.mtu, second.mtu], [mtu; 2], "{family:?}");
+        ping_with(&inside[0], second.ipv4, mtu as usize - 28);
+    }
+}
+
+#[test]
 fn a_network_made_or_removed_anywhere_is_so_everywhere() {
     let cluster = Clustered::down(3, Family::V4);
     (0..3).for_each(|number| cluster.join(number));
