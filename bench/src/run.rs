@@ -334,6 +334,8 @@ fn measure_cluster(results: &mut Results, options: &Options, vswitch: &Path) -> 
         ("cluster_memory", "running", scale.running),
         ("cluster_memory", "started", scale.started),
         ("cluster_follow", "running", scale.lag),
+        ("cluster_follow", "up", scale.up),
+        ("cluster_follow", "told", scale.told),
         ("cluster_follow", "started", scale.catch_up),
         ("cluster_rate", "written", scale.written),
         ("cluster_rate", "followed", scale.followed),

@@ -187,6 +187,8 @@ fn label<'key>(figure: &Kind, row: &'key str) -> &'key str {
         ("cluster_memory", "running") => "vswitch, 100,000 have come",
         ("cluster_memory", "started") => "vswitch, 100,000 were there",
         ("cluster_follow", "running") => "vswitch, last write to last entry",
+        ("cluster_follow", "up") => "vswitch, `up`",
+        ("cluster_follow", "told") => "vswitch, `up` to all known",
         ("cluster_follow", "started") => "vswitch, `up` to last entry",
         ("cluster_rate", "written") => "etcd, written",
         ("cluster_rate", "followed") => "vswitch, written and followed",

@@ -127,10 +127,13 @@ fn a_host_that_is_cut_off_is_back_by_itself() {
 fn what_another_took_while_a_host_was_lost_stays_with_it() {
     let cluster = Clustered::up(2, Family::V4, Clustered::BRIEF);
     let lost = cluster.at[1].clone();
+    let heir = Netns::new("heir");
+    // Once there is something newer, what was attached is on the disk: the next daemon takes it over as it runs.
+    cluster.hosts[1].attach(&heir, &["--network", "net"]);
+    cluster.hosts[1].ok(&["detach", "--netns", &heir.path_argument()]);
     cluster.hosts[1].kill_daemon();
     cluster.plugged(1, false);
     cluster.forgets(0, lost.mac);
-    let heir = Netns::new("heir");
     let ip = lost.ipv4.to_string();
     // Its MAC address would be the same, too, as it is made of the name: then nobody could tell who is told of whom.
     let mac = ["--mac", "02:00:00:00:44:02"];
@@ -139,6 +142,7 @@ fn what_another_took_while_a_host_was_lost_stays_with_it() {
     assert_eq!(at.ipv4, lost.ipv4);
     cluster.plugged(1, true);
     cluster.join(1);
+    assert_eq!(cluster.hosts[1].ps(), [lost.clone()], "it runs, so it stays");
     cluster.knows(1, at.mac, 0);
     eventually("it says what it cannot have", || {
         let conflicts = cluster.status(1).conflicts;

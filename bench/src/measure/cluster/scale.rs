@@ -34,7 +34,11 @@ pub struct Scale {
     pub started: f64,
     /// From the last write to the last entry, when all come while it runs.
     pub lag: f64,
-    /// From `up` to the last entry, when all are there.
+    /// From `up` to its end, when all are there.
+    pub up: f64,
+    /// From `up` until it was told of all.
+    pub told: f64,
+    /// From `up` to the last entry.
     pub catch_up: f64,
     /// Endpoints written to etcd.
     pub written: f64,
@@ -84,6 +88,9 @@ pub fn scale(vswitch: &Path) -> Result<Scale> {
     instance.run(&["down"])?;
     let start = Instant::now();
     instance.start(&["--cluster", &hosts.etcd.url()])?;
+    scale.up = start.elapsed().as_secs_f64();
+    until("it is told of all", || Ok(status(instance)?.told() >= NETWORKS * ENDPOINTS))?;
+    scale.told = start.elapsed().as_secs_f64();
     is_complete(instance)?;
     scale.catch_up = start.elapsed().as_secs_f64();
     check(instance, MOVES)?;

@@ -90,7 +90,7 @@ impl Clustered {
     #[track_caller]
     pub fn up(count: usize, family: Family, lease: &'static str) -> Self {
         let mut cluster = Self::beside(count, family, lease, false);
-        (0..count).for_each(|number| cluster.join(number));
+        (0..count).for_each(|number| drop(cluster.join(number)));
         cluster.hosts[0].ok(&[&["network", "create", "-d", "overlay"], &Self::SUBNETS[..], &["net"]].concat());
         for number in 0..count {
             cluster.has_network(number, "net");
@@ -116,9 +116,9 @@ impl Clustered {
 
     /// Has a host's switch join.
     #[track_caller]
-    pub fn join(&self, number: usize) {
+    pub fn join(&self, number: usize) -> String {
         let flags = self.flags(number);
-        self.hosts[number].start(&flags.iter().map(String::as_str).collect::<Vec<_>>());
+        self.hosts[number].start(&flags.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
     /// Starts the members of etcd that are not running, and waits until it answers.
