@@ -56,11 +56,16 @@ impl Instance {
         let name = format!("bench-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         // The guard exists before the daemon does: a start that fails half-way is taken down as well.
         let instance = Self { binary: binary.to_owned(), name, host: host.clone() };
+        instance.start(options)?;
+        Ok(instance)
+    }
 
+    /// Starts its daemon: the first, or another one after `down`.
+    pub fn start(&self, options: &[&str]) -> Result<()> {
         // Its words go to a file: a pipe would stay open for as long as the daemon lives, and we would wait for its end.
         let mut words = tempfile::tempfile()?;
-        let mut up = host.command(binary);
-        up.args(["--instance", &instance.name, "up"]).args(options);
+        let mut up = self.host.command(&self.binary);
+        up.args(["--instance", &self.name, "up"]).args(options);
         up.stdin(std::process::Stdio::null()).stdout(words.try_clone()?).stderr(words.try_clone()?);
         // A process group of its own: the terminal's Ctrl-C is for us, who then take the daemon down in order.
         let status = up.process_group(0).status().map_err(|error| command::not_started(&up, &error))?;
@@ -68,7 +73,7 @@ impl Instance {
         if !status.success() {
             bail!("`vswitch up` failed ({status}): {}", read_all(&mut words)?.trim());
         }
-        Ok(instance)
+        Ok(())
     }
 
     /// The namespace that it serves.

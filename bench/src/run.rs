@@ -15,7 +15,8 @@ use crate::{
     command, goals,
     machine::Machine,
     measure::{
-        What, attach, connections, cost, frames, iperf, names, overlay::Overlays, pingpong, scale, udp, wire::Wires,
+        What, attach, cluster, connections, cost, frames, iperf, names, overlay::Overlays, pingpong, scale, udp,
+        wire::Wires,
     },
     operators::Operators,
     report::{self, Results},
@@ -131,7 +132,9 @@ impl Options {
             || self.wants(What::Flood) && chosen(&Variant::FLOODS)
             || self.wants(What::Learn) && chosen(&Variant::LEARNERS)
             || self.wants(What::Guards) && chosen(&[Variant::Vswitch, Variant::VswitchOpen])
-            || [What::Fdb, What::Monitor, What::Attach, What::Names, What::Scale].iter().any(|what| self.wants(*what))
+            || [What::Fdb, What::Monitor, What::Attach, What::Names, What::Scale, What::Cluster]
+                .iter()
+                .any(|what| self.wants(*what))
                 && self.wants_variant(Variant::Vswitch)
             || self.wants(What::Cost) && (chosen(&Variant::PAIRS) || chosen(&Variant::UPLINKS))
     }
@@ -201,6 +204,12 @@ fn measure_all(options: &Options, vswitch: Option<&Path>) -> Result<Results> {
         && let Some(vswitch) = vswitch
     {
         measure_scale(&mut results, vswitch)?;
+    }
+    if options.wants(What::Cluster)
+        && options.wants_variant(Variant::Vswitch)
+        && let Some(vswitch) = vswitch
+    {
+        measure_cluster(&mut results, options, vswitch)?;
     }
     if options.wants(What::Cost)
         && let Some(vswitch) = vswitch
@@ -298,6 +307,41 @@ fn measure_scale(results: &mut Results, vswitch: &Path) -> Result<()> {
     }
     for (row, samples) in [("first", scale.first), ("last", scale.last)] {
         samples.into_iter().for_each(|sample| results.record("scale_attach", row, sample));
+    }
+    Ok(())
+}
+
+fn measure_cluster(results: &mut Results, options: &Options, vswitch: &Path) -> Result<()> {
+    if let Err(error) = command::require("etcd") {
+        if options.only.contains(&What::Cluster) {
+            return Err(error);
+        }
+        // The rest is worth measuring without it.
+        eprintln!("vswitch-bench: CLUSTERS ARE LEFT OUT: {error:#}");
+        return Ok(());
+    }
+    eprintln!("a cluster of two hosts, {} endpoints", cluster::ATTACHES);
+    let reach = cluster::reach(vswitch)?;
+    for (row, samples) in
+        [("attach", reach.attach), ("from_return", reach.from_return), ("from_start", reach.from_start)]
+    {
+        samples.into_iter().for_each(|sample| results.record("cluster_reach", row, sample));
+    }
+    eprintln!("a cluster of 1,000 hosts with 100,000 endpoints");
+    let scale = cluster::scale(vswitch)?;
+    for (figure, row, sample) in [
+        ("cluster_memory", "alone", scale.alone),
+        ("cluster_memory", "running", scale.running),
+        ("cluster_memory", "started", scale.started),
+        ("cluster_follow", "running", scale.lag),
+        ("cluster_follow", "up", scale.up),
+        ("cluster_follow", "told", scale.told),
+        ("cluster_follow", "started", scale.catch_up),
+        ("cluster_rate", "written", scale.written),
+        ("cluster_rate", "followed", scale.followed),
+        ("cluster_rate", "moved", scale.moved),
+    ] {
+        note_row(results, figure, row, sample);
     }
     Ok(())
 }

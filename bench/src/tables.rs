@@ -51,6 +51,13 @@ pub fn fill_fdb(instance: &Instance, port: PortNumber, stations: u32) -> Result<
     Ok(())
 }
 
+/// How many endpoints of other hosts the FDB has.
+pub fn remotes(instance: &Instance) -> Result<usize> {
+    let fdb: HashMap<_, FdbKey, FdbEntry> = HashMap::try_from(Map::HashMap(open(instance, "FDB")?))?;
+    let entries = fdb.iter().map(|entry| entry.context("reading the FDB"));
+    entries.map(|entry| Ok(usize::from(entry?.1.flags & FdbEntry::REMOTE != 0))).sum()
+}
+
 fn open(instance: &Instance, name: &str) -> Result<MapData> {
     let path = instance.pinned_map(name);
     MapData::from_pin(&path).with_context(|| format!("opening {}", path.display()))

@@ -1,6 +1,7 @@
 //! What is measured, one file per way of measuring.
 
 pub mod attach;
+pub mod cluster;
 pub mod connections;
 pub mod cost;
 pub mod fdb;
@@ -38,6 +39,9 @@ pub enum What {
     Published,
     /// Lookups of names at a network's gateway.
     Names,
+    /// How soon a new endpoint is reached from another host of a cluster, and a daemon among 1,000 hosts with 100,000
+    /// endpoints; needs etcd.
+    Cluster,
     /// Create, attach and remove 1,000 endpoints in 20 networks.
     Scale,
     /// 60-byte frames with 10, 10,000 and 1,000,000 stations in the FDB.

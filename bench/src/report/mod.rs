@@ -32,7 +32,7 @@ pub struct Kind {
 }
 
 /// All figures that a run can have, in the order that they are shown in.
-pub const FIGURES: [Kind; 42] = [
+pub const FIGURES: [Kind; 46] = [
     more("tcp1", "TCP, 1 stream", "Gbit/s"),
     more("tcp4", "TCP, 4 streams", "Gbit/s"),
     less("rr_p50", "TCP request-response, p50", "us"),
@@ -75,6 +75,10 @@ pub const FIGURES: [Kind; 42] = [
     more("overlay_tcp4", "to another host, TCP, 4 streams", "Gbit/s").beside("vxlan_bridge"),
     less("overlay_rr", "to another host, request-response p50", "us").beside("vxlan_bridge"),
     more("overlay_udp", "to another host, UDP, 60-byte frames", "kpps").beside("vxlan_bridge"),
+    Kind { compares: false, ..less("cluster_reach", "new endpoint, from another host", "ms") },
+    Kind { compares: false, ..less("cluster_memory", "daemon in a cluster, resident", "MB") },
+    Kind { compares: false, ..less("cluster_follow", "100,000 endpoints of 1,000 hosts", "s") },
+    Kind { compares: false, ..more("cluster_rate", "endpoints of other hosts", "k/s") },
 ];
 
 const fn more(key: &'static str, title: &'static str, unit: &'static str) -> Kind {
@@ -176,6 +180,19 @@ fn label<'key>(figure: &Kind, row: &'key str) -> &'key str {
         ("scale", "total") => "vswitch, all of it",
         ("scale_attach", "first") => "vswitch, the first hundred",
         ("scale_attach", "last") => "vswitch, the last hundred",
+        ("cluster_reach", "attach") => "vswitch, request to answer",
+        ("cluster_reach", "from_return") => "vswitch, answer to first reply",
+        ("cluster_reach", "from_start") => "vswitch, request to first reply",
+        ("cluster_memory", "alone") => "vswitch, no other host",
+        ("cluster_memory", "running") => "vswitch, 100,000 have come",
+        ("cluster_memory", "started") => "vswitch, 100,000 were there",
+        ("cluster_follow", "running") => "vswitch, last write to last entry",
+        ("cluster_follow", "up") => "vswitch, `up`",
+        ("cluster_follow", "told") => "vswitch, `up` to all known",
+        ("cluster_follow", "started") => "vswitch, `up` to last entry",
+        ("cluster_rate", "written") => "etcd, written",
+        ("cluster_rate", "followed") => "vswitch, written and followed",
+        ("cluster_rate", "moved") => "vswitch, written and moved in the tables",
         (_, "fdb10") => "vswitch, 10 stations",
         (_, "fdb10k") => "vswitch, 10,000 stations",
         (_, "fdb1m") => "vswitch, 1,000,000 stations",

@@ -72,14 +72,15 @@ impl Etcd {
         if options.uses_tls() {
             let mut tls = TlsOptions::new();
             tls = match options.authority() {
-                Some(path) => {
-                    tls.ca_certificate(Certificate::from_pem(pem("the authority's certificate", path).await?))
-                }
+                Some(path) => tls.ca_certificate(Certificate::from_pem(
+                    pem("the authority's certificate", path, CERTIFICATE).await?,
+                )),
                 None => tls.with_enabled_roots(),
             };
             if let Some(identity) = options.identity() {
-                let certificate = pem("this host's certificate", &identity.certificate).await?;
-                tls = tls.identity(Identity::from_pem(certificate, pem("this host's key", &identity.key).await?));
+                let certificate = pem("this host's certificate", &identity.certificate, CERTIFICATE).await?;
+                let key = pem("this host's key", &identity.key, KEY).await?;
+                tls = tls.identity(Identity::from_pem(certificate, key));
             }
             connect = connect.with_tls(tls);
         }
@@ -339,12 +340,16 @@ async fn read(what: &'static str, path: &Path) -> Result<String, ClusterError> {
     tokio::fs::read_to_string(path).await.map_err(failed)
 }
 
-/// A file in PEM. rustls would say later, of all of them together, that something is wrong.
-async fn pem(what: &'static str, path: &Path) -> Result<String, ClusterError> {
+/// What the first line of a part in PEM ends with (RFC 7468); of keys there are several kinds.
+const CERTIFICATE: &str = "CERTIFICATE-----";
+const KEY: &str = "PRIVATE KEY-----";
+
+/// A file in PEM with such a part. rustls would say later, of all of them together, that something is wrong.
+async fn pem(what: &'static str, path: &Path, part: &str) -> Result<String, ClusterError> {
     let text = read(what, path).await?;
-    if text.contains("-----BEGIN ") {
+    if text.lines().any(|line| line.starts_with("-----BEGIN ") && line.trim_end().ends_with(part)) {
         return Ok(text);
     }
-    let message = "it is not in PEM format".to_owned();
+    let message = format!("it holds no {} in PEM format", part.trim_end_matches('-'));
     Err(ClusterError::File { what, path: path.to_owned(), message })
 }

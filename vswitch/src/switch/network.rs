@@ -147,6 +147,9 @@ impl Switch {
                 state.endpoints_of(network.id).map(|entry| entry.record.name.clone()).collect();
             if !endpoints.is_empty() {
                 endpoints.sort();
+                if let Some(error) = self.shared_in_use(&state, &network, &endpoints) {
+                    return Err(error.into());
+                }
                 return Err(SwitchError::ActiveEndpoints { network: network.name, endpoints });
             }
             // From now on nobody else finds it.

@@ -156,8 +156,8 @@ impl Switch {
     /// Takes over an endpoint that runs: its port is brought in line with this daemon's options.
     async fn take_over(&self, id: EndpointId, ifindex: u32) -> Result<(), SwitchError> {
         let Some((endpoint, network)) = self.recorded(id) else { return Ok(()) };
-        if let Err(error) = self.announce_again(&network, &endpoint).await {
-            // It runs, so it stays; what it has may be somebody else's by now.
+        if let Err(error) = self.announce_running(&network, &endpoint) {
+            // It runs, so it stays.
             tracing::error!("endpoint {} runs, and others do not know of it: {error}", endpoint.name);
         }
         let facts = self.facts_of(&network, &endpoint);

@@ -3,24 +3,9 @@
 use std::fs;
 use std::path::PathBuf;
 
-use etcd_client::{Permission, PermissionType};
 use vswitch::cluster::{Cluster, ClusterError, Options};
 
 use crate::harness::{Etcd, Seen, connect, draft, eventually, host};
-
-/// Makes the user `vswitch` with a role that may use the prefix alone, and has users needed from then on.
-async fn need_users(etcd: &Etcd) {
-    let mut client = etcd.client(None).await.expect("a client");
-    client.user_add("root", "all", None).await.expect("added");
-    client.role_add("root").await.expect("added");
-    client.user_grant_role("root", "root").await.expect("granted");
-    client.role_add("hosts").await.expect("added");
-    let prefix = Permission::new(PermissionType::Readwrite, "/vswitch/").with_prefix();
-    client.role_grant_permission("hosts", prefix).await.expect("granted");
-    client.user_add("vswitch", "secret", None).await.expect("added");
-    client.user_grant_role("vswitch", "hosts").await.expect("granted");
-    client.auth_enable().await.expect("enabled");
-}
 
 fn as_user(etcd: &Etcd, password: &str) -> Options {
     let file = etcd.directory().join(format!("password-{password}"));
@@ -35,7 +20,7 @@ async fn refused(options: Options) -> ClusterError {
 #[tokio::test(flavor = "multi_thread")]
 async fn users_need_the_right_password_and_a_role() {
     let mut etcd = Etcd::start().await;
-    need_users(&etcd).await;
+    etcd.need_users().await;
     for options in
         [etcd.options(), as_user(&etcd, "wrong"), as_user(&etcd, "secret").with_prefix("/other").expect("valid")]
     {

@@ -76,6 +76,7 @@ const PROGRAMS: &[Program] = &[
     program(Purpose::Test, "xz", ["xz-utils", "xz", "xz", "xz"]),
     program(Purpose::Bench, "dockerd", ["docker.io", "moby-engine", "docker", "docker"]),
     program(Purpose::Bench, "docker", ["docker.io", "docker-cli", "docker", "docker"]),
+    program(Purpose::Bench, "etcd", ["etcd-server", "etcd", "etcd", "etcd"]),
     program(Purpose::Bench, "iptables", ["iptables", "iptables-nft", "iptables", "iptables"]),
 ];
 

@@ -108,6 +108,25 @@ impl Switch {
         Ok(())
     }
 
+    /// The same for one that runs, and stays whatever others say: what it cannot have any more, `status` shows.
+    ///
+    /// # Errors
+    /// This host is in no cluster.
+    pub(in crate::switch) fn announce_running(
+        &self,
+        network: &Network,
+        endpoint: &Endpoint,
+    ) -> Result<(), SwitchError> {
+        if !is_shared(network) {
+            return Ok(());
+        }
+        let member = self.member_for(&network.name)?;
+        let record = shared(member, endpoint)?;
+        let addresses: Vec<IpAddr> = super::others::addresses(&record).collect();
+        member.cluster.announce_later(record, &addresses);
+        Ok(())
+    }
+
     /// An endpoint is gone: others may have its addresses and its name.
     pub(in crate::switch) async fn withdraw(&self, endpoint: &Endpoint) {
         let shared = self.state().networks.get(&endpoint.network).is_some_and(|entry| is_shared(&entry.record));

@@ -166,7 +166,8 @@ impl Switch {
             }
             self.store.commit(changes)
         };
-        Ok(recorded.await?)
+        recorded.await?;
+        self.refresh_overlay_mtus().await
     }
 
     /// Tells the programs of all endpoints in these networks: their tunnels have changed.

@@ -7,6 +7,7 @@ mod others;
 mod views;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use tokio::sync::Mutex as AsyncMutex;
 
@@ -36,6 +37,13 @@ impl Membership {
     /// The place of `host`, which is registered or about to be.
     pub fn new(cluster: Cluster, host: Host) -> Self {
         Self { cluster, host, placing: AsyncMutex::default(), remotes: AsyncMutex::default() }
+    }
+}
+
+impl Membership {
+    /// Where this host's tunnels end.
+    pub const fn address(&self) -> IpAddr {
+        self.host.address
     }
 }
 

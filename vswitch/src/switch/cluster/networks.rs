@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 
 use super::{Membership, is_shared};
 use crate::cluster::{ClusterError, NetworkDraft, SharedNetwork, Vni};
-use crate::model::{Driver, Network, NetworkId, OverlayOptions};
+use crate::model::{Driver, EndpointName, HostId, Network, NetworkId, OverlayOptions};
 use crate::switch::parent::Asked;
+use crate::switch::state::State;
 use crate::switch::{Switch, SwitchError};
 
+/// How many endpoints are named that are in the way of a removal.
+const MOST_NAMED: usize = 8;
 /// How often another host may be faster with the subnet that was chosen here.
 const ATTEMPTS: usize = 16;
 
@@ -75,6 +78,26 @@ impl Switch {
             Ok(()) | Err(ClusterError::NetworkNotFound(_)) => Ok(()),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Why a network of the cluster in which this host has these endpoints is not removed: those of other hosts, as far as
+    /// they are known, are in the way, too. `None` for a network of this host alone.
+    pub(in crate::switch) fn shared_in_use(
+        &self,
+        state: &State,
+        network: &Network,
+        here: &[EndpointName],
+    ) -> Option<ClusterError> {
+        let member = self.membership.as_ref().filter(|_| is_shared(network))?;
+        let own = here.iter().map(|name| format!("{name} on host {}", member.host.name));
+        let host = |id: HostId| state.others.hosts.get(&id).map_or_else(|| id.short(), |host| host.name.clone());
+        let others = state.others.of_network(network.id);
+        let others = others.map(|endpoint| format!("{} on host {}", endpoint.name, host(endpoint.host)));
+        let mut endpoints: Vec<String> = own.chain(others).take(MOST_NAMED + 1).collect();
+        if let Some(one_too_many) = endpoints.get_mut(MOST_NAMED) {
+            "and more".clone_into(one_too_many);
+        }
+        Some(ClusterError::NetworkInUse { network: network.name.clone(), endpoints })
     }
 
     /// Makes a network of the cluster here, if it is not there yet. What is in the way is noted, and it is tried again when

@@ -171,17 +171,26 @@ impl Switch {
         self.follow_tunnels().await
     }
 
-    /// The MTU of overlay networks that name none: what is left of the smallest way to a peer, or to the outside.
+    /// The MTU of overlay networks that name none: what is left of the smallest way to a peer, or to the outside. In a
+    /// cluster, hosts that nobody knows yet will come by the interface of this host's own address.
     pub(super) async fn overlay_mtu(&self) -> Result<u32, SwitchError> {
         let peers: Vec<IpAddr> = self.state().peers.keys().copied().collect();
         let routes = self.netlink.routes().await?;
         let links: BTreeMap<u32, Link> =
             self.netlink.links().await?.into_iter().map(|link| (link.index, link)).collect();
-        let towards = |peer: &IpAddr| {
-            let mtu = link_towards(&routes, *peer).and_then(|index| links.get(&index)).map(|link| link.mtu)?;
+        let left = |index: u32, peer: IpAddr| {
+            let mtu = links.get(&index)?.mtu;
             Some(mtu.saturating_sub(OVERHEAD + if peer.is_ipv6() { IPV6_MORE } else { 0 }))
         };
-        if let Some(mtu) = peers.iter().filter_map(towards).min() {
+        let own = match self.membership.as_ref().map(|member| member.address()) {
+            Some(own) => {
+                let addresses = self.netlink.addresses(None).await?;
+                addresses.iter().find(|(_, address)| address.addr() == own).and_then(|(index, _)| left(*index, own))
+            }
+            None => None,
+        };
+        let towards = peers.iter().filter_map(|peer| left(link_towards(&routes, *peer)?, *peer));
+        if let Some(mtu) = towards.chain(own).min() {
             return Ok(mtu);
         }
         let outside = super::uplink::default_route_link(&self.netlink).await?;
@@ -189,7 +198,7 @@ impl Switch {
     }
 
     /// A peer may be behind a smaller interface than those before it.
-    async fn refresh_overlay_mtus(&self) -> Result<(), SwitchError> {
+    pub(super) async fn refresh_overlay_mtus(&self) -> Result<(), SwitchError> {
         let mtu = self.overlay_mtu().await?;
         for entry in self.state().networks.values_mut() {
             let detects = entry.record.overlay.is_some() && entry.record.bridge.mtu.is_none();

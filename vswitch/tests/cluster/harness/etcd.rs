@@ -1,16 +1,18 @@
-//! Real etcd: three members, each a process, which end with this.
+//! Real etcd: three members, each a process, which end with this. The end-to-end tests have theirs from here, too.
 
 use std::fs::{self, File};
-use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio, id};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
-use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
+use etcd_client::{Certificate, Client, ConnectOptions, Identity, Permission, PermissionType, TlsOptions};
 use tempfile::TempDir;
+use tokio::time::{Instant, sleep};
 use vswitch::cluster::Options;
 
-use super::{Certificates, eventually};
+use super::{Certificates, PATIENCE};
 
 const CLIENTS: u16 = 2379;
 const PEERS: u16 = 2380;
@@ -18,6 +20,8 @@ const PEERS: u16 = 2380;
 /// An etcd of three members.
 pub struct Etcd {
     members: Vec<Member>,
+    /// The program, to be started where its addresses are.
+    program: Box<dyn Fn() -> Command + Send + Sync>,
     directory: TempDir,
     certificates: Option<Certificates>,
     /// How often it was made from nothing.
@@ -58,16 +62,19 @@ impl Etcd {
 
     /// One that is not started yet.
     pub fn new(tls: bool) -> Self {
-        let members: Vec<_> = (0..3)
-            .map(|number| Member { name: format!("m{number}"), address: free_address(), process: None })
-            .collect();
+        Self::at([(); 3].map(|()| free_address()), tls, || Command::new("etcd"))
+    }
+
+    /// One with members at these addresses, not started yet.
+    pub fn at(addresses: [IpAddr; 3], tls: bool, program: impl Fn() -> Command + Send + Sync + 'static) -> Self {
+        let member = |(number, address)| Member { name: format!("m{number}"), address, process: None };
+        let members: Vec<_> = addresses.into_iter().enumerate().map(member).collect();
         // Not on a disk: several of these at once wait for each other there.
         let memory = Path::new("/dev/shm");
         let directory = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
         let directory = directory.expect("a directory");
-        let addresses: Vec<_> = members.iter().map(|member| member.address).collect();
         let certificates = tls.then(|| Certificates::write(directory.path(), &addresses));
-        Self { members, directory, certificates, generation: 0 }
+        Self { members, program: Box::new(program), directory, certificates, generation: 0 }
     }
 
     /// Starts the members that are not running, and waits until etcd answers.
@@ -75,21 +82,29 @@ impl Etcd {
         for number in 0..self.members.len() {
             self.start_member(number);
         }
-        eventually("etcd answers", async || match self.client(None).await {
-            Some(mut client) => {
-                let answer = client.get("/", None).await;
-                // Where users are needed, this is an answer, too.
-                answer.is_ok() || answer.is_err_and(|error| error.to_string().contains("user name is empty"))
-            }
-            None => false,
-        })
-        .await;
+        let deadline = Instant::now() + PATIENCE;
+        while !self.answers().await {
+            assert!(Instant::now() < deadline, "etcd does not answer within {PATIENCE:?}: {}", self.log());
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn answers(&self) -> bool {
+        let Some(mut client) = self.client(None).await else { return false };
+        let answer = client.get("/", None).await;
+        // Where users are needed, this is an answer, too.
+        answer.is_ok() || answer.is_err_and(|error| error.to_string().contains("user name is empty"))
+    }
+
+    /// What the first member has complained of.
+    fn log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("m0.log")).unwrap_or_default()
     }
 
     /// Starts a member if it is not running.
     pub fn start_member(&mut self, number: usize) {
         let scheme = if self.certificates.is_some() { "https" } else { "http" };
-        let peers = |member: &Member| format!("http://{}:{PEERS}", member.address);
+        let peers = |member: &Member| format!("http://{}", SocketAddr::new(member.address, PEERS));
         let all: Vec<_> = self.members.iter().map(|member| format!("{}={}", member.name, peers(member))).collect();
         let member = &self.members[number];
         if member.process.is_some() {
@@ -97,8 +112,8 @@ impl Etcd {
         }
         let log = self.directory.path().join(format!("{}.log", member.name));
         let log = File::options().create(true).append(true).open(log).expect("a log");
-        let clients = format!("{scheme}://{}:{CLIENTS}", member.address);
-        let mut command = Command::new("etcd");
+        let clients = format!("{scheme}://{}", SocketAddr::new(member.address, CLIENTS));
+        let mut command = (self.program)();
         command
             .args(["--name", &member.name, "--logger", "zap", "--log-level", "warn"])
             .args(["--initial-cluster", &all.join(","), "--initial-cluster-state", "new"])
@@ -152,10 +167,15 @@ impl Etcd {
         self.generation += 1;
     }
 
+    /// Where all members are, as `--cluster` has it.
+    pub fn url(&self) -> String {
+        let at = |member: &Member| SocketAddr::new(member.address, CLIENTS).to_string();
+        format!("etcd://{}", self.members.iter().map(at).collect::<Vec<_>>().join(","))
+    }
+
     /// How to reach all members.
     pub fn options(&self) -> Options {
-        let addresses: Vec<_> = self.members.iter().map(|member| format!("{}:{CLIENTS}", member.address)).collect();
-        Options::parse(&format!("etcd://{}", addresses.join(","))).expect("valid options")
+        Options::parse(&self.url()).expect("valid options")
     }
 
     /// How to reach one member.
@@ -187,8 +207,24 @@ impl Etcd {
         }
         let scheme = if self.certificates.is_some() { "https" } else { "http" };
         let running = self.members.iter().filter(|member| member.process.is_some());
-        let urls: Vec<_> = running.map(|member| format!("{scheme}://{}:{CLIENTS}", member.address)).collect();
+        let urls: Vec<_> =
+            running.map(|member| format!("{scheme}://{}", SocketAddr::new(member.address, CLIENTS))).collect();
         Client::connect(urls, Some(options)).await.ok()
+    }
+
+    /// Makes the user `vswitch` with the password `secret` and a role that may use the prefix alone, and has users needed
+    /// from then on.
+    pub async fn need_users(&self) {
+        let mut client = self.client(None).await.expect("a client");
+        client.user_add("root", "all", None).await.expect("added");
+        client.role_add("root").await.expect("added");
+        client.user_grant_role("root", "root").await.expect("granted");
+        client.role_add("hosts").await.expect("added");
+        let prefix = Permission::new(PermissionType::Readwrite, "/vswitch/").with_prefix();
+        client.role_grant_permission("hosts", prefix).await.expect("granted");
+        client.user_add("vswitch", "secret", None).await.expect("added");
+        client.user_grant_role("vswitch", "hosts").await.expect("granted");
+        client.auth_enable().await.expect("enabled");
     }
 
     /// The lease of the only host that is called `name`, as etcd has it.

@@ -138,7 +138,7 @@ impl RawPort {
 
     /// Waits for a frame that is what `wanted` looks for.
     #[track_caller]
-    pub fn expect_such(&self, what: &str, wanted: impl Fn(&Frame) -> bool) -> Frame {
+    pub fn expect_such(&self, what: &str, mut wanted: impl FnMut(&Frame) -> bool) -> Frame {
         let mut others = Vec::new();
         let deadline = Instant::now() + PATIENCE;
         while let Some(frame) = self.receive(deadline.saturating_duration_since(Instant::now())) {

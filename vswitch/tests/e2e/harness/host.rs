@@ -5,18 +5,19 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Display,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    os::unix::net::UnixStream,
+    os::unix::{net::UnixStream, process::CommandExt as _},
     path::{Path, PathBuf},
     process::Command,
     str::FromStr,
 };
 
 use nix::{
+    sched::{CloneFlags, unshare},
     sys::{
         signal::{Signal, kill},
         socket::{getsockopt, sockopt::PeerCredentials},
     },
-    unistd::Pid,
+    unistd::{Pid, sethostname},
 };
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 
@@ -31,6 +32,8 @@ pub struct Host {
     instance: String,
     /// Where it has files of its own in the place of the machine's.
     mounts: Option<PrivateMounts>,
+    /// What it is called where that is not what the machine is called.
+    hostname: Option<String>,
     /// BPF objects seen while it ran; none may outlive it.
     objects: std::sync::Mutex<BTreeSet<BpfObject>>,
 }
@@ -137,7 +140,20 @@ impl Host {
 
     /// Another instance in a namespace that has one already; not started.
     pub fn beside(netns: &std::sync::Arc<Netns>) -> Self {
-        Self { netns: netns.clone(), instance: unique("i"), mounts: None, objects: std::sync::Mutex::default() }
+        Self {
+            netns: netns.clone(),
+            instance: unique("i"),
+            mounts: None,
+            hostname: None,
+            objects: std::sync::Mutex::default(),
+        }
+    }
+
+    /// A host with a name of its own; not started.
+    pub fn called(hostname: &str) -> Self {
+        let mut host = Self::down();
+        host.hostname = Some(hostname.to_owned());
+        host
     }
 
     /// A host with a /etc/resolv.conf of its own; not started. It is in a mount namespace, of which the machine's files
@@ -182,6 +198,15 @@ impl Host {
         let mut command = self.netns.command(BINARY);
         if let Some(mounts) = &self.mounts {
             mounts.enter(&mut command);
+        }
+        if let Some(hostname) = self.hostname.clone() {
+            // SAFETY: between fork and exec, two system calls, on a text that the closure owns.
+            unsafe {
+                command.pre_exec(move || {
+                    unshare(CloneFlags::CLONE_NEWUTS)?;
+                    Ok(sethostname(&hostname)?)
+                });
+            }
         }
         command.args(["--instance", &self.instance]).args(arguments);
         command

@@ -3,9 +3,15 @@
 
 mod at_rest;
 mod bpf;
+#[path = "../../cluster/harness/certificates.rs"]
+mod certificates;
+mod cluster;
 mod command;
 mod devices;
 mod dns;
+#[expect(dead_code, reason = "those who test the library alone do more with it")]
+#[path = "../../cluster/harness/etcd.rs"]
+mod etcd;
 mod flow;
 mod frames;
 mod host;
@@ -34,9 +40,12 @@ use std::{
 
 pub use at_rest::AtRest;
 pub use bpf::{BpfObject, ForeignXdp};
+pub use certificates::Certificates;
+pub use cluster::{Clustered, tunnelled};
 pub use command::{Outcome, Running, run, spawn};
 pub use devices::{set_tx_checksumming, set_tx_vlan};
 pub use dns::{Answer, Resolver, ask, ask_tcp, dig, getent};
+pub use etcd::Etcd;
 pub use flow::Flow;
 pub use frames::{Frame, Mac, RawPort, Tag};
 pub use host::{Attached, BINARY, Counters, Group, Host, Published, Station, complaint};

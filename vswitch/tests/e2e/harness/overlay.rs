@@ -48,7 +48,7 @@ impl Cloud {
         let cloud = Self {
             at: Vec::new(),
             containers: Vec::new(),
-            hosts: (0..count).map(|_| Host::down()).collect(),
+            hosts: (0..count).map(|number| Host::called(&Self::hostname(number))).collect(),
             underlay,
             family,
         };
@@ -111,6 +111,11 @@ impl Cloud {
             ["network", "create", "-d", "overlay", "-o", &vni, "--subnet", "10.10.0.0/16", "--ip-range", &ranges[0]];
         let six = ["--subnet", "fd00:10::/64", "--ip-range", &ranges[1]];
         self.hosts[number].ok(&[&create[..], &six, flags, &[name]].concat());
+    }
+
+    /// What a host is called.
+    pub fn hostname(number: usize) -> String {
+        format!("host{number}.test")
     }
 
     /// The address of a host on the underlay.

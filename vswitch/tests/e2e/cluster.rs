@@ -1,0 +1,183 @@
+//! Hosts that share networks through etcd: containers on them are one segment, and nobody had to be told of anybody.
+
+use crate::harness::{
+    Clustered, Family, Frame, Mac, Netns, RawPort, heard, packets::SOLICITATION, ping, ping_with, settles, tcp,
+    tunnelled, udp,
+};
+
+/// What every host has to know of the others, and what is to come of it.
+fn one_segment(family: Family) {
+    let cluster = Clustered::up(3, family, Clustered::LONG);
+    for number in 0..3 {
+        let others: Vec<usize> = (0..3).filter(|other| *other != number).collect();
+        cluster.has_members(number, &others);
+        cluster.is_joined(number, 3);
+        assert_eq!(cluster.status(number).endpoints, 2);
+    }
+    for (one, other) in cluster.pairs() {
+        let (from, to) = (&cluster.containers[one], &cluster.containers[other]);
+        let name = format!("c{other}");
+        for name in [&name, &format!("{name}.net")] {
+            cluster.finds(one, name, &cluster.at[other]);
+        }
+        for address in cluster.addresses(other) {
+            ping(from, address);
+            ping_with(from, address, 4000);
+            udp(from, to, address, 18, 50);
+            udp(from, to, address, 1300, 50);
+            // Every byte is compared at its place, which says more than a checksum does.
+            tcp(from, to, address, 60 << 10);
+        }
+    }
+    for number in 0..3 {
+        let others: Vec<&Netns> =
+            (0..3).filter(|other| *other != number).map(|other| &cluster.containers[other]).collect();
+        for _ in 0..5 {
+            assert_eq!(heard(&cluster.containers[number], cluster.at[number].ipv4, &others), [1, 1], "from {number}");
+        }
+    }
+    // What a host was told it does not learn besides.
+    for (one, other) in cluster.pairs() {
+        let mac = cluster.at[other].mac;
+        assert_eq!((cluster.told(one, mac), cluster.port_of(one, mac)), (Some(cluster.peer(other)), None));
+    }
+}
+
+#[test]
+fn containers_on_hosts_of_a_cluster_are_one_segment_over_ipv4() {
+    one_segment(Family::V4);
+}
+
+#[test]
+fn containers_on_hosts_of_a_cluster_are_one_segment_over_ipv6() {
+    one_segment(Family::V6);
+}
+
+/// Whether a frame asks for the MAC address of somebody.
+fn is_question(frame: &Frame) -> bool {
+    let bytes = &frame.0;
+    match bytes.get(12..14) {
+        Some([0x08, 0x06]) => true,
+        Some([0x86, 0xdd]) => bytes.get(20) == Some(&58) && bytes.get(54) == Some(&SOLICITATION),
+        _ => false,
+    }
+}
+
+#[test]
+fn what_is_known_is_sent_to_its_host_alone_and_asked_for_nowhere() {
+    let cluster = Clustered::up(3, Family::V4, Clustered::LONG);
+    // What containers say of themselves when they come is for all, and goes first.
+    for (one, other) in cluster.pairs() {
+        cluster.addresses(other).into_iter().for_each(|address| ping(&cluster.containers[one], address));
+    }
+    // What the hosts send, at the other end of their wires.
+    let sent = [0, 1].map(|number| RawPort::open(&cluster.underlay, &format!("u{number}")));
+    for container in &cluster.containers {
+        container.ip("neigh flush dev eth0 nud all");
+    }
+    for (one, other) in [(0, 1), (1, 0)] {
+        let (from, to) = (&cluster.containers[one], &cluster.containers[other]);
+        for address in cluster.addresses(other) {
+            ping(from, address);
+            udp(from, to, address, 1000, 20);
+            tcp(from, to, address, 60 << 10);
+        }
+        assert!(from.ip("neigh show dev eth0").contains(&cluster.at[other].mac.to_string()), "it has asked");
+    }
+    let third = cluster.peer(2);
+    for (number, sent) in sent.iter().enumerate() {
+        // After it comes nothing of what was sent before; it is for all, so the third host gets it.
+        let mark = Frame::new(Mac::BROADCAST, cluster.at[number].mac, "no more");
+        RawPort::open(&cluster.containers[number], "eth0").send(&mark);
+        let mut inside = Vec::new();
+        sent.expect_such("the mark", |frame| {
+            let Some((to, frame)) = tunnelled(frame) else { return false };
+            let is_mark = frame == mark && to.to_string() == third;
+            inside.push((to.to_string(), frame));
+            is_mark
+        });
+        let to_other = inside.iter().filter(|(to, _)| *to == cluster.peer(1 - number)).count();
+        assert!(to_other > 40, "{to_other} frames went to where they belong");
+        for (to, frame) in &inside {
+            assert!(!is_question(frame), "somebody on {to} was asked: {frame:02x?}");
+            let is_for_one = frame.0[0] & 1 == 0;
+            assert!(!is_for_one || *to != third, "it went to {to}, too: {frame:02x?}");
+        }
+    }
+}
+
+#[test]
+fn the_first_host_leaves_room_for_the_tunnels_to_those_that_come_later() {
+    for (family, mtu) in [(Family::V4, 1450), (Family::V6, 1430)] {
+        let cluster = Clustered::down(2, family);
+        cluster.join(0);
+        cluster.hosts[0].ok(&["network", "create", "-d", "overlay", "--subnet", "10.10.0.0/16", "net"]);
+        let inside = Netns::several("first", 2);
+        let first = cluster.hosts[0].attach(&inside[0], &["--network", "net"]);
+        cluster.join(1);
+        cluster.has_network(1, "net");
+        let second = cluster.hosts[1].attach(&inside[1], &["--network", "net"]);
+        assert_eq!([first.mtu, second.mtu], [mtu; 2], "{family:?}");
+        ping_with(&inside[0], second.ipv4, mtu as usize - 28);
+    }
+}
+
+#[test]
+fn a_network_made_or_removed_anywhere_is_so_everywhere() {
+    let cluster = Clustered::down(3, Family::V4);
+    (0..3).for_each(|number| drop(cluster.join(number)));
+    for (number, name) in ["red", "green", "blue"].into_iter().enumerate() {
+        cluster.hosts[number].ok(&["network", "create", "-d", "overlay", "--label", "made=here", name]);
+    }
+    // From 4096 upwards, and each with a subnet of its own.
+    let details = |number: usize, name: &str| -> serde_json::Value {
+        cluster.hosts[number].json::<Vec<serde_json::Value>>(&["network", "inspect", name]).remove(0)
+    };
+    for (place, name) in ["red", "green", "blue"].into_iter().enumerate() {
+        (0..3).for_each(|number| cluster.has_network(number, name));
+        let first = details(0, name);
+        assert_eq!((&first["vni"], &first["driver"]), (&(4096 + place).into(), &"overlay".into()), "{first:#}");
+        assert_eq!(first["labels"]["made"], "here");
+        for number in 1..3 {
+            let other = details(number, name);
+            for field in ["id", "vni", "subnets", "options", "labels", "internal", "mtu", "created"] {
+                assert_eq!(other[field], first[field], "{field} of {name} on host {number}");
+            }
+        }
+    }
+    let subnets = ["red", "green", "blue"].map(|name| details(0, name)["subnets"][0]["subnet"].to_string());
+    assert!(subnets[0] != subnets[1] && subnets[1] != subnets[2] && subnets[0] != subnets[2], "{subnets:?}");
+
+    // In one that has neither subnets nor a VNI of its own choice, two on different hosts reach each other.
+    let inside = ["one", "two"].map(Netns::new);
+    let at = [0, 2].map(|number| cluster.hosts[number].attach(&inside[number / 2], &["--network", "green"]));
+    settles("they are told of each other", || {
+        let told = [cluster.told(0, at[1].mac), cluster.told(2, at[0].mac)];
+        if told == [Some(cluster.peer(2)), Some(cluster.peer(0))] { Ok(()) } else { Err(told) }
+    });
+    // The other host has no endpoint there, and so no use for it.
+    assert_eq!(cluster.told(1, at[0].mac), None);
+    ping(&inside[0], at[1].ipv4);
+    tcp(&inside[1], &inside[0], at[0].ipv4, 60 << 10);
+
+    // Wherever it was made.
+    cluster.hosts[2].ok(&["network", "rm", "red"]);
+    cluster.hosts[0].ok(&["network", "rm", "blue"]);
+    for number in 0..3 {
+        ["red", "blue"].into_iter().for_each(|name| cluster.has_no_network(number, name));
+        assert!(cluster.networks(number).contains(&"green".to_owned()));
+    }
+    let line = cluster.hosts[1].fails(1, &["network", "rm", "green"]);
+    for word in ["green", "active endpoints", &at[0].name, &at[1].name, "host0.test", "host2.test"] {
+        assert!(line.contains(word), "{word}: {line}");
+    }
+    cluster.hosts[0].ok(&["detach", "--netns", &inside[0].path_argument()]);
+    let line = cluster.hosts[0].fails(1, &["network", "rm", "green"]);
+    assert!(line.contains(&at[1].name) && !line.contains(&at[0].name), "{line}");
+    cluster.hosts[2].ok(&["detach", "--netns", &inside[1].path_argument()]);
+    cluster.hosts[1].ok(&["network", "rm", "green"]);
+    (0..3).for_each(|number| cluster.has_no_network(number, "green"));
+    for kind in ["networks", "ids", "vnis", "addresses", "names", "endpoints"] {
+        assert_eq!(cluster.keys(kind), Vec::<String>::new(), "what etcd has of {kind}");
+    }
+}

@@ -1,0 +1,181 @@
+//! What can be had once in a cluster is had once: addresses, names, networks.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    thread,
+};
+
+use crate::harness::{Attached, Clustered, Family, Netns, Outcome, both, complaint, eventually, ping, run, settles};
+
+/// How many namespaces each of three hosts has: all in one network, which has room for few more.
+const EACH: usize = 67;
+/// How many commands run at once on each host.
+const AT_ONCE: usize = 8;
+
+/// Runs a command for each namespace of each host, on all hosts at once.
+fn on_all(cluster: &Clustered, crowds: &[Vec<Netns>], command: &[&str]) -> Vec<(usize, Outcome)> {
+    thread::scope(|scope| {
+        let mut threads = Vec::new();
+        for (number, crowd) in crowds.iter().enumerate() {
+            for part in crowd.chunks(EACH.div_ceil(AT_ONCE)) {
+                threads.push(scope.spawn(move || {
+                    let run = |netns: &Netns| {
+                        let path = netns.path_argument();
+                        let words = [command, &["--netns", &path, "--format", "json"]].concat();
+                        (number, cluster.hosts[number].run(&words))
+                    };
+                    part.iter().map(run).collect::<Vec<_>>()
+                }));
+            }
+        }
+        threads.into_iter().flat_map(|thread| thread.join().expect("it runs to its end")).collect()
+    })
+}
+
+#[test]
+fn two_hundred_attached_at_once_on_three_hosts_have_an_address_each() {
+    let cluster = Clustered::down(3, Family::V4);
+    (0..3).for_each(|number| drop(cluster.join(number)));
+    let create =
+        ["network", "create", "-d", "overlay", "--subnet", "10.77.0.0/24", "--subnet", "fd00:77::/64", "crowd"];
+    cluster.hosts[0].ok(&create);
+    (0..3).for_each(|number| cluster.has_network(number, "crowd"));
+    let crowds: Vec<_> = (0..3).map(|number| Netns::several(&format!("h{number}"), EACH)).collect();
+
+    let attached: Vec<(usize, Attached)> = on_all(&cluster, &crowds, &["attach", "--network", "crowd"])
+        .into_iter()
+        .map(|(number, outcome)| {
+            assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""), "{outcome:#?}");
+            (number, serde_json::from_str(&outcome.stdout).expect("JSON"))
+        })
+        .collect();
+    let all = 3 * EACH;
+    let addresses: BTreeSet<IpAddr> = attached.iter().flat_map(|(_, at)| both(at)).collect();
+    assert_eq!(addresses.len(), 2 * all, "an address was handed out twice");
+    let gateways = [attached[0].1.gateway.expect("one").into(), attached[0].1.gateway6.expect("one").into()];
+    assert!(gateways.iter().all(|gateway: &IpAddr| !addresses.contains(gateway)));
+    let [names, macs] = [
+        attached.iter().map(|(_, at)| at.name.clone()).collect::<BTreeSet<_>>(),
+        attached.iter().map(|(_, at)| at.mac.to_string()).collect(),
+    ];
+    assert_eq!((names.len(), macs.len()), (all, all));
+    let kinds = ["addresses", "names", "endpoints"].map(|kind| cluster.keys(kind).len());
+    assert_eq!(kinds, [2 * all, all, all]);
+
+    // Every host is told of all that the others have, and where.
+    for number in 0..3 {
+        let expected: BTreeMap<_, _> = attached
+            .iter()
+            .filter(|(place, _)| *place != number)
+            .map(|(place, at)| (at.mac.to_string(), cluster.peer(*place)))
+            .collect();
+        settles("it is told of all", || {
+            let stations = cluster.hosts[number].fdb(&["--network", "crowd", "--static"]);
+            let peers: BTreeMap<_, _> = stations
+                .into_iter()
+                .filter(|station| (0..3).any(|peer| station.port == cluster.peer(peer)))
+                .map(|station| (station.mac.to_string(), station.port))
+                .collect();
+            if peers == expected { Ok(()) } else { Err((peers.len(), expected.len())) }
+        });
+        assert_eq!(cluster.status(number).endpoints, 2 * EACH);
+    }
+    for (place, at) in attached.iter().filter(|(place, _)| *place != 0).step_by(10) {
+        both(at).into_iter().for_each(|address| ping(&crowds[0][*place], address));
+    }
+
+    for (_, outcome) in on_all(&cluster, &crowds, &["detach"]) {
+        assert_eq!(outcome.code, Some(0), "{outcome:#?}");
+    }
+    eventually("all is given back", || {
+        ["addresses", "names", "endpoints"].iter().all(|kind| cluster.keys(kind).is_empty()).then_some(())
+    });
+    for number in 0..3 {
+        eventually("all is forgotten", || (cluster.status(number).endpoints == 0).then_some(()));
+    }
+    cluster.hosts[2].ok(&["network", "rm", "crowd"]);
+}
+
+#[test]
+fn of_those_who_want_the_same_at_once_one_gets_it() {
+    let cluster = Clustered::up(3, Family::V4, Clustered::LONG);
+    let rivals = Netns::several("rival", 3);
+    // A command on each host at the same moment; who got it, and what the others were told.
+    let race = |command: &dyn Fn(usize) -> Vec<String>, words: &[&str]| -> usize {
+        let commands: Vec<_> = (0..3).map(command).collect();
+        let outcomes: Vec<Outcome> = thread::scope(|scope| {
+            let cluster = &cluster;
+            let start = |(number, command): (usize, &Vec<String>)| {
+                let words: Vec<String> = command.clone();
+                scope.spawn(move || {
+                    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+                    run(&mut cluster.hosts[number].command(&words))
+                })
+            };
+            let threads: Vec<_> = commands.iter().enumerate().map(start).collect();
+            threads.into_iter().map(|thread| thread.join().expect("it runs to its end")).collect()
+        });
+        let winners: Vec<usize> = (0..3).filter(|number| outcomes[*number].code == Some(0)).collect();
+        assert_eq!(winners.len(), 1, "{outcomes:#?}");
+        for loser in (0..3).filter(|number| *number != winners[0]) {
+            let line = complaint(1, &outcomes[loser]);
+            words.iter().for_each(|word| assert!(line.contains(word), "{word}: {line}"));
+        }
+        winners[0]
+    };
+    let text = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+    for round in 0..4 {
+        let netns = |number: usize| rivals[number].path_argument();
+        let by_name =
+            |number: usize| text(&["attach", "--network", "net", "--name", "same", "--netns", &netns(number)]);
+        let winner = race(&by_name, &["same", "already exists"]);
+        cluster.hosts[winner].ok(&["detach", "--netns", &netns(winner)]);
+        let ip = format!("10.10.99.{}", round + 2);
+        let by_address = |number: usize| text(&["attach", "--network", "net", "--ip", &ip, "--netns", &netns(number)]);
+        let winner = race(&by_address, &[&ip, "in use"]);
+        cluster.hosts[winner].ok(&["detach", "--netns", &netns(winner)]);
+        let network = format!("n{round}");
+        let by_network = |_| text(&["network", "create", "-d", "overlay", &network]);
+        race(&by_network, &[&network, "already exists"]);
+    }
+    // Those who lost have left nothing.
+    eventually("nothing is left", || {
+        let left = ["addresses", "names", "endpoints", "networks"].map(|kind| cluster.keys(kind).len());
+        (left == [6, 3, 3, 5]).then_some(())
+    });
+    // Different networks at the same time: a VNI and a subnet for each.
+    let mut number = 0..;
+    for _ in 0..2 {
+        let created = thread::scope(|scope| {
+            let threads: Vec<_> = (0..3)
+                .map(|host| {
+                    let (cluster, name) = (&cluster, format!("x{}", number.next().expect("there are more")));
+                    scope.spawn(move || cluster.hosts[host].run(&["network", "create", "-d", "overlay", &name]))
+                })
+                .collect();
+            threads.into_iter().map(|thread| thread.join().expect("it runs to its end")).collect::<Vec<_>>()
+        });
+        assert!(created.iter().all(|outcome| outcome.code == Some(0)), "{created:#?}");
+    }
+    assert_eq!(cluster.keys("vnis").len(), 11);
+}
+
+#[test]
+fn an_endpoint_that_is_connected_later_is_one_of_the_cluster_too() {
+    let cluster = Clustered::up(2, Family::V4, Clustered::LONG);
+    cluster.hosts[1].ok(&["network", "create", "local"]);
+    let web = Netns::new("web");
+    cluster.hosts[1].attach(&web, &["--network", "local", "--name", "web"]);
+    cluster.hosts[1].ok(&["network", "connect", "--alias", "www", "net", "web"]);
+    let at = cluster.hosts[1].ps().into_iter().find(|at| at.name == "web" && at.network == "net").expect("it is there");
+    cluster.knows(0, at.mac, 1);
+    cluster.finds(0, "web", &at);
+    cluster.finds(0, "www", &at);
+    both(&at).into_iter().for_each(|address| ping(&cluster.containers[0], address));
+    assert_eq!(cluster.keys("endpoints").len(), 3, "what is this host's alone is nobody else's");
+    cluster.hosts[1].ok(&["network", "disconnect", "net", "web"]);
+    cluster.forgets(0, at.mac);
+    cluster.finds_none(0, "www.net");
+    eventually("it is given back", || (cluster.keys("addresses").len() == 4).then_some(()));
+}
