@@ -349,7 +349,8 @@ mod tests {
         store.commit(vec![Change::PutEndpoint(endpoint(5, Phase::Attaching))]).await.expect("written");
         store.commit(vec![Change::PutEndpoint(endpoint(6, Phase::Attaching))]).await.expect("written");
         store.note(vec![Change::PutEndpoint(endpoint(5, Phase::Attached))]);
-        let peer = |last| Peer { address: [192, 0, 2, last].into(), added: OffsetDateTime::UNIX_EPOCH };
+        let peer =
+            |last| Peer { address: [192, 0, 2, last].into(), public_key: None, added: OffsetDateTime::UNIX_EPOCH };
         store.note(vec![Change::PutPeer(peer(1)), Change::PutPeer(peer(2)), Change::RemovePeer(peer(1).address)]);
         store.note(vec![Change::RemoveEndpoint(endpoint(6, Phase::Attached).id), Change::RemoveNetwork(network(2).id)]);
         drop(store);

@@ -93,7 +93,10 @@ mod tests {
         }
         // To another port, or with a header that is not sound.
         assert_eq!(changed(43, 0xb6), Some(UnknownPeer));
-        assert_eq!((changed(48, 0), changed(55, 1), changed(45, 100)), (Some(VxlanHeader), Some(VxlanHeader), Some(VxlanHeader)));
+        assert_eq!(
+            (changed(48, 0), changed(55, 1), changed(45, 100)),
+            (Some(VxlanHeader), Some(VxlanHeader), Some(VxlanHeader))
+        );
         assert_eq!(changed(54, 0x89), Some(UnknownVni));
         for length in 0..40 {
             assert_eq!(admit(&packet()[..length], &tables()), Some(Truncated), "{length} bytes");

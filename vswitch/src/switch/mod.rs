@@ -52,6 +52,7 @@ use crate::outside::{Outside, Reservations};
 use crate::store::Store;
 use crate::watching::Watching;
 use directory::Directory;
+use overlay::Encryption;
 use state::State;
 
 /// The MTU where nothing says otherwise.
@@ -86,6 +87,8 @@ pub struct Switch {
     reservations: Reservations,
     /// The UDP port of the tunnels.
     vxlan_port: u16,
+    /// WireGuard, for those of encrypted networks.
+    encryption: Encryption,
     /// Held by whoever brings the tunnels in line.
     tunnelling: AsyncMutex<()>,
     /// Who listens to which multicast groups.
@@ -119,6 +122,8 @@ pub struct Parts {
     pub store: Store,
     /// The UDP port of the tunnels of overlay networks.
     pub vxlan_port: u16,
+    /// The UDP port of WireGuard, by which the tunnels of encrypted networks go.
+    pub wireguard_port: u16,
 }
 
 impl Switch {
@@ -127,7 +132,8 @@ impl Switch {
     /// # Errors
     /// Where the daemon's own namespace cannot be opened.
     pub fn new(parts: Parts) -> Result<Self, SwitchError> {
-        let Parts { instance, mode, pools, kernel, netlink, datapath, watching, store, vxlan_port } = parts;
+        let Parts { instance, mode, pools, kernel, netlink, datapath, watching, store, vxlan_port, wireguard_port } =
+            parts;
         let state = Arc::new(Mutex::new(State::default()));
         Ok(Self {
             dns: DnsServer::new(Arc::new(Directory(state.clone())), ResolverFiles::default()),
@@ -136,6 +142,7 @@ impl Switch {
             settling: AsyncMutex::default(),
             reservations: Reservations::default(),
             vxlan_port,
+            encryption: Encryption::new(wireguard_port, &instance),
             tunnelling: AsyncMutex::default(),
             multicast: Mutex::default(),
             multicast_changed: Notify::new(),

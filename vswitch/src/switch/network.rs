@@ -9,7 +9,7 @@ use vswitch_common::tables::NetworkNumber;
 use super::attach::now;
 use super::parent::Asked;
 use super::state::{PortHandle, WantedNetwork};
-use super::{OverlayError, Switch, SwitchError};
+use super::{Switch, SwitchError};
 use crate::api::{NetworkRequest, NetworkView, Pruned};
 use crate::apply::{ApplyError, apply};
 use crate::datapath::{Datapath, DatapathError, NetworkSpec};
@@ -33,9 +33,6 @@ impl Switch {
         let _leave = self.leave().await?;
         let asked = Asked { ipv6: request.ipv6, gateways: !request.gateways.is_empty() };
         let draft = draft(request, driver)?;
-        if draft.overlay.is_some_and(|overlay| overlay.encrypted) {
-            return Err(OverlayError::NotEncrypted(draft.name).into());
-        }
         let network = self.admit(draft, asked).await?;
         Ok(super::views::network(&self.state(), &network))
     }
