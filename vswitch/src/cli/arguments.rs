@@ -326,7 +326,7 @@ pub struct Trace {
 pub enum PeerCommand {
     /// Make another host a peer: overlay networks go on there. To be done on both
     #[command(
-        after_help = "Examples:\n  vswitch peer add 192.0.2.7\n  vswitch peer add 192.0.2.7 --public-key hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo="
+        after_help = "Example:\n  vswitch peer add 192.0.2.7\n  vswitch peer add 192.0.2.7 --public-key hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo="
     )]
     Add {
         /// The address that it sends from
