@@ -4,7 +4,7 @@ use std::net::{Ipv6Addr, UdpSocket};
 use std::time::Duration;
 
 use crate::harness::packets::ipv6;
-use crate::harness::{Cloud, Family, Frame, Mac, Netns, RawPort, eventually, ping};
+use crate::harness::{Cloud, Family, Frame, Mac, Netns, RawPort, ping, settles};
 
 const VNI: u32 = 5000;
 const PORT: u16 = 4789;
@@ -51,6 +51,15 @@ fn dropped(cloud: &Cloud, number: usize, reason: &str) -> u64 {
     device.expect("the row of the tunnels' device").1.dropped(reason)
 }
 
+/// Waits until the first host has dropped so many packets as a stranger's.
+#[track_caller]
+fn reaches(cloud: &Cloud, wanted: u64) {
+    settles("they are dropped", || {
+        let count = dropped(cloud, 0, "unknown_peer");
+        if count == wanted { Ok(()) } else { Err((count, wanted)) }
+    });
+}
+
 /// What has come in the first container until a frame from the second one did, which was sent afterwards.
 fn came(cloud: &Cloud, listener: &RawPort, text: &str) -> Vec<Frame> {
     let mark = Frame::new(Mac::BROADCAST, cloud.at[1].mac, text);
@@ -73,21 +82,23 @@ fn what_did_not_come_by_wireguard_is_not_taken() {
         let other = cloud.socket(&cloud.hosts[1].netns, 1);
         let before = dropped(&cloud, 0, "unknown_peer");
         other.send_to(&vxlan(&forged), (Cloud::address(family, 0), PORT)).expect("sending");
-        eventually("it is dropped", || (dropped(&cloud, 0, "unknown_peer") == before + 1).then_some(()));
+        reaches(&cloud, before + 1);
 
         // On the underlay, from and to addresses that are inside: whatever it carries.
         let mallory = Netns::new("mallory");
         cloud.plug(&mallory, 5);
+        // Until the bridge forwards what comes by its cable.
+        ping(&mallory, Cloud::address(family, 0));
         let mac = target.mac("under0");
         let outside = "2001:db8::6".parse().expect("an address");
         for (source, destination) in [(peer, own), (peer, outside), (outside, own)] {
             send(&mallory, "under0", mac, &packet(source, destination, &vxlan(&forged)));
         }
-        eventually("they are dropped", || (dropped(&cloud, 0, "unknown_peer") == before + 4).then_some(()));
+        reaches(&cloud, before + 4);
 
         // From this host itself, as if it had come from the peer: the address is right, the mark is not there.
         send(target, "lo", Mac([0; 6]), &packet(peer, own, &vxlan(&forged)));
-        eventually("it is dropped", || (dropped(&cloud, 0, "unknown_peer") == before + 5).then_some(()));
+        reaches(&cloud, before + 5);
 
         // From a container, to the host's own address inside.
         let gateway = target.mac(&cloud.host_device(0));
