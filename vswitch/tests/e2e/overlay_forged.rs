@@ -14,7 +14,7 @@ fn vxlan(Frame(inner): &Frame) -> Vec<u8> {
     [&[8, 0, 0, 0][..], &(VNI << 8).to_be_bytes(), inner].concat()
 }
 
-/// The same in UDP with a good checksum, in a packet of IPv6.
+/// The same in UDP with a good checksum, in a packet of IPv6 behind its EtherType.
 fn packet(source: Ipv6Addr, destination: Ipv6Addr, payload: &[u8]) -> Vec<u8> {
     let length = 8 + payload.len() as u16;
     let mut udp = [50_000, PORT, length, 0].map(u16::to_be_bytes).concat();
@@ -38,9 +38,9 @@ fn inside(cloud: &Cloud, number: usize) -> Ipv6Addr {
     addresses[0]
 }
 
-/// Sends a packet by a device of a namespace.
+/// Sends a packet by a device of a namespace, to a station there.
 fn send(netns: &Netns, device: &str, mac: Mac, packet: &[u8]) {
-    let frame = [&mac.0[..], &[2, 0, 0, 0, 0, 5], &[0x86, 0xdd], packet].concat();
+    let frame = [&mac.0[..], &[2, 0, 0, 0, 0, 5], packet].concat();
     RawPort::open(netns, device).send(&Frame(frame));
 }
 
@@ -103,7 +103,7 @@ fn what_did_not_come_by_wireguard_is_not_taken() {
         // From a container, to the host's own address inside.
         let gateway = target.mac(&cloud.host_device(0));
         for destination in [gateway, Mac::BROADCAST] {
-            let frame = [&destination.0[..], &cloud.at[0].mac.0, &[0x86, 0xdd], &packet(peer, own, &vxlan(&forged))];
+            let frame = [&destination.0[..], &cloud.at[0].mac.0, &packet(peer, own, &vxlan(&forged))];
             RawPort::open(&cloud.containers[0], "eth0").send(&Frame(frame.concat()));
         }
 
