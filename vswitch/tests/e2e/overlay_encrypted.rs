@@ -235,6 +235,20 @@ fn what_fits_is_what_wireguard_leaves() {
         let longest = taps.iter().flat_map(RawPort::pending).map(|frame| frame.0.len()).max();
         assert_eq!(longest, Some(1514), "{family:?}");
     }
+    // Where the underlay is larger, so is what fits, also in a network that was there before its peers.
+    let mut cloud = Cloud::down(2, Family::V4);
+    cloud.underlay.ip("link set br0 mtu 9000");
+    for number in 0..2 {
+        cloud.underlay.ip(&format!("link set u{number} mtu 9000"));
+        cloud.hosts[number].netns.ip("link set under0 mtu 9000");
+        cloud.hosts[number].start(&[]);
+        cloud.create(number, "net", Cloud::VNI, &["-o", "encrypted=true"]);
+    }
+    cloud.pairs().into_iter().for_each(|(number, other)| cloud.introduce(number, other));
+    (0..2).for_each(|number| cloud.inhabit(number));
+    assert_eq!([cloud.at[0].mtu, cloud.at[1].mtu], [8870; 2]);
+    ping_with(&cloud.containers[0], cloud.at[1].ipv4, 8800);
+    tcp(&cloud.containers[0], &cloud.containers[1], cloud.at[1].ipv4, 1 << 20);
     // More than that comes through, too, cut by the underlay.
     let cloud = Cloud::encrypted(2, Family::V4, &[], &["-o", "mtu=2000"]);
     assert_eq!([cloud.at[0].mtu, cloud.at[1].mtu], [2000; 2]);

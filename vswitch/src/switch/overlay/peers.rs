@@ -68,6 +68,8 @@ impl Switch {
         };
         let made = async {
             recorded.await?;
+            // What goes by the tunnels is as long as they are told when they are made.
+            self.refresh_overlay_mtus().await?;
             self.follow_tunnels().await
         };
         if let Err(error) = made.await {
@@ -81,9 +83,9 @@ impl Switch {
                     self.follow_tunnels().await?;
                 }
             }
+            self.refresh_overlay_mtus().await?;
             return Err(error);
         }
-        self.refresh_overlay_mtus().await?;
         let view = self.peers().await?.into_iter().find(|view| view.address == address);
         view.ok_or_else(|| OverlayError::PeerNotFound(address).into())
     }
