@@ -26,7 +26,7 @@ const OF_KERNELS: [&str; 25] = [
     "guards::an_endpoint_speaks",
     "isolation::the_host_routes_nothing",
     "multicast::one_listener_of_ten",
-    "overlay_encrypted::traffic_goes_on",
+    "overlay_forged::a_packet",
     "overlay_forged::nobody_on_a_host",
     "ipvlan::l3s_is_for",
     "macvlan::broadcasts_are_heard",
