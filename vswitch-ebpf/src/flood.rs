@@ -116,11 +116,15 @@ unsafe extern "C" fn copy_to_next(_index: u64, walk: *mut Walk) -> u64 {
             }
             let tunneled = matches!(port.kind(), Some(PortKind::Tunnel));
             if tunneled && !tunnel::send_to(walk.skb, number, walk.flooded.network) {
+                tunnel::unmark(walk.skb);
                 counted(number, |counters| counters.tx_failed += 1);
                 return 0;
             }
             // SAFETY: the skb is the context of the program that runs this loop.
             let sent = unsafe { bpf_clone_redirect(walk.skb, port.egress_ifindex, flags) };
+            if tunneled {
+                tunnel::unmark(walk.skb);
+            }
             if sent == 0 {
                 count_out(number, walk.bytes);
             } else {

@@ -17,6 +17,7 @@ mod trace;
 mod tunnel;
 mod underlay;
 mod watch;
+mod wireguard;
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action};
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
@@ -91,6 +92,18 @@ pub fn from_tunnel(context: TcContext) -> i32 {
 #[classifier]
 pub fn from_underlay(context: TcContext) -> i32 {
     underlay::take(&context)
+}
+
+/// What comes out of WireGuard, at its device.
+#[classifier]
+pub fn from_wireguard(context: TcContext) -> i32 {
+    wireguard::take_in(&context)
+}
+
+/// What is to go into WireGuard.
+#[classifier]
+pub fn to_wireguard(context: TcContext) -> i32 {
+    wireguard::let_out(&context)
 }
 
 /// The other half of `from_tunnel`.

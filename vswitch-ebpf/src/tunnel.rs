@@ -7,7 +7,7 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::generated::{bpf_skb_get_tunnel_key, bpf_skb_set_tunnel_key};
 use vswitch_common::packet::TunnelKey;
 use vswitch_common::packet::address::Address;
-use vswitch_common::tables::{NetworkNumber, PortNumber};
+use vswitch_common::tables::{MARK_ENCRYPTED, NetworkNumber, PortNumber};
 
 use crate::maps::{NETWORKS, PORTS};
 use crate::trace;
@@ -59,8 +59,21 @@ pub fn send_to(skb: *mut __sk_buff, port: PortNumber, network: NetworkNumber) ->
         // Over IPv6 a receiver need not take a packet without (RFC 6935).
         u64::from(BPF_F_TUNINFO_IPV6)
     };
+    if port.ipv6.is_inner() {
+        // For the program at the device of WireGuard: the outer packet has the mark of the inner one.
+        // SAFETY: the skb is the context of the program that runs.
+        unsafe { (*skb).mark |= MARK_ENCRYPTED };
+    }
     // SAFETY: the skb is the context of the program that runs, and the key is as long as said.
     unsafe { bpf_skb_set_tunnel_key(skb, &raw mut key, size_of::<bpf_tunnel_key>() as u32, flags) == 0 }
+}
+
+/// Takes the mark off again, of a packet of which a tunnel has got a copy: the next copy may be the host's own, and what the
+/// host has with this mark is believed to have come by WireGuard.
+#[inline(always)]
+pub fn unmark(skb: *mut __sk_buff) {
+    // SAFETY: the skb is the context of the program that runs.
+    unsafe { (*skb).mark &= !MARK_ENCRYPTED };
 }
 
 #[inline(always)]

@@ -50,6 +50,8 @@ pub struct Options {
     pub fdb_size: Option<u32>,
     /// The UDP port of the tunnels of overlay networks.
     pub vxlan_port: u16,
+    /// The UDP port of WireGuard, by which the tunnels of encrypted networks go.
+    pub wireguard_port: u16,
     /// The cluster to be in.
     pub cluster: Option<ClusterOptions>,
 }
@@ -312,6 +314,7 @@ async fn start(options: &Options, capabilities: &Capabilities, before: &Before) 
         watching,
         store,
         vxlan_port: options.vxlan_port,
+        wireguard_port: options.wireguard_port,
         membership,
     };
     let switch = Arc::new(Switch::new(parts)?);

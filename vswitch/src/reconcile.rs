@@ -47,6 +47,7 @@ pub fn compare(instance: &Instance, networks: &[Network], endpoints: &[Endpoint]
             Owner::Endpoint(id) => by_id.contains_key(&id) && instance.port_device(&id) == link.name,
             // Which tunnels are wanted is found out by whoever makes them.
             Owner::Tunnel => instance.tunnel_device() == link.name,
+            Owner::Wireguard => instance.wireguard_device() == link.name,
         };
         if !known {
             difference.stray_links.push((link.index, link.name.clone()));
@@ -58,6 +59,8 @@ pub fn compare(instance: &Instance, networks: &[Network], endpoints: &[Endpoint]
             Owner::Tunnel => {
                 keep.insert(link.index);
             }
+            // It is no port.
+            Owner::Wireguard => {}
             Owner::Endpoint(id) => {
                 keep.insert(link.index);
                 if by_id[&id].phase == Phase::Attached {

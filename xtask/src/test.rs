@@ -15,7 +15,7 @@ use crate::{
 
 /// The tests that are run again on other kernels: what depends on the kernel's age, from the hooks to the last trace of
 /// them. `cargo xtask kernels` runs all; without KVM that takes half an hour.
-const OF_KERNELS: [&str; 23] = [
+const OF_KERNELS: [&str; 25] = [
     "accounting::every_frame_is_accounted_for_with_tc",
     "attach::three_containers",
     "down::down_cleans",
@@ -26,6 +26,8 @@ const OF_KERNELS: [&str; 23] = [
     "guards::an_endpoint_speaks",
     "isolation::the_host_routes_nothing",
     "multicast::one_listener_of_ten",
+    "overlay_forged::a_packet",
+    "overlay_forged::nobody_on_a_host",
     "ipvlan::l3s_is_for",
     "macvlan::broadcasts_are_heard",
     "published::a_port_is_reached_from_all",

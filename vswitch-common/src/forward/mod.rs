@@ -13,6 +13,7 @@ mod tests;
 mod tunnel_tests;
 pub mod underlay;
 mod vlan;
+pub mod wireguard;
 
 pub use early::forward_early;
 pub use flood::{Copied, Flooded};
@@ -118,6 +119,9 @@ fn decide<P: Packet + ?Sized, T: Tables, const SIDE: u16>(ifindex: u32, frame: &
     let number = if SIDE & side::TUNNEL != 0
         && let Some(key) = frame.tunnel()
     {
+        if !wireguard::is_genuine(&key, frame.mark()) {
+            return Decision::drop(DropReason::UnknownPeer, PortNumber::NONE);
+        }
         match tables.tunnel(&key) {
             Some(number) if number != PortNumber::NONE => number,
             _ => return Decision::drop(stranger(&key, tables), PortNumber::NONE),

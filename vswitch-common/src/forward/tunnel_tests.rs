@@ -8,7 +8,7 @@ use crate::mac::Mac;
 use crate::packet::address::Address;
 use crate::packet::{TunnelKey, Tunneled};
 use crate::tables::memory::MemoryTables;
-use crate::tables::{FdbEntry, ListenerKey, Network, NetworkNumber, StormClass, StormWindow, VlanKey};
+use crate::tables::{FdbEntry, ListenerKey, MARK_ENCRYPTED, Network, NetworkNumber, StormClass, StormWindow, VlanKey};
 use crate::verdict::{Flood, Verdict, tag};
 
 /// The VNIs of networks 1 and 2.
@@ -70,7 +70,7 @@ fn said(destination: Mac, source: Mac) -> Vec<u8> {
 /// What becomes of a frame out of a tunnel. The whole decision and the halves of the programs say the same.
 #[track_caller]
 fn out_of(tables: &MemoryTables, key: TunnelKey, bytes: &[u8]) -> Decision {
-    let frame = Tunneled { bytes, key };
+    let frame = Tunneled { bytes, key, mark: 0 };
     let decision = forward(DEVICE, &frame, tables, NOW);
     let half = match bytes.first() {
         Some(first) if first & 1 != 0 => half::group_from_tunnel,
@@ -380,4 +380,21 @@ fn an_internal_network_goes_on_behind_its_tunnels() {
     assert_eq!(delivery(&forward(11, said(FAR[0], A).as_slice(), &tables, NOW)).port, PortNumber(7));
     let bytes = said(Mac::BROADCAST, FAR[0]);
     assert_eq!(copies(&from(&tables, 0, Mac::BROADCAST, FAR[0]), &bytes, &tables), [1, 2, 4]);
+}
+
+#[test]
+fn a_peer_inside_wireguard_is_believed_only_with_the_mark() {
+    let mut tables = tables();
+    let inside = Address::new([0xfd, 0x76, 0x73, 0x77, 0x69, 0x74, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7]);
+    let number = *tables.tunnels.values().find(|number| **number != PortNumber::NONE).expect("a tunnel");
+    let key = TunnelKey::new(inside, VNI[0]);
+    tables.tunnels.insert(key, number);
+    let bytes = said(Mac::BROADCAST, Mac([2, 9, 9, 9, 9, 9]));
+    for (mark, taken) in [(0, false), (!MARK_ENCRYPTED, false), (MARK_ENCRYPTED, true)] {
+        let frame = Tunneled { bytes: &bytes, key, mark };
+        for decision in [forward(DEVICE, &frame, &tables, NOW), half::group_from_tunnel(DEVICE, &frame, &tables, NOW)] {
+            let dropped = decision == Decision::drop(DropReason::UnknownPeer, PortNumber::NONE);
+            assert_eq!(!dropped, taken, "{mark:x}: {decision:?}");
+        }
+    }
 }

@@ -95,13 +95,18 @@ fn over_ipv6<P: Packet + ?Sized, T: Tables>(frame: &P, tables: &T) -> Arrival {
     else {
         return Arrival::LEAVE;
     };
+    let (from, to) = (Address::new(from), Address::new(to));
+    // Whatever it carries: these addresses are nowhere but inside WireGuard.
+    if from.is_inner() || to.is_inner() {
+        return Arrival::drop(DropReason::UnknownPeer);
+    }
     let [_, _, _, _, _, _, next, _] = first;
     if next != protocol::UDP {
         return Arrival::LEAVE;
     }
     let at = HEADER + ipv6::HEADER;
-    let Some(outer) = outer(frame, at, Address::new(to), tables) else { return Arrival::LEAVE };
-    match judge(frame, at, outer, Address::new(from), tables) {
+    let Some(outer) = outer(frame, at, to, tables) else { return Arrival::LEAVE };
+    match judge(frame, at, outer, from, tables) {
         Ok(_) => Arrival::LEAVE,
         Err(reason) => Arrival::drop(reason),
     }
@@ -109,14 +114,14 @@ fn over_ipv6<P: Packet + ?Sized, T: Tables>(frame: &P, tables: &T) -> Arrival {
 
 /// What counts of a UDP header.
 #[derive(Clone, Copy)]
-struct Outer {
+pub(super) struct Outer {
     length: usize,
     checksum: u16,
 }
 
 /// The UDP header at `at`, if its packet is a tunnel's and for an address of ours.
 #[inline(always)]
-fn outer<P: Packet + ?Sized, T: Tables>(frame: &P, at: usize, to: Address, tables: &T) -> Option<Outer> {
+pub(super) fn outer<P: Packet + ?Sized, T: Tables>(frame: &P, at: usize, to: Address, tables: &T) -> Option<Outer> {
     let [_, _, d0, d1, l0, l1, c0, c1] = frame.read(at)?;
     let port = tables.tunnel_port(to);
     let ours = port != 0 && port == u16::from_be_bytes([d0, d1]);
@@ -125,7 +130,7 @@ fn outer<P: Packet + ?Sized, T: Tables>(frame: &P, at: usize, to: Address, table
 
 /// Whether what is behind the UDP header at `at` is a VXLAN packet from a peer: its key, or what is wrong with it.
 #[inline(always)]
-fn judge<P: Packet + ?Sized, T: Tables>(
+pub(super) fn judge<P: Packet + ?Sized, T: Tables>(
     frame: &P,
     at: usize,
     outer: Outer,

@@ -17,7 +17,14 @@ pub struct Address {
 
 const _: () = assert!(size_of::<Address>() == 16);
 
+/// The first six bytes of [`Address::INNER`], as a number.
+const INNER_PREFIX: u64 = 0xfd76_7377_6974;
+
 impl Address {
+    /// The addresses that hosts have inside WireGuard, fd76:7377:6974::/48: a unique local prefix (RFC 4193) that is the
+    /// same everywhere, so that it can be told what must never be seen outside of it.
+    pub const INNER: ([u8; 6], u8) = ([0xfd, 0x76, 0x73, 0x77, 0x69, 0x74], 48);
+
     /// ::, whose sender has no address yet.
     pub const UNSPECIFIED: Self = Self { high: 0, low: 0 };
 
@@ -88,6 +95,12 @@ impl Address {
     #[inline(always)]
     pub const fn is_link_local(self) -> bool {
         u64::from_be(self.high) >> 54 == 0xfe80 >> 6
+    }
+
+    /// In [`Address::INNER`]: a host's end of WireGuard.
+    #[inline(always)]
+    pub const fn is_inner(self) -> bool {
+        u64::from_be(self.high) >> 16 == INNER_PREFIX
     }
 
     /// The sum of its eight words, as Internet checksums add them up (RFC 1071).
@@ -204,6 +217,12 @@ mod tests {
         assert!(address("fe80::1").is_link_local() && address("febf::1").is_link_local());
         assert!(!address("fec0::1").is_link_local() && !address("fd00::1").is_link_local());
         assert!(address("ff02::1").is_multicast6() && !address("::ffff:224.0.0.1").is_multicast6());
+        assert!(address("fd76:7377:6974::").is_inner() && address("fd76:7377:6974:ffff:1:2:3:4").is_inner());
+        for other in ["fd76:7377:6975::1", "fd76:7377:6973:ffff::", "fc76:7377:6974::1", "::", "::ffff:10.0.0.1"] {
+            assert!(!address(other).is_inner(), "{other}");
+        }
+        let (prefix, _) = Address::INNER;
+        assert_eq!(address("fd76:7377:6974::").octets()[..6], prefix);
         assert!(address("::").is_unspecified6() && !Address::mapped([0; 4]).is_unspecified6());
         assert_eq!(address("1:2:3:4:5:6:7:8").octets(), [0, 1, 0, 2, 0, 3, 0, 4, 0, 5, 0, 6, 0, 7, 0, 8]);
     }

@@ -115,6 +115,8 @@ pub struct Tunneled<'a> {
     pub bytes: &'a [u8],
     /// What the outer header said.
     pub key: TunnelKey,
+    /// The mark on it, which it has from its outer packet.
+    pub mark: u32,
 }
 
 impl Packet for Tunneled<'_> {
@@ -131,6 +133,11 @@ impl Packet for Tunneled<'_> {
     #[inline]
     fn length(&self) -> usize {
         self.bytes.length()
+    }
+
+    #[inline]
+    fn mark(&self) -> u32 {
+        self.mark
     }
 
     #[inline]

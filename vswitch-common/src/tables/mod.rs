@@ -328,6 +328,11 @@ pub const MARK_PUBLISHED: u32 = 0x2000;
 /// program takes it off again.
 pub const MARK_FROM_CHILD: u32 = 0x4000;
 
+/// The bit of a packet's mark that says that it came by WireGuard, or is to go by it. The programs at its device put it on
+/// what comes in, and let nothing out without it. Nobody can forge it who may not see and send all packets anyway: to set
+/// a mark takes CAP_NET_RAW or CAP_NET_ADMIN, and marks do not survive the change of namespace.
+pub const MARK_ENCRYPTED: u32 = 0x1000;
+
 /// A station's key in the FDB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]

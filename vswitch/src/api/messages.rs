@@ -68,6 +68,9 @@ pub struct Status {
     pub hooks: HooksView,
     /// Release of the kernel.
     pub kernel: String,
+    /// This host's public key for WireGuard, if one was made.
+    #[serde(default)]
+    pub public_key: Option<String>,
     /// How many networks there are.
     pub networks: usize,
     /// How many endpoints are attached.

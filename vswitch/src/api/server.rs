@@ -60,6 +60,7 @@ fn paths() -> OpenApiRouter<Service> {
         .routes(routes!(inspect))
         .routes(routes!(detach))
         .routes(routes!(peers, add_peer))
+        .routes(routes!(public_key))
         .routes(routes!(remove_peer))
         .routes(routes!(health))
         .routes(routes!(stats))
@@ -181,6 +182,12 @@ async fn peers(State(service): State<Service>) -> Response {
 #[utoipa::path(post, path = "/peers", tag = "peers", request_body = PeerRequest, responses((status = 200, description = "The answer", body = PeerView), (status = "default", description = "Why not", body = ErrorDocument)))]
 async fn add_peer(State(service): State<Service>, Body(request): Body<PeerRequest>) -> Response {
     carried_out(async move { service.switch.add_peer(request).await }).await
+}
+
+/// This host's public key for WireGuard, which is made if there is none.
+#[utoipa::path(post, path = "/key", tag = "peers", responses((status = 200, description = "The answer", body = String), (status = "default", description = "Why not", body = ErrorDocument)))]
+async fn public_key(State(service): State<Service>) -> Response {
+    carried_out(async move { Ok(service.switch.public_key().await?.to_string()) }).await
 }
 
 /// Makes another host a stranger again.

@@ -157,6 +157,9 @@ pub struct Up {
     /// The UDP port of the tunnels of overlay networks; the same on every host [default: 4789]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub vxlan_port: Option<u16>,
+    /// The UDP port of WireGuard, for encrypted networks; the same on every host [default: 51872]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub wireguard_port: Option<u16>,
     #[command(flatten)]
     pub cluster: ClusterFlags,
     /// Started by `up` itself: tells it on stdout when it serves
@@ -360,12 +363,20 @@ pub struct Trace {
 #[derive(Debug, Subcommand)]
 pub enum PeerCommand {
     /// Make another host a peer: overlay networks go on there. To be done on both
-    #[command(after_help = "Example:\n  vswitch peer add 192.0.2.7")]
+    #[command(
+        after_help = "Example:\n  vswitch peer add 192.0.2.7\n  vswitch peer add 192.0.2.7 --public-key hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo="
+    )]
     Add {
         /// The address that it sends from
         #[arg(value_name = "IP")]
         address: String,
+        /// What `vswitch peer key` says there: encrypted networks go on there, too. Of a peer: in the place of the one it had
+        #[arg(long, value_name = "KEY")]
+        public_key: Option<String>,
     },
+    /// Print this host's own public key, for the others' `peer add --public-key`
+    #[command(after_help = "Example:\n  vswitch peer key")]
+    Key,
     /// List the peers
     #[command(after_help = "Example:\n  vswitch peer ls")]
     Ls,

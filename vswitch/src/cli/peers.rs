@@ -7,9 +7,13 @@ use crate::api::{Client, PeerRequest, PeerView, path};
 
 pub async fn run(client: &mut Client, command: PeerCommand, output: Output) -> Result<(), Failure> {
     match command {
-        PeerCommand::Add { address } => {
-            let peer: PeerView = client.post("/peers", &PeerRequest { address }).await?;
+        PeerCommand::Add { address, public_key } => {
+            let peer: PeerView = client.post("/peers", &PeerRequest { address, public_key }).await?;
             output.print(&peer, |peer| format!("{}\n", peer.address))
+        }
+        PeerCommand::Key => {
+            let key: String = client.post("/key", &()).await?;
+            output.print(&key, |key| format!("{key}\n"))
         }
         PeerCommand::Ls => ls(client, output).await,
         PeerCommand::Rm { address } => {
@@ -21,7 +25,19 @@ pub async fn run(client: &mut Client, command: PeerCommand, output: Output) -> R
 
 async fn ls(client: &mut Client, output: Output) -> Result<(), Failure> {
     let peers: Vec<PeerView> = client.get("/peers").await?;
-    let header = ["PEER", "HOST", "STATE", "INTERFACE", "LAST SEEN", "NETWORKS", "RX BYTES", "TX BYTES", "DROPS"];
+    let header = [
+        "PEER",
+        "HOST",
+        "STATE",
+        "INTERFACE",
+        "LAST SEEN",
+        "NETWORKS",
+        "KEY",
+        "HANDSHAKE",
+        "RX BYTES",
+        "TX BYTES",
+        "DROPS",
+    ];
     output.rows(
         &peers,
         |peer| peer.address.to_string(),
@@ -32,12 +48,18 @@ async fn ls(client: &mut Client, output: Output) -> Result<(), Failure> {
                 or_dash(peer.host.as_ref()),
                 peer.state.name().to_owned(),
                 or_dash(peer.interface.as_ref()),
-                peer.last_seen_seconds.map_or_else(|| "never".to_owned(), |seconds| format!("{seconds} s ago")),
+                ago(peer.last_seen_seconds),
                 peer.networks.to_string(),
+                if peer.public_key.is_some() { "yes".to_owned() } else { "-".to_owned() },
+                ago(peer.last_handshake_seconds),
                 peer.rx_bytes.to_string(),
                 peer.tx_bytes.to_string(),
                 peer.drops.to_string(),
             ]
         },
     )
+}
+
+fn ago(seconds: Option<u64>) -> String {
+    seconds.map_or_else(|| "never".to_owned(), |seconds| format!("{seconds} s ago"))
 }

@@ -27,6 +27,8 @@ use crate::switch::Restored;
 const DEFAULT_POOL: &str = "10.201.0.0/16";
 /// The UDP port of VXLAN (IANA; RFC 7348, 8).
 const VXLAN_PORT: u16 = 4789;
+/// The UDP port of WireGuard, beside that of other users of it (51820), in the range that nobody is given (RFC 6335, 6).
+const WIREGUARD_PORT: u16 = 51_872;
 /// How long another `up` or `down` of the same instance may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often it is looked whether that is done.
@@ -156,6 +158,9 @@ fn start(arguments: &Up, instance: &Instance) -> Result<Word, Failure> {
     if let Some(port) = arguments.vxlan_port {
         command.args(["--vxlan-port", &port.to_string()]);
     }
+    if let Some(port) = arguments.wireguard_port {
+        command.args(["--wireguard-port", &port.to_string()]);
+    }
     command.args(cluster_arguments(&arguments.cluster));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).current_dir("/");
     let mut child = command.spawn().map_err(|error| failed("start the daemon", &error))?;
@@ -212,6 +217,7 @@ fn options(arguments: &Up, instance: &Instance) -> Result<Options, Failure> {
         pools,
         fdb_size: arguments.fdb_size,
         vxlan_port: arguments.vxlan_port.unwrap_or(VXLAN_PORT),
+        wireguard_port: arguments.wireguard_port.unwrap_or(WIREGUARD_PORT),
         cluster: cluster(&arguments.cluster)?,
     })
 }

@@ -9,7 +9,8 @@ use super::DaemonError;
 use crate::cluster::{self, Cluster, ClusterError, Host};
 use crate::kernel::netlink::Netlink;
 use crate::model::{HostId, Instance, Peer, random_error};
-use crate::switch::Membership;
+use crate::switch::{Membership, SwitchError};
+use crate::wireguard;
 
 /// The cluster that `up --cluster` names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,7 +67,9 @@ pub async fn join(options: &ClusterOptions, instance: &Instance, netlink: &Netli
     let file = instance.state_directory().join("host-id");
     let (id, known) =
         host_id(&file).map_err(|source| DaemonError::File { action: "read or write", path: file.clone(), source })?;
-    let host = Host { id, name: host_name(), address, public_key: None };
+    // For encrypted networks, whoever creates the first.
+    let key = wireguard::load_or_create(&instance.key_file()).map_err(SwitchError::from)?;
+    let host = Host { id, name: host_name(), address, public_key: Some(key.public().to_string()) };
     let cluster = if known {
         Cluster::start(options.etcd.clone(), host.clone()).await
     } else {

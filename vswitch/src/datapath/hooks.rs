@@ -38,13 +38,17 @@ pub(super) enum Hook {
     Tunnel,
     /// What arrives on a device that leads to peers, which is no port.
     Underlay,
+    /// What comes out of WireGuard, at its device, which is no port.
+    Wireguard,
+    /// What is to go into it.
+    WireguardOut,
     ContainerXdp,
     UplinkXdp,
     ParentXdp,
 }
 
 impl Hook {
-    pub(super) const ALL: [Self; 11] = [
+    pub(super) const ALL: [Self; 13] = [
         Self::Container,
         Self::Host,
         Self::Uplink,
@@ -53,6 +57,8 @@ impl Hook {
         Self::ParentOut,
         Self::Tunnel,
         Self::Underlay,
+        Self::Wireguard,
+        Self::WireguardOut,
         Self::ContainerXdp,
         Self::UplinkXdp,
         Self::ParentXdp,
@@ -69,6 +75,8 @@ impl Hook {
             Self::ParentOut => "to_parent",
             Self::Tunnel => "from_tunnel",
             Self::Underlay => "from_underlay",
+            Self::Wireguard => "from_wireguard",
+            Self::WireguardOut => "to_wireguard",
             Self::ContainerXdp => "from_container_xdp",
             Self::UplinkXdp => "from_uplink_xdp",
             Self::ParentXdp => "from_parent_xdp",
@@ -104,7 +112,7 @@ impl Hook {
     /// On which side of the device a tc program is.
     const fn side(self) -> TcAttachType {
         match self {
-            Self::ParentOut => TcAttachType::Egress,
+            Self::ParentOut | Self::WireguardOut => TcAttachType::Egress,
             _ => TcAttachType::Ingress,
         }
     }
@@ -248,6 +256,20 @@ pub(super) fn detach_out(tc: TcHook, device: &str, ifindex: u32, pins: &Pins<'_>
 pub(super) fn detach_underlay(ifindex: u32, pins: &Pins<'_>) -> Result<(), DatapathError> {
     remove_pin(&pins.link(ifindex, Hook::Underlay))?;
     release_underlay(ifindex);
+    Ok(())
+}
+
+/// Forgets our programs at a device of WireGuard: it takes them with it, but for the pins of their links.
+pub(super) fn forget_wireguard(device: Option<u32>, pins: &Pins<'_>) -> Result<(), DatapathError> {
+    let links = std::fs::read_dir(pins.links()).map_err(|error| pin_error(&pins.links(), &error))?;
+    for link in links.flatten() {
+        let name = link.file_name();
+        let Some((ifindex, hook)) = name.to_str().and_then(|name| name.split_once('-')) else { continue };
+        let ours = [Hook::Wireguard, Hook::WireguardOut].iter().any(|of| of.program() == hook);
+        if ours && (device.is_none() || ifindex.parse().ok() != device) {
+            remove_pin(&link.path())?;
+        }
+    }
     Ok(())
 }
 

@@ -16,6 +16,7 @@ mod tables;
 mod tracer;
 mod underlay;
 mod watch;
+mod wireguard;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

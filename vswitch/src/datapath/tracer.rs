@@ -77,6 +77,29 @@ impl Tracer {
         self.classify(Hook::Tunnel, ifindex, 0, 0, [key.vni, a, b, c, d], frame)
     }
 
+    /// The same of a tunnel whose outer packet had a mark.
+    ///
+    /// # Errors
+    /// As for [`Tracer::tc`].
+    pub fn out_of_marked(
+        &mut self,
+        ifindex: u32,
+        key: &TunnelKey,
+        mark: u32,
+        frame: &[u8],
+    ) -> Result<Trace, DatapathError> {
+        let [a, b, c, d] = key.remote.words();
+        self.classify(Hook::Tunnel, ifindex, 0, mark, [key.vni, a, b, c, d], frame)
+    }
+
+    /// What the program at the device of WireGuard decides about a packet, which has no Ethernet header.
+    ///
+    /// # Errors
+    /// As for [`Tracer::tc`].
+    pub fn out_of_wireguard(&mut self, packet: &[u8]) -> Result<Trace, DatapathError> {
+        self.classify(Hook::Wireguard, 0, 0, 0, [0; 5], packet)
+    }
+
     /// What the program at a parent decides about a frame that leaves by it, the device `ifindex`: one that the host sends
     /// itself, or has received by the device `from` if that is not 0.
     ///

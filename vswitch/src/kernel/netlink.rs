@@ -193,6 +193,14 @@ impl Netlink {
         self.change(index, "set the MTU of", link::mtu(index, mtu)).await
     }
 
+    /// Marks a link with an alias.
+    ///
+    /// # Errors
+    /// [`NetlinkError::NotFound`] and others.
+    pub async fn set_alias(&self, index: u32, mark: &str) -> Result<(), NetlinkError> {
+        self.change(index, "mark", link::alias(index, mark)).await
+    }
+
     /// Has a link take in all frames, or no longer.
     ///
     /// # Errors
@@ -282,6 +290,23 @@ impl Netlink {
     /// As the kernel has it.
     pub async fn remove_device_route(&self, index: u32, destination: IpNet) -> Result<(), NetlinkError> {
         unless_gone(self.connection.change([route::remove_by_device(index, destination)]).await)
+    }
+
+    /// Has packets to a prefix refused (EHOSTUNREACH) where no longer one leads elsewhere: a route of this metric and of
+    /// protocol [`ROUTE_PROTOCOL`]; fine if it is there.
+    ///
+    /// # Errors
+    /// As the kernel has it.
+    pub async fn add_unreachable(&self, destination: IpNet, metric: u32) -> Result<(), NetlinkError> {
+        self.connection.change([route::add_unreachable(destination, metric)]).await
+    }
+
+    /// Removes a route that [`Netlink::add_unreachable`] added; fine if it is gone. Those of other metrics stay.
+    ///
+    /// # Errors
+    /// As the kernel has it.
+    pub async fn remove_unreachable(&self, destination: IpNet, metric: u32) -> Result<(), NetlinkError> {
+        self.connection.change([route::remove_unreachable(destination, metric)]).await
     }
 
     /// Tells a link for good which station has an address (NUD_PERMANENT), under [`ROUTE_PROTOCOL`] and in the place of

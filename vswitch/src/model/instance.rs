@@ -26,6 +26,8 @@ pub enum Owner {
     Endpoint(EndpointId),
     /// The device of the tunnels.
     Tunnel,
+    /// The device of WireGuard.
+    Wireguard,
 }
 
 impl Instance {
@@ -89,11 +91,16 @@ impl Instance {
         self.state_directory().join("state.redb")
     }
 
+    /// This host's private key for WireGuard.
+    pub fn key_file(&self) -> PathBuf {
+        self.state_directory().join("wireguard.key")
+    }
+
     /// The host's device in a network.
     pub fn host_device(&self, network: &NetworkName) -> String {
         let prefix = if self.is_default() { "vsw".to_owned() } else { format!("v{}", self.tag()) };
         let name = format!("{prefix}-{network}");
-        if name.len() <= LONGEST_DEVICE && name != self.tunnel_device() {
+        if name.len() <= LONGEST_DEVICE && name != self.tunnel_device() && name != self.wireguard_device() {
             return name;
         }
         // Cut, with a hash of all of it, so that networks with a common beginning stay apart.
@@ -104,6 +111,19 @@ impl Instance {
     /// The device of the tunnels to other hosts.
     pub fn tunnel_device(&self) -> String {
         if self.is_default() { "vsw-vxlan".to_owned() } else { format!("v{}-vxlan", self.tag()) }
+    }
+
+    /// The device of WireGuard, by which the tunnels of encrypted networks go.
+    pub fn wireguard_device(&self) -> String {
+        if self.is_default() { "vsw-wg".to_owned() } else { format!("v{}-wg", self.tag()) }
+    }
+
+    /// The metric of the instance's own route that keeps what belongs into WireGuard from going elsewhere: it tells it from
+    /// those of other instances in the same namespace.
+    pub fn route_metric(&self) -> u32 {
+        const BASE: u32 = 0x7600_0000;
+        let [a, b, c, ..] = <[u8; 32]>::from(Sha256::digest(self.name.as_str()));
+        BASE | u32::from_be_bytes([0, a, b, c])
     }
 
     /// The switch's end of the host's device.
@@ -138,12 +158,18 @@ impl Instance {
             Owner::Host => format!("vswitch:{}:{network}:host", self.name),
             Owner::Endpoint(id) => format!("vswitch:{}:{network}:{id}", self.name),
             Owner::Tunnel => self.tunnel_mark(),
+            Owner::Wireguard => self.wireguard_mark(),
         }
     }
 
     /// The mark of the device of the tunnels, which is all networks'.
     pub fn tunnel_mark(&self) -> String {
         format!("vswitch:{}::tunnel", self.name)
+    }
+
+    /// The mark of the device of WireGuard, which is all encrypted networks'.
+    pub fn wireguard_mark(&self) -> String {
+        format!("vswitch:{}::wireguard", self.name)
     }
 
     /// Whose device it is, if the alias is this instance's mark.
@@ -153,6 +179,7 @@ impl Instance {
         match owner {
             "host" => Some(Owner::Host),
             "tunnel" => Some(Owner::Tunnel),
+            "wireguard" => Some(Owner::Wireguard),
             id => id.parse().ok().map(Owner::Endpoint),
         }
     }
@@ -198,12 +225,15 @@ mod tests {
                 assert!(instance.host_device(name).len() <= LONGEST_DEVICE, "{}", instance.host_device(name));
             }
         }
-        // A network may be called like the tunnels' device.
+        // A network may be called like the tunnels' device, or WireGuard's.
         for instance in [&default, &other] {
-            assert!(instance.tunnel_device().len() <= LONGEST_DEVICE);
-            assert_ne!(instance.host_device(&network("vxlan")), instance.tunnel_device());
-            assert!(instance.host_device(&network("vxlan")).len() <= LONGEST_DEVICE);
+            for (name, device) in [("vxlan", instance.tunnel_device()), ("wg", instance.wireguard_device())] {
+                assert!(device.len() <= LONGEST_DEVICE);
+                assert_ne!(instance.host_device(&network(name)), device);
+                assert!(instance.host_device(&network(name)).len() <= LONGEST_DEVICE);
+            }
         }
+        assert_ne!(default.route_metric(), other.route_metric());
         let id = EndpointId::from_bytes([0xab; 32]);
         assert_eq!(default.port_device(&id).len(), 14);
         assert!(default.is_port_device(&default.port_device(&id)) && !other.is_port_device(&default.port_device(&id)));
@@ -214,7 +244,7 @@ mod tests {
     fn a_mark_is_read_by_its_own_instance_alone() {
         let (one, two) = (instance("h1"), instance("h1.b"));
         let id = EndpointId::from_bytes([7; 32]);
-        for owner in [Owner::Host, Owner::Endpoint(id), Owner::Tunnel] {
+        for owner in [Owner::Host, Owner::Endpoint(id), Owner::Tunnel, Owner::Wireguard] {
             let mark = one.mark(&network("bridge"), owner);
             assert_eq!(one.owner(&mark), Some(owner));
             assert_eq!(two.owner(&mark), None);

@@ -6,12 +6,16 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::HostId;
+use crate::wireguard::PublicKey;
 
 /// Another host, as it is recorded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Peer {
     /// Its address on the underlay: where tunnels to it end, and what they come from.
     pub address: IpAddr,
+    /// Its public key for WireGuard, if it was told: without it, encrypted networks do not reach it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_key: Option<PublicKey>,
     /// Since when it is one.
     #[serde(with = "time::serde::rfc3339")]
     pub added: OffsetDateTime,
@@ -43,7 +47,7 @@ pub enum InvalidPeer {
 impl Peer {
     /// One that people told of.
     pub const fn new(address: IpAddr, added: OffsetDateTime) -> Self {
-        Self { address, added, host: None }
+        Self { address, public_key: None, added, host: None }
     }
 
     /// The address of a peer as it was typed.
@@ -69,6 +73,18 @@ impl Peer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_record_from_before_there_were_keys_is_read_and_one_with_a_key_comes_back() {
+        let old = r#"{"address":"192.0.2.7","added":"2026-01-02T03:04:05Z"}"#;
+        let peer: Peer = serde_json::from_str(old).expect("a record");
+        assert_eq!(peer.public_key, None);
+        assert_eq!(serde_json::to_string(&peer).expect("JSON"), old);
+        let public_key = Some(crate::wireguard::PrivateKey::generate().public());
+        let peer = Peer { public_key, ..peer };
+        let text = serde_json::to_string(&peer).expect("JSON");
+        assert_eq!(serde_json::from_str::<Peer>(&text).expect("a record"), peer);
+    }
 
     #[test]
     fn only_addresses_of_other_hosts_are_peers() {

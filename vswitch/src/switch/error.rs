@@ -20,6 +20,7 @@ use crate::model::{
 use crate::outside::{OutsideError, ReserveError};
 use crate::store::StoreError;
 use crate::watching::WatchingError;
+use crate::wireguard::{KeyFileError, WireguardError};
 
 /// Why a request was refused or failed. What it may have begun has been taken back.
 #[derive(Debug, thiserror::Error)]
@@ -107,6 +108,12 @@ pub enum SwitchError {
     /// The way outside could not be made.
     #[error(transparent)]
     Outside(#[from] OutsideError),
+    /// WireGuard, for encrypted networks.
+    #[error(transparent)]
+    Wireguard(#[from] WireguardError),
+    /// This host's key for it.
+    #[error(transparent)]
+    KeyFile(#[from] KeyFileError),
     /// An overlay network or a peer.
     #[error(transparent)]
     Overlay(#[from] OverlayError),
@@ -414,6 +421,9 @@ impl SwitchError {
             Self::OwnStation { .. } => "own_station",
             Self::PortElsewhere { .. } => "port_elsewhere",
             Self::Apply(error) => error.code(),
+            Self::Wireguard(WireguardError::Port { .. }) => "wireguard_port_in_use",
+            Self::Wireguard(_) => "wireguard",
+            Self::KeyFile(_) => "key_file",
             Self::Netlink(_) => "netlink",
             Self::Datapath(_) => "datapath",
             Self::Watching(_) => "watching",
@@ -456,10 +466,13 @@ impl SwitchError {
             | Self::OwnStation { .. }
             | Self::CannotPublish { .. }
             | Self::Reserve(_)
+            | Self::Wireguard(WireguardError::Port { .. } | WireguardError::Taken { .. })
             | Self::Apply(ApplyError::InterfaceTaken { .. }) => ErrorKind::Conflict,
             Self::Apply(_)
             | Self::Outside(_)
             | Self::Netlink(_)
+            | Self::Wireguard(_)
+            | Self::KeyFile(_)
             | Self::Datapath(_)
             | Self::Watching(_)
             | Self::Store(_)

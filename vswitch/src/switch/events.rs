@@ -30,6 +30,7 @@ enum Loss {
     HostPort(NetworkId),
     Uplink(NetworkId),
     Tunnels,
+    Wireguard,
 }
 
 impl Switch {
@@ -84,7 +85,8 @@ impl Switch {
             let one = None
                 .or_else(|| endpoint.map(|entry| Loss::Endpoint(entry.record.id)))
                 .or_else(|| host.map(|entry| Loss::HostPort(entry.record.id)))
-                .or_else(|| tunnels.then_some(Loss::Tunnels));
+                .or_else(|| tunnels.then_some(Loss::Tunnels))
+                .or_else(|| self.encryption.is_device(ifindex).then_some(Loss::Wireguard));
             one.into_iter().chain(uplinks.map(|entry| Loss::Uplink(entry.record.id))).collect::<Vec<_>>()
         };
         for loss in losses {
@@ -99,6 +101,7 @@ impl Switch {
             Loss::HostPort(id) => self.remake_host_port(id, ifindex).await,
             Loss::Uplink(id) => self.uplink_removed(id, ifindex).await,
             Loss::Tunnels => self.tunnels_lost().await,
+            Loss::Wireguard => self.wireguard_lost().await,
         };
         match settled {
             Ok(()) | Err(SwitchError::ShuttingDown) => {}

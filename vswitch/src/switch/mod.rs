@@ -54,6 +54,7 @@ use crate::outside::{Outside, Reservations};
 use crate::store::Store;
 use crate::watching::Watching;
 use directory::Directory;
+use overlay::Encryption;
 use state::State;
 
 /// The MTU where nothing says otherwise.
@@ -88,6 +89,8 @@ pub struct Switch {
     reservations: Reservations,
     /// The UDP port of the tunnels.
     vxlan_port: u16,
+    /// WireGuard, for those of encrypted networks.
+    encryption: Encryption,
     /// The cluster that this host is in.
     membership: Option<Membership>,
     /// Held by whoever brings the tunnels in line.
@@ -123,6 +126,8 @@ pub struct Parts {
     pub store: Store,
     /// The UDP port of the tunnels of overlay networks.
     pub vxlan_port: u16,
+    /// The UDP port of WireGuard, by which the tunnels of encrypted networks go.
+    pub wireguard_port: u16,
     /// The cluster that this host is in.
     pub membership: Option<Membership>,
 }
@@ -133,7 +138,8 @@ impl Switch {
     /// # Errors
     /// Where the daemon's own namespace cannot be opened.
     pub fn new(parts: Parts) -> Result<Self, SwitchError> {
-        let Parts { instance, mode, pools, kernel, netlink, datapath, watching, store, vxlan_port, membership } = parts;
+        let Parts { instance, mode, pools, kernel, netlink, datapath, watching, store, .. } = parts;
+        let (vxlan_port, wireguard_port, membership) = (parts.vxlan_port, parts.wireguard_port, parts.membership);
         let state = Arc::new(Mutex::new(State::default()));
         Ok(Self {
             dns: DnsServer::new(Arc::new(Directory(state.clone())), ResolverFiles::default()),
@@ -142,6 +148,7 @@ impl Switch {
             settling: AsyncMutex::default(),
             reservations: Reservations::default(),
             vxlan_port,
+            encryption: Encryption::new(wireguard_port, &instance),
             membership,
             tunnelling: AsyncMutex::default(),
             multicast: Mutex::default(),

@@ -9,7 +9,7 @@ use vswitch_common::tables::NetworkNumber;
 use super::attach::now;
 use super::parent::Asked;
 use super::state::{PortHandle, WantedNetwork};
-use super::{OverlayError, Switch, SwitchError};
+use super::{Switch, SwitchError};
 use crate::api::{NetworkRequest, NetworkView, Pruned};
 use crate::apply::{ApplyError, apply};
 use crate::cluster::ClusterError;
@@ -34,9 +34,6 @@ impl Switch {
         let _leave = self.leave().await?;
         let asked = Asked { ipv6: request.ipv6, gateways: !request.gateways.is_empty() };
         let mut draft = draft(request, driver)?;
-        if draft.overlay.is_some_and(|overlay| overlay.encrypted) {
-            return Err(OverlayError::NotEncrypted(draft.name).into());
-        }
         let network = match (&self.membership, &mut draft.overlay) {
             (Some(member), Some(overlay)) => {
                 overlay.shared = true;

@@ -4,11 +4,12 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use super::overlay::remove_route;
 use super::{Switch, SwitchError};
 use crate::etc::Etc;
 use crate::kernel::bpffs::{self, BpffsError};
 use crate::kernel::netlink::{Netlink, NetlinkError};
-use crate::model::{Instance, Network};
+use crate::model::{Instance, Network, Owner};
 use crate::outside::{self, Wanted};
 
 /// A file of the instance could not be removed.
@@ -62,21 +63,31 @@ impl Switch {
         if let Err(error) = remove_leftovers(&self.netlink, &self.instance).await {
             failed.get_or_insert(error.into());
         }
+        if let Err(error) = self.end_encryption().await {
+            failed.get_or_insert(error);
+        }
         failed.map_or(Ok(()), Err)
     }
 }
 
-/// Removes every device that bears the instance's mark.
+/// Removes every device that bears the instance's mark: that of the tunnels first, and WireGuard's last, so that nothing is
+/// sent that WireGuard does not take. Then the route that saw to that, too.
 ///
 /// # Errors
 /// What the kernel refused.
 pub async fn remove_leftovers(netlink: &Netlink, instance: &Instance) -> Result<(), NetlinkError> {
-    for link in netlink.links().await? {
-        if link.alias.is_some_and(|alias| instance.owner(&alias).is_some()) {
-            netlink.delete_link(link.index).await?;
-        }
+    let links = netlink.links().await?.into_iter();
+    let mut ours: Vec<(Owner, u32)> =
+        links.filter_map(|link| Some((instance.owner(link.alias.as_deref()?)?, link.index))).collect();
+    ours.sort_by_key(|(owner, _)| match owner {
+        Owner::Tunnel => 0,
+        Owner::Host | Owner::Endpoint(_) => 1,
+        Owner::Wireguard => 2,
+    });
+    for (_, index) in ours {
+        netlink.delete_link(index).await?;
     }
-    Ok(())
+    remove_route(netlink, instance).await
 }
 
 /// Removes the instance's bpffs and its run directory, and what it has recorded if that is wanted.

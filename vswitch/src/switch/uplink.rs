@@ -232,8 +232,8 @@ impl Switch {
         if let Some(mtu) = network.bridge.mtu {
             return Ok(mtu);
         }
-        if network.overlay.is_some() {
-            return self.overlay_mtu().await;
+        if let Some(overlay) = network.overlay {
+            return self.overlay_mtu(overlay.encrypted).await;
         }
         let link = match network.interface() {
             Some(interface) => self.netlink.link_by_name(interface.as_str()).await?,

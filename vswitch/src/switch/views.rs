@@ -48,6 +48,7 @@ impl Switch {
             datapath: self.mode_name().to_owned(),
             hooks: self.hooks(),
             kernel: self.kernel.clone(),
+            public_key: self.encryption.key().map(|key| key.to_string()),
             networks,
             endpoints,
             fdb_entries: stations.len(),

@@ -36,7 +36,9 @@ pub enum WireguardError {
         mtu: u32,
     },
     /// The UDP port could not be had.
-    #[error("cannot use UDP port {port} for WireGuard: {source} (choose another port)")]
+    #[error(
+        "cannot use UDP port {port} for WireGuard: {source} (choose another with `up --wireguard-port`, the same on every host)"
+    )]
     Port {
         /// The port.
         port: u16,

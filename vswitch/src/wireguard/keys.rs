@@ -6,8 +6,10 @@ use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use ipnet::Ipv6Net;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use vswitch_common::packet::address::Address;
 use x25519_dalek::StaticSecret;
 use zeroize::Zeroizing;
 
@@ -87,17 +89,28 @@ impl PublicKey {
         &self.0
     }
 
-    /// The address of its host inside the tunnel: a unique local one of IPv6 (RFC 4193), 0xfd and the first 15 bytes of
-    /// the key's SHA-256. So no two hosts can claim the same, and nobody has to give them out. A peer may send from its
-    /// own address only: its AllowedIPs are exactly this /128.
+    /// The address of its host inside the tunnel: [`inner_net`] and the first ten bytes of the key's SHA-256. So no two
+    /// hosts can claim the same, nobody has to give them out, and all of them are known by their prefix. A peer may send from
+    /// its own address only: its AllowedIPs are exactly this /128.
     pub fn inner_address(&self) -> Ipv6Addr {
         let digest: [u8; 32] = Sha256::digest(self.0).into();
-        let mut address = [0xfd; 16];
-        for (to, from) in address.iter_mut().skip(1).zip(digest) {
+        let mut address = [0; 16];
+        let (prefix, _) = Address::INNER;
+        for (to, from) in address.iter_mut().zip(prefix.into_iter().chain(digest)) {
             *to = from;
         }
         address.into()
     }
+}
+
+/// The prefix of all addresses inside: what goes to one of them and not by WireGuard goes nowhere.
+pub fn inner_net() -> Ipv6Net {
+    let (prefix, length) = Address::INNER;
+    let mut address = [0; 16];
+    for (to, from) in address.iter_mut().zip(prefix) {
+        *to = from;
+    }
+    Ipv6Net::new_assert(address.into(), length)
 }
 
 impl FromStr for PublicKey {
@@ -163,9 +176,10 @@ mod tests {
         let key: PublicKey = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=".parse().unwrap();
         let digest = Sha256::digest(key.bytes());
         let address = key.inner_address().octets();
-        assert_eq!(address[0], 0xfd);
-        assert_eq!(address[1..], digest[..15]);
-        assert_eq!(key.inner_address().to_string(), "fd30:c9c:9603:b92a:4b39:ed39:58bf:9240");
+        assert_eq!(inner_net().to_string(), "fd76:7377:6974::/48");
+        assert!(inner_net().contains(&key.inner_address()) && Address::new(address).is_inner());
+        assert_eq!(address[6..], digest[..10]);
+        assert_eq!(key.inner_address().to_string(), "fd76:7377:6974:300c:9c96:3b9:2a4b:39ed");
     }
 
     #[test]

@@ -5,8 +5,9 @@
 //! AllowedIPs are exactly this /128: what it sends from another address is dropped, and what goes to an address that is
 //! no peer's goes nowhere. A route for each peer leads to the device, and nothing else does.
 //!
-//! What this does not see to: that packets for a peer's address do not leave this host by another way while there is no
-//! route for them, and that packets for our own address that came another way are not taken for a peer's.
+//! What this does not see to is seen to where it is used (`switch::overlay`): that packets for a peer's address do not leave
+//! this host by another way while there is no route for them, and that packets for our own address that came another way
+//! are not taken for a peer's.
 
 mod error;
 mod genetlink;
@@ -26,7 +27,7 @@ use crate::kernel::sysctl::{self, SysctlError};
 pub use error::WireguardError;
 use kernel::Kernel;
 pub use key_file::{KeyFileError, load_or_create};
-pub use keys::{KEY_LENGTH, KeyError, PrivateKey, PublicKey};
+pub use keys::{KEY_LENGTH, KeyError, PrivateKey, PublicKey, inner_net};
 pub use userspace::Drops;
 use userspace::Userspace;
 

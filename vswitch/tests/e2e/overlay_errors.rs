@@ -59,8 +59,6 @@ fn overlay_networks_that_cannot_be_are_refused() {
         let option = format!("vni={vni}");
         refused(host, &create(&[&SUBNET[..], &["-o", &option]].concat(), "net"), &["vni", vni, "1 to 16777215"]);
     }
-    let encrypted = [&SUBNET[..], &["-o", "encrypted=true"]].concat();
-    refused(host, &create(&encrypted, "net"), &["net", "encrypted=true"]);
     for option in ["uplink=eth0", "parent=eth0"] {
         refused(host, &create(&[&SUBNET[..], &["-o", option]].concat(), "net"), &["overlay", "vni"]);
     }
@@ -128,4 +126,51 @@ fn a_peer_without_a_network_or_a_way_to_it_is_shown_so() {
     cloud.create(0, "net", Cloud::VNI, &[]);
     assert!(cloud.peers(0).iter().all(|peer| peer.networks == 1 && peer.last_seen_seconds.is_none()));
     ping(&host.netns, std::net::Ipv4Addr::new(192, 0, 2, 2));
+}
+
+#[test]
+fn keys_that_cannot_be_a_peers_are_refused() {
+    let cloud = Cloud::down(2, Family::V4);
+    let host = &cloud.hosts[0];
+    (0..2).for_each(|number| drop(cloud.hosts[number].start(&[])));
+    let (own, other) = (cloud.key(0), cloud.key(1));
+    assert_eq!(own, cloud.key(0), "it stays the same");
+    let status: serde_json::Value = host.json(&["status"]);
+    assert_eq!(status["public_key"], own);
+    let peer = cloud.peer(1);
+    for key in ["x", "", "c2hvcnQ=", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="] {
+        refused(host, &["peer", "add", &peer, "--public-key", key], &[key, "peer key"]);
+    }
+    refused(host, &["peer", "add", &peer, "--public-key", &own], &[&own, "own", "peer key"]);
+    host.ok(&["peer", "add", &peer]);
+    assert_eq!(cloud.peers(0)[0].public_key, None);
+    refused(host, &["peer", "add", &peer], &[&peer, "already"]);
+    // One that is a peer without a key gets one.
+    host.ok(&["peer", "add", &peer, "--public-key", &other]);
+    assert_eq!(cloud.peers(0)[0].public_key.as_deref(), Some(other.as_str()));
+    refused(host, &["peer", "add", &peer, "--public-key", &other], &[&peer, "already"]);
+    refused(host, &["peer", "add", "192.0.2.9", "--public-key", &other], &["192.0.2.9", &other, &peer][1..]);
+    let file = host.state_directory().join("wireguard.key");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(file).expect("the key").permissions());
+    assert_eq!(mode & 0o7777, 0o600);
+}
+
+#[test]
+fn where_the_port_of_wireguard_is_taken_the_network_is_refused() {
+    let cloud = Cloud::down(1, Family::V4);
+    let host = &cloud.hosts[0];
+    host.start(&[]);
+    // What is made for it all, and stays.
+    cloud.key(0);
+    let network = create(&[&SUBNET[..], &["-o", "encrypted=true"]].concat(), "net");
+    let socket = host.netns.inside(|| std::net::UdpSocket::bind(("0.0.0.0", 51872))).expect("the port is free");
+    refused(host, &network, &["51872", "in use", "--wireguard-port"]);
+    host.stop(&[]);
+    host.start(&["--wireguard-port", "51873"]);
+    host.ok(&network);
+    assert!(cloud.wireguard(0).is_some());
+    host.ok(&["network", "rm", "net"]);
+    assert!(cloud.wireguard(0).is_none(), "nobody needs it any more");
+    assert!(!host.netns.ip("-6 route show table main").contains("fd76:7377:6974::/48"));
+    drop(socket);
 }

@@ -7,3 +7,4 @@ mod switch;
 mod tables;
 mod tunnel;
 mod wire;
+mod wireguard;

@@ -259,7 +259,7 @@ fn the_loaded_programs_of_tunnels_decide_as_the_core_does() {
             }
         }
         let core = if out {
-            let said = Tunneled { bytes: &frame, key };
+            let said = Tunneled { bytes: &frame, key, mark: 0 };
             let kernel = tracer.out_of_tunnel(tunnels, &key, &frame);
             compare("out", kernel, &frame, &mut seen, |now| {
                 let whole = forward(tunnels, &said, &tables, now);

@@ -150,3 +150,16 @@ fn what_is_not_for_us_is_left_alone() {
         assert_eq!(of(&whole[..length]), Arrival::LEAVE, "{length} bytes");
     }
 }
+
+#[test]
+fn what_belongs_inside_wireguard_goes_no_further_whatever_it_carries() {
+    let inside = [0xfd, 0x76, 0x73, 0x77, 0x69, 0x74, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9];
+    for carries in [protocol::UDP, protocol::TCP, protocol::FRAGMENT, protocol::ICMPV6, protocol::HOP_BY_HOP] {
+        for at in [HEADER + 8, HEADER + 24] {
+            let mut frame = over6(&inner(protocol::UDP));
+            frame[HEADER + 6] = carries;
+            frame[at..at + 16].copy_from_slice(&inside);
+            assert_eq!(of(&frame), Arrival::drop(DropReason::UnknownPeer), "{carries} at {at}");
+        }
+    }
+}

@@ -12,6 +12,8 @@ use utoipa::ToSchema;
 pub struct PeerRequest {
     /// The address of the other host.
     pub address: String,
+    /// Its public key for WireGuard, 44 characters of base64. Encrypted networks reach no peer without.
+    pub public_key: Option<String>,
 }
 
 /// How it stands with a peer.
@@ -53,6 +55,10 @@ pub struct PeerView {
     pub last_seen_seconds: Option<u64>,
     /// How many networks have a tunnel to it.
     pub networks: usize,
+    /// Its public key for WireGuard, if it was told.
+    pub public_key: Option<String>,
+    /// How long ago it and this host agreed on keys by WireGuard, if they ever did.
+    pub last_handshake_seconds: Option<u64>,
     /// Bytes of inner frames that came from it.
     pub rx_bytes: u64,
     /// Bytes of inner frames that went to it.

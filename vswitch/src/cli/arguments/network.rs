@@ -8,7 +8,7 @@ use super::{Connection, pair};
 pub enum NetworkCommand {
     /// Make a network
     #[command(
-        after_help = "Example:\n  vswitch network create --subnet 10.99.0.0/24 -o uplink=eth1 lan\n  vswitch network create -d macvlan -o parent=eth1.30 --subnet 10.30.0.0/24 voice\n  vswitch network create -d ipvlan -o parent=eth1 -o ipvlan_mode=l2 shared\n  vswitch network create -d overlay -o vni=5000 --subnet 10.10.0.0/16 --ip-range 10.10.1.0/24 all"
+        after_help = "Example:\n  vswitch network create --subnet 10.99.0.0/24 -o uplink=eth1 lan\n  vswitch network create -d macvlan -o parent=eth1.30 --subnet 10.30.0.0/24 voice\n  vswitch network create -d ipvlan -o parent=eth1 -o ipvlan_mode=l2 shared\n  vswitch network create -d overlay -o vni=5000 --subnet 10.10.0.0/16 --ip-range 10.10.1.0/24 all\n  vswitch network create -d overlay -o encrypted=true --subnet 10.11.0.0/16 --ip-range 10.11.1.0/24 sealed"
     )]
     Create(NetworkCreate),
     /// List the networks

@@ -95,6 +95,28 @@ pub(super) fn remove_by_device(index: u32, destination: IpNet) -> Change {
     Change { operation: "remove the route to", object, request, done_if: Some(Errno::ESRCH) }
 }
 
+/// A route that refuses packets. Beside one of another metric it is another route.
+pub(super) fn add_unreachable(destination: IpNet, metric: u32) -> Change {
+    let request = Request::new(RouteNetlinkMessage::NewRoute(unreachable(destination, metric)), ADD);
+    let object = format!("{destination}, which refuses packets");
+    Change { operation: "add the route to", object, request, done_if: Some(Errno::EEXIST) }
+}
+
+pub(super) fn remove_unreachable(destination: IpNet, metric: u32) -> Change {
+    let request = Request::acknowledged(RouteNetlinkMessage::DelRoute(unreachable(destination, metric)));
+    let object = format!("{destination}, which refuses packets");
+    Change { operation: "remove the route to", object, request, done_if: Some(Errno::ESRCH) }
+}
+
+fn unreachable(destination: IpNet, metric: u32) -> RouteMessage {
+    let mut message = by_device(0, destination);
+    message.header.kind = RouteType::Unreachable;
+    message.header.scope = RouteScope::Universe;
+    message.attributes.retain(|attribute| !matches!(attribute, RouteAttribute::Oif(_)));
+    message.attributes.push(RouteAttribute::Priority(metric));
+    message
+}
+
 /// The default route by a device alone, unless there is one of the family.
 pub(super) fn default_by_device(index: u32, ipv6: bool) -> Change {
     let any = if ipv6 { IpNet::V6(Ipv6Net::default()) } else { IpNet::V4(Ipv4Net::default()) };

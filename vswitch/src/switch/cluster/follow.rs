@@ -157,10 +157,15 @@ impl Switch {
                 stays
             });
             for (address, host) in wanted {
-                let named = Some(PeerHost { id: host.id, name: host.name.clone() });
                 let entry = state.peers.entry(address).or_insert_with(|| PeerEntry::new(Peer::new(address, now())));
-                if entry.record.host != named {
-                    entry.record.host = named;
+                let record = Peer {
+                    host: Some(PeerHost { id: host.id, name: host.name.clone() }),
+                    // One that cannot be read is one that cannot be used.
+                    public_key: host.public_key.as_ref().and_then(|key| key.parse().ok()),
+                    ..entry.record.clone()
+                };
+                if entry.record != record {
+                    entry.record = record;
                     changes.push(Change::PutPeer(entry.record.clone()));
                 }
             }
@@ -250,12 +255,15 @@ impl Switch {
         let mut state = self.state();
         let state = &mut *state;
         for (number, port) in ports {
-            let remote = IpAddr::from(port.ipv6.octets()).to_canonical();
+            let end = IpAddr::from(port.ipv6.octets()).to_canonical();
             let shared = |entry: &&mut NetworkEntry| entry.record.number == port.network && is_shared(&entry.record);
-            let peer = state.peers.get(&remote).is_some_and(|peer| peer.record.host.is_some());
-            if port.kind() != Some(PortKind::Tunnel) || !peer {
-                continue;
-            }
+            let ends_here = |peer: &Peer| {
+                let inner = peer.public_key.is_some_and(|key| IpAddr::from(key.inner_address()) == end);
+                peer.host.is_some() && (peer.address == end || inner)
+            };
+            let mut peers = state.peers.values().map(|peer| &peer.record);
+            let peer = peers.find(|peer| ends_here(peer)).map(|peer| peer.address);
+            let Some(remote) = peer.filter(|_| port.kind() == Some(PortKind::Tunnel)) else { continue };
             if let Some(tunnels) = state.networks.values_mut().find(shared).and_then(|entry| entry.tunnels.as_mut()) {
                 tunnels.insert(remote, PortHandle { ifindex: port.ifindex, number });
             }

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use crate::model::{InvalidPeer, NetworkName, OverlayOptions};
+use crate::wireguard::{KeyError, PublicKey};
 
 /// Why an overlay network or a peer was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -55,9 +56,20 @@ pub enum OverlayError {
         /// The port.
         port: u16,
     },
-    /// No WireGuard.
-    #[error("network {0} cannot be encrypted (encrypted=true is not built yet; leave it out)")]
-    NotEncrypted(NetworkName),
+    /// No public key.
+    #[error("{0} (`vswitch peer key` on the other host says its key)")]
+    Key(#[from] KeyError),
+    /// This host's.
+    #[error("public key {0} is this host's own (`vswitch peer key` on the other host says its key)")]
+    OwnKey(PublicKey),
+    /// Another peer's.
+    #[error("public key {key} is peer {peer}'s already (every host has its own: `vswitch peer key` there says it)")]
+    KeyInUse {
+        /// The key.
+        key: PublicKey,
+        /// The peer.
+        peer: IpAddr,
+    },
 }
 
 impl OverlayError {
@@ -73,7 +85,9 @@ impl OverlayError {
             Self::VniInUse { .. } => "vni_in_use",
             Self::NoFreeVni => "no_free_vni",
             Self::PortInUse { .. } => "tunnel_port_in_use",
-            Self::NotEncrypted(_) => "not_encrypted",
+            Self::Key(_) => "invalid_key",
+            Self::OwnKey(_) => "own_key",
+            Self::KeyInUse { .. } => "key_in_use",
         }
     }
 
@@ -86,6 +100,7 @@ impl OverlayError {
                 | Self::VniInUse { .. }
                 | Self::NoFreeVni
                 | Self::PortInUse { .. }
+                | Self::KeyInUse { .. }
         )
     }
 }

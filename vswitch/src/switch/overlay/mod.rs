@@ -1,18 +1,20 @@
 //! Overlay networks: the tunnels of each network to each peer, kept in line with what there is of both.
 
+mod encryption;
 mod error;
 mod peers;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use nix::errno::Errno;
-use vswitch_common::tables::{PortKind, PortNumber};
+use vswitch_common::tables::{Port, PortKind, PortNumber};
 
+pub(in crate::switch) use encryption::{Encryption, remove_route};
 pub use error::OverlayError;
 pub(in crate::switch) use peers::PeerEntry;
 
-use super::state::{NetworkEntry, PortHandle};
+use super::state::PortHandle;
 use super::{DEFAULT_MTU, Switch, SwitchError};
 use crate::apply::{ApplyError, apply};
 use crate::datapath::UnderlaySpec;
@@ -29,7 +31,8 @@ const IPV6_MORE: u32 = 20;
 #[derive(Debug, Default)]
 struct Work {
     gone: Vec<(NetworkId, IpAddr, PortNumber)>,
-    missing: Vec<(Network, IpAddr, u32)>,
+    /// With the peer, where the tunnel to it ends, and its MTU.
+    missing: Vec<(Network, IpAddr, IpAddr, u32)>,
     /// Whether there is any network that needs the device.
     needed: bool,
 }
@@ -41,8 +44,10 @@ impl Switch {
     /// What the kernel refused; what was done so far stays.
     pub(super) async fn follow_tunnels(&self) -> Result<(), SwitchError> {
         let _turn = self.tunnelling.lock().await;
+        let opened = self.open_encryption().await;
+        let secured = opened.is_ok();
         let device = self.netlink.link_by_name(&self.instance.tunnel_device()).await?;
-        let work = self.work_on_tunnels(device.as_ref().map(|link| link.index));
+        let work = self.work_on_tunnels(device.as_ref().map(|link| link.index), secured)?;
         let mut changed = BTreeSet::new();
         for (network, peer, number) in work.gone {
             changed.insert(network);
@@ -51,19 +56,23 @@ impl Switch {
                 tunnels.remove(&peer);
             }
         }
-        self.remove_stray_tunnels().await?;
+        self.remove_stray_tunnels(secured).await?;
+        if !work.needed
+            && let Some(device) = &device
+        {
+            self.netlink.delete_link(device.index).await?;
+        }
+        self.follow_keys().await?;
+        self.secured(opened)?;
         if !work.needed {
-            if let Some(device) = device {
-                self.netlink.delete_link(device.index).await?;
-            }
             self.sync_networks(&changed).await?;
             return self.follow_underlay().await;
         }
         apply(&drivers::tunnels(&self.instance, self.vxlan_port), self.scene())
             .await
             .map_err(|error| self.refused(error))?;
-        for (network, peer, mtu) in work.missing {
-            let made = apply(&drivers::tunnel(&self.instance, &network, peer, mtu), self.scene()).await?;
+        for (network, peer, remote, mtu) in work.missing {
+            let made = apply(&drivers::tunnel(&self.instance, &network, remote, mtu), self.scene()).await?;
             let port = made.port.map(|(ifindex, number)| PortHandle { ifindex, number });
             changed.insert(network.id);
             let mut state = self.state();
@@ -106,42 +115,49 @@ impl Switch {
 
     /// Routes and addresses may have changed since.
     pub(super) async fn refresh_underlay(&self) -> Result<(), SwitchError> {
+        if self.is_encryption_amiss().await? {
+            return self.follow_tunnels().await;
+        }
         let _turn = self.tunnelling.lock().await;
         self.follow_underlay().await
     }
 
     /// What is wanted against what is there; `device` is the index of the tunnels' device, if it is there.
-    fn work_on_tunnels(&self, device: Option<u32>) -> Work {
+    fn work_on_tunnels(&self, device: Option<u32>, secured: bool) -> Result<Work, SwitchError> {
+        let ends: BTreeMap<PortNumber, IpAddr> =
+            self.datapath.ports()?.into_iter().map(|(number, port)| (number, remote_of(&port))).collect();
         let state = self.state();
         let mut work = Work::default();
         for entry in state.networks.values() {
             let Some(tunnels) = &entry.tunnels else { continue };
             work.needed = true;
-            // One on a device that was there before is no tunnel any more.
-            let wanted = state.wants_tunnels(entry.record.id);
-            let stands = |peer: &IpAddr, port: &PortHandle| wanted.contains(peer) && Some(port.ifindex) == device;
+            let remotes = state.remotes(&entry.record, secured);
+            // One on a device that was there before is no tunnel any more, nor is one to where the peer no longer is.
+            let stands = |peer: &IpAddr, port: &PortHandle| {
+                let remote = remotes.get(peer);
+                remote.is_some() && remote == ends.get(&port.number) && Some(port.ifindex) == device
+            };
             let gone = tunnels.iter().filter(|(peer, port)| !stands(peer, port));
             work.gone.extend(gone.map(|(peer, port)| (entry.record.id, *peer, port.number)));
-            let missing = wanted.iter().filter(|peer| tunnels.get(peer).is_none_or(|port| !stands(peer, port)));
-            work.missing.extend(missing.map(|peer| (entry.record.clone(), *peer, entry.mtu)));
+            let missing = remotes.iter().filter(|(peer, _)| tunnels.get(peer).is_none_or(|port| !stands(peer, port)));
+            work.missing.extend(missing.map(|(peer, remote)| (entry.record.clone(), *peer, *remote, entry.mtu)));
         }
-        work
+        Ok(work)
     }
 
     /// Removes the tunnels that an earlier daemon has left, and nobody wants.
-    async fn remove_stray_tunnels(&self) -> Result<(), SwitchError> {
+    async fn remove_stray_tunnels(&self, secured: bool) -> Result<(), SwitchError> {
         let wanted: BTreeSet<(u32, IpAddr)> = {
             let state = self.state();
             let networks = state.networks.values().filter(|entry| entry.tunnels.is_some());
-            let tunnels = |entry: &NetworkEntry| {
-                let wanted = state.wants_tunnels(entry.record.id);
-                wanted.into_iter().map(|peer| (entry.record.number.0, peer)).collect::<Vec<_>>()
-            };
-            networks.flat_map(tunnels).collect()
+            let ends = networks.flat_map(|entry| {
+                let remotes = state.remotes(&entry.record, secured).into_values();
+                remotes.map(|remote| (entry.record.number.0, remote))
+            });
+            ends.collect()
         };
         for (number, port) in self.datapath.ports()? {
-            let remote = IpAddr::from(port.ipv6.octets()).to_canonical();
-            if port.kind() == Some(PortKind::Tunnel) && !wanted.contains(&(port.network.0, remote)) {
+            if port.kind() == Some(PortKind::Tunnel) && !wanted.contains(&(port.network.0, remote_of(&port))) {
                 self.remove_port(number).await?;
             }
         }
@@ -173,14 +189,19 @@ impl Switch {
 
     /// The MTU of overlay networks that name none: what is left of the smallest way to a peer, or to the outside. In a
     /// cluster, hosts that nobody knows yet will come by the interface of this host's own address.
-    pub(super) async fn overlay_mtu(&self) -> Result<u32, SwitchError> {
+    pub(super) async fn overlay_mtu(&self, encrypted: bool) -> Result<u32, SwitchError> {
+        let overhead = |peer: IpAddr| match (encrypted, peer) {
+            (true, peer) => encryption::overhead(peer),
+            (false, IpAddr::V4(_)) => OVERHEAD,
+            (false, IpAddr::V6(_)) => OVERHEAD + IPV6_MORE,
+        };
         let peers: Vec<IpAddr> = self.state().peers.keys().copied().collect();
         let routes = self.netlink.routes().await?;
         let links: BTreeMap<u32, Link> =
             self.netlink.links().await?.into_iter().map(|link| (link.index, link)).collect();
         let left = |index: u32, peer: IpAddr| {
             let mtu = links.get(&index)?.mtu;
-            Some(mtu.saturating_sub(OVERHEAD + if peer.is_ipv6() { IPV6_MORE } else { 0 }))
+            Some(mtu.saturating_sub(overhead(peer)))
         };
         let own = match self.membership.as_ref().map(|member| member.address()) {
             Some(own) => {
@@ -194,13 +215,15 @@ impl Switch {
             return Ok(mtu);
         }
         let outside = super::uplink::default_route_link(&self.netlink).await?;
-        Ok(outside.map_or(DEFAULT_MTU, |link| link.mtu.min(DEFAULT_MTU)) - OVERHEAD)
+        let mtu = outside.map_or(DEFAULT_MTU, |link| link.mtu.min(DEFAULT_MTU));
+        Ok(mtu.saturating_sub(overhead(Ipv4Addr::UNSPECIFIED.into())))
     }
 
     /// A peer may be behind a smaller interface than those before it.
     pub(super) async fn refresh_overlay_mtus(&self) -> Result<(), SwitchError> {
-        let mtu = self.overlay_mtu().await?;
+        let [plain, encrypted] = [self.overlay_mtu(false).await?, self.overlay_mtu(true).await?];
         for entry in self.state().networks.values_mut() {
+            let mtu = if encryption::is_encrypted(&entry.record) { encrypted } else { plain };
             let detects = entry.record.overlay.is_some() && entry.record.bridge.mtu.is_none();
             if detects && entry.mtu != mtu {
                 tracing::info!("the MTU of network {} is {mtu} from now on, not {}", entry.record.name, entry.mtu);
@@ -209,6 +232,11 @@ impl Switch {
         }
         Ok(())
     }
+}
+
+/// Where a tunnel ends.
+fn remote_of(port: &Port) -> IpAddr {
+    IpAddr::from(port.ipv6.octets()).to_canonical()
 }
 
 /// By which link a packet leaves for an address.

@@ -12,6 +12,7 @@ use crate::model::Peer;
 use crate::store::Change;
 use crate::switch::attach::now;
 use crate::switch::{Switch, SwitchError};
+use crate::wireguard::PublicKey;
 
 /// Somebody who was heard within this time is there.
 const RECENT: Duration = Duration::from_secs(60);
@@ -32,12 +33,15 @@ impl PeerEntry {
 }
 
 impl Switch {
-    /// Makes another host a peer: the tunnels of all overlay networks go there, too.
+    /// Makes another host a peer: the tunnels of all overlay networks go there, too. One that is a peer already gets another
+    /// public key: from then on, encrypted networks take nothing from whoever has the old one.
     ///
     /// # Errors
-    /// It is none, or is one already; or what the kernel refused, and then it is none.
+    /// It is none, or is one already, and with that key; or what the kernel refused, and then all is as it was.
     pub async fn add_peer(&self, request: PeerRequest) -> Result<PeerView, SwitchError> {
         let address = Peer::parse_address(&request.address).map_err(OverlayError::from)?;
+        let given: Option<PublicKey> =
+            request.public_key.as_deref().map(str::parse).transpose().map_err(OverlayError::from)?;
         let _leave = self.leave().await?;
         if let Some(device) = self.own_device(address).await? {
             return Err(OverlayError::OwnAddress { address, device }.into());
@@ -45,24 +49,46 @@ impl Switch {
         if self.membership.is_some() {
             return Err(OverlayError::ClusterPeers(address).into());
         }
-        let record = Peer::new(address, now());
-        let recorded = {
+        if let Some(key) = given
+            && key == self.public_key().await?
+        {
+            return Err(OverlayError::OwnKey(key).into());
+        }
+        let (before, recorded) = {
             let mut state = self.state();
-            if state.peers.contains_key(&address) {
+            let before = state.peers.get(&address).map(|peer| peer.record.clone());
+            if before.as_ref().is_some_and(|peer| given.is_none() || peer.public_key == given) {
                 return Err(OverlayError::PeerExists(address).into());
             }
-            state.peers.insert(address, PeerEntry::new(record.clone()));
-            self.store.commit(vec![Change::PutPeer(record)])
+            let other = state.peers.values().find(|peer| given.is_some() && peer.record.public_key == given);
+            if let (Some(other), Some(key)) = (other, given) {
+                return Err(OverlayError::KeyInUse { key, peer: other.record.address }.into());
+            }
+            let added = before.as_ref().map_or_else(now, |peer| peer.added);
+            let record = Peer { public_key: given, ..Peer::new(address, added) };
+            state.peers.entry(address).or_insert_with(|| PeerEntry::new(record.clone())).record = record.clone();
+            (before, self.store.commit(vec![Change::PutPeer(record)]))
         };
         let made = async {
             recorded.await?;
+            // What goes by the tunnels is as long as they are told when they are made.
+            self.refresh_overlay_mtus().await?;
             self.follow_tunnels().await
         };
         if let Err(error) = made.await {
-            self.forget_peer(address).await?;
+            match before {
+                None => self.forget_peer(address).await?,
+                Some(record) => {
+                    if let Some(peer) = self.state().peers.get_mut(&address) {
+                        peer.record = record.clone();
+                    }
+                    self.store.commit(vec![Change::PutPeer(record)]).await?;
+                    self.follow_tunnels().await?;
+                }
+            }
+            self.refresh_overlay_mtus().await?;
             return Err(error);
         }
-        self.refresh_overlay_mtus().await?;
         let view = self.peers().await?.into_iter().find(|view| view.address == address);
         view.ok_or_else(|| OverlayError::PeerNotFound(address).into())
     }
@@ -103,6 +129,7 @@ impl Switch {
         let routes = self.netlink.routes().await?;
         let links = self.netlink.links().await?;
         let sums = self.peer_counters()?;
+        let handshakes = self.handshakes().await?;
         let peers: Vec<PeerEntry> = self.state().peers.values().cloned().collect();
         let view = |peer: PeerEntry| {
             let address = peer.record.address;
@@ -110,6 +137,7 @@ impl Switch {
                 super::link_towards(&routes, address).and_then(|index| links.iter().find(|link| link.index == index));
             let (networks, counters) = sums.get(&address).copied().unwrap_or_default();
             let silent = peer.heard.map(|heard| heard.elapsed());
+            let handshake = peer.record.public_key.and_then(|key| handshakes.get(&key));
             PeerView {
                 address,
                 host: peer.record.host.map(|host| host.name),
@@ -122,6 +150,9 @@ impl Switch {
                 interface: link.map(|link| link.name.clone()),
                 last_seen_seconds: silent.map(|silent| silent.as_secs()),
                 networks,
+                public_key: peer.record.public_key.map(|key| key.to_string()),
+                // A clock that was set back meanwhile says: just now.
+                last_handshake_seconds: handshake.map(|at| at.elapsed().unwrap_or_default().as_secs()),
                 rx_bytes: counters.rx_bytes,
                 tx_bytes: counters.tx_bytes,
                 rx_frames: counters.rx_frames,

@@ -21,6 +21,8 @@ pub struct PeerRow {
     pub state: String,
     pub interface: Option<String>,
     pub last_seen_seconds: Option<u64>,
+    pub public_key: Option<String>,
+    pub last_handshake_seconds: Option<u64>,
     pub networks: usize,
     pub rx_bytes: u64,
     pub rx_frames: u64,
@@ -92,6 +94,58 @@ impl Cloud {
             cloud.containers.push(container);
         }
         cloud
+    }
+
+    /// The same, whose network is encrypted, and who know each other's public keys.
+    #[track_caller]
+    pub fn encrypted(count: usize, family: Family, up: &[&str], network: &[&str]) -> Self {
+        let mut cloud = Self::down(count, family);
+        (0..count).for_each(|number| drop(cloud.hosts[number].start(up)));
+        for number in 0..count {
+            for other in (0..count).filter(|other| *other != number) {
+                cloud.introduce(number, other);
+            }
+            cloud.create(number, "net", Self::VNI, &[&["-o", "encrypted=true"], network].concat());
+            cloud.inhabit(number);
+        }
+        cloud
+    }
+
+    /// Attaches a container on a host, the next of all.
+    #[track_caller]
+    pub fn inhabit(&mut self, number: usize) {
+        let container = Netns::new(&format!("c{number}"));
+        self.at.push(self.hosts[number].attach(&container, &["--network", "net"]));
+        self.containers.push(container);
+    }
+
+    /// A host's public key.
+    #[track_caller]
+    pub fn key(&self, number: usize) -> String {
+        self.hosts[number].ok(&["peer", "key"]).trim_end().to_owned()
+    }
+
+    /// Tells a host of another, with its public key.
+    #[track_caller]
+    pub fn introduce(&self, to: usize, peer: usize) {
+        self.hosts[to].ok(&["peer", "add", &self.peer(peer), "--public-key", &self.key(peer)]);
+    }
+
+    /// The device of a host's WireGuard.
+    pub fn wireguard(&self, number: usize) -> Option<Value> {
+        let links = self.hosts[number].netns.ip_json("-d link show");
+        links.into_iter().find(|link| link["ifname"].as_str().is_some_and(|name| name.ends_with("-wg")))
+    }
+
+    /// The host's own device in the network.
+    pub fn host_device(&self, number: usize) -> String {
+        let devices = self.hosts[number].netns.devices();
+        devices.into_iter().find(|name| name.ends_with("-net")).expect("the host's device")
+    }
+
+    /// Whether the kernel does WireGuard's work: then it goes on without a daemon.
+    pub fn in_kernel(&self) -> bool {
+        self.wireguard(0).is_some_and(|link| link["linkinfo"]["info_kind"] == "wireguard")
     }
 
     /// Tells a host of all others.

@@ -1,0 +1,118 @@
+//! What comes out of WireGuard: packets of tunnels from the peer that they claim to be from, and nothing else. It is marked,
+//! and what claims to be from there without the mark came another way.
+
+use super::underlay::{judge, outer};
+use crate::packet::address::Address;
+use crate::packet::{Packet, TunnelKey, ipv6, protocol};
+use crate::tables::{MARK_ENCRYPTED, Tables};
+use crate::verdict::DropReason;
+
+/// Why a packet that came out of WireGuard goes no further; `None` for a tunnel's, which passes. There is no Ethernet header:
+/// the packet begins with IP's. WireGuard has seen to it that the sender has the key that goes with its address.
+///
+/// Fragments do not pass: the device takes the longest packet of all tunnels whole, and what is put together of fragments
+/// would have the mark even if some of them had come another way.
+#[inline(always)]
+pub fn admit<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T) -> Option<DropReason> {
+    let (Some(first), Some(from), Some(to)) = (packet.read::<8>(0), packet.read(8), packet.read(24)) else {
+        return Some(DropReason::Truncated);
+    };
+    let (from, to) = (Address::new(from), Address::new(to));
+    let [version, _, _, _, _, _, next, _] = first;
+    if version >> 4 != 6 || next != protocol::UDP || !from.is_inner() || !to.is_inner() {
+        return Some(DropReason::UnknownPeer);
+    }
+    let Some(outer) = outer(packet, ipv6::HEADER, to, tables) else { return Some(DropReason::UnknownPeer) };
+    judge(packet, ipv6::HEADER, outer, from, tables).err()
+}
+
+/// Whether a packet that came out of a tunnel is from the host that it says: what says that it came by WireGuard has to have
+/// come by WireGuard.
+#[inline(always)]
+pub const fn is_genuine(key: &TunnelKey, mark: u32) -> bool {
+    !key.remote.is_inner() || mark & MARK_ENCRYPTED != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::vec::Vec;
+
+    use super::*;
+    use crate::tables::PortNumber;
+    use crate::tables::memory::MemoryTables;
+
+    const OWN: [u8; 16] = [0xfd, 0x76, 0x73, 0x77, 0x69, 0x74, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+    const PEER: [u8; 16] = [0xfd, 0x76, 0x73, 0x77, 0x69, 0x74, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
+    const PORT: u16 = 4789;
+    const VNI: u32 = 5000;
+
+    fn tables() -> MemoryTables {
+        let mut tables = MemoryTables::default();
+        tables.underlay.insert(Address::new(OWN), PORT);
+        tables.tunnels.insert(TunnelKey::new(Address::new(PEER), VNI), PortNumber(3));
+        tables.tunnels.insert(TunnelKey::anybody(VNI), PortNumber::NONE);
+        tables
+    }
+
+    fn packet() -> Vec<u8> {
+        let inner = [[2; 6], [4; 6]].concat();
+        let udp = 8 + 8 + 14 + 40_u16;
+        let mut bytes = std::vec![0x60, 0, 0, 0];
+        bytes.extend(udp.to_be_bytes());
+        bytes.extend([17, 64]);
+        bytes.extend(PEER);
+        bytes.extend(OWN);
+        bytes.extend([0xc0, 1]);
+        bytes.extend(PORT.to_be_bytes());
+        bytes.extend(udp.to_be_bytes());
+        bytes.extend([1, 2, 8, 0, 0, 0]);
+        bytes.extend((VNI << 8).to_be_bytes());
+        bytes.extend(inner);
+        bytes.extend([8, 0]);
+        bytes.extend([7; 40]);
+        bytes
+    }
+
+    fn changed(at: usize, byte: u8) -> Option<DropReason> {
+        let mut bytes = packet();
+        bytes[at] = byte;
+        admit(bytes.as_slice(), &tables())
+    }
+
+    #[test]
+    fn a_tunnels_packet_passes_and_nothing_else() {
+        use DropReason::{Truncated, UnknownPeer, UnknownVni, VxlanHeader};
+        assert_eq!(admit(packet().as_slice(), &tables()), None);
+        // Of IPv4, TCP, ICMPv6, a fragment, behind options.
+        for (at, byte) in [(0, 0x45), (6, 6), (6, 58), (6, 44), (6, 0)] {
+            assert_eq!(changed(at, byte), Some(UnknownPeer), "byte {at} is {byte}");
+        }
+        // From and to others: outside of the prefix, and inside.
+        for at in [8, 13, 23, 24, 29, 39] {
+            assert_eq!(changed(at, 0xee), Some(UnknownPeer), "byte {at}");
+        }
+        // To another port, or with a header that is not sound.
+        assert_eq!(changed(43, 0xb6), Some(UnknownPeer));
+        assert_eq!(
+            (changed(48, 0), changed(55, 1), changed(45, 100)),
+            (Some(VxlanHeader), Some(VxlanHeader), Some(VxlanHeader))
+        );
+        assert_eq!(changed(54, 0x89), Some(UnknownVni));
+        for length in 0..40 {
+            assert_eq!(admit(&packet()[..length], &tables()), Some(Truncated), "{length} bytes");
+        }
+        for length in 40..packet().len() {
+            assert!(admit(&packet()[..length], &tables()).is_some(), "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn what_claims_to_be_from_inside_has_to_bear_the_mark() {
+        let inside = TunnelKey::new(Address::new(PEER), VNI);
+        for mark in [0, 0x2000, !MARK_ENCRYPTED] {
+            assert!(!is_genuine(&inside, mark), "{mark:x}");
+        }
+        assert!(is_genuine(&inside, MARK_ENCRYPTED) && is_genuine(&inside, u32::MAX));
+        assert!(is_genuine(&TunnelKey::new(Address::mapped([192, 0, 2, 1]), VNI), 0));
+    }
+}
