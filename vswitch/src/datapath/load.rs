@@ -15,7 +15,7 @@ use vswitch_common::packet::TunnelKey;
 use vswitch_common::packet::address::Address;
 use vswitch_common::tables::{
     FdbEntry, FdbKey, ListenerKey, MAX_LISTENERS, MAX_NEIGHBORS, MAX_PORTS, MAX_SUBNETS, MAX_TRUNK_VLANS, MAX_TUNNELS,
-    MAX_UNDERLAY, NEAR_DEVICES, NeighborKey, Network, OwnKey, Port, PortCounters, StormWindow, Subnet,
+    MAX_UNDERLAY, NEAR_DEVICES, NeighborKey, Network, OwnKey, Port, PortCounters, StormWindow, Subnet, TunnelEnd,
 };
 use vswitch_common::watch::{Watch, Watched};
 
@@ -47,7 +47,7 @@ const MAPS: [(&str, usize, usize, u32); 22] = [
     ("TRUNKS", 4, 4, MAX_TRUNK_VLANS),
     ("LISTENERS", size_of::<ListenerKey>(), 4, MAX_LISTENERS),
     ("TUNNELS", size_of::<TunnelKey>(), 4, MAX_TUNNELS),
-    ("UNDERLAY", size_of::<Address>(), 4, MAX_UNDERLAY),
+    ("UNDERLAY", size_of::<Address>(), size_of::<TunnelEnd>(), MAX_UNDERLAY),
     ("STORMS", 4, size_of::<StormWindow>(), StormWindow::ENTRIES),
     (CARRIERS, 4, 4, Carrier::ALL.len() as u32),
     ("WATCH", 4, size_of::<Watch>(), 1),
@@ -87,6 +87,8 @@ pub(super) struct State {
     pub(super) ports: PortTable,
     /// The devices that lead to peers, with our program on them.
     pub(super) underlay: BTreeSet<u32>,
+    /// The device behind which TCP of tunnels is gathered, with our program on it.
+    pub(super) receiver: Option<u32>,
 }
 
 /// Where things are pinned in the instance's bpffs.
@@ -150,7 +152,9 @@ impl Datapath {
             let path = pins.map("FDB");
             MapData::from_pin(&path).map_err(|error| DatapathError::Pin { path, message: error.to_string() })
         };
-        let state = Mutex::new(State { programs, logger: log::of(&mut ebpf), fdb: fdb()?, maps, ports, underlay });
+        let logger = log::of(&mut ebpf);
+        let state = State { programs, logger, fdb: fdb()?, maps, ports, underlay, receiver: None };
+        let state = Mutex::new(state);
         Ok(Self { tc, taken_over, fdb: fdb()?, state, options })
     }
 

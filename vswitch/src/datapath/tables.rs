@@ -8,7 +8,7 @@ use vswitch_common::packet::TunnelKey;
 use vswitch_common::packet::address::Address;
 use vswitch_common::tables::{
     FdbEntry, FdbKey, ListenerKey, MAX_PORTS, NEAR_DEVICES, NeighborKey, Network, NetworkNumber, OwnKey, Port,
-    PortCounters, PortNumber, StormWindow,
+    PortCounters, PortNumber, StormWindow, TunnelEnd,
 };
 use vswitch_common::watch::{Watch, Watched};
 
@@ -33,7 +33,7 @@ pub(super) struct Maps {
     pub(super) carriers: ProgramArray<MapData>,
     pub(super) listeners: HashMap<MapData, ListenerKey, u32>,
     pub(super) tunnels: HashMap<MapData, TunnelKey, PortNumber>,
-    pub(super) underlay: HashMap<MapData, Address, u32>,
+    pub(super) underlay: HashMap<MapData, Address, TunnelEnd>,
     pub(super) watch: Array<MapData, Watch>,
     pub(super) watched: PerCpuArray<MapData, Watched>,
     pub(super) storms: Array<MapData, StormWindow>,

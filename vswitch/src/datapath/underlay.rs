@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use vswitch_common::packet::address::Address;
+use vswitch_common::tables::TunnelEnd;
 
 use super::hooks::{self, Hook};
-use super::load::Pins;
+use super::load::{Pins, State, remove_pin};
 use super::ports::mapped;
 use super::tables::removed;
 use super::{Datapath, DatapathError};
@@ -20,6 +21,19 @@ pub struct UnderlaySpec {
     pub addresses: BTreeSet<IpAddr>,
     /// The UDP port of the tunnels.
     pub port: u16,
+    /// Behind which TCP is gathered, if it is there.
+    pub receiver: Option<Receiver>,
+}
+
+/// A pair of devices. What goes into the first is gathered behind the second.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receiver {
+    /// The index of the first.
+    pub into: u32,
+    /// The index of the second, where our program is.
+    pub out_of: u32,
+    /// Its name.
+    pub device: String,
 }
 
 impl Datapath {
@@ -30,16 +44,28 @@ impl Datapath {
     /// What the kernel refused; what was done so far stays.
     pub fn set_underlay(&self, spec: &UnderlaySpec) -> Result<(), DatapathError> {
         let mut state = self.state();
+        let pins = Pins(&self.options.directory);
+        // Before anything is sent there.
+        self.set_receiver(&mut state, spec.receiver.as_ref(), &pins)?;
         let failed = |cause| DatapathError::Table { table: "UNDERLAY", cause };
         let wanted: BTreeSet<Address> = spec.addresses.iter().copied().map(mapped).collect();
         let there = state.maps.underlay.keys().collect::<Result<Vec<Address>, _>>().map_err(failed)?;
         for address in there.into_iter().filter(|address| !wanted.contains(address)) {
             removed(state.maps.underlay.remove(&address), "UNDERLAY")?;
         }
+        let end = TunnelEnd {
+            port: spec.port,
+            flags: 0,
+            receiver: spec.receiver.as_ref().map_or(0, |receiver| receiver.into),
+        };
         for address in wanted {
-            state.maps.underlay.insert(address, u32::from(spec.port), 0).map_err(failed)?;
+            // What the programs noted there stays.
+            let there = state.maps.underlay.get(&address, 0).ok();
+            if there.is_none_or(|there| (there.port, there.receiver) != (end.port, end.receiver)) {
+                let flags = there.map_or(0, |there| there.flags);
+                state.maps.underlay.insert(address, TunnelEnd { flags, ..end }, 0).map_err(failed)?;
+            }
         }
-        let pins = Pins(&self.options.directory);
         let wanted: BTreeSet<u32> = spec.devices.iter().map(|(ifindex, _)| *ifindex).collect();
         let gone: Vec<u32> = state.underlay.difference(&wanted).copied().collect();
         for ifindex in gone {
@@ -51,6 +77,28 @@ impl Datapath {
                 hooks::attach_tc(&mut state.programs, self.tc, Hook::Underlay, device, *ifindex, &pins)?;
                 state.underlay.insert(*ifindex);
             }
+        }
+        Ok(())
+    }
+
+    /// Whether a device is the one behind which TCP is gathered.
+    pub fn is_receiver(&self, ifindex: u32) -> bool {
+        self.state().receiver == Some(ifindex)
+    }
+
+    fn set_receiver(
+        &self,
+        state: &mut State,
+        receiver: Option<&Receiver>,
+        pins: &Pins<'_>,
+    ) -> Result<(), DatapathError> {
+        let wanted = receiver.map(|receiver| receiver.out_of);
+        if let Some(before) = state.receiver.take_if(|before| wanted != Some(*before)) {
+            remove_pin(&pins.link(before, Hook::Receiver))?;
+        }
+        if let Some(Receiver { out_of, device, .. }) = receiver.filter(|_| state.receiver.is_none()) {
+            hooks::attach_tc(&mut state.programs, self.tc, Hook::Receiver, device, *out_of, pins)?;
+            state.receiver = wanted;
         }
         Ok(())
     }

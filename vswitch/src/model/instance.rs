@@ -93,7 +93,7 @@ impl Instance {
     pub fn host_device(&self, network: &NetworkName) -> String {
         let prefix = if self.is_default() { "vsw".to_owned() } else { format!("v{}", self.tag()) };
         let name = format!("{prefix}-{network}");
-        if name.len() <= LONGEST_DEVICE && name != self.tunnel_device() {
+        if name.len() <= LONGEST_DEVICE && name != self.tunnel_device() && !self.receiver_devices().contains(&name) {
             return name;
         }
         // Cut, with a hash of all of it, so that networks with a common beginning stay apart.
@@ -104,6 +104,12 @@ impl Instance {
     /// The device of the tunnels to other hosts.
     pub fn tunnel_device(&self) -> String {
         if self.is_default() { "vsw-vxlan".to_owned() } else { format!("v{}-vxlan", self.tag()) }
+    }
+
+    /// The pair behind which TCP of tunnels is gathered: where it goes in, and where it comes out.
+    pub fn receiver_devices(&self) -> [String; 2] {
+        ["rx0", "rx1"]
+            .map(|end| if self.is_default() { format!("vsw-{end}") } else { format!("v{}-{end}", self.tag()) })
     }
 
     /// The switch's end of the host's device.
@@ -202,6 +208,10 @@ mod tests {
         for instance in [&default, &other] {
             assert!(instance.tunnel_device().len() <= LONGEST_DEVICE);
             assert_ne!(instance.host_device(&network("vxlan")), instance.tunnel_device());
+            for (end, device) in ["rx0", "rx1"].into_iter().zip(instance.receiver_devices()) {
+                assert!(device.len() <= LONGEST_DEVICE);
+                assert_ne!(instance.host_device(&network(end)), device);
+            }
             assert!(instance.host_device(&network("vxlan")).len() <= LONGEST_DEVICE);
         }
         let id = EndpointId::from_bytes([0xab; 32]);

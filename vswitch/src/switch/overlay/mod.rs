@@ -15,7 +15,7 @@ pub(in crate::switch) use peers::PeerEntry;
 use super::state::PortHandle;
 use super::{DEFAULT_MTU, Switch, SwitchError};
 use crate::apply::{ApplyError, apply};
-use crate::datapath::UnderlaySpec;
+use crate::datapath::{Receiver, UnderlaySpec};
 use crate::drivers;
 use crate::kernel::netlink::{Link, NetlinkError, Route};
 use crate::model::{Network, NetworkId};
@@ -54,7 +54,13 @@ impl Switch {
             if let Some(device) = device {
                 self.netlink.delete_link(device.index).await?;
             }
-            return self.follow_underlay().await;
+            // Nothing is sent there any more, once this is done.
+            self.follow_underlay().await?;
+            let [receiver, _] = self.instance.receiver_devices();
+            if let Some(receiver) = self.netlink.link_by_name(&receiver).await? {
+                self.netlink.delete_link(receiver.index).await?;
+            }
+            return Ok(());
         }
         apply(&drivers::tunnels(&self.instance, self.vxlan_port), self.scene())
             .await
@@ -83,6 +89,7 @@ impl Switch {
             let routes = self.netlink.routes().await?;
             let indexes: BTreeSet<u32> = peers.iter().filter_map(|peer| link_towards(&routes, *peer)).collect();
             let links = self.netlink.links().await?;
+            spec.receiver = self.receiver(&links);
             // Without Ethernet there is nothing that this program knows how to read.
             let devices = links.into_iter().filter(|link| indexes.contains(&link.index) && link.mac.is_some());
             spec.devices = devices.map(|link| (link.index, link.name)).collect();
@@ -90,6 +97,13 @@ impl Switch {
                 self.netlink.addresses(None).await?.into_iter().map(|(_, address)| address.addr()).collect();
         }
         self.in_datapath(move |datapath| datapath.set_underlay(&spec)).await
+    }
+
+    /// The pair behind which TCP is gathered.
+    fn receiver(&self, links: &[Link]) -> Option<Receiver> {
+        let [receiver, behind] = self.instance.receiver_devices();
+        let of = |name: &str| links.iter().find(|link| link.name == name && link.up).map(|link| link.index);
+        Some(Receiver { into: of(&receiver)?, out_of: of(&behind)?, device: behind })
     }
 
     /// Nobody looks at the underlay any more.
@@ -151,13 +165,20 @@ impl Switch {
         }
     }
 
-    /// The tunnels' device was removed by somebody: it is made again, and all tunnels with it.
+    /// A device of the tunnels was removed by somebody: it is made again, and all tunnels with it.
     pub(super) async fn tunnels_lost(&self) -> Result<(), SwitchError> {
         let _leave = self.leave().await?;
-        if self.netlink.link_by_name(&self.instance.tunnel_device()).await?.is_some() {
+        let [receiver, _] = self.instance.receiver_devices();
+        let mut missing = Vec::new();
+        for device in [self.instance.tunnel_device(), receiver] {
+            if self.netlink.link_by_name(&device).await?.is_none() {
+                missing.push(device);
+            }
+        }
+        if missing.is_empty() || !self.state().networks.values().any(|entry| entry.tunnels.is_some()) {
             return Ok(());
         }
-        tracing::warn!("the device of the tunnels was removed by somebody, and is made again");
+        tracing::warn!("{} of the tunnels was removed by somebody, and is made again", missing.join(" and "));
         self.follow_tunnels().await
     }
 
