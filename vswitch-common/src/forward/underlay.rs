@@ -7,16 +7,10 @@ mod tests;
 use super::stranger;
 use crate::packet::address::Address;
 use crate::packet::ethernet::HEADER;
+use crate::packet::vxlan::{UDP, VNI_VALID, VXLAN};
 use crate::packet::{Ethernet, Packet, TunnelKey, ethertype, ipv4, ipv6, protocol};
 use crate::tables::{PortNumber, Tables, TunnelEnd};
 use crate::verdict::DropReason;
-
-/// Bytes of a UDP header (RFC 768), and of VXLAN's behind it (RFC 7348, 5).
-const UDP: usize = 8;
-const VXLAN: usize = 8;
-
-/// The one flag of VXLAN's header, in the first of its bytes: the VNI is valid.
-const VNI_VALID: u8 = 0x08;
 
 /// Bytes before the inner frame, where an IPv4 header without options is the outer one.
 pub const INNER: usize = HEADER + ipv4::HEADER + UDP + VXLAN;

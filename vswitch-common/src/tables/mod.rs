@@ -333,6 +333,20 @@ impl TunnelEnd {
     pub const TRAINS: u16 = 1;
 }
 
+/// How packets of a tunnel leave when its device is left out. All zeros if they do not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Way {
+    /// This host's IPv4 address on that way, its bytes in the order of the wire.
+    pub source: u32,
+    /// The device that they leave by.
+    pub ifindex: u32,
+    /// The UDP port of the tunnels.
+    pub port: u16,
+    /// The longest inner IP packet that need not be cut into fragments on its way.
+    pub mtu: u16,
+}
+
 /// A station's key in the FDB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
@@ -560,6 +574,7 @@ const _: () = {
     assert!(size_of::<Network>() == 20);
     assert!(size_of::<Subnet>() == 8);
     assert!(size_of::<TunnelEnd>() == 8);
+    assert!(size_of::<Way>() == 12);
     assert!(size_of::<FdbKey>() == 12);
     assert!(size_of::<FdbEntry>() == 20);
     assert!(size_of::<PortCounters>() == 8 * (12 + DROP_REASONS));
@@ -572,7 +587,7 @@ mod user {
     #![expect(clippy::undocumented_unsafe_blocks, reason = "one argument for all, above")]
     use super::{
         Address, FdbEntry, FdbKey, ListenerKey, NeighborKey, Network, OwnKey, Port, PortCounters, PortNumber,
-        StormWindow, Subnet, TunnelEnd, TunnelKey,
+        StormWindow, Subnet, TunnelEnd, TunnelKey, Way,
     };
 
     unsafe impl aya::Pod for PortNumber {}
@@ -589,4 +604,5 @@ mod user {
     unsafe impl aya::Pod for StormWindow {}
     unsafe impl aya::Pod for TunnelKey {}
     unsafe impl aya::Pod for TunnelEnd {}
+    unsafe impl aya::Pod for Way {}
 }

@@ -15,7 +15,7 @@ use vswitch_common::packet::TunnelKey;
 use vswitch_common::packet::address::Address;
 use vswitch_common::tables::{
     FdbEntry, FdbKey, ListenerKey, MAX_LISTENERS, MAX_NEIGHBORS, MAX_PORTS, MAX_SUBNETS, MAX_TRUNK_VLANS, MAX_TUNNELS,
-    MAX_UNDERLAY, NEAR_DEVICES, NeighborKey, Network, OwnKey, Port, PortCounters, StormWindow, Subnet, TunnelEnd,
+    MAX_UNDERLAY, NEAR_DEVICES, NeighborKey, Network, OwnKey, Port, PortCounters, StormWindow, Subnet, TunnelEnd, Way,
 };
 use vswitch_common::watch::{Watch, Watched};
 
@@ -31,7 +31,7 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), 
 
 /// The pinned maps with the sizes of their keys and values in bytes, and their entries (0: as many as the FDB has): the
 /// layout that a takeover relies on.
-const MAPS: [(&str, usize, usize, u32); 22] = [
+const MAPS: [(&str, usize, usize, u32); 23] = [
     ("DEVICES", 4, 4, NEAR_DEVICES),
     ("FAR_DEVICES", 4, 4, MAX_PORTS),
     ("PORTS", 4, size_of::<Port>(), MAX_PORTS),
@@ -48,6 +48,7 @@ const MAPS: [(&str, usize, usize, u32); 22] = [
     ("LISTENERS", size_of::<ListenerKey>(), 4, MAX_LISTENERS),
     ("TUNNELS", size_of::<TunnelKey>(), 4, MAX_TUNNELS),
     ("UNDERLAY", size_of::<Address>(), size_of::<TunnelEnd>(), MAX_UNDERLAY),
+    ("WAYS", 4, size_of::<Way>(), MAX_PORTS),
     ("STORMS", 4, size_of::<StormWindow>(), StormWindow::ENTRIES),
     (CARRIERS, 4, 4, Carrier::ALL.len() as u32),
     ("WATCH", 4, size_of::<Watch>(), 1),

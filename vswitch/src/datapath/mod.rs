@@ -29,7 +29,7 @@ pub use live::{Lookup, Reasoned, Stage};
 pub use load::{Datapath, OBJECT};
 pub use networks::NetworkSpec;
 pub use tracer::{SHORTEST, Tracer};
-pub use underlay::{Receiver, UnderlaySpec};
+pub use underlay::{Receiver, UnderlaySpec, WayOut};
 pub use watch::Ring;
 
 /// Which hooks `up --datapath` asks for.

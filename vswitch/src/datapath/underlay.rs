@@ -1,15 +1,15 @@
 //! The underlay: the devices that lead to peers, and our addresses there.
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
 
 use vswitch_common::packet::address::Address;
-use vswitch_common::tables::TunnelEnd;
+use vswitch_common::tables::{PortKind, TunnelEnd, Way};
 
 use super::hooks::{self, Hook};
 use super::load::{Pins, State, remove_pin};
 use super::ports::mapped;
-use super::tables::removed;
+use super::tables::{removed, set};
 use super::{Datapath, DatapathError};
 
 /// Where tunnels end.
@@ -23,6 +23,19 @@ pub struct UnderlaySpec {
     pub port: u16,
     /// Behind which TCP is gathered, if it is there.
     pub receiver: Option<Receiver>,
+    /// How packets leave for peers without the tunnels' device, where they can.
+    pub ways: BTreeMap<Ipv4Addr, WayOut>,
+}
+
+/// How packets leave for a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WayOut {
+    /// This host's address on that way.
+    pub source: Ipv4Addr,
+    /// The device, one of Ethernet.
+    pub ifindex: u32,
+    /// The longest inner IP packet that fits.
+    pub mtu: u16,
 }
 
 /// A pair of devices. What goes into the first is gathered behind the second.
@@ -65,6 +78,21 @@ impl Datapath {
                 let flags = there.map_or(0, |there| there.flags);
                 state.maps.underlay.insert(address, TunnelEnd { flags, ..end }, 0).map_err(failed)?;
             }
+        }
+        let tunnels = state.ports.iter().filter(|(_, port)| port.kind() == Some(PortKind::Tunnel));
+        let tunnels: Vec<_> = tunnels.map(|(number, port)| (number, port.ipv6)).collect();
+        for (number, peer) in tunnels {
+            let way = match IpAddr::from(peer.octets()).to_canonical() {
+                IpAddr::V4(peer) => spec.ways.get(&peer),
+                IpAddr::V6(_) => None,
+            };
+            let way = way.map_or(Way::default(), |way| Way {
+                source: u32::from_ne_bytes(way.source.octets()),
+                ifindex: way.ifindex,
+                port: spec.port,
+                mtu: way.mtu,
+            });
+            set(&mut state.maps.ways, "WAYS", number.0, way)?;
         }
         let wanted: BTreeSet<u32> = spec.devices.iter().map(|(ifindex, _)| *ifindex).collect();
         let gone: Vec<u32> = state.underlay.difference(&wanted).copied().collect();

@@ -4,7 +4,7 @@ mod error;
 mod peers;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use nix::errno::Errno;
 use vswitch_common::tables::{PortKind, PortNumber};
@@ -15,9 +15,10 @@ pub(in crate::switch) use peers::PeerEntry;
 use super::state::PortHandle;
 use super::{DEFAULT_MTU, Switch, SwitchError};
 use crate::apply::{ApplyError, apply};
-use crate::datapath::{Receiver, UnderlaySpec};
+use crate::datapath::{Receiver, UnderlaySpec, WayOut};
 use crate::drivers;
 use crate::kernel::netlink::{Link, NetlinkError, Route};
+use crate::kernel::xfrm;
 use crate::model::{Network, NetworkId};
 
 /// What a tunnel over IPv4 puts before an inner packet: its Ethernet header, VXLAN, UDP and IP (RFC 7348, 5).
@@ -90,6 +91,7 @@ impl Switch {
             let indexes: BTreeSet<u32> = peers.iter().filter_map(|peer| link_towards(&routes, *peer)).collect();
             let links = self.netlink.links().await?;
             spec.receiver = self.receiver(&links);
+            spec.ways = self.ways(&peers, &links).await?;
             // Without Ethernet there is nothing that this program knows how to read.
             let devices = links.into_iter().filter(|link| indexes.contains(&link.index) && link.mac.is_some());
             spec.devices = devices.map(|link| (link.index, link.name)).collect();
@@ -97,6 +99,32 @@ impl Switch {
                 self.netlink.addresses(None).await?.into_iter().map(|(_, address)| address.addr()).collect();
         }
         self.in_datapath(move |datapath| datapath.set_underlay(&spec)).await
+    }
+
+    /// How packets leave for peers, where the tunnels' device may be left out: over IPv4, by Ethernet.
+    async fn ways(&self, peers: &BTreeSet<IpAddr>, links: &[Link]) -> Result<BTreeMap<Ipv4Addr, WayOut>, NetlinkError> {
+        let mut ways = BTreeMap::new();
+        // What is sent straight does not pass by IPsec: where that protects anything, all goes by the device.
+        match tokio::task::spawn_blocking(xfrm::policies_out).await {
+            Ok(Ok(0)) => {}
+            Ok(Ok(_)) => return Ok(ways),
+            Ok(Err(error)) => {
+                tracing::warn!("whether IPsec protects the way to peers is not known: {error}");
+                return Ok(ways);
+            }
+            Err(_) => return Ok(ways),
+        }
+        for peer in peers {
+            let IpAddr::V4(peer) = *peer else { continue };
+            let Some(path) = self.netlink.path(peer).await? else { continue };
+            let Some(link) = links.iter().find(|link| link.index == path.index) else { continue };
+            let mtu = path.mtu.unwrap_or(link.mtu).min(link.mtu).saturating_sub(OVERHEAD);
+            if link.mac.is_some() && !link.loopback && mtu > 0 {
+                let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
+                ways.insert(peer, WayOut { source: path.source, ifindex: link.index, mtu });
+            }
+        }
+        Ok(ways)
     }
 
     /// The pair behind which TCP is gathered.
