@@ -156,9 +156,8 @@ fn use_allowance(decision: &Decision, now: u32) {
 #[inline(always)]
 fn deliver(context: &TcContext, decision: &Decision, bytes: u64) -> i32 {
     let to = &decision.to;
-    if to.kind == PortKind::Tunnel as u8 && !tunnel::send_to(context.skb.skb, to.port, decision.station.network) {
-        counted(to.port, |counters| counters.tx_failed += 1);
-        return TC_ACT_SHOT;
+    if to.kind == PortKind::Tunnel as u8 {
+        return into_tunnel(context, decision, bytes);
     }
     count_out(to.port, bytes);
     if watch::is_on_for_leaving() {
@@ -177,6 +176,27 @@ fn deliver(context: &TcContext, decision: &Decision, bytes: u64) -> i32 {
     let flags = if to.way == Delivery::LOCAL { u64::from(BPF_F_INGRESS) } else { 0 };
     // SAFETY: a helper without pointers.
     unsafe { bpf_redirect(to.ifindex, flags) as i32 }
+}
+
+/// Hands a packet to a tunnel. It is shown as it is inside.
+#[inline(always)]
+fn into_tunnel(context: &TcContext, decision: &Decision, bytes: u64) -> i32 {
+    let (to, network) = (&decision.to, decision.station.network);
+    if watch::is_on_for_leaving() {
+        watch::leaving(context.skb.skb, to.port, network, decision.ingress);
+    }
+    let straight = tunnel::straight(context.skb.skb, to.port.0, network.0);
+    let sent = if straight == tunnel::NOT_STRAIGHT {
+        tunnel::by_device(context.skb.skb, to.port.0, network.0, to.ifindex)
+    } else {
+        straight
+    };
+    if sent == TC_ACT_SHOT as u64 {
+        counted(to.port, |counters| counters.tx_failed += 1);
+    } else {
+        count_out(to.port, bytes);
+    }
+    sent as i32
 }
 
 /// Puts the mark on a packet, or takes it off, by which the program at a parent knows what is for the host.

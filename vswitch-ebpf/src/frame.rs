@@ -144,6 +144,12 @@ impl TcFrame {
         Self(context.skb.skb)
     }
 
+    /// A packet whose headers have been looked at before.
+    #[inline(always)]
+    pub fn of_skb(skb: *const __sk_buff) -> Self {
+        Self(skb)
+    }
+
     /// The outermost tag, TPID << 16 | TCI; 0 if it has none.
     #[inline(always)]
     pub fn tag_word(&self) -> u32 {

@@ -106,6 +106,12 @@ pub fn to_wireguard(context: TcContext) -> i32 {
     wireguard::let_out(&context)
 }
 
+/// What arrives behind the receiver, where TCP of tunnels has been gathered.
+#[classifier]
+pub fn from_receiver(context: TcContext) -> i32 {
+    underlay::gathered(&context)
+}
+
 /// The other half of `from_tunnel`.
 #[classifier]
 pub fn group_from_tunnel(context: TcContext) -> i32 {

@@ -9,7 +9,7 @@ use vswitch_common::packet::address::Address;
 use vswitch_common::tables::{
     FdbEntry, FdbKey, ListenerKey, MAX_LISTENERS, MAX_NEIGHBORS, MAX_OWNED, MAX_PORTS, MAX_SUBNETS, MAX_TRUNK_VLANS,
     MAX_TUNNELS, MAX_UNDERLAY, NEAR_DEVICES, Neighbor, NeighborKey, Network, OwnKey, Port, PortCounters, PortNumber,
-    StormWindow, Subnet,
+    StormWindow, Subnet, TunnelEnd, Way,
 };
 use vswitch_common::trace::Trace;
 use vswitch_common::watch::{Watch, Watched};
@@ -66,9 +66,13 @@ pub static TRUNKS: HashMap<u32, u32> = HashMap::with_max_entries(MAX_TRUNK_VLANS
 #[map]
 pub static TUNNELS: HashMap<TunnelKey, PortNumber> = HashMap::with_max_entries(MAX_TUNNELS, BPF_F_NO_PREALLOC);
 
-/// The UDP port at which tunnels end, by our address.
+/// How tunnels end, by our address.
 #[map]
-pub static UNDERLAY: HashMap<Address, u32> = HashMap::with_max_entries(MAX_UNDERLAY, BPF_F_NO_PREALLOC);
+pub static UNDERLAY: HashMap<Address, TunnelEnd> = HashMap::with_max_entries(MAX_UNDERLAY, BPF_F_NO_PREALLOC);
+
+/// How packets of tunnels leave, by the number of the port.
+#[map]
+pub static WAYS: Array<Way> = Array::with_max_entries(MAX_PORTS, 0);
 
 /// Who listens to which multicast group.
 #[map]

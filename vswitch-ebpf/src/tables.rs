@@ -7,7 +7,7 @@ use vswitch_common::packet::TunnelKey;
 use vswitch_common::packet::address::Address;
 use vswitch_common::tables::{
     FdbEntry, FdbKey, ListenerKey, NEAR_DEVICES, NeighborKey, Network, NetworkNumber, OwnKey, Port, PortNumber,
-    StormWindow, Subnet, Tables, VlanKey, trunk_key,
+    StormWindow, Subnet, Tables, TunnelEnd, VlanKey, trunk_key,
 };
 
 use crate::maps::{
@@ -84,9 +84,9 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
-    fn tunnel_port(&self, own: Address) -> u16 {
-        // SAFETY: a port is one aligned word.
-        unsafe { UNDERLAY.get(own) }.copied().unwrap_or(0) as u16
+    fn tunnel_end(&self, own: Address) -> TunnelEnd {
+        // SAFETY: two aligned words; the daemon puts a new node in the place of one that it rewrites.
+        unsafe { UNDERLAY.get(own) }.copied().unwrap_or_default()
     }
 
     #[inline(always)]

@@ -46,7 +46,10 @@ pub fn compare(instance: &Instance, networks: &[Network], endpoints: &[Endpoint]
             Owner::Host => host_devices.contains(&link.name),
             Owner::Endpoint(id) => by_id.contains_key(&id) && instance.port_device(&id) == link.name,
             // Which tunnels are wanted is found out by whoever makes them.
-            Owner::Tunnel => instance.tunnel_device() == link.name,
+            Owner::Tunnel => {
+                let [receiver, _] = instance.receiver_devices();
+                instance.tunnel_device() == link.name || receiver == link.name
+            }
             Owner::Wireguard => instance.wireguard_device() == link.name,
         };
         if !known {

@@ -12,6 +12,7 @@ pub mod llc;
 pub mod neighbor;
 pub mod transport;
 pub mod tunnel;
+pub mod vxlan;
 
 pub use ethernet::{Ethernet, Tag};
 pub use tunnel::TunnelKey;

@@ -5,7 +5,7 @@ use std::ops::Deref;
 
 use super::{
     FdbEntry, FdbKey, ListenerKey, NeighborKey, Network, NetworkNumber, OwnKey, Port, PortNumber, StormWindow, Subnet,
-    Tables, VlanKey,
+    Tables, TunnelEnd, VlanKey,
 };
 use crate::packet::TunnelKey;
 use crate::packet::address::Address;
@@ -34,8 +34,8 @@ pub struct MemoryTables {
     pub storms: HashMap<(PortNumber, u32), StormWindow>,
     /// The ports of tunnels.
     pub tunnels: HashMap<TunnelKey, PortNumber>,
-    /// Where tunnels end: the UDP port at each address.
-    pub underlay: HashMap<Address, u16>,
+    /// Where tunnels end, and how.
+    pub underlay: HashMap<Address, TunnelEnd>,
     /// Whose addresses are: prefix length and prefix, the bits behind it being 0.
     pub subnets: HashMap<(u32, u128), Subnet>,
 }
@@ -117,8 +117,8 @@ impl Tables for MemoryTables {
         self.tunnels.get(key).copied()
     }
 
-    fn tunnel_port(&self, own: Address) -> u16 {
-        self.underlay.get(&own).copied().unwrap_or(0)
+    fn tunnel_end(&self, own: Address) -> TunnelEnd {
+        self.underlay.get(&own).copied().unwrap_or_default()
     }
 
     fn storm(&self, port: PortNumber, class: u32) -> StormWindow {

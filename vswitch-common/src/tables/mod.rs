@@ -333,6 +333,37 @@ pub const MARK_FROM_CHILD: u32 = 0x4000;
 /// a mark takes CAP_NET_RAW or CAP_NET_ADMIN, and marks do not survive the change of namespace.
 pub const MARK_ENCRYPTED: u32 = 0x1000;
 
+/// How tunnels end at an address of this host. All zeros if none do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct TunnelEnd {
+    /// The UDP port.
+    pub port: u16,
+    /// Bits: [`TunnelEnd::TRAINS`].
+    pub flags: u16,
+    /// The device into which TCP is unwrapped, so that GRO makes few packets of many behind it; 0 if there is none.
+    pub receiver: u32,
+}
+
+impl TunnelEnd {
+    /// Trains of segments have arrived here: somebody before us makes few packets of many already.
+    pub const TRAINS: u16 = 1;
+}
+
+/// How packets of a tunnel leave when its device is left out. All zeros if they do not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Way {
+    /// This host's IPv4 address on that way, its bytes in the order of the wire.
+    pub source: u32,
+    /// The device that they leave by.
+    pub ifindex: u32,
+    /// The UDP port of the tunnels.
+    pub port: u16,
+    /// The longest inner IP packet that need not be cut into fragments on its way.
+    pub mtu: u16,
+}
+
 /// A station's key in the FDB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
@@ -554,8 +585,8 @@ pub trait Tables {
     /// The port that a peer's frames come in by; `PortNumber::NONE` behind the key of all peers ([`TunnelKey::anybody`]),
     /// which is there if any network here has the VNI.
     fn tunnel(&self, key: &TunnelKey) -> Option<PortNumber>;
-    /// The UDP port at which tunnels end at an address of this host; 0 if none do.
-    fn tunnel_port(&self, own: Address) -> u16;
+    /// How tunnels end at an address of this host.
+    fn tunnel_end(&self, own: Address) -> TunnelEnd;
     /// What a class of a port's frames, a [`StormClass`], has used of its allowance.
     fn storm(&self, port: PortNumber, class: u32) -> StormWindow;
 }
@@ -569,6 +600,8 @@ const _: () = {
     assert!(size_of::<StormWindow>() == 8);
     assert!(size_of::<Network>() == 20);
     assert!(size_of::<Subnet>() == 8);
+    assert!(size_of::<TunnelEnd>() == 8);
+    assert!(size_of::<Way>() == 12);
     assert!(size_of::<FdbKey>() == 12);
     assert!(size_of::<FdbEntry>() == 20);
     assert!(size_of::<PortCounters>() == 8 * (12 + DROP_REASONS));
@@ -581,7 +614,7 @@ mod user {
     #![expect(clippy::undocumented_unsafe_blocks, reason = "one argument for all, above")]
     use super::{
         Address, FdbEntry, FdbKey, ListenerKey, Neighbor, NeighborKey, Network, OwnKey, Port, PortCounters, PortNumber,
-        StormWindow, Subnet, TunnelKey,
+        StormWindow, Subnet, TunnelEnd, TunnelKey, Way,
     };
 
     unsafe impl aya::Pod for PortNumber {}
@@ -598,4 +631,6 @@ mod user {
     unsafe impl aya::Pod for OwnKey {}
     unsafe impl aya::Pod for StormWindow {}
     unsafe impl aya::Pod for TunnelKey {}
+    unsafe impl aya::Pod for TunnelEnd {}
+    unsafe impl aya::Pod for Way {}
 }

@@ -42,13 +42,15 @@ pub(super) enum Hook {
     Wireguard,
     /// What is to go into it.
     WireguardOut,
+    /// What arrives behind the receiver, which is no port.
+    Receiver,
     ContainerXdp,
     UplinkXdp,
     ParentXdp,
 }
 
 impl Hook {
-    pub(super) const ALL: [Self; 13] = [
+    pub(super) const ALL: [Self; 14] = [
         Self::Container,
         Self::Host,
         Self::Uplink,
@@ -59,6 +61,7 @@ impl Hook {
         Self::Underlay,
         Self::Wireguard,
         Self::WireguardOut,
+        Self::Receiver,
         Self::ContainerXdp,
         Self::UplinkXdp,
         Self::ParentXdp,
@@ -77,6 +80,7 @@ impl Hook {
             Self::Underlay => "from_underlay",
             Self::Wireguard => "from_wireguard",
             Self::WireguardOut => "to_wireguard",
+            Self::Receiver => "from_receiver",
             Self::ContainerXdp => "from_container_xdp",
             Self::UplinkXdp => "from_uplink_xdp",
             Self::ParentXdp => "from_parent_xdp",
@@ -338,19 +342,19 @@ pub(super) fn replace_programs(
     Ok(())
 }
 
-/// The same on the devices that lead to peers, as far as links tell which they are: returns them.
+/// The same on the devices that lead to peers, as far as links tell which they are: returns them. And behind the receiver.
 pub(super) fn replace_on_underlay(programs: &mut Programs, pins: &Pins<'_>) -> Result<BTreeSet<u32>, DatapathError> {
     let mut devices = BTreeSet::new();
     let links = std::fs::read_dir(pins.links()).map_err(|error| pin_error(&pins.links(), &error))?;
     for link in links.flatten() {
         let name = link.file_name();
-        let Some(device) =
-            name.to_str().and_then(|name| name.split_once('-')).filter(|(_, hook)| *hook == Hook::Underlay.program())
-        else {
+        let Some((device, program)) = name.to_str().and_then(|name| name.split_once('-')) else { continue };
+        let Some(hook) = [Hook::Underlay, Hook::Receiver].into_iter().find(|hook| hook.program() == program) else {
             continue;
         };
-        if let Ok(ifindex) = device.0.parse()
-            && replace(programs, Hook::Underlay, &link.path())?
+        if let Ok(ifindex) = device.parse()
+            && replace(programs, hook, &link.path())?
+            && hook == Hook::Underlay
         {
             devices.insert(ifindex);
         }

@@ -9,7 +9,7 @@ use vswitch_common::packet::address::Address;
 use vswitch_common::packet::{Marked, TunnelKey};
 use vswitch_common::tables::{
     FdbEntry, FdbKey, ListenerKey, MAX_PORTS, NeighborKey, Network, NetworkNumber, OwnKey, Port, PortKind, PortNumber,
-    StormWindow, Subnet, Tables, VlanKey, trunk_key,
+    StormWindow, Subnet, Tables, TunnelEnd, VlanKey, trunk_key,
 };
 use vswitch_common::verdict::{Decision, Verdict};
 
@@ -201,8 +201,8 @@ impl Tables for LiveTables<'_> {
         self.read("TUNNELS", self.maps.tunnels.get(key, 0))
     }
 
-    fn tunnel_port(&self, own: Address) -> u16 {
-        self.read("UNDERLAY", self.maps.underlay.get(&own, 0)).map_or(0, |port| port as u16)
+    fn tunnel_end(&self, own: Address) -> TunnelEnd {
+        self.read("UNDERLAY", self.maps.underlay.get(&own, 0)).unwrap_or_default()
     }
 
     fn storm(&self, port: PortNumber, class: u32) -> StormWindow {

@@ -16,7 +16,7 @@ use vswitch_common::packet::address::Address;
 use vswitch_common::tables::{
     FdbEntry, FdbKey, ListenerKey, MAX_LISTENERS, MAX_NEIGHBORS, MAX_OWNED, MAX_PORTS, MAX_REMOTES, MAX_SUBNETS,
     MAX_TRUNK_VLANS, MAX_TUNNELS, MAX_UNDERLAY, NEAR_DEVICES, Neighbor, NeighborKey, Network, OwnKey, Port,
-    PortCounters, StormWindow, Subnet,
+    PortCounters, StormWindow, Subnet, TunnelEnd, Way,
 };
 use vswitch_common::watch::{Watch, Watched};
 
@@ -32,7 +32,7 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), 
 
 /// The pinned maps with the sizes of their keys and values in bytes, and their entries (0: as many as the FDB has): the
 /// layout that a takeover relies on.
-const MAPS: [(&str, usize, usize, u32); 22] = [
+const MAPS: [(&str, usize, usize, u32); 23] = [
     ("DEVICES", 4, 4, NEAR_DEVICES),
     ("FAR_DEVICES", 4, 4, MAX_PORTS),
     ("PORTS", 4, size_of::<Port>(), MAX_PORTS),
@@ -48,7 +48,8 @@ const MAPS: [(&str, usize, usize, u32); 22] = [
     ("TRUNKS", 4, 4, MAX_TRUNK_VLANS),
     ("LISTENERS", size_of::<ListenerKey>(), 4, MAX_LISTENERS),
     ("TUNNELS", size_of::<TunnelKey>(), 4, MAX_TUNNELS),
-    ("UNDERLAY", size_of::<Address>(), 4, MAX_UNDERLAY),
+    ("UNDERLAY", size_of::<Address>(), size_of::<TunnelEnd>(), MAX_UNDERLAY),
+    ("WAYS", 4, size_of::<Way>(), MAX_PORTS),
     ("STORMS", 4, size_of::<StormWindow>(), StormWindow::ENTRIES),
     (CARRIERS, 4, 4, Carrier::ALL.len() as u32),
     ("WATCH", 4, size_of::<Watch>(), 1),
@@ -88,6 +89,8 @@ pub(super) struct State {
     pub(super) ports: PortTable,
     /// The devices that lead to peers, with our program on them.
     pub(super) underlay: BTreeSet<u32>,
+    /// The device behind which TCP of tunnels is gathered, with our program on it.
+    pub(super) receiver: Option<u32>,
 }
 
 /// Where things are pinned in the instance's bpffs.
@@ -152,7 +155,9 @@ impl Datapath {
             let path = pins.map("FDB");
             MapData::from_pin(&path).map_err(|error| DatapathError::Pin { path, message: error.to_string() })
         };
-        let state = Mutex::new(State { programs, logger: log::of(&mut ebpf), fdb: fdb()?, maps, ports, underlay });
+        let logger = log::of(&mut ebpf);
+        let state = State { programs, logger, fdb: fdb()?, maps, ports, underlay, receiver: None };
+        let state = Mutex::new(state);
         Ok(Self { tc, taken_over, fdb: fdb()?, state, options })
     }
 

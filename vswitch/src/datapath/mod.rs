@@ -32,7 +32,7 @@ pub use load::{Datapath, OBJECT};
 pub use networks::NetworkSpec;
 pub use remotes::Remote;
 pub use tracer::{SHORTEST, Tracer};
-pub use underlay::UnderlaySpec;
+pub use underlay::{Receiver, UnderlaySpec, WayOut};
 pub use watch::Ring;
 
 /// Which hooks `up --datapath` asks for.

@@ -10,7 +10,7 @@ use vswitch_common::packet::TunnelKey;
 use vswitch_common::packet::address::Address;
 use vswitch_common::tables::{
     FdbKey, MAX_PORTS, Neighbor, NeighborKey, NetworkNumber, OwnKey, Port, PortCounters, PortKind, PortNumber, VlanKey,
-    trunk_key,
+    Way, trunk_key,
 };
 
 use super::error::chain;
@@ -194,7 +194,12 @@ impl Datapath {
             Some(kind) => hooks::detach(self.tc, kind, port.ifindex, &Pins(&self.options.directory)),
             None => Ok(()),
         };
-        state.leave(number, &port).and(detached)
+        // The next tunnel of this number does not leave by the way of this one.
+        let forgotten = match port.kind() {
+            Some(PortKind::Tunnel) => set(&mut state.maps.ways, "WAYS", number.0, Way::default()),
+            _ => Ok(()),
+        };
+        state.leave(number, &port).and(detached).and(forgotten)
     }
 
     /// The ports, by number.

@@ -8,7 +8,7 @@ use vswitch_common::packet::TunnelKey;
 use vswitch_common::packet::address::Address;
 use vswitch_common::tables::{
     FdbEntry, FdbKey, ListenerKey, MAX_PORTS, NEAR_DEVICES, Neighbor, NeighborKey, Network, NetworkNumber, OwnKey,
-    Port, PortCounters, PortNumber, StormWindow,
+    Port, PortCounters, PortNumber, StormWindow, TunnelEnd, Way,
 };
 use vswitch_common::watch::{Watch, Watched};
 
@@ -33,7 +33,8 @@ pub(super) struct Maps {
     pub(super) carriers: ProgramArray<MapData>,
     pub(super) listeners: HashMap<MapData, ListenerKey, u32>,
     pub(super) tunnels: HashMap<MapData, TunnelKey, PortNumber>,
-    pub(super) underlay: HashMap<MapData, Address, u32>,
+    pub(super) underlay: HashMap<MapData, Address, TunnelEnd>,
+    pub(super) ways: Array<MapData, Way>,
     pub(super) watch: Array<MapData, Watch>,
     pub(super) watched: PerCpuArray<MapData, Watched>,
     pub(super) storms: Array<MapData, StormWindow>,
@@ -60,6 +61,7 @@ impl Maps {
             listeners: take(ebpf, "LISTENERS")?,
             tunnels: take(ebpf, "TUNNELS")?,
             underlay: take(ebpf, "UNDERLAY")?,
+            ways: take(ebpf, "WAYS")?,
             watch: take(ebpf, "WATCH")?,
             watched: take(ebpf, "WATCHED")?,
             storms: take(ebpf, "STORMS")?,

@@ -11,3 +11,4 @@ pub mod netns;
 pub mod packet;
 pub mod probe;
 pub mod sysctl;
+pub mod xfrm;

@@ -7,7 +7,7 @@ mod error;
 mod events;
 mod route;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST};
@@ -23,7 +23,7 @@ use super::netns::Netns;
 use connection::{Change, Connection, Request};
 pub use error::{Hint, NetlinkError};
 pub use events::LinkEvent;
-pub use route::{ROUTE_PROTOCOL, Route};
+pub use route::{Path, ROUTE_PROTOCOL, Route};
 
 /// A connection to rtnetlink in one namespace, which it keeps alive: one in a foreign namespace is never stored.
 #[derive(Clone, Debug)]
@@ -349,6 +349,22 @@ impl Netlink {
     pub async fn routes(&self) -> Result<Vec<Route>, NetlinkError> {
         let messages = self.connection.dump("list the routes", route::query_routes()).await?;
         Ok(messages.iter().filter_map(Route::from_message).collect())
+    }
+
+    /// The way that the kernel would send a packet to an address; `None` if it knows none, or is that address itself.
+    ///
+    /// # Errors
+    /// As the kernel has it.
+    pub async fn path(&self, to: Ipv4Addr) -> Result<Option<Path>, NetlinkError> {
+        const OPERATION: &str = "find the way to";
+        let [answer] = self.connection.transact(OPERATION, [route::query_path(to)]).await?;
+        match answer {
+            Ok(messages) => Ok(messages.iter().find_map(Path::from_message)),
+            Err(refusal) if matches!(refusal.errno, Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EACCES) => {
+                Ok(None)
+            }
+            Err(refusal) => Err(NetlinkError::refused(OPERATION, &to.to_string(), refusal)),
+        }
     }
 
     /// Gives a link addresses, switches it on and adds default routes by it, all in one call to the kernel. Addresses

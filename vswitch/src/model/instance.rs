@@ -100,7 +100,8 @@ impl Instance {
     pub fn host_device(&self, network: &NetworkName) -> String {
         let prefix = if self.is_default() { "vsw".to_owned() } else { format!("v{}", self.tag()) };
         let name = format!("{prefix}-{network}");
-        if name.len() <= LONGEST_DEVICE && name != self.tunnel_device() && name != self.wireguard_device() {
+        let taken = [self.tunnel_device(), self.wireguard_device()];
+        if name.len() <= LONGEST_DEVICE && !taken.contains(&name) && !self.receiver_devices().contains(&name) {
             return name;
         }
         // Cut, with a hash of all of it, so that networks with a common beginning stay apart.
@@ -116,6 +117,12 @@ impl Instance {
     /// The device of WireGuard, by which the tunnels of encrypted networks go.
     pub fn wireguard_device(&self) -> String {
         if self.is_default() { "vsw-wg".to_owned() } else { format!("v{}-wg", self.tag()) }
+    }
+
+    /// The pair behind which TCP of tunnels is gathered: where it goes in, and where it comes out.
+    pub fn receiver_devices(&self) -> [String; 2] {
+        ["rx0", "rx1"]
+            .map(|end| if self.is_default() { format!("vsw-{end}") } else { format!("v{}-{end}", self.tag()) })
     }
 
     /// The metric of the instance's own route that keeps what belongs into WireGuard from going elsewhere: it tells it from
@@ -227,7 +234,9 @@ mod tests {
         }
         // A network may be called like the tunnels' device, or WireGuard's.
         for instance in [&default, &other] {
-            for (name, device) in [("vxlan", instance.tunnel_device()), ("wg", instance.wireguard_device())] {
+            let [rx0, rx1] = instance.receiver_devices();
+            let devices = [instance.tunnel_device(), instance.wireguard_device(), rx0, rx1];
+            for (name, device) in ["vxlan", "wg", "rx0", "rx1"].into_iter().zip(devices) {
                 assert!(device.len() <= LONGEST_DEVICE);
                 assert_ne!(instance.host_device(&network(name)), device);
                 assert!(instance.host_device(&network(name)).len() <= LONGEST_DEVICE);

@@ -79,7 +79,7 @@ impl Switch {
             let networks = || state.networks.values();
             let host = networks().find(|entry| entry.host_port.is_some_and(|port| port.ifindex == ifindex));
             let mut all_tunnels = networks().filter_map(|entry| entry.tunnels.as_ref()).flat_map(BTreeMap::values);
-            let tunnels = all_tunnels.any(|port| port.ifindex == ifindex);
+            let tunnels = all_tunnels.any(|port| port.ifindex == ifindex) || self.datapath.is_receiver(ifindex);
             let uplinks =
                 networks().filter(|entry| entry.uplink.as_ref().is_some_and(|uplink| uplink.port.ifindex == ifindex));
             let one = None

@@ -62,7 +62,9 @@ fn the_loaded_programs_of_wireguard_decide_as_the_core_does() {
     let mut tables = MemoryTables::default();
     tables.add_tunnel(number, datapath.port(number).expect("it is there"), VNI);
     tables.networks.entry(network).or_default().vni = VNI;
-    tables.underlay.insert(Address::new(OWN.octets()), PORT);
+    tables
+        .underlay
+        .insert(Address::new(OWN.octets()), vswitch_common::tables::TunnelEnd { port: PORT, flags: 0, receiver: 0 });
     let mut tracer = datapath.tracer().expect("load the recording copy");
 
     let mut numbers = Numbers(0x7673_7769_7463_6877);

@@ -1,4 +1,5 @@
 use super::*;
+use crate::packet::Tag;
 use crate::packet::address::Address;
 use crate::tables::memory::MemoryTables;
 use crate::tables::{NetworkNumber, Port, PortKind};
@@ -7,6 +8,7 @@ const PORT: u16 = 4789;
 const VNI: u32 = 0x01_02_03;
 const PEER: [u8; 4] = [192, 0, 2, 2];
 const OURS: [u8; 4] = [192, 0, 2, 1];
+const RECEIVER: u32 = 7;
 
 fn tables() -> MemoryTables {
     let mut tables = MemoryTables::default();
@@ -19,8 +21,9 @@ fn tables() -> MemoryTables {
     tables.add_tunnel(PortNumber(5), port, VNI);
     let six = Port { ipv6: Address::new(peer6()), ..port };
     tables.add_tunnel(PortNumber(6), six, VNI);
-    tables.underlay.insert(Address::mapped(OURS), PORT);
-    tables.underlay.insert(Address::new(ours6()), PORT);
+    let end = TunnelEnd { port: PORT, flags: 0, receiver: RECEIVER };
+    tables.underlay.insert(Address::mapped(OURS), end);
+    tables.underlay.insert(Address::new(ours6()), end);
     tables
 }
 
@@ -82,23 +85,80 @@ fn of(frame: &[u8]) -> Arrival {
 
 const DROPPED: u32 = DropReason::VxlanHeader as u32;
 
+/// A packet whose payload is cut into segments of a kilobyte.
+struct Train<'a>(&'a [u8]);
+
+impl Packet for Train<'_> {
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.0.read(offset)
+    }
+
+    fn offloaded_tag(&self) -> Option<Tag> {
+        None
+    }
+
+    fn length(&self) -> usize {
+        self.0.length()
+    }
+
+    fn segment(&self) -> u32 {
+        1024
+    }
+}
+
 #[test]
-fn what_is_not_tcp_is_unwrapped_and_tcp_is_left() {
-    let arrival = of(&over4(&inner(protocol::UDP)));
-    assert_eq!((arrival.what, arrival.key), (arrival::UNWRAP, TunnelKey::new(Address::mapped(PEER), VNI)));
-    assert_eq!(of(&over4(&inner(protocol::ICMP))).what, arrival::UNWRAP);
-    assert_eq!(of(&over4(&inner(protocol::TCP))), Arrival::LEAVE);
-    assert_eq!(of(&over6(&inner(protocol::UDP))), Arrival::LEAVE);
-    let mut group = inner(protocol::UDP);
-    group[0] = 0xff;
-    assert_eq!(of(&over4(&group)), Arrival::LEAVE);
-    let mut arp = inner(protocol::UDP);
-    (arp[12], arp[13]) = (8, 6);
-    assert_eq!(of(&over4(&arp)), Arrival::LEAVE);
-    // Somebody has to look at its checksum.
-    let mut summed = over4(&inner(protocol::UDP));
-    summed[HEADER + ipv4::HEADER + 6] = 1;
-    assert_eq!(of(&summed), Arrival::LEAVE);
+fn what_is_not_tcp_is_unwrapped_and_tcp_is_gathered() {
+    for (carries, what) in [(17, arrival::UNWRAP), (1, arrival::UNWRAP), (protocol::TCP, arrival::GATHER)] {
+        let arrival = of(&over4(&inner(carries)));
+        assert_eq!((arrival.what, arrival.key), (what, TunnelKey::new(Address::mapped(PEER), VNI)));
+        assert_eq!((arrival.port, arrival.receiver, arrival.congested), (PortNumber(5), RECEIVER, 0));
+    }
+    for carries in [protocol::UDP, protocol::TCP] {
+        assert_eq!(of(&over6(&inner(carries))), Arrival::LEAVE);
+        let mut group = inner(carries);
+        group[0] = 0xff;
+        assert_eq!(of(&over4(&group)), Arrival::LEAVE);
+        let mut arp = inner(carries);
+        (arp[12], arp[13]) = (8, 6);
+        assert_eq!(of(&over4(&arp)), Arrival::LEAVE);
+        // Somebody has to look at its checksum.
+        let mut summed = over4(&inner(carries));
+        summed[HEADER + ipv4::HEADER + 6] = 1;
+        assert_eq!(of(&summed), Arrival::LEAVE);
+    }
+}
+
+#[test]
+fn where_trains_arrive_tcp_is_left_and_the_first_of_them_says_so() {
+    let (mut tables, tcp) = (tables(), over4(&inner(protocol::TCP)));
+    assert_eq!(arrive(&Train(&tcp), &tables), Arrival { what: arrival::TRAIN, ..Arrival::LEAVE });
+    assert_eq!(arrive(&Train(&over4(&inner(protocol::UDP))), &tables), Arrival::LEAVE, "no word about TCP");
+    for end in [
+        TunnelEnd { port: PORT, flags: TunnelEnd::TRAINS, receiver: RECEIVER },
+        TunnelEnd { port: PORT, flags: 0, receiver: 0 },
+    ] {
+        tables.underlay.insert(Address::mapped(OURS), end);
+        assert_eq!(arrive(&Train(&tcp), &tables), Arrival::LEAVE);
+        assert_eq!(arrive(&*tcp, &tables), Arrival::LEAVE);
+        assert_eq!(arrive(&*over4(&inner(protocol::UDP)), &tables).what, arrival::UNWRAP);
+    }
+}
+
+#[test]
+fn congestion_on_the_way_is_told_to_those_who_understand_it() {
+    for carries in [protocol::UDP, protocol::TCP] {
+        for (outside, inside) in (0..4_u8).flat_map(|outside| (0..4_u8).map(move |inside| (outside, inside))) {
+            let mut frame = over4(&inner(carries));
+            (frame[HEADER + 1], frame[INNER + HEADER + 1]) = (0xb8 | outside, inside);
+            let arrival = of(&frame);
+            if (outside, inside) == (3, 0) {
+                assert_eq!(arrival, Arrival::LEAVE, "the device drops it");
+            } else {
+                assert_eq!(arrival.congested == 1, outside == 3, "{outside} {inside}");
+                assert_ne!(arrival.what, arrival::LEAVE, "{outside} {inside}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -9,7 +9,8 @@ use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourHeader, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope,
+    RouteType, RouteVia,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
@@ -297,6 +298,49 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
         RouteAddress::Inet(address) => Some((*address).into()),
         RouteAddress::Inet6(address) => Some((*address).into()),
         _ => None,
+    }
+}
+
+/// The way that the kernel would send a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Path {
+    /// By which link.
+    pub index: u32,
+    /// From which address.
+    pub source: Ipv4Addr,
+    /// The longest packet, if it is less than the link's.
+    pub mtu: Option<u32>,
+}
+
+pub(super) fn query_path(to: Ipv4Addr) -> Request {
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet;
+    message.header.destination_prefix_length = 32;
+    message.attributes = vec![RouteAttribute::Destination(RouteAddress::Inet(to))];
+    Request::acknowledged(RouteNetlinkMessage::GetRoute(message))
+}
+
+impl Path {
+    pub(super) fn from_message(message: &RouteNetlinkMessage) -> Option<Self> {
+        let RouteNetlinkMessage::NewRoute(message) = message else { return None };
+        if message.header.kind != RouteType::Unicast {
+            return None;
+        }
+        let (mut index, mut source, mut mtu) = (None, None, None);
+        for attribute in &message.attributes {
+            match attribute {
+                RouteAttribute::Oif(link) => index = Some(*link),
+                RouteAttribute::PrefSource(RouteAddress::Inet(address)) => source = Some(*address),
+                RouteAttribute::Metrics(metrics) => {
+                    mtu = metrics.iter().find_map(|metric| match metric {
+                        RouteMetric::Mtu(bytes) => Some(*bytes),
+                        _ => None,
+                    });
+                }
+                _ => {}
+            }
+        }
+        Some(Self { index: index?, source: source?, mtu })
     }
 }
 

@@ -17,9 +17,10 @@ pub(in crate::switch) use peers::PeerEntry;
 use super::state::PortHandle;
 use super::{DEFAULT_MTU, Switch, SwitchError};
 use crate::apply::{ApplyError, apply};
-use crate::datapath::UnderlaySpec;
+use crate::datapath::{Receiver, UnderlaySpec, WayOut};
 use crate::drivers;
 use crate::kernel::netlink::{Link, NetlinkError, Route};
+use crate::kernel::xfrm;
 use crate::model::{Network, NetworkId};
 
 /// What a tunnel over IPv4 puts before an inner packet: its Ethernet header, VXLAN, UDP and IP (RFC 7348, 5).
@@ -66,7 +67,13 @@ impl Switch {
         self.secured(opened)?;
         if !work.needed {
             self.sync_networks(&changed).await?;
-            return self.follow_underlay().await;
+            // Nothing is sent there any more, once this is done.
+            self.follow_underlay().await?;
+            let [receiver, _] = self.instance.receiver_devices();
+            if let Some(receiver) = self.netlink.link_by_name(&receiver).await? {
+                self.netlink.delete_link(receiver.index).await?;
+            }
+            return Ok(());
         }
         apply(&drivers::tunnels(&self.instance, self.vxlan_port), self.scene())
             .await
@@ -98,6 +105,8 @@ impl Switch {
             let routes = self.netlink.routes().await?;
             let indexes: BTreeSet<u32> = peers.iter().filter_map(|peer| link_towards(&routes, *peer)).collect();
             let links = self.netlink.links().await?;
+            spec.receiver = self.receiver(&links);
+            spec.ways = self.ways(&peers, &links).await?;
             // Without Ethernet there is nothing that this program knows how to read.
             let devices = links.into_iter().filter(|link| indexes.contains(&link.index) && link.mac.is_some());
             spec.devices = devices.map(|link| (link.index, link.name)).collect();
@@ -105,6 +114,39 @@ impl Switch {
                 self.netlink.addresses(None).await?.into_iter().map(|(_, address)| address.addr()).collect();
         }
         self.in_datapath(move |datapath| datapath.set_underlay(&spec)).await
+    }
+
+    /// How packets leave for peers, where the tunnels' device may be left out: over IPv4, by Ethernet.
+    async fn ways(&self, peers: &BTreeSet<IpAddr>, links: &[Link]) -> Result<BTreeMap<Ipv4Addr, WayOut>, NetlinkError> {
+        let mut ways = BTreeMap::new();
+        // What is sent straight does not pass by IPsec: where that protects anything, all goes by the device.
+        match tokio::task::spawn_blocking(xfrm::policies_out).await {
+            Ok(Ok(0)) => {}
+            Ok(Ok(_)) => return Ok(ways),
+            Ok(Err(error)) => {
+                tracing::warn!("whether IPsec protects the way to peers is not known: {error}");
+                return Ok(ways);
+            }
+            Err(_) => return Ok(ways),
+        }
+        for peer in peers {
+            let IpAddr::V4(peer) = *peer else { continue };
+            let Some(path) = self.netlink.path(peer).await? else { continue };
+            let Some(link) = links.iter().find(|link| link.index == path.index) else { continue };
+            let mtu = path.mtu.unwrap_or(link.mtu).min(link.mtu).saturating_sub(OVERHEAD);
+            if link.mac.is_some() && !link.loopback && mtu > 0 {
+                let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
+                ways.insert(peer, WayOut { source: path.source, ifindex: link.index, mtu });
+            }
+        }
+        Ok(ways)
+    }
+
+    /// The pair behind which TCP is gathered.
+    fn receiver(&self, links: &[Link]) -> Option<Receiver> {
+        let [receiver, behind] = self.instance.receiver_devices();
+        let of = |name: &str| links.iter().find(|link| link.name == name && link.up).map(|link| link.index);
+        Some(Receiver { into: of(&receiver)?, out_of: of(&behind)?, device: behind })
     }
 
     /// Nobody looks at the underlay any more.
@@ -177,13 +219,20 @@ impl Switch {
         }
     }
 
-    /// The tunnels' device was removed by somebody: it is made again, and all tunnels with it.
+    /// A device of the tunnels was removed by somebody: it is made again, and all tunnels with it.
     pub(super) async fn tunnels_lost(&self) -> Result<(), SwitchError> {
         let _leave = self.leave().await?;
-        if self.netlink.link_by_name(&self.instance.tunnel_device()).await?.is_some() {
+        let [receiver, _] = self.instance.receiver_devices();
+        let mut missing = Vec::new();
+        for device in [self.instance.tunnel_device(), receiver] {
+            if self.netlink.link_by_name(&device).await?.is_none() {
+                missing.push(device);
+            }
+        }
+        if missing.is_empty() || !self.state().networks.values().any(|entry| entry.tunnels.is_some()) {
             return Ok(());
         }
-        tracing::warn!("the device of the tunnels was removed by somebody, and is made again");
+        tracing::warn!("{} of the tunnels was removed by somebody, and is made again", missing.join(" and "));
         self.follow_tunnels().await
     }
 
