@@ -36,6 +36,7 @@ mod outside;
 mod overlay;
 mod overlay_errors;
 mod overlay_lives;
+mod overlay_path_mtu;
 mod overlay_strangers;
 mod overlay_wire;
 mod parent;

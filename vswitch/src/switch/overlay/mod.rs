@@ -1,7 +1,9 @@
 //! Overlay networks: the tunnels of each network to each peer, kept in line with what there is of both.
 
 mod error;
+mod path_mtu;
 mod peers;
+mod too_big;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -24,6 +26,11 @@ use crate::model::{Network, NetworkId};
 const OVERHEAD: u32 = 14 + 8 + 8 + 20;
 /// An IPv6 header is as much longer.
 const IPV6_MORE: u32 = 20;
+
+/// What a tunnel to a peer puts before an inner packet.
+const fn overhead(peer: IpAddr) -> u32 {
+    OVERHEAD + if peer.is_ipv6() { IPV6_MORE } else { 0 }
+}
 
 /// What is to be done to the tunnels.
 #[derive(Debug, Default)]
@@ -179,7 +186,7 @@ impl Switch {
             self.netlink.links().await?.into_iter().map(|link| (link.index, link)).collect();
         let towards = |peer: &IpAddr| {
             let mtu = link_towards(&routes, *peer).and_then(|index| links.get(&index)).map(|link| link.mtu)?;
-            Some(mtu.saturating_sub(OVERHEAD + if peer.is_ipv6() { IPV6_MORE } else { 0 }))
+            Some(mtu.saturating_sub(overhead(*peer)))
         };
         if let Some(mtu) = peers.iter().filter_map(towards).min() {
             return Ok(mtu);
