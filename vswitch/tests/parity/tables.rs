@@ -101,9 +101,7 @@ fn what_is_known_of_a_network_follows_its_spec_and_survives_ports_and_daemons() 
 #[test]
 fn tables_of_another_layout_are_not_taken_over() {
     let sandbox = Sandbox::new();
-    let open = |fdb_size| {
-        Datapath::open(Options { directory: sandbox.bpffs.clone(), mode: Mode::Auto, fdb_size, cluster: false })
-    };
+    let open = |fdb_size| Datapath::open(Options { directory: sandbox.bpffs.clone(), mode: Mode::Auto, fdb_size, cluster: false });
     drop(open(4096).expect("load the programs"));
     assert!(open(4096).expect("take over").taken_over());
     assert!(!open(8192).expect("start anew").taken_over());
