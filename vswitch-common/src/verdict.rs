@@ -60,6 +60,8 @@ pub mod action {
     pub const FLOOD_REFLECTED: u32 = 13;
     /// What the host sends out by a parent to a group: a copy to every child that it reaches, before it goes on.
     pub const FLOOD_CHILDREN: u32 = 14;
+    /// Nowhere, and its sender is told that it is longer than what may leave by the port in `to`, a tunnel.
+    pub const ANSWER_TOO_BIG: u32 = 15;
 }
 
 /// What becomes of a frame's tag on the way out, as [`Delivery::tag`] has it.
@@ -104,7 +106,7 @@ pub enum Verdict {
     Flood(Flood),
     /// To the network stack of the device it came from: the host's own frame on an uplink.
     Pass,
-    /// Answered in the name of another port's station.
+    /// Answered in the name of a station behind another port.
     Answer(Answer, PortNumber),
     /// Nowhere.
     Drop(DropReason),
@@ -117,6 +119,8 @@ pub enum Answer {
     Arp,
     /// A neighbor solicitation (RFC 4861).
     Neighbor,
+    /// A packet that no tunnel takes (RFC 1191; RFC 4443, 3.2).
+    TooBig,
 }
 
 /// Why a frame is flooded, which decides who gets a copy.
@@ -170,6 +174,7 @@ impl Decision {
             action::FLOOD_CHILDREN => Verdict::Flood(Flood::Children),
             action::ANSWER_ARP => Verdict::Answer(Answer::Arp, self.to.port),
             action::ANSWER_NEIGHBOR => Verdict::Answer(Answer::Neighbor, self.to.port),
+            action::ANSWER_TOO_BIG => Verdict::Answer(Answer::TooBig, self.to.port),
             action::PASS => Verdict::Pass,
             action::DROP => Verdict::Drop(*DropReason::ALL.get(self.reason as usize)?),
             _ => return None,

@@ -71,6 +71,8 @@ impl Event {
     pub const SNOOPED: u32 = 3;
     /// The station of the decision moved too often and is held where it was.
     pub const HELD: u32 = 4;
+    /// A frame that is longer than what may leave by `decision.to.port`; its sender is to be told.
+    pub const TOO_BIG: u32 = 5;
 
     /// Bytes of a frame in a short slot.
     pub const HEADERS: usize = 192;

@@ -16,8 +16,10 @@ use crate::flood::flood;
 use crate::frame::TcFrame;
 use crate::learn::{Heard, learn, learned};
 use crate::maps::{CARRIERS, COUNTERS, PORTS, STORMS};
-use crate::{tags, tunnel, watch};
+use crate::{now, tags, tunnel, watch};
 
+/// Packets from one port that are told of as too big, in one tick.
+const TOLD: u32 = 64;
 /// `skb->pkt_type` of a packet for this host (linux/if_packet.h).
 const PACKET_HOST: u32 = 0;
 
@@ -49,7 +51,7 @@ fn count_in(decision: &Decision, bytes: u64) {
             action::REDIRECT if decision.to.way == Delivery::LOCAL => counters.to_host += 1,
             action::REDIRECT => counters.forwarded += 1,
             action::PASS => counters.passed += 1,
-            action::ANSWER_ARP | action::ANSWER_NEIGHBOR => {
+            action::ANSWER_ARP | action::ANSWER_NEIGHBOR | action::ANSWER_TOO_BIG => {
                 counters.to_host += 1;
                 counters.answered += 1;
             }
@@ -132,7 +134,7 @@ pub fn tc(context: &TcContext, decision: &Decision, now: u32) -> i32 {
             }
             hand_over(context, decision)
         }
-        action::ANSWER_ARP | action::ANSWER_NEIGHBOR => hand_over(context, decision),
+        action::ANSWER_ARP | action::ANSWER_NEIGHBOR | action::ANSWER_TOO_BIG => hand_over(context, decision),
         // Not "accept" but "as if we were not here": the next program on the device has its say.
         action::PASS => TC_ACT_UNSPEC,
         _ => TC_ACT_SHOT,
@@ -265,6 +267,7 @@ pub fn carry(context: &TcContext) -> i32 {
     }
     match decision.action {
         action::ANSWER_ARP | action::ANSWER_NEIGHBOR => answer(context, &decision),
+        action::ANSWER_TOO_BIG => too_big(context, &decision),
         action::REDIRECT => retag(context, &decision),
         _ => flood(context, &decision, u64::from(context.len())),
     }
@@ -302,4 +305,24 @@ fn answer(context: &TcContext, decision: &Decision) -> i32 {
         // SAFETY: as above.
         _ => unsafe { bpf_redirect(port.egress_ifindex, 0) as i32 },
     }
+}
+
+/// Has the daemon tell the sender of a packet that no tunnel takes it: rare, as it sends shorter ones from then on, and in
+/// place there is no making a plain packet of a GSO packet. One that does not listen is dropped without a word from some
+/// number on.
+#[inline(always)]
+fn too_big(context: &TcContext, decision: &Decision) -> i32 {
+    if let Some(window) = STORMS.get_ptr_mut(StormWindow::index(decision.ingress, StormWindow::TOO_BIG)) {
+        // SAFETY: two aligned words of a map that lives as long as the program.
+        let window = unsafe { &mut *window };
+        let now = now();
+        if window.tick != now {
+            *window = StormWindow { tick: now, count: 0 };
+        }
+        if window.count < TOLD {
+            window.count += 1;
+            watch::too_big(context.skb.skb, decision);
+        }
+    }
+    TC_ACT_SHOT
 }

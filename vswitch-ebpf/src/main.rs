@@ -187,7 +187,7 @@ pub fn from_container_xdp(context: XdpContext) -> u32 {
 
 /// The FDB's clock.
 #[inline(always)]
-fn now() -> u32 {
+pub(crate) fn now() -> u32 {
     // SAFETY: a helper without arguments.
     tick(unsafe { bpf_ktime_get_coarse_ns() })
 }

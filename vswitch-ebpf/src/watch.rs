@@ -135,6 +135,14 @@ pub fn snooped(skb: *mut __sk_buff, decision: &Decision) {
     write_skb::<{ Event::FRAME }>(&EVENTS, skb, skb_event(skb, decision, Event::SNOOPED, time, 0));
 }
 
+/// Hands the daemon the headers of a packet whose sender is to be told that it is too big.
+#[inline(never)]
+pub fn too_big(skb: *mut __sk_buff, decision: &Decision) {
+    // SAFETY: a helper without arguments.
+    let time = unsafe { bpf_ktime_get_ns() };
+    write_skb::<{ Event::HEADERS }>(&EVENTS, skb, skb_event(skb, decision, Event::TOO_BIG, time, 0));
+}
+
 /// Tells the daemon of a station that is held from now on.
 #[inline(never)]
 pub fn held(decision: &Decision) {

@@ -342,6 +342,8 @@ async fn start(options: &Options, capabilities: &Capabilities, before: &Before) 
     tokio::spawn(switch.clone().report_held());
     tokio::spawn(switch.clone().follow_multicast());
     tokio::spawn(switch.clone().follow_cluster());
+    tokio::spawn(switch.clone().follow_path_mtus());
+    tokio::spawn(switch.clone().tell_too_big());
     tokio::spawn(switch.follow_firewall());
     Ok(Serving { switch, listener, restored })
 }

@@ -9,6 +9,7 @@ mod parent;
 mod size;
 #[cfg(test)]
 mod tests;
+mod too_big;
 #[cfg(test)]
 mod tunnel_tests;
 pub mod underlay;
@@ -316,7 +317,14 @@ fn unicast<P: Packet + ?Sized, T: Tables>(
         return Decision::drop(DropReason::Isolated, number);
     }
     if size::is_too_big(frame, ethernet, &target) {
-        return Decision::drop(DropReason::TooBig, number);
+        match too_big::becomes(frame, ethernet, &target) {
+            action::REDIRECT => {}
+            action::ANSWER_TOO_BIG => {
+                let to = Delivery { port: entry.port, ..Decision::new(action::ANSWER_TOO_BIG, number).to };
+                return Decision { to, ..Decision::new(action::ANSWER_TOO_BIG, number) };
+            }
+            _ => return Decision::drop(DropReason::TooBig, number),
+        }
     }
     let local = match target.kind() {
         Some(PortKind::Host) => true,

@@ -199,6 +199,8 @@ pub struct StormWindow {
 }
 
 impl StormWindow {
+    /// Beside the classes: frames that their sender was told of as too big.
+    pub const TOO_BIG: u32 = 0;
     /// Entries of the table: room for all ports and classes.
     pub const ENTRIES: u32 = MAX_PORTS * 4;
 

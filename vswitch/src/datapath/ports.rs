@@ -175,6 +175,23 @@ impl Datapath {
         state.own(number, addresses.iter().map(key).collect())
     }
 
+    /// Says how long a packet into the tunnel to a peer may be; returns what it was before, if that was something else.
+    /// Nothing happens if the port is gone, or another's.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn set_tunnel_mtu(&self, number: PortNumber, peer: IpAddr, mtu: u16) -> Result<Option<u16>, DatapathError> {
+        let mut state = self.state();
+        let Some(port) = state.ports.ports.get(&number).copied() else { return Ok(None) };
+        if !is_tunnel(&port) || port.ipv6 != mapped(peer) || port.mtu == mtu {
+            return Ok(None);
+        }
+        let changed = Port { mtu, ..port };
+        set(&mut state.maps.ports, "PORTS", number.0, changed)?;
+        state.ports.ports.insert(number, changed);
+        Ok(Some(port.mtu))
+    }
+
     /// Makes a port a plain device again: programs, FDB entries and table entry go. Nothing happens if it is gone.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! The kernel as the control plane sees it: namespaces, links, addresses, routes, offloads, sysctls, bare frames, who has an address on a wire, and what it can do.
+//! The kernel as the control plane sees it: namespaces, links, addresses, routes, offloads, sysctls, bare frames, the MTU of paths, who has an address on a wire, and what it can do.
 
 pub mod bpffs;
 pub mod capabilities;
@@ -9,6 +9,7 @@ pub mod link;
 pub mod netlink;
 pub mod netns;
 pub mod packet;
+pub mod path;
 pub mod probe;
 pub mod sysctl;
 pub mod xfrm;

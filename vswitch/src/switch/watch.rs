@@ -201,6 +201,7 @@ impl Names {
                 let protocol = match answer {
                     Answer::Arp => "arp",
                     Answer::Neighbor => "neighbor",
+                    Answer::TooBig => "too_big",
                 };
                 VerdictView::Answer { protocol: protocol.to_owned(), r#for: self.port(port) }
             }

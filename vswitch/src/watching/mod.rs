@@ -111,7 +111,7 @@ impl Watching {
         self.reader.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Events of one kind, [`Event::SNOOPED`] or [`Event::HELD`], from now on. A subscriber that does not keep up loses
+    /// Events of one kind, [`Event::SNOOPED`] and the like, from now on. A subscriber that does not keep up loses
     /// some.
     pub fn subscribe(&self, kind: u32) -> mpsc::Receiver<Told> {
         let (sender, receiver) = mpsc::channel(EVENTS);

@@ -43,6 +43,7 @@ mod overlay_encrypted;
 mod overlay_errors;
 mod overlay_forged;
 mod overlay_lives;
+mod overlay_path_mtu;
 mod overlay_strangers;
 mod overlay_wire;
 mod parent;

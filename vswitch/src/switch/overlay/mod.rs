@@ -2,7 +2,9 @@
 
 mod encryption;
 mod error;
+mod path_mtu;
 mod peers;
+mod too_big;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -27,6 +29,11 @@ use crate::model::{Network, NetworkId};
 const OVERHEAD: u32 = 14 + 8 + 8 + 20;
 /// An IPv6 header is as much longer.
 const IPV6_MORE: u32 = 20;
+
+/// What a tunnel to a peer puts before an inner packet.
+const fn overhead(peer: IpAddr) -> u32 {
+    OVERHEAD + if peer.is_ipv6() { IPV6_MORE } else { 0 }
+}
 
 /// What is to be done to the tunnels.
 #[derive(Debug, Default)]

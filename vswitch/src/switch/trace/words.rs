@@ -119,6 +119,7 @@ impl Names {
                 let packet = match answer {
                     Answer::Arp => "an ARP reply",
                     Answer::Neighbor => "a neighbor advertisement",
+                    Answer::TooBig => "an ICMP message that says how long a packet may be",
                 };
                 format!("the switch answers it with {packet} in the name of {}; nobody else sees it", self.port(port))
             }
@@ -236,6 +237,7 @@ const fn action_name(number: u32) -> &'static str {
         action::FLOOD_CHILDREN => "flood_children",
         action::ANSWER_ARP => "answer_arp",
         action::ANSWER_NEIGHBOR => "answer_neighbor",
+        action::ANSWER_TOO_BIG => "answer_too_big",
         action::PASS => "pass",
         action::DROP => "drop",
         _ => "unknown",

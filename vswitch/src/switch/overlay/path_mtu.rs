@@ -1,0 +1,131 @@
+//! Tunnels take what the path to their peer takes, and senders are told.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use vswitch_common::tables::{PortKind, PortNumber};
+use vswitch_common::watch::Event;
+
+use super::encryption::{self, is_encrypted};
+use super::{overhead, too_big};
+use crate::kernel::{packet, path};
+use crate::switch::{Switch, SwitchError};
+use crate::watching::Told;
+
+/// How often the kernel is asked what it knows of the paths: it tells nobody by itself.
+const LOOK: Duration = Duration::from_secs(1);
+/// For how long a sender is not told again: what it has sent before it heard is on its way.
+const AGAIN: Duration = Duration::from_millis(100);
+/// Packets that are taken in at once.
+const BATCH: usize = 64;
+/// Senders and destinations that are remembered.
+const REMEMBERED: usize = 4096;
+
+/// Who was told not long ago: at which port, which sender, of which destination.
+type Lately = HashMap<(PortNumber, IpAddr, IpAddr), Instant>;
+
+/// A tunnel, as far as it matters here.
+#[derive(Clone, Copy, Debug)]
+struct Tunnel {
+    number: PortNumber,
+    /// Where it ends: at the peer, or at its end of WireGuard.
+    remote: IpAddr,
+    /// The MTU of its network.
+    mtu: u32,
+    /// What it has on the wire more than its packets.
+    overhead: u32,
+}
+
+impl Switch {
+    /// Has tunnels take what the paths take, for as long as the daemon lives.
+    pub async fn follow_path_mtus(self: Arc<Self>) {
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut failing = false;
+        loop {
+            look.tick().await;
+            let switch = self.clone();
+            let looked = tokio::task::spawn_blocking(move || switch.look_at_paths()).await;
+            match looked {
+                Ok(Err(error)) if !failing => {
+                    tracing::warn!("tunnels do not follow their paths' MTU: {error}");
+                    failing = true;
+                }
+                Ok(Ok(())) => failing = false,
+                _ => {}
+            }
+        }
+    }
+
+    fn look_at_paths(&self) -> Result<(), SwitchError> {
+        let mut tunnels: BTreeMap<IpAddr, Vec<Tunnel>> = BTreeMap::new();
+        {
+            let state = self.state();
+            for entry in state.networks.values() {
+                let encrypted = is_encrypted(&entry.record);
+                let remotes = state.remotes(&entry.record, true);
+                for (peer, port) in entry.tunnels.iter().flatten() {
+                    let Some(remote) = remotes.get(peer).copied() else { continue };
+                    let overhead = if encrypted { encryption::overhead(*peer) } else { overhead(*peer) };
+                    let tunnel = Tunnel { number: port.number, remote, mtu: entry.mtu, overhead };
+                    tunnels.entry(*peer).or_default().push(tunnel);
+                }
+            }
+        }
+        for (peer, ports) in tunnels {
+            // Without a way there, all is as it was.
+            let Ok(path) = path::mtu(peer) else { continue };
+            for Tunnel { number, remote, mtu, overhead } in ports {
+                let fits = path.saturating_sub(overhead).max(1);
+                let mtu = u16::try_from(mtu.min(fits)).unwrap_or(0);
+                if let Some(before) = self.datapath.set_tunnel_mtu(number, remote, mtu)? {
+                    tracing::info!("packets to peer {peer} may have {mtu} bytes from now on, not {before}");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells senders what tunnels take, for as long as the daemon lives.
+    pub async fn tell_too_big(self: Arc<Self>) {
+        let mut events = self.watching.subscribe(Event::TOO_BIG);
+        let mut lately = Lately::new();
+        let mut batch = Vec::with_capacity(BATCH);
+        while events.recv_many(&mut batch, BATCH).await > 0 {
+            let (switch, frames) = (self.clone(), std::mem::take(&mut batch));
+            // Who changes ports keeps others from them.
+            let told = tokio::task::spawn_blocking(move || {
+                for frame in &frames {
+                    switch.tell_of(frame, &mut lately);
+                }
+                lately
+            });
+            lately = told.await.unwrap_or_default();
+        }
+    }
+
+    fn tell_of(&self, told: &Told, lately: &mut Lately) {
+        let decision = told.event.decision;
+        let in_network = |number| self.datapath.port(number).filter(|port| port.network == decision.station.network);
+        let (Some(sender), Some(tunnel)) = (in_network(decision.ingress), in_network(decision.to.port)) else { return };
+        if tunnel.kind() != Some(PortKind::Tunnel) || tunnel.mtu == 0 {
+            return;
+        }
+        let Some(answer) = too_big::answer(&told.bytes, told.event.tag, tunnel.mtu) else { return };
+        let now = Instant::now();
+        if lately.len() >= REMEMBERED {
+            lately.retain(|_, at| now.duration_since(*at) < AGAIN);
+        }
+        let key = (decision.ingress, answer.to, answer.of);
+        let recent = lately.get(&key).is_some_and(|at| now.duration_since(*at) < AGAIN);
+        if recent || lately.len() >= REMEMBERED {
+            return;
+        }
+        lately.insert(key, now);
+        if let Err(error) = packet::send(sender.ifindex, &answer.frame) {
+            tracing::debug!("port {} was not told that its packets are too big: {error}", decision.ingress.0);
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! What the sender of a packet is told that no tunnel takes: how long one may be (RFC 792 and 1191; RFC 4443, 3.2).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use etherparse::icmpv4::DestUnreachableHeader;
+use etherparse::{Icmpv4Type, Icmpv6Type, PacketBuilder};
+use vswitch_common::packet::ipv6::Ipv6;
+use vswitch_common::packet::{Ethernet, ethertype, protocol};
+
+/// How many hosts the message may meet: it goes to a neighbor, which may be a router for others.
+const TTL: u8 = 64;
+/// No path takes less (RFC 791, 3.2; RFC 8200, 5).
+const LEAST: [u16; 2] = [68, 1280];
+/// What a sender needs at least of its packet behind the IP header, to know whose it is.
+const NEEDED: usize = 8;
+
+/// What a sender is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Answer {
+    /// The sender.
+    pub to: IpAddr,
+    /// For whom its packet was, in whose name it is told.
+    pub of: IpAddr,
+    /// The frame.
+    pub frame: Vec<u8>,
+}
+
+/// The answer to the sender of a packet of which `bytes` are the first, in the name of whom it is for; `tag` was kept beside
+/// it, TPID << 16 | TCI, if it is not 0; `mtu` is what may be. `None` where nobody is to be told (RFC 1122, 3.2.2; RFC 4443,
+/// 2.4 (e)), or nobody could make anything of it.
+pub(super) fn answer(bytes: &[u8], tag: u32, mtu: u16) -> Option<Answer> {
+    let ethernet = Ethernet::parse(bytes).ok()?;
+    if ethernet.source.is_multicast() || ethernet.destination.is_multicast() {
+        return None;
+    }
+    let packet = bytes.get(ethernet.payload..)?;
+    let (to, of, message) = match ethernet.ethertype {
+        ethertype::IPV4 => to_ipv4(packet, mtu)?,
+        ethertype::IPV6 => to_ipv6(bytes, ethernet.payload, mtu)?,
+        _ => return None,
+    };
+    let mut frame = Vec::with_capacity(ethernet.payload + 4 + message.len());
+    frame.extend(ethernet.source.0);
+    frame.extend(ethernet.destination.0);
+    if tag != 0 {
+        frame.extend(tag.to_be_bytes());
+    }
+    // Tags that are in the frame, and the EtherType.
+    frame.extend(bytes.get(12..ethernet.payload)?);
+    frame.extend(message);
+    Some(Answer { to, of, frame })
+}
+
+fn to_ipv4(packet: &[u8], mtu: u16) -> Option<(IpAddr, IpAddr, Vec<u8>)> {
+    let header: [u8; 20] = packet.get(..20)?.try_into().ok()?;
+    let length = usize::from(header[0] & 0xf) * 4;
+    if header[0] >> 4 != 4 || length < header.len() || packet.len() < length + NEEDED {
+        return None;
+    }
+    let fragment = u16::from_be_bytes([header[6], header[7]]);
+    let (df, offset) = (fragment & 0x4000 != 0, fragment & 0x1fff);
+    let is_error = header[9] == protocol::ICMP && matches!(packet[length], 3 | 4 | 5 | 11 | 12);
+    if !df || offset != 0 || is_error {
+        return None;
+    }
+    let [source, destination] = [12, 16].map(|at| Ipv4Addr::from([0, 1, 2, 3].map(|byte| header[at + byte])));
+    let nobody = |ip: Ipv4Addr| ip.octets()[0] == 0 || ip.is_loopback() || ip.is_multicast() || ip.octets()[0] >= 240;
+    if nobody(source) || nobody(destination) {
+        return None;
+    }
+    let told = DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: mtu.max(LEAST[0]) };
+    let mut message = Vec::new();
+    PacketBuilder::ipv4(destination.octets(), source.octets(), TTL)
+        .icmpv4(Icmpv4Type::DestinationUnreachable(told))
+        .write(&mut message, packet)
+        .ok()?;
+    Some((source.into(), destination.into(), message))
+}
+
+fn to_ipv6(bytes: &[u8], at: usize, mtu: u16) -> Option<(IpAddr, IpAddr, Vec<u8>)> {
+    let header = Ipv6::parse(bytes, at).ok()?;
+    let is_error = match bytes.get(header.payload) {
+        _ if header.protocol != protocol::ICMPV6 || !header.complete => false,
+        Some(kind) => *kind < 128 || *kind == 137,
+        None => true,
+    };
+    let later = header.fragment_offset != 0;
+    let nobody = |ip: Ipv6Addr| ip.is_unspecified() || ip.is_loopback() || ip.is_multicast();
+    if is_error || later || nobody(header.source) || nobody(header.destination) || bytes.len() < header.payload + NEEDED
+    {
+        return None;
+    }
+    let told = Icmpv6Type::PacketTooBig { mtu: mtu.max(LEAST[1]).into() };
+    let mut message = Vec::new();
+    PacketBuilder::ipv6(header.destination.octets(), header.source.octets(), TTL)
+        .icmpv6(told)
+        .write(&mut message, bytes.get(at..)?)
+        .ok()?;
+    Some((header.source.into(), header.destination.into(), message))
+}
+
+#[cfg(test)]
+mod tests;
