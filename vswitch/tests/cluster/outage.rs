@@ -133,7 +133,7 @@ async fn without_etcd_changes_fail_clearly_and_releases_are_done_later() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_can_start_before_etcd_does() {
     let mut etcd = Etcd::new(false);
-    let error = Cluster::connect(etcd.options(), host("one")).await.err().expect("etcd is away");
+    let error = Cluster::connect(etcd.options(), host("one")).await.expect_err("etcd is away");
     assert!(matches!(error, ClusterError::Unreachable { .. }), "{error:?}");
     let one = Cluster::start(etcd.options(), host("one")).await.expect("etcd is not needed");
     assert!(!one.health().registered);

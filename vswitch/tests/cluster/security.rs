@@ -14,7 +14,7 @@ fn as_user(etcd: &Etcd, password: &str) -> Options {
 }
 
 async fn refused(options: Options) -> ClusterError {
-    Cluster::connect(options, host("one")).await.err().expect("refused")
+    Cluster::connect(options, host("one")).await.expect_err("refused")
 }
 
 #[tokio::test(flavor = "multi_thread")]
