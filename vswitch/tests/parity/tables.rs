@@ -128,6 +128,14 @@ fn copies_of_a_flood_go_to_those_alone_that_the_sender_may_reach() {
                 let up = Command::new("ip").args(["link", "set", &end, "up"]).status();
                 assert!(up.expect("run ip").success(), "ip link set {end} up");
             }
+            // Until the kernel has noticed that it has a carrier, it sends nothing.
+            let is_up = || {
+                let shown = Command::new("ip").args(["link", "show", &device]).output().expect("run ip");
+                String::from_utf8_lossy(&shown.stdout).contains("state UP")
+            };
+            while !is_up() {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
             let spec = PortSpec {
                 ifindex,
                 egress_ifindex: ifindex,
