@@ -53,12 +53,16 @@ fn containers_on_hosts_of_a_cluster_are_one_segment_over_ipv6() {
     one_segment(Family::V6);
 }
 
-/// Whether a frame asks for the MAC address of somebody.
+/// Whether a frame asks for the MAC address of somebody else. Who asks for its own address, or has none yet, tells all that it
+/// is about to take it (RFC 5227, RFC 4862), and all are to hear of it.
 fn is_question(frame: &Frame) -> bool {
     let bytes = &frame.0;
     match bytes.get(12..14) {
-        Some([0x08, 0x06]) => true,
-        Some([0x86, 0xdd]) => bytes.get(20) == Some(&58) && bytes.get(54) == Some(&SOLICITATION),
+        Some([0x08, 0x06]) => bytes.get(28..32) != bytes.get(38..42) && bytes.get(28..32) != Some(&[0; 4]),
+        Some([0x86, 0xdd]) => {
+            let is_solicitation = bytes.get(20) == Some(&58) && bytes.get(54) == Some(&SOLICITATION);
+            is_solicitation && bytes.get(22..38) != Some(&[0; 16])
+        }
         _ => false,
     }
 }
