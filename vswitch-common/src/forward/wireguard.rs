@@ -38,8 +38,8 @@ mod tests {
     use std::vec::Vec;
 
     use super::*;
-    use crate::tables::PortNumber;
     use crate::tables::memory::MemoryTables;
+    use crate::tables::{PortNumber, TunnelEnd};
 
     const OWN: [u8; 16] = [0xfd, 0x76, 0x73, 0x77, 0x69, 0x74, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
     const PEER: [u8; 16] = [0xfd, 0x76, 0x73, 0x77, 0x69, 0x74, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
@@ -48,7 +48,7 @@ mod tests {
 
     fn tables() -> MemoryTables {
         let mut tables = MemoryTables::default();
-        tables.underlay.insert(Address::new(OWN), PORT);
+        tables.underlay.insert(Address::new(OWN), TunnelEnd { port: PORT, ..TunnelEnd::default() });
         tables.tunnels.insert(TunnelKey::new(Address::new(PEER), VNI), PortNumber(3));
         tables.tunnels.insert(TunnelKey::anybody(VNI), PortNumber::NONE);
         tables
