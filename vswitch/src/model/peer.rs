@@ -20,7 +20,7 @@ pub struct Peer {
     #[serde(with = "time::serde::rfc3339")]
     pub added: OffsetDateTime,
     /// Which host of the cluster it is; `None` for one that people told of.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<PeerHost>,
 }
 

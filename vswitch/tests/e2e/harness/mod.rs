@@ -64,7 +64,7 @@ pub use wire::{OnWire, VlanHost, Wire, both, on_the_wire};
 
 /// How long an event may take before a test calls it a hang. Generous: kernels under emulation are slow, and nothing
 /// here is about time.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(240);
 
 /// Waits until `probe` finds what it looks for.
 #[track_caller]
