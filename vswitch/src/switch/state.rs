@@ -173,13 +173,16 @@ impl State {
         pools: &[Subnet],
         routes: &[IpNet],
     ) -> Result<(), SwitchError> {
-        if self.networks.values().any(|entry| entry.record.name == network.name) {
-            return Err(SwitchError::NetworkExists(network.name.clone()));
-        }
+        self.check_name(&network.name)?;
         if network.overlay.is_some_and(|overlay| overlay.vni != 0) {
             self.give_vni(network)?;
         }
         self.give_subnets(network, ipv6, pools, routes)
+    }
+
+    fn check_name(&self, name: &NetworkName) -> Result<(), SwitchError> {
+        let is_taken = self.networks.values().any(|entry| entry.record.name == *name);
+        if is_taken { Err(SwitchError::NetworkExists(name.clone())) } else { Ok(()) }
     }
 
     /// Takes a network in, not ready yet: gives it a number, and a subnet where none is given.
@@ -190,9 +193,7 @@ impl State {
         routes: &[IpNet],
     ) -> Result<(Network, OwnedMutexGuard<()>), SwitchError> {
         let WantedNetwork { mut network, ipv6, mtu } = wanted;
-        if self.networks.values().any(|entry| entry.record.name == network.name) {
-            return Err(SwitchError::NetworkExists(network.name));
-        }
+        self.check_name(&network.name)?;
         let uplink = network.bridge.uplink.as_ref();
         let bridged = |entry: &&NetworkEntry| uplink.is_some() && entry.record.bridge.uplink.as_ref() == uplink;
         if let (Some(interface), Some(other)) = (uplink, self.networks.values().find(bridged)) {

@@ -104,8 +104,7 @@ impl Switch {
                 done => return done,
             }
         }
-        member.cluster.announce_later(record, &addresses);
-        Ok(())
+        self.announce_running(network, endpoint)
     }
 
     /// The same for one that runs, and stays whatever others say: what it cannot have any more, `status` shows.

@@ -38,7 +38,9 @@ pub enum OverlayError {
     )]
     NoSubnet(NetworkName),
     /// Another network has it.
-    #[error("VNI {vni} is network {network}'s (choose another with -o vni=N; it has to be the same on every host)")]
+    #[error(
+        "VNI {vni} is network {network}'s (choose another with -o vni=N; without a cluster it has to be the same on every host)"
+    )]
     VniInUse {
         /// The VNI.
         vni: u32,
