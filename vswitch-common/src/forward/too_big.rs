@@ -24,8 +24,8 @@ pub(super) fn becomes<P: Packet + ?Sized>(frame: &P, ethernet: &Ethernet, port: 
     if !matches!(port.kind(), Some(PortKind::Tunnel)) {
         return action::DROP;
     }
-    // Only the sender of an IPv6 packet may cut it up, and the tunnel does not.
-    let cut_up = if port.ipv6.is_mapped() { action::REDIRECT } else { action::DROP };
+    // Only the sender of an IPv6 packet may cut it up, and the tunnel does not. WireGuard, which sends its own, does.
+    let cut_up = if port.ipv6.is_mapped() || port.ipv6.is_inner() { action::REDIRECT } else { action::DROP };
     let at = ethernet.payload;
     match ethernet.ethertype {
         ethertype::IPV4 => {

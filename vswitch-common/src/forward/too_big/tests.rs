@@ -129,6 +129,17 @@ fn who_may_be_cut_up_is_where_the_outer_packet_may() {
 }
 
 #[test]
+fn wireguard_cuts_up_what_it_sends() {
+    let mut tables = tables_of(MTU);
+    let inner = [&[0xfd, 0x76, 0x73, 0x77, 0x69, 0x74][..], &[7; 10]].concat();
+    let inner = crate::packet::address::Address::new(inner.try_into().expect("16 bytes"));
+    tables.ports.get_mut(&TUNNELS[1]).expect("a tunnel").ipv6 = inner;
+    let said = |packet: &[u8]| decided(&of(&tables, 11, frame(FAR[1], A, packet), 0));
+    assert!(goes(&said(&ipv4(0, 17, &[], 1450))));
+    assert_eq!(said(&ipv4(DF, 17, &[], 1450)), TOLD[1]);
+}
+
+#[test]
 fn errors_and_later_fragments_are_not_answered() {
     for kind in [3, 4, 5, 11, 12] {
         assert_eq!(into(MTU, &ipv4(DF, 1, &[kind, 0], 1400), 0), [TOO_BIG; 2], "{kind}");

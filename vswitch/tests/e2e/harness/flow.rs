@@ -1,6 +1,7 @@
 //! A numbered flow of datagrams that goes on while things happen to the switch; at its end every number must be there.
 
 use std::{
+    collections::BTreeSet,
     io::ErrorKind,
     net::{Ipv4Addr, UdpSocket},
     sync::{
@@ -82,9 +83,12 @@ impl Flow {
         self.stop.store(true, Ordering::Relaxed);
         let sent = self.sender.take().expect("finished once").join().expect("the sender runs to its end");
         let received = self.receiver.take().expect("finished once").join().expect("the receiver runs to its end");
-        let missing: Vec<u64> = (0..sent).filter(|number| received.binary_search(number).is_err()).collect();
+        let arrived: BTreeSet<u64> = received.iter().copied().collect();
+        let missing: Vec<u64> = (0..sent).filter(|number| !arrived.contains(number)).collect();
         assert!(sent > 0 && missing.is_empty(), "{} of {sent} datagrams did not arrive: {missing:?}", missing.len());
-        assert_eq!(received.len() as u64, sent, "datagrams arrived twice or out of order");
+        assert_eq!(received.len() as u64, sent, "datagrams arrived twice");
+        let late: Vec<u64> = received.windows(2).filter(|two| two[0] > two[1]).map(|two| two[1]).collect();
+        assert!(late.is_empty(), "{} of {sent} datagrams arrived after later ones: {late:?}", late.len());
     }
 }
 
