@@ -273,6 +273,8 @@ fn receive(socket: &OwnedFd) -> Result<Frame, Error> {
         return Err(Error::last_os_error());
     }
     bytes.truncate(length.cast_unsigned());
+    // Tests keep many.
+    bytes.shrink_to_fit();
     // SAFETY: the kernel has filled the message in; the macros stay inside its control buffer.
     let mut header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
     while !header.is_null() {

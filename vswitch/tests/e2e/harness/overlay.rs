@@ -89,9 +89,7 @@ impl Cloud {
             cloud.create(number, "net", Self::VNI, network);
         }
         for number in 0..count {
-            let container = Netns::new(&format!("c{number}"));
-            cloud.at.push(cloud.hosts[number].attach(&container, &["--network", "net"]));
-            cloud.containers.push(container);
+            cloud.inhabit(number);
         }
         cloud
     }
@@ -114,8 +112,14 @@ impl Cloud {
     /// Attaches a container on a host, the next of all.
     #[track_caller]
     pub fn inhabit(&mut self, number: usize) {
+        self.inhabit_with(number, &[]);
+    }
+
+    /// The same with flags for `attach`.
+    #[track_caller]
+    pub fn inhabit_with(&mut self, number: usize, flags: &[&str]) {
         let container = Netns::new(&format!("c{number}"));
-        self.at.push(self.hosts[number].attach(&container, &["--network", "net"]));
+        self.at.push(self.hosts[number].attach(&container, &[&["--network", "net"], flags].concat()));
         self.containers.push(container);
     }
 
