@@ -6,7 +6,7 @@ use super::tests::{A, B, HOST, NOW, OTHER, STRANGER, WIRE, decided, frame, table
 use super::*;
 use crate::mac::Mac;
 use crate::packet::address::Address;
-use crate::packet::{TunnelKey, Tunneled};
+use crate::packet::{Received, TunnelKey};
 use crate::tables::memory::MemoryTables;
 use crate::tables::{FdbEntry, ListenerKey, MARK_ENCRYPTED, Network, NetworkNumber, StormClass, StormWindow, VlanKey};
 use crate::verdict::{Flood, Verdict, tag};
@@ -70,7 +70,7 @@ fn said(destination: Mac, source: Mac) -> Vec<u8> {
 /// What becomes of a frame out of a tunnel. The whole decision and the halves of the programs say the same.
 #[track_caller]
 fn out_of(tables: &MemoryTables, key: TunnelKey, bytes: &[u8]) -> Decision {
-    let frame = Tunneled { bytes, key, mark: 0 };
+    let frame = Received { bytes, mark: 0, tunnel: Some(key) };
     let decision = forward(DEVICE, &frame, tables, NOW);
     let half = match bytes.first() {
         Some(first) if first & 1 != 0 => half::group_from_tunnel,
@@ -394,7 +394,7 @@ fn a_peer_inside_wireguard_is_believed_only_with_the_mark() {
     tables.tunnels.insert(key, number);
     let bytes = said(Mac::BROADCAST, Mac([2, 9, 9, 9, 9, 9]));
     for (mark, taken) in [(0, false), (!MARK_ENCRYPTED, false), (MARK_ENCRYPTED, true)] {
-        let frame = Tunneled { bytes: &bytes, key, mark };
+        let frame = Received { bytes: &bytes, mark, tunnel: Some(key) };
         for decision in [forward(DEVICE, &frame, &tables, NOW), half::group_from_tunnel(DEVICE, &frame, &tables, NOW)] {
             let dropped = decision == Decision::drop(DropReason::UnknownPeer, PortNumber::NONE);
             assert_eq!(!dropped, taken, "{mark:x}: {decision:?}");

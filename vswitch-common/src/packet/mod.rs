@@ -78,49 +78,18 @@ impl Packet for [u8] {
     }
 }
 
-/// A frame in memory with a mark on it, as the host's stack sends it.
+/// A frame in memory, with what the kernel has beside one.
 #[derive(Clone, Copy, Debug)]
-pub struct Marked<'a> {
-    /// The frame.
+pub struct Received<'a> {
+    /// The frame; of one that came out of a tunnel, the inner one.
     pub bytes: &'a [u8],
-    /// The mark.
+    /// The mark; a frame that came out of a tunnel has it from its outer packet.
     pub mark: u32,
+    /// What the outer header said, if it came out of a tunnel.
+    pub tunnel: Option<TunnelKey>,
 }
 
-impl Packet for Marked<'_> {
-    #[inline]
-    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        self.bytes.read(offset)
-    }
-
-    #[inline]
-    fn offloaded_tag(&self) -> Option<Tag> {
-        None
-    }
-
-    #[inline]
-    fn length(&self) -> usize {
-        self.bytes.length()
-    }
-
-    #[inline]
-    fn mark(&self) -> u32 {
-        self.mark
-    }
-}
-
-/// A frame in memory that came out of a tunnel.
-#[derive(Clone, Copy, Debug)]
-pub struct Tunneled<'a> {
-    /// The inner frame.
-    pub bytes: &'a [u8],
-    /// What the outer header said.
-    pub key: TunnelKey,
-    /// The mark on it, which it has from its outer packet.
-    pub mark: u32,
-}
-
-impl Packet for Tunneled<'_> {
+impl Packet for Received<'_> {
     #[inline]
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         self.bytes.read(offset)
@@ -143,7 +112,7 @@ impl Packet for Tunneled<'_> {
 
     #[inline]
     fn tunnel(&self) -> Option<TunnelKey> {
-        Some(self.key)
+        self.tunnel
     }
 }
 

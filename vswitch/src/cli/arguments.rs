@@ -337,9 +337,12 @@ fn seconds(text: &str) -> Result<f64, String> {
 #[derive(Debug, Args)]
 #[command(group(clap::ArgGroup::new("whither").args(["to", "frame"]).required(true)))]
 pub struct Trace {
-    /// Who sends it: an endpoint, an uplink's interface, `host`, or vsw-NETWORK
+    /// Who sends it: an endpoint, an uplink's interface, the address of a peer, `host`, or vsw-NETWORK
     #[arg(long, value_name = "ENDPOINT")]
     pub from: String,
+    /// In which network, where it could be several
+    #[arg(long, value_name = "NETWORK")]
+    pub network: Option<String>,
     /// To whom: a MAC or an IP address
     #[arg(long, value_name = "MAC|IP")]
     pub to: Option<String>,

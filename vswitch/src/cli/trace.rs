@@ -6,8 +6,8 @@ use super::output::Output;
 use crate::api::{Client, TraceRequest, TraceView};
 
 pub async fn trace(client: &mut Client, arguments: Trace, output: Output) -> Result<(), Failure> {
-    let Trace { from, to, frame, proto, sport, dport, vlan } = arguments;
-    let request = TraceRequest { from, to, frame, proto, sport, dport, vlan };
+    let Trace { from, network, to, frame, proto, sport, dport, vlan } = arguments;
+    let request = TraceRequest { from, network, to, frame, proto, sport, dport, vlan };
     let trace: TraceView = client.post("/trace", &request).await?;
     output.print(&trace, text)?;
     match (trace.agrees, &trace.program.verdict) {

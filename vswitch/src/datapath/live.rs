@@ -6,7 +6,7 @@ use std::ops::Deref;
 use aya::maps::MapError;
 use vswitch_common::forward::{Copied, Flooded, forward, forward_early};
 use vswitch_common::packet::address::Address;
-use vswitch_common::packet::{Marked, TunnelKey};
+use vswitch_common::packet::{Received, TunnelKey};
 use vswitch_common::tables::{
     FdbEntry, FdbKey, ListenerKey, MAX_PORTS, NeighborKey, Network, NetworkNumber, OwnKey, Port, PortKind, PortNumber,
     StormWindow, Subnet, Tables, TunnelEnd, VlanKey, trunk_key,
@@ -36,6 +36,8 @@ pub enum Lookup {
     Station(FdbKey, Option<FdbEntry>),
     /// What holds for a network.
     Network(NetworkNumber, Network),
+    /// Whose the packets of a peer are.
+    Tunnel(TunnelKey, Option<PortNumber>),
     /// Whose an IP address is.
     Subnet(Address, Option<Subnet>),
     /// Whose station has an IP address.
@@ -62,7 +64,7 @@ pub struct Reasoned {
 }
 
 impl Datapath {
-    /// What the core decides at the tick `now` about a frame that the device `ifindex` received with `mark`, in the words
+    /// What the core decides at the tick `now` about a frame that the device `ifindex` received, in the words
     /// of the live tables. Nothing changes by it.
     ///
     /// # Errors
@@ -72,7 +74,7 @@ impl Datapath {
         stage: Stage,
         kind: PortKind,
         ifindex: u32,
-        frame: &Marked<'_>,
+        frame: &Received<'_>,
         now: u32,
     ) -> Result<Reasoned, DatapathError> {
         let state = self.state();
@@ -99,7 +101,7 @@ struct LiveTables<'a> {
 
 impl LiveTables<'_> {
     /// Walks over the ports of the network as the program does that carries a flood out.
-    fn copies(&self, decision: &Decision, frame: &Marked<'_>) -> Vec<(PortNumber, Copied)> {
+    fn copies(&self, decision: &Decision, frame: &Received<'_>) -> Vec<(PortNumber, Copied)> {
         if !matches!(decision.verdict(), Some(Verdict::Flood(_))) {
             return Vec::new();
         }
@@ -198,7 +200,9 @@ impl Tables for LiveTables<'_> {
     }
 
     fn tunnel(&self, key: &TunnelKey) -> Option<PortNumber> {
-        self.read("TUNNELS", self.maps.tunnels.get(key, 0))
+        let port = self.read("TUNNELS", self.maps.tunnels.get(key, 0));
+        self.note(Lookup::Tunnel(*key, port));
+        port
     }
 
     fn tunnel_end(&self, own: Address) -> TunnelEnd {

@@ -68,20 +68,12 @@ impl Tracer {
         self.classify(Hook::tc(kind), ifindex, 0, mark, [0; 5], frame)
     }
 
-    /// What the program of tunnels decides about a frame of which a tunnel, the device `ifindex`, said `key`.
+    /// What the program of tunnels decides about a frame of which a tunnel, the device `ifindex`, said `key`, and whose outer
+    /// packet had `mark`.
     ///
     /// # Errors
     /// As for [`Tracer::tc`].
-    pub fn out_of_tunnel(&mut self, ifindex: u32, key: &TunnelKey, frame: &[u8]) -> Result<Trace, DatapathError> {
-        let [a, b, c, d] = key.remote.words();
-        self.classify(Hook::Tunnel, ifindex, 0, 0, [key.vni, a, b, c, d], frame)
-    }
-
-    /// The same of a tunnel whose outer packet had a mark.
-    ///
-    /// # Errors
-    /// As for [`Tracer::tc`].
-    pub fn out_of_marked(
+    pub fn out_of_tunnel(
         &mut self,
         ifindex: u32,
         key: &TunnelKey,

@@ -8,17 +8,19 @@ mod summary;
 mod target;
 mod words;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::PoisonError;
 
-use vswitch_common::packet::Marked;
-use vswitch_common::tables::{Port, PortKind};
+use vswitch_common::packet::{Received, TunnelKey};
+use vswitch_common::tables::{MARK_ENCRYPTED, NetworkNumber, Port, PortKind};
 use vswitch_common::verdict::{Decision, Verdict, action};
 
 use super::views::NamedPort;
 use super::{Switch, SwitchError};
 use crate::api::{TraceFrame, TraceProgram, TraceRequest, TraceStep, TraceView};
 use crate::datapath::{Datapath, DatapathError, Reasoned, SHORTEST, Stage, Tracer};
+use crate::model::OverlayOptions;
 use build::from_hex;
 use words::Names;
 
@@ -38,8 +40,13 @@ pub enum TraceError {
     #[error("`{0}` is neither a MAC address nor an IP address (as in 02:42:ac:11:00:02, 10.201.0.5 or fd00:1:2::5)")]
     Target(String),
     /// The sender could be in several networks.
-    #[error("the host is in several networks, and none of them is {0}'s (give its device, as in vsw-bridge)")]
-    WhichNetwork(String),
+    #[error("{from} is in several networks, and none of them is {target}'s (say which with --network)")]
+    WhichNetwork {
+        /// Who sends.
+        from: String,
+        /// To whom.
+        target: String,
+    },
     /// The sender has no address of that kind.
     #[error("{from} has no address to send to {target} from (choose a target of the other family, or give --frame)")]
     NoAddress {
@@ -74,7 +81,7 @@ impl TraceError {
             Self::Frame(_) => "invalid_frame",
             Self::Nothing => "invalid_request",
             Self::Target(_) => "invalid_target",
-            Self::WhichNetwork(_) => "ambiguous_network",
+            Self::WhichNetwork { .. } => "ambiguous_network",
             Self::NoAddress { .. } => "no_address",
             Self::NoOwner { .. } | Self::NoIp(_) => "unknown_address",
             Self::NoRoute { .. } => "no_route",
@@ -106,11 +113,12 @@ impl Switch {
         let (_, entry) = entry.ok_or(SwitchError::PortGone(port.number))?;
         let kind = entry.kind().ok_or(SwitchError::PortGone(port.number))?;
         let has_xdp = self.datapath.port_hooks(port.number).is_some_and(|hooks| hooks.starts_with("xdp"));
-        let names = Names { ports: self.ports_by_number(), networks: self.network_names() };
+        let names = Names { ports: self.ports_by_number(), networks: self.network_names(), overlays: self.overlays() };
+        let frame = self.received(&entry, kind, &frame);
         let stages: &[Stage] = if has_xdp { &[Stage::Xdp, Stage::Tc] } else { &[Stage::Tc] };
         let (mut steps, mut agrees, mut last) = (Vec::new(), None, None);
         for stage in stages {
-            let look = self.look_again(*stage, kind, &entry, &frame)?;
+            let look = self.look_again(*stage, kind, &entry, frame)?;
             let decision = look.core.decision;
             let texts = look.core.lookups.iter().map(|lookup| names.lookup(lookup, look.now));
             let texts = texts.chain(names.consequences(&decision));
@@ -138,12 +146,31 @@ impl Switch {
         Ok(TraceView {
             from: port.name,
             network: port.network_name,
-            frame: TraceFrame { summary: summary::summary(&frame), bytes: frame.len(), hex: hex(&frame) },
+            frame: TraceFrame {
+                summary: summary::summary(frame.bytes),
+                bytes: frame.bytes.len(),
+                hex: hex(frame.bytes),
+            },
             steps,
             verdict: names.verdict(&look.core.decision),
             program,
             agrees,
         })
+    }
+
+    /// The frame as it comes in by a port: out of a tunnel, with what the peer's header says.
+    fn received<'a>(&self, port: &Port, kind: PortKind, bytes: &'a [u8]) -> Received<'a> {
+        let vni = self.overlays().get(&port.network).map(|overlay| overlay.vni);
+        let tunnel = vni.filter(|_| kind == PortKind::Tunnel).map(|vni| TunnelKey::new(port.ipv6, vni));
+        let mark = if tunnel.is_some() && port.ipv6.is_inner() { MARK_ENCRYPTED } else { 0 };
+        Received { bytes, mark, tunnel }
+    }
+
+    /// What makes networks overlays, by their number.
+    fn overlays(&self) -> BTreeMap<NetworkNumber, OverlayOptions> {
+        let state = self.state();
+        let records = state.networks.values().map(|entry| &entry.record);
+        records.filter_map(|record| Some((record.number, record.overlay?))).collect()
     }
 
     /// The port that the frame comes in by, and the frame.
@@ -152,11 +179,11 @@ impl Switch {
             (Some(text), _) => {
                 let invalid = || TraceError::Frame(text.clone());
                 let frame = from_hex(text).filter(|frame| frame.len() >= SHORTEST).ok_or_else(invalid)?;
-                Ok((self.source_port(&request.from, None)?, frame))
+                Ok((self.source_port(request, None)?, frame))
             }
             (None, Some(to)) => {
                 let target = target::parse(to)?;
-                let port = self.source_port(&request.from, Some(target))?;
+                let port = self.source_port(request, Some(target))?;
                 let frame = self.built(&port, target, request)?;
                 Ok((port, frame))
             }
@@ -164,7 +191,7 @@ impl Switch {
         }
     }
 
-    fn look_again(&self, stage: Stage, kind: PortKind, port: &Port, frame: &[u8]) -> Result<Look, SwitchError> {
+    fn look_again(&self, stage: Stage, kind: PortKind, port: &Port, frame: Received<'_>) -> Result<Look, SwitchError> {
         let mut tracer = self.tracer.lock().unwrap_or_else(PoisonError::into_inner);
         let tracer = match &mut *tracer {
             Some(tracer) => tracer,
@@ -187,11 +214,12 @@ impl Switch {
         stage: Stage,
         kind: PortKind,
         port: &Port,
-        frame: &[u8],
+        frame: Received<'_>,
     ) -> Result<Look, SwitchError> {
-        let ran = match stage {
-            Stage::Tc => tracer.tc(kind, port.ifindex, 0, frame).map(Some),
-            Stage::Xdp => tracer.xdp(kind, port.ifindex, frame),
+        let ran = match (stage, &frame.tunnel) {
+            (Stage::Tc, Some(key)) => tracer.out_of_tunnel(port.ifindex, key, frame.mark, frame.bytes).map(Some),
+            (Stage::Tc, None) => tracer.tc(kind, port.ifindex, frame.mark, frame.bytes).map(Some),
+            (Stage::Xdp, _) => tracer.xdp(kind, port.ifindex, frame.bytes),
         };
         let (program, now) = match ran {
             Ok(Some(trace)) => (Ok(trace.decision), trace.now),
@@ -200,7 +228,6 @@ impl Switch {
             Err(refused @ DatapathError::TraceRefused { .. }) => (Err(refused), Datapath::now()),
             Err(error) => return Err(error.into()),
         };
-        let frame = Marked { bytes: frame, mark: 0 };
         let core = self.datapath.reason(stage, kind, port.ifindex, &frame, now)?;
         Ok(Look { program, core, now })
     }

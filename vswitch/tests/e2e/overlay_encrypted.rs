@@ -6,69 +6,14 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crate::harness::{
-    Cloud, Family, Flow, Frame, Host, Mac, Netns, RawPort, eventually, ping, ping_with, reaches, tcp, udp,
+    Cloud, Family, Flow, Frame, Host, Mac, Netns, Overheard, RawPort, Tap, eventually, ping, ping_with, reaches, tcp,
+    udp,
 };
 
 /// What nobody but the containers may read.
 const SECRET: &[u8] = b"what only the other container may read";
 /// What the route looks like that keeps what belongs into WireGuard from going elsewhere.
 const KEPT: &str = "unreachable fd76:7377:6974::/48";
-
-fn holds(bytes: &[u8], part: &[u8]) -> bool {
-    bytes.windows(part.len()).any(|window| window == part)
-}
-
-/// Reads all that is on the underlay, at the ends of all hosts' cables, until it is asked what there was.
-struct Tap {
-    stop: Arc<AtomicBool>,
-    readers: Vec<JoinHandle<Read>>,
-}
-
-/// What a tap has read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Read {
-    /// Frames with the secret, or the address of a container, in them.
-    plain: u64,
-    /// Messages of WireGuard's.
-    encrypted: u64,
-}
-
-impl Read {
-    fn look_at(&mut self, Frame(bytes): &Frame, stations: &[Mac]) {
-        let port = 51872_u16.to_be_bytes();
-        self.plain += u64::from(holds(bytes, SECRET) || stations.iter().any(|mac| holds(bytes, &mac.0)));
-        self.encrypted += u64::from(bytes.len() > 100 && holds(&bytes[..60], &port));
-    }
-}
-
-impl Tap {
-    fn on(cloud: &Cloud, stations: &[Mac]) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let readers = (0..cloud.hosts.len()).map(|number| {
-            let port = RawPort::open(&cloud.underlay, &format!("u{number}"));
-            let (stop, stations) = (stop.clone(), stations.to_vec());
-            thread::spawn(move || {
-                let mut read = Read::default();
-                while !stop.load(Ordering::Relaxed) {
-                    let frame = port.receive(Duration::from_millis(20));
-                    frame.iter().for_each(|frame| read.look_at(frame, &stations));
-                }
-                port.pending().iter().for_each(|frame| read.look_at(frame, &stations));
-                read
-            })
-        });
-        Self { readers: readers.collect(), stop }
-    }
-
-    fn read(self) -> Read {
-        self.stop.store(true, Ordering::Relaxed);
-        let reads = self.readers.into_iter().map(|reader| reader.join().expect("it reads"));
-        reads.fold(Read::default(), |sum, read| Read {
-            plain: sum.plain + read.plain,
-            encrypted: sum.encrypted + read.encrypted,
-        })
-    }
-}
 
 /// A container that says the secret all the time: to all, to a station that is known and to one that is not.
 struct Talker {
@@ -107,7 +52,7 @@ impl Drop for Talker {
 #[track_caller]
 fn hears(container: &Netns, from: Mac) {
     let port = RawPort::open(container, "eth0");
-    port.expect_such("the secret", |Frame(bytes)| holds(bytes, SECRET) && bytes[6..12] == from.0);
+    port.expect_such("the secret", |Frame(bytes)| Tap::holds(bytes, SECRET) && bytes[6..12] == from.0);
 }
 
 #[track_caller]
@@ -153,10 +98,10 @@ fn containers_on_three_hosts_are_one_segment_over_ipv4_and_ipv6() {
 }
 
 /// Has one container talk all the time, through all that happens to a network; what was on the underlay.
-fn what_is_read(encrypted: bool) -> Read {
+fn what_is_read(encrypted: bool) -> Overheard {
     let mut cloud = Cloud::down(3, Family::V4);
     let macs = [1, 2, 3].map(|number| Mac([2, 0, 0, 0x5e, 0xc4, number]));
-    let tap = Tap::on(&cloud, &macs);
+    let tap = Tap::on(&cloud, SECRET, &macs);
     let flags: &[&str] = if encrypted { &["-o", "encrypted=true"] } else { &[] };
     // From the first moment: nobody knows anybody.
     for number in 0..3 {
@@ -220,10 +165,10 @@ fn what_is_read(encrypted: bool) -> Read {
 
 #[test]
 fn nothing_of_an_encrypted_network_is_on_the_underlay_whatever_happens() {
-    let Read { plain, encrypted } = what_is_read(true);
+    let Overheard { plain, encrypted } = what_is_read(true);
     assert!(plain == 0 && encrypted > 20, "{plain} in the clear, {encrypted} encrypted");
     // In the clear, it is found.
-    let Read { plain, encrypted } = what_is_read(false);
+    let Overheard { plain, encrypted } = what_is_read(false);
     assert!(plain > 20 && encrypted == 0, "{plain} in the clear, {encrypted} encrypted");
 }
 

@@ -7,50 +7,50 @@ use crate::harness::{Attached, Counters, Frame, Host, Mac, Netns, RawPort, Tag, 
 
 /// What `trace` prints, as far as it is looked at here.
 #[derive(Clone, Debug, Deserialize)]
-struct Trace {
-    frame: TracedFrame,
-    steps: Vec<Step>,
-    verdict: Verdict,
-    program: Program,
-    agrees: Option<bool>,
+pub struct Trace {
+    pub frame: TracedFrame,
+    pub steps: Vec<Step>,
+    pub verdict: Verdict,
+    pub program: Program,
+    pub agrees: Option<bool>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
-struct TracedFrame {
-    summary: String,
-    hex: String,
+pub struct TracedFrame {
+    pub summary: String,
+    pub hex: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]
-struct Step {
-    hook: String,
-    text: String,
+pub struct Step {
+    pub hook: String,
+    pub text: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-struct Verdict {
-    action: String,
-    to: Option<String>,
-    to_host: bool,
-    reason: Option<String>,
-    explanation: String,
+pub struct Verdict {
+    pub action: String,
+    pub to: Option<String>,
+    pub to_host: bool,
+    pub reason: Option<String>,
+    pub explanation: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]
-struct Program {
-    name: String,
-    hook: String,
-    verdict: Option<Verdict>,
+pub struct Program {
+    pub name: String,
+    pub hook: String,
+    pub verdict: Option<Verdict>,
 }
 
 impl Trace {
-    fn says(&self, text: &str) -> bool {
+    pub fn says(&self, text: &str) -> bool {
         self.steps.iter().any(|step| step.text.contains(text))
     }
 }
 
 #[track_caller]
-fn trace(host: &Host, options: &[&str]) -> Trace {
+pub fn trace(host: &Host, options: &[&str]) -> Trace {
     let trace: Trace = host.json(&[&["trace"], options].concat());
     assert_ne!(trace.agrees, Some(false), "{trace:#?}");
     if let Some(verdict) = &trace.program.verdict {
@@ -264,6 +264,6 @@ fn what_trace_says_is_what_becomes_of_the_frame() {
     }
 }
 
-fn hex(Frame(bytes): &Frame) -> String {
+pub fn hex(Frame(bytes): &Frame) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

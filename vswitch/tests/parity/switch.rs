@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 
 use vswitch::datapath::{Datapath, NetworkSpec, PortRules, PortSpec, Trunk, Xdp};
 use vswitch_common::forward::{forward, forward_early};
-use vswitch_common::packet::{Marked, address::Address};
+use vswitch_common::packet::{Received, address::Address};
 use vswitch_common::tables::memory::MemoryTables;
 use vswitch_common::tables::{FdbKey, MARK_PUBLISHED, Network, NetworkNumber, PortKind, PortNumber, Subnet, VlanKey};
 use vswitch_common::verdict::{DropReason, Verdict};
@@ -142,7 +142,7 @@ fn the_loaded_programs_decide_as_the_core_does() {
             }
         };
         let mark = numbers.pick(&[0, 0, MARK_PUBLISHED, !MARK_PUBLISHED, u32::MAX]);
-        let marked = Marked { bytes: &frame, mark };
+        let marked = Received { bytes: &frame, mark, tunnel: None };
         let side = format!("tc {kind:?} on {ifindex}, mark {mark:#x}");
         let decide = |now| forward(ifindex, &marked, &tables, now);
         let kernel = tracer.tc(kind, ifindex, mark, &frame);

@@ -12,7 +12,7 @@ use vswitch::datapath::{
 use vswitch_common::Mac;
 use vswitch_common::forward::{forward, half};
 use vswitch_common::packet::address::Address;
-use vswitch_common::packet::{TunnelKey, Tunneled};
+use vswitch_common::packet::{Received, TunnelKey};
 use vswitch_common::tables::memory::MemoryTables;
 use vswitch_common::tables::{FdbEntry, FdbKey, NeighborKey, NetworkNumber, PortKind, PortNumber, VlanKey};
 use vswitch_common::trace::Trace;
@@ -259,8 +259,8 @@ fn the_loaded_programs_of_tunnels_decide_as_the_core_does() {
             }
         }
         let core = if out {
-            let said = Tunneled { bytes: &frame, key, mark: 0 };
-            let kernel = tracer.out_of_tunnel(tunnels, &key, &frame);
+            let said = Received { bytes: &frame, mark: 0, tunnel: Some(key) };
+            let kernel = tracer.out_of_tunnel(tunnels, &key, 0, &frame);
             compare("out", kernel, &frame, &mut seen, |now| {
                 let whole = forward(tunnels, &said, &tables, now);
                 let half = if frame[0] & 1 == 0 {

@@ -9,7 +9,7 @@ use vswitch::datapath::{Datapath, DatapathError, Place, PortRules, PortSpec, Tru
 use vswitch_common::Mac;
 use vswitch_common::forward::{forward, forward_early, half};
 use vswitch_common::packet::address::Address;
-use vswitch_common::packet::{Ethernet, Marked, ethertype};
+use vswitch_common::packet::{Ethernet, Received, ethertype};
 use vswitch_common::tables::memory::MemoryTables;
 use vswitch_common::tables::{
     FdbEntry, FdbKey, MARK_FROM_CHILD, Network, NetworkNumber, PortKind, PortNumber, VlanKey,
@@ -331,7 +331,7 @@ fn the_loaded_programs_of_parents_decide_as_the_core_does() {
             passing_frame(&mut numbers, &ports, place)
         };
         let mark = numbers.pick(&[0, 0, 1, !MARK_FROM_CHILD]);
-        let marked = Marked { bytes: &frame, mark };
+        let marked = Received { bytes: &frame, mark, tunnel: None };
         let side = if kind == PortKind::Parent { "wire" } else { "child" };
         let kernel = tracer.tc(kind, ifindex, mark, &frame);
         let core = seen.compare(side, kernel, &frame, ifindex, &tables, |now| forward(ifindex, &marked, &tables, now));

@@ -8,7 +8,7 @@ use vswitch_common::Mac;
 use vswitch_common::forward::forward;
 use vswitch_common::forward::wireguard::admit;
 use vswitch_common::packet::address::Address;
-use vswitch_common::packet::{TunnelKey, Tunneled};
+use vswitch_common::packet::{Received, TunnelKey};
 use vswitch_common::tables::memory::MemoryTables;
 use vswitch_common::tables::{MARK_ENCRYPTED, NetworkNumber, PortKind, PortNumber};
 use vswitch_common::verdict::{Decision, action};
@@ -96,8 +96,8 @@ fn the_loaded_programs_of_wireguard_decide_as_the_core_does() {
     for remote in [PEER, OWN, Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)] {
         for mark in [0, MARK_ENCRYPTED, !MARK_ENCRYPTED, u32::MAX] {
             let key = TunnelKey::new(Address::new(remote.octets()), VNI);
-            let kernel = tracer.out_of_marked(ifindex, &key, mark, &frame).expect("it runs");
-            let core = forward(ifindex, &Tunneled { bytes: &frame, key, mark }, &tables, kernel.now);
+            let kernel = tracer.out_of_tunnel(ifindex, &key, mark, &frame).expect("it runs");
+            let core = forward(ifindex, &Received { bytes: &frame, mark, tunnel: Some(key) }, &tables, kernel.now);
             assert_eq!(kernel.decision, core, "{key:?} {mark:x}");
             let taken = remote == PEER && mark & MARK_ENCRYPTED != 0;
             assert_eq!(core.ingress == number, taken, "{key:?} {mark:x}: {core:?}");

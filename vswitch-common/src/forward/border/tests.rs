@@ -8,7 +8,7 @@ use std::vec::Vec;
 use crate::forward::forward;
 use crate::forward::tests::{A, B, HOST, NOW, OTHER, OTHER_HOST, STRANGER, WIRE, decided, frame, tables as ports};
 use crate::mac::Mac;
-use crate::packet::Marked;
+use crate::packet::Received;
 use crate::packet::address::Address;
 use crate::tables::memory::MemoryTables;
 use crate::tables::{MARK_PUBLISHED, Network, NetworkNumber, Port, PortNumber, Subnet, Tables as _};
@@ -100,7 +100,7 @@ impl Sent {
 
     fn marked(&self, tables: &MemoryTables, mark: u32, source: &str, destination: &str) -> Verdict {
         let bytes = self.bytes(source, destination);
-        decided(&forward(self.ifindex, &Marked { bytes: &bytes, mark }, tables, NOW))
+        decided(&forward(self.ifindex, &Received { bytes: &bytes, mark, tunnel: None }, tables, NOW))
     }
 }
 
@@ -355,7 +355,7 @@ proptest! {
         if reaches_the_host(out) {
             // The host routes it as it is, but for the addresses of Ethernet.
             let bytes = frame(back, OTHER_HOST, &packet);
-            let routed = decided(&forward(23, &Marked { bytes: &bytes, mark }, &tables, NOW));
+            let routed = decided(&forward(23, &Received { bytes: &bytes, mark, tunnel: None }, &tables, NOW));
             prop_assert!(drops(routed));
         }
     }
@@ -372,7 +372,7 @@ proptest! {
         tables.networks.insert(NetworkNumber(1), Network { flags: Network::INTERNAL, ..Network::default() });
         let from = match ifindex { 11 => A, 12 => B, 13 => HOST, _ => STRANGER };
         let bytes = frame(there, from, &packet(tags, source, destination));
-        let verdict = decided(&forward(ifindex, &Marked { bytes: &bytes, mark }, &tables, NOW));
+        let verdict = decided(&forward(ifindex, &Received { bytes: &bytes, mark, tunnel: None }, &tables, NOW));
         let gateway = |address| tables.subnet(address)
             .is_some_and(|subnet| subnet.network == NetworkNumber(1) && subnet.is_gateway());
         let of_this_link = |address: Address| {

@@ -7,8 +7,11 @@ use utoipa::ToSchema;
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct TraceRequest {
-    /// Who sends it: an endpoint, an uplink's interface, `host`, or the host's device in a network.
+    /// Who sends it: an endpoint, an uplink's interface, a peer's address, `host`, or the host's device in a network.
     pub from: String,
+    /// In which network, where it could be several: a name or an id.
+    #[serde(default)]
+    pub network: Option<String>,
     /// To whom: a MAC or an IP address.
     pub to: Option<String>,
     /// The frame itself, in hex.

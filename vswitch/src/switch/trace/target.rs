@@ -5,13 +5,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use vswitch_common::Mac;
 
+use super::super::cluster;
 use super::super::fdb::vlan;
-use super::super::state::NetworkEntry;
+use super::super::state::{NetworkEntry, State};
 use super::super::views::NamedPort;
 use super::build::{Content, Sender, frame, group_mac, link_local, plain, tagged};
 use super::{Switch, SwitchError, TraceError};
 use crate::api::{TraceProtocol, TraceRequest};
-use crate::model::EndpointAddress;
 
 /// What the host is called, wherever it is.
 const HOST: &str = "host";
@@ -37,8 +37,13 @@ pub fn parse(text: &str) -> Result<Target, TraceError> {
 impl Switch {
     /// The port that a frame of this sender for this target comes in by. A sender that is in several networks sends it in
     /// the one that the target is in, or by its default route.
-    pub(super) fn source_port(&self, from: &str, target: Option<Target>) -> Result<NamedPort, SwitchError> {
-        let ports = self.ports_by_number();
+    pub(super) fn source_port(&self, request: &TraceRequest, target: Option<Target>) -> Result<NamedPort, SwitchError> {
+        let from = request.from.as_str();
+        let mut ports = self.ports_by_number();
+        if let Some(reference) = &request.network {
+            let network = self.state().network(reference)?.record.id;
+            ports.retain(|_, port| port.network == network);
+        }
         let of_endpoint: Vec<NamedPort> = {
             let state = self.state();
             match state.endpoint(from) {
@@ -53,17 +58,18 @@ impl Switch {
         if found.is_empty() {
             found = ports.values().filter(named).cloned().collect();
         }
-        let whole_host = found.is_empty();
-        if whole_host {
+        if found.is_empty() {
             found = ports.values().filter(is_host).cloned().collect();
         }
+        // An endpoint has a default route, to send by what is for nowhere near.
+        let is_everywhere = found.iter().any(|port| matches!(port.kind, "host" | "tunnel"));
         let place = found.iter().position(|port| target.is_some_and(|target| self.is_near(port, target)));
         match (place, found.len()) {
             (_, 0) => Err(SwitchError::PortNotFound(from.to_owned())),
             (Some(place), _) => Ok(found.swap_remove(place)),
-            (None, 2..) if whole_host => {
+            (None, 2..) if is_everywhere => {
                 let target = target.map_or_else(|| "the frame".to_owned(), name);
-                Err(TraceError::WhichNetwork(target).into())
+                Err(TraceError::WhichNetwork { from: from.to_owned(), target }.into())
             }
             (None, _) => Ok(found.swap_remove(0)),
         }
@@ -120,7 +126,12 @@ impl Switch {
         let entry = self.datapath.ports()?.into_iter().find(|(number, _)| *number == port.number);
         let (_, entry) = entry.ok_or(SwitchError::PortGone(port.number))?;
         let name = port.name.clone();
-        if port.kind == "uplink" {
+        if port.kind == "tunnel"
+            && let Some(station) = self.station_behind(port)
+        {
+            return Ok(Sender { name, ..station });
+        }
+        if matches!(port.kind, "uplink" | "tunnel") {
             // Not the host, whose the interface's own address is: somebody on the wire.
             let mut heard = self.datapath.fdb()?.into_iter().filter(|(key, station)| {
                 station.port == port.number && !station.is_static() && key.network == entry.network
@@ -144,6 +155,22 @@ impl Switch {
         Ok(Sender { name, mac: entry.mac, ips: ips.unwrap_or_default() })
     }
 
+    /// One of those that the cluster tells to be on the host where a tunnel leads.
+    fn station_behind(&self, port: &NamedPort) -> Option<Sender> {
+        let state = self.state();
+        let peer = state
+            .networks
+            .get(&port.network)?
+            .tunnels
+            .as_ref()?
+            .iter()
+            .find(|(_, handle)| handle.number == port.number)?
+            .0;
+        let host = state.others.hosts.values().find(|host| host.address == *peer)?.id;
+        let station = state.others.of_network(port.network).find(|station| station.host == host)?;
+        Some(Sender { name: String::new(), mac: station.mac.get(), ips: cluster::addresses(station).collect() })
+    }
+
     /// The IP address of a station in a port's network, as far as one is known: of the sender's families the first.
     fn address_of(&self, port: &NamedPort, mac: Mac, sender: &Sender) -> Option<IpAddr> {
         let fits = |ip: &IpAddr| sender.ips.iter().any(|own| own.is_ipv4() == ip.is_ipv4());
@@ -156,7 +183,7 @@ impl Switch {
         if is_host {
             return network.record.gateways().find(fits);
         }
-        addresses(&state, network).find(|address| address.mac.get() == mac)?.ips().find(fits)
+        stations(&state, network).find(|(station, _)| *station == mac)?.1.into_iter().find(fits)
     }
 
     /// The station that a packet for an address is handed to.
@@ -169,7 +196,7 @@ impl Switch {
         let gone = || SwitchError::NetworkNotFound(port.network_name.clone());
         let network = state.networks.get(&port.network).ok_or_else(gone)?;
         let has = |mac: Mac, ip: IpAddr| ip == target || target == IpAddr::V6(link_local(mac));
-        let owner = addresses(&state, network).find(|address| address.ips().any(|ip| has(address.mac.get(), ip)));
+        let owner = stations(&state, network).find(|(mac, ips)| ips.iter().any(|ip| has(*mac, *ip)));
         let is_hosts = network.record.gateways().any(|gateway| gateway == target)
             || host.is_some_and(|host| target == IpAddr::V6(link_local(host)));
         let near = network.record.subnet_of(target);
@@ -177,7 +204,7 @@ impl Switch {
             near.is_some_and(|config| matches!(config.subnet.net(), IpNet::V4(net) if net.broadcast() == target));
         let link_local = matches!(target, IpAddr::V6(ip) if ip.is_unicast_link_local());
         match owner {
-            Some(owner) => Ok(owner.mac.get()),
+            Some((owner, _)) => Ok(owner),
             None if is_hosts => host.ok_or_else(|| TraceError::NoOwner { address: target }.into()),
             None if is_last => Ok(Mac::BROADCAST),
             None if near.is_some() || link_local => Err(TraceError::NoOwner { address: target }.into()),
@@ -197,12 +224,12 @@ impl Switch {
     }
 }
 
-/// The addresses of a network's endpoints.
-fn addresses<'a>(
-    state: &'a super::super::state::State,
-    network: &NetworkEntry,
-) -> impl Iterator<Item = &'a EndpointAddress> {
-    state.endpoints_of(network.record.id).filter_map(|entry| entry.record.address.as_ref())
+/// The stations that are known to be a network's endpoints, here and on the other hosts of a cluster, with their addresses.
+fn stations(state: &State, network: &NetworkEntry) -> impl Iterator<Item = (Mac, Vec<IpAddr>)> {
+    let id = network.record.id;
+    let here = state.endpoints_of(id).filter_map(|entry| entry.record.address.as_ref());
+    let here = here.map(|address| (address.mac.get(), address.ips().collect()));
+    here.chain(state.others.of_network(id).map(|other| (other.mac.get(), cluster::addresses(other).collect())))
 }
 
 /// The last address of a subnet that a host can have: what a machine on the wire may have.

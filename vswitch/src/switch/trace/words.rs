@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 
 use vswitch_common::forward::Copied;
+use vswitch_common::packet::TunnelKey;
 use vswitch_common::packet::address::Address;
 use vswitch_common::tables::{
     FdbEntry, FdbKey, ListenerKey, NeighborKey, Network, NetworkNumber, Port, PortKind, PortNumber, StormClass, Subnet,
@@ -14,7 +15,7 @@ use vswitch_common::verdict::{Answer, Decision, Delivery, DropReason, Flood, Ver
 use super::super::views::NamedPort;
 use crate::api::TraceVerdict;
 use crate::datapath::Lookup;
-use crate::model::explanation;
+use crate::model::{OverlayOptions, explanation};
 
 /// How many copies of a flood are told one by one.
 const MOST_COPIES: usize = 16;
@@ -24,6 +25,8 @@ const MOST_COPIES: usize = 16;
 pub struct Names {
     pub ports: BTreeMap<PortNumber, NamedPort>,
     pub networks: BTreeMap<NetworkNumber, String>,
+    /// What makes those overlays that are.
+    pub overlays: BTreeMap<NetworkNumber, OverlayOptions>,
 }
 
 impl Names {
@@ -36,6 +39,7 @@ impl Names {
             Lookup::Port(number, Some(port)) => self.entry(*number, port),
             Lookup::Station(key, entry) => format!("FDB: {}{}", self.station(key), self.place(entry.as_ref(), now)),
             Lookup::Network(number, network) => format!("{} is {}", self.network(*number), nature(*network)),
+            Lookup::Tunnel(key, port) => self.tunnel(key, *port),
             Lookup::Subnet(address, subnet) => self.owner(*address, *subnet),
             Lookup::Neighbor(key, owner) => self.neighbor(key, *owner),
             Lookup::Trunk(port, vlan, listed) => {
@@ -112,7 +116,7 @@ impl Names {
     fn outcome(&self, decision: &Decision, verdict: Option<Verdict>) -> String {
         match verdict {
             Some(Verdict::Leave) => "XDP leaves it to tcx".to_owned(),
-            Some(Verdict::Redirect(to)) => self.delivery(&to),
+            Some(Verdict::Redirect(to)) => self.delivery(&to, decision.station.network),
             Some(Verdict::Flood(flood)) => format!("a copy to {}", receivers(flood)),
             Some(Verdict::Pass) => "to the host's own stack, on the device that it came in by".to_owned(),
             Some(Verdict::Answer(answer, port)) => {
@@ -132,7 +136,7 @@ impl Names {
         explanation(reason)
     }
 
-    fn delivery(&self, to: &Delivery) -> String {
+    fn delivery(&self, to: &Delivery, network: NetworkNumber) -> String {
         let port = self.port(to.port);
         let way = match (to.kind(), to.way == Delivery::LOCAL) {
             (Some(PortKind::Host), _) => format!("to the host's stack, by {port}"),
@@ -143,9 +147,27 @@ impl Names {
             }
             (Some(PortKind::Parent), false) => format!("out on the wire, by {port}"),
             (Some(PortKind::Uplink), false) => format!("out on the wire, by {port}"),
+            (Some(PortKind::Tunnel), _) => format!("to another host{}, by {port}", self.wrapping(network)),
             _ => format!("to {port}"),
         };
         way + tag_change(to.tag)
+    }
+
+    /// How frames of a network go from host to host.
+    fn wrapping(&self, network: NetworkNumber) -> String {
+        match self.overlays.get(&network) {
+            Some(overlay) if overlay.encrypted => format!(", in VXLAN with VNI {} inside WireGuard", overlay.vni),
+            Some(overlay) => format!(", in VXLAN with VNI {}", overlay.vni),
+            None => String::new(),
+        }
+    }
+
+    fn tunnel(&self, key: &TunnelKey, port: Option<PortNumber>) -> String {
+        let peer = ip(key.remote);
+        match port {
+            Some(port) => format!("what {peer} sends with VNI {} comes in by {}", key.vni, self.port(port)),
+            None => format!("what {peer} sends with VNI {} is not taken", key.vni),
+        }
     }
 
     fn port(&self, number: PortNumber) -> String {
@@ -171,6 +193,10 @@ impl Names {
             Some(PortKind::Child) => "an endpoint's",
             Some(PortKind::Tunnel) => "a tunnel",
             None => "of no kind",
+        };
+        let kind = match port.kind() {
+            Some(PortKind::Tunnel) if port.mtu != 0 => format!("{kind} for packets of up to {} bytes", port.mtu),
+            _ => kind.to_owned(),
         };
         let vlan = if port.vlan == VlanKey::NONE { String::new() } else { format!(", {}", vlan_name(port.vlan)) };
         let rules = rules(port);

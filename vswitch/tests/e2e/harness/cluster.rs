@@ -89,9 +89,20 @@ impl Clustered {
     /// Hosts whose switches are up, with the network `net`, a container in it on each, and all told of all.
     #[track_caller]
     pub fn up(count: usize, family: Family, lease: &'static str) -> Self {
+        Self::with(count, family, lease, &[])
+    }
+
+    /// The same, whose network is encrypted.
+    #[track_caller]
+    pub fn encrypted(count: usize, family: Family, lease: &'static str) -> Self {
+        Self::with(count, family, lease, &["-o", "encrypted=true"])
+    }
+
+    #[track_caller]
+    fn with(count: usize, family: Family, lease: &'static str, network: &[&str]) -> Self {
         let mut cluster = Self::beside(count, family, lease, false);
         (0..count).for_each(|number| drop(cluster.join(number)));
-        cluster.hosts[0].ok(&[&["network", "create", "-d", "overlay"], &Self::SUBNETS[..], &["net"]].concat());
+        cluster.hosts[0].ok(&[&["network", "create", "-d", "overlay"], network, &Self::SUBNETS[..], &["net"]].concat());
         for number in 0..count {
             cluster.has_network(number, "net");
             let container = Netns::new(&format!("c{number}"));

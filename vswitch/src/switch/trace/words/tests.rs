@@ -19,6 +19,7 @@ fn names() -> Names {
     Names {
         ports: ports.into_iter().map(|port| (port.number, port)).collect(),
         networks: BTreeMap::from([(FRONT, "front".to_owned())]),
+        overlays: BTreeMap::from([(FRONT, OverlayOptions { vni: 5000, encrypted: true, shared: false })]),
     }
 }
 
@@ -35,6 +36,8 @@ fn lookups_are_said_in_the_names_that_people_gave() {
         vlan: VlanKey(30),
         ..Port::default()
     };
+    let tunnel = Port { network: FRONT, kind: PortKind::Tunnel as u8, mtu: 1450, ..Port::default() };
+    let key_of_peer = TunnelKey::new(Address::mapped([192, 0, 2, 7]), 5000);
     let address = Address::mapped([10, 0, 0, 5]);
     let neighbor = NeighborKey { address, network: FRONT, vlan: VlanKey::NONE, reserved: 0 };
     let group = ListenerKey {
@@ -49,6 +52,12 @@ fn lookups_are_said_in_the_names_that_people_gave() {
         (Lookup::Device(12, WEB), "device 12 is port 3 (web1)"),
         (Lookup::Device(13, PortNumber::NONE), "device 13 is no port of the switch"),
         (Lookup::Port(WEB, None), "port 3 is gone"),
+        (
+            Lookup::Port(WEB, Some(tunnel)),
+            "port 3 (web1) is a tunnel for packets of up to 1450 bytes, in network front",
+        ),
+        (Lookup::Tunnel(key_of_peer, Some(WEB)), "what 192.0.2.7 sends with VNI 5000 comes in by port 3 (web1)"),
+        (Lookup::Tunnel(key_of_peer, None), "what 192.0.2.7 sends with VNI 5000 is not taken"),
         (
             Lookup::Port(WEB, Some(port)),
             "port 3 (web1) is an endpoint's, in network front, VLAN 30: isolated, spoof_guard",
