@@ -52,8 +52,17 @@ fn an_endpoint_that_moves_is_reached_wherever_it_is() {
 }
 
 #[test]
-fn a_lost_host_is_forgotten_after_its_lease_and_known_again_when_it_is_back() {
-    let cluster = Clustered::up(3, Family::V4, Clustered::BRIEF);
+fn over_ipv4_a_lost_host_is_forgotten_after_its_lease_and_known_again_when_it_is_back() {
+    lost_and_back(Family::V4);
+}
+
+#[test]
+fn over_ipv6_a_lost_host_is_forgotten_after_its_lease_and_known_again_when_it_is_back() {
+    lost_and_back(Family::V6);
+}
+
+fn lost_and_back(family: Family) {
+    let cluster = Clustered::up(3, family, Clustered::BRIEF);
     let [one, two, three] = [0, 1, 2].map(|number| &cluster.containers[number]);
     let lost = &cluster.at[2];
     let flow = Flow::start(one, two, cluster.at[1].ipv4);

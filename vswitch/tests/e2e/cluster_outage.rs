@@ -5,8 +5,17 @@ use std::{thread, time::Duration};
 use crate::harness::{AtRest, Clustered, Family, Flow, Netns, eventually, ping, tcp};
 
 #[test]
-fn without_etcd_traffic_goes_on_and_nothing_new_comes() {
-    let mut cluster = Clustered::up(3, Family::V4, Clustered::BRIEF);
+fn without_etcd_traffic_goes_on_and_nothing_new_comes_over_ipv4() {
+    without_etcd(Family::V4);
+}
+
+#[test]
+fn without_etcd_traffic_goes_on_and_nothing_new_comes_over_ipv6() {
+    without_etcd(Family::V6);
+}
+
+fn without_etcd(family: Family) {
+    let mut cluster = Clustered::up(3, family, Clustered::BRIEF);
     let [extra, late] = ["extra", "late"].map(Netns::new);
     let extra_at = cluster.hosts[0].attach(&extra, &["--network", "net", "--name", "extra"]);
     (1..3).for_each(|number| cluster.knows(number, extra_at.mac, 0));
