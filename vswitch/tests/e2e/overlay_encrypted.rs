@@ -240,7 +240,8 @@ fn traffic_goes_on_without_a_daemon_where_the_kernel_has_wireguard() {
         flow.goes_on(100);
         cloud.hosts[0].start(&[]);
         flow.goes_on(100);
-        flow.assert_complete();
+        // In whatever order: the sender moves from CPU to CPU, and each has a queue of its own.
+        flow.assert_none_lost();
         assert_eq!(cloud.wireguard(0).expect("the device")["ifindex"], device, "it is the same device");
     } else {
         eprintln!("this kernel has no WireGuard: the daemon does its work, and traffic stops with it");

@@ -79,7 +79,15 @@ impl Flow {
 
     /// Stops it; every datagram sent must have arrived, once and in order.
     #[track_caller]
-    pub fn assert_complete(mut self) {
+    pub fn assert_complete(self) {
+        let received = self.assert_none_lost();
+        let late: Vec<u64> = received.windows(2).filter(|two| two[0] > two[1]).map(|two| two[1]).collect();
+        assert!(late.is_empty(), "of {} datagrams these arrived after later ones: {late:?}", received.len());
+    }
+
+    /// Stops it; every datagram sent must have arrived, once. As they arrived.
+    #[track_caller]
+    pub fn assert_none_lost(mut self) -> Vec<u64> {
         self.stop.store(true, Ordering::Relaxed);
         let sent = self.sender.take().expect("finished once").join().expect("the sender runs to its end");
         let received = self.receiver.take().expect("finished once").join().expect("the receiver runs to its end");
@@ -87,8 +95,7 @@ impl Flow {
         let missing: Vec<u64> = (0..sent).filter(|number| !arrived.contains(number)).collect();
         assert!(sent > 0 && missing.is_empty(), "{} of {sent} datagrams did not arrive: {missing:?}", missing.len());
         assert_eq!(received.len() as u64, sent, "datagrams arrived twice");
-        let late: Vec<u64> = received.windows(2).filter(|two| two[0] > two[1]).map(|two| two[1]).collect();
-        assert!(late.is_empty(), "{} of {sent} datagrams arrived after later ones: {late:?}", late.len());
+        received
     }
 }
 

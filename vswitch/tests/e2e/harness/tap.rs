@@ -28,9 +28,14 @@ pub struct Overheard {
 
 impl Overheard {
     fn look_at(&mut self, Frame(bytes): &Frame, secret: &[u8], stations: &[Mac]) {
-        let port = 51872_u16.to_be_bytes();
         self.plain += u64::from(Tap::holds(bytes, secret) || stations.iter().any(|mac| Tap::holds(bytes, &mac.0)));
-        self.encrypted += u64::from(bytes.len() > 100 && Tap::holds(&bytes[..60], &port));
+        // UDP to WireGuard's port, in IPv4 or IPv6 without options.
+        let port = match bytes.get(12..14) {
+            Some([0x08, 0x00]) => bytes.get(36..38),
+            Some([0x86, 0xdd]) => bytes.get(56..58),
+            _ => None,
+        };
+        self.encrypted += u64::from(bytes.len() > 100 && port == Some(&51872_u16.to_be_bytes()));
     }
 }
 
