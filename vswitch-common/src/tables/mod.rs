@@ -2,10 +2,17 @@
 //!
 //! All types here are `repr(C)` without implicit padding, in host byte order; their sizes are asserted below.
 
+mod counters;
+mod fdb;
 #[cfg(feature = "std")]
 pub mod memory;
+mod tunnels;
 
 use core::ops::Deref;
+
+pub use counters::{DROP_REASONS, PortCounters};
+pub use fdb::{FdbEntry, FdbKey};
+pub use tunnels::{TunnelEnd, Way};
 
 use crate::mac::Mac;
 use crate::packet::TunnelKey;
@@ -335,114 +342,6 @@ pub const MARK_FROM_CHILD: u32 = 0x4000;
 /// a mark takes CAP_NET_RAW or CAP_NET_ADMIN, and marks do not survive the change of namespace.
 pub const MARK_ENCRYPTED: u32 = 0x1000;
 
-/// How tunnels end at an address of this host. All zeros if none do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-#[repr(C)]
-pub struct TunnelEnd {
-    /// The UDP port.
-    pub port: u16,
-    /// Bits: [`TunnelEnd::TRAINS`].
-    pub flags: u16,
-    /// The device into which TCP is unwrapped, so that GRO makes few packets of many behind it; 0 if there is none.
-    pub receiver: u32,
-}
-
-impl TunnelEnd {
-    /// Trains of segments have arrived here: somebody before us makes few packets of many already.
-    pub const TRAINS: u16 = 1;
-}
-
-/// How packets of a tunnel leave when its device is left out. All zeros if they do not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-#[repr(C)]
-pub struct Way {
-    /// This host's IPv4 address on that way, its bytes in the order of the wire.
-    pub source: u32,
-    /// The device that they leave by.
-    pub ifindex: u32,
-    /// The UDP port of the tunnels.
-    pub port: u16,
-    /// The longest inner IP packet that need not be cut into fragments on its way.
-    pub mtu: u16,
-}
-
-/// A station's key in the FDB.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(C)]
-pub struct FdbKey {
-    /// The network.
-    pub network: NetworkNumber,
-    /// The VLAN in it.
-    pub vlan: VlanKey,
-    /// The station.
-    pub mac: Mac,
-}
-
-/// Where a station is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-#[repr(C)]
-pub struct FdbEntry {
-    /// The port it is behind.
-    pub port: PortNumber,
-    /// The [`tick`] at which it was last heard; written at most once a tick. 0 for static ones.
-    pub seen: u32,
-    /// Bits: [`FdbEntry::STATIC`] and the like.
-    pub flags: u16,
-    /// How often it has moved since `since`.
-    pub recent: u16,
-    /// The tick from which `recent` counts; if it is held, from which it is.
-    pub since: u32,
-    /// How often it moved from port to port since it was learned.
-    pub moves: u32,
-}
-
-impl FdbEntry {
-    /// Written by the daemon: never learned over, never aged.
-    pub const STATIC: u16 = 1;
-    /// Aged like a learned one, and does not move while it is there.
-    pub const STICKY: u16 = 2;
-    /// It moved too often and stays where it is for [`FdbEntry::DAMPING`] ticks.
-    pub const HELD: u16 = 4;
-    /// Besides [`FdbEntry::STATIC`]: an endpoint of another host of the cluster, whose record this follows.
-    pub const REMOTE: u16 = 8;
-    /// Moves within [`FdbEntry::DAMPING`] that are still taken for a station on the move.
-    pub const MOVES: u16 = 5;
-    /// The time in which moves are counted, and that a station is held, in ticks: 9.7 seconds.
-    pub const DAMPING: u32 = 9;
-
-    /// Whether the daemon wrote it.
-    #[inline(always)]
-    pub const fn is_static(&self) -> bool {
-        self.flags & Self::STATIC != 0
-    }
-
-    /// Whether it stays at its port, whoever claims its address elsewhere: for good or as long as the entry lives.
-    #[inline(always)]
-    pub const fn is_fixed(&self) -> bool {
-        self.flags & (Self::STATIC | Self::STICKY) != 0
-    }
-
-    /// Whether it is held at its port at the moment.
-    #[inline(always)]
-    pub const fn is_held(&self, now: u32) -> bool {
-        self.flags & Self::HELD != 0 && now.wrapping_sub(self.since) < Self::DAMPING
-    }
-
-    /// The entry of a station that has just been heard at another port: there, or held where it was.
-    #[inline(always)]
-    pub const fn moved(self, port: PortNumber, now: u32) -> Self {
-        let (since, recent) = if self.flags & Self::HELD != 0 || now.wrapping_sub(self.since) >= Self::DAMPING {
-            (now, 1)
-        } else {
-            (self.since, self.recent + 1)
-        };
-        if recent > Self::MOVES {
-            return Self { flags: self.flags | Self::HELD, since: now, recent, ..self };
-        }
-        Self { port, seen: now, flags: self.flags & !Self::HELD, recent, since, moves: self.moves + 1 }
-    }
-}
-
 /// The FDB's clock: nanoseconds of CLOCK_MONOTONIC in units of 2^30, so that no division is needed. A tick is 1.07 s.
 #[inline(always)]
 pub const fn tick(nanoseconds: u64) -> u32 {
@@ -452,84 +351,6 @@ pub const fn tick(nanoseconds: u64) -> u32 {
 /// A number of ticks in whole seconds, rounded down.
 pub const fn ticks_to_seconds(ticks: u32) -> u64 {
     ((ticks as u64) << 30) / 1_000_000_000
-}
-
-/// Room for drop counters; more than there are reasons, so that a new reason does not change the layout.
-pub const DROP_REASONS: usize = 32;
-
-/// What went through a port, per CPU. `in = forwarded + flooded + to_host + passed + drops`, in frames.
-/// A GSO packet, the kernel's train of segments, counts as one frame with all its bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub struct PortCounters {
-    /// Frames that came in by the port.
-    pub rx_frames: u64,
-    /// Their bytes, Ethernet header included, FCS not.
-    pub rx_bytes: u64,
-    /// Frames handed to the port's device.
-    pub tx_frames: u64,
-    /// Their bytes.
-    pub tx_bytes: u64,
-    /// Of the frames in: sent to one container or uplink.
-    pub forwarded: u64,
-    /// Of the frames in: flooded.
-    pub flooded: u64,
-    /// Of the frames in: sent to the host's port, or answered by the switch itself.
-    pub to_host: u64,
-    /// Of those: answered by the switch itself.
-    pub answered: u64,
-    /// Of the frames in: left to the host's stack on the device itself (uplinks).
-    pub passed: u64,
-    /// Stations learned from this port.
-    pub learned: u64,
-    /// Stations not learned because the table was full, or as many learned from this port as may be.
-    pub learn_failed: u64,
-    /// Copies of a flood, or frames for this port, that the kernel could not deliver.
-    pub tx_failed: u64,
-    /// Of the frames in: dropped, by [`crate::verdict::DropReason`].
-    pub drops: [u64; DROP_REASONS],
-}
-
-impl Default for PortCounters {
-    fn default() -> Self {
-        Self {
-            rx_frames: 0,
-            rx_bytes: 0,
-            tx_frames: 0,
-            tx_bytes: 0,
-            forwarded: 0,
-            flooded: 0,
-            to_host: 0,
-            answered: 0,
-            passed: 0,
-            learned: 0,
-            learn_failed: 0,
-            tx_failed: 0,
-            drops: [0; DROP_REASONS],
-        }
-    }
-}
-
-impl PortCounters {
-    /// The sum of two, field by field: the daemon adds up the CPUs.
-    pub fn plus(mut self, other: &Self) -> Self {
-        self.rx_frames += other.rx_frames;
-        self.rx_bytes += other.rx_bytes;
-        self.tx_frames += other.tx_frames;
-        self.tx_bytes += other.tx_bytes;
-        self.forwarded += other.forwarded;
-        self.flooded += other.flooded;
-        self.to_host += other.to_host;
-        self.answered += other.answered;
-        self.passed += other.passed;
-        self.learned += other.learned;
-        self.learn_failed += other.learn_failed;
-        self.tx_failed += other.tx_failed;
-        for (sum, drops) in self.drops.iter_mut().zip(other.drops) {
-            *sum += drops;
-        }
-        self
-    }
 }
 
 /// The largest number of ports of a switch, and of networks.

@@ -1,6 +1,7 @@
 //! The switch in the kernel: loads the eBPF programs, keeps their tables, and makes devices into ports.
 
 mod batch;
+mod entry;
 mod error;
 mod hooks;
 mod live;
@@ -14,6 +15,7 @@ mod remotes;
 mod stations;
 mod tables;
 mod tracer;
+mod tunnels;
 mod underlay;
 mod watch;
 mod wireguard;

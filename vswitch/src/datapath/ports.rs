@@ -6,18 +6,19 @@ use std::sync::MutexGuard;
 
 use aya::maps::PerCpuValues;
 use vswitch_common::Mac;
-use vswitch_common::packet::TunnelKey;
 use vswitch_common::packet::address::Address;
 use vswitch_common::tables::{
     FdbKey, MAX_PORTS, Neighbor, NeighborKey, NetworkNumber, OwnKey, Port, PortCounters, PortKind, PortNumber, VlanKey,
     Way, trunk_key,
 };
 
+use super::entry::{fixed, flags, mapped, neighbors, own, per_tick};
 use super::error::chain;
 use super::hooks::{self, Hook, Hooks};
 use super::load::{Datapath, Pins, State};
 use super::stations::station;
 use super::tables::{Maps, removed, set};
+use super::tunnels::is_tunnel;
 use super::{DatapathError, Mode, PortSpec, Trunk, Xdp};
 
 /// What the daemon remembers of the port table, so as not to search it: all of it can be read back from the maps.
@@ -175,23 +176,6 @@ impl Datapath {
         state.own(number, addresses.iter().map(key).collect())
     }
 
-    /// Says how long a packet into the tunnel to a peer may be; returns what it was before, if that was something else.
-    /// Nothing happens if the port is gone, or another's.
-    ///
-    /// # Errors
-    /// What the kernel refused.
-    pub fn set_tunnel_mtu(&self, number: PortNumber, peer: IpAddr, mtu: u16) -> Result<Option<u16>, DatapathError> {
-        let mut state = self.state();
-        let Some(port) = state.ports.ports.get(&number).copied() else { return Ok(None) };
-        if !is_tunnel(&port) || port.ipv6 != mapped(peer) || port.mtu == mtu {
-            return Ok(None);
-        }
-        let changed = Port { mtu, ..port };
-        set(&mut state.maps.ports, "PORTS", number.0, changed)?;
-        state.ports.ports.insert(number, changed);
-        Ok(Some(port.mtu))
-    }
-
     /// Makes a port a plain device again: programs, FDB entries and table entry go. Nothing happens if it is gone.
     ///
     /// # Errors
@@ -321,13 +305,6 @@ impl State {
             self.maps.change_network(spec.network, |entry| entry.only = number)?;
         }
         self.head(spec.network)
-    }
-
-    /// By what a tunnel is found.
-    fn tunnel_key(&self, port: &Port) -> Result<TunnelKey, DatapathError> {
-        let network = self.maps.networks.get(&port.network.0, 0);
-        let network = network.map_err(|cause| DatapathError::Table { table: "NETWORKS", cause })?;
-        Ok(TunnelKey::new(port.ipv6, network.vni))
     }
 
     /// Writes where the list of a network's ports begins.
@@ -460,79 +437,4 @@ impl State {
         let zeros = zeros.map_err(|error| failed(aya::maps::MapError::IoError(error)))?;
         self.maps.counters.set(number.0, zeros, 0).map_err(failed)
     }
-}
-
-/// Whether a port's station has an entry of its own in the FDB: not if it shares its address with its parent, or there is
-/// none.
-fn fixed(port: &Port) -> bool {
-    match port.kind() {
-        Some(PortKind::Child) => !port.has(Port::BY_ADDRESS | Port::PASSTHRU),
-        kind => kind != Some(PortKind::Tunnel),
-    }
-}
-
-pub(super) fn is_tunnel(port: &Port) -> bool {
-    port.kind() == Some(PortKind::Tunnel)
-}
-
-fn flags(spec: &PortSpec) -> u32 {
-    let rules = &spec.rules;
-    let container = matches!(spec.kind, PortKind::Container | PortKind::Child);
-    let tunnel = spec.kind == PortKind::Tunnel;
-    let place = &spec.rules.place;
-    let flags = [
-        (Port::XDP_EGRESS, spec.xdp_egress),
-        // What is isolated here is so from all other endpoints, wherever they are.
-        (Port::ISOLATED, rules.isolated && container || tunnel),
-        (Port::SPLIT_HORIZON, rules.split_horizon || tunnel),
-        (Port::SPOOF_GUARD, rules.spoof_guard && container),
-        (Port::RA_GUARD, rules.ra_guard && container),
-        (Port::DHCP_GUARD, rules.dhcp_guard && container),
-        (Port::BPDU_GUARD, rules.bpdu_guard && container),
-        (Port::LEARN, rules.learning && spec.kind != PortKind::Host),
-        (Port::HAIRPIN, rules.hairpin),
-        (Port::TRUNK, rules.trunk != Trunk::None),
-        (Port::ALL_VLANS, rules.trunk == Trunk::All),
-        (Port::ARP_SUPPRESS, rules.arp_suppress),
-        (Port::SNOOPING, rules.snooping),
-        (Port::ROUTER, rules.router || tunnel || spec.kind == PortKind::Uplink),
-        (Port::APART, place.apart),
-        (Port::REFLECTED, place.reflected),
-        (Port::BY_ADDRESS, place.by_address),
-        (Port::ROUTED, place.routed),
-        (Port::STACK, place.stack),
-        (Port::HOST_ACCESS, place.host_access),
-        (Port::PASSTHRU, place.passthru),
-    ];
-    flags.into_iter().filter(|(_, set)| *set).fold(0, |all, (flag, _)| all | flag)
-}
-
-/// Frames in a second as frames in a tick, at least one.
-fn per_tick(pps: u32) -> u32 {
-    let frames = (u64::from(pps) << 30).div_ceil(1_000_000_000);
-    u32::try_from(frames).unwrap_or(u32::MAX)
-}
-
-/// The addresses of a port's station as the programs know them: IPv4 in the order of the wire, IPv6.
-fn own(addresses: &[IpAddr]) -> (u32, Address) {
-    let four =
-        addresses.iter().find_map(|address| if let IpAddr::V4(four) = address { Some(four.octets()) } else { None });
-    let six =
-        addresses.iter().find_map(|address| if let IpAddr::V6(six) = address { Some(six.octets()) } else { None });
-    (four.map_or(0, u32::from_ne_bytes), six.map_or(Address::UNSPECIFIED, Address::new))
-}
-
-pub(super) fn mapped(address: IpAddr) -> Address {
-    match address {
-        IpAddr::V4(four) => Address::mapped(four.octets()),
-        IpAddr::V6(six) => Address::new(six.octets()),
-    }
-}
-
-/// The keys by which a port's station is found: all its addresses, and the link-local one of its MAC address.
-fn neighbors(spec: &PortSpec) -> BTreeSet<NeighborKey> {
-    let key = |address| NeighborKey { address, network: spec.network, vlan: VlanKey(spec.rules.vlan), reserved: 0 };
-    let given = spec.addresses.iter().map(|address| mapped(*address));
-    let link_local = Some(Address::link_local(spec.mac)).filter(|_| !spec.rules.place.by_address);
-    given.chain(link_local).map(key).collect()
 }

@@ -6,9 +6,11 @@ use std::net::IpAddr;
 use vswitch_common::packet::address::Address;
 use vswitch_common::tables::{FdbEntry, FdbKey, Neighbor, NeighborKey, PortNumber};
 
+use super::entry::mapped;
 use super::load::State;
-use super::ports::{PortTable, is_tunnel, mapped};
+use super::ports::PortTable;
 use super::tables::{Maps, removed};
+use super::tunnels::is_tunnel;
 use super::{Datapath, DatapathError};
 
 /// An endpoint of another host.

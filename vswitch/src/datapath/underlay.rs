@@ -6,9 +6,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use vswitch_common::packet::address::Address;
 use vswitch_common::tables::{PortKind, TunnelEnd, Way};
 
+use super::entry::mapped;
 use super::hooks::{self, Hook};
 use super::load::{Pins, State, remove_pin};
-use super::ports::mapped;
 use super::tables::{removed, set};
 use super::{Datapath, DatapathError};
 

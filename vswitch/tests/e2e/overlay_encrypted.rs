@@ -104,10 +104,10 @@ fn what_is_read(encrypted: bool) -> Overheard {
     let tap = Tap::on(&cloud, SECRET, &macs);
     let flags: &[&str] = if encrypted { &["-o", "encrypted=true"] } else { &[] };
     // From the first moment: nobody knows anybody.
-    for number in 0..3 {
+    for (number, mac) in macs.iter().enumerate() {
         cloud.hosts[number].start(&[]);
         cloud.create(number, "net", Cloud::VNI, flags);
-        cloud.inhabit_with(number, &["--mac", &macs[number].to_string()]);
+        cloud.inhabit_with(number, &["--mac", &mac.to_string()]);
     }
     let talkers: Vec<Talker> =
         (0..3).map(|number| Talker::start(&cloud.containers[number], macs[number], macs[(number + 1) % 3])).collect();

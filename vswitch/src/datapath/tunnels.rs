@@ -1,0 +1,44 @@
+//! Ports that are tunnels: many on one device, told apart by the peer and the network.
+
+use std::net::IpAddr;
+
+use vswitch_common::packet::TunnelKey;
+use vswitch_common::tables::{Port, PortKind, PortNumber};
+
+use super::DatapathError;
+use super::entry::mapped;
+use super::load::{Datapath, State};
+use super::tables::set;
+
+impl Datapath {
+    /// Says how long a packet into the tunnel to a peer may be; returns what it was before, if that was something else.
+    /// Nothing happens if the port is gone, or another's.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn set_tunnel_mtu(&self, number: PortNumber, peer: IpAddr, mtu: u16) -> Result<Option<u16>, DatapathError> {
+        let mut state = self.state();
+        let Some(port) = state.ports.ports.get(&number).copied() else { return Ok(None) };
+        if !is_tunnel(&port) || port.ipv6 != mapped(peer) || port.mtu == mtu {
+            return Ok(None);
+        }
+        let changed = Port { mtu, ..port };
+        set(&mut state.maps.ports, "PORTS", number.0, changed)?;
+        state.ports.ports.insert(number, changed);
+        Ok(Some(port.mtu))
+    }
+}
+
+impl State {
+    /// By what a tunnel is found.
+    pub(super) fn tunnel_key(&self, port: &Port) -> Result<TunnelKey, DatapathError> {
+        let network = self.maps.networks.get(&port.network.0, 0);
+        let network = network.map_err(|cause| DatapathError::Table { table: "NETWORKS", cause })?;
+        Ok(TunnelKey::new(port.ipv6, network.vni))
+    }
+}
+
+/// Whether a port is one.
+pub(super) fn is_tunnel(port: &Port) -> bool {
+    port.kind() == Some(PortKind::Tunnel)
+}
