@@ -2,7 +2,8 @@
 
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
 use vswitch_common::tables::PortKind;
@@ -17,34 +18,47 @@ use crate::datapath::{Datapath, Mode, release_underlay};
 use crate::etc::Etc;
 use crate::kernel::bpffs;
 use crate::kernel::netlink::Netlink;
-use crate::lock::Lock;
+use crate::lock::{Lock, LockError};
 use crate::model::{Instance, Network};
 use crate::outside;
 use crate::served;
 use crate::store::{Change, Store};
 use crate::switch::{remove_files, remove_leftovers, restore_uplink};
 
-/// How long a daemon may take to end after it has removed everything.
+/// How long a daemon may take to end after it has removed everything, or was killed.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How often it is looked whether it has.
+const PAUSE: Duration = Duration::from_millis(50);
 
 pub fn run(arguments: &Down, instance: &Instance, output: Output) -> Result<(), Failure> {
-    let mut outcome = Ok(());
-    super::asking(async {
-        outcome = ask_daemon(instance, arguments.purge).await;
-        Ok(())
-    })?;
-    match outcome {
-        Ok(()) => {}
-        Err(ClientError::NotRunning { .. }) => {
-            let there = instance.run_directory().exists();
-            if there || (arguments.purge && instance.state_directory().exists()) {
-                without_daemon(instance, arguments.purge)?;
-            }
-            if !there {
-                return told(output, &format!("vswitch is not up (instance {})\n", instance.name()));
+    let begun = Instant::now();
+    loop {
+        let mut outcome = Ok(());
+        super::asking(async {
+            outcome = ask_daemon(instance, arguments.purge).await;
+            Ok(())
+        })?;
+        match outcome {
+            Ok(()) => break,
+            Err(ClientError::NotRunning { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let there = instance.run_directory().exists();
+        if there || (arguments.purge && instance.state_directory().exists()) {
+            match without_daemon(instance, arguments.purge) {
+                Ok(()) => {}
+                // An `up` that is not quite done, or a daemon that was killed and is not quite dead.
+                Err(DaemonError::Lock(LockError::Held)) if begun.elapsed() < PATIENCE => {
+                    thread::sleep(PAUSE);
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
             }
         }
-        Err(error) => return Err(error.into()),
+        if there {
+            break;
+        }
+        return told(output, &format!("vswitch is not up (instance {})\n", instance.name()));
     }
     told(output, &format!("vswitch is down (instance {})\n", instance.name()))
 }

@@ -1,6 +1,6 @@
 //! A daemon that is killed at any moment, and what the next one makes of what it finds.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, thread, time::Duration};
 
 use crate::harness::{Host, Netns, PATIENCE, Surroundings, eventually, ping, processes, spawn, tcp};
 
@@ -17,7 +17,7 @@ fn a_daemon_killed_in_the_middle_of_attaching_leaves_no_half_endpoints() {
             .iter()
             .map(|container| spawn(&mut host.command(&["attach", "--netns", &container.path_argument()])))
             .collect();
-        std::thread::sleep(Duration::from_millis(delay));
+        thread::sleep(Duration::from_millis(delay));
         host.kill_daemon();
         let outcomes: Vec<_> = clients.into_iter().map(|client| client.outcome().code).collect();
         assert!(outcomes.iter().all(|code| matches!(code, Some(0 | 1 | 3))), "{outcomes:?}");
@@ -57,7 +57,7 @@ fn a_daemon_killed_in_the_middle_of_detaching_leaves_no_half_endpoints() {
             .iter()
             .map(|container| spawn(&mut host.command(&["detach", "--netns", &container.path_argument()])))
             .collect();
-        std::thread::sleep(Duration::from_millis(delay));
+        thread::sleep(Duration::from_millis(delay));
         host.kill_daemon();
         for client in clients {
             client.outcome();
@@ -78,7 +78,7 @@ fn a_daemon_killed_while_it_comes_up_leaves_the_way_free() {
     let host = Host::down();
     for delay in [5, 10, 16, 24, 35, 50, 80, 150] {
         let up = spawn(&mut host.command(&["up"]));
-        std::thread::sleep(Duration::from_millis(delay));
+        thread::sleep(Duration::from_millis(delay));
         eventually("all are dead", || {
             let alive = processes(host.instance());
             for process in &alive {
@@ -127,6 +127,22 @@ fn up_and_down_at_once_end_in_one_or_the_other() {
         }
     }
     host.start(&[]);
+}
+
+#[test]
+fn down_waits_for_a_daemon_that_is_not_quite_dead() {
+    let host = Host::up(&[]);
+    host.kill_daemon();
+    // As a thread of it has it that is still in the kernel.
+    let lock = std::fs::File::open(host.run_directory().join("lock")).expect("it is there");
+    lock.lock().expect("the daemon is dead");
+    let down = spawn(&mut host.command(&["down"]));
+    thread::sleep(Duration::from_millis(500));
+    assert_eq!(host.netns.devices().len(), 3, "nothing is removed yet: {:?}", host.netns.devices());
+    drop(lock);
+    let outcome = down.outcome();
+    assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""), "{outcome:#?}");
+    assert_eq!(host.netns.devices().len(), 1, "only lo");
 }
 
 #[test]
@@ -179,7 +195,7 @@ fn a_client_that_goes_away_in_the_middle_changes_nothing() {
     let bare = host.netns.devices().len();
     for (delay, container) in [0, 1, 3, 6, 10, 15].into_iter().zip(&containers) {
         let client = spawn(&mut host.command(&["attach", "--netns", &container.path_argument()]));
-        std::thread::sleep(Duration::from_millis(delay));
+        thread::sleep(Duration::from_millis(delay));
         drop(client);
         // Attached or not: it comes to one of them, and can be detached.
         host.ok(&["detach", "--netns", &container.path_argument()]);

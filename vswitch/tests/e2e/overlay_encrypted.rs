@@ -93,7 +93,7 @@ fn containers_on_three_hosts_are_one_segment_over_ipv4_and_ipv6() {
         assert!(cloud.wireguard(0).is_none() && cloud.tunnels(0).is_none());
         assert!(!host.netns.ip("-6 route show").contains("fd76:"), "{}", host.netns.ip("-6 route show"));
         host.start(&[]);
-        ping(&cloud.containers[0], cloud.at[1].ipv4);
+        cloud.meet();
     }
 }
 
@@ -204,6 +204,7 @@ fn what_fits_is_what_wireguard_leaves() {
     }
     cloud.pairs().into_iter().for_each(|(number, other)| cloud.introduce(number, other));
     (0..2).for_each(|number| cloud.inhabit(number));
+    cloud.meet();
     assert_eq!([cloud.at[0].mtu, cloud.at[1].mtu], [8870; 2]);
     ping_with(&cloud.containers[0], cloud.at[1].ipv4, 8800);
     tcp(&cloud.containers[0], &cloud.containers[1], cloud.at[1].ipv4, 1 << 20);
@@ -249,6 +250,7 @@ fn traffic_goes_on_without_a_daemon_where_the_kernel_has_wireguard() {
         assert_eq!(reaches(one, other, cloud.addresses(1)[0], false).to_string(), "no");
         assert!(cloud.hosts[0].netns.ip("-6 route show").contains(KEPT), "it outlives the daemon");
         cloud.hosts[0].start(&[]);
+        cloud.meet();
     }
     ping(one, cloud.at[1].ipv4);
     tcp(other, one, cloud.at[0].ipv4, 1 << 20);

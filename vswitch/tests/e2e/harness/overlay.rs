@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Attached, Host, Netns, Running, both, eventually, spawn};
+use super::{Attached, Host, Netns, Running, both, eventually, reaches, spawn};
 
 /// What the tunnels go over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +106,18 @@ impl Cloud {
             cloud.create(number, "net", Self::VNI, &[&["-o", "encrypted=true"], network].concat());
             cloud.inhabit(number);
         }
+        cloud.meet();
         cloud
+    }
+
+    /// Waits until all reach each other. WireGuard repeats a handshake that meets another after five seconds (REKEY_TIMEOUT),
+    /// and no single ping waits that long.
+    #[track_caller]
+    pub fn meet(&self) {
+        for (one, other) in self.pairs() {
+            let reach = reaches(&self.containers[one], &self.containers[other], self.addresses(other)[0], true);
+            assert_eq!(reach.to_string(), "yes", "from host {one} to host {other}");
+        }
     }
 
     /// Attaches a container on a host, the next of all.
