@@ -32,7 +32,8 @@ impl Talker {
                     // Its interface may be gone.
                     let _gone = port.try_send(&Frame::new(destination, own, &text));
                 }
-                thread::sleep(Duration::from_millis(2));
+                // An emulated machine has to come to other things, too.
+                thread::sleep(Duration::from_millis(10));
             }
         });
         Self { stop, thread: Some(thread) }
