@@ -114,7 +114,7 @@ impl Switch {
         let kind = entry.kind().ok_or(SwitchError::PortGone(port.number))?;
         let has_xdp = self.datapath.port_hooks(port.number).is_some_and(|hooks| hooks.starts_with("xdp"));
         let names = Names { ports: self.ports_by_number(), networks: self.network_names(), overlays: self.overlays() };
-        let frame = self.received(&entry, kind, &frame);
+        let frame = received(&entry, names.overlays.get(&entry.network), &frame);
         let stages: &[Stage] = if has_xdp { &[Stage::Xdp, Stage::Tc] } else { &[Stage::Tc] };
         let (mut steps, mut agrees, mut last) = (Vec::new(), None, None);
         for stage in stages {
@@ -156,14 +156,6 @@ impl Switch {
             program,
             agrees,
         })
-    }
-
-    /// The frame as it comes in by a port: out of a tunnel, with what the peer's header says.
-    fn received<'a>(&self, port: &Port, kind: PortKind, bytes: &'a [u8]) -> Received<'a> {
-        let vni = self.overlays().get(&port.network).map(|overlay| overlay.vni);
-        let tunnel = vni.filter(|_| kind == PortKind::Tunnel).map(|vni| TunnelKey::new(port.ipv6, vni));
-        let mark = if tunnel.is_some() && port.ipv6.is_inner() { MARK_ENCRYPTED } else { 0 };
-        Received { bytes, mark, tunnel }
     }
 
     /// What makes networks overlays, by their number.
@@ -231,6 +223,14 @@ impl Switch {
         let core = self.datapath.reason(stage, kind, port.ifindex, &frame, now)?;
         Ok(Look { program, core, now })
     }
+}
+
+/// The frame as it comes in by a port: out of a tunnel, with what the peer's header says.
+fn received<'a>(port: &Port, overlay: Option<&OverlayOptions>, bytes: &'a [u8]) -> Received<'a> {
+    let overlay = overlay.filter(|_| port.kind() == Some(PortKind::Tunnel));
+    let tunnel = overlay.map(|overlay| TunnelKey::new(port.ipv6, overlay.vni));
+    let mark = if tunnel.is_some() && port.ipv6.is_inner() { MARK_ENCRYPTED } else { 0 };
+    Received { bytes, mark, tunnel }
 }
 
 const fn hook_name(stage: Stage) -> &'static str {

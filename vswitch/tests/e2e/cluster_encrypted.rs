@@ -1,6 +1,6 @@
 //! Encrypted networks in a cluster: hosts tell each other their keys, and nobody has to be told of any.
 
-use crate::harness::{Clustered, Family, Overheard, Tap, ping, ping_with, reaches, settles, tcp, udp};
+use crate::harness::{Clustered, Family, Overheard, Tap, heard, ping, ping_with, reaches, settles, tcp, udp};
 
 /// Said in each direction.
 const SECRET: &[u8] = b"what only the other container may read";
@@ -45,11 +45,10 @@ fn hosts_tell_each_other_their_keys_and_nothing_goes_in_the_clear() {
         let tap = Tap::on(&cluster, SECRET, &stations);
         keys_are_known(&cluster);
         all_reach_each_other(&cluster);
-        let name = format!("c{}", 1);
-        cluster.finds(0, &name, &cluster.at[1]);
+        cluster.finds(0, "c1", &cluster.at[1]);
         // What is for all goes to all, and in the dark, too.
         let others = [&cluster.containers[1], &cluster.containers[2]];
-        assert_eq!(crate::harness::heard(&cluster.containers[0], cluster.at[0].ipv4, &others), [1, 1]);
+        assert_eq!(heard(&cluster.containers[0], cluster.at[0].ipv4, &others), [1, 1]);
         let Overheard { plain, encrypted } = tap.read();
         assert!(plain == 0 && encrypted > 20, "{plain} in the clear, {encrypted} encrypted");
         let peers = cluster.peers(0);
