@@ -11,7 +11,7 @@ pub use frames::{Direction, FrameMessage, FrameView, FramesFilter, VerdictView};
 pub use messages::{
     AllVlans, AttachRequest, ClusterView, ConnectRequest, Counters, DetachRequest, Detached, DisconnectRequest,
     DownRequest, ElsewhereView, EndpointDetails, EndpointView, ErrorBody, ErrorDocument, FdbChange, FdbChangeKind,
-    FdbFilter, FdbFlush, FdbFlushed, FdbKeyRequest, FdbStatic, HooksView, InterfaceView, MdbFilter, MulticastGroupView,
+    FdbFilter, FdbFlush, FdbFlushed, FdbKeyRequest, FdbStatic, HooksView, InterfaceView, KeptNetwork, MdbFilter, MulticastGroupView,
     NetworkDetails, NetworkRequest, NetworkView, PeerRequest, PeerState, PeerView, PortHealth, PortView, Pruned,
     StationKind, StationView, StatsFilter, Status, SubnetView, TraceFrame, TraceProgram, TraceProtocol, TraceRequest,
     TraceStep, TraceVerdict, TraceView, TrunkVlan, UplinkView,

@@ -125,7 +125,7 @@ async fn remove_network(State(service): State<Service>, Path(network): Path<Stri
 /// Removes all networks without endpoints.
 #[utoipa::path(post, path = "/networks/prune", tag = "networks", responses((status = 200, description = "The answer", body = Pruned), (status = "default", description = "Why not", body = ErrorDocument)))]
 async fn prune_networks(State(service): State<Service>) -> Response {
-    carried_out(async move { service.switch.prune_networks().await }).await
+    carried_out(async move { Ok(service.switch.prune_networks().await) }).await
 }
 
 /// Connects an endpoint to another network.

@@ -72,7 +72,9 @@ pub async fn prune(client: &mut Client, force: bool, output: Output) -> Result<(
         }
     }
     let pruned: Pruned = client.post("/networks/prune", &()).await?;
-    output.print(&pruned, |pruned| pruned.deleted.iter().map(|name| format!("{name}\n")).collect())
+    output.print(&pruned, |pruned| pruned.deleted.iter().map(|name| format!("{name}\n")).collect())?;
+    // As with `rm`: what can be removed is, and the first failure is told.
+    pruned.kept.into_iter().next().map_or(Ok(()), |kept| Err(Failure::told(kept.error)))
 }
 
 pub async fn connect(client: &mut Client, arguments: NetworkConnect, output: Output) -> Result<(), Failure> {

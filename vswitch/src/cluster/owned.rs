@@ -118,12 +118,24 @@ impl Owned {
         self.pending.retain(|release| !done.contains(release));
     }
 
-    /// What was not announced under this lease.
-    pub(super) fn unannounced(&self, lease: i64) -> Vec<Claim> {
+    /// Whether anything was not announced under this lease.
+    pub(super) fn lacks(&self, lease: i64) -> bool {
+        self.addresses.values().any(|held| held.lease != lease) || self.endpoints.values().any(|held| held.lease != lease)
+    }
+
+    /// The addresses that were not announced under this lease.
+    pub(super) fn unannounced_addresses(&self, lease: i64) -> Vec<Claim> {
         let addresses = self.addresses.iter().filter(|(_, held)| held.lease != lease);
-        let addresses = addresses.map(|((network, address), held)| Claim::Address(*network, *address, held.value));
-        let endpoints = self.endpoints.values().filter(|held| held.lease != lease);
-        addresses.chain(endpoints.map(|held| Claim::Endpoint(held.value.clone()))).collect()
+        addresses.map(|((network, address), held)| Claim::Address(*network, *address, held.value)).collect()
+    }
+
+    /// The endpoints that were not announced under this lease, and can be: others are not to be told of one whose address
+    /// is somebody else's by now.
+    pub(super) fn unannounced_endpoints(&self, lease: i64) -> Vec<Claim> {
+        let in_conflict = self.addresses.iter().filter(|(_, held)| held.conflict.is_some());
+        let in_conflict: HashSet<_> = in_conflict.map(|((network, _), held)| (*network, held.value)).collect();
+        let endpoints = self.endpoints.iter().filter(|(key, held)| held.lease != lease && !in_conflict.contains(key));
+        endpoints.map(|(_, held)| Claim::Endpoint(held.value.clone())).collect()
     }
 
     /// What came of announcing it: done under this lease, or why not. Returns whether a conflict is new.
@@ -201,15 +213,31 @@ mod tests {
         }
         let keys = [Key::Name(NETWORK, endpoint().name), Key::Endpoint(NETWORK, ONE), Key::Address(NETWORK, address())];
         assert_eq!(owned.keys(), keys.into());
-        assert_eq!(owned.unannounced(7), []);
-        assert_eq!(owned.unannounced(8), claims);
+        assert!(!owned.lacks(7) && owned.lacks(8));
+        assert_eq!([owned.unannounced_addresses(7), owned.unannounced_endpoints(7)].concat(), []);
+        assert_eq!([owned.unannounced_addresses(8), owned.unannounced_endpoints(8)].concat(), claims);
         assert!(!owned.announced(&claims[0], Ok(8)));
         assert!(owned.announced(&claims[1], Err("gone".to_owned())));
         assert!(!owned.announced(&claims[1], Err("gone".to_owned())), "said before");
-        assert_eq!(owned.unannounced(8), claims[1..]);
+        assert_eq!(owned.unannounced_addresses(8), []);
+        assert_eq!(owned.unannounced_endpoints(8), claims[1..]);
         assert_eq!(owned.conflicts(), ["gone"]);
         owned.announced(&claims[1], Ok(8));
         assert!(owned.conflicts().is_empty());
+    }
+
+    #[test]
+    fn an_endpoint_that_lost_its_address_is_not_announced_until_it_is_free_again() {
+        let mut owned = Owned::default();
+        let address = Claim::Address(NETWORK, address(), ONE);
+        owned.hold(address.clone(), 7);
+        owned.hold(Claim::Endpoint(endpoint()), 7);
+        owned.hold(Claim::Endpoint(SharedEndpoint { id: TWO, ..endpoint() }), 7);
+        owned.announced(&address, Err("taken".to_owned()));
+        let others = [Claim::Endpoint(SharedEndpoint { id: TWO, ..endpoint() })];
+        assert_eq!(owned.unannounced_endpoints(8), others);
+        owned.announced(&address, Ok(8));
+        assert_eq!(owned.unannounced_endpoints(8).len(), 2);
     }
 
     #[test]
@@ -225,7 +253,7 @@ mod tests {
             owned.give_up(release.clone());
             owned.give_up(release.clone());
         }
-        assert_eq!(owned.unannounced(8), []);
+        assert!(!owned.lacks(8));
         assert_eq!(owned.pending_count(), 3);
         owned.released(&[others]);
         assert_eq!(owned.pending(9), releases);

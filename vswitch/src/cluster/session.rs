@@ -179,13 +179,19 @@ impl Drop for Undo<'_> {
     }
 }
 
-/// Announces what was announced under another lease.
+/// Announces what was announced under another lease: the addresses first, and no endpoint that has lost one of its own.
 async fn announce(shared: &Shared, lease: i64) -> Result<(), ClusterError> {
-    if shared.owned().unannounced(lease).is_empty() {
+    if !shared.owned().lacks(lease) {
         return Ok(());
     }
     let _alone = shared.order.write().await;
-    let claims = shared.owned().unannounced(lease);
+    let addresses = shared.owned().unannounced_addresses(lease);
+    announce_all(shared, lease, &addresses).await?;
+    let endpoints = shared.owned().unannounced_endpoints(lease);
+    announce_all(shared, lease, &endpoints).await
+}
+
+async fn announce_all(shared: &Shared, lease: i64, claims: &[Claim]) -> Result<(), ClusterError> {
     for batch in claims.chunks(BATCH) {
         let again = batch.iter().map(|claim| {
             let json = match claim {

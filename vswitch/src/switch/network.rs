@@ -10,7 +10,7 @@ use super::attach::now;
 use super::parent::Asked;
 use super::state::{PortHandle, WantedNetwork};
 use super::{Switch, SwitchError};
-use crate::api::{NetworkRequest, NetworkView, Pruned};
+use crate::api::{ErrorBody, KeptNetwork, NetworkRequest, NetworkView, Pruned};
 use crate::apply::{ApplyError, apply};
 use crate::cluster::ClusterError;
 use crate::datapath::{Datapath, DatapathError, NetworkSpec};
@@ -102,30 +102,29 @@ impl Switch {
         Ok(network)
     }
 
-    /// Removes the networks without endpoints, but for those that are always there.
-    ///
-    /// # Errors
-    /// What the kernel refused; those before it are removed.
-    pub async fn prune_networks(&self) -> Result<Pruned, SwitchError> {
+    /// Removes the networks without endpoints, but for those that are always there. One that cannot be removed stays, and
+    /// the others go.
+    pub async fn prune_networks(&self) -> Pruned {
         let unused: Vec<_> = {
             let state = self.state();
             let networks = state.networks.values().filter(|entry| entry.ready && !entry.record.is_predefined());
             let unused = networks.filter(|entry| state.endpoints_of(entry.record.id).next().is_none());
-            unused.map(|entry| entry.record.id).collect()
+            unused.map(|entry| (entry.record.id, entry.record.name.to_string())).collect()
         };
-        let mut deleted = Vec::new();
-        for id in unused {
+        let mut pruned = Pruned::default();
+        for (id, network) in unused {
             match self.remove_network(&id.to_string()).await {
-                Ok(name) => deleted.push(name),
+                Ok(name) => pruned.deleted.push(name),
                 // Somebody was quicker, with an endpoint or with the removal.
                 Err(SwitchError::ActiveEndpoints { .. } | SwitchError::NetworkNotFound(_)) => {}
                 // Another host uses it.
                 Err(SwitchError::Cluster(ClusterError::NetworkInUse { .. })) => {}
-                Err(error) => return Err(error),
+                Err(error) => pruned.kept.push(KeptNetwork { network, error: ErrorBody::new(error.code(), &error.to_string()) }),
             }
         }
-        deleted.sort();
-        Ok(Pruned { deleted })
+        pruned.deleted.sort();
+        pruned.kept.sort_by(|one, other| one.network.cmp(&other.network));
+        pruned
     }
 
     /// Removes a network, and gives its uplink back as it was found.

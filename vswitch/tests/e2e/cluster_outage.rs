@@ -27,7 +27,7 @@ fn without_etcd(family: Family) {
     (0..3).for_each(|number| eventually("it says so", || (!cluster.status(number).connected).then_some(())));
     {
         let at_rest = AtRest::new(&cluster.hosts[1], &[&late, &cluster.containers[1]]);
-        let (late, own) = (late.path_argument(), cluster.containers[1].path_argument());
+        let late = late.path_argument();
         at_rest.refuses(&["attach", "--netns", &late, "--network", "net"], &["etcd", "existing traffic goes on"]);
         at_rest.refuses(&["network", "create", "-d", "overlay", "new"], &["etcd", "existing traffic goes on"]);
         at_rest.refuses(&["network", "rm", "idle"], &["etcd", "existing traffic goes on"]);
@@ -36,8 +36,13 @@ fn without_etcd(family: Family) {
         cluster.hosts[1].ok(&["attach", "--netns", &late, "--network", "local", "--name", "late"]);
         cluster.hosts[1].ok(&["detach", "--netns", &late]);
         cluster.hosts[1].ok(&["network", "rm", "local"]);
-        assert!(own != late);
     }
+    let own = ["own1", "own2", "own3"];
+    own.iter().for_each(|name| drop(cluster.hosts[1].ok(&["network", "create", name])));
+    let pruned = cluster.hosts[1].run(&["network", "prune", "-f"]);
+    assert_eq!((pruned.code, pruned.stdout.as_str()), (Some(1), "own1\nown2\nown3\n"), "{pruned:#?}");
+    assert!(pruned.stderr.contains("etcd") && pruned.stderr.contains("idle"), "{pruned:#?}");
+    cluster.has_network(1, "idle");
     cluster.hosts[0].ok(&["detach", "--netns", &extra.path_argument()]);
     assert_eq!(cluster.status(0).pending, 3, "two addresses and a name");
     // Longer than the leases: while nobody counts, none ends.

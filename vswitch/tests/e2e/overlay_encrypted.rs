@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::harness::{
     Cloud, Family, Flow, Frame, Host, Mac, Netns, Overheard, RawPort, Tap, eventually, ping, ping_with, reaches, tcp,
@@ -28,12 +28,14 @@ impl Talker {
         let text = std::str::from_utf8(SECRET).expect("text").to_owned();
         let thread = thread::spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
+                let begun = Instant::now();
                 for destination in [Mac::BROADCAST, other, Mac([2, 0, 0, 0, 0x99, 0x99])] {
                     // Its interface may be gone.
                     let _gone = port.try_send(&Frame::new(destination, own, &text));
                 }
-                // An emulated machine has to come to other things, too.
-                thread::sleep(Duration::from_millis(10));
+                // Much of the way is walked while they are sent. An emulated machine has to come to other things, too: `up`
+                // spends a minute there as it is.
+                thread::sleep((begun.elapsed() * 20).max(Duration::from_millis(10)));
             }
         });
         Self { stop, thread: Some(thread) }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
-use super::ElsewhereView;
+use super::{ElsewhereView, ErrorBody};
 use crate::model::{Driver, NetworkId, Subnet};
 
 /// `network create`.
@@ -131,4 +131,16 @@ pub struct UplinkView {
 pub struct Pruned {
     /// The names of the networks.
     pub deleted: Vec<String>,
+    /// The networks that could not be removed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<KeptNetwork>,
+}
+
+/// A network that could not be removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct KeptNetwork {
+    /// Its name.
+    pub network: String,
+    /// Why not.
+    pub error: ErrorBody,
 }

@@ -11,7 +11,7 @@ use std::{
     time::Instant,
 };
 
-use super::PATIENCE;
+use super::{PATIENCE, stuck};
 
 /// How a program ended and what it printed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,8 +68,9 @@ impl Running {
         if ended.iter().any(Result::is_err) {
             let ended = self.child.try_wait();
             panic!(
-                "{} did not end, or left its output open to a process of its own, within {PATIENCE:?} ({ended:?})",
-                self.words
+                "{} did not end, or left its output open to a process of its own, within {PATIENCE:?} ({ended:?})\n{}",
+                self.words,
+                stuck::everything()
             );
         }
         let status = self.child.wait().unwrap_or_else(|error| panic!("waiting for {}: {error}", self.words));

@@ -2,7 +2,9 @@
 
 use std::{
     io::{Error, ErrorKind},
+    mem::MaybeUninit,
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    slice,
     time::{Duration, Instant},
 };
 
@@ -257,10 +259,11 @@ fn send_all(socket: &OwnedFd, frames: &mut [Vec<u8>]) -> Result<(), Error> {
 }
 
 fn receive(socket: &OwnedFd) -> Result<Frame, Error> {
-    let mut bytes = vec![0_u8; 1 << 17];
+    // On the stack: to map and unmap as much for each frame is most of what an emulated processor does then.
+    let mut buffer = MaybeUninit::<[u8; 1 << 17]>::uninit();
     // Room for one tpacket_auxdata with its header, aligned as cmsghdr.
     let mut control = [0_u64; 16];
-    let mut part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: size_of_val(&buffer) };
     // SAFETY: all zeros is a valid msghdr.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = &raw mut part;
@@ -272,9 +275,8 @@ fn receive(socket: &OwnedFd) -> Result<Frame, Error> {
     if length < 0 {
         return Err(Error::last_os_error());
     }
-    bytes.truncate(length.cast_unsigned());
-    // Tests keep many.
-    bytes.shrink_to_fit();
+    // SAFETY: the kernel has written so many bytes, no more than there is room for.
+    let mut bytes = unsafe { slice::from_raw_parts(buffer.as_ptr().cast::<u8>(), length.cast_unsigned()) }.to_vec();
     // SAFETY: the kernel has filled the message in; the macros stay inside its control buffer.
     let mut header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
     while !header.is_null() {

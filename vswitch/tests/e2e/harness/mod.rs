@@ -26,6 +26,7 @@ mod overlay;
 pub mod packets;
 mod reach;
 mod stream;
+mod stuck;
 mod tap;
 mod tcp;
 mod udp;

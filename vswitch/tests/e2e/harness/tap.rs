@@ -71,6 +71,6 @@ impl Tap {
 
     /// Whether a part is anywhere in there.
     pub fn holds(bytes: &[u8], part: &[u8]) -> bool {
-        bytes.windows(part.len()).any(|window| window == part)
+        memchr::memmem::find(bytes, part).is_some()
     }
 }
