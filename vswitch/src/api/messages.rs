@@ -21,7 +21,9 @@ pub use fdb::{
     FdbChange, FdbChangeKind, FdbFilter, FdbFlush, FdbFlushed, FdbKeyRequest, FdbStatic, StationKind, StationView,
 };
 pub use multicast::{MdbFilter, MulticastGroupView};
-pub use networks::{InterfaceView, KeptNetwork, NetworkDetails, NetworkRequest, NetworkView, Pruned, SubnetView, UplinkView};
+pub use networks::{
+    InterfaceView, KeptNetwork, NetworkDetails, NetworkRequest, NetworkView, Pruned, SubnetView, UplinkView,
+};
 pub use peer::{PeerRequest, PeerState, PeerView};
 pub use ports::{Counters, PortHealth, PortView, StatsFilter};
 pub use trace::{TraceFrame, TraceProgram, TraceProtocol, TraceRequest, TraceStep, TraceVerdict, TraceView};

@@ -11,10 +11,10 @@ pub use frames::{Direction, FrameMessage, FrameView, FramesFilter, VerdictView};
 pub use messages::{
     AllVlans, AttachRequest, ClusterView, ConnectRequest, Counters, DetachRequest, Detached, DisconnectRequest,
     DownRequest, ElsewhereView, EndpointDetails, EndpointView, ErrorBody, ErrorDocument, FdbChange, FdbChangeKind,
-    FdbFilter, FdbFlush, FdbFlushed, FdbKeyRequest, FdbStatic, HooksView, InterfaceView, KeptNetwork, MdbFilter, MulticastGroupView,
-    NetworkDetails, NetworkRequest, NetworkView, PeerRequest, PeerState, PeerView, PortHealth, PortView, Pruned,
-    StationKind, StationView, StatsFilter, Status, SubnetView, TraceFrame, TraceProgram, TraceProtocol, TraceRequest,
-    TraceStep, TraceVerdict, TraceView, TrunkVlan, UplinkView,
+    FdbFilter, FdbFlush, FdbFlushed, FdbKeyRequest, FdbStatic, HooksView, InterfaceView, KeptNetwork, MdbFilter,
+    MulticastGroupView, NetworkDetails, NetworkRequest, NetworkView, PeerRequest, PeerState, PeerView, PortHealth,
+    PortView, Pruned, StationKind, StationView, StatsFilter, Status, SubnetView, TraceFrame, TraceProgram,
+    TraceProtocol, TraceRequest, TraceStep, TraceVerdict, TraceView, TrunkVlan, UplinkView,
 };
 pub use metrics::{Measured, Stations};
 pub use server::{DownCall, router};

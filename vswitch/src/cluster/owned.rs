@@ -120,7 +120,8 @@ impl Owned {
 
     /// Whether anything was not announced under this lease.
     pub(super) fn lacks(&self, lease: i64) -> bool {
-        self.addresses.values().any(|held| held.lease != lease) || self.endpoints.values().any(|held| held.lease != lease)
+        self.addresses.values().any(|held| held.lease != lease)
+            || self.endpoints.values().any(|held| held.lease != lease)
     }
 
     /// The addresses that were not announced under this lease.

@@ -1,11 +1,14 @@
 //! Loading and pinning: a fresh start, or the takeover of what an earlier daemon left running.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::fs;
 use std::io;
+use std::num::NonZero;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use aya::maps::{Array, Map, MapData, MapInfo, ProgramArray};
 use aya::programs::Program;
@@ -204,15 +207,39 @@ pub(super) fn load(pins: &Pins<'_>, fdb_entries: u32, traced: Option<&u32>) -> R
     }
     loader.override_global("AYA_LOG_LEVEL", log::level(), false);
     let mut ebpf = loader.load(OBJECT).map_err(DatapathError::Load)?;
-    for program in Hook::ALL.map(Hook::program).into_iter().chain(Carrier::ALL.map(Carrier::program)) {
-        let refused = |cause| DatapathError::Program { program, cause };
-        match ebpf.program_mut(program) {
-            Some(Program::SchedClassifier(classifier)) => classifier.load().map_err(refused)?,
-            Some(Program::Xdp(xdp)) => xdp.load().map_err(refused)?,
-            _ => unreachable!("the object has a program {program}"),
-        }
-    }
+    load_programs(&mut ebpf)?;
     Ok(ebpf)
+}
+
+/// Loads all programs, on all CPUs: the verifier needs seconds for them (decision 14), and goes through each by itself.
+fn load_programs(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
+    let mut found: HashMap<&str, &mut Program> = ebpf.programs_mut().collect();
+    // The longest first: it is a carrier.
+    let names = Carrier::ALL.map(Carrier::program).into_iter().chain(Hook::ALL.map(Hook::program));
+    let waiting: VecDeque<_> = names.map(|name| (name, found.remove(name))).collect();
+    let waiting = Mutex::new(waiting);
+    let work = || {
+        loop {
+            let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            let Some((program, to_load)) = next else { return Ok(()) };
+            let loaded = match to_load {
+                Some(Program::SchedClassifier(classifier)) => classifier.load(),
+                Some(Program::Xdp(xdp)) => xdp.load(),
+                _ => unreachable!("the object has a program {program}"),
+            };
+            if let Err(cause) = loaded {
+                waiting.lock().unwrap_or_else(PoisonError::into_inner).clear();
+                return Err(DatapathError::Program { program, cause });
+            }
+        }
+    };
+    thread::scope(|scope| {
+        let others = thread::available_parallelism().map_or(1, NonZero::get) - 1;
+        let others: Vec<_> = (0..others).map(|_| scope.spawn(work)).collect();
+        let own = work();
+        let ended = others.into_iter().map(|other| other.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        ended.fold(own, Result::and)
+    })
 }
 
 /// Leaves pinned maps where they are if all have this version's layout, and says so; removes them otherwise.

@@ -119,7 +119,9 @@ impl Switch {
                 Err(SwitchError::ActiveEndpoints { .. } | SwitchError::NetworkNotFound(_)) => {}
                 // Another host uses it.
                 Err(SwitchError::Cluster(ClusterError::NetworkInUse { .. })) => {}
-                Err(error) => pruned.kept.push(KeptNetwork { network, error: ErrorBody::new(error.code(), &error.to_string()) }),
+                Err(error) => {
+                    pruned.kept.push(KeptNetwork { network, error: ErrorBody::new(error.code(), &error.to_string()) })
+                }
             }
         }
         pruned.deleted.sort();

@@ -41,7 +41,8 @@ fn told(task: &str) -> Option<String> {
 }
 
 fn numbered(directory: &str) -> Vec<String> {
-    let is_number = |path: &String| path.rsplit('/').next().is_some_and(|name| name.bytes().all(|b| b.is_ascii_digit()));
+    let is_number =
+        |path: &String| path.rsplit('/').next().is_some_and(|name| name.bytes().all(|b| b.is_ascii_digit()));
     entries(directory).into_iter().filter(is_number).collect()
 }
 
