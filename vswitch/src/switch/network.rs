@@ -120,7 +120,8 @@ impl Switch {
                 // Another host uses it.
                 Err(SwitchError::Cluster(ClusterError::NetworkInUse { .. })) => {}
                 Err(error) => {
-                    pruned.kept.push(KeptNetwork { network, error: ErrorBody::new(error.code(), &error.to_string()) })
+                    let error = ErrorBody::new(error.code(), &error.to_string());
+                    pruned.kept.push(KeptNetwork { network, error });
                 }
             }
         }
