@@ -4,8 +4,8 @@ use super::arguments::{NetworkConnect, NetworkCreate};
 use super::failure::Failure;
 use super::output::{Output, json, list};
 use crate::api::{
-    Client, ConnectRequest, Detached, DisconnectRequest, EndpointView, NetworkDetails, NetworkRequest, NetworkView,
-    Pruned, path,
+    Client, ConnectRequest, Detached, DisconnectRequest, EndpointView, KeptNetwork, NetworkDetails, NetworkRequest,
+    NetworkView, Pruned, path,
 };
 use crate::model::predefined;
 
@@ -74,7 +74,8 @@ pub async fn prune(client: &mut Client, force: bool, output: Output) -> Result<(
     let pruned: Pruned = client.post("/networks/prune", &()).await?;
     output.print(&pruned, |pruned| pruned.deleted.iter().map(|name| format!("{name}\n")).collect())?;
     // As with `rm`: what can be removed is, and the first failure is told.
-    pruned.kept.into_iter().next().map_or(Ok(()), |kept| Err(Failure::told(kept.error)))
+    let Some(KeptNetwork { network, error }) = pruned.kept.first() else { return Ok(()) };
+    Err(Failure::new(&error.code, &format!("network {network} is kept: {}", error.message)))
 }
 
 pub async fn connect(client: &mut Client, arguments: NetworkConnect, output: Output) -> Result<(), Failure> {
