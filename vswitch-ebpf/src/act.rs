@@ -6,6 +6,7 @@ use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_redirec
 use aya_ebpf::programs::{TcContext, XdpContext};
 use aya_log_ebpf::debug;
 use vswitch_common::carrier::Carrier;
+use vswitch_common::packet::Packet;
 use vswitch_common::tables::{
     DROP_REASONS, MARK_FROM_CHILD, NetworkNumber, PortCounters, PortKind, PortNumber, StormWindow, VlanKey,
 };
@@ -13,7 +14,7 @@ use vswitch_common::verdict::{Decision, Delivery, action, tag};
 
 use crate::answer::reply;
 use crate::flood::flood;
-use crate::frame::TcFrame;
+use crate::frame::{TcFrame, XdpFrame};
 use crate::learn::{Heard, learn, learned};
 use crate::maps::{CARRIERS, COUNTERS, PORTS, STORMS};
 use crate::{now, tags, tunnel, watch};
@@ -91,9 +92,32 @@ fn tell<C: EbpfContext>(context: &C, heard: &Heard) {
     );
 }
 
+/// The same decision, of which the verifier does not know any more on which path it was made: what follows is gone through
+/// once, not once for each reason to drop a frame.
+#[inline(always)]
+fn forgotten<P: Packet>(frame: &P, decision: &Decision) -> Decision {
+    let small = |number: u8| frame.forget(number.into()) as u8;
+    let to = Delivery {
+        kind: small(decision.to.kind),
+        way: small(decision.to.way),
+        tag: small(decision.to.tag),
+        ..decision.to
+    };
+    Decision {
+        action: frame.forget(decision.action),
+        reason: frame.forget(decision.reason),
+        learns: small(decision.learns),
+        snoops: small(decision.snoops),
+        storm: frame.forget(decision.storm.into()) as u16,
+        to,
+        ..*decision
+    }
+}
+
 /// Carries out in XDP what XDP takes: a redirect or a drop.
 #[inline(always)]
 pub fn xdp(context: &XdpContext, decision: &Decision, now: u32) -> u32 {
+    let decision = &forgotten(&XdpFrame::of_xdp(context), decision);
     let bytes = (context.data_end() - context.data()) as u64;
     learn_sender(context, decision, now);
     count_in(decision, bytes);
@@ -109,6 +133,16 @@ pub fn xdp(context: &XdpContext, decision: &Decision, now: u32) -> u32 {
 /// Carries a decision out in tc.
 #[inline(always)]
 pub fn tc(context: &TcContext, decision: &Decision, now: u32) -> i32 {
+    let frame = TcFrame::of_skb(context.skb.skb);
+    if decision.action == action::DROP {
+        let (reason, learns) = (frame.forget(decision.reason), frame.forget(decision.learns.into()) as u8);
+        let decision = &Decision { reason, learns, ..*decision };
+        learn_sender(context, decision, now);
+        count_in(decision, context.len().into());
+        watch::entering(context, decision);
+        return TC_ACT_SHOT;
+    }
+    let decision = &forgotten(&frame, decision);
     let bytes = u64::from(context.len());
     learn_sender(context, decision, now);
     count_in(decision, bytes);

@@ -6,6 +6,8 @@ use aya_ebpf::bindings::{__sk_buff, BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::generated::{bpf_clone_redirect, bpf_loop};
 use aya_ebpf::programs::TcContext;
 use vswitch_common::forward::{Copied, Flooded};
+use vswitch_common::packet::Packet as _;
+use vswitch_common::packet::address::Address;
 use vswitch_common::tables::{MAX_PORTS, Port, PortKind, PortNumber};
 use vswitch_common::verdict::{Decision, tag};
 
@@ -44,14 +46,25 @@ pub fn flood(context: &TcContext, decision: &Decision, bytes: u64) -> i32 {
     let Some(network) = NETWORKS.get(port.network.0) else {
         return TC_ACT_SHOT;
     };
+    let frame = TcFrame::of_tc(context);
+    let flooded = Flooded::new(decision, &frame, port);
+    // The walk is gone through once, not once for each kind of frame.
+    let flooded = Flooded {
+        action: frame.forget(flooded.action),
+        length: frame.forget(flooded.length),
+        tag: frame.forget(flooded.tag),
+        all: frame.forget(flooded.all.into()) as u16,
+        group: Address::of_words(flooded.group.words().map(|word| frame.forget(word))),
+        ..flooded
+    };
     let mut walk = Walk {
-        flooded: Flooded::new(decision, &TcFrame::of_tc(context), port),
+        flooded,
         skb: context.skb.skb,
         bytes,
         next: network.first,
         tag: u32::from(tag::KEEP),
         left: u32::from(tag::KEEP),
-        watched: u32::from(watch::is_on_for_leaving()),
+        watched: frame.forget(u32::from(watch::is_on_for_leaving())),
         host: port.flags & Port::HOST_ACCESS,
         reserved: 0,
     };
@@ -99,7 +112,9 @@ unsafe extern "C" fn copy_to_next(_index: u64, walk: *mut Walk) -> u64 {
                 counted(number, |counters| counters.tx_failed += 1);
             }
         }
-        Copied::Tag(change) if u32::from(change) != walk.tag => walk.left = u32::from(change),
+        Copied::Tag(change) if u32::from(change) != walk.tag => {
+            walk.left = TcFrame::of_skb(walk.skb).forget(u32::from(change));
+        }
         Copied::Tag(_) => {
             let flags = if matches!(port.kind(), Some(PortKind::Host)) { u64::from(BPF_F_INGRESS) } else { 0 };
             if walk.watched != 0 {

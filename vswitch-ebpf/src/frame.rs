@@ -31,6 +31,8 @@ pub trait Context {
     const START: usize;
     /// Where in the context its end is.
     const END: usize;
+    /// Where in the context a number is that the verifier knows nothing of.
+    const ANYTHING: usize;
 
     /// The tag kept beside it.
     fn tag(&self) -> Option<Tag>;
@@ -42,13 +44,12 @@ pub trait Context {
     fn mark(&self) -> u32;
     /// What the tunnel said that it came out of.
     fn tunnel(context: *const Self) -> Option<TunnelKey>;
-    /// A number, by way of a place that anybody may have written to.
-    fn forget(context: *const Self, number: u32) -> u32;
 }
 
 impl Context for __sk_buff {
     const START: usize = offset_of!(__sk_buff, data);
     const END: usize = offset_of!(__sk_buff, data_end);
+    const ANYTHING: usize = offset_of!(__sk_buff, len);
 
     #[inline(always)]
     fn tag(&self) -> Option<Tag> {
@@ -75,21 +76,12 @@ impl Context for __sk_buff {
     fn tunnel(context: *const Self) -> Option<TunnelKey> {
         tunnel::said(context)
     }
-
-    #[inline(always)]
-    fn forget(context: *const Self, number: u32) -> u32 {
-        // SAFETY: the last word of the control block, which is the program's own as long as it runs.
-        unsafe {
-            let place = (&raw const (*context).cb[4]).cast_mut();
-            place.write_volatile(number);
-            place.read_volatile()
-        }
-    }
 }
 
 impl Context for xdp_md {
     const START: usize = offset_of!(xdp_md, data);
     const END: usize = offset_of!(xdp_md, data_end);
+    const ANYTHING: usize = offset_of!(xdp_md, ingress_ifindex);
 
     #[inline(always)]
     fn tag(&self) -> Option<Tag> {
@@ -114,11 +106,6 @@ impl Context for xdp_md {
     #[inline(always)]
     fn tunnel(_context: *const Self) -> Option<TunnelKey> {
         None
-    }
-
-    #[inline(always)]
-    fn forget(_context: *const Self, number: u32) -> u32 {
-        number
     }
 }
 
@@ -209,7 +196,21 @@ impl<C: Context> Packet for Frame<C> {
 
     #[inline(always)]
     fn forget(&self, number: u32) -> u32 {
-        C::forget(self.0, number)
+        let mut number = u64::from(number);
+        // SAFETY: a load from the context, and a number that is changed twice in the same way.
+        unsafe {
+            asm!(
+                "{anything} = *(u32 *)({context} + {place})",
+                "{number} ^= {anything}",
+                "{number} ^= {anything}",
+                anything = out(reg) _,
+                number = inout(reg) number,
+                context = in(reg) self.0,
+                place = const C::ANYTHING,
+                options(readonly, nostack, preserves_flags),
+            );
+        }
+        number as u32
     }
 
     #[inline(always)]

@@ -1,11 +1,12 @@
 //! The tunnel: what its header said about a frame, and what it is to say.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::bindings::bpf_adj_room_mode::BPF_ADJ_ROOM_MAC;
 use aya_ebpf::bindings::{
     __sk_buff, BPF_ADJ_ROOM_ENCAP_L2_SHIFT, BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
     BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_RECOMPUTE_CSUM, BPF_F_TUNINFO_IPV6,
-    BPF_F_ZERO_CSUM_TX, TC_ACT_SHOT, bpf_tunnel_key, bpf_tunnel_key__bindgen_ty_1, bpf_tunnel_key__bindgen_ty_2,
-    bpf_tunnel_key__bindgen_ty_3,
+    BPF_F_ZERO_CSUM_TX, TC_ACT_SHOT, bpf_tunnel_key,
 };
 use aya_ebpf::helpers::generated::{
     bpf_get_hash_recalc, bpf_get_prandom_u32, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room,
@@ -175,15 +176,16 @@ fn get(skb: *const __sk_buff, key: &mut bpf_tunnel_key, flags: u64) -> bool {
     unsafe { bpf_skb_get_tunnel_key(skb.cast_mut(), key, size_of::<bpf_tunnel_key>() as u32, flags) == 0 }
 }
 
+/// One that says nothing. Word by word: the compiler would have it done by a loop over its bytes.
 #[inline(always)]
 fn empty() -> bpf_tunnel_key {
-    bpf_tunnel_key {
-        tunnel_id: 0,
-        __bindgen_anon_1: bpf_tunnel_key__bindgen_ty_1 { remote_ipv6: [0; 4] },
-        tunnel_tos: 0,
-        tunnel_ttl: 0,
-        __bindgen_anon_2: bpf_tunnel_key__bindgen_ty_2 { tunnel_ext: 0 },
-        tunnel_label: 0,
-        __bindgen_anon_3: bpf_tunnel_key__bindgen_ty_3 { local_ipv6: [0; 4] },
+    const WORDS: usize = size_of::<bpf_tunnel_key>() / size_of::<u32>();
+    let mut key = MaybeUninit::<bpf_tunnel_key>::uninit();
+    let words = key.as_mut_ptr().cast::<u32>();
+    for word in 0..WORDS {
+        // SAFETY: one of the aligned words that the key consists of.
+        unsafe { words.add(word).write_volatile(0) };
     }
+    // SAFETY: all of it is written, and zeros are valid numbers.
+    unsafe { key.assume_init() }
 }

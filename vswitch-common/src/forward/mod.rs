@@ -192,6 +192,7 @@ fn decide<P: Packet + ?Sized, T: Tables, const SIDE: u16>(ifindex: u32, frame: &
         Source::Spoofed => return dropped(DropReason::SourceSpoofed),
         Source::Held => return dropped(DropReason::StationHeld),
     };
+    let learns = frame.forget(learns) as u8;
     if SIDE & side::CHILD != 0 && matches!(port.kind(), Some(PortKind::Child)) {
         let decision = if is_group {
             group::allowance(parent::group_from_child(number, port), &ethernet, port, tables, now)

@@ -36,6 +36,8 @@ impl Scene {
     pub fn new() -> Self {
         let [host, a1, a2, b1, client, client2] = ["host", "a1", "a2", "b1", "client", "client2"].map(Netns::new);
         let scene = Self { host, a1, a2, b1, client, client2 };
+        // New namespaces have it as this machine has it, and a Docker beside us has switched it on.
+        scene.host.set("net/ipv4/ip_forward", "0");
         for (network, gateways) in [("a", ["10.91.1.1", "fd00:91:1::1"]), ("b", ["10.91.2.1", "fd00:91:2::1"])] {
             let device = format!("vsw-{network}");
             scene.host.ip(&format!("link add {device} type bridge"));
