@@ -98,10 +98,12 @@ fn tell<C: EbpfContext>(context: &C, heard: &Heard) {
 fn forgotten<P: Packet>(frame: &P, decision: &Decision) -> Decision {
     let small = |number: u8| frame.forget(number.into()) as u8;
     let to = Delivery {
+        port: PortNumber(frame.forget(decision.to.port.0)),
+        ifindex: frame.forget(decision.to.ifindex),
         kind: small(decision.to.kind),
         way: small(decision.to.way),
         tag: small(decision.to.tag),
-        ..decision.to
+        xdp: small(decision.to.xdp),
     };
     Decision {
         action: frame.forget(decision.action),
