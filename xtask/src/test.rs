@@ -1,6 +1,6 @@
 //! `cargo xtask test`: formatting, lints, documentation, all tests here, and the end-to-end tests on older kernels.
 
-use std::{env, num::NonZero, process::Command, thread};
+use std::{env, process::Command};
 
 use anyhow::Result;
 use clap::Args;
@@ -136,17 +136,9 @@ fn doc() -> Command {
     command
 }
 
-/// How many tests the harness runs at a time.
-const THREADS: &str = "RUST_TEST_THREADS";
-
 fn tests(filters: &[String]) -> Command {
     let mut command = cargo("test");
     command.args(HOST_PACKAGES).args(["--no-fail-fast", "--"]).args(filters);
-    if env::var_os(THREADS).is_none() {
-        // Half of their time they wait for packets, timers and processes.
-        let processors = thread::available_parallelism().map_or(1, NonZero::get);
-        command.env(THREADS, (2 * processors).to_string());
-    }
     if !programs::is_root() {
         // Namespaces and eBPF programs are root's; what cargo builds stays ours.
         let runner = format!("CARGO_TARGET_{}_UNKNOWN_LINUX_GNU_RUNNER", env::consts::ARCH.to_uppercase());

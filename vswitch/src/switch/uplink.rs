@@ -119,7 +119,11 @@ impl Switch {
         if let Some(other) = self.on_same_parent(network) {
             // It stays their parent, and does what they ask for.
             return match self.netlink.link_by_name(other.interface().map_or("", InterfaceName::as_str)).await? {
-                Some(link) => self.add_uplink(&other, &link).await,
+                Some(link) => match self.add_uplink(&other, &link).await {
+                    // It has gone meanwhile, with all that was on it.
+                    Err(_) if self.netlink.link(link.index).await?.is_none() => Ok(()),
+                    done => done,
+                },
                 None => Ok(()),
             };
         }
