@@ -136,6 +136,7 @@ pub fn xdp(context: &XdpContext, decision: &Decision, now: u32) -> u32 {
 #[inline(always)]
 pub fn tc(context: &TcContext, decision: &Decision, now: u32) -> i32 {
     let frame = TcFrame::of_skb(context.skb.skb);
+    // Apart: programs that only look at guards have nothing else to carry out, and are spared the rest.
     if decision.action == action::DROP {
         let (reason, learns) = (frame.forget(decision.reason), frame.forget(decision.learns.into()) as u8);
         let decision = &Decision { reason, learns, ..*decision };

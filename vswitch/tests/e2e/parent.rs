@@ -112,6 +112,28 @@ fn endpoints_are_told_that_their_parent_is_gone_and_heal_when_it_returns() {
 }
 
 #[test]
+fn one_of_its_networks_can_be_removed_while_the_parent_goes() {
+    let host = Host::down();
+    let wire = Wire::new(&host.netns, "off", 1);
+    host.start(&[]);
+    let create = |subnet: &str, parent: &str, name: &str| {
+        host.ok(&["network", "create", "-d", "macvlan", "--subnet", subnet, "-o", &format!("parent={parent}"), name]);
+    };
+    create("10.150.0.0/24", "phys0.30", "stays");
+    for turn in 0..60 {
+        create("10.140.0.0/24", "phys0", "first");
+        std::thread::scope(|scope| {
+            let removed = scope.spawn(|| host.ok(&["network", "rm", "first"]));
+            // At another moment of it each time.
+            std::thread::sleep(std::time::Duration::from_micros(500 * turn));
+            host.netns.ip("link del phys0");
+            removed.join().expect("removed");
+        });
+        wire.plug(&host.netns, "phys0");
+    }
+}
+
+#[test]
 fn endpoints_can_be_detached_and_the_network_removed_without_the_parent() {
     let lan = OnWire::<2>::new("macvlan", "off", &[]);
     lan.host.netns.ip("link del phys0");
