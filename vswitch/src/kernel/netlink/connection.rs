@@ -20,8 +20,9 @@ use super::NetlinkError;
 use super::error::{Hint, Refusal};
 use crate::kernel::netns::Netns;
 
-/// The kernel answers before sendto(2) returns. An answer that is not there soon is lost.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// An answer that is not there by then is lost. The kernel answers before sendto(2) returns, but that one waits for
+/// everybody else who changes devices, and for the grace periods (RCU) of removed ones: seconds on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How often a list is read that changes meanwhile.
 const ATTEMPTS: usize = 20;
