@@ -304,6 +304,7 @@ async fn start(options: &Options, capabilities: &Capabilities, before: &Before) 
     let watching = Watching::start(&datapath)?;
     // Before anything is looked at, so that nothing is missed.
     let events = Netlink::link_events()?;
+    let path_events = Netlink::path_events(None)?;
     let parts = Parts {
         instance: instance.clone(),
         mode: options.mode,
@@ -342,6 +343,7 @@ async fn start(options: &Options, capabilities: &Capabilities, before: &Before) 
     tokio::spawn(switch.clone().report_held());
     tokio::spawn(switch.clone().follow_multicast());
     tokio::spawn(switch.clone().follow_cluster());
+    tokio::spawn(switch.clone().follow_paths(path_events));
     tokio::spawn(switch.clone().follow_path_mtus());
     tokio::spawn(switch.clone().tell_too_big());
     tokio::spawn(switch.follow_firewall());

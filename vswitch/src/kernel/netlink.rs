@@ -9,7 +9,7 @@ mod route;
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkFlags, LinkMessage};
@@ -309,6 +309,27 @@ impl Netlink {
         self.connection.change([route::remove_unreachable(destination, metric)]).await
     }
 
+    /// Has packets to a prefix go by host routes of the main table, or be refused (ENETUNREACH), whatever other routes and
+    /// rules there are or come to be: two rules, of this priority and the next, of protocol [`ROUTE_PROTOCOL`]. Fine if they
+    /// are there. Links and sysctls that are switched off and on, which take routes with them, leave rules alone.
+    ///
+    /// # Errors
+    /// [`NetlinkError::Kernel`] with EOPNOTSUPP or EAFNOSUPPORT: the kernel is without CONFIG_IPV6_MULTIPLE_TABLES or IPv6.
+    pub async fn add_guard(&self, destination: Ipv6Net, priority: u32) -> Result<(), NetlinkError> {
+        // The refusal first: never is there a rule that leads on without one that stops.
+        let [hosts, refusal] = route::add_guard(destination, priority);
+        self.connection.change([refusal]).await?;
+        self.connection.change([hosts]).await
+    }
+
+    /// Removes the rules that [`Netlink::add_guard`] added; fine if they are gone.
+    ///
+    /// # Errors
+    /// As of [`Netlink::add_guard`].
+    pub async fn remove_guard(&self, destination: Ipv6Net, priority: u32) -> Result<(), NetlinkError> {
+        self.connection.change(route::remove_guard(destination, priority)).await
+    }
+
     /// Tells a link for good which station has an address (NUD_PERMANENT), under [`ROUTE_PROTOCOL`] and in the place of
     /// what it knew.
     ///
@@ -385,6 +406,16 @@ impl Netlink {
     /// [`NetlinkError::Socket`].
     pub fn link_events() -> Result<mpsc::UnboundedReceiver<LinkEvent>, NetlinkError> {
         events::follow(None)
+    }
+
+    /// Whether anything has changed since it was last asked that packets find their way by: links, addresses or routes of
+    /// a namespace, or of the calling thread's, of either family. One event may stand for many; the channel ends when the
+    /// socket breaks.
+    ///
+    /// # Errors
+    /// [`NetlinkError::Netns`] or [`NetlinkError::Socket`].
+    pub fn path_events(netns: Option<&Netns>) -> Result<mpsc::Receiver<()>, NetlinkError> {
+        events::follow_paths(netns)
     }
 
     /// Follows the links of another namespace, which stays alive meanwhile.

@@ -133,6 +133,13 @@ impl Instance {
         BASE | u32::from_be_bytes([0, a, b, c])
     }
 
+    /// The priority of the first of the two rules that keep what belongs into WireGuard from going elsewhere: before any that
+    /// VPNs and operators make, as a rule, and seldom that of another instance of this namespace.
+    pub fn rule_priority(&self) -> u32 {
+        const BASE: u32 = 100;
+        BASE + (self.route_metric() & 0xfff) * 2
+    }
+
     /// The switch's end of the host's device.
     pub fn host_port_device(&self, network: &NetworkId) -> String {
         format!("vh{}{}", self.tag(), network.digits(8))

@@ -68,10 +68,8 @@ impl Switch {
         self.take_in(recorded).await?;
         self.restore_networks(&links).await?;
         self.adopt_tunnels()?;
-        if let Err(error) = self.follow_tunnels().await {
-            // What is here works without them.
+        if let Err(error) = self.try_tunnels().await {
             tracing::error!("tunnels: {error}");
-            self.note("tunnels", Some(format!("no tunnels to other hosts: {error}")));
         }
         self.create_predefined().await?;
         self.reserve_again();

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::overlay::remove_route;
+use super::overlay::remove_guard;
 use super::{Switch, SwitchError};
 use crate::etc::Etc;
 use crate::kernel::bpffs::{self, BpffsError};
@@ -87,7 +87,7 @@ pub async fn remove_leftovers(netlink: &Netlink, instance: &Instance) -> Result<
     for (_, index) in ours {
         netlink.delete_link(index).await?;
     }
-    remove_route(netlink, instance).await
+    remove_guard(netlink, instance).await
 }
 
 /// Removes the instance's bpffs and its run directory, and what it has recorded if that is wanted.

@@ -21,7 +21,7 @@ use std::time::SystemTime;
 
 use ipnet::{IpNet, Ipv6Net};
 
-use crate::kernel::netlink::{Netlink, NetlinkError};
+use crate::kernel::netlink::{Link, Netlink, NetlinkError};
 use crate::kernel::netns::Netns;
 use crate::kernel::sysctl::{self, SysctlError};
 pub use error::WireguardError;
@@ -162,7 +162,30 @@ impl Device {
             None => settings()?,
         }
         self.netlink.set_mtu(self.index, mtu).await?;
+        self.switch_on().await
+    }
+
+    async fn switch_on(&self) -> Result<(), WireguardError> {
         Ok(self.netlink.configure(self.index, &[whole(&self.own)], &[]).await?)
+    }
+
+    /// Whether the device, of which this is known now, is up and has this host's inner address.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    pub async fn is_ready(&self, link: &Link) -> Result<bool, WireguardError> {
+        let addresses = self.netlink.addresses(Some(self.index)).await?;
+        Ok(link.up && addresses.iter().any(|(_, address)| *address == whole(&self.own)))
+    }
+
+    /// Sets the device up again after somebody switched it or its IPv6 off; it has this name now, in the namespace of the
+    /// calling thread. The routes to peers are as they were left: [`Device::route_to`].
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    pub async fn set_up(&self, name: &str) -> Result<(), WireguardError> {
+        settings(name)?;
+        self.switch_on().await
     }
 
     /// Who does the work.
@@ -198,7 +221,15 @@ impl Device {
             Work::Kernel(kernel) => kernel.set_peer(key, endpoint).await?,
             Work::Userspace(userspace) => userspace.set_peer(key, endpoint),
         }
-        Ok(self.netlink.add_device_route(self.index, whole(&key)).await?)
+        self.route_to(&key).await
+    }
+
+    /// Adds the route to a peer's inner address; fine if it is there.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    pub async fn route_to(&self, key: &PublicKey) -> Result<(), WireguardError> {
+        Ok(self.netlink.add_device_route(self.index, whole(key)).await?)
     }
 
     /// Removes a peer and the route to it: its packets are refused from now on. Fine if it is none.

@@ -15,6 +15,12 @@ const SECRET: &[u8] = b"what only the other container may read";
 /// What the route looks like that keeps what belongs into WireGuard from going elsewhere.
 const KEPT: &str = "unreachable fd76:7377:6974::/48";
 
+/// How many rules keep what belongs into WireGuard from going elsewhere.
+#[track_caller]
+fn rules(host: &Host) -> usize {
+    host.netns.ip("-6 rule show").matches("to fd76:7377:6974::/48").count()
+}
+
 /// A container that says the secret all the time: to all, to a station that is known and to one that is not.
 struct Talker {
     stop: Arc<AtomicBool>,
@@ -88,6 +94,7 @@ fn containers_on_three_hosts_are_one_segment_over_ipv4_and_ipv6() {
                 assert_eq!(counters.accounted(), counters.rx_frames, "{name}: {counters:?}");
             }
             assert!(cloud.hosts[number].netns.ip("-6 route show").contains(KEPT));
+            assert_eq!(rules(&cloud.hosts[number]), 2);
         }
         let table = cloud.hosts[0].ok(&["peer", "ls"]);
         assert!(["KEY", "HANDSHAKE", "yes"].iter().all(|word| table.contains(word)), "{table}");
@@ -95,6 +102,7 @@ fn containers_on_three_hosts_are_one_segment_over_ipv4_and_ipv6() {
         host.stop(&[]);
         assert!(cloud.wireguard(0).is_none() && cloud.tunnels(0).is_none());
         assert!(!host.netns.ip("-6 route show").contains("fd76:"), "{}", host.netns.ip("-6 route show"));
+        assert_eq!(rules(host), 0);
         host.start(&[]);
         cloud.meet();
     }
@@ -173,6 +181,48 @@ fn nothing_of_an_encrypted_network_is_on_the_underlay_whatever_happens() {
     // In the clear, it is found.
     let Overheard { plain, encrypted } = what_is_read(false);
     assert!(plain > 20 && encrypted == 0, "{plain} in the clear, {encrypted} encrypted");
+}
+
+/// The ways in which somebody makes a host lose routes and addresses of its IPv6.
+const LOSSES: [fn(&Netns, &str); 4] = [
+    |netns, _| ["1", "0"].iter().for_each(|off| netns.set("net/ipv6/conf/all/disable_ipv6", off)),
+    |netns, _| ["down", "up"].iter().for_each(|state| drop(netns.ip(&format!("link set lo {state}")))),
+    |netns, device| ["down", "up"].iter().for_each(|state| drop(netns.ip(&format!("link set {device} {state}")))),
+    |netns, _| drop(netns.ip("-6 route flush proto 118")),
+];
+
+#[test]
+fn nothing_leaves_in_the_clear_when_routes_are_lost_and_it_goes_on() {
+    let cloud = Cloud::encrypted(2, Family::V4, &[], &[]);
+    let (host, macs) = (&cloud.hosts[0].netns, [0, 1].map(|number| cloud.at[number].mac));
+    // A router that takes whatever it is given.
+    let way_out = || {
+        host.ip("-6 address replace 2001:db8::1/64 dev under0 nodad");
+        host.ip("-6 route replace default via 2001:db8::2 dev under0");
+    };
+    way_out();
+    let tap = Tap::on(&cloud, SECRET, &macs);
+    let talker = Talker::start(&cloud.containers[0], macs[0], macs[1]);
+    hears(&cloud.containers[1], macs[0]);
+    for lose in LOSSES {
+        let device = cloud.wireguard(0).expect("the device");
+        lose(host, device["ifname"].as_str().expect("a name"));
+        way_out();
+        hears(&cloud.containers[1], macs[0]);
+    }
+    let Overheard { plain, encrypted } = tap.read();
+    assert!(plain == 0 && encrypted > LOSSES.len() as u64, "{plain} in the clear, {encrypted} encrypted");
+    // It is the rules that hold it: without them, and somebody to make them again, it is found outside.
+    cloud.hosts[0].kill_daemon();
+    let outside = RawPort::open(&cloud.underlay, "u0");
+    let rules = host.ip_json("-6 rule show");
+    let ours: Vec<_> = rules.iter().filter(|rule| rule["protocol"] == "118").collect();
+    assert_eq!(ours.len(), 2, "{rules:?}");
+    ours.iter().for_each(|rule| drop(host.ip(&format!("-6 rule del pref {}", rule["priority"]))));
+    host.ip("-6 route flush proto 118");
+    way_out();
+    outside.expect_such("the secret", |Frame(bytes)| Tap::holds(bytes, SECRET));
+    drop(talker);
 }
 
 #[test]
@@ -272,13 +322,13 @@ fn of_two_instances_on_a_host_each_has_its_own_and_leaves_the_others() {
     let network = ["-o", "encrypted=true", "-o", "vni=77", "--subnet", "10.12.0.0/16", "net"];
     beside.ok(&[&["network", "create", "-d", "overlay"][..], &network].concat());
     let routes = || host.netns.ip("-6 route show").matches(KEPT).count();
-    assert_eq!(routes(), 2);
+    assert_eq!((routes(), rules(host)), (2, 4));
     ping(&cloud.containers[0], cloud.at[1].ipv4);
     beside.stop(&[]);
-    assert_eq!(routes(), 1);
+    assert_eq!((routes(), rules(host)), (1, 2));
     ping(&cloud.containers[0], cloud.at[1].ipv4);
     host.ok(&["detach", "--netns", &cloud.containers[0].path_argument()]);
     host.ok(&["network", "rm", "net"]);
-    assert_eq!(routes(), 0);
+    assert_eq!((routes(), rules(host)), (0, 0));
     assert!(cloud.wireguard(0).is_none());
 }

@@ -1,6 +1,6 @@
 //! What happens to overlay networks: peers go and come, daemons die, devices are removed.
 
-use crate::harness::{Cloud, Family, Flow, Frame, Mac, Pinger, RawPort, eventually, ping, reaches, tcp};
+use crate::harness::{Cloud, Family, Flow, Frame, Mac, Netns, Pinger, RawPort, eventually, ping, reaches, tcp};
 
 #[test]
 fn a_peer_that_is_removed_is_a_stranger_until_it_is_added_again() {
@@ -106,4 +106,57 @@ fn a_device_of_the_tunnels_that_somebody_removed_is_made_again() {
             assert_eq!([there.as_str(), back.as_str()], ["yes"; 2]);
         }
     }
+}
+
+#[test]
+fn the_route_to_a_peer_may_move_to_another_interface() {
+    let mut cloud = Cloud::down(2, Family::V4);
+    let [one, other] = [0, 1].map(|number| cloud.hosts[number].netns.clone());
+    one.wire("second", &other, "second");
+    // Each host's address is on none of the cables.
+    let address = |number: usize| format!("203.0.113.{}", number + 1);
+    let lead = |number: usize, device: &str, net: &str| {
+        let (to, from) = (1 - number, address(number));
+        let route = format!("route replace {} via {net}.{} dev {device} src {from}", address(to), to + 1);
+        [&one, &other][number].ip(&route);
+    };
+    for (number, netns) in [&one, &other].into_iter().enumerate() {
+        netns.ip(&format!("address add 198.51.100.{}/24 dev second", number + 1));
+        netns.ip(&format!("address add {}/32 dev lo", address(number)));
+        lead(number, "under0", "192.0.2");
+        cloud.hosts[number].start(&[]);
+        cloud.hosts[number].ok(&["peer", "add", &address(1 - number)]);
+        cloud.create(number, "net", Cloud::VNI, &[]);
+        cloud.inhabit(number);
+    }
+    let talk = |cloud: &Cloud| {
+        for (from, to) in cloud.pairs() {
+            let (from, address, to): (&Netns, _, _) =
+                (&cloud.containers[from], cloud.addresses(to)[0], &cloud.containers[to]);
+            assert_eq!(reaches(from, to, address, true).to_string(), "yes");
+        }
+    };
+    talk(&cloud);
+    for (gone, device, net) in [("under0", "second", "198.51.100"), ("second", "under0", "192.0.2")] {
+        [0, 1].into_iter().for_each(|number| drop(cloud.hosts[number].netns.ip(&format!("link set {device} up"))));
+        one.ip(&format!("link set {gone} down"));
+        [0, 1].into_iter().for_each(|number| lead(number, device, net));
+        talk(&cloud);
+        assert_eq!(cloud.peers(0)[0].interface.as_deref(), Some(device));
+    }
+}
+
+#[test]
+fn tunnels_that_could_not_be_made_are_made_when_they_can() {
+    let cloud = Cloud::up(2, Family::V4);
+    let host = &cloud.hosts[0];
+    host.stop(&[]);
+    host.netns.ip("link add other0 up type vxlan external dstport 4789");
+    let notes = || host.json::<serde_json::Value>(&["status"])["notes"].to_string();
+    host.start(&[]);
+    assert!(notes().contains("no tunnels to other hosts") && notes().contains("4789"), "{}", notes());
+    host.netns.ip("link del other0");
+    let (from, to) = (&cloud.containers[0], &cloud.containers[1]);
+    assert_eq!(reaches(from, to, cloud.addresses(1)[0], true).to_string(), "yes");
+    eventually("the note goes", || (!notes().contains("tunnels")).then_some(()));
 }

@@ -148,6 +148,36 @@ async fn events_that_come_faster_than_they_are_read_are_lost_aloud() {
     tokio::time::timeout(Duration::from_secs(60), removed).await.expect("and those after it are heard");
 }
 
+#[tokio::test]
+async fn every_change_of_the_ways_of_packets_is_told() {
+    let namespace = Namespace::new();
+    let netns = namespace.open();
+    let netlink = Netlink::open_in(&netns).expect("a socket");
+    let index = netlink.create_veth(&veth("vp0", "vp1", None)).await.expect("make it");
+    let peer = netlink.link_by_name("vp1").await.expect("look").expect("it is there").index;
+    netlink.configure(peer, &[], &[]).await.expect("switch it on");
+    let mut events = Netlink::path_events(Some(&netns)).expect("follow");
+    let mut told = async |what: &str| {
+        let event = tokio::time::timeout(Duration::from_secs(60), events.recv()).await;
+        event.unwrap_or_else(|_| panic!("{what}")).expect("the channel is open");
+        // Whatever else came of it.
+        while tokio::time::timeout(Duration::from_millis(500), events.recv()).await.is_ok() {}
+    };
+    let net = |text: &str| text.parse().expect("a prefix");
+    netlink.configure(index, &[], &[]).await.expect("switch it on");
+    told("a link that is switched on").await;
+    for (address, destination) in [("10.1.0.1/24", "10.2.0.0/24"), ("fd00:1::1/64", "fd00:2::/64")] {
+        netlink.configure(index, &[net(address)], &[]).await.expect("give an address");
+        told("an address").await;
+        netlink.add_device_route(index, net(destination)).await.expect("add a route");
+        told("a route").await;
+        netlink.remove_device_route(index, net(destination)).await.expect("remove the route");
+        told("a route that went").await;
+    }
+    netlink.set_mtu(index, 1300).await.expect("set the MTU");
+    told("another MTU").await;
+}
+
 #[test]
 fn link_events_tell_of_a_namespace_that_went_with_its_devices() {
     let (host, container) = (Namespace::new(), Namespace::new());

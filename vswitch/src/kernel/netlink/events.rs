@@ -33,6 +33,8 @@ pub enum LinkEvent {
 
 /// RTMGRP_LINK, bit 0 of the legacy groups (linux/rtnetlink.h).
 const GROUP: u32 = 1;
+/// RTMGRP_LINK, and of each family RTMGRP_IFADDR and RTMGRP_ROUTE: IPv4 routes go with their links and addresses unsaid.
+const PATH_GROUPS: u32 = 0x1 | 0x10 | 0x40 | 0x100 | 0x400;
 /// What the kernel keeps for us: some hundreds of events, several times its default.
 const BACKLOG: usize = 1 << 20;
 /// More than the kernel puts into one datagram.
@@ -49,6 +51,36 @@ pub(super) fn follow(netns: Option<&Netns>) -> Result<mpsc::UnboundedReceiver<Li
     socket.socket_mut().bind(&SocketAddr::new(0, GROUP)).map_err(NetlinkError::Socket)?;
     let (sender, receiver) = mpsc::unbounded_channel();
     tokio::spawn(pass_on(socket, sender));
+    Ok(receiver)
+}
+
+/// Says that something of the paths has changed, not what: a host with many routes has more news than anybody reads.
+pub(super) fn follow_paths(netns: Option<&Netns>) -> Result<mpsc::Receiver<()>, NetlinkError> {
+    let mut socket = open_socket(netns)?;
+    socket.socket_mut().bind(&SocketAddr::new(0, PATH_GROUPS)).map_err(NetlinkError::Socket)?;
+    let (sender, receiver) = mpsc::channel(1);
+    tokio::spawn(async move {
+        let mut buffer = BytesMut::new();
+        loop {
+            buffer.clear();
+            buffer.reserve(DATAGRAM);
+            let received = tokio::select! {
+                received = socket.recv_from(&mut buffer) => received,
+                () = sender.closed() => return,
+            };
+            match received {
+                Ok(sender) if sender.port_number() != 0 => continue,
+                Ok(_) => {}
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => discard(&socket, &mut buffer),
+                Err(error) => {
+                    tracing::error!("events of routes: {error}");
+                    return;
+                }
+            }
+            // One that waits says it already.
+            let _waits = sender.try_send(());
+        }
+    });
     Ok(receiver)
 }
 

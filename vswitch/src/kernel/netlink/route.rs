@@ -12,6 +12,7 @@ use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope,
     RouteType, RouteVia,
 };
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
 use vswitch_common::Mac;
@@ -116,6 +117,52 @@ fn unreachable(destination: IpNet, metric: u32) -> RouteMessage {
     message.attributes.retain(|attribute| !matches!(attribute, RouteAttribute::Oif(_)));
     message.attributes.push(RouteAttribute::Priority(metric));
     message
+}
+
+/// Two rules of this priority and the next: what is for the prefix goes by host routes alone (of the main table), or is refused.
+pub(super) fn add_guard(destination: Ipv6Net, priority: u32) -> [Change; 2] {
+    let object = format!("{destination}");
+    guard(destination, priority).map(|rule| Change {
+        operation: "add the rule for",
+        object: object.clone(),
+        request: Request::new(RouteNetlinkMessage::NewRule(rule), ADD),
+        done_if: Some(Errno::EEXIST),
+    })
+}
+
+/// The one that refuses goes last.
+pub(super) fn remove_guard(destination: Ipv6Net, priority: u32) -> [Change; 2] {
+    let object = format!("{destination}");
+    guard(destination, priority).map(|rule| Change {
+        operation: "remove the rule for",
+        object: object.clone(),
+        request: Request::acknowledged(RouteNetlinkMessage::DelRule(rule)),
+        done_if: Some(Errno::ENOENT),
+    })
+}
+
+fn guard(destination: Ipv6Net, priority: u32) -> [RuleMessage; 2] {
+    /// What is longer than this is a host route.
+    const NOT_A_HOST: u32 = 127;
+    let rule = |action, priority, more| {
+        let mut message = RuleMessage::default();
+        message.header.family = AddressFamily::Inet6;
+        message.header.dst_len = destination.prefix_len();
+        message.header.action = action;
+        let all = [
+            RuleAttribute::Destination(destination.network().into()),
+            RuleAttribute::Priority(priority),
+            RuleAttribute::Protocol(RouteProtocol::Other(ROUTE_PROTOCOL)),
+        ];
+        message.attributes = all.into_iter().chain(more).collect();
+        message
+    };
+    let main = u32::from(RouteHeader::RT_TABLE_MAIN);
+    let by_host_routes = vec![RuleAttribute::Table(main), RuleAttribute::SuppressPrefixLen(NOT_A_HOST)];
+    [
+        rule(RuleAction::ToTable, priority, by_host_routes),
+        rule(RuleAction::Unreachable, priority.saturating_add(1), Vec::new()),
+    ]
 }
 
 /// The default route by a device alone, unless there is one of the family.

@@ -1,8 +1,10 @@
 //! Encrypted networks: their tunnels go from host to host by WireGuard, and by nothing else.
 //!
-//! The order is what keeps plain frames from the underlay. A route that refuses whatever is for an address inside WireGuard is
-//! there before anything else is, and until all else is gone: what WireGuard has no peer for goes nowhere, whether the daemon
-//! lives or not. Then come the device, the programs on it, the peers, and at last the tunnels; all goes in the other order.
+//! The order is what keeps plain frames from the underlay. Rules that refuse whatever is for an address inside WireGuard and
+//! has no route of its own are there before anything else is, and until all else is gone: what WireGuard has no peer for goes
+//! nowhere, whether the daemon lives or not, and whatever becomes of links and routes meanwhile. A route that refuses does it
+//! where the kernel knows no rules. Then come the device, the programs on it, the peers, and at last the tunnels; all goes in
+//! the other order.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -140,7 +142,7 @@ impl Switch {
         if !needed {
             return Ok(());
         }
-        self.netlink.add_unreachable(inner_net().into(), self.instance.route_metric()).await?;
+        add_guard(&self.netlink, &self.instance).await?;
         let mut open = self.encryption.device.lock().await;
         if let Some(device) = &*open
             && self.netlink.link(device.index()).await?.is_none()
@@ -151,10 +153,14 @@ impl Switch {
             gone.close().await?;
         }
         if let Some(device) = &*open {
-            let link = self.netlink.link(device.index()).await?;
+            let Some(link) = self.netlink.link(device.index()).await? else { return Ok(()) };
             // Never less: what endpoints were told stands.
-            if link.is_some_and(|link| link.mtu < mtu) {
+            if link.mtu < mtu {
                 self.netlink.set_mtu(device.index(), mtu).await?;
+            }
+            if !device.is_ready(&link).await? {
+                tracing::warn!("{} was switched off, or has lost its address: it is set up again", link.name);
+                device.set_up(&link.name).await?;
             }
             return Ok(());
         }
@@ -220,11 +226,11 @@ impl Switch {
             device.remove_peer(key).await?;
         }
         for (key, endpoint) in wanted {
-            if there.get(&key).is_some_and(|peer| peer.endpoint == Some(endpoint)) {
-                continue;
-            }
+            let stands = there.get(&key).is_some_and(|peer| peer.endpoint == Some(endpoint));
+            // Its route may be gone nevertheless: who switches a device off takes them.
+            let set = if stands { device.route_to(&key).await } else { device.set_peer(key, endpoint).await };
             // What is wrong with one peer is no reason to do without the others.
-            if let Err(error) = device.set_peer(key, endpoint).await {
+            if let Err(error) = set {
                 tracing::warn!("peer {endpoint}: {error}");
             }
         }
@@ -249,26 +255,18 @@ impl Switch {
         Ok(())
     }
 
-    /// Whether there is something to try again.
-    pub(super) async fn is_encryption_amiss(&self) -> Result<bool, SwitchError> {
-        if !self.state().has_encrypted() {
-            return Ok(false);
-        }
-        let index = self.encryption.index.load(Ordering::Relaxed);
-        Ok(index == 0 || self.netlink.link(index).await?.is_none())
-    }
-
     /// The device of WireGuard was removed by somebody: it is made again. Until then, encrypted frames go nowhere.
     pub(in crate::switch) async fn wireguard_lost(&self) -> Result<(), SwitchError> {
         let _leave = self.leave().await?;
-        if self.is_encryption_amiss().await? {
+        let index = self.encryption.index.load(Ordering::Relaxed);
+        if self.state().has_encrypted() && (index == 0 || self.netlink.link(index).await?.is_none()) {
             tracing::warn!("the device of WireGuard was removed by somebody, and is made again");
-            self.follow_tunnels().await?;
+            self.try_tunnels().await?;
         }
         Ok(())
     }
 
-    /// Removes the device, the programs on it and the route, in this order. The tunnels are gone already.
+    /// Removes the device, the programs on it and what guards them, in this order. The tunnels are gone already.
     async fn close_encryption(&self) -> Result<(), SwitchError> {
         self.note(NOTE, None);
         self.encryption.index.store(0, Ordering::Relaxed);
@@ -282,7 +280,7 @@ impl Switch {
             self.netlink.delete_link(link.index).await?;
         }
         self.in_datapath(|datapath| datapath.set_wireguard(None)).await?;
-        Ok(remove_route(&self.netlink, &self.instance).await?)
+        Ok(remove_guard(&self.netlink, &self.instance).await?)
     }
 
     /// Ends what the daemon itself does for encrypted networks. The device is gone, or goes.
@@ -306,11 +304,24 @@ impl Switch {
     }
 }
 
-/// Removes the instance's route that keeps what belongs into WireGuard from going elsewhere: the last of all.
-pub(in crate::switch) async fn remove_route(netlink: &Netlink, instance: &Instance) -> Result<(), NetlinkError> {
-    match netlink.remove_unreachable(inner_net().into(), instance.route_metric()).await {
-        // A kernel without IPv6 has no such route.
+/// Keeps what belongs into WireGuard from going elsewhere.
+async fn add_guard(netlink: &Netlink, instance: &Instance) -> Result<(), NetlinkError> {
+    // On a kernel without rules, the route has to do.
+    unless_unsupported(netlink.add_guard(inner_net(), instance.rule_priority()).await)?;
+    netlink.add_unreachable(inner_net().into(), instance.route_metric()).await
+}
+
+/// Removes what [`add_guard`] added, of this daemon or an earlier one: the last of all.
+pub(in crate::switch) async fn remove_guard(netlink: &Netlink, instance: &Instance) -> Result<(), NetlinkError> {
+    let route = netlink.remove_unreachable(inner_net().into(), instance.route_metric()).await;
+    // A kernel without IPv6 has no such route.
+    unless_unsupported(route)?;
+    unless_unsupported(netlink.remove_guard(inner_net(), instance.rule_priority()).await)
+}
+
+fn unless_unsupported(done: Result<(), NetlinkError>) -> Result<(), NetlinkError> {
+    match done {
         Err(NetlinkError::Kernel { errno: Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT, .. }) => Ok(()),
-        removed => removed,
+        done => done,
     }
 }

@@ -8,11 +8,14 @@ mod too_big;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
 
 use nix::errno::Errno;
+use tokio::sync::mpsc;
 use vswitch_common::tables::{Port, PortKind, PortNumber};
 
-pub(in crate::switch) use encryption::{Encryption, remove_route};
+pub(in crate::switch) use encryption::{Encryption, remove_guard};
 pub use error::OverlayError;
 pub(in crate::switch) use peers::PeerEntry;
 
@@ -21,7 +24,7 @@ use super::{DEFAULT_MTU, Switch, SwitchError};
 use crate::apply::{ApplyError, apply};
 use crate::datapath::{Receiver, UnderlaySpec, WayOut};
 use crate::drivers;
-use crate::kernel::netlink::{Link, NetlinkError, Route};
+use crate::kernel::netlink::{Link, Netlink, NetlinkError, Route};
 use crate::kernel::xfrm;
 use crate::model::{Network, NetworkId};
 
@@ -29,6 +32,13 @@ use crate::model::{Network, NetworkId};
 const OVERHEAD: u32 = 14 + 8 + 8 + 20;
 /// An IPv6 header is as much longer.
 const IPV6_MORE: u32 = 20;
+
+/// What is noted while tunnels could not be made.
+const NOTE: &str = "tunnels";
+/// For how long more changes of links, addresses and routes are waited for.
+const SETTLED: Duration = Duration::from_millis(100);
+/// For how long the ways to peers are not looked at again.
+const REFRESHED: Duration = Duration::from_secs(1);
 
 /// What a tunnel to a peer puts before an inner packet.
 const fn overhead(peer: IpAddr) -> u32 {
@@ -51,6 +61,22 @@ impl Switch {
     /// # Errors
     /// What the kernel refused; what was done so far stays.
     pub(super) async fn follow_tunnels(&self) -> Result<(), SwitchError> {
+        self.bring_in_line().await?;
+        self.note(NOTE, None);
+        Ok(())
+    }
+
+    /// The same, where nobody waits for it: that it failed is noted, and it is tried again when routes are looked at.
+    pub(super) async fn try_tunnels(&self) -> Result<(), SwitchError> {
+        let done = self.follow_tunnels().await;
+        if let Err(error) = &done {
+            // What is here works without them.
+            self.note(NOTE, Some(format!("no tunnels to other hosts: {error}")));
+        }
+        done
+    }
+
+    async fn bring_in_line(&self) -> Result<(), SwitchError> {
         let _turn = self.tunnelling.lock().await;
         let opened = self.open_encryption().await;
         let secured = opened.is_ok();
@@ -162,13 +188,38 @@ impl Switch {
         self.in_datapath(|datapath| datapath.set_underlay(&UnderlaySpec::default())).await
     }
 
-    /// Routes and addresses may have changed since.
+    /// Links, routes and addresses may have changed, and what failed before may go by now.
     pub(super) async fn refresh_underlay(&self) -> Result<(), SwitchError> {
-        if self.is_encryption_amiss().await? {
-            return self.follow_tunnels().await;
+        let _leave = self.leave().await?;
+        let needed = self.state().networks.values().any(|entry| entry.tunnels.is_some());
+        if needed { self.try_tunnels().await } else { Ok(()) }
+    }
+
+    /// Follows the ways to peers, for as long as the daemon lives.
+    pub async fn follow_paths(self: Arc<Self>, mut events: mpsc::Receiver<()>) {
+        let mut failing = false;
+        loop {
+            if events.recv().await.is_none() {
+                // The socket broke. What it did not tell is found by looking.
+                tokio::time::sleep(REFRESHED).await;
+                match Netlink::path_events(None) {
+                    Ok(again) => events = again,
+                    Err(error) => tracing::error!("no events of routes: {error}"),
+                }
+            }
+            // What belongs together comes together.
+            tokio::time::sleep(SETTLED).await;
+            let _seen = events.try_recv();
+            match self.refresh_underlay().await {
+                Ok(()) | Err(SwitchError::ShuttingDown) => failing = false,
+                Err(error) if !failing => {
+                    tracing::warn!("tunnels do not follow the routes to peers: {error}");
+                    failing = true;
+                }
+                Err(_) => {}
+            }
+            tokio::time::sleep(REFRESHED).await;
         }
-        let _turn = self.tunnelling.lock().await;
-        self.follow_underlay().await
     }
 
     /// What is wanted against what is there; `device` is the index of the tunnels' device, if it is there.
@@ -240,7 +291,7 @@ impl Switch {
             return Ok(());
         }
         tracing::warn!("{} of the tunnels was removed by somebody, and is made again", missing.join(" and "));
-        self.follow_tunnels().await
+        self.try_tunnels().await
     }
 
     /// The MTU of overlay networks that name none: what is left of the smallest way to a peer, or to the outside. In a
