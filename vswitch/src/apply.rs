@@ -177,6 +177,7 @@ impl Made {
         match step {
             Step::CreateVeth { .. } => self.create_veth(step, scene).await,
             Step::CreateVxlan { device, port, mark } => self.create_vxlan(device, *port, mark, scene).await,
+            Step::GuardTunnels { device } => self.guard_tunnels(device.clone(), scene).await,
             Step::NoIpv6 { device } => {
                 Ok(unless_missing(sysctl::write(&["net", "ipv6", "conf", device, "disable_ipv6"], "1"))?)
             }
@@ -302,6 +303,12 @@ impl Made {
         self.undo.push(Undo::DeleteLink(index));
         self.indexes.insert(Device::host(device), index);
         Ok(())
+    }
+
+    async fn guard_tunnels(&mut self, device: String, scene: Scene<'_>) -> Result<(), ApplyError> {
+        let ifindex = self.index(&Device::host(&device), scene).await?;
+        let datapath = scene.datapath.clone();
+        Ok(tokio::task::spawn_blocking(move || datapath.guard_tunnels(Some((ifindex, &device)))).await??)
     }
 
     async fn add_port(&mut self, port: &PortStep, scene: Scene<'_>) -> Result<(), ApplyError> {

@@ -125,6 +125,11 @@ pub enum Step {
         /// The mark on it.
         mark: String,
     },
+    /// The program of the tunnels on their device: nothing that comes out of it is the host's.
+    GuardTunnels {
+        /// Its name.
+        device: String,
+    },
     /// A device that is up.
     SetUp {
         /// The device.

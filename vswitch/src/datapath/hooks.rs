@@ -263,13 +263,14 @@ pub(super) fn detach_underlay(ifindex: u32, pins: &Pins<'_>) -> Result<(), Datap
     Ok(())
 }
 
-/// Forgets our programs at a device of WireGuard: it takes them with it, but for the pins of their links.
-pub(super) fn forget_wireguard(device: Option<u32>, pins: &Pins<'_>) -> Result<(), DatapathError> {
+/// Forgets these programs of ours, but for those at one device: the others are gone, and took them with them but for the pins
+/// of their links.
+pub(super) fn forget(hooks: &[Hook], device: Option<u32>, pins: &Pins<'_>) -> Result<(), DatapathError> {
     let links = std::fs::read_dir(pins.links()).map_err(|error| pin_error(&pins.links(), &error))?;
     for link in links.flatten() {
         let name = link.file_name();
         let Some((ifindex, hook)) = name.to_str().and_then(|name| name.split_once('-')) else { continue };
-        let ours = [Hook::Wireguard, Hook::WireguardOut].iter().any(|of| of.program() == hook);
+        let ours = hooks.iter().any(|of| of.program() == hook);
         if ours && (device.is_none() || ifindex.parse().ok() != device) {
             remove_pin(&link.path())?;
         }
@@ -342,16 +343,16 @@ pub(super) fn replace_programs(
     Ok(())
 }
 
-/// The same on the devices that lead to peers, as far as links tell which they are: returns them. And behind the receiver.
+/// The same on the devices that lead to peers, as far as links tell which they are: returns them. And behind the receiver, and
+/// on the tunnels' device, which has it whether there are tunnels or not.
 pub(super) fn replace_on_underlay(programs: &mut Programs, pins: &Pins<'_>) -> Result<BTreeSet<u32>, DatapathError> {
     let mut devices = BTreeSet::new();
     let links = std::fs::read_dir(pins.links()).map_err(|error| pin_error(&pins.links(), &error))?;
     for link in links.flatten() {
         let name = link.file_name();
         let Some((device, program)) = name.to_str().and_then(|name| name.split_once('-')) else { continue };
-        let Some(hook) = [Hook::Underlay, Hook::Receiver].into_iter().find(|hook| hook.program() == program) else {
-            continue;
-        };
+        let ours = [Hook::Underlay, Hook::Receiver, Hook::Tunnel];
+        let Some(hook) = ours.into_iter().find(|hook| hook.program() == program) else { continue };
         if let Ok(ifindex) = device.parse()
             && replace(programs, hook, &link.path())?
             && hook == Hook::Underlay

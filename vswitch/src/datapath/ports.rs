@@ -136,6 +136,10 @@ impl Datapath {
 
     /// Attaches the programs; says which, in the words of `status`.
     fn attach(&self, state: &mut State, spec: &PortSpec) -> Result<String, DatapathError> {
+        if spec.kind == PortKind::Tunnel {
+            // All tunnels are on one device, which has it already.
+            return Ok(self.tc.name().to_owned());
+        }
         let pins = Pins(&self.options.directory);
         hooks::attach_tc(&mut state.programs, self.tc, Hook::tc(spec.kind), &spec.device, spec.ifindex, &pins)?;
         let tc = self.tc.name();
@@ -188,10 +192,8 @@ impl Datapath {
     fn remove(&self, state: &mut State, number: PortNumber) -> Result<(), DatapathError> {
         let Some(port) = state.ports.ports.get(&number).copied() else { return Ok(()) };
         let detached = match port.kind() {
-            // The device is the other tunnels', too.
-            Some(PortKind::Tunnel) if state.ports.iter().any(|(other, entry)| other != number && is_tunnel(entry)) => {
-                Ok(())
-            }
+            // Its device keeps the program, for the other tunnels and against strangers.
+            Some(PortKind::Tunnel) => Ok(()),
             Some(kind) => hooks::detach(self.tc, kind, port.ifindex, &Pins(&self.options.directory)),
             None => Ok(()),
         };

@@ -7,10 +7,27 @@ use vswitch_common::tables::{Port, PortKind, PortNumber};
 
 use super::DatapathError;
 use super::entry::mapped;
-use super::load::{Datapath, State};
+use super::hooks::{self, Hook};
+use super::load::{Datapath, Pins, State};
 use super::tables::set;
 
 impl Datapath {
+    /// Puts the program on the tunnels' device, by its number and its name, or in the place of an earlier daemon's; and forgets
+    /// the one on another device that is gone. It stays for as long as the device does, whether there are tunnels or not:
+    /// without it, what anybody sends would be the host's.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn guard_tunnels(&self, device: Option<(u32, &str)>) -> Result<(), DatapathError> {
+        let mut state = self.state();
+        let pins = Pins(&self.options.directory);
+        hooks::forget(&[Hook::Tunnel], device.map(|(ifindex, _)| ifindex), &pins)?;
+        match device {
+            Some((ifindex, name)) => hooks::attach_tc(&mut state.programs, self.tc, Hook::Tunnel, name, ifindex, &pins),
+            None => Ok(()),
+        }
+    }
+
     /// Says how long a packet into the tunnel to a peer may be; returns what it was before, if that was something else.
     /// Nothing happens if the port is gone, or another's.
     ///

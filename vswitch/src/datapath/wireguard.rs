@@ -13,9 +13,10 @@ impl Datapath {
     pub fn set_wireguard(&self, device: Option<(u32, &str)>) -> Result<(), DatapathError> {
         let mut state = self.state();
         let pins = Pins(&self.options.directory);
-        hooks::forget_wireguard(device.map(|(ifindex, _)| ifindex), &pins)?;
+        let programs = [Hook::WireguardOut, Hook::Wireguard];
+        hooks::forget(&programs, device.map(|(ifindex, _)| ifindex), &pins)?;
         if let Some((ifindex, name)) = device {
-            for hook in [Hook::WireguardOut, Hook::Wireguard] {
+            for hook in programs {
                 hooks::attach_tc(&mut state.programs, self.tc, hook, name, ifindex, &pins)?;
             }
         }

@@ -38,6 +38,8 @@ pub fn tunnels(instance: &Instance, port: u16) -> Vec<Step> {
         Step::CreateVxlan { device: device.clone(), port, mark: instance.tunnel_mark() },
         // It has nothing to say by itself.
         Step::NoIpv6 { device: device.clone() },
+        // Up without it, it would give the host what anybody sends.
+        Step::GuardTunnels { device: device.clone() },
         Step::SetUp { device: Device::host(device) },
     ]
 }

@@ -2,7 +2,7 @@
 
 use std::net::UdpSocket;
 
-use crate::harness::{Cloud, Family, Frame, Mac, Netns, RawPort, eventually, ping};
+use crate::harness::{Cloud, Counters, Family, Frame, Mac, Netns, RawPort, eventually, ping, reaches};
 
 const VNI: u32 = 5000;
 
@@ -97,6 +97,43 @@ fn nobody_hears_a_host_that_is_no_peer() {
         target.assert_nothing([source(1)]);
         assert_eq!(target.dropped("unknown_peer"), 3, "{family:?}");
     }
+}
+
+#[test]
+fn a_host_without_a_tunnel_hears_nobody_by_vxlan() {
+    let cloud = Cloud::down(2, Family::V4);
+    let host = &cloud.hosts[0];
+    host.start(&[]);
+    cloud.create(0, "net", Cloud::VNI, &[]);
+    let gateway = *host.netns.addresses(&cloud.host_device(0)).first().expect("the host's address in the network");
+    // A machine with a VXLAN device of the kernel, of no network's VNI.
+    let mallory = Netns::new("mallory");
+    cloud.plug(&mallory, 5);
+    mallory.ip(&format!("link add vx0 type vxlan id 77 remote {} dstport 4789", cloud.peer(0)));
+    mallory.ip("link set vx0 up");
+    let dropped = || host.ports(&[]).iter().filter(|(name, _)| name.ends_with("-vxlan")).map(unknown_vnis).sum::<u64>();
+    let nothing_comes = |when: &str| {
+        mallory.ip(&format!("route replace {gateway}/32 via {}", cloud.peer(0)));
+        assert_eq!(reaches(&mallory, &host.netns, gateway.into(), true).to_string(), "yes", "by the router, {when}");
+        mallory.ip(&format!("route replace {gateway}/32 dev vx0 src {}", cloud.peer(5)));
+        let before = dropped();
+        assert_eq!(reaches(&mallory, &host.netns, gateway.into(), false).to_string(), "no", "by VXLAN, {when}");
+        assert!(dropped() > before, "it is counted, {when}");
+    };
+    nothing_comes("before there is a peer");
+    cloud.acquaint(0);
+    nothing_comes("with a peer");
+    host.ok(&["peer", "rm", &cloud.peer(1)]);
+    nothing_comes("after the last peer");
+    host.kill_daemon();
+    host.start(&[]);
+    nothing_comes("after a takeover");
+    host.stop(&[]);
+    assert!(cloud.tunnels(0).is_none(), "the device is gone");
+}
+
+fn unknown_vnis((_, counters): (&String, &Counters)) -> u64 {
+    counters.dropped("unknown_vni")
 }
 
 #[test]

@@ -99,6 +99,7 @@ impl Switch {
         self.follow_keys().await?;
         self.secured(opened)?;
         if !work.needed {
+            self.in_datapath(|datapath| datapath.guard_tunnels(None)).await?;
             self.sync_networks(&changed).await?;
             // Nothing is sent there any more, once this is done.
             self.follow_underlay().await?;
