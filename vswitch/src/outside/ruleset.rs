@@ -189,12 +189,14 @@ impl Ruleset<'_> {
     }
 
     /// Packets of tunnels: of each flow inside another port outside, and never an answer to it. To follow them as connections
-    /// costs each packet a lookup, and the table an entry for each flow.
+    /// costs each packet a lookup, and the table an entry for each flow. What passes through is no tunnel's: it needs its
+    /// connection to be masqueraded.
     fn untracked(&mut self, port: u16) {
-        for (chain, hook) in [("tunnels_in", NfHook::Prerouting), ("tunnels_out", NfHook::Output)] {
-            self.base_chain(chain, NfChainType::Filter, hook, RAW);
-            self.rule(chain, vec![statement::udp_to(port), statement::untracked()]);
-        }
+        let to_port = || statement::udp_to(port);
+        self.base_chain("tunnels_in", NfChainType::Filter, NfHook::Prerouting, RAW);
+        self.rule("tunnels_in", vec![to_port(), to_host(), statement::untracked()]);
+        self.base_chain("tunnels_out", NfChainType::Filter, NfHook::Output, RAW);
+        self.rule("tunnels_out", vec![to_port(), statement::untracked()]);
     }
 
     /// Two maps with one key, and the rule that looks both up.

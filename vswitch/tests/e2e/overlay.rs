@@ -1,8 +1,10 @@
 //! Containers on several hosts in one network, whatever is between the hosts.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
-use crate::harness::{Cloud, Family, Frame, Host, Mac, Netns, RawPort, eventually, heard, ping, ping_with, tcp, udp};
+use crate::harness::{
+    Cloud, Family, Frame, Host, Mac, Netns, PATIENCE, RawPort, eventually, heard, ping, ping_with, tcp, udp,
+};
 
 /// Every pair reaches each other, in all ways; then what was learned, and what was counted.
 fn one_segment(family: Family) {
@@ -203,6 +205,27 @@ fn endpoints_reach_outside_and_ports_are_published() {
     // A container on the other host gets there from its own host's address.
     connect(&cloud.containers[1]).expect("from a container on the other host");
     listener.accept().expect("it came");
+}
+
+#[test]
+fn what_containers_send_to_the_tunnels_port_of_others_is_masqueraded() {
+    let cloud = Cloud::up(2, Family::V4);
+    let (outside, _) = outside(&cloud);
+    for family in [Family::V4, Family::V6] {
+        let to = Cloud::address(family, 8);
+        let server = outside.inside(|| UdpSocket::bind((to, 4789))).expect("a socket");
+        server.set_read_timeout(Some(PATIENCE)).expect("a time limit");
+        let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let client = cloud.containers[0].inside(|| UdpSocket::bind((any, 0))).expect("a socket");
+        client.send_to(b"no tunnel's", (to, 4789)).expect("sending");
+        let mut buffer = [0; 64];
+        let (length, from) = server.recv_from(&mut buffer).expect("it comes");
+        assert_eq!((&buffer[..length], from.ip()), (&b"no tunnel's"[..], Cloud::address(family, 0)));
+        // And the answer finds the way back.
+        server.send_to(b"answer", from).expect("sending");
+        client.set_read_timeout(Some(PATIENCE)).expect("a time limit");
+        assert_eq!(client.recv(&mut buffer).expect("an answer"), 6);
+    }
 }
 
 #[test]
