@@ -158,6 +158,7 @@ mod tests {
             xdp_program: None,
             loopback: false,
             master: None,
+            vxlan_port: None,
         }
     }
 

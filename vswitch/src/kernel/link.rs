@@ -42,6 +42,8 @@ pub struct Link {
     pub loopback: bool,
     /// The bridge or bond that it belongs to.
     pub master: Option<u32>,
+    /// Of a VXLAN device, the UDP port that it listens on.
+    pub vxlan_port: Option<u16>,
 }
 
 /// A pair of veth to be made.
@@ -81,6 +83,7 @@ impl From<&LinkMessage> for Link {
             xdp_program: None,
             loopback: flags.contains(LinkFlags::Loopback),
             master: None,
+            vxlan_port: None,
         };
         let mut lower = None;
         for attribute in &message.attributes {
@@ -93,7 +96,10 @@ impl From<&LinkMessage> for Link {
                 LinkAttribute::LinkNetNsId(id) => link.peer_netnsid = Some(*id),
                 LinkAttribute::Controller(index) => link.master = Some(*index),
                 LinkAttribute::Xdp(entries) => link.xdp_program = entries.iter().find_map(program),
-                LinkAttribute::LinkInfo(entries) => link.kind = entries.iter().find_map(kind),
+                LinkAttribute::LinkInfo(entries) => {
+                    link.kind = entries.iter().find_map(kind);
+                    link.vxlan_port = entries.iter().find_map(vxlan_port);
+                }
                 _ => {}
             }
         }
@@ -116,6 +122,15 @@ fn kind(entry: &LinkInfo) -> Option<String> {
         LinkInfo::Kind(kind) => Some(kind.to_string()),
         _ => None,
     }
+}
+
+/// IFLA_VXLAN_PORT (linux/if_link.h).
+fn vxlan_port(entry: &LinkInfo) -> Option<u16> {
+    let LinkInfo::Data(InfoData::Vxlan(data)) = entry else { return None };
+    data.iter().find_map(|entry| match entry {
+        InfoVxlan::Port(port) => Some(*port),
+        _ => None,
+    })
 }
 
 /// Whether a message is about a device itself, and not about its part in a bridge.
@@ -230,6 +245,14 @@ mod tests {
         assert_eq!((link.mac, link.peer_index), (Some(Mac([2, 0, 0, 0, 0, 1])), Some(3)));
         assert!(link.up && link.running);
         assert_eq!(link.xdp_program, None);
+    }
+
+    #[test]
+    fn the_port_of_a_vxlan_device_is_read() {
+        let mut message = vxlan("vx0", 4790);
+        assert_eq!(Link::from(&message).vxlan_port, Some(4790));
+        message.attributes.retain(|attribute| !matches!(attribute, LinkAttribute::LinkInfo(_)));
+        assert_eq!(Link::from(&message).vxlan_port, None);
     }
 
     #[test]

@@ -70,6 +70,27 @@ fn no_frame_between_hosts_is_lost_when_the_daemon_is_killed_and_the_next_takes_o
 }
 
 #[test]
+fn a_takeover_with_another_udp_port_moves_the_tunnels_there() {
+    for family in [Family::V4, Family::V6] {
+        let cloud = Cloud::up(2, family);
+        let [one, other] = [&cloud.containers[0], &cloud.containers[1]];
+        ping(one, cloud.at[1].ipv4);
+        for port in [4790, 4789] {
+            for host in &cloud.hosts {
+                host.kill_daemon();
+                host.start(&["--vxlan-port", &port.to_string()]);
+            }
+            for number in 0..2 {
+                assert_eq!(cloud.tunnels(number).expect("the device")["linkinfo"]["info_data"]["port"], port);
+            }
+            assert_eq!(reaches(one, other, cloud.addresses(1)[0], true).to_string(), "yes", "{family:?}, {port}");
+            tcp(other, one, cloud.at[0].ipv4, 1 << 20);
+            assert_eq!(cloud.port_of(0, cloud.at[1].mac), Some(cloud.peer(1)));
+        }
+    }
+}
+
+#[test]
 fn down_removes_the_tunnels_and_up_brings_everything_back() {
     let cloud = Cloud::up(2, Family::V4);
     let [one, other] = [&cloud.containers[0], &cloud.containers[1]];

@@ -80,7 +80,7 @@ impl Switch {
         let _turn = self.tunnelling.lock().await;
         let opened = self.open_encryption().await;
         let secured = opened.is_ok();
-        let device = self.netlink.link_by_name(&self.instance.tunnel_device()).await?;
+        let device = self.tunnels_there().await?;
         let work = self.work_on_tunnels(device.as_ref().map(|link| link.index), secured)?;
         let mut changed = BTreeSet::new();
         for (network, peer, number) in work.gone {
@@ -220,6 +220,22 @@ impl Switch {
                 Err(_) => {}
             }
             tokio::time::sleep(REFRESHED).await;
+        }
+    }
+
+    /// The device of the tunnels, if it is there. One that an earlier daemon made for another UDP port goes, as no device takes
+    /// another one; then all tunnels are made anew.
+    async fn tunnels_there(&self) -> Result<Option<Link>, SwitchError> {
+        let name = self.instance.tunnel_device();
+        let Some(device) = self.netlink.link_by_name(&name).await? else { return Ok(None) };
+        let ours = device.alias.as_deref() == Some(&self.instance.tunnel_mark());
+        match device.vxlan_port {
+            Some(port) if ours && port != self.vxlan_port => {
+                tracing::info!("{name} is made anew, for UDP port {} and no longer {port}", self.vxlan_port);
+                self.netlink.delete_link(device.index).await?;
+                Ok(None)
+            }
+            _ => Ok(Some(device)),
         }
     }
 
