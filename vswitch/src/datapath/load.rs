@@ -150,14 +150,14 @@ impl Datapath {
         set_carriers(&ebpf, &mut maps.carriers)?;
         set(&mut maps.learnable, "LEARNABLE", 0, u64::from(options.fdb_size))?;
         let mut ports = PortTable::read(&maps)?;
-        ports.read_remotes(&maps)?;
-        let mut programs = Programs::pinned(&pins)?;
-        hooks::replace_programs(&mut programs, tc, &pins, &ports)?;
-        let underlay = hooks::replace_on_underlay(&mut programs, &pins)?;
         let fdb = || {
             let path = pins.map("FDB");
             MapData::from_pin(&path).map_err(|error| DatapathError::Pin { path, message: error.to_string() })
         };
+        ports.read_stations(&fdb()?)?;
+        let mut programs = Programs::pinned(&pins)?;
+        hooks::replace_programs(&mut programs, tc, &pins, &ports)?;
+        let underlay = hooks::replace_on_underlay(&mut programs, &pins)?;
         let logger = log::of(&mut ebpf);
         let state = State { programs, logger, fdb: fdb()?, maps, ports, underlay, receiver: None };
         let state = Mutex::new(state);

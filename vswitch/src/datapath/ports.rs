@@ -33,6 +33,8 @@ pub(super) struct PortTable {
     pub(super) neighbors: HashMap<PortNumber, BTreeSet<NeighborKey>>,
     /// Of tunnels: the endpoints of the other host.
     pub(super) remotes: HashMap<PortNumber, BTreeSet<FdbKey>>,
+    /// The stations behind each that somebody has written: they go with it.
+    pub(super) by_hand: HashMap<PortNumber, BTreeSet<FdbKey>>,
     owned: HashMap<PortNumber, BTreeSet<OwnKey>>,
     trunks: HashMap<PortNumber, BTreeSet<u16>>,
 }
@@ -391,13 +393,15 @@ impl State {
         }
         let learned = self.maps.learned.get(&number.0, 0).is_ok_and(|learned| learned > 0);
         let forgotten = if learned { self.forget(|_, entry| entry.port == number) } else { Ok(0) };
+        // What is written is not counted there.
+        let forgotten = forgotten.and(self.forget_by_hand(number));
         let unknown = self.make_known(number, Mac::ZERO, BTreeSet::new()).and(self.forget_remotes(number));
         let vlans = self.list_vlans(number, &Trunk::None).and(self.own(number, BTreeSet::new()));
         let deaf = self.stop_listening(number);
         set(&mut self.maps.ports, "PORTS", number.0, Port::default())?;
         set(&mut self.maps.learned, "LEARNED", number.0, 0)?;
         set(&mut self.maps.forgotten, "FORGOTTEN", number.0, 0)?;
-        device.and(forgotten.map(drop)).and(unlisted).and(unknown).and(vlans).and(deaf)
+        device.and(forgotten).and(unlisted).and(unknown).and(vlans).and(deaf)
     }
 
     /// A parent that goes leaves its children without one.

@@ -9,7 +9,7 @@ use vswitch_common::tables::{FdbEntry, FdbKey, Neighbor, NeighborKey, PortNumber
 use super::entry::mapped;
 use super::load::State;
 use super::ports::PortTable;
-use super::tables::{Maps, removed};
+use super::tables::removed;
 use super::tunnels::is_tunnel;
 use super::{Datapath, DatapathError};
 
@@ -66,22 +66,6 @@ impl Datapath {
             }
         }
         Ok(stray.len())
-    }
-}
-
-impl PortTable {
-    /// Reads back which endpoints are behind tunnels.
-    pub(super) fn read_remotes(&mut self, maps: &Maps) -> Result<(), DatapathError> {
-        if !self.ports.values().any(is_tunnel) {
-            return Ok(());
-        }
-        for entry in maps.fdb.iter() {
-            let (key, entry) = entry.map_err(|cause| DatapathError::Table { table: "FDB", cause })?;
-            if entry.flags & FdbEntry::REMOTE != 0 {
-                self.remotes.entry(entry.port).or_default().insert(key);
-            }
-        }
-        Ok(())
     }
 }
 

@@ -3,10 +3,11 @@
 use std::io;
 use std::os::fd::AsFd as _;
 
-use aya::maps::MapError;
+use aya::maps::{MapData, MapError};
 use vswitch_common::tables::{FdbEntry, FdbKey, Port, PortNumber, tick, ticks_to_seconds};
 
 use super::load::{Datapath, State};
+use super::ports::PortTable;
 use super::tables::{removed, set};
 use super::{DatapathError, batch};
 
@@ -36,12 +37,12 @@ impl Datapath {
         }
     }
 
-    /// Writes a static entry, in place of a learned one if there is one.
+    /// Writes a static entry, in place of a learned one if there is one. It goes with its port.
     ///
     /// # Errors
     /// What the kernel refused: the FDB is full.
     pub fn fdb_add_static(&self, key: FdbKey, port: PortNumber) -> Result<(), DatapathError> {
-        self.state().fix(key, port)
+        self.state().write_by_hand(key, FdbEntry { port, flags: FdbEntry::STATIC, ..FdbEntry::default() })
     }
 
     /// Writes an entry that ages like a learned one, and does not move while it is there.
@@ -50,7 +51,7 @@ impl Datapath {
     /// What the kernel refused: the FDB is full.
     pub fn fdb_add_sticky(&self, key: FdbKey, port: PortNumber) -> Result<(), DatapathError> {
         let entry = FdbEntry { port, seen: Self::now(), flags: FdbEntry::STICKY, ..FdbEntry::default() };
-        self.state().write(key, entry)
+        self.state().write_by_hand(key, entry)
     }
 
     /// Removes an entry, static or learned; false if there is none.
@@ -106,6 +107,20 @@ impl Datapath {
     }
 }
 
+impl PortTable {
+    /// Reads back which stations were written behind ports; a port's own, which goes with it anyway, is among them.
+    pub(super) fn read_stations(&mut self, fdb: &MapData) -> Result<(), DatapathError> {
+        for (key, entry) in batch::entries::<FdbKey, FdbEntry>(fdb.fd().as_fd()).map_err(unread)? {
+            if entry.flags & FdbEntry::REMOTE != 0 {
+                self.remotes.entry(entry.port).or_default().insert(key);
+            } else if entry.is_fixed() {
+                self.by_hand.entry(entry.port).or_default().insert(key);
+            }
+        }
+        Ok(())
+    }
+}
+
 impl State {
     /// Removes the stations that `gone` names; returns how many.
     pub(super) fn forget(&mut self, gone: impl Fn(&FdbKey, &FdbEntry) -> bool) -> Result<usize, DatapathError> {
@@ -130,6 +145,21 @@ impl State {
         self.write(key, FdbEntry { port, flags: FdbEntry::STATIC, ..FdbEntry::default() })
     }
 
+    /// Writes an entry that is not counted as learned, and notes it: a port that goes has to find it.
+    fn write_by_hand(&mut self, key: FdbKey, entry: FdbEntry) -> Result<(), DatapathError> {
+        self.write(key, entry)?;
+        self.ports.by_hand.entry(entry.port).or_default().insert(key);
+        Ok(())
+    }
+
+    /// Forgets what was written behind a port that goes.
+    pub(super) fn forget_by_hand(&mut self, port: PortNumber) -> Result<(), DatapathError> {
+        for station in self.ports.by_hand.remove(&port).unwrap_or_default() {
+            self.remove_if(&station, |entry| entry.port == port)?;
+        }
+        Ok(())
+    }
+
     pub(super) fn write(&mut self, key: FdbKey, entry: FdbEntry) -> Result<(), DatapathError> {
         if let Ok(before) = self.maps.fdb.get(&key, 0) {
             self.discount(&before)?;
@@ -148,6 +178,9 @@ impl State {
         let before = self.maps.fdb.get(key, 0);
         let gone = removed(self.maps.fdb.remove(key), "FDB")?;
         if let (true, Ok(before)) = (gone, before) {
+            if let Some(written) = self.ports.by_hand.get_mut(&before.port) {
+                written.remove(key);
+            }
             self.discount(&before)?;
         }
         Ok(gone)

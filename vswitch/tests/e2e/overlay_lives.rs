@@ -41,6 +41,32 @@ fn a_peer_that_is_removed_is_a_stranger_until_it_is_added_again() {
 }
 
 #[test]
+fn what_was_written_behind_a_peer_goes_with_it() {
+    let cloud = Cloud::with(2, Family::V4, &[], &["-o", "learning=off"]);
+    let host = &cloud.hosts[0];
+    let mac = cloud.at[1].mac;
+    let written = || host.fdb(&[]).into_iter().find(|station| station.mac == mac).map(|station| station.port);
+    for sticky in [&[][..], &["--sticky"]] {
+        for taken_over in [false, true] {
+            host.ok(&[&["fdb", "add", &mac.to_string(), "net", &cloud.peer(1)], sticky].concat());
+            assert_eq!(written(), Some(cloud.peer(1)));
+            if taken_over {
+                host.kill_daemon();
+                host.start(&[]);
+                assert_eq!(written(), Some(cloud.peer(1)));
+            }
+            host.ok(&["peer", "rm", &cloud.peer(1)]);
+            assert_eq!(written(), None);
+            host.ok(&["peer", "add", &cloud.peer(1)]);
+            // One that is behind a port that is gone would be taken for somebody else's.
+            ping(&cloud.containers[0], cloud.at[1].ipv4);
+            let spoofed = host.ports(&["net"])[&cloud.peer(1)].dropped("source_spoofed");
+            assert_eq!(spoofed, 0, "{sticky:?}, taken over: {taken_over}");
+        }
+    }
+}
+
+#[test]
 fn no_frame_between_hosts_is_lost_when_the_daemon_is_killed_and_the_next_takes_over() {
     for family in [Family::V4, Family::V6] {
         let cloud = Cloud::up(2, family);
