@@ -17,7 +17,7 @@ use super::{Datapath, DatapathError};
 pub struct UnderlaySpec {
     /// The devices that lead to peers, with their names.
     pub devices: Vec<(u32, String)>,
-    /// The addresses of this host.
+    /// The addresses of this host that tunnels end at, `MAX_UNDERLAY` of them at most.
     pub addresses: BTreeSet<IpAddr>,
     /// The UDP port of the tunnels.
     pub port: u16,

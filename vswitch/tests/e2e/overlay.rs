@@ -229,6 +229,34 @@ fn what_containers_send_to_the_tunnels_port_of_others_is_masqueraded() {
 }
 
 #[test]
+fn a_host_with_more_addresses_than_there_is_room_for_has_peers() {
+    let mut cloud = Cloud::down(2, Family::V4);
+    // Before that of the underlay, by their order.
+    let many = "for n in $(seq 0 1099); do echo address add 10.99.$((n / 250)).$((n % 250))/32 dev lo; done | ip -b -";
+    let added = crate::harness::run(cloud.hosts[0].netns.command("sh").args(["-c", many]));
+    assert_eq!(added.code, Some(0), "{added:?}");
+    for number in 0..2 {
+        cloud.hosts[number].start(&[]);
+        cloud.acquaint(number);
+        cloud.create(number, "net", Cloud::VNI, &[]);
+    }
+    (0..2).for_each(|number| cloud.inhabit(number));
+    for (one, other) in cloud.pairs() {
+        tcp(&cloud.containers[one], &cloud.containers[other], cloud.at[other].ipv4, 1 << 20);
+    }
+    let status = |number: usize| cloud.hosts[number].ok(&["status"]);
+    assert!(status(0).contains("1024 are known as ends of tunnels"), "{}", status(0));
+    assert!(!status(1).contains("ends of tunnels"), "{}", status(1));
+    // What comes to the interface that leads to peers is looked at by the program there.
+    let sender = cloud.socket(&cloud.hosts[1].netns, 1);
+    sender.send_to(&[0; 8], (Cloud::address(Family::V4, 0), 4789)).expect("sending");
+    eventually("it is dropped", || {
+        let ports = cloud.hosts[0].ports(&[]);
+        ports.iter().any(|(_, counters)| counters.dropped("vxlan_header") == 1).then_some(())
+    });
+}
+
+#[test]
 fn an_internal_network_keeps_its_endpoints_in() {
     let cloud = Cloud::with(2, Family::V4, &[], &["--internal"]);
     let (outside, address) = outside(&cloud);

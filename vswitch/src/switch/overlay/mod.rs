@@ -1,6 +1,7 @@
 //! Overlay networks: the tunnels of each network to each peer, kept in line with what there is of both.
 
 mod encryption;
+mod ends;
 mod error;
 mod path_mtu;
 mod peers;
@@ -16,6 +17,7 @@ use tokio::sync::mpsc;
 use vswitch_common::tables::{Port, PortKind, PortNumber};
 
 pub(in crate::switch) use encryption::{Encryption, remove_guard};
+use ends::Ends;
 pub use error::OverlayError;
 pub(in crate::switch) use peers::PeerEntry;
 
@@ -135,18 +137,22 @@ impl Switch {
             tunnels.flat_map(BTreeMap::keys).copied().collect()
         };
         let mut spec = UnderlaySpec { port: self.vxlan_port, ..UnderlaySpec::default() };
+        let mut ends = Ends::default();
         if !peers.is_empty() {
             let routes = self.netlink.routes().await?;
             let indexes: BTreeSet<u32> = peers.iter().filter_map(|peer| link_towards(&routes, *peer)).collect();
             let links = self.netlink.links().await?;
             spec.receiver = self.receiver(&links);
             spec.ways = self.ways(&peers, &links).await?;
+            let owner = |link: &Link| self.instance.owner(link.alias.as_deref()?);
+            let owned = links.iter().filter_map(|link| Some((link.index, owner(link)?))).collect();
             // Without Ethernet there is nothing that this program knows how to read.
             let devices = links.into_iter().filter(|link| indexes.contains(&link.index) && link.mac.is_some());
             spec.devices = devices.map(|link| (link.index, link.name)).collect();
-            spec.addresses =
-                self.netlink.addresses(None).await?.into_iter().map(|(_, address)| address.addr()).collect();
+            ends = Ends::of(self.netlink.addresses(None).await?, &indexes, &owned);
         }
+        self.note_ends(&ends);
+        spec.addresses = ends.addresses;
         self.in_datapath(move |datapath| datapath.set_underlay(&spec)).await
     }
 
