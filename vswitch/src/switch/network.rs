@@ -66,11 +66,14 @@ impl Switch {
             network.uplink_before = Some(self.uplink_before(&interface, link, network.bridge.xdp));
         }
         let mtu = self.mtu(&network).await?;
-        let routes = self.routes().await?;
+        let mut avoid = self.routes().await?;
+        let own = self.own_underlay().await?;
         let (network, _exclusive, recorded) = {
             let mut state = self.state();
+            state.check_underlay(&network, &own)?;
+            avoid.extend(state.underlay_routes(&own));
             let (network, exclusive) =
-                state.admit_network(WantedNetwork { network, ipv6: asked.ipv6, mtu }, &self.pools, &routes)?;
+                state.admit_network(WantedNetwork { network, ipv6: asked.ipv6, mtu }, &self.pools, &avoid)?;
             let recorded = self.store.commit(vec![Change::PutNetwork(network.clone())]);
             (network, exclusive, recorded)
         };

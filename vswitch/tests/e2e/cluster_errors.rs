@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::harness::{AtRest, Clustered, Family, Host, Netns, Surroundings, ping, run};
+use crate::harness::{AtRest, Clustered, Family, Host, Netns, Surroundings, eventually, ping, run};
 
 /// `up` with these flags, which fails with one line that names these, and leaves nothing.
 #[track_caller]
@@ -130,4 +130,34 @@ fn what_does_not_fit_the_cluster_is_refused_on_every_host() {
     // What is this host's own needs no cluster, and has none of its names.
     cluster.hosts[1].ok(&["network", "create", "own"]);
     assert_eq!(cluster.keys("networks"), ["net"]);
+}
+
+#[test]
+fn a_subnet_that_would_take_the_underlay_is_nobodys_in_the_cluster() {
+    let cluster = Clustered::down(3, Family::V4);
+    (0..2).for_each(|number| drop(cluster.join(number)));
+    cluster.has_members(1, &[0]);
+    let create = |subnet| ["network", "create", "-d", "overlay", "--subnet", subnet, "under"];
+    let line = cluster.hosts[1].fails(1, &create("192.0.2.0/24"));
+    for name in ["192.0.2.0/24", "under", "192.0.2.1", "host0.test", "choose another subnet"] {
+        assert!(line.contains(name), "`{line}` does not name {name}");
+    }
+    assert_eq!(cluster.keys("networks"), Vec::<String>::new());
+    // The third is not there yet, and nobody knows that it will be in there: it does without.
+    cluster.hosts[2].netns.ip("address add 198.51.100.3/24 dev under0");
+    cluster.hosts[1].ok(&create("198.51.100.0/24"));
+    let url = cluster.etcd.url();
+    cluster.hosts[2].start(&["--cluster", &url, "--advertise", "198.51.100.3"]);
+    cluster.is_joined(2, 3);
+    eventually("it says why", || {
+        let status = cluster.hosts[2].ok(&["status"]);
+        let names = ["network under of the cluster is not on this host", "198.51.100.3", "198.51.100.0/24"];
+        names.iter().all(|name| status.contains(name)).then_some(())
+    });
+    assert!(!cluster.networks(2).contains(&"under".to_owned()));
+    cluster.has_network(0, "under");
+    cluster.hosts[1].ok(&["network", "rm", "under"]);
+    eventually("nothing is left to say", || {
+        (!cluster.hosts[2].ok(&["status"]).contains("network under")).then_some(())
+    });
 }

@@ -174,3 +174,29 @@ fn where_the_port_of_wireguard_is_taken_the_network_is_refused() {
     assert!(!host.netns.ip("-6 route show table main").contains("fd76:7377:6974::/48"));
     drop(socket);
 }
+
+#[test]
+fn a_subnet_that_would_take_the_underlay_is_refused() {
+    let cloud = Cloud::down(2, Family::V4);
+    let host = &cloud.hosts[0];
+    host.start(&[]);
+    cloud.acquaint(0);
+    for driver in ["bridge", "overlay"] {
+        for subnet in ["192.0.2.0/24", "192.0.0.0/16", "192.0.2.0/30"] {
+            let create = ["network", "create", "-d", driver, "--subnet", subnet, "under"];
+            refused(host, &create, &[subnet, "under", "192.0.2.1", "own address", "choose another subnet"]);
+        }
+    }
+    ping(&host.netns, std::net::Ipv4Addr::new(192, 0, 2, 2));
+    // A peer that is not on the link, and the network that would hide it.
+    host.ok(&["network", "create", "--subnet", "203.0.113.0/24", "hides"]);
+    refused(host, &["peer", "add", "203.0.113.9"], &["203.0.113.9", "203.0.113.0/24", "hides"]);
+    host.ok(&["network", "rm", "hides"]);
+    host.ok(&["peer", "add", "203.0.113.9"]);
+    let hides = ["network", "create", "--subnet", "203.0.113.0/24", "hides"];
+    refused(host, &hides, &["203.0.113.0/24", "203.0.113.9", "a peer", "choose another subnet"]);
+    // Nothing is chosen that holds one.
+    host.ok(&["peer", "add", "10.201.1.9"]);
+    host.ok(&["network", "create", "chosen"]);
+    assert!(host.ok(&["network", "ls"]).contains("10.201.2.0/24"), "{}", host.ok(&["network", "ls"]));
+}

@@ -129,6 +129,8 @@ impl Switch {
         }
         if hosts || anew {
             done = done.and(self.follow_hosts().await);
+            // A host that was in the way may be gone.
+            self.place_again().await;
         }
         if hosts || tunnels || anew {
             done = done.and(self.follow_tunnels().await);

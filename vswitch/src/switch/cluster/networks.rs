@@ -26,11 +26,14 @@ impl Switch {
         let _turn = member.placing.lock().await;
         let given = network.subnets.clone();
         let mut avoid = self.routes().await?;
+        let own = self.own_underlay().await?;
         let mut attempts = 0;
         let created = loop {
             network.subnets.clone_from(&given);
             {
                 let state = self.state();
+                state.check_underlay(&network, &own)?;
+                avoid.extend(state.underlay_routes(&own));
                 let unplaced = state.others.unplaced.values().flat_map(|network| &network.subnets);
                 avoid.extend(unplaced.map(|config| config.subnet.net()));
                 state.check_network(&mut network, asked.ipv6, &self.pools, &avoid)?;

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::model::{InvalidPeer, NetworkName, OverlayOptions};
+use crate::model::{InvalidPeer, NetworkName, OverlayOptions, Subnet};
 use crate::wireguard::{KeyError, PublicKey};
 
 /// Why an overlay network or a peer was refused.
@@ -29,6 +29,32 @@ pub enum OverlayError {
         "{0} cannot be added or removed as a peer: this host is in a cluster, whose hosts are each other's peers (start the other one with the same `up --cluster`, or this one without)"
     )]
     ClusterPeers(IpAddr),
+    /// A subnet that would take an address from the tunnels.
+    #[error(
+        "subnet {subnet} cannot be network {network}'s: it holds {address}, {whose}, by which the tunnels to other hosts go (choose another subnet)"
+    )]
+    HoldsUnderlay {
+        /// The subnet.
+        subnet: Subnet,
+        /// Whose it was to be.
+        network: NetworkName,
+        /// The address in it.
+        address: IpAddr,
+        /// Whose that is.
+        whose: String,
+    },
+    /// A peer that a network of this host hides.
+    #[error(
+        "{address} cannot be a peer: it lies in {subnet} of network {network}, where it would be looked for (make that network anew with another subnet)"
+    )]
+    PeerInNetwork {
+        /// The address.
+        address: IpAddr,
+        /// The subnet.
+        subnet: Subnet,
+        /// Whose that is.
+        network: NetworkName,
+    },
     /// There is none.
     #[error("no peer {0} (`vswitch peer ls` shows those there are)")]
     PeerNotFound(IpAddr),
@@ -82,6 +108,8 @@ impl OverlayError {
             Self::OwnAddress { .. } => "own_address",
             Self::PeerExists(_) => "peer_exists",
             Self::ClusterPeers(_) => "cluster_peers",
+            Self::HoldsUnderlay { .. } => "subnet_of_underlay",
+            Self::PeerInNetwork { .. } => "peer_in_network",
             Self::PeerNotFound(_) => "peer_not_found",
             Self::NoSubnet(_) => "invalid_subnet",
             Self::VniInUse { .. } => "vni_in_use",
@@ -99,6 +127,8 @@ impl OverlayError {
             self,
             Self::PeerExists(_)
                 | Self::ClusterPeers(_)
+                | Self::HoldsUnderlay { .. }
+                | Self::PeerInNetwork { .. }
                 | Self::VniInUse { .. }
                 | Self::NoFreeVni
                 | Self::PortInUse { .. }

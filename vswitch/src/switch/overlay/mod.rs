@@ -6,6 +6,7 @@ mod error;
 mod path_mtu;
 mod peers;
 mod too_big;
+mod underlay;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};

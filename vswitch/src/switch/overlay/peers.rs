@@ -60,6 +60,9 @@ impl Switch {
             if before.as_ref().is_some_and(|peer| given.is_none() || peer.public_key == given) {
                 return Err(OverlayError::PeerExists(address).into());
             }
+            if before.is_none() {
+                state.check_peer(address)?;
+            }
             let other = state.peers.values().find(|peer| given.is_some() && peer.record.public_key == given);
             if let (Some(other), Some(key)) = (other, given) {
                 return Err(OverlayError::KeyInUse { key, peer: other.record.address }.into());
