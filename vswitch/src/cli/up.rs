@@ -114,6 +114,9 @@ fn running(instance: &Instance) -> Result<Option<Status>, Failure> {
 }
 
 fn report(report: &Report, output: Output) -> Result<(), Failure> {
+    for warning in &report.restored.warnings {
+        eprintln!("vswitch: {warning}");
+    }
     if output.quiet {
         return say(&format!("{}\n", report.instance));
     }

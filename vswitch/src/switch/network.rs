@@ -205,6 +205,7 @@ impl Switch {
         }
         self.store.commit(vec![Change::RemoveNetwork(network.id)]).await?;
         self.state().networks.remove(&network.id);
+        self.note_without_cluster();
         if network.overlay.is_some() {
             // The last takes the device with it.
             self.follow_tunnels().await?;

@@ -45,6 +45,9 @@ pub struct Restored {
     pub attached: usize,
     /// Endpoints that are gone.
     pub released: Vec<Release>,
+    /// What somebody has to see to before it all works as it did.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 impl Switch {
@@ -75,7 +78,9 @@ impl Switch {
         self.reserve_again();
         self.follow_outside("what was recorded").await;
 
-        let mut restored = Restored { running: difference.running.len(), ..Restored::default() };
+        let warnings: Vec<String> = self.note_without_cluster().into_iter().collect();
+        warnings.iter().for_each(|warning| tracing::error!("{warning}"));
+        let mut restored = Restored { running: difference.running.len(), warnings, ..Restored::default() };
         let half_there: BTreeSet<EndpointId> = difference.unfinished.into_iter().collect();
         for (id, ifindex) in difference.running {
             self.take_over(id, ifindex).await?;

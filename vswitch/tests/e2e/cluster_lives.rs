@@ -245,6 +245,31 @@ fn a_host_that_goes_down_leaves_at_once_and_comes_back_with_what_it_had() {
     }
 }
 
+#[test]
+fn a_daemon_that_starts_without_its_cluster_says_so() {
+    let cluster = Clustered::up(2, Family::V4, Clustered::LONG);
+    let host = &cluster.hosts[0];
+    host.ok(&["network", "create", "-d", "overlay", "more"]);
+    let told = |text: &str| {
+        let names = ["2 networks (more, net) are a cluster's", "in none", "up --cluster"];
+        assert!(names.iter().all(|name| text.contains(name)), "{text}");
+    };
+    host.kill_daemon();
+    let outcome = host.run(&["up"]);
+    assert_eq!(outcome.code, Some(0), "{outcome:#?}");
+    assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:#?}");
+    told(&outcome.stderr);
+    told(&host.ok(&["status"]));
+    host.ok(&["network", "rm", "more"]);
+    assert!(host.ok(&["status"]).contains("1 network (net) is a cluster's"));
+
+    host.kill_daemon();
+    cluster.join(0);
+    assert!(!host.ok(&["status"]).contains("a cluster's, and"));
+    cluster.knows(0, cluster.at[1].mac, 1);
+    ping(&cluster.containers[0], cluster.at[1].ipv4);
+}
+
 /// Between the first container and another, both ways.
 fn flows(cluster: &Clustered) -> [Flow; 2] {
     let [one, other] = [&cluster.containers[0], &cluster.containers[1]];

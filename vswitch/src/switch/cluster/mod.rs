@@ -6,7 +6,7 @@ mod networks;
 mod others;
 mod views;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use tokio::sync::Mutex as AsyncMutex;
@@ -53,6 +53,21 @@ impl Switch {
         self.membership.as_ref().ok_or_else(|| SwitchError::NoCluster(network.clone()))
     }
 
+    /// Notes which networks are a cluster's where this daemon is in none, and returns that.
+    pub(in crate::switch) fn note_without_cluster(&self) -> Option<String> {
+        if self.membership.is_some() {
+            return None;
+        }
+        let names: BTreeSet<String> = {
+            let state = self.state();
+            let shared = state.networks.values().filter(|entry| is_shared(&entry.record));
+            shared.map(|entry| entry.record.name.to_string()).collect()
+        };
+        let note = without_cluster(&names.into_iter().collect::<Vec<_>>(), std::process::id());
+        self.note("without cluster", note.clone());
+        note
+    }
+
     /// Takes back all that this host has in the cluster, where etcd answers; else that ends with its lease.
     pub async fn leave_cluster(&self) {
         let Some(member) = &self.membership else { return };
@@ -60,6 +75,19 @@ impl Switch {
             tracing::warn!("{error}");
         }
     }
+}
+
+/// What is to be said of these networks of a cluster where this daemon, of this process id, is in none.
+fn without_cluster(names: &[String], pid: u32) -> Option<String> {
+    let (what, their) = match names {
+        [] => return None,
+        [name] => (format!("1 network ({name}) is"), "its"),
+        names => (format!("{} networks ({}) are", names.len(), names.join(", ")), "their"),
+    };
+    Some(format!(
+        "{what} a cluster's, and this daemon is in none: {their} endpoints here do not reach other hosts (`kill {pid}` ends the \
+         daemon alone; then start it with `up --cluster`, as before)"
+    ))
 }
 
 /// Whether a network is the cluster's.
