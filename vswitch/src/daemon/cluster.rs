@@ -2,8 +2,12 @@
 
 use std::fs;
 use std::io;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::Path;
+use std::time::Duration;
+
+use tokio::net::lookup_host;
+use tokio::time::timeout;
 
 use super::DaemonError;
 use crate::cluster::{self, Cluster, ClusterError, Host};
@@ -11,6 +15,9 @@ use crate::kernel::netlink::Netlink;
 use crate::model::{HostId, Instance, Peer, random_error};
 use crate::switch::{Membership, SwitchError};
 use crate::wireguard;
+
+/// How long a host that knows its address waits for names to be resolved.
+const RESOLVING: Duration = Duration::from_secs(5);
 
 /// The cluster that `up --cluster` names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +41,14 @@ pub enum JoinError {
         "no address of this host leads to etcd at {0} (name the one that the other hosts reach it by with --advertise)"
     )]
     NoAddress(String),
+    /// Names without addresses.
+    #[error("cannot resolve {name}: {message} (name etcd by its address, or see to /etc/hosts and /etc/resolv.conf)")]
+    Unresolved {
+        /// The name.
+        name: String,
+        /// Why not.
+        message: String,
+    },
     /// etcd, or its options.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
@@ -44,6 +59,7 @@ impl JoinError {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::NotOwn(_) | Self::NoAddress(_) => "invalid_advertise",
+            Self::Unresolved { .. } => "cluster_unresolved",
             Self::Cluster(error) => error.code(),
         }
     }
@@ -55,18 +71,28 @@ impl JoinError {
 /// [`JoinError`], or what cannot be read or written.
 pub async fn join(options: &ClusterOptions, instance: &Instance, netlink: &Netlink) -> Result<Membership, DaemonError> {
     let own: Vec<IpAddr> = netlink.addresses(None).await?.into_iter().map(|(_, address)| address.addr()).collect();
-    let address = match options.advertise {
-        Some(address) => address.to_canonical(),
-        None => towards(&options.etcd).ok_or_else(|| JoinError::NoAddress(options.etcd.to_string()))?,
+    let directory = instance.state_directory();
+    let (id_file, address_file) = (directory.join("host-id"), directory.join("host-address"));
+    let (id, known) = host_id(&id_file).map_err(|source| DaemonError::File {
+        action: "read or write",
+        path: id_file.clone(),
+        source,
+    })?;
+    // A host that is cut off has no way to etcd, and maybe not even its address yet.
+    let recorded = if known { host_address(&address_file) } else { None };
+    let address = match (options.advertise, recorded) {
+        (Some(address), _) => address.to_canonical(),
+        (None, None) => towards(&options.etcd).await?,
+        (None, Some(recorded)) => match timeout(RESOLVING, towards(&options.etcd)).await {
+            Ok(Ok(address)) => address,
+            Ok(Err(_)) | Err(_) => recorded,
+        },
     };
     // What cannot be a peer's to others.
-    let usable = Peer::parse_address(&address.to_string()).is_ok() && own.contains(&address);
-    if !usable {
+    let usable = Peer::parse_address(&address.to_string()).is_ok();
+    if !usable || !(own.contains(&address) || recorded == Some(address)) {
         return Err(JoinError::NotOwn(address).into());
     }
-    let file = instance.state_directory().join("host-id");
-    let (id, known) =
-        host_id(&file).map_err(|source| DaemonError::File { action: "read or write", path: file.clone(), source })?;
     // For encrypted networks, whoever creates the first.
     let key = wireguard::load_or_create(&instance.key_file()).map_err(SwitchError::from)?;
     let host = Host { id, name: host_name(), address, public_key: Some(key.public().to_string()) };
@@ -76,12 +102,14 @@ pub async fn join(options: &ClusterOptions, instance: &Instance, netlink: &Netli
         Cluster::connect(options.etcd.clone(), host.clone()).await
     };
     let cluster = cluster.map_err(JoinError::from)?;
+    let write = |path: &Path, text: String| {
+        fs::write(path, text).map_err(|source| DaemonError::File { action: "write", path: path.to_owned(), source })
+    };
+    if recorded != Some(address) {
+        write(&address_file, format!("{address}\n"))?;
+    }
     if !known {
-        fs::write(&file, format!("{id}\n")).map_err(|source| DaemonError::File {
-            action: "write",
-            path: file,
-            source,
-        })?;
+        write(&id_file, format!("{id}\n"))?;
     }
     Ok(Membership::new(cluster, host))
 }
@@ -104,17 +132,39 @@ fn host_name() -> String {
     name.filter(|name| !name.is_empty()).unwrap_or_else(|| "unnamed".to_owned())
 }
 
-/// The address by which this host reaches etcd. Nothing is sent: connecting a UDP socket only asks for the route.
-fn towards(etcd: &cluster::Options) -> Option<IpAddr> {
+/// The address that this host was last known by in the cluster. Without one that can be read, it is found as at first.
+fn host_address(file: &Path) -> Option<IpAddr> {
+    fs::read_to_string(file).ok()?.trim().parse().ok()
+}
+
+/// The address by which this host reaches etcd.
+async fn towards(etcd: &cluster::Options) -> Result<IpAddr, JoinError> {
     let text = etcd.to_string();
-    let mut members = text.split(',').filter_map(|member| member.to_socket_addrs().ok()).flatten();
-    members.find_map(|member: SocketAddr| {
-        let any: SocketAddr = if member.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0_u16; 8], 0).into() };
-        let socket = UdpSocket::bind(any).ok()?;
-        socket.connect(member).ok()?;
-        let own = socket.local_addr().ok()?.ip().to_canonical();
-        (!own.is_loopback()).then_some(own)
-    })
+    let (mut resolved, mut unresolved) = (false, None);
+    for member in text.split(',') {
+        match lookup_host(member).await {
+            Ok(mut addresses) => {
+                if let Some(own) = addresses.find_map(way_to) {
+                    return Ok(own);
+                }
+                resolved = true;
+            }
+            Err(error) => {
+                let name = member.rsplit_once(':').map_or(member, |(name, _)| name).to_owned();
+                unresolved = Some(JoinError::Unresolved { name, message: error.to_string() });
+            }
+        }
+    }
+    Err(unresolved.filter(|_| !resolved).unwrap_or(JoinError::NoAddress(text)))
+}
+
+/// The address that this host sends from to a member. Nothing is sent: connecting a UDP socket only asks for the route.
+fn way_to(member: SocketAddr) -> Option<IpAddr> {
+    let any: SocketAddr = if member.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0_u16; 8], 0).into() };
+    let socket = UdpSocket::bind(any).ok()?;
+    socket.connect(member).ok()?;
+    let own = socket.local_addr().ok()?.ip().to_canonical();
+    (!own.is_loopback()).then_some(own)
 }
 
 #[cfg(test)]
@@ -131,5 +181,8 @@ mod tests {
         assert_eq!(host_id(&file).expect("the same"), (id, true));
         fs::write(&file, "x").expect("written");
         assert!(host_id(&file).is_err());
+        assert_eq!(host_address(&file), None);
+        fs::write(&file, "192.0.2.1\n").expect("written");
+        assert_eq!(host_address(&file), Some([192, 0, 2, 1].into()));
     }
 }

@@ -78,6 +78,7 @@ impl Switch {
         self.reserve_again();
         self.follow_outside("what was recorded").await;
 
+        self.note_address().await?;
         let warnings: Vec<String> = self.note_without_cluster().into_iter().collect();
         warnings.iter().for_each(|warning| tracing::error!("{warning}"));
         let mut restored = Restored { running: difference.running.len(), warnings, ..Restored::default() };

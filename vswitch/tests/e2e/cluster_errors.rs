@@ -29,6 +29,7 @@ fn a_cluster_that_cannot_be_joined_is_refused_and_nothing_is_left() {
     for silent in ["etcd://192.0.2.99:2379", "etcd://192.0.2.20:1"] {
         refused(host, &["--cluster", silent], &["cannot reach etcd", silent.trim_start_matches("etcd://")]);
     }
+    refused(host, &["--cluster", "etcd://nosuchname.invalid"], &["cannot resolve nosuchname.invalid: ", "/etc/hosts"]);
     refused(host, &["--cluster", "http://192.0.2.20:2379"], &["http://192.0.2.20:2379", "etcd://"]);
     refused(host, &["--cluster", "etcd://192.0.2.20:x"], &["192.0.2.20:x", "HOST:PORT"]);
     refused(host, &["--cluster", "etcd://me:secret@192.0.2.20:2379"], &["password in a file"]);

@@ -270,6 +270,48 @@ fn a_daemon_that_starts_without_its_cluster_says_so() {
     ping(&cluster.containers[0], cluster.at[1].ipv4);
 }
 
+#[test]
+fn a_host_that_is_cut_off_starts_its_daemon_with_the_address_it_had() {
+    let cluster = Clustered::up(2, Family::V4, Clustered::LONG);
+    let host = &cluster.hosts[1];
+    let own = cluster.peer(1);
+    let stands = || {
+        assert_eq!(host.ps(), cluster.at[1..], "it has what it had");
+        let status: serde_json::Value = host.json(&["status"]);
+        assert_eq!(
+            (&status["cluster"]["address"], &status["cluster"]["connected"]),
+            (&own.clone().into(), &false.into())
+        );
+        status["notes"].to_string()
+    };
+    // Without a way to etcd; the last host names no address by itself.
+    host.kill_daemon();
+    host.netns.ip("link set under0 down");
+    cluster.join(1);
+    assert!(!stands().contains(&own));
+
+    // Nor with a name that nobody can look up any more.
+    host.kill_daemon();
+    host.start(&["--cluster", "etcd://nosuchname.invalid", "--cluster-lease", Clustered::LONG]);
+    stands();
+
+    // Before it has its address: then whether it is found or named.
+    host.netns.ip(&format!("address del {own}/24 dev under0"));
+    for advertise in [&[][..], &["--advertise", &own]] {
+        host.kill_daemon();
+        let flags = cluster.flags(1);
+        host.start(&[&flags.iter().map(String::as_str).collect::<Vec<_>>()[..], advertise].concat());
+        assert!(stands().contains(&format!("{own}, by which the other hosts")));
+    }
+
+    host.netns.ip(&format!("address add {own}/24 dev under0"));
+    host.netns.ip("link set under0 up");
+    cluster.is_joined(1, 2);
+    eventually("nothing is left to say", || (!host.ok(&["status"]).contains("by which the other hosts")).then_some(()));
+    cluster.knows(0, cluster.at[1].mac, 1);
+    ping(&cluster.containers[0], cluster.at[1].ipv4);
+}
+
 /// Between the first container and another, both ways.
 fn flows(cluster: &Clustered) -> [Flow; 2] {
     let [one, other] = [&cluster.containers[0], &cluster.containers[1]];

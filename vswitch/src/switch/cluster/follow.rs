@@ -136,6 +136,7 @@ impl Switch {
             done = done.and(self.follow_tunnels().await);
         }
         if anew {
+            done = done.and(self.note_address().await);
             let networks: BTreeSet<NetworkId> = self.state().networks.keys().copied().collect();
             done = done.and(self.sync_networks(&networks).await);
             return done.and(self.sweep_remotes().await);

@@ -53,6 +53,28 @@ impl Switch {
         self.membership.as_ref().ok_or_else(|| SwitchError::NoCluster(network.clone()))
     }
 
+    /// Notes whether the address that others send to is none of this host's: one that starts while it is cut off may get it
+    /// later.
+    ///
+    /// # Errors
+    /// What the kernel does not tell.
+    pub(in crate::switch) async fn note_address(&self) -> Result<(), SwitchError> {
+        let Some(member) = &self.membership else { return Ok(()) };
+        let address = member.address();
+        let is_here = self.netlink.addresses(None).await?.iter().any(|(_, own)| own.addr() == address);
+        let note = (!is_here).then(|| {
+            format!(
+                "{address}, by which the other hosts of the cluster know this one, is none of its addresses now (give it back to an \
+                 interface, or start the daemon with another --advertise)"
+            )
+        });
+        if let Some(note) = &note {
+            tracing::warn!("{note}");
+        }
+        self.note("own address", note);
+        Ok(())
+    }
+
     /// Notes which networks are a cluster's where this daemon is in none, and returns that.
     pub(in crate::switch) fn note_without_cluster(&self) -> Option<String> {
         if self.membership.is_some() {
