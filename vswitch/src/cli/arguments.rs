@@ -147,9 +147,9 @@ pub struct Up {
     /// Stay in the foreground, for systemd and the like
     #[arg(long)]
     pub foreground: bool,
-    /// Which hooks to use: what is best for each port, tc alone, or XDP on endpoints too
-    #[arg(long, value_enum, default_value_t)]
-    pub datapath: DatapathMode,
+    /// Which hooks to use: what is best for each port, tc alone, or XDP on endpoints too [default: auto]
+    #[arg(long, value_enum)]
+    pub datapath: Option<DatapathMode>,
     /// Take the subnets of networks from here [default: 10.201.0.0/16]
     #[arg(long, value_name = "CIDR")]
     pub pool: Vec<Subnet>,

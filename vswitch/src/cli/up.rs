@@ -3,6 +3,8 @@
 //! The daemon is this program again, in a session of its own. It tells on its stdout, a pipe, that it serves or why it
 //! cannot; then its stdout is its log, like its stderr.
 
+mod differing;
+
 use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::io::{self, BufRead as _, BufReader, Write as _};
@@ -60,7 +62,7 @@ pub fn run(arguments: &Up, instance: &Instance, output: Output) -> Result<(), Fa
     cluster(&arguments.cluster)?;
     if let Some(status) = running(instance)? {
         daemon::check_namespace(instance)?;
-        return report(&Report { instance: status.instance, started: false, restored: Restored::default() }, output);
+        return report_running(arguments, status, instance, output);
     }
     if arguments.foreground {
         return in_foreground(arguments, instance);
@@ -85,8 +87,7 @@ pub fn run(arguments: &Up, instance: &Instance, output: Output) -> Result<(), Fa
             // Another `up` was a little faster, or a `down` is not quite done.
             Word::Failed(error) if error.code == locked() && begun.elapsed() < PATIENCE => {
                 if let Some(status) = running(instance)? {
-                    let restored = Restored::default();
-                    return report(&Report { instance: status.instance, started: false, restored }, output);
+                    return report_running(arguments, status, instance, output);
                 }
                 std::thread::sleep(PAUSE);
             }
@@ -111,6 +112,19 @@ fn running(instance: &Instance) -> Result<Option<Status>, Failure> {
         // Nobody there, or not for us: whether that matters is found out by starting.
         Ok(()) | Err(_) => Ok(status),
     }
+}
+
+/// Says that it is up already, and with which of the options that are given it is not.
+fn report_running(arguments: &Up, status: Status, instance: &Instance, output: Output) -> Result<(), Failure> {
+    let differing = differing::differing(arguments, &status, instance);
+    if !differing.is_empty() {
+        let command = instance.command();
+        eprintln!(
+            "note: it runs with the options it was started with, not with {} (`{command} down`, then `{command} up` with the new ones)",
+            differing.join(", ")
+        );
+    }
+    report(&Report { instance: status.instance, started: false, restored: Restored::default() }, output)
 }
 
 fn report(report: &Report, output: Output) -> Result<(), Failure> {
@@ -151,7 +165,7 @@ fn start(arguments: &Up, instance: &Instance) -> Result<Word, Failure> {
     let program = std::env::current_exe().map_err(|error| failed("find this program", &error))?;
     let mut command = Command::new(program);
     command.args(["--instance", instance.name().as_str(), "up", "--detached"]);
-    command.args(["--datapath", arguments.datapath.name()]);
+    command.args(["--datapath", arguments.datapath.unwrap_or_default().name()]);
     for pool in &arguments.pool {
         command.args(["--pool", &pool.to_string()]);
     }
@@ -213,11 +227,10 @@ fn in_foreground(arguments: &Up, instance: &Instance) -> Result<(), Failure> {
 }
 
 fn options(arguments: &Up, instance: &Instance) -> Result<Options, Failure> {
-    let pools = if arguments.pool.is_empty() { default_pool().into_iter().collect() } else { arguments.pool.clone() };
     Ok(Options {
         instance: instance.clone(),
-        mode: arguments.datapath.mode(),
-        pools,
+        mode: arguments.datapath.unwrap_or_default().mode(),
+        pools: pools(arguments),
         fdb_size: arguments.fdb_size,
         vxlan_port: arguments.vxlan_port.unwrap_or(VXLAN_PORT),
         wireguard_port: arguments.wireguard_port.unwrap_or(WIREGUARD_PORT),
@@ -264,6 +277,10 @@ fn cluster_arguments(flags: &ClusterFlags) -> Vec<OsString> {
         ("--cluster-lease", flags.cluster_lease.map(|seconds| seconds.to_string().into())),
     ];
     given.into_iter().filter_map(|(name, value)| Some([OsString::from(name), value?])).flatten().collect()
+}
+
+fn pools(arguments: &Up) -> Vec<Subnet> {
+    if arguments.pool.is_empty() { default_pool().into_iter().collect() } else { arguments.pool.clone() }
 }
 
 fn default_pool() -> Option<Subnet> {

@@ -265,6 +265,11 @@ fn a_daemon_that_starts_without_its_cluster_says_so() {
 
     host.kill_daemon();
     cluster.join(0);
+    // Whoever runs with what is asked for has nothing to say.
+    let flags = cluster.flags(0);
+    assert!(
+        host.ok(&[&["up"], &flags.iter().map(String::as_str).collect::<Vec<_>>()[..]].concat()).contains("already")
+    );
     assert!(!host.ok(&["status"]).contains("a cluster's, and"));
     cluster.knows(0, cluster.at[1].mac, 1);
     ping(&cluster.containers[0], cluster.at[1].ipv4);

@@ -96,6 +96,35 @@ fn a_second_up_says_that_it_is_up_already() {
 }
 
 #[test]
+fn a_second_up_names_the_options_that_it_does_not_run_with() {
+    let started = ["--vxlan-port", "4799", "--pool", "10.66.0.0/22", "--fdb-size", "1024"];
+    let host = Host::up(&started);
+    let second = |flags: &[&str]| {
+        let outcome = host.run(&[&["up"], flags].concat());
+        assert_eq!(outcome.code, Some(0), "{outcome:#?}");
+        assert!(outcome.stdout.contains("is up already"), "{outcome:#?}");
+        outcome.stderr
+    };
+    for flags in [&[][..], &started, &["--datapath", "auto", "--wireguard-port", "51872"]] {
+        assert_eq!(second(flags), "", "{flags:?}");
+    }
+    for (flags, named) in [
+        (&["--vxlan-port", "5555"][..], "with --vxlan-port 5555 ("),
+        (&["--vxlan-port", "4789"], "with --vxlan-port 4789 ("),
+        (&["--datapath", "tc", "--fdb-size", "1024"], "with --datapath tc ("),
+        (&["--pool", "10.67.0.0/24", "--fdb-size", "2048"], "with --pool 10.67.0.0/24, --fdb-size 2048 ("),
+        (
+            &["--cluster", "etcd://192.0.2.9", "--advertise", "192.0.2.1", "--cluster-lease", "15"],
+            "with --cluster etcd://192.0.2.9, --advertise 192.0.2.1, --cluster-lease 15 (",
+        ),
+    ] {
+        let note = second(flags);
+        assert!(note.starts_with("note: ") && note.contains(named) && note.contains(" down`"), "{flags:?}: {note}");
+        assert_eq!(note.lines().count(), 1, "{note}");
+    }
+}
+
+#[test]
 fn an_instance_serves_one_namespace() {
     let host = Host::up(&[]);
     let elsewhere = Netns::new("elsewhere");
