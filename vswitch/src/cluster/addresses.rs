@@ -61,7 +61,7 @@ async fn lease(
             return match claim(shared, network, endpoint, &batch).await? {
                 Ok(address) => Ok(address),
                 Err(owner) => {
-                    let owner = describe(shared, network, &owner).await?;
+                    let owner = describe(shared, LEASE, network, &owner).await?;
                     Err(ClusterError::AddressTaken { address: batch[0], owner })
                 }
             };
@@ -122,10 +122,18 @@ async fn claim(
 }
 
 /// Whose it is, for people.
-async fn describe(shared: &Shared, network: NetworkId, owner: &str) -> Result<String, ClusterError> {
+///
+/// # Errors
+/// Those of etcd.
+pub(super) async fn describe(
+    shared: &Shared,
+    doing: &str,
+    network: NetworkId,
+    owner: &str,
+) -> Result<String, ClusterError> {
     let Ok(owner) = owner.parse::<Owner>() else { return Ok(format!("`{owner}`")) };
-    let host = shared.host_name(LEASE, owner.host).await?;
-    let found = shared.etcd.get(LEASE, &shared.keys.encode(&Key::Endpoint(network, owner.endpoint))).await?;
+    let host = shared.host_name(doing, owner.host).await?;
+    let found = shared.etcd.get(doing, &shared.keys.encode(&Key::Endpoint(network, owner.endpoint))).await?;
     let endpoint = found.and_then(|found| serde_json::from_slice::<SharedEndpoint>(found.value()).ok());
     // One that is being attached at this moment has no record yet.
     let endpoint = endpoint.map_or_else(|| owner.endpoint.short(), |endpoint| endpoint.name.to_string());

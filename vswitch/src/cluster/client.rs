@@ -254,11 +254,11 @@ impl Shared {
         }
     }
 
-    /// The name of a host, or its id if it is gone.
+    /// The name of a host with its address, or its id if it is gone.
     pub(super) async fn host_name(&self, doing: &str, id: HostId) -> Result<String, ClusterError> {
         let found = self.etcd.get(doing, &self.keys.encode(&Key::Host(id))).await?;
         let host = found.and_then(|found| serde_json::from_slice::<Host>(found.value()).ok());
-        Ok(host.map_or_else(|| id.short(), |host| host.name))
+        Ok(host.map_or_else(|| id.short(), |host| host.to_string()))
     }
 }
 

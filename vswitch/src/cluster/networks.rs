@@ -192,6 +192,7 @@ async fn in_use(shared: &Shared, there: &etcd_client::GetResponse) -> Result<Vec
             Err(_) => String::from_utf8_lossy(found.key()).into_owned(),
         });
     }
+    endpoints.sort();
     if there.more() {
         endpoints.push("and more".to_owned());
     }

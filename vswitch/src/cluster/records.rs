@@ -25,6 +25,13 @@ pub struct Host {
     pub public_key: Option<String>,
 }
 
+/// Its name with its address: machines that were cloned are all called the same.
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.name, self.address)
+    }
+}
+
 /// A network that all hosts of the cluster have.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SharedNetwork {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use etcd_client::{Compare, CompareOp, Txn, TxnOp, TxnOpResponse, TxnResponse};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::addresses::describe;
 use super::claims::{Outcome, outcome};
 use super::client::{Released, Shared, json};
 use super::error::ClusterError;
@@ -205,23 +206,36 @@ async fn announce_all(shared: &Shared, lease: i64, claims: &[Claim]) -> Result<(
         for (claim, answer) in batch.iter().zip(inner(&answer)) {
             let result = match outcome(&answer) {
                 Outcome::Ours(_) => Ok(lease),
-                Outcome::Taken(owner) => Err(format!("{} by {owner}", conflict(claim, "was taken meanwhile"))),
-                Outcome::NetworkGone => Err(conflict(claim, "is in a network that was removed meanwhile")),
+                Outcome::Taken(owner) => Err(conflict(shared, claim, &taken(shared, claim, owner).await)),
+                Outcome::NetworkGone => Err(conflict(shared, claim, "is in a network that was removed meanwhile")),
             };
             let text = result.clone().err().unwrap_or_default();
             if shared.owned().announced(claim, result) {
-                tracing::error!("{text} (detach the endpoint, and attach it again)");
+                tracing::error!("{text}");
             }
         }
     }
     Ok(())
 }
 
-fn conflict(claim: &Claim, what: &str) -> String {
-    match claim {
-        Claim::Address(_, address, endpoint) => format!("address {address} of endpoint {} {what}", endpoint.short()),
-        Claim::Endpoint(endpoint) => format!("the name of endpoint {} {what}", endpoint.name),
-    }
+/// By whom something was taken, as well as etcd says it.
+async fn taken(shared: &Shared, claim: &Claim, owner: String) -> String {
+    let network = match claim {
+        Claim::Address(network, ..) => *network,
+        Claim::Endpoint(endpoint) => endpoint.network,
+    };
+    format!("was taken meanwhile by {}", describe(shared, ANNOUNCE, network, &owner).await.unwrap_or(owner))
+}
+
+fn conflict(shared: &Shared, claim: &Claim, what: &str) -> String {
+    let whose = match claim {
+        Claim::Address(network, address, endpoint) => {
+            let name = shared.owned().endpoint(*network, *endpoint).map(|endpoint| endpoint.name.to_string());
+            format!("address {address} of endpoint {}", name.unwrap_or_else(|| endpoint.short()))
+        }
+        Claim::Endpoint(endpoint) => format!("the name of endpoint {}", endpoint.name),
+    };
+    format!("{whose} {what} (detach the endpoint, and attach it again)")
 }
 
 fn inner(response: &TxnResponse) -> Vec<TxnResponse> {

@@ -65,7 +65,7 @@ async fn an_address_that_is_asked_for_is_given_or_its_owner_named() {
     let taken = two.lease_address(network.id, db.id, std::iter::once(six)).await.expect_err("taken");
     assert_eq!(
         taken.to_string(),
-        "address fd00::9 is already in use by endpoint web on host one (choose another, or leave it out)"
+        "address fd00::9 is already in use by endpoint web on host one (192.0.2.1) (choose another, or leave it out)"
     );
     // The next, where there is a choice.
     let next = (9..).map(|last| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, last]));

@@ -25,7 +25,7 @@ async fn a_host_that_dies_loses_all_it_had_and_one_that_leaves_at_once() {
 
     let web = endpoint(&network, "web");
     let taken = one.lease_address(network.id, web.id, std::iter::once(asked)).await;
-    let owner = "endpoint db on host two".to_owned();
+    let owner = "endpoint db on host two (192.0.2.1)".to_owned();
     assert_eq!(taken, Err(ClusterError::AddressTaken { address: asked, owner }));
 
     // Longer than the lease: it is kept alive.

@@ -74,10 +74,13 @@ async fn a_network_is_not_removed_while_any_host_has_endpoints_there() {
     let web = endpoint(&blue, "web");
     two.put_endpoint(web.clone()).await.expect("announced");
     let error = one.remove_network(&blue.name).await.expect_err("in use").to_string();
-    assert_eq!(error, "network blue has active endpoints: web on host two (detach them first)");
+    assert_eq!(error, "network blue has active endpoints: web on host two (192.0.2.1) (detach them first)");
 
     let error = one.put_endpoint(endpoint(&blue, "web")).await.expect_err("taken").to_string();
-    assert!(error.starts_with("endpoint with name web already exists in that network, on host two"), "{error}");
+    assert!(
+        error.starts_with("endpoint with name web already exists in that network, on host two (192.0.2.1)"),
+        "{error}"
+    );
     let mut renamed = web.clone();
     renamed.name = "shop".parse().expect("a name");
     two.put_endpoint(renamed.clone()).await.expect("renamed");

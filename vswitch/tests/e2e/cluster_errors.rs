@@ -107,9 +107,12 @@ fn what_does_not_fit_the_cluster_is_refused_on_every_host() {
         // It does not know the other host's endpoints by heart; etcd does.
         let attach = ["attach", "--network", "net", "--netns", &netns];
         let with = |flags: &[&'static str]| [&attach[..], flags].concat();
-        at_rest.refuses(&with(&["--name", "c0"]), &["c0", "already exists", "host0.test"]);
+        at_rest.refuses(&with(&["--name", "c0"]), &["c0", "already exists", "host0.test (192.0.2.1)"]);
         let ip = cluster.at[0].ipv4.to_string();
-        at_rest.refuses(&[&attach[..], &["--ip", &ip]].concat(), &[&ip, "already in use", "c0", "host0.test"]);
+        at_rest.refuses(
+            &[&attach[..], &["--ip", &ip]].concat(),
+            &[&ip, "already in use", "c0 on host host0.test (192.0.2.1)"],
+        );
         let ip6 = cluster.at[0].ipv6.expect("an address").to_string();
         at_rest.refuses(&[&attach[..], &["--ip6", &ip6]].concat(), &[&ip6, "already in use", "host0.test"]);
 
@@ -118,7 +121,10 @@ fn what_does_not_fit_the_cluster_is_refused_on_every_host() {
         at_rest.refuses(&with(&["net"]), &["net", "already exists"]);
         at_rest.refuses(&with(&["-o", "vni=4096", "other"]), &["4096", "network net", "vni=N"]);
         at_rest.refuses(&with(&["--subnet", "10.10.128.0/24", "other"]), &["10.10.128.0/24", "overlaps", "net"]);
-        at_rest.refuses(&["network", "rm", "net"], &["net", "active endpoints", "c0 on host host0.test"]);
+        at_rest.refuses(
+            &["network", "rm", "net"],
+            &["net", "active endpoints", "c0 on host host0.test (192.0.2.1), c1 on host host1.test (192.0.2.2)"],
+        );
         for peer in [cluster.peer(0), "192.0.2.50".to_owned()] {
             at_rest.refuses(&["peer", "add", &peer], &[&peer, "cluster"]);
         }

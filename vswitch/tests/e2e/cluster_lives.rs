@@ -158,6 +158,9 @@ fn what_another_took_while_a_host_was_lost_stays_with_it() {
         let text = cluster.hosts[1].ok(&["status"]);
         (conflicts.iter().any(|line| line.contains(&ip) && text.contains(line.as_str()))).then_some(())
     });
+    let conflict = cluster.status(1).conflicts.into_iter().find(|line| line.contains(&ip)).expect("it was there");
+    let whose = format!("address {ip} of endpoint {0} was taken meanwhile by endpoint {0}", lost.name);
+    assert_eq!(conflict, format!("{whose} on host host0.test (192.0.2.1) (detach the endpoint, and attach it again)"));
     assert_eq!(cluster.told(0, lost.mac), None);
     ping(&cluster.containers[0], at.ipv4);
     cluster.finds(0, &lost.name, &at);

@@ -15,6 +15,9 @@ pub struct ElsewhereView {
     pub name: String,
     /// The name of the host.
     pub host: String,
+    /// The address of the host: several may have one name.
+    #[schema(value_type = Option<String>)]
+    pub address: Option<IpAddr>,
     /// Its MAC address.
     pub mac: String,
     /// Its IPv4 address.

@@ -92,11 +92,13 @@ impl Switch {
         here: &[EndpointName],
     ) -> Option<ClusterError> {
         let member = self.membership.as_ref().filter(|_| is_shared(network))?;
-        let own = here.iter().map(|name| format!("{name} on host {}", member.host.name));
-        let host = |id: HostId| state.others.hosts.get(&id).map_or_else(|| id.short(), |host| host.name.clone());
+        let own = here.iter().map(|name| format!("{name} on host {}", member.host));
+        let host = |id: HostId| state.others.hosts.get(&id).map_or_else(|| id.short(), ToString::to_string);
         let others = state.others.of_network(network.id);
         let others = others.map(|endpoint| format!("{} on host {}", endpoint.name, host(endpoint.host)));
-        let mut endpoints: Vec<String> = own.chain(others).take(MOST_NAMED + 1).collect();
+        let mut endpoints: Vec<String> = own.chain(others).collect();
+        endpoints.sort();
+        endpoints.truncate(MOST_NAMED + 1);
         if let Some(one_too_many) = endpoints.get_mut(MOST_NAMED) {
             "and more".clone_into(one_too_many);
         }

@@ -8,10 +8,12 @@ use crate::switch::state::State;
 
 /// The endpoints of a network on other hosts, by name.
 pub(in crate::switch) fn elsewhere(state: &State, network: NetworkId) -> Vec<ElsewhereView> {
-    let host = |id| state.others.hosts.get(&id).map_or_else(|| HostId::short(&id), |host| host.name.clone());
+    let host = |id| state.others.hosts.get(&id);
+    let name = |id| host(id).map_or_else(|| HostId::short(&id), |host| host.name.clone());
     let view = |endpoint: &SharedEndpoint| ElsewhereView {
         name: endpoint.name.to_string(),
-        host: host(endpoint.host),
+        host: name(endpoint.host),
+        address: host(endpoint.host).map(|host| host.address),
         mac: endpoint.mac.to_string(),
         ipv4: endpoint.ipv4,
         ipv6: endpoint.ipv6,
