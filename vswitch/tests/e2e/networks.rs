@@ -212,7 +212,9 @@ fn networks_are_removed_when_nobody_is_in_them() {
     let a = Netns::new("a");
     host.attach(&a, &["--network", "one", "--name", "web"]);
     AtRest::new(&host, &[&a]).refuses(&["network", "rm", "one"], &["network one has active endpoints", "web"]);
-    assert_eq!(host.ok(&["network", "rm", "two", "three"]), "two\nthree\n");
+    AtRest::new(&host, &[&a]).refuses(&["network", "rm", "two", "three", "nowhere"], &["no network `nowhere`"]);
+    let id = inspect(&host, "three")["id"].as_str().unwrap()[..12].to_owned();
+    assert_eq!(host.ok(&["network", "rm", "two", &id]), "two\nthree\n");
     let declined = host.run(&["network", "prune"]);
     assert_eq!((declined.code, declined.stdout.as_str()), (Some(1), ""));
     let complaint = declined.stderr.lines().last().unwrap();
