@@ -89,21 +89,25 @@ pub enum Command {
         endpoint: String,
     },
     /// Make, list and remove networks
+    #[command(after_help = "Example:\n  vswitch network create --subnet 10.99.0.0/24 lan")]
     Network {
         #[command(subcommand)]
         command: NetworkCommand,
     },
     /// Look into the forwarding database, and change it
+    #[command(after_help = "Example:\n  vswitch fdb show --network lan")]
     Fdb {
         #[command(subcommand)]
         command: FdbCommand,
     },
     /// Look into the multicast groups that endpoints listen to
+    #[command(after_help = "Example:\n  vswitch mdb show")]
     Mdb {
         #[command(subcommand)]
         command: MdbCommand,
     },
     /// Add, list and remove the other hosts of overlay networks
+    #[command(after_help = "Example:\n  vswitch peer add 192.0.2.7")]
     Peer {
         #[command(subcommand)]
         command: PeerCommand,
@@ -371,13 +375,10 @@ mod tests {
     fn every_command_has_an_example() {
         fn check(command: &clap::Command) {
             for command in command.get_subcommands().filter(|command| command.get_name() != "help") {
-                if command.has_subcommands() {
-                    check(command);
-                } else {
-                    let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-                    assert!(help.contains(&format!("{} ", command.get_name())) || help.contains(command.get_name()));
-                    assert!(help.starts_with("Example:\n  vswitch "), "{}", command.get_name());
-                }
+                let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+                assert!(help.contains(&format!("{} ", command.get_name())) || help.contains(command.get_name()));
+                assert!(help.starts_with("Example:\n  vswitch "), "{}", command.get_name());
+                check(command);
             }
         }
         check(&Cli::command());

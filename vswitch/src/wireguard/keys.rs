@@ -20,10 +20,10 @@ pub const KEY_LENGTH: usize = 32;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// Not base64 with its padding (RFC 4648, 4).
-    #[error("{0} is no key: a key is 44 characters of base64, as `wg pubkey` prints it")]
+    #[error("`{0}` is no key: a key is 44 characters of base64, as `wg pubkey` prints it")]
     NotBase64(String),
     /// Another length than a key's.
-    #[error("{text} is no key: it stands for {length} bytes, and a key has {KEY_LENGTH}")]
+    #[error("`{text}` is no key: it stands for {length} bytes, and a key has {KEY_LENGTH}")]
     Length {
         /// What was to be a key.
         text: String,
@@ -31,7 +31,7 @@ pub enum KeyError {
         length: usize,
     },
     /// One of the few points that give whoever uses them a secret that everybody knows (RFC 7748, 6.1).
-    #[error("{0} is no key that a host can have: all could read what is sent to it")]
+    #[error("`{0}` is no key that a host can have: all could read what is sent to it")]
     LowOrder(String),
 }
 
@@ -186,7 +186,7 @@ mod tests {
     fn what_is_no_key_is_refused_with_the_reason() {
         let refused = |text: &str| text.parse::<PublicKey>().unwrap_err().to_string();
         assert!(refused("").contains("0 bytes"));
-        assert!(refused("not a key").starts_with("not a key is no key: a key is 44 characters"));
+        assert!(refused("not a key").starts_with("`not a key` is no key: a key is 44 characters"));
         // Without its padding.
         assert!(refused("hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo").contains("44 characters"));
         assert!(refused("c2hvcnQ=").contains("5 bytes"));
