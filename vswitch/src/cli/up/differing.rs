@@ -28,7 +28,9 @@ pub fn differing(given: &Up, status: &Status, instance: &Instance) -> Vec<String
     let pool = Some(all).filter(|_| !given.pool.is_empty());
     look("--pool", pool, same_as_running(&|running| pools(running) == pools(given)));
     let fdb_size = given.fdb_size.map(|size| size.to_string());
-    look("--fdb-size", fdb_size, Datapath::fdb_size(&instance.bpf_directory()) == given.fdb_size);
+    let asked = running.as_ref().and_then(|running| running.fdb_size);
+    let room = asked.or_else(|| Datapath::fdb_size(&instance.bpf_directory()));
+    look("--fdb-size", fdb_size, room == given.fdb_size);
     let vxlan = |up: &Up| up.vxlan_port.unwrap_or(VXLAN_PORT);
     let port = given.vxlan_port.map(|port| port.to_string());
     look("--vxlan-port", port, same_as_running(&|running| vxlan(running) == vxlan(given)));

@@ -35,7 +35,7 @@ impl Switch {
 impl State {
     /// The addresses of the underlay, each with whose it is: this host's `own`, and those of all hosts that it knows.
     fn underlay(&self, own: &[IpAddr]) -> BTreeMap<IpAddr, String> {
-        let peer = |host: Option<&str>| host.map_or("the address of a peer".to_owned(), of_host);
+        let peer = |host: Option<&str>| host.map_or_else(|| "the address of a peer".to_owned(), of_host);
         let peers = self.peers.iter();
         let peers =
             peers.map(|(address, entry)| (*address, peer(entry.record.host.as_ref().map(|host| host.name.as_str()))));
