@@ -19,9 +19,12 @@ pub struct Peer {
     /// Since when it is one.
     #[serde(with = "time::serde::rfc3339")]
     pub added: OffsetDateTime,
-    /// Which host of the cluster it is; `None` for one that people told of.
+    /// Which host of the cluster it is; `None` for one that is in none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<PeerHost>,
+    /// Whether people told of it. Records from before this was noted do not say so: see [`Peer::is_by_hand`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_hand: bool,
 }
 
 /// A host of the cluster.
@@ -47,7 +50,12 @@ pub enum InvalidPeer {
 impl Peer {
     /// One that people told of.
     pub const fn new(address: IpAddr, added: OffsetDateTime) -> Self {
-        Self { address, public_key: None, added, host: None }
+        Self { address, public_key: None, added, host: None, by_hand: true }
+    }
+
+    /// Whether people told of it, whatever host of the cluster it is, too. One that is no host's can be from nobody else.
+    pub const fn is_by_hand(&self) -> bool {
+        self.by_hand || self.host.is_none()
     }
 
     /// The address of a peer as it was typed.
@@ -84,6 +92,19 @@ mod tests {
         let peer = Peer { public_key, ..peer };
         let text = serde_json::to_string(&peer).expect("JSON");
         assert_eq!(serde_json::from_str::<Peer>(&text).expect("a record"), peer);
+    }
+
+    #[test]
+    fn a_record_without_a_host_is_of_one_that_was_added_by_hand() {
+        let old = r#"{"address":"192.0.2.7","added":"2026-01-02T03:04:05Z"}"#;
+        let old: Peer = serde_json::from_str(old).expect("a record");
+        assert!(old.is_by_hand());
+        let id = HostId::from_bytes([1; 32]);
+        let hosts = Peer { host: Some(PeerHost { id, name: "one".to_owned() }), ..old };
+        assert!(!hosts.is_by_hand());
+        let both = Peer { by_hand: true, ..hosts };
+        let text = serde_json::to_string(&both).expect("JSON");
+        assert!(serde_json::from_str::<Peer>(&text).expect("a record").is_by_hand());
     }
 
     #[test]

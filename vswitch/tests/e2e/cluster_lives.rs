@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use crate::harness::{Clustered, Family, Flow, Netns, Pinger, eventually, ping, tcp};
+use crate::harness::{Cloud, Clustered, Family, Flow, Netns, Pinger, eventually, ping, settles, tcp};
 
 #[test]
 fn an_endpoint_that_moves_is_reached_wherever_it_is() {
@@ -326,4 +326,40 @@ fn flows(cluster: &Clustered) -> [Flow; 2] {
     let flows = [Flow::start(one, other, cluster.at[1].ipv4), Flow::start(other, one, cluster.at[0].ipv4)];
     flows.iter().for_each(|flow| flow.goes_on(100));
     flows
+}
+
+#[test]
+fn networks_from_before_the_cluster_keep_their_tunnels_to_the_peers_that_were_added_by_hand() {
+    let mut cluster = Clustered::down(2, Family::V4);
+    for number in 0..2 {
+        cluster.hosts[number].start(&[]);
+        cluster.acquaint(number);
+        cluster.create(number, "net", Cloud::VNI, &[]);
+    }
+    (0..2).for_each(|number| cluster.cloud.inhabit(number));
+    let reach_each_other = || {
+        for (one, other) in cluster.pairs() {
+            ping(&cluster.containers[one], cluster.at[other].ipv4);
+        }
+    };
+    reach_each_other();
+    (0..2).for_each(|number| cluster.hosts[number].stop(&[]));
+    (0..2).for_each(|number| drop(cluster.join(number)));
+    (0..2).for_each(|number| cluster.has_members(number, &[1 - number]));
+    // What comes with the hosts is all done once another network of theirs works.
+    cluster.hosts[0].ok(&["network", "create", "-d", "overlay", "shared"]);
+    cluster.has_network(1, "shared");
+    reach_each_other();
+    // A host that leaves the cluster is still a peer.
+    cluster.hosts[1].stop(&[]);
+    settles("it is a host of the cluster no more", || {
+        let members = cluster.members(0);
+        let is_left = members.len() == 1 && members[0].host.is_none();
+        if is_left { Ok(()) } else { Err(members) }
+    });
+    cluster.hosts[1].start(&[]);
+    reach_each_other();
+    cluster.hosts[0].stop(&[]);
+    cluster.hosts[0].start(&[]);
+    reach_each_other();
 }

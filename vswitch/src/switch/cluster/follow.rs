@@ -153,16 +153,22 @@ impl Switch {
                 state.others.hosts.values().map(|host| (host.address.to_canonical(), host)).collect();
             let mut changes = Vec::new();
             state.peers.retain(|address, peer| {
-                let stays = peer.record.host.is_none() || wanted.contains_key(address);
-                if !stays {
-                    changes.push(Change::RemovePeer(*address));
+                let is_gone = peer.record.host.is_some() && !wanted.contains_key(address);
+                if !is_gone {
+                    return true;
                 }
+                // One that people told of they have to take back.
+                let stays = peer.record.is_by_hand();
+                peer.record.host = None;
+                changes.push(if stays { Change::PutPeer(peer.record.clone()) } else { Change::RemovePeer(*address) });
                 stays
             });
             for (address, host) in wanted {
+                let by_hand = state.peers.get(&address).is_some_and(|peer| peer.record.is_by_hand());
                 let entry = state.peers.entry(address).or_insert_with(|| PeerEntry::new(Peer::new(address, now())));
                 let record = Peer {
                     host: Some(PeerHost { id: host.id, name: host.name.clone() }),
+                    by_hand,
                     // One that cannot be read is one that cannot be used.
                     public_key: host.public_key.as_ref().and_then(|key| key.parse().ok()),
                     ..entry.record.clone()
@@ -299,7 +305,7 @@ impl State {
         let Some(entry) = self.networks.get(&network) else { return BTreeSet::new() };
         let peers = self.peers.iter();
         if !is_shared(&entry.record) {
-            return peers.filter(|(_, peer)| peer.record.host.is_none()).map(|(address, _)| *address).collect();
+            return peers.filter(|(_, peer)| peer.record.is_by_hand()).map(|(address, _)| *address).collect();
         }
         if !self.others.read {
             // Nobody knows yet: those that are there stay.
