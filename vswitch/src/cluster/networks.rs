@@ -33,28 +33,26 @@ impl Cluster {
         shared.networks.run(create(shared, draft)).await
     }
 
-    /// Removes a network, of which no host may have endpoints.
+    /// Removes a network, of which no host may have endpoints. Another that has its name by now stays.
     ///
     /// # Errors
     /// [`ClusterError::NetworkNotFound`], or [`ClusterError::NetworkInUse`] with the endpoints and their hosts;
     /// [`ClusterError::Unreachable`] and the like, and then it may be there or not.
-    pub async fn remove_network(&self, name: &NetworkName) -> Result<(), ClusterError> {
+    pub async fn remove_network(&self, name: &NetworkName, id: NetworkId) -> Result<(), ClusterError> {
         let shared = &*self.shared;
         // An endpoint of our own that is gone is not to be in the way.
         if shared.owned().pending_count() > 0 {
             session::flush(shared).await?;
         }
         let key = shared.keys.encode(&Key::Network(name.clone()));
-        let mut found = shared.etcd.get(REMOVE, &key).await?;
+        let mut found = recorded(shared, &key, id).await?;
         if found.is_none() {
             return Err(ClusterError::NetworkNotFound(name.clone()));
         }
         // If it is gone now, it is this removal that did it, or another; both are fine.
-        while let Some(record) = found {
-            let network: SharedNetwork = serde_json::from_slice(record.value())
-                .map_err(|error| ClusterError::Record { key: key.clone(), message: error.to_string() })?;
+        while let Some((network, revision)) = found {
             let endpoints = shared.keys.endpoints_of(&network.id);
-            let unchanged = Compare::mod_revision(key.as_str(), CompareOp::Equal, record.mod_revision());
+            let unchanged = Compare::mod_revision(key.as_str(), CompareOp::Equal, revision);
             let some = GetOptions::new().with_prefix().with_limit(MOST_NAMED);
             let removal = Txn::new()
                 .when([unchanged, empty(&endpoints)])
@@ -76,7 +74,7 @@ impl Cluster {
                 let endpoints = in_use(shared, there).await?;
                 return Err(ClusterError::NetworkInUse { network: name.clone(), endpoints });
             }
-            found = shared.etcd.get(REMOVE, &key).await?;
+            found = recorded(shared, &key, id).await?;
         }
         Ok(())
     }
@@ -181,6 +179,14 @@ fn lowest_free(taken: &BTreeSet<Vni>) -> Option<Vni> {
         candidate += 1;
     }
     Vni::try_from(candidate).ok()
+}
+
+/// The network that is recorded under a key, with the revision of the record, if it is the one of this id.
+async fn recorded(shared: &Shared, key: &str, id: NetworkId) -> Result<Option<(SharedNetwork, i64)>, ClusterError> {
+    let Some(record) = shared.etcd.get(REMOVE, key).await? else { return Ok(None) };
+    let network: SharedNetwork = serde_json::from_slice(record.value())
+        .map_err(|error| ClusterError::Record { key: key.to_owned(), message: error.to_string() })?;
+    Ok((network.id == id).then(|| (network, record.mod_revision())))
 }
 
 /// Endpoints with their hosts, for people.

@@ -58,12 +58,15 @@ async fn what_is_asked_for_is_given_or_whose_it_is_named() {
     let error = two.create_network(draft("grey", "10.9.0.128/25")).await.expect_err("taken");
     assert!(matches!(error, ClusterError::SubnetTaken { .. }), "{error}");
 
-    two.remove_network(&blue.name).await.expect("removed");
-    assert_eq!(two.remove_network(&blue.name).await, Err(ClusterError::NetworkNotFound(blue.name.clone())));
+    two.remove_network(&blue.name, blue.id).await.expect("removed");
+    assert_eq!(two.remove_network(&blue.name, blue.id).await, Err(ClusterError::NetworkNotFound(blue.name.clone())));
     let again = one.create_network(draft("blue", "10.9.0.0/24")).await.expect("created");
     assert_eq!(again.vni, vni(4097), "free again");
     let late = one.put_endpoint(endpoint(&blue, "web")).await;
     assert_eq!(late, Err(ClusterError::NetworkGone(blue.id)), "another network of the same name is another");
+    let removed = two.remove_network(&blue.name, blue.id).await;
+    assert_eq!(removed, Err(ClusterError::NetworkNotFound(blue.name.clone())), "so it stays");
+    one.remove_network(&again.name, again.id).await.expect("removed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -73,7 +76,7 @@ async fn a_network_is_not_removed_while_any_host_has_endpoints_there() {
     let blue = one.create_network(draft("blue", "10.9.0.0/24")).await.expect("created");
     let web = endpoint(&blue, "web");
     two.put_endpoint(web.clone()).await.expect("announced");
-    let error = one.remove_network(&blue.name).await.expect_err("in use").to_string();
+    let error = one.remove_network(&blue.name, blue.id).await.expect_err("in use").to_string();
     assert_eq!(error, "network blue has active endpoints: web on host two (192.0.2.1) (detach them first)");
 
     let error = one.put_endpoint(endpoint(&blue, "web")).await.expect_err("taken").to_string();
@@ -88,7 +91,7 @@ async fn a_network_is_not_removed_while_any_host_has_endpoints_there() {
     one.put_endpoint(new.clone()).await.expect("the name is free");
     one.remove_endpoint(blue.id, new.id).await;
     two.remove_endpoint(blue.id, web.id).await;
-    one.remove_network(&blue.name).await.expect("removed");
+    one.remove_network(&blue.name, blue.id).await.expect("removed");
     let mut client = etcd.client(None).await.expect("a client");
     let all = etcd_client::GetOptions::new().with_prefix().with_keys_only();
     let left = client.get("/vswitch/", Some(all)).await.expect("an answer");
@@ -110,13 +113,13 @@ async fn an_attach_and_a_removal_at_once_do_not_both_succeed() {
         let removal = async {
             // Now before, now after, now in the midst.
             tokio::time::sleep(std::time::Duration::from_micros(300 * round)).await;
-            one.remove_network(&network.name).await
+            one.remove_network(&network.name, network.id).await
         };
         let (attached, removed) = tokio::join!(attach, removal);
         match (&attached, &removed) {
             (Ok(()), Err(ClusterError::NetworkInUse { .. })) => {
                 two.remove_endpoint(network.id, web.id).await;
-                one.remove_network(&network.name).await.expect("removed");
+                one.remove_network(&network.name, network.id).await.expect("removed");
             }
             (Err(ClusterError::NetworkGone(id)), Ok(())) => assert_eq!(*id, network.id),
             both => panic!("round {round}: {both:?}"),

@@ -15,7 +15,7 @@ async fn after_compaction_all_is_told_anew() {
     assert_eq!(seen.all.networks.len(), 1);
 
     etcd.stop_member(0);
-    one.remove_network(&old.name).await.expect("removed");
+    one.remove_network(&old.name, old.id).await.expect("removed");
     let new = one.create_network(draft("new", "10.9.1.0/24")).await.expect("created");
     one.put_endpoint(endpoint(&new, "web")).await.expect("announced");
     let mut client = etcd.client(None).await.expect("a client");

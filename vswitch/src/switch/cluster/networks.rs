@@ -62,7 +62,7 @@ impl Switch {
             Ok(network) => Ok(network),
             Err(error) => {
                 self.state().others.expected.remove(&created.id);
-                if let Err(error) = member.cluster.remove_network(&created.name).await {
+                if let Err(error) = member.cluster.remove_network(&created.name, created.id).await {
                     tracing::warn!("network {} stays in the cluster: {error}", created.name);
                 }
                 Err(error)
@@ -77,7 +77,7 @@ impl Switch {
         }
         // Without a cluster, what was here of it is this host's alone.
         let Some(member) = &self.membership else { return Ok(()) };
-        match member.cluster.remove_network(&network.name).await {
+        match member.cluster.remove_network(&network.name, network.id).await {
             Ok(()) | Err(ClusterError::NetworkNotFound(_)) => Ok(()),
             Err(error) => Err(error.into()),
         }
