@@ -207,6 +207,7 @@ impl Switch {
         self.state().networks.remove(&network.id);
         self.note_without_cluster();
         if network.overlay.is_some() {
+            self.forget_shared(network.id);
             // The last takes the device with it.
             self.follow_tunnels().await?;
             self.sync_networks(&[network.id].into()).await?;

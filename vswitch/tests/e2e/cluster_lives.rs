@@ -363,3 +363,35 @@ fn networks_from_before_the_cluster_keep_their_tunnels_to_the_peers_that_were_ad
     cluster.hosts[0].start(&[]);
     reach_each_other();
 }
+
+#[test]
+fn a_network_that_was_removed_while_a_host_was_lost_goes_there_with_its_last_endpoint() {
+    let cluster = Clustered::up(2, Family::V4, Clustered::BRIEF);
+    cluster.plugged(1, false);
+    cluster.forgets(0, cluster.at[1].mac);
+    cluster.hosts[0].ok(&["detach", "--netns", &cluster.containers[0].path_argument()]);
+    cluster.hosts[0].ok(&["network", "rm", "net"]);
+    cluster.hosts[0].ok(&["network", "create", "-d", "overlay", "net"]);
+    let id = |number: usize| {
+        let networks: Vec<serde_json::Value> = cluster.hosts[number].json(&["network", "ls"]);
+        networks.into_iter().find(|network| network["name"] == "net").map(|network| network["id"].clone())
+    };
+    let notes = || cluster.hosts[1].json::<serde_json::Value>(&["status"])["notes"].to_string();
+    let before = id(1);
+    cluster.plugged(1, true);
+    settles("it says what is in the way", || {
+        let notes = notes();
+        if notes.contains("removed from the cluster") && notes.contains("not on this host") {
+            Ok(())
+        } else {
+            Err(notes)
+        }
+    });
+    assert_eq!(id(1), before, "it has an endpoint in it");
+    cluster.hosts[1].ok(&["detach", "--netns", &cluster.containers[1].path_argument()]);
+    assert_eq!(id(1), id(0), "the one that has the name in the cluster");
+    let left = notes();
+    assert!(!left.contains("network net"), "{left}");
+    cluster.hosts[1].ok(&["network", "rm", "net"]);
+    cluster.has_no_network(0, "net");
+}

@@ -133,8 +133,14 @@ impl Switch {
         let (network, id) = (endpoint.network, endpoint.id);
         self.return_lease(Leased { network, endpoint: id, ipv4: Some(address.ipv4), ipv6: address.ipv6 }).await;
         let is_last = self.state().endpoints_of(network).next().is_none();
-        if is_last && let Err(error) = self.follow_tunnels().await {
+        if !is_last {
+            return;
+        }
+        if let Err(error) = self.follow_tunnels().await {
             tracing::warn!("tunnels of a network without endpoints here are left: {error}");
+        }
+        if let Err(error) = self.displace_unused(network).await {
+            tracing::warn!("a network that was removed from the cluster is still here: {error}");
         }
     }
 }

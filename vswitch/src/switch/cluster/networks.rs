@@ -110,7 +110,7 @@ impl Switch {
     pub(super) async fn place(&self, shared: &SharedNetwork) -> Result<(), SwitchError> {
         let Some(member) = &self.membership else { return Ok(()) };
         let _turn = member.placing.lock().await;
-        let about = format!("cluster network {}", shared.id);
+        let about = note_about(shared.id);
         match self.make_shared(shared).await {
             Ok(_) => {
                 self.state().others.unplaced.remove(&shared.id);
@@ -164,7 +164,7 @@ impl Switch {
 
     /// Removes what is here of a network that the cluster has no more.
     pub(super) async fn displace(&self, id: NetworkId) -> Result<(), SwitchError> {
-        let about = format!("cluster network {id}");
+        let about = note_about(id);
         self.note(&about, None);
         let (network, exclusive) = {
             let mut state = self.state();
@@ -179,6 +179,7 @@ impl Switch {
                     network.name
                 );
                 tracing::warn!("{text}");
+                state.others.removed.insert(id);
                 drop(state);
                 self.note(&about, Some(text));
                 return Ok(());
@@ -192,4 +193,26 @@ impl Switch {
         tracing::info!("network {} was removed from the cluster", network.name);
         self.unmake(&network).await
     }
+
+    /// The last endpoint in a network is gone: so is the network, if the cluster has it no more, and what could not be made
+    /// because of it may be made now.
+    pub(super) async fn displace_unused(&self, id: NetworkId) -> Result<(), SwitchError> {
+        if !self.state().others.removed.contains(&id) {
+            return Ok(());
+        }
+        self.displace(id).await?;
+        self.place_again().await;
+        Ok(())
+    }
+
+    /// A network is here no more: nothing is to be said of it.
+    pub(in crate::switch) fn forget_shared(&self, id: NetworkId) {
+        self.state().others.removed.remove(&id);
+        self.note(&note_about(id), None);
+    }
+}
+
+/// What the note is about that `status` has of a network of the cluster.
+fn note_about(id: NetworkId) -> String {
+    format!("cluster network {id}")
 }

@@ -19,6 +19,8 @@ pub struct Others {
     pub unplaced: BTreeMap<NetworkId, SharedNetwork>,
     /// Networks that this host has created, and has not been told of yet.
     pub expected: BTreeSet<NetworkId>,
+    /// Networks that the cluster has no more, and that are here as long as they have endpoints.
+    pub removed: BTreeSet<NetworkId>,
     endpoints: BTreeMap<Place, SharedEndpoint>,
     /// How many endpoints a host has in a network, where it has some.
     present: BTreeMap<(NetworkId, HostId), usize>,
