@@ -50,6 +50,8 @@ async fn lease(
     endpoint: EndpointId,
     mut candidates: impl Iterator<Item = IpAddr> + Send,
 ) -> Result<IpAddr, ClusterError> {
+    // One that this host has given up is not to be in the way.
+    session::flush(shared).await?;
     let _order = shared.order.read().await;
     let (mut look, mut tried) = (LOOK, 0);
     loop {

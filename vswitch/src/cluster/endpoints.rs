@@ -21,6 +21,8 @@ impl Cluster {
         let shared = &*self.shared;
         let endpoint = SharedEndpoint { host: shared.id, ..endpoint };
         let json = json(&shared.keys.encode(&Key::Endpoint(endpoint.network, endpoint.id)), &endpoint)?;
+        // Nor is a name in the way that this host has given up.
+        session::flush(shared).await?;
         let _order = shared.order.read().await;
         let before = shared.owned().endpoint(endpoint.network, endpoint.id).cloned();
         shared.owned().keep(&Claim::Endpoint(endpoint.clone()));

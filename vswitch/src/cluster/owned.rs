@@ -61,10 +61,12 @@ impl Owned {
         }
     }
 
-    /// Does not take it back: it is about to be claimed.
+    /// Does not take it back: it is about to be claimed. What another endpoint had of it is taken back all the same.
     pub(super) fn keep(&mut self, claim: &Claim) {
         self.pending.retain(|release| match (release, claim) {
-            (Release::Address(network, address, _), Claim::Address(of, kept, _)) => (network, address) != (of, kept),
+            (Release::Address(network, address, id), Claim::Address(of, kept, by)) => {
+                (network, address, id) != (of, kept, by)
+            }
             (Release::Endpoint(network, id, _), Claim::Endpoint(kept)) => (*network, *id) != (kept.network, kept.id),
             _ => true,
         });
@@ -267,6 +269,8 @@ mod tests {
         let mut owned = Owned::default();
         owned.give_up(Release::Address(NETWORK, address(), ONE));
         owned.give_up(Release::Endpoint(NETWORK, ONE, endpoint().name));
+        owned.keep(&Claim::Address(NETWORK, address(), TWO));
+        assert_eq!(owned.pending_count(), 2, "what another endpoint claims is still to be taken back from this one");
         owned.hold(Claim::Address(NETWORK, address(), ONE), 7);
         assert_eq!(owned.pending_count(), 1);
         owned.keep(&Claim::Endpoint(endpoint()));

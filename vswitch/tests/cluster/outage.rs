@@ -118,6 +118,9 @@ async fn without_etcd_changes_fail_clearly_and_releases_are_done_later() {
     assert_eq!(one.release_address(blue.id, web.id, addresses[0]).await, Released::Later);
     eprintln!("both releases were noted after {:?}: {text}", begin.elapsed());
     assert!(one.health().pending >= 2, "{:?}", one.health());
+    // Who asks for it in vain is not in the way of that.
+    let again = one.lease_address(blue.id, other.id, std::iter::once(addresses[0])).await;
+    assert!(again.expect_err("etcd is away").is_unreachable());
 
     etcd.start_all().await;
     eventually("the releases are done", async || one.health().pending == 0).await;
