@@ -192,6 +192,11 @@ impl ClusterError {
         )
     }
 
+    /// Whether what a host had is somebody else's by now, or is in a network that is gone.
+    pub const fn is_lost(&self) -> bool {
+        matches!(self, Self::AddressTaken { .. } | Self::EndpointTaken { .. } | Self::NetworkGone(_))
+    }
+
     /// Whether etcd did not answer: what was asked for may have been done, or not.
     pub fn is_unreachable(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::Tls { .. })

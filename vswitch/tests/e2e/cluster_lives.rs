@@ -395,3 +395,19 @@ fn a_network_that_was_removed_while_a_host_was_lost_goes_there_with_its_last_end
     cluster.hosts[1].ok(&["network", "rm", "net"]);
     cluster.has_no_network(0, "net");
 }
+
+#[test]
+fn endpoints_stay_when_etcd_refuses_what_a_daemon_that_starts_announces() {
+    let cluster = Clustered::up(2, Family::V4, Clustered::LONG);
+    cluster.hosts[1].stop(&[]);
+    cluster.forgets(0, cluster.at[1].mac);
+    cluster.fill_etcd(true);
+    cluster.join(1);
+    assert_eq!(cluster.hosts[1].ps(), cluster.at[1..], "nobody else has what it has");
+    ping(&cluster.containers[1], cluster.at[1].gateway.expect("a gateway"));
+    assert_eq!(cluster.told(0, cluster.at[1].mac), None);
+    cluster.fill_etcd(false);
+    cluster.is_joined(1, 2);
+    cluster.knows(0, cluster.at[1].mac, 1);
+    ping(&cluster.containers[0], cluster.at[1].ipv4);
+}

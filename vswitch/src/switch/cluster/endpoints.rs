@@ -83,7 +83,7 @@ impl Switch {
         if lacks { self.follow_tunnels().await } else { Ok(()) }
     }
 
-    /// Announces an endpoint that was there before the daemon was: at once, or when etcd answers.
+    /// Announces an endpoint that was there before the daemon was: at once, or when etcd takes it.
     ///
     /// # Errors
     /// Somebody else has its name or an address by now, or the network is gone.
@@ -100,7 +100,10 @@ impl Switch {
         let addresses: Vec<IpAddr> = super::others::addresses(&record).collect();
         if member.cluster.health().unreachable.is_none() {
             match claim(member, &record, &addresses).await {
-                Err(SwitchError::Cluster(error)) if error.is_unreachable() => {}
+                // It may be possible later, and until then nobody else has what it has.
+                Err(SwitchError::Cluster(error)) if !error.is_lost() => {
+                    tracing::warn!("others do not know of endpoint {} yet: {error}", endpoint.name);
+                }
                 done => return done,
             }
         }

@@ -157,6 +157,17 @@ impl Clustered {
         self.store.inside(|| runtime().block_on(self.etcd.need_users()));
     }
 
+    /// Has etcd refuse all that it would have to write, as one does whose disk is full; or no more.
+    pub fn fill_etcd(&self, full: bool) {
+        let action = if full { etcd_client::AlarmAction::Activate } else { etcd_client::AlarmAction::Deactivate };
+        self.store.inside(|| {
+            runtime().block_on(async {
+                let mut client = self.etcd.client(None).await.expect("a client");
+                client.alarm(action, etcd_client::AlarmType::Nospace, None).await.expect("an answer");
+            });
+        });
+    }
+
     /// The keys that etcd has below this one, without the prefix that they have in common.
     pub fn keys(&self, below: &str) -> Vec<String> {
         let prefix = format!("/vswitch/{below}/");
