@@ -69,7 +69,7 @@ async fn lease(
             };
         }
         loop {
-            let free = free_of(shared, network, &batch).await?;
+            let free = free_of(shared, network, endpoint, &batch).await?;
             if free.is_empty() {
                 break;
             }
@@ -84,14 +84,21 @@ async fn lease(
 }
 
 /// The first of a batch that nobody had a moment ago.
-async fn free_of(shared: &Shared, network: NetworkId, batch: &[IpAddr]) -> Result<Vec<IpAddr>, ClusterError> {
+async fn free_of(
+    shared: &Shared,
+    network: NetworkId,
+    endpoint: EndpointId,
+    batch: &[IpAddr],
+) -> Result<Vec<IpAddr>, ClusterError> {
     let key = |address: &IpAddr| shared.keys.encode(&Key::Address(network, *address));
     let keys: Vec<_> = batch.iter().map(key).collect();
     let (Some(first), Some(last)) = (keys.iter().min(), keys.iter().max()) else { return Ok(Vec::new()) };
     let taken = shared.etcd.keys(LEASE, first, last).await?;
     let is_free = |key: &str| taken.binary_search_by(|taken| taken.key().cmp(key.as_bytes())).is_err();
     let free = batch.iter().zip(&keys).filter(|(_, key)| is_free(key)).map(|(address, _)| *address);
-    Ok(free.take(TRY).collect())
+    // etcd does not know what this host has while it has no lease.
+    let owned = shared.owned();
+    Ok(free.filter(|address| owned.other_holder(network, *address, endpoint).is_none()).take(TRY).collect())
 }
 
 /// Takes the first of these that is free; or says whose the last is.
@@ -103,6 +110,11 @@ async fn claim(
 ) -> Result<Result<IpAddr, String>, ClusterError> {
     let undo = {
         let mut owned = shared.owned();
+        // Whatever etcd has of it: while this host has no lease, that is nothing.
+        let holder = addresses.iter().find_map(|address| owned.other_holder(network, *address, endpoint));
+        if let Some(holder) = holder {
+            return Ok(Err(Owner { host: shared.id, endpoint: holder }.to_string()));
+        }
         for address in addresses {
             owned.keep(&Claim::Address(network, *address, endpoint));
         }

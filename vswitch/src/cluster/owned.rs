@@ -77,6 +77,11 @@ impl Owned {
         self.addresses.get(&(network, address)).is_some_and(|held| held.value == endpoint)
     }
 
+    /// The other endpoint of this host that has the address, if there is one.
+    pub(super) fn other_holder(&self, network: NetworkId, address: IpAddr, endpoint: EndpointId) -> Option<EndpointId> {
+        self.addresses.get(&(network, address)).map(|held| held.value).filter(|holder| *holder != endpoint)
+    }
+
     /// The endpoint, if this host has it.
     pub(super) fn endpoint(&self, network: NetworkId, id: EndpointId) -> Option<&SharedEndpoint> {
         self.endpoints.get(&(network, id)).map(|held| &held.value)
@@ -251,6 +256,7 @@ mod tests {
         let others = Release::Address(NETWORK, address(), TWO);
         owned.give_up(others.clone());
         assert!(owned.has(NETWORK, address(), ONE), "another endpoint's release is not this one's");
+        assert_eq!([ONE, TWO].map(|id| owned.other_holder(NETWORK, address(), id)), [None, Some(ONE)]);
         let releases = [Release::Address(NETWORK, address(), ONE), Release::Endpoint(NETWORK, ONE, endpoint().name)];
         for release in &releases {
             owned.give_up(release.clone());

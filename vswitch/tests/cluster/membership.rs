@@ -141,6 +141,28 @@ async fn a_daemon_that_starts_again_takes_over_what_it_had() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_an_endpoint_here_has_no_other_gets_while_the_host_has_no_lease() {
+    let etcd = Etcd::start().await;
+    let one = join(&etcd, "one").await;
+    let network = one.create_network(draft("blue", "10.9.0.0/24")).await.expect("created");
+    let (web, db) = (endpoint(&network, "web"), endpoint(&network, "db"));
+    let address = one.lease_address(network.id, web.id, candidates(0)).await.expect("leased");
+    one.put_endpoint(web.clone()).await.expect("announced");
+    let lease = etcd.lease_of("one").await;
+    let mut client = etcd.client(None).await.expect("a client");
+    client.lease_revoke(lease).await.expect("revoked");
+    let taken = one.lease_address(network.id, db.id, std::iter::once(address)).await;
+    assert!(matches!(taken, Err(ClusterError::AddressTaken { .. })), "{taken:?}");
+    assert_eq!(one.lease_address(network.id, db.id, candidates(0)).await.ok(), candidates(0).nth(1));
+    eventually("it is announced again", async || {
+        let key = format!("/vswitch/endpoints/{}/{}", network.id, web.id);
+        client.get(key, None).await.expect("an answer").kvs().len() == 1
+    })
+    .await;
+    assert_eq!(one.health().conflicts, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_late_request_leaves_is_found_and_deleted() {
     let etcd = Etcd::start().await;
     let one = join_briefly(&etcd, "one").await;

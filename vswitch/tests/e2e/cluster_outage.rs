@@ -31,6 +31,9 @@ fn without_etcd(family: Family) {
         at_rest.refuses(&["attach", "--netns", &late, "--network", "net"], &["etcd", "existing traffic goes on"]);
         at_rest.refuses(&["network", "create", "-d", "overlay", "new"], &["etcd", "existing traffic goes on"]);
         at_rest.refuses(&["network", "rm", "idle"], &["etcd", "existing traffic goes on"]);
+        let own = cluster.at[1].ipv4.to_string();
+        let taken = ["attach", "--netns", &late, "--network", "net", "--ip", &own];
+        at_rest.refuses(&taken, &[&own, "already in use", "endpoint c1"]);
         // What is this host's alone asks nobody.
         cluster.hosts[1].ok(&["network", "create", "local"]);
         cluster.hosts[1].ok(&["attach", "--netns", &late, "--network", "local", "--name", "late"]);

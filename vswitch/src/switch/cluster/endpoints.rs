@@ -8,6 +8,7 @@ use super::{Membership, is_shared};
 use crate::cluster::SharedEndpoint;
 use crate::ipam;
 use crate::model::{Endpoint, EndpointId, Network, NetworkId, SubnetConfig};
+use crate::switch::state::{EndpointEntry, State};
 use crate::switch::{Switch, SwitchError};
 
 /// Addresses that an endpoint has got for itself in the whole cluster.
@@ -36,6 +37,10 @@ impl Switch {
             let record = &state.network(network)?.record;
             if !is_shared(record) {
                 return Ok(None);
+            }
+            // Not for etcd to say: while this host has no lease, nobody has it there.
+            for asked in ip.map(IpAddr::V4).into_iter().chain(ip6.map(IpAddr::V6)) {
+                refuse_own(&state, record, asked)?;
             }
             let here = state.endpoints_of(record.id).filter_map(|entry| entry.record.address.as_ref());
             let here = here.flat_map(|address| address.ips().collect::<Vec<_>>());
@@ -145,6 +150,19 @@ impl Switch {
         if let Err(error) = self.displace_unused(network).await {
             tracing::warn!("a network that was removed from the cluster is still here: {error}");
         }
+    }
+}
+
+/// Refuses an address that an endpoint here has.
+fn refuse_own(state: &State, network: &Network, address: IpAddr) -> Result<(), SwitchError> {
+    let has =
+        |entry: &&EndpointEntry| entry.record.address.as_ref().is_some_and(|given| given.ips().any(|ip| ip == address));
+    match state.endpoints_of(network.id).find(has) {
+        Some(holder) => {
+            let holder = format!("endpoint {}", holder.record.name);
+            Err(SwitchError::AddressInUse { address, network: network.name.clone(), holder })
+        }
+        None => Ok(()),
     }
 }
 
