@@ -411,3 +411,27 @@ fn endpoints_stay_when_etcd_refuses_what_a_daemon_that_starts_announces() {
     cluster.knows(0, cluster.at[1].mac, 1);
     ping(&cluster.containers[0], cluster.at[1].ipv4);
 }
+
+#[test]
+fn what_is_behind_a_tunnel_that_is_made_again_is_told_again() {
+    let cluster = Clustered::up(2, Family::V4, Clustered::LONG);
+    // Once there is something newer, what was attached is on the disk: the next daemon takes it over as it runs. At that it
+    // looks last, so the next free number is that of the tunnel which goes.
+    let newer = Netns::new("newer");
+    cluster.hosts[0].attach(&newer, &["--network", "net"]);
+    cluster.hosts[0].ok(&["detach", "--netns", &newer.path_argument()]);
+    cluster.hosts[0].kill_daemon();
+    cluster.join(0);
+    cluster.has_members(0, &[1]);
+    cluster.knows(0, cluster.at[1].mac, 1);
+    for _ in 0..3 {
+        let before = cluster.tunnels(0).expect("the device");
+        let name = before["ifname"].as_str().expect("a name");
+        cluster.hosts[0].netns.ip(&format!("link delete {name}"));
+        eventually("there is another", || {
+            cluster.tunnels(0).filter(|device| device["ifindex"] != before["ifindex"]).map(drop)
+        });
+        cluster.knows(0, cluster.at[1].mac, 1);
+        ping(&cluster.containers[0], cluster.at[1].ipv4);
+    }
+}

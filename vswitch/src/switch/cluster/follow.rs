@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use vswitch_common::tables::{FdbKey, PortKind, VlanKey};
+use vswitch_common::tables::{FdbKey, PortKind, PortNumber, VlanKey};
 
 use super::is_shared;
 use super::others::{Others, Place, addresses};
@@ -200,6 +200,13 @@ impl Switch {
             places.extend(there.map(|endpoint| (endpoint.network, endpoint.id)));
         }
         self.sync_remotes(places).await
+    }
+
+    /// A tunnel is gone, and with it all that the programs knew to be behind it: the next may have its number.
+    pub(in crate::switch) async fn forget_behind(&self, tunnel: PortNumber) {
+        if let Some(member) = &self.membership {
+            member.remotes.lock().await.retain(|_, remote| remote.port != tunnel);
+        }
     }
 
     /// Brings what the programs know of these endpoints in line.

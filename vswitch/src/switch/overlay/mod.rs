@@ -89,6 +89,7 @@ impl Switch {
         for (network, peer, number) in work.gone {
             changed.insert(network);
             self.remove_port(number).await?;
+            self.forget_behind(number).await;
             if let Some(tunnels) = self.state().networks.get_mut(&network).and_then(|entry| entry.tunnels.as_mut()) {
                 tunnels.remove(&peer);
             }
