@@ -435,3 +435,26 @@ fn what_is_behind_a_tunnel_that_is_made_again_is_told_again() {
         ping(&cluster.containers[0], cluster.at[1].ipv4);
     }
 }
+
+#[test]
+fn who_won_an_address_is_known_where_the_one_who_lost_it_is_detached() {
+    let cluster = Clustered::up(2, Family::V4, Clustered::BRIEF);
+    let [heir, stays] = ["heir", "stays"].map(Netns::new);
+    cluster.hosts[1].attach(&stays, &["--network", "net", "--name", "stays"]);
+    cluster.hosts[1].kill_daemon();
+    cluster.plugged(1, false);
+    let lost = &cluster.at[1];
+    cluster.forgets(0, lost.mac);
+    let flags = ["--network", "net", "--name", &lost.name, "--ip", &lost.ipv4.to_string()];
+    let at = cluster.hosts[0].attach(&heir, &flags);
+    assert_eq!((at.mac, at.ipv4), (lost.mac, lost.ipv4), "a MAC address is made of the name");
+    cluster.plugged(1, true);
+    cluster.join(1);
+    eventually("it says what it cannot have", || (!cluster.status(1).conflicts.is_empty()).then_some(()));
+    cluster.knows(1, cluster.at[0].mac, 0);
+    assert_eq!(cluster.status(1).endpoints, 2);
+    assert_ne!(cluster.told(1, at.mac), Some(cluster.peer(0)), "it is here, too");
+    cluster.hosts[1].ok(&["detach", "--netns", &cluster.containers[1].path_argument()]);
+    assert_eq!(cluster.told(1, at.mac), Some(cluster.peer(0)));
+    ping(&stays, at.ipv4);
+}

@@ -142,6 +142,12 @@ impl Switch {
         self.return_lease(Leased { network, endpoint: id, ipv4: Some(address.ipv4), ipv6: address.ipv6 }).await;
         let is_last = self.state().endpoints_of(network).next().is_none();
         if !is_last {
+            if let Err(error) = self.sync_rivals(endpoint).await {
+                tracing::warn!(
+                    "an endpoint of another host that has what {} had is not known here: {error}",
+                    endpoint.name
+                );
+            }
             return;
         }
         if let Err(error) = self.follow_tunnels().await {

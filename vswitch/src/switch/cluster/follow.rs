@@ -13,7 +13,7 @@ use super::is_shared;
 use super::others::{Others, Place, addresses};
 use crate::cluster::{Host, SharedNetwork, Snapshot, Update};
 use crate::datapath::Remote;
-use crate::model::{HostId, NetworkId, Peer, PeerHost};
+use crate::model::{Endpoint, EndpointId, HostId, NetworkId, Peer, PeerHost};
 use crate::store::Change;
 use crate::switch::attach::now;
 use crate::switch::overlay::PeerEntry;
@@ -209,8 +209,29 @@ impl Switch {
         }
     }
 
+    /// An endpoint here is gone. While it was there, it kept those of others out of the tables that have its MAC address or
+    /// one of its addresses.
+    pub(super) async fn sync_rivals(&self, endpoint: &Endpoint) -> Result<(), SwitchError> {
+        let (Some(member), Some(given)) = (&self.membership, &endpoint.address) else { return Ok(()) };
+        let rivals: BTreeSet<Place> = {
+            let applied = member.remotes.lock().await;
+            let first = (endpoint.network, EndpointId::from_bytes([0; 32]));
+            let in_network = applied.range(first..).take_while(|((network, _), _)| *network == endpoint.network);
+            let is_rival = |remote: &Remote| {
+                remote.station.mac == given.mac.get() || given.ips().any(|ip| remote.addresses.contains(&ip))
+            };
+            in_network.filter(|(_, remote)| is_rival(remote)).map(|(place, _)| *place).collect()
+        };
+        self.sync(rivals, true).await
+    }
+
     /// Brings what the programs know of these endpoints in line.
     async fn sync_remotes(&self, places: BTreeSet<Place>) -> Result<(), SwitchError> {
+        self.sync(places, false).await
+    }
+
+    /// The same; `again` also for those of which nothing has changed.
+    async fn sync(&self, places: BTreeSet<Place>, again: bool) -> Result<(), SwitchError> {
         let Some(member) = &self.membership else { return Ok(()) };
         let mut applied = member.remotes.lock().await;
         let (mut stale, mut wanted) = (Vec::new(), Vec::new());
@@ -218,10 +239,11 @@ impl Switch {
             let state = self.state();
             for place in places {
                 let (before, after) = (applied.get(&place), state.remote(&place));
-                if before == after.as_ref() {
+                if before != after.as_ref() {
+                    stale.extend(before.cloned().map(|remote| (place, remote)));
+                } else if !again {
                     continue;
                 }
-                stale.extend(before.cloned().map(|remote| (place, remote)));
                 wanted.extend(after.map(|remote| (place, remote)));
             }
         }
