@@ -22,12 +22,11 @@ const LEASE: &str = "to lease an address";
 
 impl Cluster {
     /// Leases the first of these addresses that nobody in the cluster has, for an endpoint of this host. One that the
-    /// endpoint has already it keeps. A single candidate is one that was asked for.
+    /// endpoint has already it keeps.
     ///
     /// # Errors
-    /// [`ClusterError::AddressTaken`] if the only candidate is somebody's, [`ClusterError::Full`] if all of them are,
-    /// [`ClusterError::NetworkGone`] if there is no such network; [`ClusterError::Unreachable`] and the like, and then
-    /// nothing stays leased.
+    /// [`ClusterError::Full`] if all of them are somebody's, [`ClusterError::NetworkGone`] if there is no such network;
+    /// [`ClusterError::Unreachable`] and the like, and then nothing stays leased.
     pub async fn lease_address(
         &self,
         network: NetworkId,
@@ -38,9 +37,42 @@ impl Cluster {
         shared.addresses.run(lease(shared, network, endpoint, candidates)).await
     }
 
+    /// Leases the address that was asked for. One that the endpoint has already it keeps.
+    ///
+    /// # Errors
+    /// [`ClusterError::AddressTaken`] if it is somebody's, [`ClusterError::NetworkGone`] if there is no such network;
+    /// [`ClusterError::Unreachable`] and the like, and then nothing stays leased.
+    pub async fn claim_address(
+        &self,
+        network: NetworkId,
+        endpoint: EndpointId,
+        address: IpAddr,
+    ) -> Result<IpAddr, ClusterError> {
+        let shared = &*self.shared;
+        shared.addresses.run(claim_one(shared, network, endpoint, address)).await
+    }
+
     /// Gives an address back. It never fails: while etcd is away, it is done later.
     pub async fn release_address(&self, network: NetworkId, endpoint: EndpointId, address: IpAddr) -> Released {
         session::release(&self.shared, Release::Address(network, address, endpoint)).await
+    }
+}
+
+async fn claim_one(
+    shared: &Shared,
+    network: NetworkId,
+    endpoint: EndpointId,
+    address: IpAddr,
+) -> Result<IpAddr, ClusterError> {
+    // If this host has given it up, that is not to be in the way.
+    session::flush(shared).await?;
+    let _order = shared.order.read().await;
+    match claim(shared, network, endpoint, &[address]).await? {
+        Ok(address) => Ok(address),
+        Err(owner) => {
+            let owner = describe(shared, LEASE, network, &owner).await?;
+            Err(ClusterError::AddressTaken { address, owner })
+        }
     }
 }
 
@@ -58,15 +90,6 @@ async fn lease(
         let batch: Vec<_> = candidates.by_ref().take(look).collect();
         if batch.is_empty() {
             return Err(ClusterError::Full { tried });
-        }
-        if tried == 0 && batch.len() == 1 {
-            return match claim(shared, network, endpoint, &batch).await? {
-                Ok(address) => Ok(address),
-                Err(owner) => {
-                    let owner = describe(shared, LEASE, network, &owner).await?;
-                    Err(ClusterError::AddressTaken { address: batch[0], owner })
-                }
-            };
         }
         loop {
             let free = free_of(shared, network, endpoint, &batch).await?;

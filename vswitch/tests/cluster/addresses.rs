@@ -59,14 +59,16 @@ async fn an_address_that_is_asked_for_is_given_or_its_owner_named() {
     let network = one.create_network(draft("blue", "10.9.0.0/24")).await.expect("created");
     let (web, db) = (endpoint(&network, "web"), endpoint(&network, "db"));
     let six = IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 9]);
-    assert_eq!(one.lease_address(network.id, web.id, std::iter::once(six)).await, Ok(six));
-    assert_eq!(one.lease_address(network.id, web.id, std::iter::once(six)).await, Ok(six), "it has it already");
+    assert_eq!(one.claim_address(network.id, web.id, six).await, Ok(six));
+    assert_eq!(one.claim_address(network.id, web.id, six).await, Ok(six), "it has it already");
     one.put_endpoint(web.clone()).await.expect("announced");
-    let taken = two.lease_address(network.id, db.id, std::iter::once(six)).await.expect_err("taken");
+    let taken = two.claim_address(network.id, db.id, six).await.expect_err("taken");
     assert_eq!(
         taken.to_string(),
         "address fd00::9 is already in use by endpoint web on host one (192.0.2.1) (choose another, or leave it out)"
     );
+    let only = two.lease_address(network.id, db.id, std::iter::once(six)).await;
+    assert_eq!(only, Err(ClusterError::Full { tried: 1 }), "the only one that is left was not asked for");
     // The next, where there is a choice.
     let next = (9..).map(|last| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, last]));
     let ten = IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 10]);

@@ -24,7 +24,7 @@ async fn a_host_that_dies_loses_all_it_had_and_one_that_leaves_at_once() {
     assert_eq!(one.health().hosts, 2);
 
     let web = endpoint(&network, "web");
-    let taken = one.lease_address(network.id, web.id, std::iter::once(asked)).await;
+    let taken = one.claim_address(network.id, web.id, asked).await;
     let owner = "endpoint db on host two (192.0.2.1)".to_owned();
     assert_eq!(taken, Err(ClusterError::AddressTaken { address: asked, owner }));
 
@@ -34,7 +34,7 @@ async fn a_host_that_dies_loses_all_it_had_and_one_that_leaves_at_once() {
     assert!(two.health().registered && one.health().registered);
     drop(two);
     seen.until("it is gone", |seen| seen.hosts() == ["one"] && seen.endpoints().is_empty()).await;
-    let given = one.lease_address(network.id, web.id, std::iter::once(asked)).await;
+    let given = one.claim_address(network.id, web.id, asked).await;
     assert_eq!(given, Ok(asked));
 
     let three = join(&etcd, "three").await;
@@ -67,7 +67,7 @@ async fn what_a_host_has_is_announced_again_when_its_lease_was_lost() {
     assert_ne!(etcd.lease_of("two").await, lease);
     let web = endpoint(&network, "web");
     for address in addresses {
-        let taken = one.lease_address(network.id, web.id, std::iter::once(address)).await;
+        let taken = one.claim_address(network.id, web.id, address).await;
         assert!(matches!(taken, Err(ClusterError::AddressTaken { .. })), "{taken:?}");
     }
     assert!(two.health().conflicts.is_empty());
@@ -125,7 +125,7 @@ async fn a_daemon_that_starts_again_takes_over_what_it_had() {
     drop(before);
 
     let after = connect(brief(&etcd), me.clone()).await;
-    let again = after.lease_address(network.id, web.id, std::iter::once(address)).await;
+    let again = after.claim_address(network.id, web.id, address).await;
     assert_eq!(again, Ok(address));
     after.put_endpoint(web.clone()).await.expect("announced");
     after.update_host(Host { public_key: Some("key".to_owned()), ..me.clone() }).await.expect("updated");
@@ -136,7 +136,7 @@ async fn a_daemon_that_starts_again_takes_over_what_it_had() {
     assert_eq!((seen.hosts(), seen.endpoints()), (vec!["one", "two"], vec!["web"]));
     let late = tokio::time::timeout(std::time::Duration::from_secs(1), seen.next()).await;
     assert!(late.is_err(), "nothing went: {late:?}");
-    let mine = one.lease_address(network.id, endpoint(&network, "db").id, std::iter::once(address)).await;
+    let mine = one.claim_address(network.id, endpoint(&network, "db").id, address).await;
     assert!(matches!(mine, Err(ClusterError::AddressTaken { .. })), "{mine:?}");
 }
 
@@ -151,7 +151,7 @@ async fn what_an_endpoint_here_has_no_other_gets_while_the_host_has_no_lease() {
     let lease = etcd.lease_of("one").await;
     let mut client = etcd.client(None).await.expect("a client");
     client.lease_revoke(lease).await.expect("revoked");
-    let taken = one.lease_address(network.id, db.id, std::iter::once(address)).await;
+    let taken = one.claim_address(network.id, db.id, address).await;
     assert!(matches!(taken, Err(ClusterError::AddressTaken { .. })), "{taken:?}");
     assert_eq!(one.lease_address(network.id, db.id, candidates(0)).await.ok(), candidates(0).nth(1));
     eventually("it is announced again", async || {

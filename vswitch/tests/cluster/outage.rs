@@ -119,16 +119,16 @@ async fn without_etcd_changes_fail_clearly_and_releases_are_done_later() {
     eprintln!("both releases were noted after {:?}: {text}", begin.elapsed());
     assert!(one.health().pending >= 2, "{:?}", one.health());
     // Who asks for it in vain is not in the way of that.
-    let again = one.lease_address(blue.id, other.id, std::iter::once(addresses[0])).await;
+    let again = one.claim_address(blue.id, other.id, addresses[0]).await;
     assert!(again.expect_err("etcd is away").is_unreachable());
 
     etcd.start_all().await;
     eventually("the releases are done", async || one.health().pending == 0).await;
     seen.until("one endpoint is left", |seen| seen.endpoints() == ["db"] && seen.hosts() == ["one", "two"]).await;
     eventually("all is well", async || one.health().unreachable.is_none() && one.health().registered).await;
-    let free = two.lease_address(blue.id, other.id, std::iter::once(addresses[0])).await;
+    let free = two.claim_address(blue.id, other.id, addresses[0]).await;
     assert_eq!(free, Ok(addresses[0]));
-    let taken = two.lease_address(blue.id, other.id, std::iter::once(addresses[1])).await;
+    let taken = two.claim_address(blue.id, other.id, addresses[1]).await;
     assert!(matches!(taken, Err(ClusterError::AddressTaken { .. })), "{taken:?}");
     one.create_network(draft("red", "10.9.1.0/24")).await.expect("nothing is left of the first try");
 }

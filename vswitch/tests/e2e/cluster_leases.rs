@@ -179,3 +179,22 @@ fn an_endpoint_that_is_connected_later_is_one_of_the_cluster_too() {
     cluster.finds_none(0, "www.net");
     eventually("it is given back", || (cluster.keys("addresses").len() == 4).then_some(()));
 }
+
+#[test]
+fn a_full_network_says_how_many_addresses_are_in_use_and_what_one_host_gives_back_another_has_at_once() {
+    let cluster = Clustered::up(2, Family::V4, Clustered::LONG);
+    cluster.hosts[0].ok(&["network", "create", "-d", "overlay", "--subnet", "10.77.0.0/30", "small"]);
+    cluster.has_network(1, "small");
+    let [one, other] = ["one", "other"].map(Netns::new);
+    let (of_one, of_other) = (one.path_argument(), other.path_argument());
+    for round in 0..10 {
+        let (here, there) = (round % 2, 1 - round % 2);
+        cluster.hosts[here].attach(&one, &["--network", "small"]);
+        eventually("it is told", || (cluster.status(there).endpoints == 2).then_some(()));
+        for number in [here, there] {
+            let line = cluster.hosts[number].fails(1, &["attach", "--network", "small", "--netns", &of_other]);
+            assert!(line.contains("no available address: all 1 in question"), "{line}");
+        }
+        cluster.hosts[here].ok(&["detach", "--netns", &of_one]);
+    }
+}

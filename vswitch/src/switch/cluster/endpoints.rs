@@ -1,11 +1,10 @@
 //! This host's endpoints in networks of the cluster: their addresses are leased, and others are told of them.
 
 use std::collections::BTreeSet;
-use std::iter;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{Membership, is_shared};
-use crate::cluster::SharedEndpoint;
+use crate::cluster::{ClusterError, SharedEndpoint};
 use crate::ipam;
 use crate::model::{Endpoint, EndpointId, Network, NetworkId, SubnetConfig};
 use crate::switch::state::{EndpointEntry, State};
@@ -18,6 +17,14 @@ pub(in crate::switch) struct Leased {
     endpoint: EndpointId,
     pub ipv4: Option<Ipv4Addr>,
     pub ipv6: Option<Ipv6Addr>,
+}
+
+/// Addresses of a network that need not be asked for.
+struct Taken {
+    /// Those of endpoints here.
+    here: BTreeSet<IpAddr>,
+    /// These, and what others have, as it was told last.
+    known: BTreeSet<IpAddr>,
 }
 
 impl Switch {
@@ -43,9 +50,9 @@ impl Switch {
                 refuse_own(&state, record, asked)?;
             }
             let here = state.endpoints_of(record.id).filter_map(|entry| entry.record.address.as_ref());
-            let here = here.flat_map(|address| address.ips().collect::<Vec<_>>());
-            let taken: BTreeSet<IpAddr> = here.chain(state.others.addresses_in(record.id)).collect();
-            (record.clone(), taken)
+            let here: BTreeSet<IpAddr> = here.flat_map(|address| address.ips().collect::<Vec<_>>()).collect();
+            let known = here.iter().copied().chain(state.others.addresses_in(record.id)).collect();
+            (record.clone(), Taken { here, known })
         };
         let member = self.member_for(&network.name)?;
         let mut leased = Leased { network: network.id, endpoint, ipv4: None, ipv6: None };
@@ -178,7 +185,7 @@ async fn lease_one(
     endpoint: EndpointId,
     ipv6: bool,
     asked: Option<IpAddr>,
-    taken: &BTreeSet<IpAddr>,
+    taken: &Taken,
 ) -> Result<Option<IpAddr>, SwitchError> {
     let configs: Vec<SubnetConfig> =
         network.subnets.iter().filter(|config| config.subnet.is_ipv6() == ipv6).cloned().collect();
@@ -186,19 +193,38 @@ async fn lease_one(
         // Whether somebody has it is for etcd to say, which knows who.
         let checked = ipam::allocate(configs.iter(), &BTreeSet::new(), Some(address));
         checked.map_err(|source| SwitchError::Ipam { network: network.name.clone(), source })?;
-        return Ok(Some(member.cluster.lease_address(network.id, endpoint, iter::once(address)).await?));
+        return Ok(Some(member.cluster.claim_address(network.id, endpoint, address).await?));
     }
     if configs.is_empty() {
         return Ok(None);
     }
-    // What is known to be taken need not be asked for.
-    let candidates = ipam::candidates(configs, taken.clone());
-    Ok(Some(member.cluster.lease_address(network.id, endpoint, candidates).await?))
+    lease_first(member, network.id, endpoint, configs, taken).await.map(Some)
+}
+
+/// Leases the first address that is free in these subnets.
+async fn lease_first(
+    member: &Membership,
+    network: NetworkId,
+    endpoint: EndpointId,
+    configs: Vec<SubnetConfig>,
+    taken: &Taken,
+) -> Result<IpAddr, SwitchError> {
+    // Some of what others had they may have given back since that was told: it is asked for only if nothing else is left.
+    for taken in [&taken.known, &taken.here] {
+        let candidates = ipam::candidates(configs.clone(), taken.clone());
+        match member.cluster.lease_address(network, endpoint, candidates).await {
+            Err(ClusterError::Full { .. }) => {}
+            leased => return Ok(leased?),
+        }
+    }
+    // Not only those that were asked for.
+    let tried = ipam::candidates(configs, BTreeSet::new()).count();
+    Err(ClusterError::Full { tried }.into())
 }
 
 async fn claim(member: &Membership, record: &SharedEndpoint, addresses: &[IpAddr]) -> Result<(), SwitchError> {
     for address in addresses {
-        member.cluster.lease_address(record.network, record.id, iter::once(*address)).await?;
+        member.cluster.claim_address(record.network, record.id, *address).await?;
     }
     Ok(member.cluster.put_endpoint(record.clone()).await?)
 }
