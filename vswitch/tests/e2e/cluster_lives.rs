@@ -458,3 +458,20 @@ fn who_won_an_address_is_known_where_the_one_who_lost_it_is_detached() {
     assert_eq!(cluster.told(1, at.mac), Some(cluster.peer(0)));
     ping(&stays, at.ipv4);
 }
+
+#[test]
+fn a_host_that_comes_with_another_id_is_not_its_own_peer() {
+    let cluster = Clustered::up(2, Family::V4, Clustered::LONG);
+    cluster.hosts[1].kill_daemon();
+    std::fs::remove_file(cluster.hosts[1].state_directory().join("host-id")).expect("it was in the cluster");
+    cluster.join(1);
+    // What it was before is there until its lease ends.
+    cluster.is_joined(1, 3);
+    // What was told before the first of these was carried out before the second is there.
+    for name in ["first", "second"] {
+        cluster.hosts[0].ok(&["network", "create", "-d", "overlay", name]);
+        cluster.has_network(1, name);
+    }
+    let members = cluster.members(1);
+    assert!(members.len() == 1 && members[0].address.to_string() == cluster.peer(0), "{members:?}");
+}

@@ -9,8 +9,8 @@ use tokio::time::timeout;
 
 use vswitch_common::tables::{FdbKey, PortKind, PortNumber, VlanKey};
 
-use super::is_shared;
 use super::others::{Others, Place, addresses};
+use super::{Membership, is_shared};
 use crate::cluster::{Host, SharedNetwork, Snapshot, Update};
 use crate::datapath::Remote;
 use crate::model::{Endpoint, EndpointId, HostId, NetworkId, Peer, PeerHost};
@@ -146,11 +146,14 @@ impl Switch {
 
     /// Makes the cluster's hosts peers, and no others of the cluster's.
     async fn follow_hosts(&self) -> Result<(), SwitchError> {
+        let Some(own) = self.membership.as_ref().map(Membership::address) else { return Ok(()) };
         let recorded = {
             let mut state = self.state();
             let state = &mut *state;
-            let wanted: BTreeMap<IpAddr, &Host> =
+            let mut wanted: BTreeMap<IpAddr, &Host> =
                 state.others.hosts.values().map(|host| (host.address.to_canonical(), host)).collect();
+            // This host may be there under the id that it had before.
+            wanted.remove(&own);
             let mut changes = Vec::new();
             state.peers.retain(|address, peer| {
                 let is_gone = peer.record.host.is_some() && !wanted.contains_key(address);
