@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::harness::{AtRest, Clustered, Family, Host, Netns, Surroundings, eventually, ping, run};
+use crate::harness::{AtRest, Clustered, Family, Host, Netns, Surroundings, eventually, ping, run, settles};
 
 /// `up` with these flags, which fails with one line that names these, and leaves nothing.
 #[track_caller]
@@ -166,5 +166,27 @@ fn a_subnet_that_would_take_the_underlay_is_nobodys_in_the_cluster() {
     cluster.hosts[1].ok(&["network", "rm", "under"]);
     eventually("nothing is left to say", || {
         (!cluster.hosts[2].ok(&["status"]).contains("network under")).then_some(())
+    });
+}
+
+#[test]
+fn a_network_that_could_not_be_made_is_made_when_what_was_in_the_way_is_gone() {
+    let cluster = Clustered::down(2, Family::V4);
+    (0..2).for_each(|number| drop(cluster.join(number)));
+    cluster.hosts[0].ok(&["network", "create", "-d", "overlay", "net"]);
+    cluster.has_network(1, "net");
+    let device = cluster.host_device(1).replace("-net", "-late");
+    let netns = &cluster.hosts[1].netns;
+    netns.ip(&format!("link add {device} type bridge"));
+    cluster.hosts[0].ok(&["network", "create", "-d", "overlay", "late"]);
+    settles("it says so", || {
+        let notes = cluster.hosts[1].json::<serde_json::Value>(&["status"])["notes"].to_string();
+        if notes.contains("late") && notes.contains(&device) { Ok(()) } else { Err(notes) }
+    });
+    netns.ip(&format!("link delete {device}"));
+    cluster.has_network(1, "late");
+    eventually("nothing is left to say", || {
+        let notes = cluster.hosts[1].json::<serde_json::Value>(&["status"])["notes"].to_string();
+        (!notes.contains("late")).then_some(())
     });
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
@@ -33,6 +33,8 @@ struct Changes {
     hosts: bool,
     tunnels: bool,
     endpoints: BTreeSet<Place>,
+    /// Whether what could not be made is to be tried again.
+    unplaced: bool,
     /// All of it is to be looked at: it was told anew, and what nobody told of is nobody's.
     anew: bool,
 }
@@ -44,9 +46,11 @@ impl Switch {
         let mut updates = member.cluster.watch();
         // Nothing to be done again yet, so the first wait is for the first update.
         let mut failed = false;
+        let mut placed = Instant::now();
         loop {
             let mut changes = Changes::default();
-            match timeout(if failed { AGAIN } else { Duration::MAX }, updates.recv()).await {
+            let unfinished = failed || !self.state().others.unplaced.is_empty();
+            match timeout(if unfinished { AGAIN } else { Duration::MAX }, updates.recv()).await {
                 Ok(Some(first)) => self.take(first, &mut changes),
                 Ok(None) => return,
                 Err(_) => {}
@@ -59,6 +63,11 @@ impl Switch {
             {
                 self.take(next, &mut changes);
                 taken += 1;
+            }
+            // However many updates come.
+            if placed.elapsed() >= AGAIN {
+                changes.unplaced = true;
+                placed = Instant::now();
             }
             match self.carry_out(changes).await {
                 Ok(()) => {
@@ -118,7 +127,7 @@ impl Switch {
     /// Does all that it can, whatever fails of it.
     async fn carry_out(&self, changes: Changes) -> Result<(), SwitchError> {
         let _leave = self.leave().await?;
-        let Changes { networks, gone, hosts, tunnels, endpoints, anew } = changes;
+        let Changes { networks, gone, hosts, tunnels, endpoints, unplaced, anew } = changes;
         let mut done = Ok(());
         for id in gone {
             done = done.and(self.displace(id).await);
@@ -126,6 +135,9 @@ impl Switch {
         for network in networks {
             // What cannot be made here is noted, and tried again.
             let _ = self.place(&network).await;
+        }
+        if unplaced {
+            self.place_again().await;
         }
         if hosts || anew {
             done = done.and(self.follow_hosts().await);
