@@ -94,7 +94,7 @@ impl Flooded {
         if !wanted || !vlan::has(port, number, self.vlan, tables) {
             return Copied::No;
         }
-        if port.mtu != 0 && self.length > u32::from(port.mtu) {
+        if port.mtu != 0 && self.length + size::tags(u32::from(self.tag != 0), self.vlan, port) > u32::from(port.mtu) {
             return Copied::TooBig;
         }
         let tag = (self.tag != 0).then_some(Tag { tpid: (self.tag >> 16) as u16, tci: self.tag as u16 });

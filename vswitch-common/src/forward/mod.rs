@@ -317,7 +317,7 @@ fn unicast<P: Packet + ?Sized, T: Tables>(
     if target.is_kept_from(port.flags) && entry.port != number {
         return Decision::drop(DropReason::Isolated, number);
     }
-    if size::is_too_big(frame, ethernet, &target) {
+    if size::is_too_big(frame, ethernet, station.vlan, &target) {
         match too_big::becomes(frame, ethernet, &target) {
             action::REDIRECT => {}
             action::ANSWER_TOO_BIG => {

@@ -271,7 +271,7 @@ fn reach<P: Packet + ?Sized>(
     if target.flags & port.flags & Port::ISOLATED != 0 {
         return Decision::drop(DropReason::Isolated, number);
     }
-    if size::is_too_big(frame, ethernet, target) {
+    if size::is_too_big(frame, ethernet, station.vlan, target) {
         return Decision::drop(DropReason::TooBig, number);
     }
     let to = Delivery {
@@ -296,7 +296,7 @@ fn leave<P: Packet + ?Sized>(
     parent: &Port,
     way: u8,
 ) -> Decision {
-    if way == 0 && size::is_too_big(frame, ethernet, parent) {
+    if way == 0 && size::is_too_big(frame, ethernet, station.vlan, parent) {
         return Decision::drop(DropReason::TooBig, number);
     }
     let to = Delivery {

@@ -1,7 +1,7 @@
 //! What fits through a port.
 
-use crate::packet::{Ethernet, Packet, ethertype, ipv6, protocol};
-use crate::tables::{Port, PortKind};
+use crate::packet::{Ethernet, Packet, ethernet, ethertype, ipv6, protocol};
+use crate::tables::{Port, PortKind, VlanKey};
 
 /// Bytes of a frame behind its Ethernet header and tags.
 #[inline(always)]
@@ -9,11 +9,23 @@ pub(super) fn of<P: Packet + ?Sized>(frame: &P, ethernet: &Ethernet) -> usize {
     frame.length().saturating_sub(ethernet.payload)
 }
 
-/// Whether a frame is longer than what may leave by a port. A GSO packet is as long as its segments where they go out on
+/// Bytes of the tags of a frame that came with so many, where it leaves by a port as one of a VLAN. In a tunnel they take their
+/// part of what the path lets through; elsewhere they are beside the MTU.
+#[inline(always)]
+pub(super) fn tags(came_with: u32, vlan: VlanKey, port: &Port) -> u32 {
+    if !matches!(port.kind(), Some(PortKind::Tunnel)) {
+        return 0;
+    }
+    // A tunnel takes none off.
+    came_with.max(u32::from(vlan != port.vlan)) * ethernet::TAG as u32
+}
+
+/// Whether a frame of a VLAN is longer than what may leave by a port. A GSO packet is as long as its segments where they go out on
 /// a wire or into a tunnel; between veths it passes whole, and its receiver takes it so.
 #[inline(always)]
-pub(super) fn is_too_big<P: Packet + ?Sized>(frame: &P, ethernet: &Ethernet, port: &Port) -> bool {
-    if of(frame, ethernet) <= usize::from(port.mtu) || port.mtu == 0 {
+pub(super) fn is_too_big<P: Packet + ?Sized>(frame: &P, ethernet: &Ethernet, vlan: VlanKey, port: &Port) -> bool {
+    let tags = tags(u32::from(ethernet.tag.is_some()) + u32::from(ethernet.double), vlan, port);
+    if of(frame, ethernet) as u32 + tags <= u32::from(port.mtu) || port.mtu == 0 {
         return false;
     }
     let segment = frame.segment();
@@ -22,7 +34,7 @@ pub(super) fn is_too_big<P: Packet + ?Sized>(frame: &P, ethernet: &Ethernet, por
     }
     if matches!(port.kind(), Some(PortKind::Tunnel)) {
         // To the byte: of what is too long for the path, nobody else would tell its sender.
-        return segment + headers(frame, ethernet) > u32::from(port.mtu);
+        return segment + headers(frame, ethernet) + tags > u32::from(port.mtu);
     }
     // The headers without options: a segment is at least as long as that.
     let headers = if ethernet.ethertype == ethertype::IPV6 { 60 } else { 40 };

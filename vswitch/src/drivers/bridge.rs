@@ -88,7 +88,8 @@ pub(super) fn endpoint(
         xdp: if xdp_port { Xdp::Native } else { Xdp::Off },
         xdp_egress,
         addresses: address.ips().chain(wire::link_local_of(network, endpoint, address)).collect(),
-        mtu: limit(address.mtu),
+        // An interface takes a tag beside its MTU, and so as many bytes more without one: what others in the network send.
+        mtu: limit(address.mtu + network.tag_room(&endpoint.port)),
         rules: match &network.wire {
             Some(wire) => wire::rules(wire, &network.bridge, endpoint),
             None => rules(&network.bridge, kind, &endpoint.port),

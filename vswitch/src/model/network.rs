@@ -7,11 +7,16 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use vswitch_common::packet::ethernet;
 use vswitch_common::tables::NetworkNumber;
 
 use super::{
-    BridgeOptions, Endpoint, InterfaceName, NetworkId, NetworkName, OverlayOptions, SubnetConfig, WireOptions,
+    BridgeOptions, Endpoint, EndpointOptions, InterfaceName, NetworkId, NetworkName, OverlayOptions, SubnetConfig,
+    WireOptions,
 };
+
+/// Bytes that a packet must be able to have for an interface to have IPv6 (RFC 8200, 5).
+const LEAST_IPV6: u32 = 1280;
 
 /// How a network is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -151,6 +156,17 @@ impl Network {
     /// Whether the host takes what an endpoint sends to the outside.
     pub fn has_way_out(&self, endpoint: &Endpoint) -> bool {
         self.wire.is_some() || !self.internal && endpoint.port.reaches_host()
+    }
+
+    /// The MTU of an endpoint's interface, where that of the network is `mtu`, in bytes: the tag that its frames have in tunnels
+    /// takes its part, unless that cost it IPv6.
+    pub fn endpoint_mtu(&self, port: &EndpointOptions, mtu: u32) -> u32 {
+        mtu.saturating_sub(self.tag_room(port)).max(mtu.min(LEAST_IPV6))
+    }
+
+    /// Bytes that an endpoint has to leave for the tag of its VLAN, beside which others in the network need leave none.
+    pub fn tag_room(&self, port: &EndpointOptions) -> u32 {
+        if self.overlay.is_some() && port.is_tagged() { ethernet::TAG as u32 } else { 0 }
     }
 
     /// Whether it cannot be removed.

@@ -81,6 +81,7 @@ impl Switch {
         let needs = needs.flatten().map(|(offload, on)| (feature(offload).name().to_owned(), on));
         let mut port = PortHealth::new(endpoint.name.as_str(), "endpoint", network.name.as_str(), &device);
         port.needs = needs.collect();
+        port.tag_room = network.tag_room(&endpoint.port);
         port.netns = Some(endpoint.netns.path.clone());
         let number = self.state().endpoints.get(&endpoint.id)?.port.map(|port| port.number);
         port.hooks = number.and_then(|number| self.datapath.port_hooks(number));
@@ -116,6 +117,7 @@ impl PortHealth {
             netns: None,
             hooks: None,
             mtu: None,
+            tag_room: 0,
             offloads: BTreeMap::new(),
             needs: BTreeMap::new(),
             unseen: None,

@@ -216,7 +216,7 @@ impl Switch {
             (endpoint.netns.dev, endpoint.netns.inode) = (netns.id().dev, netns.id().inode);
             let mtu = self.state().networks.get(&network.id).map(|entry| entry.mtu);
             if let (Some(address), Some(mtu)) = (&mut endpoint.address, mtu) {
-                address.mtu = mtu;
+                address.mtu = network.endpoint_mtu(&endpoint.port, mtu);
             }
             Ok(self.make(&network, &endpoint, netns).await?)
         };

@@ -314,7 +314,7 @@ impl State {
         self.check_free(&endpoint, network)?;
         if let Some(address) = &mut endpoint.address {
             self.give_addresses(network, &wanted, address)?;
-            address.mtu = entry.mtu;
+            address.mtu = network.endpoint_mtu(&endpoint.port, entry.mtu);
         }
         let network = network.clone();
         let exclusive = Arc::new(AsyncMutex::new(()));

@@ -139,6 +139,45 @@ fn what_fits_is_what_the_underlay_leaves() {
 }
 
 #[test]
+fn in_a_vlan_its_tag_takes_its_part_of_what_fits() {
+    for (family, encrypted) in [(Family::V4, false), (Family::V6, false), (Family::V4, true), (Family::V6, true)] {
+        let up = if encrypted { Cloud::encrypted } else { Cloud::with };
+        let cloud = up(2, family, &[], &[]);
+        let inside = ["in0", "in1"].map(Netns::new);
+        let at: Vec<_> = (0..2)
+            .map(|number| cloud.hosts[number].attach(&inside[number], &["--network", "net", "--vlan", "30"]))
+            .collect();
+        let whole = cloud.at[0].mtu;
+        assert_eq!([at[0].mtu, at[1].mtu], [whole - 4; 2], "{family:?}, encrypted: {encrypted}");
+        let full = |from: &Netns, to: IpAddr, length: u32| {
+            let size = (length - if to.is_ipv4() { 28 } else { 48 }).to_string();
+            let mut ping = from.command("ping");
+            let said =
+                crate::harness::run(ping.args(["-M", "do", "-c", "1", "-W", "20", "-s", &size, &to.to_string()]));
+            (said.code == Some(0), said.stdout + &said.stderr)
+        };
+        for to in crate::harness::both(&at[1]) {
+            let (came, said) = full(&inside[0], to, whole - 4);
+            assert!(came, "{family:?}, encrypted: {encrypted}: {said}");
+            ping_with(&inside[0], to, 4000);
+            tcp(&inside[0], &inside[1], to, 1 << 20);
+        }
+        // One that was attached before, or believes that more is possible, is told.
+        inside[0].ip(&format!("link set eth0 mtu {whole}"));
+        let to = IpAddr::from(at[1].ipv4);
+        let (came, said) = full(&inside[0], to, whole);
+        assert!(!came && said.contains(&format!("mtu = {}", whole - 4)), "{said}");
+        tcp(&inside[0], &inside[1], to, 1 << 20);
+        // A trunk takes what the others send without a tag.
+        let trunk = Netns::new("trunk");
+        let at_trunk = cloud.hosts[0].attach(&trunk, &["--network", "net", "--trunk", "30"]);
+        assert_eq!(at_trunk.mtu, whole - 4);
+        let (came, said) = full(&cloud.containers[1], at_trunk.ipv4.into(), whole);
+        assert!(came, "{said}");
+    }
+}
+
+#[test]
 fn networks_of_different_vnis_are_apart_and_one_may_be_called_vxlan() {
     let cloud = Cloud::up(2, Family::V4);
     let inside = ["other0", "other1"].map(Netns::new);

@@ -5,11 +5,11 @@ use std::vec::Vec;
 use super::super::tests::{A, B, HOST, NOW, decided, frame};
 use super::super::tunnel_tests::{FAR, tables as without_mtus};
 use super::*;
-use crate::forward::{forward, forward_early, half};
+use crate::forward::{Copied, Flooded, forward, forward_early, half};
 use crate::mac::Mac;
 use crate::packet::{Tag, TunnelKey};
-use crate::tables::PortNumber;
 use crate::tables::memory::MemoryTables;
+use crate::tables::{FdbEntry, FdbKey, NetworkNumber, PortNumber, VlanKey};
 use crate::verdict::{Answer, Decision, Delivery, DropReason, Verdict};
 
 /// What tunnels take.
@@ -101,11 +101,48 @@ fn who_must_not_be_cut_up_is_told_from_the_first_byte_too_much_on() {
         let decision = of(&tables_of(MTU), 13, frame(FAR[1], HOST, &packet(MTU + 1)), 0);
         assert_eq!(decided(&decision), Verdict::Drop(DropReason::Isolated));
     }
-    // Behind a tag.
-    let tagged = [&[0x81, 0, 0x20, 0][..], &ipv4(DF, 17, &[], MTU + 1)].concat();
-    assert_eq!(into(MTU, &tagged, 0), TOLD);
     // Without a limit all goes.
     assert!(into(0, &ipv4(DF, 17, &[], 9000), 0).iter().all(goes));
+}
+
+#[test]
+fn tags_take_their_part_of_what_a_tunnel_takes() {
+    // One with a priority alone, and what comes in a VLAN of its own, is tagged in the tunnel.
+    let tables = |vlan: u16| {
+        let mut tables = tables_of(MTU);
+        tables.ports.get_mut(&PortNumber(1)).expect("A").vlan = VlanKey(vlan);
+        for (number, mac) in TUNNELS.into_iter().zip(FAR) {
+            let known = FdbKey { network: NetworkNumber(1), vlan: VlanKey(vlan), mac };
+            tables.fdb.insert(known, FdbEntry { port: number, seen: NOW, ..FdbEntry::default() });
+        }
+        tables
+    };
+    let said = |vlan: u16, packet: &[u8], segment: u32| {
+        FAR.map(|far| decided(&of(&tables(vlan), 11, frame(far, A, packet), segment)))
+    };
+    let priority = |packet: Vec<u8>| [&[0x81, 0, 0x20, 0][..], &packet].concat();
+    let packet = |length| ipv4(DF, 17, &[], length);
+    for length in [MTU - 4, MTU - 3] {
+        let told = length > MTU - 4;
+        for verdicts in [said(30, &packet(length), 0), said(0, &priority(packet(length)), 0)] {
+            assert!(if told { verdicts == TOLD } else { verdicts.iter().all(goes) }, "{length}: {verdicts:?}");
+        }
+        // In segments of that length.
+        let verdicts = said(30, &packet(30_000), u32::from(length) - 28);
+        assert!(if told { verdicts == TOLD } else { verdicts.iter().all(goes) }, "{length}: {verdicts:?}");
+    }
+    let double = |length| [&[0x88, 0xa8, 0x20, 0, 0x81, 0, 0, 30][..], &packet(length)].concat();
+    assert!(said(0, &double(MTU - 8), 0).iter().all(goes));
+    assert_eq!(said(0, &double(MTU - 7), 0), TOLD);
+    // Copies of a flood.
+    for (length, count) in [(MTU - 4, 2), (MTU - 3, 0)] {
+        let bytes = frame(Mac::BROADCAST, A, &packet(length));
+        let decision = forward(11, &bytes[..], &tables(30), NOW);
+        let flooded = Flooded::new(&decision, &bytes[..], &tables(30).ports[&PortNumber(1)]);
+        let tunnels = TUNNELS.map(|number| flooded.copy(&tables(30).ports[&number], number, &tables(30)));
+        let copies = tunnels.iter().filter(|copied| matches!(copied, Copied::Tag(_))).count();
+        assert_eq!(copies, count, "{length}: {tunnels:?}");
+    }
 }
 
 #[test]

@@ -125,6 +125,9 @@ pub struct PortHealth {
     pub hooks: Option<String>,
     /// The MTU that the device has now; none if it is not there.
     pub mtu: Option<u32>,
+    /// Bytes that it leaves beside its MTU for the tag of a VLAN, where that has to fit into a tunnel.
+    #[serde(default)]
+    pub tag_room: u32,
     /// Which offloads are on.
     pub offloads: BTreeMap<String, bool>,
     /// How those that matter to the path have to be.

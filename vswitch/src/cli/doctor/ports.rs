@@ -71,7 +71,8 @@ fn xdp(port: &PortHealth) -> Option<Finding> {
 
 /// Whether all devices of a network take frames of the same length.
 fn mtu(network: &str, ports: &[&PortHealth]) -> Option<Finding> {
-    let sizes: BTreeSet<u32> = ports.iter().filter_map(|port| port.mtu).collect();
+    let takes = |port: &PortHealth| port.mtu.map(|mtu| mtu + port.tag_room);
+    let sizes: BTreeSet<u32> = ports.iter().filter_map(|port| takes(port)).collect();
     let smallest = *sizes.first()?;
     let check = format!("mtu {network}");
     if sizes.len() == 1 {
@@ -79,7 +80,7 @@ fn mtu(network: &str, ports: &[&PortHealth]) -> Option<Finding> {
     }
     let at = |size: &u32| {
         let names: Vec<_> =
-            ports.iter().filter(|port| port.mtu == Some(*size)).map(|port| port.port.as_str()).collect();
+            ports.iter().filter(|port| takes(port) == Some(*size)).map(|port| port.port.as_str()).collect();
         format!("{size} at {}", names.join(", "))
     };
     let found = sizes.iter().map(at).collect::<Vec<_>>().join("; ");
@@ -104,6 +105,7 @@ mod tests {
             netns: (kind == "endpoint").then(|| "/run/netns/web".into()),
             hooks: Some("tcx".to_owned()),
             mtu: Some(mtu),
+            tag_room: 0,
             offloads: offloads.into_iter().map(|(name, on)| (name.to_owned(), on)).collect(),
             needs: BTreeMap::new(),
             unseen: None,
@@ -147,6 +149,10 @@ mod tests {
         let mtu = checks.last().expect("a finding");
         assert_eq!((mtu.1, mtu.2.as_str()), (State::Limited, "1500 at eth1; 9000 at web, db"));
         assert!(mtu.3.contains("-o mtu=1500"), "{mtu:?}");
+        // What is left for a tag is none.
+        let tagged = PortHealth { tag_room: 4, ..port("web", "endpoint", 1446) };
+        let checks = seen(&[tagged, port("db", "endpoint", 1450)]);
+        assert_eq!(checks.last().map(|check| check.1), Some(State::Ok), "{checks:?}");
     }
 
     #[test]

@@ -87,6 +87,11 @@ impl EndpointOptions {
     pub fn reaches_host(&self) -> bool {
         self.vlan.is_none()
     }
+
+    /// Whether its frames, or some of them, have a tag in tunnels, where frames of all VLANs go.
+    pub fn is_tagged(&self) -> bool {
+        self.vlan.is_some() || self.trunk != TrunkVlans::None
+    }
 }
 
 /// More than the largest FDB has.

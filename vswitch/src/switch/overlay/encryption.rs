@@ -6,7 +6,7 @@
 //! where the kernel knows no rules. Then come the device, the programs on it, the peers, and at last the tunnels; all goes in
 //! the other order.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -94,13 +94,14 @@ impl State {
         peers.filter_map(|(address, peer)| Some((*address, remote(peer)?))).collect()
     }
 
-    /// The device's MTU: so that the longest packet that any endpoint has ever been allowed goes through whole.
+    /// The device's MTU: so that the longest packet that any endpoint has ever been allowed goes through whole, with a tag.
     fn wireguard_mtu(&self) -> u32 {
-        let encrypted = self.networks.values().filter(|entry| is_encrypted(&entry.record));
-        let networks = encrypted.clone().map(|entry| entry.mtu);
-        let ids: BTreeSet<_> = encrypted.map(|entry| entry.record.id).collect();
-        let endpoints = self.endpoints.values().filter(|entry| ids.contains(&entry.record.network));
-        let endpoints = endpoints.filter_map(|entry| Some(entry.record.address.as_ref()?.mtu));
+        let encrypted = || self.networks.values().filter(|entry| is_encrypted(&entry.record));
+        let networks = encrypted().map(|entry| entry.mtu);
+        let endpoints = encrypted().flat_map(|entry| {
+            let endpoints = self.endpoints_of(entry.record.id).map(|endpoint| &endpoint.record);
+            endpoints.filter_map(|record| Some(record.address.as_ref()?.mtu + entry.record.tag_room(&record.port)))
+        });
         let longest = networks.chain(endpoints).max().unwrap_or(0).saturating_add(TUNNEL);
         longest.clamp(wireguard::MTU_LEAST, wireguard::MTU_MOST)
     }

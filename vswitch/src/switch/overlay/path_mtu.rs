@@ -18,6 +18,8 @@ use crate::watching::Told;
 const LOOK: Duration = Duration::from_secs(1);
 /// For how long a sender is not told again: what it has sent before it heard is on its way.
 const AGAIN: Duration = Duration::from_millis(100);
+/// Bytes of a VLAN tag.
+const TAG: u16 = 4;
 /// Packets that are taken in at once.
 const BATCH: usize = 64;
 /// Senders and destinations that are remembered.
@@ -113,7 +115,10 @@ impl Switch {
         if tunnel.kind() != Some(PortKind::Tunnel) || tunnel.mtu == 0 {
             return;
         }
-        let Some(answer) = too_big::answer(&told.bytes, told.event.tag, tunnel.mtu) else { return };
+        // The tag of its VLAN, which it gets in the tunnel, takes its part.
+        let tag = if told.event.tag == 0 && decision.station.vlan != tunnel.vlan { TAG } else { 0 };
+        let mtu = tunnel.mtu.saturating_sub(tag);
+        let Some(answer) = too_big::answer(&told.bytes, told.event.tag, mtu) else { return };
         let now = Instant::now();
         if lately.len() >= REMEMBERED {
             lately.retain(|_, at| now.duration_since(*at) < AGAIN);
