@@ -52,6 +52,7 @@ pub fn flood(context: &TcContext, decision: &Decision, bytes: u64) -> i32 {
     let flooded = Flooded {
         action: frame.forget(flooded.action),
         length: frame.forget(flooded.length),
+        cut_up: frame.forget(flooded.cut_up),
         tag: frame.forget(flooded.tag),
         all: frame.forget(flooded.all.into()) as u16,
         group: Address::of_words(flooded.group.words().map(|word| frame.forget(word))),

@@ -1,6 +1,6 @@
 //! Who gets a copy of a flood.
 
-use super::{group, size, vlan};
+use super::{group, size, too_big, vlan};
 use crate::packet::address::{Address, Addresses};
 use crate::packet::{Ethernet, Packet, Tag};
 use crate::tables::{ListenerKey, NetworkNumber, Port, PortKind, PortNumber, Tables, VlanKey};
@@ -30,6 +30,8 @@ pub struct Flooded {
     pub flags: u32,
     /// Bytes behind its Ethernet header and tags; 0 for a GSO packet, which passes whole.
     pub length: u32,
+    /// 1 if it goes into tunnels whatever its length, where their outer packets are cut up.
+    pub cut_up: u32,
     /// The tag that it came with, TPID << 16 | TCI; 0 if it came without.
     pub tag: u32,
     /// Its VLAN.
@@ -49,14 +51,15 @@ impl Flooded {
     #[inline(always)]
     pub fn new<P: Packet + ?Sized>(decision: &Decision, frame: &P, port: &Port) -> Self {
         let listeners = matches!(decision.action, action::FLOOD_LISTENERS | action::FLOOD_LISTENERS_APART);
-        let (length, tag, group) = match Ethernet::parse(frame) {
+        let (length, cut_up, tag, group) = match Ethernet::parse(frame) {
             Ok(ethernet) => {
                 let tag = ethernet.tag.map_or(0, |tag| u32::from(tag.tpid) << 16 | u32::from(tag.tci));
                 let group =
                     if listeners { Addresses::read(frame, &ethernet).destination } else { Address::UNSPECIFIED };
-                (if frame.segment() == 0 { size::of(frame, &ethernet) as u32 } else { 0 }, tag, group)
+                let length = if frame.segment() == 0 { size::of(frame, &ethernet) as u32 } else { 0 };
+                (length, u32::from(too_big::may_be_cut_up(frame, &ethernet)), tag, group)
             }
-            Err(_) => (0, 0, Address::UNSPECIFIED),
+            Err(_) => (0, 0, 0, Address::UNSPECIFIED),
         };
         Self {
             action: decision.action,
@@ -64,6 +67,7 @@ impl Flooded {
             network: decision.station.network,
             flags: port.flags & (Port::ISOLATED | Port::SPLIT_HORIZON | Port::APART),
             length,
+            cut_up,
             tag,
             vlan: decision.station.vlan,
             all: u16::from(decision.to.way == Delivery::ALL),
@@ -94,7 +98,8 @@ impl Flooded {
         if !wanted || !vlan::has(port, number, self.vlan, tables) {
             return Copied::No;
         }
-        if port.mtu != 0 && self.length + size::tags(u32::from(self.tag != 0), self.vlan, port) > u32::from(port.mtu) {
+        let length = self.length + size::tags(u32::from(self.tag != 0), self.vlan, port);
+        if port.mtu != 0 && length > u32::from(port.mtu) && (self.cut_up == 0 || !too_big::cuts_up(port)) {
             return Copied::TooBig;
         }
         let tag = (self.tag != 0).then_some(Tag { tpid: (self.tag >> 16) as u16, tci: self.tag as u16 });

@@ -24,29 +24,42 @@ pub(super) fn becomes<P: Packet + ?Sized>(frame: &P, ethernet: &Ethernet, port: 
     if !matches!(port.kind(), Some(PortKind::Tunnel)) {
         return action::DROP;
     }
-    // Only the sender of an IPv6 packet may cut it up, and the tunnel does not. WireGuard, which sends its own, does.
-    let cut_up = if port.ipv6.is_mapped() || port.ipv6.is_inner() { action::REDIRECT } else { action::DROP };
+    let may_be = may_be_cut_up(frame, ethernet);
+    if may_be && cuts_up(port) {
+        return action::REDIRECT;
+    }
     let at = ethernet.payload;
     match ethernet.ethertype {
         ethertype::IPV4 => {
             let fragment = word(frame, at + 6, 0);
-            if fragment & DF == 0 {
-                return cut_up;
-            }
             let icmp = word(frame, at + 8, 0) & 0xff == u32::from(protocol::ICMP);
             let kind = at + ipv4_header(frame, at) as usize;
             // RFC 1122, 3.2.2: never about an error, nor about a later fragment.
             if fragment & OFFSET != 0 || icmp && is_error4(frame, kind) { action::DROP } else { action::ANSWER_TOO_BIG }
         }
         ethertype::IPV6 => {
-            if frame.segment() == 0 && size::of(frame, ethernet) <= usize::from(LEAST_IPV6) {
-                return cut_up;
-            }
             let icmp = word(frame, at + 6, 0) >> 8 == u32::from(protocol::ICMPV6);
-            // RFC 4443, 2.4 (e).
-            if icmp && is_error6(frame, at + ipv6::HEADER) { action::DROP } else { action::ANSWER_TOO_BIG }
+            // RFC 4443, 2.4 (e). Who could not make it shorter need not hear of it.
+            if may_be || icmp && is_error6(frame, at + ipv6::HEADER) { action::DROP } else { action::ANSWER_TOO_BIG }
         }
         _ => action::DROP,
+    }
+}
+
+/// Whether outer packets of a tunnel are cut up where they are too long. Only the sender of an IPv6 packet may do that, and the
+/// tunnel does not. WireGuard, which sends its own, does.
+#[inline(always)]
+pub(super) fn cuts_up(port: &Port) -> bool {
+    matches!(port.kind(), Some(PortKind::Tunnel)) && (port.ipv6.is_mapped() || port.ipv6.is_inner())
+}
+
+/// Whether a frame may go its way in fragments of the outer packet: its sender let it be cut up, or could not make it shorter.
+#[inline(always)]
+pub(super) fn may_be_cut_up<P: Packet + ?Sized>(frame: &P, ethernet: &Ethernet) -> bool {
+    match ethernet.ethertype {
+        ethertype::IPV4 => word(frame, ethernet.payload + 6, 0) & DF == 0,
+        ethertype::IPV6 => frame.segment() == 0 && size::of(frame, ethernet) <= usize::from(LEAST_IPV6),
+        _ => false,
     }
 }
 

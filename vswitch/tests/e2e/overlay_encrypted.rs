@@ -278,6 +278,8 @@ fn what_is_longer_is_cut_up_on_the_underlay_or_its_sender_told() {
         // The answers are not the sender's to cut up: they may be, and WireGuard does.
         ping_with(one, to, 1900);
         tcp(one, &cloud.containers[1], to, 1 << 20);
+        // Also of what is for all.
+        crate::harness::udp_broadcast_of(one, cloud.at[0].ipv4, &[&cloud.containers[1]], 4000);
     }
 }
 

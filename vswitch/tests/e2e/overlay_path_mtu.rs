@@ -1,6 +1,6 @@
 //! A path between hosts that takes less than their interfaces: who sends into the network is told.
 
-use crate::harness::{Attached, Cloud, Family, Host, Netns, both, eventually, ping, run, tcp};
+use crate::harness::{Attached, Cloud, Family, Host, Netns, both, eventually, ping, run, tcp, udp_broadcast_of};
 
 /// What the link in the middle takes, once it has shrunk.
 const NARROW: u32 = 1400;
@@ -120,6 +120,15 @@ fn over_ipv6_connections_go_on_when_the_path_shrinks() {
     for from in 0..2 {
         path.told(from, NARROW - 70);
     }
+    // What was let be cut up cannot be where the outer packet cannot: its sender is told, and cuts it up himself.
+    for (from, to) in [(0, 1), (1, 0)] {
+        path.containers[from].ip("route flush cache");
+        eventually("fragments go", || {
+            let mut ping = path.containers[from].command("ping");
+            let to = path.at[to].ipv4.to_string();
+            (run(ping.args(["-c", "1", "-W", "1", "-s", "4000", &to])).code == Some(0)).then_some(())
+        });
+    }
     // What was answered is accounted for.
     eventually("all is accounted for", || {
         let counters = path.hosts[0].counters(&path.at[0].name);
@@ -146,6 +155,10 @@ fn over_ipv4_the_path_costs_speed_until_it_is_known() {
     }
     // Who lets his packets be cut up is not told, and gets through.
     crate::harness::ping_with(c0, path.at[1].ipv4, 5000);
+    // Nor does anything of it get lost that is for all. A new container's kernel knows nothing of the path.
+    let fresh = Netns::new("fresh");
+    let at = path.hosts[0].attach(&fresh, &["--network", "net"]);
+    udp_broadcast_of(&fresh, at.ipv4, &[c1], 3000);
 }
 
 #[test]

@@ -154,15 +154,50 @@ fn xdp_leaves_the_answer_to_tcx() {
 }
 
 #[test]
-fn who_may_be_cut_up_is_where_the_outer_packet_may() {
-    for flags in [0, 0x2000, 0x00b9] {
+fn who_may_be_cut_up_is_where_the_outer_packet_may_and_told_where_not() {
+    for (flags, then) in [(0, TOLD[1]), (0x2000, TOLD[1]), (0x00b9, TOO_BIG), (0x20b9, TOO_BIG)] {
         let [over4, over6] = into(MTU, &ipv4(flags, 17, &[], 1450), 0);
         assert!(goes(&over4), "{flags:#x}");
-        assert_eq!(over6, TOO_BIG);
+        assert_eq!(over6, then, "{flags:#x}");
     }
     let [over4, over6] = into(MTU, &ipv4(0, 17, &[], 9000), 1400);
     assert!(goes(&over4));
-    assert_eq!(over6, TOO_BIG);
+    assert_eq!(over6, TOLD[1]);
+    // Nobody is told of an error.
+    assert_eq!(into(MTU, &ipv4(0, 1, &[3, 4], 1400), 0)[1], TOO_BIG);
+}
+
+/// Of the tunnels over IPv4 and IPv6, those that get a copy of a packet to all.
+fn flooded(tables: &MemoryTables, packet: &[u8]) -> [bool; 2] {
+    let bytes = frame(Mac::BROADCAST, A, packet);
+    let decision = forward(11, &bytes[..], tables, NOW);
+    let flooded = Flooded::new(&decision, &bytes[..], &tables.ports[&PortNumber(1)]);
+    TUNNELS.map(|number| matches!(flooded.copy(&tables.ports[&number], number, tables), Copied::Tag(_)))
+}
+
+#[test]
+fn floods_are_cut_up_where_what_goes_to_one_is() {
+    let mut tables = tables_of(MTU);
+    // Fragments of their sender's, and what has no DF; nothing of other protocols.
+    for (packet, expected) in [
+        (ipv4(0, 17, &[], MTU), [true, true]),
+        (ipv4(DF, 17, &[], MTU), [true, true]),
+        (ipv4(0, 17, &[], MTU + 1), [true, false]),
+        (ipv4(0x2000, 17, &[], MTU + 1), [true, false]),
+        (ipv4(0x00b9, 17, &[], MTU + 1), [true, false]),
+        (ipv4(DF, 17, &[], MTU + 1), [false, false]),
+        (ipv6(17, &[], MTU + 1), [false, false]),
+        ([&[0x88, 0xb5][..], &[0; 1400]].concat(), [false, false]),
+    ] {
+        assert_eq!(flooded(&tables, &packet), expected, "{:x?}", &packet[..12]);
+    }
+    assert_eq!(flooded(&tables_of(1230), &ipv6(17, &[], LEAST_IPV6)), [true, false]);
+    // No port but a tunnel has them cut up.
+    let b = tables.ports.get_mut(&PortNumber(2)).expect("B");
+    b.mtu = MTU;
+    let bytes = frame(Mac::BROADCAST, A, &ipv4(0, 17, &[], MTU + 1));
+    let flooded = Flooded::new(&forward(11, &bytes[..], &tables, NOW), &bytes[..], &tables.ports[&PortNumber(1)]);
+    assert_eq!(flooded.copy(&tables.ports[&PortNumber(2)], PortNumber(2), &tables), Copied::TooBig);
 }
 
 #[test]

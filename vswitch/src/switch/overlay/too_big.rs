@@ -61,9 +61,9 @@ fn to_ipv4(packet: &[u8], mtu: u16) -> Option<(IpAddr, IpAddr, Vec<u8>)> {
         return None;
     }
     let fragment = u16::from_be_bytes([header[6], header[7]]);
-    let (df, offset) = (fragment & 0x4000 != 0, fragment & 0x1fff);
     let is_error = header[9] == protocol::ICMP && matches!(packet[length], 3 | 4 | 5 | 11 | 12);
-    if !df || offset != 0 || is_error {
+    // Without DF it comes here where nobody cuts up the outer packet.
+    if fragment & 0x1fff != 0 || is_error {
         return None;
     }
     let [source, destination] = [12, 16].map(|at| Ipv4Addr::from([0, 1, 2, 3].map(|byte| header[at + byte])));

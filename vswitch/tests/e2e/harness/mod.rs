@@ -61,7 +61,7 @@ pub use reach::{broadcast_reaches, reaches};
 pub use stream::Stream;
 pub use tap::{Overheard, Tap};
 pub use tcp::tcp;
-pub use udp::{udp, udp_broadcast, udp_broadcast_at, udp_segmented};
+pub use udp::{udp, udp_broadcast, udp_broadcast_at, udp_broadcast_of, udp_segmented};
 pub use uplinks::{Uplinks, addresses};
 pub use wire::{OnWire, VlanHost, Wire, both, on_the_wire};
 

@@ -72,6 +72,12 @@ pub fn udp_segmented(from: &Netns, to: &Netns, address: Ipv4Addr, segment: u16, 
 /// Sends one broadcast datagram from an address; every one of the others gets it once.
 #[track_caller]
 pub fn udp_broadcast(from: &Netns, address: Ipv4Addr, others: &[&Netns]) {
+    udp_broadcast_of(from, address, others, 100);
+}
+
+/// The same with so many bytes.
+#[track_caller]
+pub fn udp_broadcast_of(from: &Netns, address: Ipv4Addr, others: &[&Netns], size: usize) {
     let first = bind(others[0], Ipv4Addr::UNSPECIFIED);
     let port = first.local_addr().expect("it is bound").port();
     let rest = others[1..].iter().map(|netns| {
@@ -81,13 +87,13 @@ pub fn udp_broadcast(from: &Netns, address: Ipv4Addr, others: &[&Netns]) {
     let receivers: Vec<UdpSocket> = std::iter::once(first).chain(rest).collect();
     let sender = bind(from, address);
     sender.set_broadcast(true).expect("SO_BROADCAST");
-    sender.send_to(&datagram(7, 100), (Ipv4Addr::BROADCAST, port)).expect("sending a broadcast");
+    sender.send_to(&datagram(7, size), (Ipv4Addr::BROADCAST, port)).expect("sending a broadcast");
     for (receiver, netns) in receivers.iter().zip(others) {
-        let mut buffer = [0; 200];
+        let mut buffer = vec![0; size + 1];
         let (length, source) = receiver
             .recv_from(&mut buffer)
             .unwrap_or_else(|error| panic!("{} got no broadcast: {error}", netns.name()));
-        assert_eq!((&buffer[..length], source.ip()), (&datagram(7, 100)[..], address.into()), "in {}", netns.name());
+        assert_eq!((&buffer[..length], source.ip()), (&datagram(7, size)[..], address.into()), "in {}", netns.name());
     }
 }
 

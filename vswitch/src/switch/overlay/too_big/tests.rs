@@ -110,9 +110,12 @@ fn errors_fragments_and_groups_are_not_answered() {
         }));
     }
     assert!(answer(&six(|packet| (packet[6], packet[40]) = (58, 128)), 0, 1350).is_some());
-    // Without DF; a later fragment of each.
-    silent(four(|packet| packet[6] = 0));
+    // A later fragment of each; of others it does not matter whether they might be cut up.
+    for flags in [0, 0x20] {
+        assert!(answer(&four(|packet| packet[6] = flags), 0, 1350).is_some(), "{flags:x}");
+    }
     silent(four(|packet| packet[7] = 1));
+    silent(four(|packet| packet[6..8].copy_from_slice(&[0x20, 1])));
     silent(six(|packet| {
         packet[6] = 44;
         packet[40..44].copy_from_slice(&[17, 0, 0, 8]);
