@@ -114,8 +114,9 @@ pub(super) fn endpoint(
     steps
 }
 
-/// What the host needs in a network: a device with the gateway's address, and a port.
-pub fn host_port(instance: &Instance, network: &Network, mtu: u32) -> Vec<Step> {
+/// What the host needs in a network: a device with the gateway's address, and a port. `mtu` is the device's, `longest` that of
+/// the longest packet that goes to the host.
+pub fn host_port(instance: &Instance, network: &Network, mtu: u32, longest: u32) -> Vec<Step> {
     let device = instance.host_device(&network.name);
     let port = instance.host_port_device(&network.id);
     // No endpoint can have this name: names have no blank. In an overlay network every host is the same gateway, so that an
@@ -142,7 +143,7 @@ pub fn host_port(instance: &Instance, network: &Network, mtu: u32) -> Vec<Step> 
             xdp: Xdp::Off,
             xdp_egress: false,
             addresses: network.gateways().collect(),
-            mtu: limit(mtu),
+            mtu: limit(longest),
             rules: PortRules { split_horizon: network.overlay.is_some(), ..rules },
         }),
     ];
@@ -393,12 +394,12 @@ mod tests {
     #[test]
     fn the_host_holds_the_gateway() {
         let instance = Instance::new("default".parse().expect("a name"));
-        let steps = host_port(&instance, &network(), 1400);
+        let steps = host_port(&instance, &network(), 1400, 1450);
         let address = "10.9.8.1/24".parse().expect("an address");
         assert!(steps.contains(&Step::AddAddress { device: Device::host("vsw-front"), address }));
         let port = port(&steps);
         assert_eq!((port.kind, port.egress.as_str(), port.network), (PortKind::Host, "vsw-front", NetworkNumber(3)));
-        assert_eq!((&port.addresses[..], port.mtu), (&["10.9.8.1".parse().expect("an address")][..], 1400));
+        assert_eq!((&port.addresses[..], port.mtu), (&["10.9.8.1".parse().expect("an address")][..], 1450));
         assert_ne!(port.device, port.egress);
     }
 

@@ -219,8 +219,8 @@ impl Switch {
 
     /// Makes the host's port, or what is missing of it.
     pub(super) async fn add_host_port(&self, network: &Network) -> Result<(), SwitchError> {
-        let mtu = self.state().networks.get(&network.id).map(|entry| entry.mtu);
-        let (true, Some(mtu)) = (network.driver.is_switched(), mtu) else { return Ok(()) };
+        let mtus = self.state().host_mtus(network.id);
+        let (true, Some(mtus)) = (network.driver.is_switched(), mtus) else { return Ok(()) };
         let spec = NetworkSpec {
             number: network.number,
             internal: network.internal,
@@ -229,7 +229,11 @@ impl Switch {
         };
         // Before any frame: what keeps networks apart looks at this.
         self.in_datapath(move |datapath| datapath.set_network(&spec)).await?;
-        let made = apply(&drivers::host_port(&self.instance, network, mtu), self.scene()).await?;
+        let made = apply(&drivers::host_port(&self.instance, network, mtus.device, mtus.port), self.scene()).await?;
+        if network.overlay.is_some() {
+            // One that was there already was made for other peers.
+            self.fit_host_devices(network, mtus.device).await?;
+        }
         if let Some(entry) = self.state().networks.get_mut(&network.id) {
             entry.host_port = made.port.map(|(ifindex, number)| PortHandle { ifindex, number });
             if network.overlay.is_some() && entry.tunnels.is_none() {

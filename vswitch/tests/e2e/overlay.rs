@@ -139,6 +139,47 @@ fn what_fits_is_what_the_underlay_leaves() {
 }
 
 #[test]
+fn the_host_sends_no_more_than_fits_after_a_peer_made_that_less() {
+    let cloud = Cloud::down(2, Family::V6);
+    let host = &cloud.hosts[0];
+    host.start(&[]);
+    cloud.create(0, "net", Cloud::VNI, &[]);
+    let [old, new] = ["old", "new"].map(Netns::new);
+    let at_old = host.attach(&old, &["--network", "net"]);
+    let device = cloud.host_device(0);
+    let mtu = || host.netns.device(&device).expect("the host's device")["mtu"].clone();
+    assert_eq!((at_old.mtu, mtu()), (1450, 1450.into()));
+    cloud.acquaint(0);
+    let at_new = host.attach(&new, &["--network", "net"]);
+    assert_eq!((at_new.mtu, mtu()), (1430, 1430.into()));
+    let whole = |from: &Netns, to: IpAddr, length: u32| {
+        let size = (length - if to.is_ipv4() { 28 } else { 48 }).to_string();
+        let mut ping = from.command("ping");
+        crate::harness::run(ping.args(["-M", "do", "-c", "1", "-W", "20", "-s", &size, &to.to_string()]))
+    };
+    for to in crate::harness::both(&at_new) {
+        let said = whole(&host.netns, to, 1450);
+        let said = said.stdout + &said.stderr;
+        assert!(said.contains("1430"), "the host knows what fits: {said}");
+        assert_eq!(whole(&host.netns, to, 1430).code, Some(0), "{to}");
+    }
+    // Who was there before may send to the host what he always could, also after a restart.
+    let gateways = [IpAddr::from(at_old.gateway.expect("a gateway")), at_old.gateway6.expect("another").into()];
+    for restarted in [false, true] {
+        if restarted {
+            host.kill_daemon();
+            host.start(&[]);
+            assert_eq!(mtu(), 1430);
+        }
+        for gateway in gateways {
+            assert_eq!(whole(&old, gateway, 1450).code, Some(0), "{gateway}, restarted: {restarted}");
+            tcp(&old, &host.netns, gateway, 1 << 20);
+            tcp(&new, &host.netns, gateway, 1 << 20);
+        }
+    }
+}
+
+#[test]
 fn in_a_vlan_its_tag_takes_its_part_of_what_fits() {
     for (family, encrypted) in [(Family::V4, false), (Family::V6, false), (Family::V4, true), (Family::V6, true)] {
         let up = if encrypted { Cloud::encrypted } else { Cloud::with };

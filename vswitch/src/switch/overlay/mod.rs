@@ -3,6 +3,7 @@
 mod encryption;
 mod ends;
 mod error;
+mod host_mtu;
 mod path_mtu;
 mod peers;
 mod too_big;
@@ -351,18 +352,20 @@ impl Switch {
         Ok(mtu.saturating_sub(overhead(Ipv4Addr::UNSPECIFIED.into())))
     }
 
-    /// A peer may be behind a smaller interface than those before it.
+    /// A peer may be behind a smaller interface than those before it: new endpoints and the host send no more from then on.
     pub(super) async fn refresh_overlay_mtus(&self) -> Result<(), SwitchError> {
         let [plain, encrypted] = [self.overlay_mtu(false).await?, self.overlay_mtu(true).await?];
+        let mut changed = BTreeSet::new();
         for entry in self.state().networks.values_mut() {
             let mtu = if encryption::is_encrypted(&entry.record) { encrypted } else { plain };
             let detects = entry.record.overlay.is_some() && entry.record.bridge.mtu.is_none();
             if detects && entry.mtu != mtu {
                 tracing::info!("the MTU of network {} is {mtu} from now on, not {}", entry.record.name, entry.mtu);
                 entry.mtu = mtu;
+                changed.insert(entry.record.id);
             }
         }
-        Ok(())
+        self.fit_host_ports(changed).await
     }
 }
 
