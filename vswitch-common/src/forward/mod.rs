@@ -18,6 +18,7 @@ pub mod wireguard;
 
 pub use early::forward_early;
 pub use flood::{Copied, Flooded};
+pub use size::tags;
 pub use too_big::LEAST_IPV6;
 
 use crate::packet::{Ethernet, Packet, TunnelKey};

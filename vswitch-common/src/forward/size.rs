@@ -12,7 +12,7 @@ pub(super) fn of<P: Packet + ?Sized>(frame: &P, ethernet: &Ethernet) -> usize {
 /// Bytes of the tags of a frame that came with so many, where it leaves by a port as one of a VLAN. In a tunnel they take their
 /// part of what the path lets through; elsewhere they are beside the MTU.
 #[inline(always)]
-pub(super) fn tags(came_with: u32, vlan: VlanKey, port: &Port) -> u32 {
+pub fn tags(came_with: u32, vlan: VlanKey, port: &Port) -> u32 {
     if !matches!(port.kind(), Some(PortKind::Tunnel)) {
         return 0;
     }

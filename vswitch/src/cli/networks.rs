@@ -8,7 +8,6 @@ use crate::api::{
     NetworkView, Pruned, path,
 };
 use crate::model::predefined;
-use crate::switch::SwitchError;
 
 pub async fn create(client: &mut Client, arguments: NetworkCreate, output: Output) -> Result<(), Failure> {
     let request = NetworkRequest {
@@ -161,10 +160,8 @@ impl<'a> Filter<'a> {
 
 pub async fn rm(client: &mut Client, networks: &[String], output: Output) -> Result<(), Failure> {
     // A name that is mistyped removes nothing.
-    let there: Vec<NetworkView> = client.get("/networks").await?;
-    if let Some(unknown) = networks.iter().find(|name| !there.iter().any(|network| is_called(network, name))) {
-        let error = SwitchError::NetworkNotFound(unknown.clone());
-        return Err(Failure::new(error.code(), &error.to_string()));
+    for network in networks {
+        client.get::<NetworkDetails>(&path(&["networks", network])).await?;
     }
     let (mut removed, mut failed) = (Vec::new(), None);
     // Otherwise as Docker does: what can be removed is, and the first failure is told.
@@ -178,9 +175,4 @@ pub async fn rm(client: &mut Client, networks: &[String], output: Output) -> Res
         output.print(&removed, |removed| removed.iter().map(|name| format!("{name}\n")).collect())?;
     }
     failed.map_or(Ok(()), |error| Err(error.into()))
-}
-
-/// Whether a network is meant by a name, or by what its id begins with.
-fn is_called(network: &NetworkView, reference: &str) -> bool {
-    network.name == reference || (!reference.is_empty() && network.id.to_string().starts_with(reference))
 }

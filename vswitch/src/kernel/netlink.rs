@@ -316,10 +316,7 @@ impl Netlink {
     /// # Errors
     /// [`NetlinkError::Kernel`] with EOPNOTSUPP or EAFNOSUPPORT: the kernel is without CONFIG_IPV6_MULTIPLE_TABLES or IPv6.
     pub async fn add_guard(&self, destination: Ipv6Net, priority: u32) -> Result<(), NetlinkError> {
-        // The refusal first: never is there a rule that leads on without one that stops.
-        let [hosts, refusal] = route::add_guard(destination, priority);
-        self.connection.change([refusal]).await?;
-        self.connection.change([hosts]).await
+        self.connection.change(route::add_guard(destination, priority)).await
     }
 
     /// Removes the rules that [`Netlink::add_guard`] added; fine if they are gone.

@@ -169,6 +169,11 @@ impl Network {
         if self.overlay.is_some() && port.is_tagged() { ethernet::TAG as u32 } else { 0 }
     }
 
+    /// The longest packet that an endpoint sends and takes, in bytes, with the tag that it leaves room for; none without an address.
+    pub fn longest_of(&self, endpoint: &Endpoint) -> Option<u32> {
+        Some(endpoint.address.as_ref()?.mtu + self.tag_room(&endpoint.port))
+    }
+
     /// Whether it cannot be removed.
     pub fn is_predefined(&self) -> bool {
         predefined().iter().any(|(name, _)| *name == self.name.as_str())

@@ -1,6 +1,7 @@
 //! Changes of links, as the kernel reports them. By hand, not through a connection: the task of one would outlive its
 //! listener, and an overrun would have it discard nothing.
 
+use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use bytes::BytesMut;
@@ -62,20 +63,13 @@ pub(super) fn follow_paths(netns: Option<&Netns>) -> Result<mpsc::Receiver<()>, 
     tokio::spawn(async move {
         let mut buffer = BytesMut::new();
         loop {
-            buffer.clear();
-            buffer.reserve(DATAGRAM);
             let received = tokio::select! {
-                received = socket.recv_from(&mut buffer) => received,
+                received = receive(&socket, &mut buffer) => received,
                 () = sender.closed() => return,
             };
-            match received {
-                Ok(sender) if sender.port_number() != 0 => continue,
-                Ok(_) => {}
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => discard(&socket, &mut buffer),
-                Err(error) => {
-                    tracing::error!("events of routes: {error}");
-                    return;
-                }
+            if let Err(error) = received {
+                tracing::error!("events of routes: {error}");
+                return;
             }
             // One that waits says it already.
             let _waits = sender.try_send(());
@@ -87,20 +81,13 @@ pub(super) fn follow_paths(netns: Option<&Netns>) -> Result<mpsc::Receiver<()>, 
 async fn pass_on(socket: TokioSocket, listener: mpsc::UnboundedSender<LinkEvent>) {
     let mut buffer = BytesMut::new();
     loop {
-        buffer.clear();
-        buffer.reserve(DATAGRAM);
         let received = tokio::select! {
-            received = socket.recv_from(&mut buffer) => received,
+            received = receive(&socket, &mut buffer) => received,
             () = listener.closed() => return,
         };
         let events = match received {
-            // Others than the kernel may send to the socket.
-            Ok(sender) if sender.port_number() == 0 => events(&buffer),
-            Ok(_) => continue,
-            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                discard(&socket, &mut buffer);
-                vec![LinkEvent::Lost]
-            }
+            Ok(true) => events(&buffer),
+            Ok(false) => vec![LinkEvent::Lost],
             Err(error) => {
                 tracing::error!("link events: {error}");
                 return;
@@ -110,6 +97,24 @@ async fn pass_on(socket: TokioSocket, listener: mpsc::UnboundedSender<LinkEvent>
             if listener.send(event).is_err() {
                 return;
             }
+        }
+    }
+}
+
+/// Waits for what the kernel sends next: true if it is in the buffer, false if some was lost.
+async fn receive(socket: &TokioSocket, buffer: &mut BytesMut) -> io::Result<bool> {
+    loop {
+        buffer.clear();
+        buffer.reserve(DATAGRAM);
+        match socket.recv_from(buffer).await {
+            // Others than the kernel may send to the socket.
+            Ok(sender) if sender.port_number() != 0 => {}
+            Ok(_) => return Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                discard(socket, buffer);
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
         }
     }
 }

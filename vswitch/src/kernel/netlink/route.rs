@@ -120,9 +120,11 @@ fn unreachable(destination: IpNet, metric: u32) -> RouteMessage {
 }
 
 /// Two rules of this priority and the next: what is for the prefix goes by host routes alone (of the main table), or is refused.
+/// The one that refuses comes first: never is there one that leads on without it.
 pub(super) fn add_guard(destination: Ipv6Net, priority: u32) -> [Change; 2] {
     let object = format!("{destination}");
-    guard(destination, priority).map(|rule| Change {
+    let [hosts, refusal] = guard(destination, priority);
+    [refusal, hosts].map(|rule| Change {
         operation: "add the rule for",
         object: object.clone(),
         request: Request::new(RouteNetlinkMessage::NewRule(rule), ADD),

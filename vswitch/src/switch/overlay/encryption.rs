@@ -99,8 +99,7 @@ impl State {
         let encrypted = || self.networks.values().filter(|entry| is_encrypted(&entry.record));
         let networks = encrypted().map(|entry| entry.mtu);
         let endpoints = encrypted().flat_map(|entry| {
-            let endpoints = self.endpoints_of(entry.record.id).map(|endpoint| &endpoint.record);
-            endpoints.filter_map(|record| Some(record.address.as_ref()?.mtu + entry.record.tag_room(&record.port)))
+            self.endpoints_of(entry.record.id).filter_map(|endpoint| entry.record.longest_of(&endpoint.record))
         });
         let longest = networks.chain(endpoints).max().unwrap_or(0).saturating_add(TUNNEL);
         longest.clamp(wireguard::MTU_LEAST, wireguard::MTU_MOST)

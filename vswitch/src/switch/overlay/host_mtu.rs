@@ -25,9 +25,7 @@ impl State {
     /// What is right for the host in a network; `None` if it is gone.
     pub(in crate::switch) fn host_mtus(&self, network: NetworkId) -> Option<HostMtus> {
         let entry = self.networks.get(&network)?;
-        let endpoints = self.endpoints_of(network).map(|endpoint| &endpoint.record);
-        let takes =
-            endpoints.filter_map(|record| Some(record.address.as_ref()?.mtu + entry.record.tag_room(&record.port)));
+        let takes = self.endpoints_of(network).filter_map(|endpoint| entry.record.longest_of(&endpoint.record));
         let start = HostMtus { device: entry.mtu, port: entry.mtu };
         Some(takes.fold(start, |mtus, takes| HostMtus { device: mtus.device.min(takes), port: mtus.port.max(takes) }))
     }

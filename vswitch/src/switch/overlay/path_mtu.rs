@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use vswitch_common::forward;
+use vswitch_common::packet::Ethernet;
 use vswitch_common::tables::{PortKind, PortNumber};
 use vswitch_common::watch::Event;
 
@@ -18,8 +20,6 @@ use crate::watching::Told;
 const LOOK: Duration = Duration::from_secs(1);
 /// For how long a sender is not told again: what it has sent before it heard is on its way.
 const AGAIN: Duration = Duration::from_millis(100);
-/// Bytes of a VLAN tag.
-const TAG: u16 = 4;
 /// Packets that are taken in at once.
 const BATCH: usize = 64;
 /// Senders and destinations that are remembered.
@@ -115,9 +115,10 @@ impl Switch {
         if tunnel.kind() != Some(PortKind::Tunnel) || tunnel.mtu == 0 {
             return;
         }
-        // The tag of its VLAN, which it gets in the tunnel, takes its part.
-        let tag = if told.event.tag == 0 && decision.station.vlan != tunnel.vlan { TAG } else { 0 };
-        let mtu = tunnel.mtu.saturating_sub(tag);
+        let Ok(ethernet) = Ethernet::parse(&told.bytes[..]) else { return };
+        let tags = [told.event.tag != 0, ethernet.tag.is_some(), ethernet.double].map(u32::from);
+        let taken = forward::tags(tags.iter().sum(), decision.station.vlan, &tunnel);
+        let mtu = tunnel.mtu.saturating_sub(u16::try_from(taken).unwrap_or(u16::MAX));
         let Some(answer) = too_big::answer(&told.bytes, told.event.tag, mtu) else { return };
         let now = Instant::now();
         if lately.len() >= REMEMBERED {

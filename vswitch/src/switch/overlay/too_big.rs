@@ -4,7 +4,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use etherparse::icmpv4::DestUnreachableHeader;
 use etherparse::{Icmpv4Type, Icmpv6Type, PacketBuilder};
-use vswitch_common::packet::ethernet::{HEADER, TAG};
 use vswitch_common::packet::ipv6::Ipv6;
 use vswitch_common::packet::{Ethernet, ethertype, protocol};
 
@@ -27,7 +26,7 @@ pub(super) struct Answer {
 }
 
 /// The answer to the sender of a packet of which `bytes` are the first, in the name of whom it is for; `tag` was kept beside
-/// it, TPID << 16 | TCI, if it is not 0; `mtu` is what may be, of which the tags that it came with take their part. `None` where nobody is to be told (RFC 1122, 3.2.2; RFC 4443,
+/// it, TPID << 16 | TCI, if it is not 0; `mtu` is what may be, behind all tags. `None` where nobody is to be told (RFC 1122, 3.2.2; RFC 4443,
 /// 2.4 (e)), or nobody could make anything of it.
 pub(super) fn answer(bytes: &[u8], tag: u32, mtu: u16) -> Option<Answer> {
     let ethernet = Ethernet::parse(bytes).ok()?;
@@ -35,8 +34,6 @@ pub(super) fn answer(bytes: &[u8], tag: u32, mtu: u16) -> Option<Answer> {
         return None;
     }
     let packet = bytes.get(ethernet.payload..)?;
-    let tags = ethernet.payload - HEADER + if tag == 0 { 0 } else { TAG };
-    let mtu = mtu.saturating_sub(u16::try_from(tags).ok()?);
     let (to, of, message) = match ethernet.ethertype {
         ethertype::IPV4 => to_ipv4(packet, mtu)?,
         ethertype::IPV6 => to_ipv6(bytes, ethernet.payload, mtu)?,
