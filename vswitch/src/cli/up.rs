@@ -165,20 +165,7 @@ fn start(arguments: &Up, instance: &Instance) -> Result<Word, Failure> {
     let program = std::env::current_exe().map_err(|error| failed("find this program", &error))?;
     let mut command = Command::new(program);
     command.args(["--instance", instance.name().as_str(), "up", "--detached"]);
-    command.args(["--datapath", arguments.datapath.unwrap_or_default().name()]);
-    for pool in &arguments.pool {
-        command.args(["--pool", &pool.to_string()]);
-    }
-    if let Some(size) = arguments.fdb_size {
-        command.args(["--fdb-size", &size.to_string()]);
-    }
-    if let Some(port) = arguments.vxlan_port {
-        command.args(["--vxlan-port", &port.to_string()]);
-    }
-    if let Some(port) = arguments.wireguard_port {
-        command.args(["--wireguard-port", &port.to_string()]);
-    }
-    command.args(cluster_arguments(&arguments.cluster));
+    command.args(daemon_arguments(arguments).into_iter().flat_map(|(option, value)| [option.into(), value]));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).current_dir("/");
     let mut child = command.spawn().map_err(|error| failed("start the daemon", &error))?;
     let mut line = String::new();
@@ -227,10 +214,11 @@ fn in_foreground(arguments: &Up, instance: &Instance) -> Result<(), Failure> {
 }
 
 fn options(arguments: &Up, instance: &Instance) -> Result<Options, Failure> {
+    let pools = if arguments.pool.is_empty() { default_pool().into_iter().collect() } else { arguments.pool.clone() };
     Ok(Options {
         instance: instance.clone(),
         mode: arguments.datapath.unwrap_or_default().mode(),
-        pools: pools(arguments),
+        pools,
         fdb_size: arguments.fdb_size,
         vxlan_port: arguments.vxlan_port.unwrap_or(VXLAN_PORT),
         wireguard_port: arguments.wireguard_port.unwrap_or(WIREGUARD_PORT),
@@ -259,13 +247,19 @@ fn cluster(flags: &ClusterFlags) -> Result<Option<ClusterOptions>, Failure> {
     Ok(Some(ClusterOptions { etcd, advertise: flags.advertise }))
 }
 
-/// The same flags, for the daemon. Files by their whole paths: it has another working directory.
-fn cluster_arguments(flags: &ClusterFlags) -> Vec<OsString> {
+/// What the daemon is to be told of what `up` was given, option by option. Files by their whole paths: it has another working
+/// directory.
+fn daemon_arguments(arguments: &Up) -> Vec<(&'static str, OsString)> {
     let file = |path: &Option<PathBuf>| {
         let path = path.as_ref()?;
         Some(std::path::absolute(path).unwrap_or_else(|_| path.clone()).into_os_string())
     };
+    let flags = &arguments.cluster;
     let given = [
+        ("--datapath", arguments.datapath.map(|mode| mode.name().into())),
+        ("--fdb-size", arguments.fdb_size.map(|size| size.to_string().into())),
+        ("--vxlan-port", arguments.vxlan_port.map(|port| port.to_string().into())),
+        ("--wireguard-port", arguments.wireguard_port.map(|port| port.to_string().into())),
         ("--cluster", flags.cluster.clone().map(OsString::from)),
         ("--advertise", flags.advertise.map(|address| address.to_string().into())),
         ("--cluster-ca", file(&flags.cluster_ca)),
@@ -276,11 +270,8 @@ fn cluster_arguments(flags: &ClusterFlags) -> Vec<OsString> {
         ("--cluster-prefix", flags.cluster_prefix.clone().map(OsString::from)),
         ("--cluster-lease", flags.cluster_lease.map(|seconds| seconds.to_string().into())),
     ];
-    given.into_iter().filter_map(|(name, value)| Some([OsString::from(name), value?])).flatten().collect()
-}
-
-fn pools(arguments: &Up) -> Vec<Subnet> {
-    if arguments.pool.is_empty() { default_pool().into_iter().collect() } else { arguments.pool.clone() }
+    let pools = arguments.pool.iter().map(|pool| ("--pool", pool.to_string().into()));
+    given.into_iter().filter_map(|(option, value)| Some((option, value?))).chain(pools).collect()
 }
 
 fn default_pool() -> Option<Subnet> {

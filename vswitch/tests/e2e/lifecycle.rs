@@ -112,7 +112,7 @@ fn a_second_up_names_the_options_that_it_does_not_run_with() {
         (&["--vxlan-port", "5555"][..], "with --vxlan-port 5555 ("),
         (&["--vxlan-port", "4789"], "with --vxlan-port 4789 ("),
         (&["--datapath", "tc", "--fdb-size", "1024"], "with --datapath tc ("),
-        (&["--pool", "10.67.0.0/24", "--fdb-size", "2048"], "with --pool 10.67.0.0/24, --fdb-size 2048 ("),
+        (&["--pool", "10.67.0.0/24", "--fdb-size", "2048"], "with --fdb-size 2048, --pool 10.67.0.0/24 ("),
         (
             &["--cluster", "etcd://192.0.2.9", "--advertise", "192.0.2.1", "--cluster-lease", "15"],
             "with --cluster etcd://192.0.2.9, --advertise 192.0.2.1, --cluster-lease 15 (",

@@ -1,86 +1,55 @@
 //! What a second `up` asks for that does not fit what runs.
 
+use std::ffi::OsString;
 use std::fs;
-use std::path::Path;
 
 use clap::Parser as _;
 
-use super::{VXLAN_PORT, WIREGUARD_PORT, cluster, pools};
+use super::{DEFAULT_POOL, VXLAN_PORT, WIREGUARD_PORT, cluster, daemon_arguments};
 use crate::api::Status;
 use crate::cli::arguments::{Cli, Command, Up};
 use crate::datapath::Datapath;
 use crate::model::Instance;
 
+/// An option with a value; one that takes several is there several times.
+type Argument = (&'static str, OsString);
+
 /// The options that are given to `up` and that the daemon does not run with, each with its value; also those of which it
 /// cannot be known.
 pub fn differing(given: &Up, status: &Status, instance: &Instance) -> Vec<String> {
-    let running = arguments_of(status.pid);
-    let same_as_running = |same: &dyn Fn(&Up) -> bool| running.as_ref().is_some_and(same);
-    let mut differing = Vec::new();
-    let mut look = |option: &str, value: Option<String>, same: bool| {
-        if let Some(value) = value.filter(|_| !same) {
-            differing.push(format!("{option} {value}"));
-        }
+    let running = arguments_of(status.pid).map(|running| runs_with(&running, status, instance)).unwrap_or_default();
+    let given = daemon_arguments(given);
+    let values = |of: &[Argument], option: &str| -> Vec<OsString> {
+        of.iter().filter(|(name, _)| *name == option).map(|(_, value)| value.clone()).collect()
     };
-    let datapath = given.datapath.map(|mode| mode.name().to_owned());
-    look("--datapath", datapath.clone(), datapath.as_ref() == Some(&status.datapath));
-    let all = pools(given).iter().map(ToString::to_string).collect::<Vec<_>>().join(" --pool ");
-    let pool = Some(all).filter(|_| !given.pool.is_empty());
-    look("--pool", pool, same_as_running(&|running| pools(running) == pools(given)));
-    let fdb_size = given.fdb_size.map(|size| size.to_string());
-    let asked = running.as_ref().and_then(|running| running.fdb_size);
-    let room = asked.or_else(|| Datapath::fdb_size(&instance.bpf_directory()));
-    look("--fdb-size", fdb_size, room == given.fdb_size);
-    let vxlan = |up: &Up| up.vxlan_port.unwrap_or(VXLAN_PORT);
-    let port = given.vxlan_port.map(|port| port.to_string());
-    look("--vxlan-port", port, same_as_running(&|running| vxlan(running) == vxlan(given)));
-    let wireguard = |up: &Up| up.wireguard_port.unwrap_or(WIREGUARD_PORT);
-    let port = given.wireguard_port.map(|port| port.to_string());
-    look("--wireguard-port", port, same_as_running(&|running| wireguard(running) == wireguard(given)));
-    differing.extend(of_cluster(given, running.as_ref(), status));
-    differing
+    let differs = |option: &str| values(&given, option) != values(&running, option);
+    given
+        .iter()
+        .filter(|(option, _)| differs(option))
+        .map(|(option, value)| format!("{option} {}", value.display()))
+        .collect()
 }
 
-/// The same for the options of the cluster.
-fn of_cluster(given: &Up, running: Option<&Up>, status: &Status) -> Vec<String> {
-    let etcd_of = |up: &Up| cluster(&up.cluster).ok().flatten().map(|options| options.etcd);
-    let (ours, theirs) = (etcd_of(given), running.and_then(etcd_of));
-    let (given, running) = (&given.cluster, running.map(|running| &running.cluster));
-    let joined = status.cluster.as_ref();
-    let file = |path: &Path| std::path::absolute(path).ok();
-    let shown = |path: &Path| path.display().to_string();
-    let mut differing = Vec::new();
-    let mut look = |option: &str, value: Option<String>, same: bool| {
-        if let Some(value) = value.filter(|_| !same) {
-            differing.push(format!("{option} {value}"));
+/// What a daemon was given, and what it chose where it was given nothing.
+fn runs_with(running: &Up, status: &Status, instance: &Instance) -> Vec<Argument> {
+    let etcd = cluster(&running.cluster).ok().flatten().map(|options| options.etcd);
+    let chosen = [
+        ("--datapath", Some(status.datapath.clone())),
+        ("--pool", Some(DEFAULT_POOL.to_owned())),
+        ("--fdb-size", Datapath::fdb_size(&instance.bpf_directory()).map(|size| size.to_string())),
+        ("--vxlan-port", Some(VXLAN_PORT.to_string())),
+        ("--wireguard-port", Some(WIREGUARD_PORT.to_string())),
+        ("--advertise", status.cluster.as_ref().map(|cluster| cluster.address.to_string())),
+        ("--cluster-prefix", etcd.as_ref().map(|etcd| etcd.prefix().to_owned())),
+        ("--cluster-lease", etcd.as_ref().map(|etcd| etcd.lease().as_secs().to_string())),
+    ];
+    let mut all = daemon_arguments(running);
+    for (option, value) in chosen {
+        if all.iter().all(|(given, _)| *given != option) {
+            all.extend(value.map(|value| (option, value.into())));
         }
-    };
-    let etcd = ours.as_ref().map(ToString::to_string);
-    look("--cluster", given.cluster.clone(), joined.is_some_and(|joined| Some(&joined.etcd) == etcd.as_ref()));
-    let advertised = given.advertise.map(|address| address.to_canonical());
-    let address = given.advertise.map(|address| address.to_string());
-    look("--advertise", address, joined.map(|joined| joined.address) == advertised);
-    for (option, value, runs) in [
-        ("--cluster-ca", &given.cluster_ca, running.and_then(|running| running.cluster_ca.as_deref())),
-        ("--cluster-cert", &given.cluster_cert, running.and_then(|running| running.cluster_cert.as_deref())),
-        ("--cluster-key", &given.cluster_key, running.and_then(|running| running.cluster_key.as_deref())),
-        (
-            "--cluster-password-file",
-            &given.cluster_password_file,
-            running.and_then(|running| running.cluster_password_file.as_deref()),
-        ),
-    ] {
-        let same = value.as_deref().and_then(file) == runs.and_then(file);
-        look(option, value.as_deref().map(shown), same);
     }
-    let user = running.and_then(|running| running.cluster_user.clone());
-    look("--cluster-user", given.cluster_user.clone(), user == given.cluster_user);
-    let both = ours.as_ref().zip(theirs.as_ref());
-    let prefix = both.is_some_and(|(ours, theirs)| ours.prefix() == theirs.prefix());
-    look("--cluster-prefix", given.cluster_prefix.clone(), prefix);
-    let lease = both.is_some_and(|(ours, theirs)| ours.lease() == theirs.lease());
-    look("--cluster-lease", given.cluster_lease.map(|seconds| seconds.to_string()), lease);
-    differing
+    all
 }
 
 /// What the daemon of this process id was started with; `None` if the kernel does not tell, or it is another version's.
