@@ -1,13 +1,15 @@
-//! Nanoseconds per decision of the forwarding core on the host, over tables in memory: which frames, and which FDB sizes.
+//! Criterion benches of the forwarding core on the host, with tables in memory: time per decision
+//! for several frames and FDB sizes.
 //!
-//! The kernel's maps are not these hash maps; `vswitch-bench run --only cost` measures the loaded programs.
+//! These tables are hash maps, not the kernel's maps. `vswitch-bench run --only cost` measures the
+//! loaded programs.
 
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use vswitch_common::{
     Mac, forward,
-    forward::forward_early,
+    forward::forward_xdp,
     tables::{FdbEntry, FdbKey, NetworkNumber, Port, PortKind, PortNumber, VlanKey, memory::MemoryTables},
     verdict::action,
 };
@@ -20,7 +22,7 @@ const STRANGER: Mac = Mac([2, 0, 0, 0, 0, 0x99]);
 const NETWORK: NetworkNumber = NetworkNumber(1);
 const NOW: u32 = 1000;
 
-/// Two containers on devices 11 and 12, an uplink on 14.
+/// Returns tables with containers on devices 11 and 12 and an uplink on device 14.
 fn tables() -> MemoryTables {
     let mut tables = MemoryTables::default();
     for (number, ifindex, mac, kind) in
@@ -50,7 +52,7 @@ fn learned() -> FdbEntry {
     FdbEntry { port: PortNumber(3), seen: NOW, ..FdbEntry::default() }
 }
 
-/// A 60-byte frame with a tag or without.
+/// Returns a 60-byte frame. `tag` may be empty.
 fn frame(destination: Mac, source: Mac, tag: &[u8], payload: &[u8]) -> Vec<u8> {
     let mut frame = [&destination.0[..], &source.0, tag, payload].concat();
     frame.resize(60, 0);
@@ -75,7 +77,7 @@ fn frames(criterion: &mut Criterion) {
     ];
     let mut group = criterion.benchmark_group("forward");
     for (name, ifindex, frame, expected) in &cases {
-        // A bench of the wrong path would still be fast.
+        // The check guards against a fast result for the wrong path.
         assert_eq!(forward(*ifindex, frame.as_slice(), &tables, NOW).action, *expected, "{name}");
         group.bench_function(*name, |bencher| {
             bencher.iter(|| forward(black_box(*ifindex), black_box(frame.as_slice()), &tables, NOW));
@@ -84,18 +86,19 @@ fn frames(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// The share of XDP: the same decision, and the protocol looked at.
+/// Measures the decision in XDP, which also looks at the protocol.
 fn early(criterion: &mut Criterion) {
     let tables = tables();
     let frame = frame(A, STATION, &[], &UDP);
-    let decide = |frame: &[u8]| forward_early(14, PortKind::Uplink, frame, &tables, NOW);
+    let decide = |frame: &[u8]| forward_xdp(14, PortKind::Uplink, frame, &tables, NOW);
     assert_eq!(decide(&frame).action, action::REDIRECT);
-    criterion.bench_function("forward_early, uplink to container", |bencher| {
+    criterion.bench_function("forward_xdp, uplink to container", |bencher| {
         bencher.iter(|| decide(black_box(frame.as_slice())));
     });
 }
 
-/// A frame from the uplink meets the FDB twice: its source and its destination.
+/// Measures a frame from the uplink at several FDB sizes. It takes two FDB lookups, of its source
+/// and its destination.
 fn fdb_sizes(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("forward, uplink to container, stations in the FDB");
     for stations in [10u32, 1_000, 100_000] {
@@ -108,7 +111,7 @@ fn fdb_sizes(criterion: &mut Criterion) {
             .collect();
         tables.fdb.extend(macs.iter().map(|mac| (key(*mac), learned())));
         let frames: Vec<_> = macs.iter().map(|mac| frame(A, *mac, &[], &UDP)).collect();
-        // Another sender each time, in a stride that the prefetcher does not follow.
+        // Each frame has another sender. The stride defeats the prefetcher.
         let mut next = 0;
         group.bench_function(BenchmarkId::from_parameter(stations), |bencher| {
             bencher.iter(|| {

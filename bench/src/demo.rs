@@ -1,4 +1,5 @@
-//! `demo`: two containers talk through a switch of their own, beside a wire and a Linux bridge.
+//! `demo`: two containers on a vswitch instance of their own, beside a direct wire and a Linux
+//! bridge.
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -8,11 +9,12 @@ use comfy_table::Table;
 
 use crate::{
     command,
+    instance::vswitch_binary,
     machine::Machine,
     measure::{iperf, pingpong},
-    report::{Results, align_right, table},
+    report::{align_right, table},
+    results::Results,
     topology::{Pair, Variant},
-    vswitch_binary,
 };
 
 const VARIANTS: [Variant; 3] = [Variant::Direct, Variant::Bridge, Variant::Vswitch];
@@ -20,17 +22,17 @@ const ROUNDS: usize = 4;
 
 #[derive(Args)]
 pub struct Options {
-    /// The switch to show [default: the one beside this binary]
+    /// The vswitch binary [default: the one beside this binary]
     #[arg(long, value_name = "PATH")]
     vswitch: Option<PathBuf>,
-    /// Seconds per iperf3 run; there are 24 of them.
+    /// Seconds per iperf3 run; `demo` starts 24 of them
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=60))]
     seconds: u32,
 }
 
 pub fn demo(options: &Options) -> Result<ExitCode> {
     for program in ["ip", "nsenter", "ping", "iperf3"] {
-        command::require(program)?;
+        command::require_program(program)?;
     }
     let vswitch = vswitch_binary(options.vswitch.as_ref())?;
     Machine::describe(Some(&vswitch)).warn_if_busy();
@@ -39,26 +41,27 @@ pub fn demo(options: &Options) -> Result<ExitCode> {
     for variant in VARIANTS {
         eprintln!("{}", announcement(variant));
         let pair = Pair::build(variant, Some(&vswitch))?;
-        eprintln!("  {} pings {}: it answers", pair.client.ipv4, pair.server.ipv4);
+        eprintln!("  {} reaches {}", pair.client.ipv4, pair.server.ipv4);
         pairs.push(pair);
     }
     let results = measure(&pairs, options.seconds)?;
-    eprintln!("Removing all of it.");
+    eprintln!("Removing the containers and switches.");
     drop(pairs);
 
-    println!("\n{}\n\n{}", demo_table(&results), verdict(&results).context("a measurement is missing")?);
+    println!("\n{}\n\n{}", demo_table(&results), summary_sentence(&results).context("a measurement is missing")?);
     Ok(ExitCode::SUCCESS)
 }
 
 fn announcement(variant: Variant) -> &'static str {
     match variant {
-        Variant::Direct => "Two containers, joined by a direct wire (a veth pair): the limit.",
-        Variant::Bridge => "Two containers on a Linux bridge: what most people have.",
+        Variant::Direct => "Two containers on a direct wire (a veth pair), the upper limit.",
+        Variant::Bridge => "Two containers on a Linux bridge.",
         _ => "Two containers on vswitch: `vswitch up`, `vswitch attach` twice.",
     }
 }
 
-/// What is measured, in one run of all pairs after another: neighbors in time share the machine's mood.
+/// The measurements. Each is taken on all pairs in a row, so that the load of the machine affects
+/// them alike.
 const MEASUREMENTS: [(&str, Measure); 3] = [
     ("tcp1", |pair, seconds| iperf::gigabits_per_second(pair, 1, seconds)),
     ("tcp4", |pair, seconds| iperf::gigabits_per_second(pair, 4, seconds)),
@@ -71,29 +74,29 @@ fn measure(pairs: &[Pair], seconds: u32) -> Result<Results> {
     let servers = pairs.iter().map(iperf::Server::start).collect::<Result<Vec<_>>>()?;
     let mut results = Results::default();
     for round in 0..ROUNDS {
-        eprintln!("Measuring in turns, round {} of {ROUNDS}:", round + 1);
+        eprintln!("Measuring the pairs in turns, round {} of {ROUNDS}:", round + 1);
         for (figure, measure) in MEASUREMENTS {
-            // Each round starts with another one, so that none always has the machine at its best.
+            // Each round starts with another pair, so that none is always measured first.
             for offset in 0..pairs.len() {
                 let pair = &pairs[(round + offset) % pairs.len()];
                 results.record(figure, pair.variant.key(), measure(pair, seconds)?);
             }
-            eprintln!("  {}", latest(&results, figure));
+            eprintln!("  {}", latest_samples(&results, figure));
         }
     }
     drop(servers);
     Ok(results)
 }
 
-/// The newest sample of each variant, in one line.
-fn latest(results: &Results, figure: &str) -> String {
+/// Formats the newest sample of each variant as one line.
+fn latest_samples(results: &Results, figure: &str) -> String {
     let Some(figure) = results.figure(figure) else { return String::new() };
     let sample = |variant: &Variant| Some(format!("{} {:.1}", variant.label(), figure.samples(variant.key())?.last()?));
     let samples: Vec<_> = VARIANTS.iter().filter_map(sample).collect();
     format!("{}: {} {}", figure.kind.title, samples.join(", "), figure.kind.unit)
 }
 
-/// One line per measurement: the medians, and how vswitch compares.
+/// Returns a table with one row per measurement: the medians and the ratios of vswitch.
 fn demo_table(results: &Results) -> Table {
     let mut table = table(&["", "direct wire", "Linux bridge", "vswitch", "vswitch / wire", "vswitch / bridge"]);
     for figure in &results.figures {
@@ -109,8 +112,8 @@ fn demo_table(results: &Results) -> Table {
     table
 }
 
-/// One sentence, from the numbers alone.
-fn verdict(results: &Results) -> Option<String> {
+/// Summarizes the results in one sentence.
+fn summary_sentence(results: &Results) -> Option<String> {
     let ratio = |figure: &str, baseline: Variant| results.figure(figure)?.ratio(Variant::Vswitch.key(), baseline.key());
     let (of_wire, of_bridge) = (ratio("tcp1", Variant::Direct)?, ratio("tcp1", Variant::Bridge)?);
     let trip = ratio("rr_p50", Variant::Direct)?;
@@ -141,11 +144,11 @@ mod tests {
     }
 
     #[test]
-    fn the_verdict_says_what_the_numbers_say() {
-        let fast = verdict(&results(19.52)).unwrap();
+    fn summary_sentence_reports_the_ratios() {
+        let fast = summary_sentence(&results(19.52)).unwrap();
         assert!(fast.contains("98% of a direct wire and 22% more than the Linux bridge"), "{fast}");
         assert!(fast.contains("101% of the wire's time"), "{fast}");
-        let slow = verdict(&results(8.0)).unwrap();
+        let slow = summary_sentence(&results(8.0)).unwrap();
         assert!(slow.contains("40% of a direct wire and 50% of the Linux bridge"), "{slow}");
     }
 }

@@ -1,10 +1,10 @@
-//! The goals that the numbers are held against.
+//! The goals that results are compared with.
 
 use serde::Serialize;
 
-use crate::report::Results;
+use crate::results::Results;
 
-/// One goal: a figure's row, or its ratio to another row of the same figure, and a bound.
+/// A goal: a bound on a row of a figure, or on its ratio to another row of the same figure.
 struct Goal {
     name: &'static str,
     figure: &'static str,
@@ -35,7 +35,8 @@ const fn value(name: &'static str, figure: &'static str, row: &'static str, boun
     Goal { name, figure, row, against: None, bound }
 }
 
-/// Issue 2, "Bench, in this machine's own ratios", issues 3 and 4, "Bench additions", and issues 5 and 6, "Bench".
+/// Sources: issue 2, "Bench, in this machine's own ratios", issues 3 and 4, "Bench additions", and
+/// issues 5 and 6, "Bench".
 const GOALS: [Goal; 45] = [
     ratio("TCP, 1 stream / direct veth", "tcp1", "vswitch", "direct", AtLeast(0.97)),
     ratio("TCP, 1 stream / Linux bridge", "tcp1", "vswitch", "bridge", AtLeast(1.2)),
@@ -58,10 +59,10 @@ const GOALS: [Goal; 45] = [
     ratio("broadcast to 16 ports / Linux bridge", "flood16", "vswitch", "bridge", AtLeast(1.0)),
     ratio("broadcast to 128 ports / Linux bridge", "flood128", "vswitch", "bridge", AtLeast(1.0)),
     ratio("broadcast to 2 ports, 1,000 elsewhere / none", "flood2", "vswitch_crowd", "vswitch", AtLeast(0.95)),
-    ratio("TCP, 1 stream, watched for other frames / not", "monitor_tcp1", "for_others", "unwatched", AtLeast(0.98)),
-    ratio("TCP, 1 stream, watched / not", "monitor_tcp1", "for_all", "unwatched", AtLeast(0.9)),
-    ratio("TCP, 4 streams, watched for other frames / not", "monitor_tcp4", "for_others", "unwatched", AtLeast(0.98)),
-    ratio("TCP, 4 streams, watched / not", "monitor_tcp4", "for_all", "unwatched", AtLeast(0.9)),
+    ratio("TCP, 1 stream, monitored for other frames / not", "monitor_tcp1", "for_others", "unwatched", AtLeast(0.98)),
+    ratio("TCP, 1 stream, monitored / not", "monitor_tcp1", "for_all", "unwatched", AtLeast(0.9)),
+    ratio("TCP, 4 streams, monitored for other frames / not", "monitor_tcp4", "for_others", "unwatched", AtLeast(0.98)),
+    ratio("TCP, 4 streams, monitored / not", "monitor_tcp4", "for_all", "unwatched", AtLeast(0.9)),
     ratio("TCP, 1 stream, wire to container, tcx / macvlan", "wire_tcp1", "macvlan_tcx", "macvlan", AtLeast(1.0)),
     ratio(
         "TCP, 1 stream, wire to container, XDP / macvlan, plain wire",
@@ -138,20 +139,20 @@ const GOALS: [Goal; 45] = [
     value("new endpoint reached from another host, ms after attach", "cluster_reach", "from_return", AtMost(50.0)),
 ];
 
-/// A goal, and what came out.
+/// A goal with the measured value.
 #[derive(Clone, Debug, Serialize)]
 pub struct Verdict {
-    /// What was asked.
+    /// Name of the goal.
     pub goal: &'static str,
-    /// The bound, in words.
+    /// The bound as text.
     pub wanted: String,
-    /// What was measured.
+    /// The measured value.
     pub got: f64,
-    /// Whether it is within the bound.
+    /// Whether the value is within the bound.
     pub met: bool,
 }
 
-/// Judges every goal whose figure was measured.
+/// Compares the results with every goal whose figure was measured.
 pub fn judge(results: &Results) -> Vec<Verdict> {
     GOALS.iter().filter_map(|goal| goal.judge(results)).collect()
 }
@@ -174,24 +175,24 @@ impl Goal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::FIGURES;
+    use crate::results::FIGURES;
 
     #[test]
-    fn every_goal_names_a_figure_that_exists() {
+    fn every_goal_has_an_existing_figure() {
         for goal in &GOALS {
             assert!(FIGURES.iter().any(|figure| figure.key == goal.figure), "{}", goal.name);
         }
     }
 
     #[test]
-    fn a_goal_is_judged_by_the_ratio_of_its_rows() {
+    fn goal_compares_the_ratio_of_its_rows() {
         let mut results = Results::default();
         for (direct, vswitch) in [(20.0, 19.0), (10.0, 9.8), (10.0, 9.7)] {
             results.record("tcp1", "direct", direct);
             results.record("tcp1", "vswitch", vswitch);
         }
         let verdicts = judge(&results);
-        // There is no bridge in these results, so only one goal can be judged.
+        // These results have no bridge, so only one goal can be judged.
         assert_eq!(verdicts.len(), 1);
         assert!((verdicts[0].got - 0.97).abs() < 1e-9);
         assert!(verdicts[0].met);

@@ -1,4 +1,4 @@
-//! An instance of vswitch for this run alone, taken down with everything that it made.
+//! An instance of vswitch for one run. It is taken down, with everything that it created, on drop.
 
 use std::{
     fs::File,
@@ -16,8 +16,8 @@ use serde::Deserialize;
 
 use crate::{
     command::{self, clean_up},
+    endpoint::Endpoint,
     namespaces::NetnsName,
-    topology::Endpoint,
 };
 
 /// A running daemon that serves one namespace.
@@ -27,7 +27,7 @@ pub struct Instance {
     host: NetnsName,
 }
 
-/// What `vswitch attach --format json` answers, as far as we ask.
+/// The part of the output of `vswitch attach --format json` that is used here.
 #[derive(Debug, Deserialize)]
 pub struct Attached {
     ifname: String,
@@ -36,14 +36,14 @@ pub struct Attached {
 }
 
 impl Attached {
-    /// The endpoint as a topology sees it.
+    /// Returns the attached interface as an endpoint of a topology.
     pub fn endpoint(&self, netns: &NetnsName) -> Endpoint {
         Endpoint { netns: netns.clone(), ifname: self.ifname.clone(), ipv4: self.ipv4 }
     }
 }
 
 impl Attached {
-    /// The network's gateway, where its names are answered.
+    /// Returns the gateway of the network, which also answers DNS queries.
     pub fn gateway(&self) -> Result<Ipv4Addr> {
         self.gateway.context("the endpoint has no gateway")
     }
@@ -54,39 +54,41 @@ impl Instance {
     pub fn up(binary: &Path, host: &NetnsName, options: &[&str]) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("bench-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        // The guard exists before the daemon does: a start that fails half-way is taken down as well.
+        // The guard exists before the daemon, so that a failed start is cleaned up too.
         let instance = Self { binary: binary.to_owned(), name, host: host.clone() };
         instance.start(options)?;
         Ok(instance)
     }
 
-    /// Starts its daemon: the first, or another one after `down`.
+    /// Starts the daemon, for the first time or again after `down`.
     pub fn start(&self, options: &[&str]) -> Result<()> {
-        // Its words go to a file: a pipe would stay open for as long as the daemon lives, and we would wait for its end.
-        let mut words = tempfile::tempfile()?;
+        // The output goes to a file. A pipe would stay open for the life of the daemon, and reading
+        // it would never end.
+        let mut output = tempfile::tempfile()?;
         let mut up = self.host.command(&self.binary);
         up.args(["--instance", &self.name, "up"]).args(options);
-        up.stdin(std::process::Stdio::null()).stdout(words.try_clone()?).stderr(words.try_clone()?);
-        // A process group of its own: the terminal's Ctrl-C is for us, who then take the daemon down in order.
-        let status = up.process_group(0).status().map_err(|error| command::not_started(&up, &error))?;
+        up.stdin(std::process::Stdio::null()).stdout(output.try_clone()?).stderr(output.try_clone()?);
+        // In its own process group the daemon does not receive the terminal's Ctrl-C. Dropping the
+        // instance takes it down in order.
+        let status = up.process_group(0).status().map_err(|error| command::start_error(&up, &error))?;
         command::stop_if_interrupted()?;
         if !status.success() {
-            bail!("`vswitch up` failed ({status}): {}", read_all(&mut words)?.trim());
+            bail!("`vswitch up` failed ({status}): {}", read_all(&mut output)?.trim());
         }
         Ok(())
     }
 
-    /// The namespace that it serves.
+    /// Returns the namespace that the instance serves.
     pub fn host(&self) -> &NetnsName {
         &self.host
     }
 
-    /// Runs one command of the command line.
+    /// Runs a `vswitch` command for this instance and returns its output.
     pub fn run(&self, arguments: &[&str]) -> Result<String> {
         command::run(self.command().args(arguments))
     }
 
-    /// The command line, aimed at this instance.
+    /// Returns a `vswitch` command with `--instance` set.
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.binary);
         command.args(["--instance", &self.name]);
@@ -98,40 +100,44 @@ impl Instance {
         let mut attach = self.command();
         attach.args(["attach", "--format", "json", "--netns"]).arg(container.path()).args(options);
         let json = command::run(&mut attach)?;
-        serde_json::from_str(&json).with_context(|| format!("reading the answer of `vswitch attach`: {json}"))
+        serde_json::from_str(&json).with_context(|| format!("reading the output of `vswitch attach`: {json}"))
     }
 
-    /// Where the instance pinned its program `name`.
+    /// Returns the path at which the program `name` is pinned: below a directory for the version of
+    /// the programs, of which an instance has one. Version 0.1 pinned it right in `programs`.
     pub fn pinned(&self, name: &str) -> PathBuf {
-        self.directory().join("bpf/programs").join(name)
+        let programs = self.directory().join("bpf/programs");
+        let versions = std::fs::read_dir(&programs).into_iter().flatten().flatten();
+        let mut pins = versions.map(|version| version.path().join(name));
+        pins.find(|pin| pin.exists()).unwrap_or_else(|| programs.join(name))
     }
 
-    /// Where the instance pinned its map `name`.
+    /// Returns the path at which the map `name` is pinned.
     pub fn pinned_map(&self, name: &str) -> PathBuf {
         self.directory().join("bpf/maps").join(name)
     }
 
-    /// Its name, as `--instance` takes it.
+    /// Returns the name for `--instance`.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Process id of the daemon.
+    /// Returns the process id of the daemon.
     pub fn daemon(&self) -> Result<i32> {
-        serving(&self.directory().join("api.sock"))
+        server_process_id(&self.directory().join("api.sock"))
     }
 
-    /// Takes it down, and fails where something of it is left in the file system.
+    /// Takes the instance down. Fails if its directories are left behind.
     pub fn down(self) -> Result<()> {
         self.run(&["down", "--purge"])?;
-        let left: Vec<_> = self.directories().into_iter().filter(|directory| directory.exists()).collect();
-        if !left.is_empty() {
-            bail!("`vswitch down --purge` left {left:?}");
+        let leftovers: Vec<_> = self.directories().into_iter().filter(|directory| directory.exists()).collect();
+        if !leftovers.is_empty() {
+            bail!("`vswitch down --purge` left {leftovers:?} behind");
         }
         Ok(())
     }
 
-    /// Resident memory of the daemon in MB (10^6 bytes).
+    /// Returns the resident memory of the daemon in MB (10^6 bytes).
     pub fn resident_memory(&self) -> Result<f64> {
         let daemon = self.daemon()?;
         let status = std::fs::read_to_string(format!("/proc/{daemon}/status"))?;
@@ -152,22 +158,35 @@ impl Instance {
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        // Without a run directory `up` has failed and cleaned up after itself.
+        // Without a run directory, `up` failed and cleaned up after itself.
         if self.directory().exists() {
             clean_up(self.command().args(["down", "--purge"]));
         }
         for directory in self.directories() {
             if directory.exists() {
-                eprintln!("vswitch-bench: `vswitch down --purge` left {}", directory.display());
+                eprintln!("vswitch-bench: `vswitch down --purge` left {} behind", directory.display());
             }
         }
     }
 }
 
-/// Who serves a Unix socket; its process id in our own pid namespace.
-pub fn serving(socket: &Path) -> Result<i32> {
+/// Returns the path of the `vswitch` binary: the given one, or the one beside this binary.
+pub fn vswitch_binary(given: Option<&PathBuf>) -> Result<PathBuf> {
+    let path = match given {
+        Some(path) => path.clone(),
+        None => std::env::current_exe()?.with_file_name("vswitch"),
+    };
+    if !path.is_file() {
+        bail!("no vswitch binary at {} (build it with `cargo build --release`, or use --vswitch PATH)", path.display());
+    }
+    Ok(path)
+}
+
+/// Returns the process id of the server of a Unix socket, as seen in the pid namespace of this
+/// process.
+pub fn server_process_id(socket: &Path) -> Result<i32> {
     let stream = UnixStream::connect(socket).with_context(|| format!("connecting to {}", socket.display()))?;
-    Ok(getsockopt(&stream, PeerCredentials).context("asking who serves the socket")?.pid())
+    Ok(getsockopt(&stream, PeerCredentials).context("reading the process id of the server")?.pid())
 }
 
 fn read_all(file: &mut File) -> Result<String> {

@@ -1,4 +1,4 @@
-//! A server in a process of its own, from the moment that it says that it listens to the end of this value.
+//! A server process that is known to listen and is killed on drop.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _},
@@ -10,38 +10,43 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::command;
 
-/// A server that listens.
+/// Arguments of an iperf3 server. With `--forceflush` it reports at once that it listens, even into
+/// a pipe.
+pub const IPERF3_SERVER: [&str; 2] = ["--server", "--forceflush"];
+
+/// A listening server.
 #[derive(Debug)]
-pub struct Listening(Child);
+pub struct ListeningServer(Child);
 
-impl Listening {
-    /// Starts it, and waits for a line with the word "listening".
+impl ListeningServer {
+    /// Starts the server and waits for an output line with the word "listening".
     pub fn start(server: &mut Command) -> Result<Self> {
-        // A process group of its own: the terminal's Ctrl-C is for us, who end it when its turn comes.
+        // In its own process group the server does not receive the terminal's Ctrl-C.
         server.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-        let mut started = Self(server.spawn().map_err(|error| command::not_started(server, &error))?);
+        let mut started = Self(server.spawn().map_err(|error| command::start_error(server, &error))?);
 
-        let stdout = started.0.stdout.take().context("the server's output is not ours")?;
+        let stdout = started.0.stdout.take().context("the server has no stdout pipe")?;
         let mut lines = BufReader::new(stdout).lines();
-        let listens = lines.by_ref().map_while(Result::ok).any(|line| line.contains("listening"));
-        let mut stderr = started.0.stderr.take().context("the server's errors are not ours")?;
-        if !listens {
-            let mut words = String::new();
-            stderr.read_to_string(&mut words)?;
-            bail!("`{}` did not come to listen: {}", command::line(server), words.trim());
+        let is_listening = lines.by_ref().map_while(Result::ok).any(|line| line.contains("listening"));
+        let mut stderr = started.0.stderr.take().context("the server has no stderr pipe")?;
+        if !is_listening {
+            let mut output = String::new();
+            stderr.read_to_string(&mut output)?;
+            bail!("`{}` exited before it listened: {}", command::command_line(server), output.trim());
         }
-        // What it says further is of no interest, but someone has to take it, or it stops when the pipe is full.
+        // The rest of the output is read and discarded, because the server would block on a full
+        // pipe.
         std::thread::spawn(move || lines.for_each(drop));
         std::thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
         Ok(started)
     }
 }
 
-impl Drop for Listening {
+impl Drop for ListeningServer {
     fn drop(&mut self) {
-        // nsenter has become the server by exec, so this ends the server itself.
+        // nsenter became the server by exec, so this kills the server itself.
         if self.0.kill().is_ok() {
-            // Reaped, so that nothing of it is left; its status says only that we killed it.
+            // The server is reaped. Its exit status only says that it was killed.
             let _killed = self.0.wait();
         }
     }

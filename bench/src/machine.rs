@@ -1,17 +1,18 @@
-//! What the numbers were measured on.
+//! The machine on which the results were measured.
 
 use std::{fs, path::Path, process::Command};
 
 use serde::Serialize;
 
-/// The machine and the versions of what takes part. What cannot be found out is left out.
+/// The machine and the versions of the programs in use. Values that cannot be determined are
+/// `None`.
 #[derive(Debug, Serialize)]
 pub struct Machine {
-    /// `uname -sr`
+    /// Output of `uname -sr`.
     pub kernel: String,
     /// Model name.
     pub cpu: Option<String>,
-    /// CPUs online.
+    /// Number of CPUs online.
     pub cpus: usize,
     /// Memory in MB.
     pub memory_mb: Option<u64>,
@@ -21,14 +22,14 @@ pub struct Machine {
     pub docker: Option<String>,
     /// First line of `vswitch --version`.
     pub vswitch: Option<String>,
-    /// The commit that the bench was run in.
+    /// The git commit of the working directory.
     pub commit: Option<String>,
-    /// Load over the last minute, before the run: more than a little spoils the numbers.
+    /// Load average of the last minute before the run. A high load distorts the results.
     pub load: Option<f64>,
 }
 
 impl Machine {
-    /// Looks around.
+    /// Collects the values.
     pub fn describe(vswitch: Option<&Path>) -> Self {
         let read = |path| fs::read_to_string(path).unwrap_or_default();
         let field = |text: &str, name| {
@@ -51,12 +52,12 @@ impl Machine {
 }
 
 impl Machine {
-    /// Says on stderr when others are at work here.
+    /// Warns on stderr if the machine is loaded.
     pub fn warn_if_busy(&self) {
         if let Some(load) = self.load
             && load > 0.25 * self.cpus as f64
         {
-            eprintln!("the machine is busy (load {load:.1}): trust the ratios more than the numbers");
+            eprintln!("the machine is busy (load {load:.1}): the ratios are more reliable than the absolute values");
         }
     }
 }

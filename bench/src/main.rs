@@ -1,23 +1,33 @@
-//! `vswitch-bench`: vswitch beside a direct wire, the Linux bridge and macvlan, in turns within one run.
+//! `vswitch-bench`: compares vswitch with a direct wire, the Linux bridge and macvlan, alternating
+//! within one run.
+#![cfg_attr(
+    not(feature = "full"),
+    expect(dead_code, unused_imports, reason = "the demo needs a part of the measurements")
+)]
 
+mod api;
 mod bpf;
 mod command;
+mod cpus;
 mod demo;
 mod docker;
+mod endpoint;
 mod goals;
 mod instance;
 mod listening;
 mod machine;
 mod measure;
 mod namespaces;
-mod operators;
 mod report;
+mod results;
+#[cfg(feature = "full")]
 mod run;
+mod serve;
 mod statistics;
 mod tables;
 mod topology;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
@@ -31,17 +41,18 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Two containers talk through a switch of their own, beside a wire and a Linux bridge (about 40 seconds).
+    /// Show two containers on vswitch beside a direct wire and a Linux bridge (about 40 seconds).
     ///
     /// Example: vswitch-bench demo
     Demo(demo::Options),
-    /// The full measurement: a table, result.json and a plot.
+    /// Measure everything and write a table, result.json and a plot.
     ///
     /// Example: vswitch-bench run --rounds 3 --only tcp1 --only frames --check
+    #[cfg(feature = "full")]
     Run(run::Options),
-    /// The server of the connections that `run` counts; started by it, in containers.
+    /// The server for the connections that `run` counts. `run` starts it in containers.
     #[command(hide = true)]
-    Serve(measure::connections::Serve),
+    Serve(serve::Serve),
 }
 
 fn main() -> ExitCode {
@@ -57,31 +68,21 @@ fn main() -> ExitCode {
 impl Verb {
     fn perform(self) -> Result<ExitCode> {
         match self {
-            // In a container, where no guard waits for a signal.
-            Self::Serve(options) => measure::connections::serve(&options),
+            // The server runs in a container, where no guards wait for a signal.
+            Self::Serve(options) => serve::serve(&options),
             Self::Demo(options) => as_root(|| demo::demo(&options)),
+            #[cfg(feature = "full")]
             Self::Run(options) => as_root(|| run::run(&options)),
         }
     }
 }
 
-/// What makes namespaces and switches, and removes them when a signal comes.
+/// Runs a verb that creates namespaces and switches. It requires root, and cleans up after a
+/// signal.
 fn as_root(perform: impl FnOnce() -> Result<ExitCode>) -> Result<ExitCode> {
     if !nix::unistd::geteuid().is_root() {
-        bail!("network namespaces and eBPF programs need root (start it with sudo)");
+        bail!("network namespaces and eBPF programs require root (run this command with sudo)");
     }
-    command::watch_for_interrupts()?;
+    command::install_signal_handlers()?;
     perform()
-}
-
-/// The `vswitch` to try: the one asked for, else the one built beside this binary.
-fn vswitch_binary(asked: Option<&PathBuf>) -> Result<PathBuf> {
-    let path = match asked {
-        Some(path) => path.clone(),
-        None => std::env::current_exe()?.with_file_name("vswitch"),
-    };
-    if !path.is_file() {
-        bail!("no vswitch at {} (build it with `cargo build --release`, or say --vswitch PATH)", path.display());
-    }
-    Ok(path)
 }

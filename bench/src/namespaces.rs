@@ -1,4 +1,5 @@
-//! Network namespaces made for one run: named after it, entered by short-lived threads, removed by their owner.
+//! Network namespaces for one run. Their names contain the process id, short-lived threads enter
+//! them, and their owner removes them.
 
 use std::{
     collections::BTreeSet,
@@ -18,15 +19,15 @@ use serde::Deserialize;
 
 use crate::{
     command::{self, clean_up, ip},
-    measure::CLIENT_CPU,
+    cpus::CLIENT_CPU,
 };
 
-/// A network namespace that exists for as long as this value does.
+/// A network namespace that is removed on drop.
 #[derive(Debug)]
 pub struct Netns(NetnsName);
 
 impl Netns {
-    /// Makes a namespace whose name tells its role and cannot meet another run's.
+    /// Creates a namespace. Its name contains `role` and is unique across runs.
     pub fn create(role: &str) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("vsb{}-{}-{role}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
@@ -36,7 +37,7 @@ impl Netns {
         Ok(netns)
     }
 
-    /// The name, for those who use the namespace without owning it.
+    /// Returns the name, for use without ownership.
     pub fn name(&self) -> NetnsName {
         self.0.clone()
     }
@@ -66,36 +67,37 @@ impl fmt::Display for NetnsName {
     }
 }
 
-/// What `ip -j link show` says of a device, as far as we ask.
+/// The part of the output of `ip -j link show` that is used here.
 #[derive(Debug, Deserialize)]
 pub struct Device {
-    /// Index within its namespace.
+    /// Index in its namespace.
     pub ifindex: u32,
-    /// For a veth: the index of its peer, in the peer's namespace.
+    /// For a veth, the index of its peer in the peer's namespace.
     pub link_index: Option<u32>,
     /// MAC address.
     pub address: String,
 }
 
 impl NetnsName {
-    /// Where the namespace is mounted.
+    /// Returns the path at which the namespace is mounted.
     pub fn path(&self) -> PathBuf {
         PathBuf::from(format!("/run/netns/{self}"))
     }
 
-    /// `ip` inside.
+    /// Runs `ip` in the namespace.
     pub fn ip(&self, arguments: &str) -> Result<String> {
         command::run(&mut ip(&format!("-n {self} {arguments}")))
     }
 
-    /// Any other program inside. `nsenter` and not `ip netns exec`, which would remount /sys and hide bpffs.
+    /// Returns the command for any other program in the namespace. `nsenter` is used because `ip
+    /// netns exec` remounts /sys and hides bpffs.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net={}", self.path().display())).arg("--").arg(program);
         command
     }
 
-    /// A device inside.
+    /// Returns a device in the namespace.
     pub fn device(&self, ifname: &str) -> Result<Device> {
         let json = self.ip(&format!("-j link show dev {ifname}"))?;
         let devices: Vec<Device> =
@@ -103,14 +105,14 @@ impl NetnsName {
         devices.into_iter().next().with_context(|| format!("{ifname} is not in {self}"))
     }
 
-    /// The names of all devices inside.
+    /// Returns the names of all devices in the namespace.
     pub fn devices(&self) -> Result<BTreeSet<String>> {
-        // Not /proc/net, which shows the namespace of the process's first thread.
+        // /proc/net shows the namespace of the process's first thread, so it is not used.
         let table = self.inside(CLIENT_CPU, || Ok(fs::read_to_string("/proc/thread-self/net/dev")?))?;
         Ok(table.lines().filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned())).collect())
     }
 
-    /// Runs `work` on a thread of its own inside the namespace and on one CPU.
+    /// Runs `work` on a new thread in the namespace, pinned to one CPU.
     pub fn spawn<'scope, T: Send + 'scope>(
         &self,
         scope: &'scope Scope<'scope, '_>,
@@ -132,12 +134,13 @@ impl NetnsName {
     }
 }
 
-/// The result of a thread; a panic in it becomes an error, so that the guards of this one run.
+/// Returns the result of a thread. A panic in it becomes an error, so that the guards of the
+/// calling thread run.
 pub fn join<T>(handle: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
     handle.join().map_err(|_| anyhow!("a measuring thread panicked"))?
 }
 
-/// Keeps the calling thread, and those that it starts, on one CPU.
+/// Pins the calling thread, and threads that it starts later, to one CPU.
 pub fn pin(cpu: usize) -> Result<()> {
     let mut set = CpuSet::new();
     set.set(cpu)?;

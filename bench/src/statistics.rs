@@ -1,11 +1,11 @@
-//! Medians and spread: what is said of a handful of samples.
+//! Median and spread of a few samples.
 
 use serde::Serialize;
 
-/// What is reported of a row of samples.
+/// The summary of a row of samples.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Summary {
-    /// Half of the samples are at most this.
+    /// Median.
     pub median: f64,
     /// Smallest sample.
     pub min: f64,
@@ -14,27 +14,27 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// `None` without samples.
+    /// Returns `None` if there are no samples.
     pub fn of(samples: &[f64]) -> Option<Self> {
         let sorted = sorted(samples);
         Some(Self { median: middle(&sorted)?, min: *sorted.first()?, max: *sorted.last()? })
     }
 }
 
-/// `None` without samples.
+/// Returns the median, or `None` if there are no samples.
 pub fn median(samples: &[f64]) -> Option<f64> {
     middle(&sorted(samples))
 }
 
-/// The median of `samples[i] / baseline[i]`. Samples of one round are neighbours in time,
-/// so a machine that slows down half-way through moves both and leaves the ratio alone.
+/// Returns the median of `samples[i] / baseline[i]`. Samples of one round are close in time, so a
+/// machine that slows down during the run affects both and does not change the ratio.
 pub fn paired_ratio(samples: &[f64], baseline: &[f64]) -> Option<f64> {
     let ratios: Vec<f64> =
         samples.iter().zip(baseline).filter(|(_, base)| **base > 0.0).map(|(sample, base)| sample / base).collect();
     median(&ratios)
 }
 
-/// The value below which `fraction` of the sorted samples lie (nearest rank).
+/// Returns the value below which `fraction` of the sorted samples lie (nearest rank).
 pub fn quantile(sorted: &[u64], fraction: f64) -> Option<u64> {
     let rank = (sorted.len() as f64 * fraction).ceil() as usize;
     sorted.get(rank.max(1) - 1).copied()
@@ -56,26 +56,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_median_of_an_even_number_lies_between_the_middle_two() {
+    fn median_of_an_even_number_is_the_mean_of_the_middle_two() {
         assert_eq!(median(&[4.0, 1.0, 3.0, 2.0]), Some(2.5));
         assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
         assert_eq!(median(&[]), None);
     }
 
     #[test]
-    fn a_summary_spans_all_samples() {
+    fn summary_includes_minimum_and_maximum() {
         assert_eq!(Summary::of(&[2.0, 9.0, 1.0]), Some(Summary { median: 2.0, min: 1.0, max: 9.0 }));
     }
 
     #[test]
-    fn a_ratio_pairs_the_samples_of_one_round() {
-        // The machine halved its speed after the first round; the ratio stays.
+    fn ratio_pairs_the_samples_of_each_round() {
+        // The machine halved its speed after the first round. The ratio stays the same.
         assert_eq!(paired_ratio(&[20.0, 10.0, 10.0], &[10.0, 5.0, 5.0]), Some(2.0));
         assert_eq!(paired_ratio(&[1.0], &[0.0]), None);
     }
 
     #[test]
-    fn a_quantile_is_a_sample_that_was_seen() {
+    fn quantile_is_one_of_the_samples() {
         let sorted: Vec<u64> = (1..=100).collect();
         assert_eq!(quantile(&sorted, 0.5), Some(50));
         assert_eq!(quantile(&sorted, 0.99), Some(99));

@@ -1,8 +1,8 @@
-//! MAC addresses (EUI-48), in the order they have on the wire.
+//! MAC addresses (EUI-48).
 
 use core::fmt;
 
-/// A MAC address; six bytes, first byte first on the wire.
+/// A MAC address: six bytes, in the byte order of the wire.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 #[repr(transparent)]
 pub struct Mac(pub [u8; 6]);
@@ -10,30 +10,32 @@ pub struct Mac(pub [u8; 6]);
 impl Mac {
     /// The broadcast address, ff:ff:ff:ff:ff:ff.
     pub const BROADCAST: Self = Self([0xff; 6]);
-    /// All zeros: never a valid source or station.
+    /// 00:00:00:00:00:00, which is never a valid source or station.
     pub const ZERO: Self = Self([0; 6]);
 
-    /// Group bit set: multicast or broadcast (IEEE 802, first bit on the wire).
+    /// Returns whether the group bit is set: multicast or broadcast (IEEE 802, first bit on the
+    /// wire).
     #[inline(always)]
     pub const fn is_multicast(self) -> bool {
         self.0[0] & 1 != 0
     }
 
-    /// ff:ff:ff:ff:ff:ff.
+    /// Returns whether the address is ff:ff:ff:ff:ff:ff.
     #[inline(always)]
     pub const fn is_broadcast(self) -> bool {
         let [a, b, c, d, e, f] = self.0;
         a & b & c & d & e & f == 0xff
     }
 
-    /// 00:00:00:00:00:00.
+    /// Returns whether the address is 00:00:00:00:00:00.
     #[inline(always)]
     pub const fn is_zero(self) -> bool {
         let [a, b, c, d, e, f] = self.0;
         a | b | c | d | e | f == 0
     }
 
-    /// One of the sixteen addresses 01:80:c2:00:00:00 to 0f, which a bridge never forwards (IEEE 802.1Q, table 8-1).
+    /// Returns whether the address is one of 01:80:c2:00:00:00 to 0f, which a bridge never forwards
+    /// (IEEE 802.1Q, table 8-1).
     #[inline(always)]
     pub const fn is_link_local(self) -> bool {
         matches!(self.0, [0x01, 0x80, 0xc2, 0x00, 0x00, 0x00..=0x0f])
@@ -53,7 +55,7 @@ impl fmt::Debug for Mac {
     }
 }
 
-/// What is wrong with a string that should be a MAC address.
+/// The error of a string that is no MAC address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InvalidMac;
 
@@ -68,7 +70,7 @@ impl core::error::Error for InvalidMac {}
 impl core::str::FromStr for Mac {
     type Err = InvalidMac;
 
-    /// Reads `02:42:ac:11:00:02` or `02-42-ac-11-00-02`, in either case.
+    /// Parses `02:42:ac:11:00:02` or `02-42-ac-11-00-02`, in upper or lower case.
     fn from_str(text: &str) -> Result<Self, InvalidMac> {
         let mut bytes = [0; 6];
         let mut parts = text.split([':', '-']);

@@ -1,8 +1,9 @@
-//! A decision as a traced run of the loaded program writes it down.
+//! The record of a traced run of a loaded program.
 
 use crate::verdict::Decision;
 
-/// What a traced program returns once it has recorded: no verdict of tc or XDP.
+/// The return value of a traced program that has recorded its decision. It is no verdict of tc or
+/// XDP.
 pub const RECORDED: u32 = 77;
 
 /// A recorded decision. `repr(C)`, no padding, host byte order.
@@ -11,7 +12,7 @@ pub const RECORDED: u32 = 77;
 pub struct Trace {
     /// The decision.
     pub decision: Decision,
-    /// The tick at which it was made.
+    /// The tick of the decision.
     pub now: u32,
 }
 

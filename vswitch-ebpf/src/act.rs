@@ -1,75 +1,33 @@
-//! Carries decisions out: the only code that redirects frames or writes tables.
+//! Carries decisions out.
 
 use aya_ebpf::EbpfContext;
-use aya_ebpf::bindings::{__sk_buff, BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action};
+use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action};
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_type};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use aya_log_ebpf::debug;
-use vswitch_common::carrier::Carrier;
-use vswitch_common::packet::Packet;
-use vswitch_common::tables::{
-    DROP_REASONS, MARK_FROM_CHILD, NetworkNumber, PortCounters, PortKind, PortNumber, StormWindow, VlanKey,
-};
+use vswitch_common::handover::Handover;
+use vswitch_common::tables::{PortKind, StormWindow};
+use vswitch_common::tail_call::TailCall;
 use vswitch_common::verdict::{Decision, Delivery, action, tag};
+use vswitch_common::verifier::{forget_decision, forget_drop};
 
 use crate::answer::reply;
-use crate::flood::flood;
+use crate::clock::now;
+use crate::copies::flood;
+use crate::count::{count_failure, count_in, count_out};
 use crate::frame::{TcFrame, XdpFrame};
 use crate::learn::{Heard, learn, learned};
-use crate::maps::{CARRIERS, COUNTERS, PORTS, STORMS};
-use crate::{now, tags, tunnel, watch};
+use crate::maps::{PORTS, STORMS, TAIL_CALLS};
+use crate::marks::mark_from_child;
+use crate::{rings, tags, wrap};
 
-/// Packets from one port that are told of as too big, in one tick.
-const TOLD: u32 = 64;
+/// The number of packets from one port in one tick that are reported as too big.
+const MAX_TOO_BIG: u32 = 64;
 /// `skb->pkt_type` of a packet for this host (linux/if_packet.h).
 const PACKET_HOST: u32 = 0;
 
-/// Runs `count` on a port's counters on this CPU.
-#[inline(always)]
-pub fn counted(port: PortNumber, count: impl FnOnce(&mut PortCounters)) {
-    if let Some(counters) = COUNTERS.get_ptr_mut(port.0) {
-        // SAFETY: the entry is this CPU's own and lives as long as the map. A program that interrupts another on the
-        // same CPU can lose a count between load and store, never corrupt one.
-        count(unsafe { &mut *counters });
-    }
-}
-
-#[inline(always)]
-pub fn count_out(port: PortNumber, bytes: u64) {
-    counted(port, |counters| {
-        counters.tx_frames += 1;
-        counters.tx_bytes += bytes;
-    });
-}
-
-/// Counts a frame into its port and by its verdict.
-#[inline(always)]
-fn count_in(decision: &Decision, bytes: u64) {
-    counted(decision.ingress, |counters| {
-        counters.rx_frames += 1;
-        counters.rx_bytes += bytes;
-        match decision.action {
-            action::REDIRECT if decision.to.way == Delivery::LOCAL => counters.to_host += 1,
-            action::REDIRECT => counters.forwarded += 1,
-            action::PASS => counters.passed += 1,
-            action::ANSWER_ARP | action::ANSWER_NEIGHBOR | action::ANSWER_TOO_BIG => {
-                counters.to_host += 1;
-                counters.answered += 1;
-            }
-            action::FLOOD_GROUP
-            | action::FLOOD_UNKNOWN
-            | action::FLOOD_APART
-            | action::FLOOD_LISTENERS
-            | action::FLOOD_LISTENERS_APART
-            | action::FLOOD_ROUTERS
-            | action::FLOOD_REFLECTED
-            | action::FLOOD_CHILDREN => counters.flooded += 1,
-            _ => counters.drops[decision.reason as usize % DROP_REASONS] += 1,
-        }
-    });
-}
-
-/// Learns the sender, if it is to be learned, and reports one that is held from now on.
+/// Learns the sender of a frame if the decision says so, and reports a station that is held from
+/// now on.
 #[inline(always)]
 fn learn_sender<C: EbpfContext>(context: &C, decision: &Decision, now: u32) {
     if decision.learns == 0 {
@@ -77,53 +35,29 @@ fn learn_sender<C: EbpfContext>(context: &C, decision: &Decision, now: u32) {
     }
     let heard = Heard { station: decision.station, port: decision.ingress, now };
     match learn(&heard) {
-        learned::NEW => tell(context, &heard),
-        learned::HELD => watch::held(&Decision { ..*decision }),
+        learned::NEW => log_learned(context, &heard),
+        learned::HELD => rings::report_held(&Decision { ..*decision }),
         _ => {}
     }
 }
 
-/// Writes a station that was learned into the log, if somebody reads it.
+/// Logs a learned station, if the log level asks for it.
 #[inline(never)]
-fn tell<C: EbpfContext>(context: &C, heard: &Heard) {
+fn log_learned<C: EbpfContext>(context: &C, heard: &Heard) {
     debug!(
         context,
         "learned {:mac} in network {} on port {}", heard.station.mac.0, heard.station.network.0, heard.port.0
     );
 }
 
-/// The same decision, of which the verifier does not know any more on which path it was made: what follows is gone through
-/// once, not once for each reason to drop a frame.
-#[inline(always)]
-fn forgotten<P: Packet>(frame: &P, decision: &Decision) -> Decision {
-    let small = |number: u8| frame.forget(number.into()) as u8;
-    let to = Delivery {
-        port: PortNumber(frame.forget(decision.to.port.0)),
-        ifindex: frame.forget(decision.to.ifindex),
-        kind: small(decision.to.kind),
-        way: small(decision.to.way),
-        tag: small(decision.to.tag),
-        xdp: small(decision.to.xdp),
-    };
-    Decision {
-        action: frame.forget(decision.action),
-        reason: frame.forget(decision.reason),
-        learns: small(decision.learns),
-        snoops: small(decision.snoops),
-        storm: frame.forget(decision.storm.into()) as u16,
-        to,
-        ..*decision
-    }
-}
-
-/// Carries out in XDP what XDP takes: a redirect or a drop.
+/// Carries a decision out in XDP: a redirect or a drop.
 #[inline(always)]
 pub fn xdp(context: &XdpContext, decision: &Decision, now: u32) -> u32 {
-    let decision = &forgotten(&XdpFrame::of_xdp(context), decision);
+    let decision = &forget_decision(&XdpFrame::of_xdp(context), decision);
     let bytes = (context.data_end() - context.data()) as u64;
     learn_sender(context, decision, now);
     count_in(decision, bytes);
-    watch::entering_early(context, decision);
+    rings::show_entering_xdp(context, decision);
     if decision.action != action::REDIRECT {
         return xdp_action::XDP_DROP;
     }
@@ -136,62 +70,53 @@ pub fn xdp(context: &XdpContext, decision: &Decision, now: u32) -> u32 {
 #[inline(always)]
 pub fn tc(context: &TcContext, decision: &Decision, now: u32) -> i32 {
     let frame = TcFrame::of_skb(context.skb.skb);
-    // Apart: programs that only look at guards have nothing else to carry out, and are spared the rest.
+    // Drops come first: programs of guards alone have no other action, and are spared the rest.
     if decision.action == action::DROP {
-        let (reason, learns) = (frame.forget(decision.reason), frame.forget(decision.learns.into()) as u8);
-        let decision = &Decision { reason, learns, ..*decision };
+        let decision = &forget_drop(&frame, decision);
         learn_sender(context, decision, now);
         count_in(decision, context.len().into());
-        watch::entering(context, decision);
+        rings::show_entering(context, decision);
         return TC_ACT_SHOT;
     }
-    let decision = &forgotten(&frame, decision);
+    let decision = &forget_decision(&frame, decision);
     let bytes = u64::from(context.len());
     learn_sender(context, decision, now);
     count_in(decision, bytes);
-    watch::entering(context, decision);
+    rings::show_entering(context, decision);
     match decision.action {
-        // A number in a tag that has only a priority is rare, and written by the program that has the time.
+        // A VLAN written into a priority tag is rare. The program `carry` does it.
         action::REDIRECT if decision.to.tag == tag::NUMBER => hand_over(context, decision),
         action::REDIRECT if decision.to.tag != tag::KEEP && !tags::change(context, decision) => {
-            counted(decision.to.port, |counters| counters.tx_failed += 1);
+            count_failure(decision.to.port);
             TC_ACT_SHOT
         }
         action::REDIRECT => deliver(context, decision, u64::from(context.len())),
-        action::FLOOD_GROUP
-        | action::FLOOD_UNKNOWN
-        | action::FLOOD_APART
-        | action::FLOOD_LISTENERS
-        | action::FLOOD_LISTENERS_APART
-        | action::FLOOD_ROUTERS
-        | action::FLOOD_REFLECTED
-        | action::FLOOD_CHILDREN => {
+        action if action::is_flood(action) => {
             if decision.storm != 0 {
-                use_allowance(decision, now);
+                count_storm(decision, now);
             }
             hand_over(context, decision)
         }
         action::ANSWER_ARP | action::ANSWER_NEIGHBOR | action::ANSWER_TOO_BIG => hand_over(context, decision),
-        // Not "accept" but "as if we were not here": the next program on the device has its say.
+        // Not TC_ACT_OK, which would end the chain: the next program on the device decides.
         action::PASS => TC_ACT_UNSPEC,
         _ => TC_ACT_SHOT,
     }
 }
 
-/// Counts a flood against its port's allowance. Two CPUs that count at the same time may both count the same.
+/// Counts a flood against the port's allowance. Two CPUs that count at the same time may lose one
+/// of the two frames.
 #[inline(always)]
-fn use_allowance(decision: &Decision, now: u32) {
+fn count_storm(decision: &Decision, now: u32) {
     if let Some(window) = STORMS.get_ptr_mut(StormWindow::index(decision.ingress, decision.storm.into())) {
         // SAFETY: two aligned words of a map that lives as long as the program.
         let window = unsafe { &mut *window };
-        if window.tick != now {
-            *window = StormWindow { tick: now, count: 0 };
-        }
+        window.begin(now);
         window.count += 1;
     }
 }
 
-/// Hands a packet to one port.
+/// Delivers a packet to one port.
 #[inline(always)]
 fn deliver(context: &TcContext, decision: &Decision, bytes: u64) -> i32 {
     let to = &decision.to;
@@ -199,14 +124,14 @@ fn deliver(context: &TcContext, decision: &Decision, bytes: u64) -> i32 {
         return into_tunnel(context, decision, bytes);
     }
     count_out(to.port, bytes);
-    if watch::is_on_for_leaving() {
-        watch::leaving(context.skb.skb, to.port, decision.station.network, decision.ingress);
+    if rings::is_leaving_observed() {
+        rings::show_leaving(context.skb.skb, to.port, decision.station.network, decision.ingress);
     }
     if (to.kind == PortKind::Container as u8 || to.kind == PortKind::Child as u8) && to.way != Delivery::FRONT {
         return into_container(context, to.ifindex);
     }
     if to.way == Delivery::ROUTED {
-        // SAFETY: a helper without pointers: the kernel looks the next hop up by itself.
+        // SAFETY: without pointers the kernel looks the next hop up itself.
         return unsafe { bpf_redirect_neigh(to.ifindex, core::ptr::null_mut(), 0, 0) as i32 };
     }
     if to.way == Delivery::LOCAL && to.kind == PortKind::Parent as u8 {
@@ -217,90 +142,68 @@ fn deliver(context: &TcContext, decision: &Decision, bytes: u64) -> i32 {
     unsafe { bpf_redirect(to.ifindex, flags) as i32 }
 }
 
-/// Hands a packet to a tunnel. It is shown as it is inside.
+/// Delivers a packet into a tunnel. Observers see the inner packet.
 #[inline(always)]
 fn into_tunnel(context: &TcContext, decision: &Decision, bytes: u64) -> i32 {
     let (to, network) = (&decision.to, decision.station.network);
-    if watch::is_on_for_leaving() {
-        watch::leaving(context.skb.skb, to.port, network, decision.ingress);
+    if rings::is_leaving_observed() {
+        rings::show_leaving(context.skb.skb, to.port, network, decision.ingress);
     }
-    let straight = tunnel::straight(context.skb.skb, to.port.0, network.0);
-    let sent = if straight == tunnel::NOT_STRAIGHT {
-        tunnel::by_device(context.skb.skb, to.port.0, network.0, to.ifindex)
+    let direct = wrap::direct(context.skb.skb, to.port.0, network.0);
+    let sent = if direct == wrap::NOT_DIRECT {
+        wrap::by_device(context.skb.skb, to.port.0, network.0, to.ifindex)
     } else {
-        straight
+        direct
     };
     if sent == TC_ACT_SHOT as u64 {
-        counted(to.port, |counters| counters.tx_failed += 1);
+        count_failure(to.port);
     } else {
         count_out(to.port, bytes);
     }
     sent as i32
 }
 
-/// Puts the mark on a packet, or takes it off, by which the program at a parent knows what is for the host.
-#[inline(always)]
-pub fn mark_from_child(skb: *mut __sk_buff, on: bool) {
-    // SAFETY: the skb is the context of the program that runs.
-    let mark = unsafe { &mut (*skb).mark };
-    if on { *mark |= MARK_FROM_CHILD } else { *mark &= !MARK_FROM_CHILD }
-}
-
 #[inline(always)]
 fn into_container(context: &TcContext, ifindex: u32) -> i32 {
-    // The host-side veth took the packet for somebody else's, as the address is not its own; in the container
-    // nobody looks again (redirect_peer skips eth_type_trans), and IP would drop it.
-    // SAFETY: the context is valid as long as the program runs.
+    // The host-side veth has classified the packet as one for another host, because the destination
+    // is not its own address. In the container the packet is not classified again (redirect_peer
+    // skips eth_type_trans), and IP would drop it. SAFETY: the context is valid as long as the
+    // program runs.
     unsafe {
         bpf_skb_change_type(context.skb.skb, PACKET_HOST);
         bpf_redirect_peer(ifindex, 0) as i32
     }
 }
 
-/// Hands a packet to the program that does what is rare, with what it needs of the decision in the packet's control
-/// block. Where a device has many ports to send it to, a tail call does not count.
+/// Hands a packet to the program `carry` for a rare action. On a path with many copies the tail
+/// call costs little.
 #[inline(always)]
 fn hand_over(context: &TcContext, decision: &Decision) -> i32 {
     // SAFETY: the context's skb pointer is valid as long as the program runs.
     let cb = unsafe { &mut (*context.skb.skb).cb };
-    let change = u32::from(decision.to.tag) << 12 | u32::from(decision.to.way) << 9;
-    cb[0] = decision.action | u32::from(decision.snoops) << 8 | change | u32::from(decision.station.vlan.0) << 16;
-    cb[1] = decision.ingress.0;
-    cb[2] = decision.station.network.0;
-    cb[3] = decision.to.port.0;
-    leave_to(context, Carrier::Carry);
-    counted(decision.ingress, |counters| counters.tx_failed += 1);
+    let [a, b, c, d] = Handover::of(decision).to_words();
+    (cb[0], cb[1], cb[2], cb[3]) = (a, b, c, d);
+    run(context, TailCall::Carry);
+    count_failure(decision.ingress);
     TC_ACT_SHOT
 }
 
-/// Leaves a packet to another program. It comes back only if there is none.
+/// Runs another program on the packet by a tail call. Returns only if the program array has no such
+/// program.
 #[inline(always)]
-pub fn leave_to(context: &TcContext, carrier: Carrier) {
+pub fn run(context: &TcContext, call: TailCall) {
     // SAFETY: the map has programs of this type alone.
-    unsafe { CARRIERS.tail_call(context, carrier as u32) };
+    unsafe { TAIL_CALLS.tail_call(context, call as u32) };
 }
 
-/// What [`hand_over`] handed over.
+/// Carries out what was handed over: a flood, an answer, or a change of the tag.
 #[inline(always)]
-pub fn taken_over(context: &TcContext) -> Decision {
+pub fn handed_over(context: &TcContext) -> i32 {
     // SAFETY: the context's skb pointer is valid as long as the program runs.
-    let [what, ingress, network, to, _] = unsafe { (*context.skb.skb).cb };
-    let mut decision = Decision::new(what & 0xff, PortNumber(ingress));
-    decision.snoops = (what >> 8) as u8 & 1;
-    decision.to.way = (what >> 9) as u8 & 7;
-    decision.to.tag = (what >> 12) as u8 & 3;
-    decision.station.vlan = VlanKey((what >> 16) as u16);
-    decision.station.network = NetworkNumber(network);
-    decision.to.port = PortNumber(to);
-    decision
-}
-
-/// Carries out what was handed over: a flood, an answer, or a change of tag.
-#[inline(always)]
-pub fn carry(context: &TcContext) -> i32 {
-    let decision = taken_over(context);
+    let [a, b, c, d, _] = unsafe { (*context.skb.skb).cb };
+    let decision = Handover::from_words([a, b, c, d]).decision();
     if decision.snoops != 0 {
-        watch::snooped(context.skb.skb, &decision);
+        rings::report_snooped(context.skb.skb, &decision);
     }
     match decision.action {
         action::ANSWER_ARP | action::ANSWER_NEIGHBOR => answer(context, &decision),
@@ -310,13 +213,13 @@ pub fn carry(context: &TcContext) -> i32 {
     }
 }
 
-/// Hands a packet to one port with its tag changed.
+/// Delivers a packet to one port with its tag changed.
 #[inline(always)]
 fn retag(context: &TcContext, decision: &Decision) -> i32 {
     let Some(port) = PORTS.get(decision.to.port.0) else { return TC_ACT_SHOT };
     let came_with = TcFrame::of_tc(context).tag_word();
     if !tags::set(context, came_with, tags::changed(came_with, decision.to.tag.into(), decision.station.vlan)) {
-        counted(decision.to.port, |counters| counters.tx_failed += 1);
+        count_failure(decision.to.port);
         return TC_ACT_SHOT;
     }
     let to = Delivery { ifindex: port.egress_ifindex, kind: port.kind, ..decision.to };
@@ -328,12 +231,12 @@ fn retag(context: &TcContext, decision: &Decision) -> i32 {
 fn answer(context: &TcContext, decision: &Decision) -> i32 {
     let Some(port) = PORTS.get(decision.ingress.0) else { return TC_ACT_SHOT };
     if !reply(context, decision) {
-        counted(decision.ingress, |counters| counters.tx_failed += 1);
+        count_failure(decision.ingress);
         return TC_ACT_SHOT;
     }
     count_out(decision.ingress, u64::from(context.len()));
-    if watch::is_on_for_leaving() {
-        watch::leaving(context.skb.skb, decision.ingress, decision.station.network, decision.to.port);
+    if rings::is_leaving_observed() {
+        rings::show_leaving(context.skb.skb, decision.ingress, decision.station.network, decision.to.port);
     }
     match port.kind() {
         Some(PortKind::Container) => into_container(context, port.egress_ifindex),
@@ -344,21 +247,18 @@ fn answer(context: &TcContext, decision: &Decision) -> i32 {
     }
 }
 
-/// Has the daemon tell the sender of a packet that no tunnel takes it: rare, as it sends shorter ones from then on, and in
-/// place there is no making a plain packet of a GSO packet. One that does not listen is dropped without a word from some
-/// number on.
+/// Reports a packet that is too big for a tunnel to the daemon, which answers the sender. That is
+/// rare, because the sender then sends shorter packets, and a GSO packet cannot be made a plain
+/// packet in place. Beyond [`MAX_TOO_BIG`] packets are dropped unreported.
 #[inline(always)]
 fn too_big(context: &TcContext, decision: &Decision) -> i32 {
     if let Some(window) = STORMS.get_ptr_mut(StormWindow::index(decision.ingress, StormWindow::TOO_BIG)) {
         // SAFETY: two aligned words of a map that lives as long as the program.
         let window = unsafe { &mut *window };
-        let now = now();
-        if window.tick != now {
-            *window = StormWindow { tick: now, count: 0 };
-        }
-        if window.count < TOLD {
+        window.begin(now());
+        if window.count < MAX_TOO_BIG {
             window.count += 1;
-            watch::too_big(context.skb.skb, decision);
+            rings::report_too_big(context.skb.skb, decision);
         }
     }
     TC_ACT_SHOT

@@ -1,4 +1,4 @@
-//! Answers: a request is made into its reply and goes back where it came from.
+//! Answers: an ARP request or neighbor solicitation is made into its reply.
 
 use aya_ebpf::bindings::BPF_F_RECOMPUTE_CSUM;
 use aya_ebpf::helpers::generated::{bpf_skb_change_tail, bpf_skb_store_bytes};
@@ -14,26 +14,26 @@ use vswitch_common::verdict::{Decision, action};
 use crate::frame::TcFrame;
 use crate::maps::{NEIGHBORS, PORTS};
 
-/// Makes a request into the reply that was decided. False if it is not what the decision took it for, or the kernel
-/// has no memory.
+/// Makes a request into its reply. Returns false if the packet is no such request, the station is
+/// gone, or the kernel has no memory.
 #[inline(always)]
 pub fn reply(context: &TcContext, decision: &Decision) -> bool {
     let owner = owner(context, decision);
     owner != 0 && write(context, decision, owner)
 }
 
-/// Set in what [`owner`] returns: the host's own, which routes.
+/// Set in the result of [`owner`] if the station is the host, which is a router.
 const ROUTER: u64 = 1 << 48;
 
-/// The MAC address of whoever has the address that is asked for, as a number, and whether it is a router; 0 if there is
-/// nobody any more. A function of its own, with a stack of its own.
+/// Returns the MAC address of the station with the requested IP address as a number, with
+/// [`ROUTER`]; 0 if the station is gone. Not inlined, so that it has a stack of its own.
 #[inline(never)]
 fn owner(context: &TcContext, decision: &Decision) -> u64 {
     let Some(port) = PORTS.get(decision.to.port.0) else { return 0 };
     if port.kind != PortKind::Tunnel as u8 {
         return number(port.mac) | if port.kind == PortKind::Host as u8 { ROUTER } else { 0 };
     }
-    // Many are behind a tunnel.
+    // A tunnel has many stations, so the address is looked up.
     let frame = TcFrame::of_tc(context);
     let Ok(ethernet) = Ethernet::parse(&frame) else { return 0 };
     let address = if decision.action == action::ANSWER_ARP {
@@ -44,7 +44,8 @@ fn owner(context: &TcContext, decision: &Decision) -> u64 {
         solicitation.target
     };
     let FdbKey { network, vlan, .. } = decision.station;
-    // SAFETY: at worst it is rewritten meanwhile, and the answer is one that was right a moment ago, or will be.
+    // SAFETY: if the entry is rewritten meanwhile, the answer has the address of a moment before or
+    // after.
     match unsafe { NEIGHBORS.get(NeighborKey { address, network, vlan, reserved: 0 }) } {
         Some(neighbor) => number(neighbor.mac),
         None => 0,
@@ -57,7 +58,7 @@ const fn number(mac: Mac) -> u64 {
     u64::from_be_bytes([0, 0, a, b, c, d, e, f])
 }
 
-/// The same, with a stack of its own for the same reason.
+/// Writes the reply. Not inlined for the same reason.
 #[inline(never)]
 fn write(context: &TcContext, decision: &Decision, owner: u64) -> bool {
     let [_, _, a, b, c, d, e, f] = owner.to_be_bytes();
@@ -89,7 +90,7 @@ fn make(context: &TcContext, frame: &TcFrame, decision: &Decision, mac: Mac, is_
     address(context, to, mac)
 }
 
-/// Writes the addresses of the Ethernet header.
+/// Writes the addresses into the Ethernet header.
 #[inline(always)]
 fn address(context: &TcContext, to: Mac, from: Mac) -> Option<()> {
     let ([a0, a1, a2, a3, a4, a5], [b0, b1, b2, b3, b4, b5]) = (to.0, from.0);

@@ -1,7 +1,6 @@
-//! Packet memory as a [`Packet`]: the same bounds check before every read, in a form that the verifier follows.
+//! Packet memory as the core's [`Packet`]. Every read is checked against the packet's bounds in a
+//! form that the verifier follows.
 
-use core::arch::asm;
-use core::intrinsics::is_val_statically_known;
 use core::mem::offset_of;
 
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
@@ -9,47 +8,51 @@ use aya_ebpf::programs::{TcContext, XdpContext};
 use vswitch_common::packet::ethernet::{HEADER, TAG};
 use vswitch_common::packet::ipv6;
 use vswitch_common::packet::{Ethernet, MAX_OFFSET, Packet, Tag, TunnelKey};
+use vswitch_common::verifier::bpf::{self, Offsets};
 
-use crate::tunnel;
+use crate::tunnel_key;
 
-/// A frame, by its context: its linear part, and what is kept beside it. Where it begins and ends is read anew for each
-/// look at it: so the verifier does not tell paths apart by how far they have looked.
+/// A frame, by the context of the program: its linear part, and what the kernel keeps beside it.
 pub struct Frame<C>(*const C);
 
 /// A packet in tc.
 pub type TcFrame = Frame<__sk_buff>;
 
-/// A frame in XDP: whole and with its tags in place (the daemon turns VLAN offload off where XDP runs).
+/// A frame in XDP: whole, with its tags in place (the daemon turns VLAN offload off where XDP
+/// runs).
 pub type XdpFrame = Frame<xdp_md>;
 
-/// Bytes up to the end of the IP addresses, behind as many tags as we follow.
-const LOOKED_AT: usize = HEADER + 2 * TAG + ipv6::HEADER;
+/// Bytes up to the end of the IP addresses, behind as many tags as are read.
+const READ: usize = HEADER + 2 * TAG + ipv6::HEADER;
 
-/// What the two contexts tell of a frame.
-pub trait Context {
-    /// Where in the context its first byte is pointed at.
-    const START: usize;
-    /// Where in the context its end is.
-    const END: usize;
-    /// Where in the context a number is that the verifier knows nothing of.
-    const ANYTHING: usize;
+/// The context of a program, and what it tells about a frame.
+pub trait Context: Sized {
+    /// Where the context has what [`bpf`] reads.
+    type Offsets: Offsets;
 
-    /// The tag kept beside it.
+    /// Returns the tag kept beside the frame.
     fn tag(&self) -> Option<Tag>;
-    /// Its length, if that is not the distance from start to end.
+    /// Returns the length, `None` if it is the distance from start to end.
     fn length(&self) -> Option<usize>;
-    /// Bytes of payload in each segment.
+    /// Returns the bytes of payload in each segment of a GSO packet; 0 for any other frame.
     fn segment(&self) -> u32;
-    /// The mark.
+    /// Returns the mark.
     fn mark(&self) -> u32;
-    /// What the tunnel said that it came out of.
+    /// Returns the tunnel metadata.
     fn tunnel(context: *const Self) -> Option<TunnelKey>;
 }
 
+/// The offsets of `struct __sk_buff`.
+pub struct SkbOffsets;
+
+impl Offsets for SkbOffsets {
+    const DATA: usize = offset_of!(__sk_buff, data);
+    const DATA_END: usize = offset_of!(__sk_buff, data_end);
+    const UNKNOWN: usize = offset_of!(__sk_buff, len);
+}
+
 impl Context for __sk_buff {
-    const START: usize = offset_of!(__sk_buff, data);
-    const END: usize = offset_of!(__sk_buff, data_end);
-    const ANYTHING: usize = offset_of!(__sk_buff, len);
+    type Offsets = SkbOffsets;
 
     #[inline(always)]
     fn tag(&self) -> Option<Tag> {
@@ -74,14 +77,21 @@ impl Context for __sk_buff {
 
     #[inline(always)]
     fn tunnel(context: *const Self) -> Option<TunnelKey> {
-        tunnel::said(context)
+        tunnel_key::read(context)
     }
 }
 
+/// The offsets of `struct xdp_md`.
+pub struct XdpOffsets;
+
+impl Offsets for XdpOffsets {
+    const DATA: usize = offset_of!(xdp_md, data);
+    const DATA_END: usize = offset_of!(xdp_md, data_end);
+    const UNKNOWN: usize = offset_of!(xdp_md, ingress_ifindex);
+}
+
 impl Context for xdp_md {
-    const START: usize = offset_of!(xdp_md, data);
-    const END: usize = offset_of!(xdp_md, data_end);
-    const ANYTHING: usize = offset_of!(xdp_md, ingress_ifindex);
+    type Offsets = XdpOffsets;
 
     #[inline(always)]
     fn tag(&self) -> Option<Tag> {
@@ -110,7 +120,7 @@ impl Context for xdp_md {
 }
 
 impl XdpFrame {
-    /// The frame of a program.
+    /// Returns the frame of a program.
     #[inline(always)]
     pub fn of_xdp(context: &XdpContext) -> Self {
         Self(context.ctx)
@@ -118,26 +128,24 @@ impl XdpFrame {
 }
 
 impl TcFrame {
-    /// The packet of a program. Headers that lie in fragments are pulled into the linear part first; drivers and the
-    /// stack put them there already in all but odd cases.
+    /// Returns the packet of a program. Headers that are not in the linear part are pulled into it
+    /// first; drivers and the stack have put them there in all but rare cases.
     #[inline(always)]
     pub fn of_tc(context: &TcContext) -> Self {
-        if context.data() + LOOKED_AT > context.data_end()
-            && context.data_end() - context.data() < context.len() as usize
-        {
-            // Fails where there is no memory: then it is read as far as it goes.
+        if context.data() + READ > context.data_end() && context.data_end() - context.data() < context.len() as usize {
+            // Fails if there is no memory. Then the linear part is read.
             let _ = context.pull_data(context.len().min(MAX_OFFSET as u32));
         }
         Self(context.skb.skb)
     }
 
-    /// A packet whose headers have been looked at before.
+    /// Returns a packet whose headers are in the linear part already.
     #[inline(always)]
     pub fn of_skb(skb: *const __sk_buff) -> Self {
         Self(skb)
     }
 
-    /// The outermost tag, TPID << 16 | TCI; 0 if it has none.
+    /// Returns the outermost tag, TPID << 16 | TCI; 0 for none.
     #[inline(always)]
     pub fn tag_word(&self) -> u32 {
         let tag = Ethernet::parse(self).ok().and_then(|ethernet| ethernet.tag);
@@ -152,25 +160,11 @@ impl<C: Context> Frame<C> {
         unsafe { &*self.0 }
     }
 
-    /// Where it begins and ends. The verifier makes pointers of these words of the context, if they are loaded just like
-    /// that: the compiler would keep them from one look to the next, or cut them to the 32 bits that they have there.
+    /// Returns where the packet begins and ends. Loaded anew for each read.
     #[inline(always)]
     fn bounds(&self) -> (usize, usize) {
-        let (start, end): (usize, usize);
-        // SAFETY: two loads from the context.
-        unsafe {
-            asm!(
-                "{start} = *(u32 *)({context} + {data})",
-                "{end} = *(u32 *)({context} + {data_end})",
-                start = out(reg) start,
-                end = lateout(reg) end,
-                context = in(reg) self.0,
-                data = const C::START,
-                data_end = const C::END,
-                options(readonly, nostack, preserves_flags),
-            );
-        }
-        (start, end)
+        // SAFETY: the context is that of the program that runs.
+        unsafe { bpf::packet_bounds::<C::Offsets>(self.0.cast()) }
     }
 }
 
@@ -181,13 +175,13 @@ impl<C: Context> Packet for Frame<C> {
             return None;
         }
         let (start, end) = self.bounds();
-        let start = start + within(offset);
+        let start = start + bpf::bound_offset(offset);
         if start + N > end {
             return None;
         }
         if N.is_multiple_of(2) && offset.is_multiple_of(2) {
-            // SAFETY: the N bytes from start are inside the packet, as checked just above. The kernel keeps the start of
-            // a frame even (NET_IP_ALIGN is 0 or 2).
+            // SAFETY: the N bytes from start are inside the packet, as checked just above. The
+            // kernel keeps the start of a frame even (NET_IP_ALIGN is 0 or 2).
             return Some(unsafe { (*(start as *const Even<N>)).0 });
         }
         // SAFETY: as above; bytes need no alignment.
@@ -196,21 +190,8 @@ impl<C: Context> Packet for Frame<C> {
 
     #[inline(always)]
     fn forget(&self, number: u32) -> u32 {
-        let mut number = u64::from(number);
-        // SAFETY: a load from the context, and a number that is changed twice in the same way.
-        unsafe {
-            asm!(
-                "{anything} = *(u32 *)({context} + {place})",
-                "{number} ^= {anything}",
-                "{number} ^= {anything}",
-                anything = out(reg) _,
-                number = inout(reg) number,
-                context = in(reg) self.0,
-                place = const C::ANYTHING,
-                options(readonly, nostack, preserves_flags),
-            );
-        }
-        number as u32
+        // SAFETY: the context is that of the program that runs.
+        unsafe { bpf::forget::<C::Offsets>(self.0.cast(), number) }
     }
 
     #[inline(always)]
@@ -242,20 +223,6 @@ impl<C: Context> Packet for Frame<C> {
     }
 }
 
-/// An offset that was found to be at most [`MAX_OFFSET`], once more: where the compiler has put it on the stack meanwhile,
-/// verifiers before kernel 6.8 have forgotten that it was. The compiler would leave that out.
-#[inline(always)]
-fn within(mut offset: usize) -> usize {
-    const { assert!((MAX_OFFSET + 1).is_power_of_two()) };
-    if !is_val_statically_known(offset) {
-        // SAFETY: an AND of a register.
-        unsafe {
-            asm!("{offset} &= {most}", offset = inout(reg) offset, most = const MAX_OFFSET, options(pure, nomem, nostack));
-        };
-    }
-    offset
-}
-
-/// Bytes at an even address, so that they are loaded two at a time.
+/// Bytes at an even address, which are loaded two at a time.
 #[repr(C, align(2))]
 struct Even<const N: usize>([u8; N]);

@@ -1,39 +1,39 @@
-//! Learning: stations into the FDB, as many as may be.
+//! Learns stations into the FDB, within the limits of the switch and of each port.
 
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
 use aya_ebpf::bindings::{BPF_EXIST, BPF_NOEXIST};
 use vswitch_common::tables::{FdbEntry, FdbKey, PortNumber};
 
-use crate::act::counted;
+use crate::count::counted;
 use crate::maps::{FDB, FORGOTTEN, LEARNABLE, LEARNED, PORTS};
 
-/// The kernel's answer where the key is there already (errno-base.h).
+/// The kernel's error if the key exists already (errno-base.h).
 const EEXIST: i32 = -17;
 
-/// A station that was heard.
+/// The sender of a frame.
 #[repr(C)]
 pub struct Heard {
-    /// Which.
+    /// The station.
     pub station: FdbKey,
-    /// Where.
+    /// The port that the frame came in by.
     pub port: PortNumber,
-    /// At which tick.
+    /// The tick.
     pub now: u32,
 }
 
-/// What [`learn`] did.
+/// The results of [`learn`].
 pub mod learned {
-    /// Nothing new.
+    /// Nothing new was learned.
     pub const NOTHING: u32 = 0;
-    /// It was not there, or elsewhere.
+    /// The station is new, or has moved.
     pub const NEW: u32 = 1;
-    /// It moved too often and is held where it was from now on.
+    /// The station moved too often and is held at its port from now on.
     pub const HELD: u32 = 2;
 }
 
-/// Writes a station into the FDB. A function of its own: it is called seldom, and the programs' own paths are verified
-/// without it.
+/// Writes a station into the FDB. Not inlined: it is called rarely, and the verifier walks the
+/// callers' paths without it.
 #[inline(never)]
 pub fn learn(heard: &Heard) -> u32 {
     write(heard.station, heard.port, heard.now)
@@ -42,8 +42,8 @@ pub fn learn(heard: &Heard) -> u32 {
 #[inline(always)]
 fn write(key: FdbKey, port: PortNumber, now: u32) -> u32 {
     let before = match FDB.get_ptr_mut(key) {
-        // SAFETY: the pointer is to an entry of the map. Only `seen` is written through it: should the entry have
-        // been recycled for another station meanwhile, that one counts as heard, no more.
+        // SAFETY: the pointer is to an entry of the map. Only `seen` is written through it: if the
+        // entry has been reused for another station meanwhile, that station is refreshed.
         Some(entry) => unsafe {
             if (*entry).is_static() {
                 return learned::NOTHING;
@@ -65,7 +65,7 @@ fn write(key: FdbKey, port: PortNumber, now: u32) -> u32 {
         let written = FDB.insert(key, entry, u64::from(BPF_NOEXIST));
         counted(port, |counters| match written {
             Ok(()) => counters.learned += 1,
-            // Another CPU was first.
+            // Another CPU has learned it first.
             Err(EEXIST) => {}
             Err(_) => counters.learn_failed += 1,
         });
@@ -93,14 +93,14 @@ fn write(key: FdbKey, port: PortNumber, now: u32) -> u32 {
     learned::NEW
 }
 
-/// How many stations may be learned from a port.
+/// Returns the number of stations that may be learned from a port.
 #[inline(always)]
 fn limit(port: PortNumber) -> Option<u64> {
     PORTS.get(port.0).map(|port| port.fdb_limit.into())
 }
 
-/// Whether as many stations of a port are in the FDB as may be; of all ports for number 0. Two CPUs that ask at the
-/// same time may both be told that there is room for one more.
+/// Returns whether the FDB has `limit` learned stations of a port; of all ports for number 0. Two
+/// CPUs that ask at the same time may both find room for one more.
 #[inline(always)]
 fn is_full(port: PortNumber, limit: Option<u64>) -> bool {
     match (LEARNED.get(port.0), FORGOTTEN.get(port.0), limit) {
@@ -112,8 +112,9 @@ fn is_full(port: PortNumber, limit: Option<u64>) -> bool {
 #[inline(always)]
 fn add(port: PortNumber, stations: i64) {
     if let Some(learned) = LEARNED.get_ptr_mut(port.0) {
-        // SAFETY: an aligned word of a map that lives as long as the program; all programs change it like this. Not by
-        // core's atomics: this target has none but the one instruction behind this.
+        // This target has no atomics of `core` but the one instruction behind this intrinsic.
+        // SAFETY: an aligned word of a map that lives as long as the program, which all programs
+        // change by this instruction.
         unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(learned, stations as u64) };
     }
 }

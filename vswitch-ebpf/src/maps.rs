@@ -1,111 +1,118 @@
-//! The maps, as the daemon pins them in the instance's bpffs. Sizes are defaults; the loader sets them.
+//! The maps. The daemon pins those of [`layout`] in the instance's bpffs.
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray, RingBuf};
-use vswitch_common::carrier::Carrier;
+use vswitch_common::map_layout as layout;
+use vswitch_common::observe::{FrameFilter, Shown};
 use vswitch_common::packet::TunnelKey;
 use vswitch_common::packet::address::Address;
 use vswitch_common::tables::{
-    FdbEntry, FdbKey, ListenerKey, MAX_LISTENERS, MAX_NEIGHBORS, MAX_OWNED, MAX_PORTS, MAX_SUBNETS, MAX_TRUNK_VLANS,
-    MAX_TUNNELS, MAX_UNDERLAY, NEAR_DEVICES, Neighbor, NeighborKey, Network, OwnKey, Port, PortCounters, PortNumber,
-    StormWindow, Subnet, TunnelEnd, Way,
+    DirectRoute, FdbEntry, FdbKey, ListenerKey, Neighbor, NeighborKey, Network, OwnKey, Port, PortCounters, PortNumber,
+    StormWindow, Subnet, TunnelEnd,
 };
 use vswitch_common::trace::Trace;
-use vswitch_common::watch::{Watch, Watched};
 
-/// Port number of each device, by its ifindex; 0 where it is no port.
+/// The port of each device with a small ifindex, by ifindex; 0 for a device that is no port.
 #[map]
-pub static DEVICES: Array<PortNumber> = Array::with_max_entries(NEAR_DEVICES, 0);
+pub static DEVICES: Array<PortNumber> = Array::with_max_entries(layout::DEVICES.entries, 0);
 
-/// The same for devices with an ifindex beyond that array.
+/// The port of each device with a larger ifindex.
 #[map]
-pub static FAR_DEVICES: HashMap<u32, PortNumber> = HashMap::with_max_entries(MAX_PORTS, 0);
+pub static FAR_DEVICES: HashMap<u32, PortNumber> = HashMap::with_max_entries(layout::FAR_DEVICES.entries, 0);
 
 /// The ports, by number.
 #[map]
-pub static PORTS: Array<Port> = Array::with_max_entries(MAX_PORTS, 0);
+pub static PORTS: Array<Port> = Array::with_max_entries(layout::PORTS.entries, 0);
 
-/// The networks, by number: where the list of their ports begins, and what holds for all of them.
+/// The networks, by number.
 #[map]
-pub static NETWORKS: Array<Network> = Array::with_max_entries(MAX_PORTS, 0);
+pub static NETWORKS: Array<Network> = Array::with_max_entries(layout::NETWORKS.entries, 0);
 
-/// Whose an IP address is.
+/// The network of each range of IP addresses.
 #[map]
-pub static SUBNETS: LpmTrie<Address, Subnet> = LpmTrie::with_max_entries(MAX_SUBNETS, 0);
+pub static SUBNETS: LpmTrie<Address, Subnet> = LpmTrie::with_max_entries(layout::SUBNETS.entries, 0);
 
-/// The stations. Preallocated: learning never waits for memory, and a full table is full for new ones alone.
+/// The FDB. It is preallocated: learning never waits for memory, and a full table refuses only new
+/// stations. The number of entries is a default; the loader sets it.
 #[map]
 pub static FDB: HashMap<FdbKey, FdbEntry> = HashMap::with_max_entries(65536, 0);
 
-/// Stations learned from each port, all in all and over its life; number 0 counts those of all ports.
+/// The number of stations ever learned from each port; number 0 counts those of all ports.
 #[map]
-pub static LEARNED: Array<u64> = Array::with_max_entries(MAX_PORTS, 0);
+pub static LEARNED: Array<u64> = Array::with_max_entries(layout::LEARNED.entries, 0);
 
-/// Of those the ones that the daemon has forgotten since. The difference is how many are in the FDB.
+/// The number of those that the daemon has removed since. The difference is in the FDB.
 #[map]
-pub static FORGOTTEN: Array<u64> = Array::with_max_entries(MAX_PORTS, 0);
+pub static FORGOTTEN: Array<u64> = Array::with_max_entries(layout::FORGOTTEN.entries, 0);
 
-/// Stations that may be learned in all, at index 0: what is beyond in the FDB is kept for static ones.
+/// The number of stations that may be learned in all, at index 0. Further entries of the FDB are
+/// kept for static ones.
 #[map]
-pub static LEARNABLE: Array<u64> = Array::with_max_entries(1, 0);
+pub static LEARNABLE: Array<u64> = Array::with_max_entries(layout::LEARNABLE.entries, 0);
 
-/// Whose station has an IP address.
+/// The station of each known IP address.
 #[map]
-pub static NEIGHBORS: HashMap<NeighborKey, Neighbor> = HashMap::with_max_entries(MAX_NEIGHBORS, BPF_F_NO_PREALLOC);
+pub static NEIGHBORS: HashMap<NeighborKey, Neighbor> =
+    HashMap::with_max_entries(layout::NEIGHBORS.entries, BPF_F_NO_PREALLOC);
 
-/// Addresses that stations have in other networks.
+/// IP addresses that stations have in other networks.
 #[map]
-pub static OWNED: HashMap<OwnKey, u32> = HashMap::with_max_entries(MAX_OWNED, BPF_F_NO_PREALLOC);
+pub static OWNED: HashMap<OwnKey, u32> = HashMap::with_max_entries(layout::OWNED.entries, BPF_F_NO_PREALLOC);
 
-/// The VLANs of trunks.
+/// The VLANs on the lists of trunks.
 #[map]
-pub static TRUNKS: HashMap<u32, u32> = HashMap::with_max_entries(MAX_TRUNK_VLANS, BPF_F_NO_PREALLOC);
+pub static TRUNKS: HashMap<u32, u32> = HashMap::with_max_entries(layout::TRUNKS.entries, BPF_F_NO_PREALLOC);
 
-/// The ports of tunnels, by what the tunnel says.
+/// The ports of tunnels, by tunnel metadata.
 #[map]
-pub static TUNNELS: HashMap<TunnelKey, PortNumber> = HashMap::with_max_entries(MAX_TUNNELS, BPF_F_NO_PREALLOC);
+pub static TUNNELS: HashMap<TunnelKey, PortNumber> =
+    HashMap::with_max_entries(layout::TUNNELS.entries, BPF_F_NO_PREALLOC);
 
-/// How tunnels end, by our address.
+/// The ends of tunnels, by address of this host.
 #[map]
-pub static UNDERLAY: HashMap<Address, TunnelEnd> = HashMap::with_max_entries(MAX_UNDERLAY, BPF_F_NO_PREALLOC);
+pub static UNDERLAY: HashMap<Address, TunnelEnd> =
+    HashMap::with_max_entries(layout::UNDERLAY.entries, BPF_F_NO_PREALLOC);
 
-/// How packets of tunnels leave, by the number of the port.
+/// The routes of packets to peers without the tunnel's device, by port number.
 #[map]
-pub static WAYS: Array<Way> = Array::with_max_entries(MAX_PORTS, 0);
+pub static WAYS: Array<DirectRoute> = Array::with_max_entries(layout::WAYS.entries, 0);
 
-/// Who listens to which multicast group.
+/// The listeners of multicast groups.
 #[map]
-pub static LISTENERS: HashMap<ListenerKey, u32> = HashMap::with_max_entries(MAX_LISTENERS, BPF_F_NO_PREALLOC);
+pub static LISTENERS: HashMap<ListenerKey, u32> =
+    HashMap::with_max_entries(layout::LISTENERS.entries, BPF_F_NO_PREALLOC);
 
-/// What ports have used of their allowances.
+/// What ports have flooded, at [`StormWindow::index`].
 #[map]
-pub static STORMS: Array<StormWindow> = Array::with_max_entries(StormWindow::ENTRIES, 0);
+pub static STORMS: Array<StormWindow> = Array::with_max_entries(layout::STORMS.entries, 0);
 
-/// The programs that others call by their tails, as [`Carrier`] numbers them: so each is verified by itself.
+/// The programs that others run by a tail call, at the entries of
+/// [`vswitch_common::tail_call::TailCall`]. The kernel name stays `CARRIERS`: a later daemon finds
+/// the pinned map of an earlier one by it, and a takeover replaces the programs in that map.
+#[map(name = "CARRIERS")]
+pub static TAIL_CALLS: ProgramArray = ProgramArray::with_max_entries(layout::TAIL_CALLS.entries, 0);
+
+/// Which frames are sent to observers, at index 0.
 #[map]
-pub static CARRIERS: ProgramArray = ProgramArray::with_max_entries(Carrier::ALL.len() as u32, 0);
+pub static WATCH: Array<FrameFilter> = Array::with_max_entries(layout::WATCH.entries, 0);
 
-/// What is to be shown, at index 0.
+/// How many frames each CPU has sent to observers.
 #[map]
-pub static WATCH: Array<Watch> = Array::with_max_entries(1, 0);
+pub static WATCHED: PerCpuArray<Shown> = PerCpuArray::with_max_entries(layout::WATCHED.entries, 0);
 
-/// What each CPU has shown.
+/// The ring of frames for observers.
 #[map]
-pub static WATCHED: PerCpuArray<Watched> = PerCpuArray::with_max_entries(1, 0);
+pub static FRAMES: RingBuf = RingBuf::with_byte_size(layout::FRAMES.entries, 0);
 
-/// Frames that are shown.
+/// The ring of events for the daemon.
 #[map]
-pub static FRAMES: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(layout::EVENTS.entries, 0);
 
-/// What the daemon has to know.
+/// The counters of each port; number 0 counts frames of devices that are no ports.
 #[map]
-pub static EVENTS: RingBuf = RingBuf::with_byte_size(256 << 10, 0);
+pub static COUNTERS: PerCpuArray<PortCounters> = PerCpuArray::with_max_entries(layout::COUNTERS.entries, 0);
 
-/// What went through each port; number 0 counts what came from devices that are no ports.
-#[map]
-pub static COUNTERS: PerCpuArray<PortCounters> = PerCpuArray::with_max_entries(MAX_PORTS, 0);
-
-/// The decision of a traced run.
+/// The decision of a traced run. This map is not pinned.
 #[map]
 pub static TRACE: Array<Trace> = Array::with_max_entries(1, 0);

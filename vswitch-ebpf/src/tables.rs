@@ -1,4 +1,4 @@
-//! The BPF maps as the core's [`Tables`].
+//! The maps as the core's [`Tables`].
 
 use core::ops::Deref;
 
@@ -23,21 +23,23 @@ impl Tables for KernelTables {
         if ifindex < NEAR_DEVICES {
             return DEVICES.get(ifindex).copied().unwrap_or(PortNumber::NONE);
         }
-        // SAFETY: a port number is one aligned word; an entry that is replaced meanwhile gives the old or the new one.
+        // SAFETY: a port number is one aligned word: an entry that is replaced meanwhile gives the
+        // old or the new one.
         unsafe { FAR_DEVICES.get(ifindex) }.copied().unwrap_or(PortNumber::NONE)
     }
 
     #[inline(always)]
     fn port(&self, number: PortNumber) -> Option<impl Deref<Target = Port>> {
-        // Not a copy: what is not looked at is not loaded. An entry that is rewritten meanwhile gives a mix of two ports
-        // of aligned words, for one frame.
+        // No copy: a field that is not read is not loaded. If the entry is rewritten meanwhile, one
+        // frame sees a mix of the aligned words of two ports.
         PORTS.get(number.0).filter(|port| port.kind != 0)
     }
 
     #[inline(always)]
     fn fdb(&self, key: &FdbKey) -> Option<FdbEntry> {
-        // SAFETY: an entry that is recycled meanwhile gives a mix of two stations of aligned words; the core checks
-        // that the port it names is one of the same network, so the worst is one frame flooded or to the old place.
+        // SAFETY: if the entry is reused meanwhile, the copy is a mix of the aligned words of two
+        // stations. The core checks that its port is in the same network, so at worst one frame is
+        // flooded or goes to the old port.
         unsafe { FDB.get(key) }.copied()
     }
 
@@ -48,32 +50,33 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn subnet(&self, address: Address) -> Option<Subnet> {
-        // The kernel puts a new node in the place of one that is rewritten, so this is one entry, old or new.
+        // The kernel replaces a rewritten node by a new one, so this is one entry, the old or the
+        // new one.
         let key = SubnetKey(Key::new(u128::BITS, address));
         SUBNETS.get(&key.0).copied()
     }
 
     #[inline(always)]
     fn neighbor(&self, key: &NeighborKey) -> PortNumber {
-        // SAFETY: of the value one aligned word is read.
+        // SAFETY: one aligned word of the value is read.
         unsafe { NEIGHBORS.get(key) }.map_or(PortNumber::NONE, |neighbor| neighbor.port)
     }
 
     #[inline(always)]
     fn owns(&self, key: &OwnKey) -> bool {
-        // SAFETY: the value is not looked at.
+        // SAFETY: the value is not read.
         unsafe { OWNED.get(key) }.is_some()
     }
 
     #[inline(always)]
     fn in_trunk(&self, port: PortNumber, vlan: VlanKey) -> bool {
-        // SAFETY: the value is not looked at.
+        // SAFETY: the value is not read.
         unsafe { TRUNKS.get(trunk_key(port, vlan)) }.is_some()
     }
 
     #[inline(always)]
     fn listens(&self, key: &ListenerKey) -> bool {
-        // SAFETY: the value is not looked at.
+        // SAFETY: the value is not read.
         unsafe { LISTENERS.get(key) }.is_some()
     }
 
@@ -85,7 +88,7 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn tunnel_end(&self, own: Address) -> TunnelEnd {
-        // SAFETY: two aligned words; the daemon puts a new node in the place of one that it rewrites.
+        // SAFETY: two aligned words; the kernel replaces a rewritten node by a new one.
         unsafe { UNDERLAY.get(own) }.copied().unwrap_or_default()
     }
 
@@ -95,6 +98,6 @@ impl Tables for KernelTables {
     }
 }
 
-/// A key at an address where it is written in words.
+/// A key at an aligned address, so that it is written in words.
 #[repr(C, align(8))]
 struct SubnetKey(Key<Address>);

@@ -1,4 +1,4 @@
-//! The daemon: puts the parts together, serves, and takes them apart again.
+//! The daemon: wires the parts, serves, and shuts down.
 
 mod cluster;
 
@@ -14,8 +14,7 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::api::{DownCall, ErrorBody, router};
-use crate::apply::{datapath_hint, netlink_hint};
+use crate::api::ErrorBody;
 use crate::datapath::{Datapath, DatapathError, Mode};
 use crate::kernel::bpffs::{self, BpffsError};
 use crate::kernel::capabilities::{Capabilities, Unable};
@@ -23,106 +22,108 @@ use crate::kernel::netlink::{Netlink, NetlinkError};
 use crate::kernel::netns::{Netns, NetnsError};
 use crate::lock::{Lock, LockError};
 use crate::model::{Instance, Subnet};
-use crate::served::{self, NoteError};
-use crate::store::{Store, StoreError};
+use crate::observe::{ObserveError, Observer};
+use crate::plan::apply::{datapath_hint, netlink_hint};
+use crate::plan::store::{Store, StoreError};
+use crate::served_namespace::{self, RecordError};
+use crate::server::{DownCall, router};
 use crate::switch::{Parts, RemoveError, Restored, Switch, SwitchError, remove_files, remove_leftovers};
-use crate::watching::{Watching, WatchingError};
 
 pub use cluster::{ClusterOptions, JoinError};
 
-/// Room in the FDB for stations that are learned, where nobody says.
+/// The default number of learned FDB entries.
 pub const FDB_SIZE: u32 = 65_536;
-/// Whose members may use the socket, if there is such a group.
+/// The group whose members may use the socket, if the group exists.
 const GROUP: &str = "vswitch";
-/// How long requests under way may take when the daemon ends.
+/// The time that pending requests get when the daemon ends.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// What `up` was asked for.
+/// The options of `up`.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The instance.
     pub instance: Instance,
-    /// Which hooks.
+    /// The requested hooks.
     pub mode: Mode,
-    /// Where subnets are taken from.
+    /// The pools that subnets are chosen from.
     pub pools: Vec<Subnet>,
-    /// Room in the FDB for stations that are learned; as it is already, if not given.
+    /// The number of learned FDB entries; `None` keeps the present table.
     pub fdb_size: Option<u32>,
     /// The UDP port of the tunnels of overlay networks.
     pub vxlan_port: u16,
-    /// The UDP port of WireGuard, by which the tunnels of encrypted networks go.
+    /// The UDP port of WireGuard, which carries the tunnels of encrypted networks.
     pub wireguard_port: u16,
-    /// The cluster to be in.
+    /// The cluster to join.
     pub cluster: Option<ClusterOptions>,
 }
 
-/// Why the daemon did not start, or ended.
+/// The reason why the daemon did not start, or ended with an error.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
-    /// The kernel or the process cannot do it.
+    /// The kernel or the process lacks a capability.
     #[error("{0} ({hint})", hint = unable_hint(.0))]
     Unable(#[from] Unable),
-    /// The machine does not say what it can.
+    /// The capabilities of the machine cannot be read.
     #[error("cannot find out what this machine can do: {0} (is /proc mounted?)")]
     Capabilities(#[source] io::Error),
-    /// A file or directory.
+    /// A file or directory cannot be used.
     #[error("cannot {action} {path}: {source} (make room for it)", path = path.display())]
     File {
-        /// What was to be done.
+        /// The action.
         action: &'static str,
-        /// With what.
+        /// The path.
         path: PathBuf,
-        /// Why not.
+        /// The error.
         source: io::Error,
     },
-    /// It runs elsewhere.
+    /// The instance serves another namespace.
     #[error("instance {instance} serves another network namespace (take it down first: `{command} down`)")]
     OtherNamespace {
         /// The instance.
         instance: String,
-        /// The command line for it.
+        /// The command line of the instance.
         command: String,
     },
-    /// The lock.
+    /// The lock of the instance.
     #[error(transparent)]
     Lock(#[from] LockError),
-    /// The note of the namespace.
+    /// The file with the served namespace.
     #[error(transparent)]
-    Note(#[from] NoteError),
+    Note(#[from] RecordError),
     /// The daemon's own namespace.
     #[error(transparent)]
     Netns(#[from] NetnsError),
-    /// The bpffs.
+    /// The bpffs of the instance.
     #[error("{0} (`mount` shows what is there)")]
     Bpffs(#[from] BpffsError),
-    /// The programs.
+    /// The programs and maps.
     #[error("{0} ({hint})", hint = datapath_hint(.0))]
     Datapath(#[from] DatapathError),
-    /// Its rings.
+    /// The rings of frames and events.
     #[error("{0} (raise `ulimit -n` if there are too few descriptors)")]
-    Watching(#[from] WatchingError),
-    /// rtnetlink.
+    Observer(#[from] ObserveError),
+    /// The rtnetlink sockets.
     #[error("{0} ({hint})", hint = netlink_hint(.0))]
     Netlink(#[from] NetlinkError),
-    /// The record.
+    /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The networks.
+    /// The switch.
     #[error(transparent)]
     Switch(Box<SwitchError>),
     /// The cluster.
     #[error(transparent)]
     Join(#[from] JoinError),
-    /// What is left.
+    /// Files that cannot be removed.
     #[error(transparent)]
     Remove(#[from] RemoveError),
-    /// The runtime, or signals.
+    /// The runtime, or its signal handlers.
     #[error("cannot start: {0}")]
     Runtime(#[source] io::Error),
 }
 
 impl DaemonError {
-    /// The name for programs.
+    /// Returns the stable code of the error for programs.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Unable(Unable::Privilege { .. }) => "not_root",
@@ -136,7 +137,7 @@ impl DaemonError {
             Self::Lock(LockError::Io { .. }) | Self::Note(_) => "file",
             Self::Netns(_) => "netns_unusable",
             Self::Bpffs(_) => "bpffs",
-            Self::Datapath(_) | Self::Watching(_) => "datapath",
+            Self::Datapath(_) | Self::Observer(_) => "datapath",
             Self::Netlink(_) => "netlink",
             Self::Store(_) => "store",
             Self::Switch(error) => error.code(),
@@ -161,25 +162,26 @@ const fn unable_hint(unable: &Unable) -> &'static str {
     }
 }
 
-/// Looks whether vswitch can run here at all; changes nothing.
+/// Checks whether vswitch can run on this machine. Changes nothing.
 ///
 /// # Errors
-/// The first obstacle.
+/// The first missing capability.
 pub fn check_machine() -> Result<Capabilities, DaemonError> {
     let capabilities = Capabilities::detect().map_err(DaemonError::Capabilities)?;
     capabilities.require()?;
     Ok(capabilities)
 }
 
-/// Makes sure that an instance that is up serves the namespace of this process; false if the one it serves is gone.
+/// Checks that a running instance serves the namespace of this process. Returns false if the
+/// namespace that it served is gone.
 ///
 /// # Errors
 /// [`DaemonError::OtherNamespace`].
 pub fn check_namespace(instance: &Instance) -> Result<bool, DaemonError> {
     let own = Netns::current()?.id();
-    match served::read(instance).filter(|served| *served != own) {
+    match served_namespace::read(instance).filter(|served| *served != own) {
         None => Ok(true),
-        Some(served) if served::find(served)?.is_none() => Ok(false),
+        Some(served) if served_namespace::find(served)?.is_none() => Ok(false),
         Some(_) => {
             let (instance, command) = (instance.name().to_string(), instance.command());
             Err(DaemonError::OtherNamespace { instance, command })
@@ -187,18 +189,19 @@ pub fn check_namespace(instance: &Instance) -> Result<bool, DaemonError> {
     }
 }
 
-/// Makes the instance's directory below /run.
+/// Creates the run directory of an instance.
 ///
 /// # Errors
-/// It cannot be made.
+/// The directory cannot be created.
 pub fn make_run_directory(instance: &Instance) -> Result<(), DaemonError> {
     make_directory(&instance.run_directory(), 0o755)
 }
 
-/// Runs the daemon until `down` or a signal ends it. `ready` is called when it serves.
+/// Runs the daemon until `down` or a signal ends it. Calls `ready` once the daemon serves.
 ///
 /// # Errors
-/// It could not start; then what it had made is removed again. Or it could not end in order.
+/// The daemon could not start, and everything that it made is removed; or it could not shut down
+/// cleanly.
 pub fn run(options: &Options, ready: impl FnOnce(&Restored)) -> Result<(), DaemonError> {
     let capabilities = check_machine()?;
     make_run_directory(&options.instance)?;
@@ -241,11 +244,11 @@ async fn live(
     serve(instance, switch, listener).await
 }
 
-/// What was there before the daemon started, to be left as it was if it cannot.
+/// The state before the daemon started, which a failed start restores.
 struct Before {
-    /// An earlier daemon's programs are running.
+    /// The programs of an earlier daemon run.
     running: bool,
-    /// Something is recorded.
+    /// A state directory exists.
     recorded: bool,
 }
 
@@ -254,7 +257,7 @@ impl Before {
         Self { running: bpffs::is_mounted(&instance.bpf_directory()), recorded: instance.state_directory().exists() }
     }
 
-    /// Removes what a start that failed has made. What ran before runs on.
+    /// Removes everything that a failed start made. Programs that ran before run on.
     async fn restore(self, instance: &Instance) {
         if self.running {
             return;
@@ -270,7 +273,7 @@ impl Before {
     }
 }
 
-/// A daemon that is about to serve.
+/// A daemon that is ready to serve.
 struct Serving {
     switch: Arc<Switch>,
     listener: UnixListener,
@@ -280,29 +283,30 @@ struct Serving {
 async fn start(options: &Options, capabilities: &Capabilities, before: &Before) -> Result<Serving, DaemonError> {
     let instance = &options.instance;
     if before.running && !check_namespace(instance)? {
-        // The namespace that it served is gone, and its devices with it: the programs have nothing left to run on.
+        // The namespace that the programs served is gone with its devices.
         bpffs::remove(&instance.bpf_directory())?;
     }
     make_directory(&instance.state_directory(), 0o700)?;
     let (store, recorded) = Store::open(&instance.store_file())?;
     let netlink = Netlink::open()?;
-    // Before anything is made that would have to be removed again.
+    // First, because nothing has to be undone yet if it fails.
     let membership = match &options.cluster {
         Some(cluster) => Some(cluster::join(cluster, instance, &netlink).await?),
         None => None,
     };
-    served::write(instance, Netns::current()?.id())?;
+    served_namespace::write(instance, Netns::current()?.id())?;
     bpffs::ensure(&instance.bpf_directory())?;
     let directory = instance.bpf_directory();
-    // Another size is another table: what was learned would be lost, which somebody has to ask for.
+    // A table of another size is a new one without the learned entries, so the size changes only on
+    // request.
     let fdb_size = options.fdb_size.or_else(|| Datapath::fdb_size(&directory)).unwrap_or(FDB_SIZE);
     let cluster = membership.is_some();
     let datapath = crate::datapath::Options { directory, mode: options.mode, fdb_size, cluster };
-    // Seconds of the verifier's work: nothing else is to be done meanwhile.
+    // The verifier may take seconds; no other task runs yet.
     let datapath = Arc::new(Datapath::open(datapath)?);
     datapath.follow_log();
-    let watching = Watching::start(&datapath)?;
-    // Before anything is looked at, so that nothing is missed.
+    let observer = Observer::start(&datapath)?;
+    // Subscribed before the state of the kernel is read, so that no event is missed.
     let events = Netlink::link_events()?;
     let path_events = Netlink::path_events(None)?;
     let parts = Parts {
@@ -312,7 +316,7 @@ async fn start(options: &Options, capabilities: &Capabilities, before: &Before) 
         kernel: capabilities.release.text.clone(),
         netlink,
         datapath,
-        watching,
+        observer,
         store,
         vxlan_port: options.vxlan_port,
         wireguard_port: options.wireguard_port,
@@ -323,7 +327,7 @@ async fn start(options: &Options, capabilities: &Capabilities, before: &Before) 
         Ok(restored) => restored,
         Err(error) => {
             if !before.running {
-                // Gives uplinks back; the rest is removed by whoever called.
+                // Restores the uplinks; the caller removes everything else.
                 let _ = switch.tear_down().await;
             }
             return Err(error.into());
@@ -338,15 +342,7 @@ async fn start(options: &Options, capabilities: &Capabilities, before: &Before) 
             return Err(error);
         }
     };
-    tokio::spawn(switch.clone().follow_links(events));
-    tokio::spawn(switch.clone().age_stations());
-    tokio::spawn(switch.clone().report_held());
-    tokio::spawn(switch.clone().follow_multicast());
-    tokio::spawn(switch.clone().follow_cluster());
-    tokio::spawn(switch.clone().follow_paths(path_events));
-    tokio::spawn(switch.clone().follow_path_mtus());
-    tokio::spawn(switch.clone().tell_too_big());
-    tokio::spawn(switch.follow_firewall());
+    switch.start(events, path_events);
     Ok(Serving { switch, listener, restored })
 }
 
@@ -356,7 +352,7 @@ async fn serve(instance: &Instance, switch: Arc<Switch>, listener: UnixListener)
     let (stop, stopped) = oneshot::channel::<()>();
     let app = router(switch.clone(), down);
     let server = axum::serve(listener, app).with_graceful_shutdown(async move {
-        // Dropped or sent, it is time.
+        // A dropped sender ends the server, too.
         let _ = stopped.await;
     });
     let server = tokio::spawn(server.into_future());
@@ -368,24 +364,23 @@ async fn serve(instance: &Instance, switch: Arc<Switch>, listener: UnixListener)
         _ = interrupt.recv() => None,
     };
     notify(&[sd_notify::NotifyState::Stopping]);
-    // Nobody's watching keeps the daemon.
-    switch.end_watching();
+    // An open monitor or capture must not delay the shutdown.
+    switch.close_observer();
 
     let outcome = match down {
         Some((request, answer)) => {
             let outcome = take_down(instance, &switch, request.purge).await;
             let answered = outcome.as_ref().map_err(|error| ErrorBody::new(error.code(), &error.to_string()));
-            // A client that has gone finds out by looking.
+            // A client that disconnected does not need the answer.
             let _ = answer.send(answered.copied());
             outcome
         }
         None => {
             switch.close().await;
-            switch.stop_names();
             remove_socket(&instance.socket())
         }
     };
-    // Lets the answer go out, and whatever else is being answered.
+    // Sends this answer and those of pending requests.
     let _ = stop.send(());
     let _ = tokio::time::timeout(GRACE, server).await;
     tracing::info!("the daemon ends");
@@ -397,18 +392,19 @@ async fn take_down(instance: &Instance, switch: &Switch, purge: bool) -> Result<
     Ok(remove_files(instance, purge)?)
 }
 
-/// Tells systemd, where it wants to know.
+/// Notifies systemd, if it started the daemon.
 pub fn notify(states: &[sd_notify::NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::warn!("cannot tell systemd: {error}");
     }
 }
 
-/// Opens the socket for root and the group. One that a dead daemon left is replaced; the lock says that it is dead.
+/// Opens the socket for root and the group. Replaces the socket of a dead daemon: the lock of the
+/// instance proves that it is dead.
 fn listen(path: &Path) -> Result<UnixListener, DaemonError> {
     remove_socket(path)?;
     let failed = |action| move |source| DaemonError::File { action, path: path.to_owned(), source };
-    // Nobody gets in before it has its owner and its mode.
+    // No client can connect before the socket has its owner and mode.
     let before = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
     let bound = UnixListener::bind(path);
     nix::sys::stat::umask(before);

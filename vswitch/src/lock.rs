@@ -1,4 +1,5 @@
-//! The lock that the daemon of an instance holds for as long as it lives: there is never more than one.
+//! Lock file of an instance. The daemon holds the lock as long as it runs, so an instance never has
+//! two daemons.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -8,33 +9,33 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-/// The lock could not be had.
+/// Error of taking the lock.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// A process has it.
+    /// Another process holds the lock.
     #[error("another process of this instance is starting or stopping (try again when it is done)")]
     Held,
-    /// The file could not be used.
+    /// The lock file cannot be opened or locked.
     #[error("cannot use the lock {path}: {source}", path = path.display())]
     Io {
-        /// The file.
+        /// Path of the lock file.
         path: PathBuf,
-        /// Why.
+        /// Error that the kernel returned.
         source: io::Error,
     },
 }
 
-/// The lock, held until it is dropped or the process ends.
+/// A held lock, released when it is dropped or the process ends.
 #[derive(Debug)]
 pub struct Lock {
     _file: Flock<File>,
 }
 
 impl Lock {
-    /// Takes the lock, if nobody has it.
+    /// Takes the lock without waiting.
     ///
     /// # Errors
-    /// [`LockError::Held`] if somebody has.
+    /// [`LockError::Held`] if another process holds the lock.
     pub fn acquire(path: &Path) -> Result<Self, LockError> {
         let failed = |source| LockError::Io { path: path.to_owned(), source };
         loop {
@@ -45,10 +46,14 @@ impl Lock {
                 Err((_, Errno::EWOULDBLOCK)) => return Err(LockError::Held),
                 Err((_, errno)) => return Err(failed(errno.into())),
             };
-            // `down` removes the file with the lock held: then what was locked here is no lock any more.
-            let ours = file.metadata().map_err(failed)?;
+            // `down` removes the file while it holds the lock. A lock on a removed file excludes no
+            // other process, so the inode is compared with the current file, and the loop tries
+            // again if they differ.
+            let locked = file.metadata().map_err(failed)?;
             match path.metadata() {
-                Ok(there) if (there.dev(), there.ino()) == (ours.dev(), ours.ino()) => return Ok(Self { _file: file }),
+                Ok(current) if (current.dev(), current.ino()) == (locked.dev(), locked.ino()) => {
+                    return Ok(Self { _file: file });
+                }
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
                 _ => {}
             }
@@ -61,20 +66,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_has_it_until_it_is_dropped() {
+    fn the_lock_is_held_until_it_is_dropped() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("lock");
-        let lock = Lock::acquire(&path).expect("nobody has it");
+        let lock = Lock::acquire(&path).expect("the lock is free");
         assert!(matches!(Lock::acquire(&path), Err(LockError::Held)));
         drop(lock);
         assert!(Lock::acquire(&path).is_ok());
     }
 
     #[test]
-    fn a_lock_whose_file_was_removed_keeps_nobody_out() {
+    fn a_lock_on_a_removed_file_does_not_block() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("lock");
-        let _old = Lock::acquire(&path).expect("nobody has it");
+        let _old = Lock::acquire(&path).expect("the lock is free");
         std::fs::remove_file(&path).expect("removed");
         assert!(Lock::acquire(&path).is_ok());
     }

@@ -1,4 +1,4 @@
-//! The `vswitch` command: everything is in the library.
+//! The `vswitch` command. All code is in the library.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,5 @@
-//! `cargo xtask bench`: the full measurement, beside a direct wire, the Linux bridge, macvlan and Docker.
+//! `cargo xtask bench`: measures everything beside a direct wire, the Linux bridge, macvlan and
+//! Docker.
 
 use anyhow::Result;
 use clap::Args;
@@ -8,7 +9,7 @@ use crate::{
     setup::{self, Purpose},
 };
 
-/// What `cargo xtask bench` takes.
+/// Arguments of `cargo xtask bench`.
 #[derive(Args)]
 pub struct Options {
     /// Passed on to `vswitch-bench run`
@@ -23,7 +24,7 @@ pub fn bench(options: &Options) -> Result<()> {
     programs::run(programs::as_root(bench).arg("run").args(&options.rest))
 }
 
-/// Docker is for those who measure beside it.
+/// Returns what must be installed: Docker only for measurements beside it.
 fn purpose(rest: &[String]) -> Purpose {
     let mut only = rest.iter().zip(rest.iter().skip(1)).filter(|(option, _)| *option == "--only").peekable();
     let all = only.peek().is_none();
@@ -35,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn docker_is_wanted_where_published_ports_are_measured() {
+    fn docker_is_installed_only_to_measure_published_ports() {
         let purpose = |rest: &str| purpose(&rest.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
         assert_eq!(purpose("--rounds 3"), Purpose::Bench);
         assert_eq!(purpose("--only tcp1 --only published"), Purpose::Bench);

@@ -1,4 +1,4 @@
-//! This workspace, and the cargo calls that are made from more than one verb.
+//! This workspace, and the calls of cargo that several verbs share.
 
 use std::{
     env,
@@ -9,41 +9,50 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use crate::programs;
+use crate::{programs, progress};
 
-/// Every package that is built for this machine: vswitch-ebpf is built for the BPF target by vswitch/build.rs. One
-/// selection for all calls, so that all of them share what is built.
+/// The packages for this machine. vswitch/build.rs builds vswitch-ebpf for the BPF target. All calls
+/// use this selection, so that they share their build results.
 pub const HOST_PACKAGES: [&str; 3] = ["--workspace", "--exclude", "vswitch-ebpf"];
 
-/// The top of the workspace.
+/// Returns the top folder of the workspace.
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is a directory of the workspace")
 }
 
-/// Where cargo builds, and where we put what we download and log.
+/// Returns the folder for build results, downloads and logs.
 pub fn target_directory() -> PathBuf {
     root().join(env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
 }
 
-/// cargo, of the toolchain that we were started with, at the top of the workspace.
+/// Returns a call of cargo, with the toolchain of this process, in the top folder.
 pub fn cargo(verb: &str) -> Command {
     let mut command = Command::new("cargo");
     command.arg(verb).current_dir(root());
     command
 }
 
-/// Builds what is measured and shown; the path of `vswitch-bench`.
+/// Builds the benchmark and vswitch in release mode. Returns the path of `vswitch-bench`.
 pub fn build_release() -> Result<PathBuf> {
     programs::run(cargo("build").args(["--release", "--package", "vswitch", "--package", "vswitch-bench"]))?;
     Ok(target_directory().join("release/vswitch-bench"))
 }
 
-/// The end-to-end tests, built.
+/// Builds vswitch and the part of the benchmark that the demo needs, quickly. Returns the path of
+/// `vswitch-bench`.
+pub fn build_demo() -> Result<PathBuf> {
+    let mut build = cargo("build");
+    build.args(["--profile", "demo", "--no-default-features", "--package", "vswitch", "--package", "vswitch-bench"]);
+    progress::step("building vswitch", build, &target_directory().join("demo-build.log"))?;
+    Ok(target_directory().join("demo/vswitch-bench"))
+}
+
+/// The built end-to-end tests.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct EndToEnd {
     /// Name and path of each test binary of package vswitch.
     pub tests: Vec<(String, PathBuf)>,
-    /// `vswitch` itself, at the path that the tests know it by.
+    /// `vswitch` itself, at the path that was compiled into the tests.
     pub vswitch: PathBuf,
 }
 
@@ -61,7 +70,7 @@ pub fn build_end_to_end() -> Result<EndToEnd> {
     end_to_end(&String::from_utf8_lossy(&output.stdout), &root().join("vswitch/Cargo.toml"))
 }
 
-/// Reads cargo's messages, one JSON document a line.
+/// Parses the messages of cargo, one JSON document per line.
 fn end_to_end(messages: &str, manifest: &Path) -> Result<EndToEnd> {
     let mut found = EndToEnd::default();
     for message in messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {

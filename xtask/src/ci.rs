@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::test;
 
-/// The same as `cargo xtask test`, but a part that cannot be run here is a failure.
+/// Runs `cargo xtask test`. A part that cannot run on this machine is a failure.
 pub fn ci() -> Result<()> {
     test::test(&test::Options::complete())
 }

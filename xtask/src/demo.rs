@@ -1,4 +1,5 @@
-//! `cargo xtask demo`: two containers talk through the switch, beside a direct wire and a Linux bridge.
+//! `cargo xtask demo`: traffic between two containers on the switch, beside a direct wire and a
+//! Linux bridge.
 
 use anyhow::Result;
 use clap::Args;
@@ -8,7 +9,7 @@ use crate::{
     setup::{self, Purpose},
 };
 
-/// What `cargo xtask demo` takes.
+/// Arguments of `cargo xtask demo`.
 #[derive(Args)]
 pub struct Options {
     /// Install what is missing without asking
@@ -19,9 +20,9 @@ pub struct Options {
     rest: Vec<String>,
 }
 
-/// Sets up, builds, and shows it.
+/// Sets up, builds, and runs the demo.
 pub fn demo(options: &Options) -> Result<()> {
     setup::ensure(Purpose::Run, options.yes)?;
-    let bench = cargo::build_release()?;
+    let bench = cargo::build_demo()?;
     programs::run(programs::as_root(bench).arg("demo").args(&options.rest))
 }

@@ -10,6 +10,7 @@ mod progress;
 mod setup;
 mod summary;
 mod test;
+mod times;
 mod verifier;
 
 use std::process::ExitCode;

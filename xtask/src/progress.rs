@@ -1,4 +1,5 @@
-//! Long steps of other programs: one moving line at a terminal, plain lines elsewhere, and the log's end if one fails.
+//! Long runs of other programs: one moving line on a terminal, plain lines otherwise, and the end
+//! of the log after a failure.
 
 use std::{
     collections::VecDeque,
@@ -14,7 +15,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::programs;
 
-/// How much of its log a step shows when it fails.
+/// Lines of the log that are printed after a failure.
 const TAIL: usize = 15;
 
 /// Runs a command whose output goes to a log file.
@@ -30,7 +31,7 @@ pub fn step(title: &str, mut command: Command, log: &Path) -> Result<()> {
 
     let line = Line::new(title);
     let mut child = command.spawn().with_context(|| format!("{title}: cannot run `{words}`"))?;
-    // The command holds the pipe's other end; with it open, the loop below would not see the end.
+    // The command holds the write end of the pipe. The loop ends when every write end is closed.
     drop(command);
     let mut tail = VecDeque::new();
     for text in BufReader::new(reader).split(b'\n') {
@@ -52,7 +53,7 @@ pub fn step(title: &str, mut command: Command, log: &Path) -> Result<()> {
     bail!("{title}: `{words}` failed ({status}); the end of its log {}:\n{tail}", log.display())
 }
 
-/// The line of a step.
+/// The progress line of a step.
 struct Line {
     title: String,
     bar: ProgressBar,

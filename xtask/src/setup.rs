@@ -1,4 +1,4 @@
-//! `cargo xtask setup`: installs what building, running and testing vswitch needs, and this machine lacks.
+//! `cargo xtask setup`: installs missing programs for building, running and testing vswitch.
 
 mod distribution;
 mod requirements;
@@ -21,7 +21,7 @@ use requirements::Requirement;
 pub use toolchain::nightly;
 use toolchain::{BpfLinker, Nightly};
 
-/// What `cargo xtask setup` takes.
+/// Arguments of `cargo xtask setup`.
 #[derive(Args)]
 pub struct Options {
     /// Install without asking
@@ -29,21 +29,21 @@ pub struct Options {
     yes: bool,
 }
 
-/// What the machine is to be made ready for.
+/// The task for which the machine is prepared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// Building vswitch.
     Build,
-    /// The demo, and whatever starts vswitch; includes building it.
+    /// The demo and other verbs that start vswitch. Includes `Build`.
     Run,
-    /// The tests here and on other kernels; includes running it.
+    /// The tests, here and on other kernels. Includes `Run`.
     Test,
-    /// The benchmark, beside Docker; includes running it.
+    /// The benchmark, with Docker for comparison. Includes `Run`.
     Bench,
 }
 
 impl Purpose {
-    /// Whether what `other` needs is needed for this, too.
+    /// Returns whether this purpose includes the requirements of `other`.
     fn includes(self, other: Self) -> bool {
         match other {
             Self::Build => true,
@@ -53,38 +53,40 @@ impl Purpose {
     }
 }
 
-/// Everything, for every verb but `bench`: nobody gets a Docker daemon who did not ask to be compared with one.
+/// Installs the requirements of every verb except `bench`, which alone needs a Docker daemon.
 pub fn setup(options: &Options) -> Result<()> {
     if !ensure(Purpose::Test, options.yes)? {
-        eprintln!("setup: everything is there");
+        eprintln!("setup: nothing is missing");
     }
     Ok(())
 }
 
-/// Sees to it that the machine is ready; whether anything had to be done.
+/// Installs missing requirements of a purpose. Returns whether any were missing.
 pub fn ensure(purpose: Purpose, yes: bool) -> Result<bool> {
     let missing = Missing::find(purpose)?;
-    if missing.is_nothing() {
+    if missing.is_empty() {
         return Ok(false);
     }
     let distribution = Distribution::here();
     if distribution != Distribution::Debian && !missing.requirements.is_empty() {
         bail!("{}", missing.advice(distribution));
     }
-    eprintln!("setup: missing on this machine, to be installed:\n{}", missing.list());
-    if !yes && io::stdin().is_terminal() && !agreed()? {
-        bail!("nothing was installed (`cargo xtask setup` asks again, with `--yes` it does not ask)");
+    eprintln!("setup: these requirements are missing and will be installed:\n{}", missing.list());
+    if !yes && io::stdin().is_terminal() && !confirm()? {
+        bail!(
+            "nothing was installed (run `cargo xtask setup` to be asked again, or with `--yes` to install without asking)"
+        );
     }
     missing.install()?;
-    let still = Missing::find(purpose)?;
-    if !still.is_nothing() {
-        bail!("after the installation this is still missing:\n{}", still.list());
+    let still_missing = Missing::find(purpose)?;
+    if !still_missing.is_empty() {
+        bail!("these requirements are still missing after the installation:\n{}", still_missing.list());
     }
     eprintln!("setup: done");
     Ok(true)
 }
 
-/// What the machine lacks.
+/// The missing requirements.
 struct Missing {
     requirements: Vec<Requirement>,
     rust_src: bool,
@@ -103,7 +105,7 @@ impl Missing {
         Ok(Self { requirements, rust_src: !nightly.has_rust_src(), bpf_linker, nightly })
     }
 
-    fn is_nothing(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.requirements.is_empty() && !self.rust_src && self.bpf_linker.is_none()
     }
 
@@ -115,13 +117,13 @@ impl Missing {
         packages
     }
 
-    /// What is going to be done, a line each.
+    /// Formats the planned installations, one per line.
     fn list(&self) -> String {
         let mut lines = Vec::new();
         let packages = self.packages(Distribution::Debian);
         if !packages.is_empty() {
-            let how = if programs::is_root() { "apt-get" } else { "sudo apt-get" };
-            lines.push(format!("  with {how}: {}", packages.join(" ")));
+            let command = if programs::is_root() { "apt-get" } else { "sudo apt-get" };
+            lines.push(format!("  with {command}: {}", packages.join(" ")));
         }
         if self.rust_src {
             lines.push("  with rustup: rust-src of the nightly toolchain".to_owned());
@@ -132,17 +134,18 @@ impl Missing {
         lines.join("\n")
     }
 
-    /// What to do by hand on a distribution whose packages we do not install.
+    /// Formats the advice for a distribution whose packages are not installed by this program.
     fn advice(&self, distribution: Distribution) -> String {
-        let what: Vec<_> = self.requirements.iter().map(|requirement| requirement.what.as_str()).collect();
-        let what = what.join(", ");
+        let descriptions: Vec<_> =
+            self.requirements.iter().map(|requirement| requirement.description.as_str()).collect();
+        let descriptions = descriptions.join(", ");
         let packages = self.packages(distribution).join(" ");
-        let how = distribution.install_command().map_or_else(
+        let command = distribution.install_command().map_or_else(
             || format!("install them with your package manager; on Debian the packages are {packages}"),
             |command| format!("install them with `{command} {packages}`"),
         );
         format!(
-            "setup installs packages on Debian and its kin only, and this machine lacks {what} ({how}, then run this again)"
+            "setup installs packages only on Debian and derived distributions, and these are missing here: {descriptions} ({command}, then run this command again)"
         )
     }
 
@@ -154,40 +157,40 @@ impl Missing {
         if self.rust_src {
             let mut rustup = Command::new("rustup");
             rustup.args(["component", "add", "rust-src", "--toolchain", "nightly"]);
-            progress::step("rust-src", rustup, &log("rust-src"))
-                .context("the nightly toolchain's rust-src cannot be fetched; the eBPF programs need it")?;
+            progress::step("rust-src", rustup, &log_path("rust-src"))
+                .context("cannot install rust-src of the nightly toolchain, which the eBPF programs require")?;
         }
         if let Some(linker) = &self.bpf_linker {
-            progress::step("bpf-linker", linker.install(self.nightly.llvm)?, &log("bpf-linker"))?;
+            progress::step("bpf-linker", linker.install(self.nightly.llvm)?, &log_path("bpf-linker"))?;
         }
         Ok(())
     }
 }
 
-/// For `env`: apt-get asks nothing, and waits for another one to end.
+/// Arguments of `env`. apt-get asks no questions, and waits while another apt-get holds the lock.
 const APT_GET: [&str; 4] = ["DEBIAN_FRONTEND=noninteractive", "apt-get", "-o", "DPkg::Lock::Timeout=300"];
 
 fn install_packages(packages: &[String]) -> Result<()> {
     if !programs::is_root() {
-        // Here, where a password can be typed: the steps below have no terminal.
-        eprintln!("setup: apt-get needs root, and is run with sudo");
+        // sudo asks for the password here, because the steps below have no terminal.
+        eprintln!("setup: apt-get requires root and is run with sudo");
         programs::run(Command::new("sudo").arg("-v"))?;
     }
-    // One source that cannot be reached need not be the one that matters: the installation decides.
-    if let Err(error) = progress::step("package lists", apt_get(&["update"]), &log("apt-get-update")) {
-        eprintln!("setup: going on with the old package lists: {error:#}");
+    // An unreachable source may be irrelevant. If it is not, the installation fails.
+    if let Err(error) = progress::step("package lists", apt_get(&["update"]), &log_path("apt-get-update")) {
+        eprintln!("setup: continuing with the old package lists: {error:#}");
     }
     if let Some(unknown) = packages.iter().find(|package| !distribution::apt_has(package)) {
         let hint = if unknown.starts_with("llvm-") || unknown.starts_with("libpolly-") {
-            "add LLVM's own repository to apt's sources, or install that LLVM otherwise and set LLVM_PREFIX to where it is"
+            "add the repository of LLVM to the sources of apt, or install this LLVM in another way and set LLVM_PREFIX to its directory"
         } else {
-            "add a source that has it to apt's sources"
+            "add a repository with this package to the sources of apt"
         };
-        bail!("apt knows no package {unknown} ({hint})");
+        bail!("apt has no package {unknown} ({hint})");
     }
-    let mut install = services::none_started("env");
+    let mut install = services::without_starting_services("env");
     install.args(APT_GET).args(["install", "--yes", "--no-install-recommends"]).args(packages);
-    progress::step("packages", install, &log("apt-get-install"))
+    progress::step("packages", install, &log_path("apt-get-install"))
 }
 
 fn apt_get(arguments: &[&str]) -> Command {
@@ -196,17 +199,17 @@ fn apt_get(arguments: &[&str]) -> Command {
     command
 }
 
-fn agreed() -> Result<bool> {
+fn confirm() -> Result<bool> {
     eprint!("Install? [Y/n] ");
     io::stderr().flush()?;
     let mut answer = String::new();
-    // No line at all is no agreement.
+    // End of input counts as no.
     if io::stdin().read_line(&mut answer).context("reading the answer")? == 0 {
         return Ok(false);
     }
     Ok(matches!(answer.trim().to_lowercase().as_str(), "" | "y" | "yes"))
 }
 
-fn log(name: &str) -> PathBuf {
+fn log_path(name: &str) -> PathBuf {
     cargo::target_directory().join("setup").join(name).with_extension("log")
 }

@@ -1,4 +1,4 @@
-//! The steps of a verb that goes on after a failure, and one line for each at the end.
+//! The steps of a verb that continues after a failure, with one line for each at the end.
 
 use std::{
     fmt,
@@ -7,14 +7,14 @@ use std::{
 
 use anyhow::{Result, bail};
 
-/// How a step ended.
+/// Outcome of a step.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// As it should, with a word about it.
+    /// Success, with a remark.
     Passed(String),
-    /// Badly.
+    /// Failure, with the reason.
     Failed(String),
-    /// It could not be run at all.
+    /// The step could not run, with the reason.
     NotRun(String),
 }
 
@@ -27,14 +27,14 @@ impl From<Result<()>> for Ending {
     }
 }
 
-/// The steps so far.
+/// The completed steps.
 #[derive(Default)]
 pub struct Summary {
     lines: Vec<(String, Ending, Duration)>,
 }
 
 impl Summary {
-    /// Takes a step, and says so.
+    /// Announces and runs a step.
     pub fn step(&mut self, name: &str, work: impl FnOnce() -> Ending) {
         eprintln!("==> {name}");
         let started = Instant::now();
@@ -45,7 +45,7 @@ impl Summary {
         self.lines.push((name.to_owned(), ending, started.elapsed()));
     }
 
-    /// Prints them all; an error if one failed.
+    /// Prints all steps. Fails if one of them failed.
     pub fn close(self) -> Result<()> {
         eprint!("\n{self}");
         let failed: Vec<_> = self
@@ -70,7 +70,7 @@ impl fmt::Display for Summary {
                 Ending::Failed(detail) => ("FAILED", detail),
                 Ending::NotRun(detail) => ("NOT RUN", detail),
             };
-            // One line each: a longer story was told when it happened.
+            // One line for each step: the full reason was printed when the step ended.
             let detail = detail.lines().next().unwrap_or_default();
             let line = format!("{name:width$}  {word:7}  {:>5} s  {detail}", elapsed.as_secs());
             writeln!(formatter, "{}", line.trim_end())?;

@@ -1,54 +1,58 @@
-//! `cargo xtask test`: formatting, lints, documentation, all tests here, and the end-to-end tests on older kernels.
+//! `cargo xtask test`: formatting, lints, documentation, all tests on this kernel, and those that
+//! depend on the kernel on older ones.
 
-use std::{env, process::Command};
+use std::{env, num::NonZero, process::Command, thread};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 
 use crate::{
-    cargo::{self, HOST_PACKAGES, cargo},
+    cargo::{self, EndToEnd, HOST_PACKAGES, cargo},
     kernels::{self, Trial, Virtualization},
     programs,
     setup::{self, Purpose},
     summary::{Ending, Summary},
+    times::{self, Times},
 };
 
-/// The tests that are run again on other kernels: what depends on the kernel's age, from the hooks to the last trace of
-/// them, and what asks for more than kernels without modules have. `cargo xtask kernels` runs all; without KVM that takes
-/// half an hour.
-const OF_KERNELS: [&str; 14] = [
-    "accounting::every_frame_is_accounted_for_with_tc",
+/// The tests that also run on every other kernel: does it accept the programs, and do they work with
+/// the drivers that a kernel without modules lacks (WireGuard, VLAN devices)? `cargo xtask kernels`
+/// runs all tests.
+const OF_KERNELS: [&str; 10] = [
     "attach::three_containers",
-    "connect::traffic_in_one_network",
-    "down::down_leaves",
     "overlay_forged::a_packet",
-    "overlay_forged::nobody_on_a_host",
     "parent_vlans::networks_of_both",
-    "a_pair_of_veth",
+    "a_veth_pair_is_created",
     "this_kernel",
-    "the_loaded_programs",
+    "programs_of_another_version",
     "a_replayed_packet",
-    "hosts_of_either_kind",
-    "nothing_of_what_is_sent",
-    "the_kernels_device",
+    "hosts_with_different_backends",
+    "traffic_is_not_readable",
+    "the_kernel_device_outlives",
 ];
 
-/// Those for the oldest alone: it has no tcx, and the later one has the hooks that are tested here.
-const OF_THE_OLDEST: [&str; 11] = [
+/// Further tests for the oldest kernel. It has no tcx, so the programs are filters of clsact there.
+/// The later kernel has the same hooks as this one.
+const OF_THE_OLDEST: [&str; 16] = [
+    "accounting::every_frame_is_accounted_for_with_tc",
+    "connect::traffic_in_one_network",
     "down::down_cleans",
-    "fdb::endpoints_are_known",
+    "down::down_leaves",
+    "fdb::endpoints_have_static",
     "fdb::link_local",
-    "guards::an_endpoint_speaks",
-    "isolation::the_host_routes_nothing",
+    "guards::an_endpoint_can_use",
+    "ipvlan::l3s_traffic",
+    "isolation::the_host_does_not_route",
+    "macvlan::broadcasts_reach",
     "multicast::one_listener_of_ten",
-    "ipvlan::l3s_is_for",
-    "macvlan::broadcasts_are_heard",
+    "overlay_forged::only_tunnels",
     "published::a_port_is_reached_from_all",
     "suppress::kernels_find",
+    "the_loaded_programs",
     "vlan_ports::an_uplink_carries",
 ];
 
-/// What `cargo xtask test` takes.
+/// Arguments of `cargo xtask test`.
 #[derive(Args, Default)]
 pub struct Options {
     /// Leave out the virtual machines with older kernels
@@ -65,13 +69,13 @@ pub struct Options {
 }
 
 impl Options {
-    /// All of it, and no part may be left out.
+    /// Returns the options of a complete run: no part may be left out.
     pub fn complete() -> Self {
         Self { complete: true, ..Self::default() }
     }
 }
 
-/// Runs every step, whatever became of those before it.
+/// Runs every step, also after a failure.
 pub fn test(options: &Options) -> Result<()> {
     setup::ensure(if options.no_kernels { Purpose::Run } else { Purpose::Test }, options.yes)?;
     let mut summary = Summary::default();
@@ -81,17 +85,25 @@ pub fn test(options: &Options) -> Result<()> {
         summary.step("clippy of the eBPF programs", || programs::run(&mut clippy_for_bpf()).into());
         summary.step("doc", || programs::run(&mut doc()).into());
     }
-    summary.step("tests", || programs::run(&mut tests(&options.filters)).into());
+    let mut times = Times::default();
+    summary.step("build of the tests", || programs::run(cargo("test").args(HOST_PACKAGES).args(["--no-run"])).into());
+    summary.step("tests", || programs::run_reading(&mut tests(&options.filters), |line| times.read(line)).into());
+    if options.filters.is_empty() {
+        summary.step("documentation tests", || programs::run(cargo("test").args(HOST_PACKAGES).arg("--doc")).into());
+    }
     if !options.no_kernels {
         let complete = options.complete || env::var_os("CI").is_some();
         match cargo::build_end_to_end() {
             Ok(tests) => {
+                if options.filters.is_empty() {
+                    summary.step("names of tests for other kernels", || each_names_a_test(&tests).into());
+                }
                 let mut virtualization = Virtualization::default();
                 for kernel in kernels::KERNELS {
                     let of_kernel = of_kernel(kernel);
                     let filters = if options.filters.is_empty() { &of_kernel } else { &options.filters };
                     summary.step(&format!("tests on Linux {kernel}"), || {
-                        match Trial::new(kernel, filters).run(&tests, &mut virtualization) {
+                        match Trial::new(kernel, filters).run(&tests, &mut virtualization, &mut times) {
                             Ending::NotRun(reason) if complete => Ending::Failed(reason),
                             ending => ending,
                         }
@@ -101,14 +113,31 @@ pub fn test(options: &Options) -> Result<()> {
             Err(error) => summary.step("tests on other kernels", || Err(error).into()),
         }
     }
+    let file = cargo::target_directory().join("test-times.tsv");
+    times.write(&file)?;
+    eprintln!("\nThe slowest tests (all are in {}):\n{times}", file.display());
     summary.close()
 }
 
-/// What is run on one of the other kernels.
+/// Returns the filters for one of the other kernels.
 fn of_kernel(kernel: &str) -> Vec<String> {
     let [oldest, ..] = kernels::KERNELS;
     let more = if kernel == oldest { &OF_THE_OLDEST[..] } else { &[] };
     OF_KERNELS.iter().chain(more).map(|&test| test.to_owned()).collect()
+}
+
+/// Checks that each filter for other kernels still selects a test: a test that was renamed would no
+/// longer run there, and nothing would report it.
+fn each_names_a_test(tests: &EndToEnd) -> Result<()> {
+    let lists = tests.tests.iter().map(|(name, program)| {
+        let list = programs::output(Command::new(program).arg("--list"));
+        list.with_context(|| format!("listing the tests of {name}"))
+    });
+    let listed = lists.collect::<Result<String>>()?;
+    let of_nothing: Vec<_> =
+        OF_KERNELS.iter().chain(&OF_THE_OLDEST).filter(|filter| !listed.contains(**filter)).collect();
+    ensure!(of_nothing.is_empty(), "no test has a name with {of_nothing:?} (correct the lists in xtask/src/test.rs)");
+    Ok(())
 }
 
 fn clippy() -> Command {
@@ -117,7 +146,7 @@ fn clippy() -> Command {
     command
 }
 
-/// For the BPF target, with what aya-build says to the compiler.
+/// Returns the call of clippy for the BPF target, with the compiler flags of aya-build.
 fn clippy_for_bpf() -> Command {
     let mut command = setup::nightly("cargo", &["clippy", "--package", "vswitch-ebpf", "--release"]);
     command.args(["--target", "bpfel-unknown-none", "-Z", "build-std=core", "--target-dir"]);
@@ -127,22 +156,28 @@ fn clippy_for_bpf() -> Command {
     command
 }
 
-/// Links in the documentation that lead nowhere.
+/// Returns the check of the documentation for broken links.
 fn doc() -> Command {
     let mut command = cargo("doc");
     command.args(HOST_PACKAGES).args(["--no-deps", "--document-private-items"]);
-    // Comments on options are what --help prints, <PLACEHOLDERS> and all.
+    // Comments of options are printed by --help and contain <PLACEHOLDERS>.
     command.env("RUSTDOCFLAGS", "--deny warnings --allow rustdoc::invalid_html_tags");
     command
 }
 
 fn tests(filters: &[String]) -> Command {
     let mut command = cargo("test");
-    command.args(HOST_PACKAGES).args(["--no-fail-fast", "--"]).args(filters);
-    if !programs::is_root() {
-        // Namespaces and eBPF programs are root's; what cargo builds stays ours.
-        let runner = format!("CARGO_TARGET_{}_UNKNOWN_LINUX_GNU_RUNNER", env::consts::ARCH.to_uppercase());
-        command.env(runner, "sudo --preserve-env");
-    }
+    command.args(HOST_PACKAGES).args(["--lib", "--bins", "--tests", "--no-fail-fast", "--"]);
+    command.args(times::REPORT).arg(format!("--test-threads={}", threads())).args(filters);
+    // Namespaces and eBPF programs need root. What cargo builds keeps its owner.
+    let root = if programs::is_root() { "" } else { "sudo --preserve-env " };
+    let runner = format!("CARGO_TARGET_{}_UNKNOWN_LINUX_GNU_RUNNER", env::consts::ARCH.to_uppercase());
+    command.env(runner, format!("{root}env {}", times::REPORT_ENVIRONMENT));
     command
+}
+
+/// Returns how many tests run at once: most of them wait for grace periods of the kernel. End-to-end
+/// tests that keep a processor busy have weights (vswitch/tests/e2e/harness/weight.rs).
+fn threads() -> usize {
+    3 * thread::available_parallelism().map_or(1, NonZero::get)
 }

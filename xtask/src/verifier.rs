@@ -1,4 +1,4 @@
-//! `cargo xtask verifier`: what the kernel's verifier says of each program, here and on other kernels.
+//! `cargo xtask verifier`: the verifier's statistics of each program, on this and other kernels.
 
 use anyhow::Result;
 use clap::Args;
@@ -10,15 +10,15 @@ use crate::{
     setup::{self, Purpose},
 };
 
-/// What `cargo xtask verifier` takes.
+/// Arguments of `cargo xtask verifier`.
 #[derive(Args)]
 pub struct Options {
-    /// On this kernel of Debian's (6.1, 6.12) or vmlinuz instead of the running one; may be given more than once
+    /// A kernel of Debian (6.1, 6.12) or a vmlinuz instead of the running kernel; repeatable
     #[arg(long = "kernel", value_name = "VERSION|PATH")]
     kernels: Vec<String>,
 }
 
-/// Loads the programs, which root must do, and prints a line for each.
+/// Loads the programs as root, and prints a line for each.
 pub fn verifier(options: &Options) -> Result<()> {
     setup::ensure(if options.kernels.is_empty() { Purpose::Build } else { Purpose::Test }, false)?;
     programs::run(cargo("build").args(["--package", "vswitch", "--example", "verifier"]))?;

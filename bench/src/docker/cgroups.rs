@@ -1,4 +1,4 @@
-//! The control groups that dockerd leaves behind, in every hierarchy that there is.
+//! Removal of the cgroups that dockerd leaves behind, in every hierarchy.
 
 use std::{
     fs, io,
@@ -6,13 +6,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The kernel empties a group a moment after its last process has ended.
+/// Time limit for the kernel to empty a cgroup after its last process exited.
 const SETTLE: Duration = Duration::from_secs(5);
 
-/// Removes the group `name` below the root of every hierarchy; a failure is told but stops nothing.
+/// Removes the cgroup `name` below the root of every hierarchy. A failure is reported but not
+/// returned.
 pub fn remove(name: &str) {
     let root = Path::new("/sys/fs/cgroup");
-    // Version 2 is the root itself, each of version 1 a directory in it, which may be a link to another one.
+    // The root itself is the hierarchy of version 2. Each hierarchy of version 1 is a directory in
+    // it, or a link to one.
     let hierarchies = subdirectories(root).unwrap_or_default().into_iter().chain([root.to_owned()]);
     for group in hierarchies.map(|hierarchy| hierarchy.join(name)).filter(|group| group.is_dir()) {
         let start = Instant::now();
@@ -26,7 +28,8 @@ pub fn remove(name: &str) {
     }
 }
 
-/// The files in a group cannot be removed, and go with it.
+/// Removes a cgroup with its children. The files in a cgroup cannot be removed and disappear with
+/// it.
 fn remove_tree(group: &Path) -> io::Result<()> {
     for child in subdirectories(group)? {
         remove_tree(&child)?;
@@ -44,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_group_goes_with_the_groups_in_it() {
+    fn cgroup_is_removed_with_its_children() {
         let root = tempfile::tempdir().unwrap();
         let group = root.path().join("group");
         fs::create_dir_all(group.join("a/b")).unwrap();

@@ -1,4 +1,4 @@
-//! A container image of programs that this machine has, with the libraries that they are linked with.
+//! A container image made of programs of this machine and the libraries that they are linked with.
 
 use std::{
     collections::BTreeSet,
@@ -11,14 +11,15 @@ use anyhow::{Context as _, Result};
 
 use crate::command;
 
-/// Puts programs and libraries at the paths that they have here into a tar file in `directory`.
+/// Packs programs and their libraries into a tar file in `directory`, at the same paths as on this
+/// machine.
 pub fn archive(directory: &Path, programs: &[&Path]) -> Result<PathBuf> {
     let root = directory.join("image");
-    // iperf3 keeps its buffers in a file there.
+    // iperf3 keeps its buffers in a file in /tmp.
     fs::create_dir_all(root.join("tmp"))?;
     let mut files = BTreeSet::new();
     for program in programs {
-        let program = command::find(program.as_os_str())?;
+        let program = command::find_program(program.as_os_str())?;
         files.extend(libraries(&command::run(Command::new("ldd").arg(&program))?));
         files.insert(program);
     }
@@ -34,7 +35,8 @@ pub fn archive(directory: &Path, programs: &[&Path]) -> Result<PathBuf> {
     Ok(archive)
 }
 
-/// The paths that ldd names: `name => /path (address)`, or the loader's path alone. The kernel's vDSO has none.
+/// Returns the paths in the output of ldd: `name => /path (address)`, or only the path for the
+/// loader. The vDSO of the kernel has no path.
 fn libraries(ldd: &str) -> Vec<PathBuf> {
     let path = |line: &str| line.split_whitespace().find(|word| word.starts_with('/')).map(PathBuf::from);
     ldd.lines().filter_map(path).collect()
@@ -45,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn libraries_are_those_with_a_path() {
+    fn libraries_without_a_path_are_skipped() {
         let ldd = "\tlinux-vdso.so.1 (0x00007ffd)\n\tlibiperf.so.0 => /lib/x86_64-linux-gnu/libiperf.so.0 (0x00007f)\n\
                    \t/lib64/ld-linux-x86-64.so.2 (0x00007f)\n";
         assert_eq!(

@@ -1,7 +1,9 @@
-//! A Docker daemon for this run alone: in the namespace of one "host", with its state in a directory of its own.
+//! A Docker daemon for one run, in the namespace of one "host" and with its state in its own
+//! directory.
 //!
-//! It runs in mount and pid namespaces of its own. So what it mounts is nobody else's, the machine's /run and /etc/docker stay
-//! as they are, and its end is the end of containerd, the shims and the containers, too.
+//! dockerd runs in its own mount and pid namespaces. So its mounts are private, /run and
+//! /etc/docker of the machine stay unchanged, and its end also ends containerd, the shims and the
+//! containers.
 
 mod cgroups;
 mod image;
@@ -24,15 +26,16 @@ use tempfile::TempDir;
 
 use crate::{
     command::{self, stop_if_interrupted},
-    instance::serving,
+    instance::server_process_id,
     namespaces::{Netns, NetnsName},
 };
 
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Lines of its log that are shown when it does not start.
-const LAST_WORDS: usize = 30;
-/// Hides from dockerd what is the machine's: sockets and locks in /run, and /etc/docker, where it would write its key.
-const START: &str =
+const TIME_LIMIT: Duration = Duration::from_secs(60);
+/// Number of log lines in the error if dockerd does not start.
+const LOG_LINES: usize = 30;
+/// Hides files of the machine from dockerd: sockets and locks in /run, and /etc/docker, where
+/// dockerd would write its key.
+const START_SCRIPT: &str =
     "mount -t tmpfs tmpfs /run && { ! [ -d /etc/docker ] || mount -t tmpfs tmpfs /etc/docker; } && exec dockerd \"$@\"";
 
 /// A running dockerd.
@@ -43,46 +46,48 @@ pub struct Docker {
 }
 
 impl Docker {
-    /// Starts one for the namespace `host`, and waits until it answers.
+    /// Starts dockerd in the namespace `host` and waits until it answers.
     pub fn start(host: &NetnsName) -> Result<Self> {
         for program in ["dockerd", "docker", "containerd"] {
-            command::require(program).with_context(|| {
+            command::require_program(program).with_context(|| {
                 format!("{program} comes with Debian's docker.io, which `cargo xtask bench` installs")
             })?;
         }
         let directory = tempfile::Builder::new().prefix("vswitch-bench-docker").tempdir()?;
-        let at = |name: &str| directory.path().join(name);
-        let programs = at("bin");
+        let path_of = |name: &str| directory.path().join(name);
+        let programs = path_of("bin");
         fs::create_dir(&programs)?;
-        prefer_iptables(&programs)?;
-        // Without a file of its own it reads the machine's.
-        fs::write(at("daemon.json"), "{}")?;
+        select_iptables(&programs)?;
+        // Without this file dockerd would read the machine's configuration.
+        fs::write(path_of("daemon.json"), "{}")?;
 
-        let log = File::create(at("log"))?;
+        let log = File::create(path_of("log"))?;
         let cgroup = format!("vswitch-bench-{}", std::process::id());
         let mut dockerd = host.command("unshare");
         dockerd.args(["--mount", "--propagation", "private", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"]);
-        dockerd.args(["--", "sh", "-c", START, "dockerd"]);
+        dockerd.args(["--", "sh", "-c", START_SCRIPT, "dockerd"]);
         for (option, file) in
             [("--config-file", "daemon.json"), ("--data-root", "data"), ("--exec-root", "exec"), ("--pidfile", "pid")]
         {
-            dockerd.arg(option).arg(at(file));
+            dockerd.arg(option).arg(path_of(file));
         }
-        dockerd.arg("--host").arg(format!("unix://{}", at(SOCKET).display()));
-        // No network in these: vfs works on any file system, cgroupfs without systemd.
+        dockerd.arg("--host").arg(format!("unix://{}", path_of(SOCKET).display()));
+        // These settings do not affect the network: vfs works on any file system, and cgroupfs
+        // works without systemd.
         dockerd.args(["--storage-driver", "vfs", "--exec-opt", "native.cgroupdriver=cgroupfs"]);
         dockerd.args(["--cgroup-parent", &format!("/{cgroup}")]);
         dockerd.env("PATH", path_with(&programs)?);
         dockerd.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        // A process group of its own: the terminal's Ctrl-C is for us.
-        let daemon = dockerd.process_group(0).spawn().map_err(|error| command::not_started(&dockerd, &error))?;
+        // In its own process group dockerd does not receive the terminal's Ctrl-C.
+        let daemon = dockerd.process_group(0).spawn().map_err(|error| command::start_error(&dockerd, &error))?;
 
         let mut docker = Self { daemon, cgroup, directory };
-        docker.wait_until_it_answers()?;
+        docker.wait_until_ready()?;
         Ok(docker)
     }
 
-    /// An image of these programs and the libraries that they need; made here, without any registry.
+    /// Imports an image of these programs and their libraries, without a registry. Returns its
+    /// name.
     pub fn image(&self, programs: &[&Path]) -> Result<String> {
         let archive = image::archive(self.directory.path(), programs)?;
         let name = "vswitch-bench";
@@ -90,19 +95,21 @@ impl Docker {
         Ok(name.to_owned())
     }
 
-    /// The command that runs a program of an image in a container which publishes a port of the same number, until it ends.
+    /// Returns the command that runs a program of an image in a container, which publishes `port`
+    /// under the same number.
     pub fn run(&self, image: &str, port: u16, program: impl AsRef<OsStr>) -> Result<Command> {
         let mut run = self.client();
-        // Docker's filter of system calls would slow down the server; it is the network that is compared.
+        // Docker's filter of system calls would slow down the server, and only the networks are
+        // compared.
         run.args(["run", "--rm", "--security-opt", "seccomp=unconfined", "--publish", &format!("{port}:{port}")]);
-        run.arg(image).arg(command::find(program.as_ref())?);
+        run.arg(image).arg(command::find_program(program.as_ref())?);
         Ok(run)
     }
 
     fn client(&self) -> Command {
         let mut client = Command::new("docker");
         client.arg("--host").arg(format!("unix://{}", self.socket().display()));
-        // Whatever the user has set for another daemon is not for this one.
+        // Settings of the user for another Docker daemon must not apply.
         client.env("DOCKER_CONFIG", self.directory.path()).env_remove("DOCKER_CONTEXT").env_remove("DOCKER_TLS_VERIFY");
         client
     }
@@ -111,26 +118,26 @@ impl Docker {
         self.directory.path().join(SOCKET)
     }
 
-    fn wait_until_it_answers(&mut self) -> Result<()> {
+    fn wait_until_ready(&mut self) -> Result<()> {
         let start = Instant::now();
         loop {
             if command::output(self.client().arg("version"))?.status.success() {
                 return Ok(());
             }
             let ended = self.daemon.try_wait()?;
-            if ended.is_some() || start.elapsed() > PATIENCE {
-                let outcome = ended.map_or_else(|| "does not answer".to_owned(), |status| format!("ended ({status})"));
-                bail!("dockerd {outcome}; the end of its log:\n{}", self.last_words());
+            if ended.is_some() || start.elapsed() > TIME_LIMIT {
+                let outcome = ended.map_or_else(|| "does not answer".to_owned(), |status| format!("exited ({status})"));
+                bail!("dockerd {outcome}; the end of its log:\n{}", self.log_tail());
             }
             stop_if_interrupted()?;
             std::thread::sleep(Duration::from_millis(100));
         }
     }
 
-    fn last_words(&self) -> String {
+    fn log_tail(&self) -> String {
         let log = fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
         let lines: Vec<_> = log.lines().collect();
-        lines[lines.len().saturating_sub(LAST_WORDS)..].join("\n")
+        lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
     }
 }
 
@@ -138,8 +145,9 @@ const SOCKET: &str = "docker.sock";
 
 impl Drop for Docker {
     fn drop(&mut self) {
-        let outcome = match serving(&self.socket()) {
-            // The first process of its pid namespace: the kernel ends the others with it, and unshare waits for that.
+        let outcome = match server_process_id(&self.socket()) {
+            // This is the first process of its pid namespace. The kernel kills all others with it,
+            // and unshare waits for that.
             Ok(dockerd) => kill(Pid::from_raw(dockerd), Signal::SIGKILL).map_err(anyhow::Error::from),
             Err(_) => self.daemon.kill().map_err(anyhow::Error::from),
         };
@@ -147,38 +155,38 @@ impl Drop for Docker {
             eprintln!("vswitch-bench: left behind: dockerd (process {}): {error}", self.daemon.id());
         }
         cgroups::remove(&self.cgroup);
-        // What TempDir says of a failure nobody would see.
+        // `TempDir` would not report a failure.
         if let Err(error) = fs::remove_dir_all(self.directory.path()) {
             eprintln!("vswitch-bench: left behind: {}: {error}", self.directory.path().display());
         }
     }
 }
 
-/// Docker calls `iptables`: nf_tables behind it where the kernel has that, the old kind otherwise. Tried with the rule that
-/// Docker cannot do without, in a namespace that is thrown away.
-fn prefer_iptables(programs: &Path) -> Result<()> {
+/// Makes Docker's `iptables` the nf_tables variant if the kernel supports it, otherwise the legacy
+/// one. Each is tried in a temporary namespace, with a rule that Docker requires.
+fn select_iptables(programs: &Path) -> Result<()> {
     let probe = Netns::create("iptables")?;
-    let works = |program: &str| {
+    let try_rule = |program: &str| {
         let mut rule = probe.command(program);
         rule.args(["-t", "nat", "-A", "PREROUTING", "-m", "addrtype", "--dst-type", "LOCAL", "-j", "RETURN"]);
         command::output(&mut rule)
     };
-    let mut words = Vec::new();
-    for flavour in ["-nft", "-legacy"] {
-        let outcome = works(&format!("iptables{flavour}"))?;
+    let mut errors = Vec::new();
+    for variant in ["-nft", "-legacy"] {
+        let outcome = try_rule(&format!("iptables{variant}"))?;
         if outcome.status.success() {
             for family in ["iptables", "ip6tables"] {
-                if let Ok(file) = command::find(format!("{family}{flavour}").as_ref()) {
+                if let Ok(file) = command::find_program(format!("{family}{variant}").as_ref()) {
                     std::os::unix::fs::symlink(file, programs.join(family))?;
                 }
             }
             return Ok(());
         }
-        words.push(String::from_utf8_lossy(&outcome.stderr).trim().to_owned());
+        errors.push(String::from_utf8_lossy(&outcome.stderr).trim().to_owned());
     }
-    // Where there is one kind only, it has no other name.
-    if !works("iptables")?.status.success() {
-        bail!("no kind of iptables can do NAT here: {}", words.join("; "));
+    // On a system with only one variant, it is called just `iptables`.
+    if !try_rule("iptables")?.status.success() {
+        bail!("no iptables variant supports NAT on this machine: {}", errors.join("; "));
     }
     Ok(())
 }
@@ -186,5 +194,5 @@ fn prefer_iptables(programs: &Path) -> Result<()> {
 fn path_with(first: &Path) -> Result<std::ffi::OsString> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::join_paths(std::iter::once(first.to_owned()).chain(std::env::split_paths(&path)))
-        .context("PATH cannot be extended")
+        .context("cannot extend PATH")
 }

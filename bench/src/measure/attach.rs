@@ -1,4 +1,4 @@
-//! How long one attach takes, whole command included, and what the daemon weighs.
+//! The time of one `vswitch attach` command, and the memory of the daemon.
 
 use std::{net::Ipv4Addr, path::Path, time::Instant};
 
@@ -8,34 +8,35 @@ use crate::{
     command,
     instance::Instance,
     namespaces::Netns,
-    topology::{Netfilter, attach_by_ip, host_with_bridge},
+    topology::{Netfilter, attach_to_bridge, create_bridge_host},
 };
 
-/// Endpoints attached, one after another.
+/// Number of endpoints that are attached in a row.
 pub const ENDPOINTS: usize = 50;
 
-/// Times in milliseconds, memory in MB.
+/// Times in milliseconds and memory in MB.
 #[derive(Debug, Default)]
-pub struct Attaches {
-    /// `vswitch attach`, one value each.
+pub struct AttachTimes {
+    /// Times of `vswitch attach`.
     pub vswitch: Vec<f64>,
-    /// The five `ip` commands that connect a namespace to a Linux bridge, one value for all five.
-    pub by_ip: Vec<f64>,
-    /// The daemon, before the first attach.
+    /// Times of the five `ip` commands that connect a namespace to a Linux bridge, one value for
+    /// all five.
+    pub bridge: Vec<f64>,
+    /// Memory of the daemon before the first attach.
     pub memory_empty: Option<f64>,
-    /// The daemon, with all of them attached.
+    /// Memory of the daemon with all endpoints attached.
     pub memory_full: Option<f64>,
 }
 
-/// Attaches [`ENDPOINTS`] namespaces to a switch and as many to a bridge, in turns.
-pub fn attaches(vswitch: Option<&Path>) -> Result<Attaches> {
-    let mut attaches = Attaches::default();
-    // Declared first, dropped last: the switch goes down while the namespaces still exist.
+/// Attaches [`ENDPOINTS`] namespaces to a switch and as many to a bridge, alternating.
+pub fn measure(vswitch: Option<&Path>) -> Result<AttachTimes> {
+    let mut times = AttachTimes::default();
+    // Declared first and so dropped last: the switch goes down while the namespaces still exist.
     let mut containers = Vec::with_capacity(2 * ENDPOINTS);
-    let bridge = host_with_bridge("attach-bridge", Netfilter::Default)?;
+    let bridge = create_bridge_host("attach-bridge", Netfilter::Default)?;
     let host = Netns::create("attach-host")?;
     let instance = vswitch.map(|binary| Instance::up(binary, &host, &[])).transpose()?;
-    attaches.memory_empty = instance.as_ref().map(Instance::resident_memory).transpose()?;
+    times.memory_empty = instance.as_ref().map(Instance::resident_memory).transpose()?;
 
     for number in 0..ENDPOINTS {
         if let Some(instance) = &instance {
@@ -44,17 +45,17 @@ pub fn attaches(vswitch: Option<&Path>) -> Result<Attaches> {
             attach.args(["attach", "--netns"]).arg(container.path());
             let start = Instant::now();
             command::run(&mut attach)?;
-            attaches.vswitch.push(milliseconds(start));
+            times.vswitch.push(milliseconds(start));
             containers.push(container);
         }
         let container = Netns::create("attach-i")?;
         let start = Instant::now();
-        attach_by_ip(&bridge, &format!("port{number}"), &container, Ipv4Addr::new(10, 99, 0, 2 + number as u8))?;
-        attaches.by_ip.push(milliseconds(start));
+        attach_to_bridge(&bridge, &format!("port{number}"), &container, Ipv4Addr::new(10, 99, 0, 2 + number as u8))?;
+        times.bridge.push(milliseconds(start));
         containers.push(container);
     }
-    attaches.memory_full = instance.as_ref().map(Instance::resident_memory).transpose()?;
-    Ok(attaches)
+    times.memory_full = instance.as_ref().map(Instance::resident_memory).transpose()?;
+    Ok(times)
 }
 
 fn milliseconds(start: Instant) -> f64 {

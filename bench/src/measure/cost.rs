@@ -1,4 +1,4 @@
-//! What the switch's programs cost: nanoseconds per frame, and their size as the kernel sees it.
+//! The cost of the switch's programs: nanoseconds per frame, and their size in the kernel.
 
 use std::{os::fd::AsFd as _, time::Duration};
 
@@ -10,86 +10,89 @@ use aya::{
 use serde::Serialize;
 
 use super::{
-    CLIENT_CPU,
     frames::{delivered_mpps, frame, frame_to, mac},
     udp,
 };
 use crate::{
     bpf::{self, Outcome},
+    cpus::CLIENT_CPU,
     instance::Instance,
     topology::{Pair, Uplink},
 };
 
-/// Runs on a test frame.
+/// Repetitions of a test run.
 const REPEAT: u32 = 1_000_000;
-/// Of traffic, while the kernel keeps the programs' statistics.
+/// Duration of the traffic while the kernel collects program statistics.
 const WINDOW: Duration = Duration::from_millis(500);
 const TC_ACT_REDIRECT: u32 = 7;
 const XDP_REDIRECT: u32 = 4;
 
-/// What one program costs.
+/// The cost of one program.
 #[derive(Clone, Debug, Serialize)]
 pub struct Cost {
     /// Entry point.
     pub program: &'static str,
-    /// Under traffic: run_time_ns / run_cnt of `bpf_prog_info`. Reading the clock twice per run is part of it.
+    /// Nanoseconds per frame under traffic: run_time_ns / run_cnt of `bpf_prog_info`. Includes
+    /// reading the clock twice per run.
     pub ns_under_traffic: f64,
-    /// BPF_PROG_TEST_RUN on one frame to a known endpoint: warm caches, the redirect decided but not carried out.
+    /// Nanoseconds per frame of BPF_PROG_TEST_RUN on one frame to a known endpoint. Caches are
+    /// warm, and the redirect is decided but not carried out.
     pub ns_test_run: f64,
-    /// Instructions that the verifier visited on all paths together; one frame executes far fewer.
+    /// Instructions that the verifier visited on all paths together. One frame executes far fewer.
     pub instructions_visited_by_verifier: u32,
-    /// Instructions of the loaded program, all paths together.
+    /// Instructions of the loaded program on all paths together.
     pub instructions_loaded: u32,
-    /// Its machine code.
+    /// Bytes of machine code.
     pub bytes_jited: u32,
 }
 
-/// Nanoseconds per frame of the program on a container's port, by BPF_PROG_TEST_RUN on one to a known endpoint.
-pub fn test_run_of_container_port(pair: &Pair) -> Result<f64> {
-    let instance = pair.instance.as_ref().context("only vswitch has programs to look at")?;
-    let program = Pinned::open(instance, "from_container")?;
+/// Measures the program on a container's port by BPF_PROG_TEST_RUN with a frame to a known
+/// endpoint. Returns nanoseconds per frame.
+pub fn test_run_container_port(pair: &Pair) -> Result<f64> {
+    let instance = pair.instance.as_ref().context("only vswitch has programs to measure")?;
+    let program = PinnedProgram::open(instance, "from_container")?;
     let outcome = program.run_on_container_port(pair, instance)?;
-    program.check(outcome, TC_ACT_REDIRECT)?;
+    program.check_verdict(outcome, TC_ACT_REDIRECT)?;
     Ok(outcome.time.as_nanos() as f64)
 }
 
-/// The program on a container's port, under UDP from one container to another.
-pub fn of_container_port(pair: &Pair) -> Result<Cost> {
-    let instance = pair.instance.as_ref().context("only vswitch has programs to look at")?;
-    let program = Pinned::open(instance, "from_container")?;
+/// Measures the program on a container's port under UDP traffic between two containers.
+pub fn measure_container_port(pair: &Pair) -> Result<Cost> {
+    let instance = pair.instance.as_ref().context("only vswitch has programs to measure")?;
+    let program = PinnedProgram::open(instance, "from_container")?;
     let ns_under_traffic = program.mean_time_while(|| udp::delivered_per_second(pair, WINDOW).map(drop))?;
     let outcome = program.run_on_container_port(pair, instance)?;
     program.cost(ns_under_traffic, outcome, TC_ACT_REDIRECT)
 }
 
-/// The tcx program on an uplink, under live frames.
-pub fn of_uplink_tcx(uplink: &Uplink) -> Result<Cost> {
-    let instance = uplink.instance.as_ref().context("only vswitch has programs to look at")?;
-    let program = Pinned::open(instance, "from_uplink")?;
+/// Measures the tcx program on an uplink with live frames.
+pub fn measure_uplink_tcx(uplink: &Uplink) -> Result<Cost> {
+    let instance = uplink.instance.as_ref().context("only vswitch has programs to measure")?;
+    let program = PinnedProgram::open(instance, "from_uplink")?;
     let ns_under_traffic = program.mean_time_while(|| delivered_mpps(uplink, WINDOW).map(drop))?;
     let (frame, port) = (frame_to(uplink)?, uplink.host.device(&uplink.ifname)?.ifindex);
     let outcome = uplink.host.inside(CLIENT_CPU, || bpf::run_tc(program.fd.as_fd(), &frame, port, REPEAT))?;
     program.cost(ns_under_traffic, outcome, TC_ACT_REDIRECT)
 }
 
-/// The XDP program on an uplink, under live frames.
-pub fn of_uplink_xdp(uplink: &Uplink) -> Result<Cost> {
-    let instance = uplink.instance.as_ref().context("only vswitch has programs to look at")?;
-    let program = Pinned::open(instance, "from_uplink_xdp")?;
+/// Measures the XDP program on an uplink with live frames.
+pub fn measure_uplink_xdp(uplink: &Uplink) -> Result<Cost> {
+    let instance = uplink.instance.as_ref().context("only vswitch has programs to measure")?;
+    let program = PinnedProgram::open(instance, "from_uplink_xdp")?;
     let ns_under_traffic = program.mean_time_while(|| delivered_mpps(uplink, WINDOW).map(drop))?;
     let (frame, port) = (frame_to(uplink)?, uplink.host.device(&uplink.ifname)?.ifindex);
     let outcome = uplink.host.inside(CLIENT_CPU, || bpf::run_xdp(program.fd.as_fd(), &frame, port, REPEAT))?;
     program.cost(ns_under_traffic, outcome, XDP_REDIRECT)
 }
 
-/// A program of an instance.
-struct Pinned {
+/// A pinned program of an instance.
+struct PinnedProgram {
     name: &'static str,
     path: std::path::PathBuf,
     fd: ProgramFd,
 }
 
-impl Pinned {
+impl PinnedProgram {
     fn open(instance: &Instance, name: &'static str) -> Result<Self> {
         let path = instance.pinned(name);
         let info = ProgramInfo::from_pin(&path).with_context(|| format!("opening {}", path.display()))?;
@@ -97,16 +100,16 @@ impl Pinned {
         Ok(Self { name, path, fd })
     }
 
-    /// Statistics are on only while `traffic` flows: they cost every program in the kernel some nanoseconds.
+    /// Returns the mean time per run while `traffic` flows. Statistics are enabled only for that
+    /// time, because they cost every program in the kernel some nanoseconds.
     fn mean_time_while(&self, traffic: impl FnOnce() -> Result<()>) -> Result<f64> {
-        let _statistics =
-            enable_stats(Stats::RunTime).context("switching on the kernel's statistics of BPF programs")?;
+        let _statistics = enable_stats(Stats::RunTime).context("enabling the kernel's statistics of BPF programs")?;
         let before = ProgramInfo::from_pin(&self.path)?;
         traffic()?;
         let after = ProgramInfo::from_pin(&self.path)?;
         let runs = after.run_count() - before.run_count();
         if runs == 0 {
-            bail!("{} saw none of the traffic", self.name);
+            bail!("{} did not process any of the traffic", self.name);
         }
         Ok((after.run_time() - before.run_time()).as_nanos() as f64 / runs as f64)
     }
@@ -120,10 +123,10 @@ impl Pinned {
         instance.host().inside(CLIENT_CPU, || bpf::run_tc(self.fd.as_fd(), &frame, port, REPEAT))
     }
 
-    fn check(&self, outcome: Outcome, wanted: u32) -> Result<()> {
-        if outcome.verdict != wanted {
+    fn check_verdict(&self, outcome: Outcome, expected: u32) -> Result<()> {
+        if outcome.verdict != expected {
             bail!(
-                "{} returned {} for a frame to a known endpoint, not {wanted} (redirect)",
+                "{} returned {} for a frame to a known endpoint, not {expected} (redirect)",
                 self.name,
                 outcome.verdict
             );
@@ -131,8 +134,8 @@ impl Pinned {
         Ok(())
     }
 
-    fn cost(&self, ns_under_traffic: f64, outcome: Outcome, wanted: u32) -> Result<Cost> {
-        self.check(outcome, wanted)?;
+    fn cost(&self, ns_under_traffic: f64, outcome: Outcome, expected: u32) -> Result<Cost> {
+        self.check_verdict(outcome, expected)?;
         let info = ProgramInfo::from_pin(&self.path)?;
         Ok(Cost {
             program: self.name,
@@ -140,8 +143,8 @@ impl Pinned {
             ns_test_run: outcome.time.as_nanos() as f64,
             instructions_visited_by_verifier: info
                 .verified_instruction_count()
-                .context("the kernel does not tell verified_insns")?,
-            instructions_loaded: info.size_translated().context("the kernel does not tell xlated_prog_len")? / 8,
+                .context("the kernel does not report verified_insns")?,
+            instructions_loaded: info.size_translated().context("the kernel does not report xlated_prog_len")? / 8,
             bytes_jited: info.size_jitted(),
         })
     }

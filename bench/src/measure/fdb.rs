@@ -1,4 +1,5 @@
-//! Frames to stations spread over a small and a large FDB, and how fast stations are learned.
+//! Throughput of frames to stations in a small and a large FDB, and the rate at which stations are
+//! learned.
 
 use std::{
     os::fd::AsFd as _,
@@ -10,29 +11,27 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use vswitch_common::tables::{PortCounters, PortNumber};
 
-use super::{
-    CLIENT_CPU,
-    frames::{CHUNK, CountAndDrop, Injector, frame_to},
-};
+use super::frames::{CHUNK, CountingSink, Injector, frame_to};
 use crate::{
     bpf::{self, Rewrite, Rewriter},
     command::{self, stop_if_interrupted},
+    cpus::CLIENT_CPU,
     instance::Instance,
     tables,
     topology::{Injection, Uplink, Variant},
 };
 
-/// Room for a million stations, and some.
-pub const ROOM: [&str; 2] = ["--fdb-size", "1100000"];
-/// Stations in the FDB, and the rows that they are shown in.
+/// Options of `up` for an FDB with room for a million stations.
+pub const FDB_SIZE_OPTIONS: [&str; 2] = ["--fdb-size", "1100000"];
+/// Numbers of stations in the FDB, with the rows of the figures.
 pub const SIZES: [(u32, &str); 3] = [(10, "fdb10"), (10_000, "fdb10k"), (1_000_000, "fdb1m")];
-/// Stations that get frames where not all of them do.
+/// Number of stations that receive frames with [`Spread::Few`].
 const FEW: u32 = 10;
 /// Frames of one sample of learning, each with a new source.
 const NEW_STATIONS: u32 = 500_000;
 
 /// A switch with an uplink and a number of stations behind a container.
-pub struct Filled {
+pub struct FilledSwitch {
     /// Row of the figures.
     pub row: &'static str,
     stations: u32,
@@ -40,43 +39,44 @@ pub struct Filled {
     ingress: PortNumber,
 }
 
-/// Which program looks the stations up.
+/// The program that looks up the stations.
 #[derive(Clone, Copy, Debug)]
-pub enum By {
-    /// The one in tcx.
+pub enum Hook {
+    /// The tcx program.
     Tcx,
-    /// The one in XDP.
+    /// The XDP program.
     Xdp,
 }
 
-/// Which stations the frames are for, one of them by chance each time.
+/// The stations to which frames are sent. Each frame goes to one of them at random.
 #[derive(Clone, Copy, Debug)]
 pub enum Spread {
-    /// All of them.
+    /// All stations.
     All,
-    /// Ten, at equal distances.
+    /// Ten stations at equal distances.
     Few,
 }
 
-impl Filled {
-    /// Builds it. The table is as large for few stations as for many: what differs is how many are in it.
+impl FilledSwitch {
+    /// Builds the switch. The FDB has the same size for few stations as for many, only the number
+    /// of entries differs.
     pub fn build(stations: u32, row: &'static str, vswitch: &Path) -> Result<Self> {
-        let uplink = Uplink::build_with(Variant::UplinkXdp, Some(vswitch), &ROOM)?;
+        let uplink = Uplink::build_with(Variant::UplinkXdp, Some(vswitch), &FDB_SIZE_OPTIONS)?;
         let instance = instance_of(&uplink)?;
         let container = uplink.container.netns.device(&uplink.container.ifname)?;
-        let behind = container.link_index.context("the container's device has no peer")?;
-        tables::fill_fdb(instance, tables::port_of(instance, behind)?, stations)?;
+        let port_ifindex = container.link_index.context("the container's device has no peer")?;
+        tables::fill_fdb(instance, tables::port_of(instance, port_ifindex)?, stations)?;
         let ingress = tables::port_of(instance, uplink.host.device(&uplink.ifname)?.ifindex)?;
         Ok(Self { row, stations, uplink, ingress })
     }
 
-    /// Frames that the container received, in millions per second.
-    pub fn delivered_mpps(&self, by: By, spread: Spread, window: Duration) -> Result<f64> {
+    /// Returns the frames that the container received, in millions per second.
+    pub fn delivered_mpps(&self, hook: Hook, spread: Spread, window: Duration) -> Result<f64> {
         let rewrite = match spread {
-            Spread::All => Rewrite::Destination { stations: self.stations, apart: 1 },
-            Spread::Few => Rewrite::Destination { stations: FEW, apart: self.stations / FEW },
+            Spread::All => Rewrite::Destination { stations: self.stations, stride: 1 },
+            Spread::Few => Rewrite::Destination { stations: FEW, stride: self.stations / FEW },
         };
-        let rewriter = match by {
+        let rewriter = match hook {
             Tcx => Rewriter::load(rewrite, None)?,
             Xdp => {
                 let switch = Injector::new(&self.uplink.injection, &[])?;
@@ -84,14 +84,15 @@ impl Filled {
             }
         };
         let before = self.counters()?;
-        let sink = CountAndDrop::at(&self.uplink.container)?;
+        let sink = CountingSink::at(&self.uplink.container)?;
         let elapsed = inject(&self.uplink, &rewriter, |start, _| start.elapsed() < window)?;
         let delivered = sink.frames()?;
         let after = self.counters()?;
-        // A word of the far end's own may be flooded; a station that is not found would be, every time.
+        // The far end itself may send a frame that is flooded. A missing station would cause a
+        // flood for every frame.
         let (forwarded, flooded) = (after.forwarded - before.forwarded, after.flooded - before.flooded);
         if delivered == 0 || flooded * 1_000 > forwarded {
-            bail!("{flooded} frames were flooded and {forwarded} forwarded, of which {delivered} arrived");
+            bail!("{flooded} frames were flooded, {forwarded} were forwarded and {delivered} arrived");
         }
         Ok(delivered as f64 / elapsed.as_secs_f64() / 1e6)
     }
@@ -101,28 +102,29 @@ impl Filled {
     }
 }
 
-use By::{Tcx, Xdp};
+use Hook::{Tcx, Xdp};
 
-/// Stations learned from an uplink in a second, in thousands; all are forgotten afterwards.
+/// Returns the stations learned from an uplink, in thousands per second. Removes them afterwards.
 pub fn learned_per_second(uplink: &Uplink) -> Result<f64> {
     let switch = match &uplink.injection {
         Injection::Pass => None,
         pinned @ Injection::Pinned(_) => Some(Injector::new(pinned, &[])?),
     };
     let rewriter = Rewriter::load(Rewrite::Source, switch.as_ref().map(Injector::as_fd))?;
-    let before = learned(uplink)?;
-    let _sink = CountAndDrop::at(&uplink.container)?;
+    let before = learned_stations(uplink)?;
+    let _sink = CountingSink::at(&uplink.container)?;
     let elapsed = inject(uplink, &rewriter, |_, frames| frames < NEW_STATIONS)?;
-    let learned = learned(uplink)?.saturating_sub(before);
-    forget_all(uplink)?;
-    // Numbers of 32 bits are the same now and then, a few dozen times in these.
+    let learned = learned_stations(uplink)?.saturating_sub(before);
+    flush(uplink)?;
+    // Random numbers of 32 bits repeat a few dozen times in this many.
     if learned < u64::from(NEW_STATIONS) / 100 * 99 {
-        bail!("of {NEW_STATIONS} new stations {learned} were learned");
+        bail!("only {learned} of {NEW_STATIONS} new stations were learned");
     }
     Ok(learned as f64 / elapsed.as_secs_f64() / 1e3)
 }
 
-/// Injects frames to the container while `more`, which is told when it began and how many there were, says so.
+/// Injects frames to the container while `more` returns true. Its arguments are the start time and
+/// the number of frames so far.
 fn inject(uplink: &Uplink, rewriter: &Rewriter, more: impl Fn(Instant, u32) -> bool + Sync) -> Result<Duration> {
     let frame = frame_to(uplink)?;
     let ifindex = uplink.host.device(&uplink.ifname)?.ifindex;
@@ -137,30 +139,30 @@ fn inject(uplink: &Uplink, rewriter: &Rewriter, more: impl Fn(Instant, u32) -> b
     })
 }
 
-/// Stations learned so far: by the switch ever, by the bridge those that it knows.
-fn learned(uplink: &Uplink) -> Result<u64> {
+/// Returns the learned stations: the total of the switch, or those in the table of the bridge.
+fn learned_stations(uplink: &Uplink) -> Result<u64> {
     match &uplink.instance {
         Some(instance) => {
             let port = tables::port_of(instance, uplink.host.device(&uplink.ifname)?.ifindex)?;
             Ok(tables::counters(instance, port)?.learned)
         }
-        // `ip -d link` of 2022 does not tell their number.
+        // The version of `ip -d link` from 2022 does not print their number.
         None => {
             let mut bridge = Command::new("bridge");
             bridge.args(["-netns", &uplink.host.to_string(), "fdb", "show", "br", "br0"]);
-            Ok(ours(&command::run(&mut bridge)?))
+            Ok(count_generated(&command::run(&mut bridge)?))
         }
     }
 }
 
-/// Stations in what `bridge fdb show` says that a [`Rewriter`] has made up.
-fn ours(fdb: &str) -> u64 {
-    let [first, second] = bpf::REWRITTEN;
+/// Counts the stations in the output of `bridge fdb show` that a [`Rewriter`] generated.
+fn count_generated(fdb: &str) -> u64 {
+    let [first, second] = bpf::STATION_PREFIX;
     let prefix = format!("{first:02x}:{second:02x}:");
     fdb.lines().filter(|line| line.starts_with(&prefix)).count() as u64
 }
 
-fn forget_all(uplink: &Uplink) -> Result<()> {
+fn flush(uplink: &Uplink) -> Result<()> {
     match &uplink.instance {
         Some(instance) => instance.run(&["fdb", "flush"]).map(drop),
         None => uplink.host.ip("link set br0 type bridge fdb_flush").map(drop),
@@ -168,7 +170,7 @@ fn forget_all(uplink: &Uplink) -> Result<()> {
 }
 
 fn instance_of(uplink: &Uplink) -> Result<&Instance> {
-    uplink.instance.as_ref().context("only vswitch has tables to look at")
+    uplink.instance.as_ref().context("only vswitch has tables to measure")
 }
 
 #[cfg(test)]
@@ -176,9 +178,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stations_that_we_made_up_are_told_from_others() {
+    fn only_generated_stations_are_counted() {
         let fdb = "33:33:00:00:00:01 dev br0 self permanent\n02:56:a4:00:12:7f dev uplink master br0\n\
                    02:57:00:00:00:00 dev uplink master br0\n";
-        assert_eq!(ours(fdb), 1);
+        assert_eq!(count_generated(fdb), 1);
     }
 }

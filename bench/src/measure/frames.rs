@@ -1,4 +1,5 @@
-//! 60-byte frames as received on an uplink, injected by BPF_PROG_RUN, counted where the container receives them.
+//! 60-byte frames that arrive on an uplink, injected by BPF_PROG_RUN and counted where the
+//! container receives them.
 
 use std::{
     net::Ipv4Addr,
@@ -9,31 +10,33 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use aya::programs::{ProgramFd, ProgramInfo};
 
-use super::CLIENT_CPU;
 use crate::{
     bpf,
     command::{self, stop_if_interrupted},
+    cpus::CLIENT_CPU,
+    endpoint::Endpoint,
     namespaces::NetnsName,
-    topology::{Addressed, Endpoint, Injection, Uplink},
+    topology::{FrameAddress, Injection, Uplink},
 };
 
 /// Frames per system call.
 pub const CHUNK: u32 = 1 << 15;
-/// Injected before the clock starts.
+/// Frames injected before the measurement.
 const WARM_UP: u32 = 1 << 12;
-/// Of a frame with a tag, in bytes.
+/// Length of the addresses and the tag of a frame in bytes.
 const ADDRESSES_AND_TAG: usize = 16;
 
-/// An injector keeps the program that frames meet on the uplink.
+/// The program that injected frames meet on the uplink.
 pub enum Injector {
-    /// Passes everything.
+    /// A program that passes everything.
     Pass(OwnedFd),
-    /// The switch's own.
+    /// The switch's own program.
     Switch(ProgramFd),
 }
 
 impl Injector {
-    /// Loads or finds the program. One that passes everything writes `head` first (see [`bpf::load_pass`]).
+    /// Loads or opens the program. One that passes everything writes `head` first (see
+    /// [`bpf::load_pass`]).
     pub fn new(injection: &Injection, head: &[u8]) -> Result<Self> {
         match injection {
             Injection::Pass => bpf::load_pass(head).map(Self::Pass),
@@ -44,7 +47,7 @@ impl Injector {
         }
     }
 
-    /// The program.
+    /// Returns the descriptor of the program.
     pub fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Pass(fd) => fd.as_fd(),
@@ -53,16 +56,16 @@ impl Injector {
     }
 }
 
-/// Frames that the container received, in millions per second.
+/// Returns the frames that the container received, in millions per second.
 pub fn delivered_mpps(uplink: &Uplink, window: Duration) -> Result<f64> {
     let frame = frame_to(uplink)?;
-    let head = if matches!(uplink.to, Addressed::MacInVlan(_)) { &frame[..ADDRESSES_AND_TAG] } else { &[] };
+    let head = if matches!(uplink.address, FrameAddress::MacInVlan(_)) { &frame[..ADDRESSES_AND_TAG] } else { &[] };
     let injector = Injector::new(&uplink.injection, head)?;
     let ifindex = uplink.host.device(&uplink.ifname)?.ifindex;
     let inject = |frames| uplink.host.inside(CLIENT_CPU, || bpf::run_live(injector.as_fd(), &frame, ifindex, frames));
     inject(WARM_UP)?;
 
-    let sink = CountAndDrop::at(&uplink.container)?;
+    let sink = CountingSink::at(&uplink.container)?;
     let elapsed = uplink.host.inside(CLIENT_CPU, || {
         let start = Instant::now();
         while start.elapsed() < window {
@@ -78,13 +81,13 @@ pub fn delivered_mpps(uplink: &Uplink, window: Duration) -> Result<f64> {
     Ok(delivered as f64 / elapsed.as_secs_f64() / 1e6)
 }
 
-/// Counts and drops what a device receives, in the first hook that all variants share. Devices differ in what they count
-/// (a frame handed over by redirect_peer, or passed on by XDP, has not met the driver), and the IP layer would spend more
-/// on each frame than the switch does.
-pub struct CountAndDrop<'a>(&'a NetnsName);
+/// A rule that counts and drops the frames received by a device, in the first hook that all
+/// variants share. Device counters differ (a frame from redirect_peer or passed on by XDP has not
+/// passed the driver), and the IP layer would spend more time on each frame than the switch.
+pub struct CountingSink<'a>(&'a NetnsName);
 
-impl<'a> CountAndDrop<'a> {
-    /// From now on.
+impl<'a> CountingSink<'a> {
+    /// Adds the rule in the namespace of the container.
     pub fn at(container: &'a Endpoint) -> Result<Self> {
         let hook = format!("{{ type filter hook ingress device {} priority 0 ; }}", container.ifname);
         for arguments in [
@@ -97,7 +100,7 @@ impl<'a> CountAndDrop<'a> {
         Ok(Self(&container.netns))
     }
 
-    /// Frames so far.
+    /// Returns the number of frames counted so far.
     pub fn frames(&self) -> Result<u64> {
         let json = command::run(self.0.command("nft").args(["-j", "list", "chain", "netdev", "bench", "sink"]))?;
         let document: serde_json::Value = serde_json::from_str(&json)?;
@@ -107,35 +110,36 @@ impl<'a> CountAndDrop<'a> {
     }
 }
 
-impl Drop for CountAndDrop<'_> {
+impl Drop for CountingSink<'_> {
     fn drop(&mut self) {
         command::clean_up(self.0.command("nft").args(["delete", "table", "netdev", "bench"]));
     }
 }
 
-/// A 60-byte UDP frame from the far end of the wire to the container's MAC address.
+/// Returns a 60-byte UDP frame from the far end of the wire to the container's MAC address.
 ///
-/// Its IP address is a neighbor's, not the container's: the container's stack receives the frame, finds that it is not
-/// for it, and, as no router, drops it without a word, alike in all variants. No socket, no ICMP error takes part.
-/// Where the address is all that tells containers apart it is the container's: there the frames before the clock starts
-/// may cause ICMP errors, those after it are dropped before.
+/// The destination IP address is that of a neighbor, not of the container. The stack of the
+/// container, which is no router, drops such a frame silently in all variants. So no socket and no
+/// ICMP error takes part. If containers are distinguished only by their IP address, the frame has
+/// the container's. Then frames before the measurement may cause ICMP errors, and later ones are
+/// dropped before the stack.
 pub fn frame_to(uplink: &Uplink) -> Result<Vec<u8>> {
     let container = &uplink.container;
     let [a, b, c, _] = container.ipv4.octets();
-    let (destination, ipv4) = match &uplink.to {
-        Addressed::Ip(shared) => (mac(shared)?, container.ipv4),
-        Addressed::Mac | Addressed::MacInVlan(_) => {
+    let (destination, ipv4) = match &uplink.address {
+        FrameAddress::Ip(shared) => (mac(shared)?, container.ipv4),
+        FrameAddress::Mac | FrameAddress::MacInVlan(_) => {
             (mac(&container.netns.device(&container.ifname)?.address)?, Ipv4Addr::new(a, b, c, 99))
         }
     };
     let frame = frame(mac(&uplink.wire_mac)?, destination, uplink.wire.ipv4, ipv4);
-    Ok(match uplink.to {
-        Addressed::MacInVlan(vlan) => tagged(frame, vlan),
+    Ok(match uplink.address {
+        FrameAddress::MacInVlan(vlan) => tagged(frame, vlan),
         _ => frame,
     })
 }
 
-/// A 60-byte UDP frame, the smallest that Ethernet knows (64 with its FCS).
+/// Returns a 60-byte UDP frame, the smallest Ethernet frame (64 bytes with its FCS).
 pub fn frame(source: [u8; 6], destination: [u8; 6], from: Ipv4Addr, to: Ipv4Addr) -> Vec<u8> {
     const LENGTH: usize = 60;
     let mut frame = Vec::with_capacity(LENGTH);
@@ -151,21 +155,21 @@ pub fn frame(source: [u8; 6], destination: [u8; 6], from: Ipv4Addr, to: Ipv4Addr
     let checksum = internet_checksum(&header).to_be_bytes();
     header[10..12].copy_from_slice(&checksum);
     frame.extend(header);
-    // Port 9 is discard. No UDP checksum: IPv4 allows that (RFC 768).
+    // Port 9 is discard. The UDP checksum is zero, which IPv4 allows (RFC 768).
     frame.extend([0, 9, 0, 9]);
     frame.extend((total - 20).to_be_bytes());
     frame.resize(LENGTH, 0);
     frame
 }
 
-/// The frame with a tag of 802.1Q behind its addresses, four bytes longer.
+/// Inserts an 802.1Q tag of four bytes behind the addresses of a frame.
 fn tagged(mut frame: Vec<u8>, vlan: u16) -> Vec<u8> {
     let [high, low] = vlan.to_be_bytes();
     frame.splice(12..12, [0x81, 0x00, high, low]);
     frame
 }
 
-/// Six bytes from the text that `ip` prints.
+/// Parses a MAC address as printed by `ip`.
 pub fn mac(text: &str) -> Result<[u8; 6]> {
     let bytes = text.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<Vec<u8>, _>>();
     bytes.ok().and_then(|bytes| bytes.try_into().ok()).with_context(|| format!("{text:?} is not a MAC address"))
@@ -182,23 +186,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_frame_has_60_bytes_and_a_valid_header_checksum() {
+    fn frame_has_60_bytes_and_a_valid_header_checksum() {
         let frame = frame([2; 6], [4; 6], Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2));
         assert_eq!(frame.len(), 60);
         assert_eq!(frame[..6], [4; 6]);
-        // Over a header with its checksum in place the sum is zero (RFC 1071).
+        // The sum over a header that includes its checksum is zero (RFC 1071).
         assert_eq!(internet_checksum(&frame[14..34]), 0);
     }
 
     #[test]
-    fn a_tag_is_between_addresses_and_type() {
+    fn tag_is_between_addresses_and_type() {
         let frame = tagged(frame([2; 6], [4; 6], Ipv4Addr::LOCALHOST, Ipv4Addr::LOCALHOST), 30);
         assert_eq!(frame.len(), 64);
         assert_eq!(frame[6..18], [2, 2, 2, 2, 2, 2, 0x81, 0x00, 0, 30, 0x08, 0x00]);
     }
 
     #[test]
-    fn a_mac_address_is_six_bytes() {
+    fn mac_address_has_six_bytes() {
         assert_eq!(mac("02:00:00:00:00:ff").unwrap(), [2, 0, 0, 0, 0, 255]);
         assert!(mac("02:00:00:00:00").is_err());
         assert!(mac("eth0").is_err());

@@ -1,25 +1,23 @@
-//! TCP throughput by iperf3: one server per pair for the whole run, one client per sample.
+//! TCP throughput by iperf3, with one server per pair for the whole run and one client per sample.
 
 use std::net::Ipv4Addr;
 
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 
-use super::{CLIENT_CPU, server_cpu};
 use crate::{
     command,
-    listening::Listening,
+    cpus::{CLIENT_CPU, server_cpu},
+    endpoint::Endpoint,
+    listening::{IPERF3_SERVER, ListeningServer},
     namespaces::NetnsName,
-    topology::{Endpoint, Pair},
+    topology::Pair,
 };
 
-/// An iperf3 server in the receiving container, stopped with this value.
+/// An iperf3 server in the receiving container, stopped on drop.
 pub struct Server {
-    _child: Listening,
+    _child: ListeningServer,
 }
-
-/// The arguments of a server: it says at once that it listens, pipe or not.
-pub const SERVER: [&str; 2] = ["--server", "--forceflush"];
 
 #[derive(Deserialize)]
 struct Report {
@@ -38,27 +36,29 @@ struct Sum {
 }
 
 impl Server {
-    /// Starts it and waits until it listens.
+    /// Starts a server in the receiving container and waits until it listens.
     pub fn start(pair: &Pair) -> Result<Self> {
         Self::start_at(&pair.server)
     }
 
-    /// The same at any end.
-    pub fn start_at(end: &Endpoint) -> Result<Self> {
-        command::require("iperf3")?;
-        let mut iperf = end.netns.command("iperf3");
-        iperf.args(SERVER).args(["--bind", &end.ipv4.to_string()]);
-        Ok(Self { _child: Listening::start(&mut iperf)? })
+    /// Starts a server at `endpoint` and waits until it listens.
+    pub fn start_at(endpoint: &Endpoint) -> Result<Self> {
+        command::require_program("iperf3")?;
+        let mut iperf = endpoint.netns.command("iperf3");
+        iperf.args(IPERF3_SERVER).args(["--bind", &endpoint.ipv4.to_string()]);
+        Ok(Self { _child: ListeningServer::start(&mut iperf)? })
     }
 }
 
-/// What the receiver counted, in Gbit/s. The pair's [`Server`] must be running.
+/// Returns the throughput that the receiver counted, in Gbit/s. The [`Server`] of the pair must be
+/// running.
 pub fn gigabits_per_second(pair: &Pair, streams: u32, seconds: u32) -> Result<f64> {
-    from_to(&pair.client.netns, pair.server.ipv4, streams, seconds)
+    gigabits_per_second_to(&pair.client.netns, pair.server.ipv4, streams, seconds)
 }
 
-/// What the receiver counted, in Gbit/s, from a namespace to an address where a server listens, or seems to.
-pub fn from_to(client: &NetnsName, server: Ipv4Addr, streams: u32, seconds: u32) -> Result<f64> {
+/// Returns the throughput that the receiver counted, in Gbit/s, from a namespace to the address of
+/// a server or of a published port.
+pub fn gigabits_per_second_to(client: &NetnsName, server: Ipv4Addr, streams: u32, seconds: u32) -> Result<f64> {
     let mut iperf = client.command("iperf3");
     iperf.args(["--json", "--client", &server.to_string()]);
     iperf.args(["--parallel", &streams.to_string(), "--time", &seconds.to_string()]);
@@ -68,7 +68,7 @@ pub fn from_to(client: &NetnsName, server: Ipv4Addr, streams: u32, seconds: u32)
     let json = String::from_utf8_lossy(&output.stdout);
     let report: Report = serde_json::from_str(&json).with_context(|| {
         format!(
-            "iperf3 said no JSON ({}): {}{}",
+            "iperf3 printed no JSON ({}): {}{}",
             output.status,
             json.trim(),
             String::from_utf8_lossy(&output.stderr).trim()

@@ -1,4 +1,4 @@
-//! Somebody who watches frames while others measure.
+//! `vswitch monitor`, running while another measurement takes place.
 
 use std::{
     os::unix::process::CommandExt as _,
@@ -14,77 +14,77 @@ use crate::{
     tables,
 };
 
-/// A network without endpoints: nothing in it is ever dropped, or seen at all.
-pub const QUIET: &str = "quiet";
-/// The daemon tells the programs within this.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// A network without endpoints, in which no frame is ever seen or dropped.
+pub const QUIET_NETWORK: &str = "quiet";
+/// Time limit for the daemon to enable or disable monitoring in the programs.
+const TIME_LIMIT: Duration = Duration::from_secs(5);
 
-/// Who watches, and the row that this is shown in.
+/// The monitor that runs during a measurement, and so the row of the figure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Watched {
-    /// Nobody.
-    No,
-    /// Somebody, for frames that do not come.
-    ForOthers,
-    /// Somebody, for all, at the rate that `monitor` has by itself.
-    ForAll,
+pub enum Monitoring {
+    /// No monitor.
+    Off,
+    /// A monitor for frames that never occur.
+    OtherFrames,
+    /// A monitor for all frames, at its default rate.
+    AllFrames,
 }
 
-impl Watched {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::No, Self::ForOthers, Self::ForAll];
+impl Monitoring {
+    /// All values.
+    pub const ALL: [Self; 3] = [Self::Off, Self::OtherFrames, Self::AllFrames];
 
-    /// In JSON.
+    /// Returns the key in JSON.
     pub fn row(self) -> &'static str {
         match self {
-            Self::No => "unwatched",
-            Self::ForOthers => "for_others",
-            Self::ForAll => "for_all",
+            Self::Off => "unwatched",
+            Self::OtherFrames => "for_others",
+            Self::AllFrames => "for_all",
         }
     }
 
-    /// Begins; the watcher leaves with the value.
-    pub fn begin<'a>(self, instance: &'a Instance) -> Result<Option<Watcher<'a>>> {
+    /// Starts the monitor. It is killed when the returned value is dropped.
+    pub fn start<'a>(self, instance: &'a Instance) -> Result<Option<Monitor<'a>>> {
         match self {
-            Self::No => Ok(None),
-            Self::ForOthers => Watcher::start(instance, &["--drops", "--network", QUIET]).map(Some),
-            Self::ForAll => Watcher::start(instance, &[]).map(Some),
+            Self::Off => Ok(None),
+            Self::OtherFrames => Monitor::start(instance, &["--drops", "--network", QUIET_NETWORK]).map(Some),
+            Self::AllFrames => Monitor::start(instance, &[]).map(Some),
         }
     }
 }
 
-/// A `vswitch monitor`, whose words go nowhere.
-pub struct Watcher<'a> {
+/// A `vswitch monitor` process whose output is discarded.
+pub struct Monitor<'a> {
     child: Child,
     instance: &'a Instance,
 }
 
-impl<'a> Watcher<'a> {
+impl<'a> Monitor<'a> {
     fn start(instance: &'a Instance, filter: &[&str]) -> Result<Self> {
         let mut monitor = instance.command();
         monitor.arg("monitor").args(filter);
-        // A process group of its own: the terminal's Ctrl-C is for us, who end it when its turn comes.
+        // In its own process group the monitor does not receive the terminal's Ctrl-C.
         monitor.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
-        let child = monitor.spawn().map_err(|error| command::not_started(&monitor, &error))?;
-        let watcher = Self { child, instance };
-        watcher.wait_until(true)?;
-        Ok(watcher)
+        let child = monitor.spawn().map_err(|error| command::start_error(&monitor, &error))?;
+        let monitor = Self { child, instance };
+        monitor.wait_until(true)?;
+        Ok(monitor)
     }
 
-    /// Ends, and sees that the programs do not go on showing frames to nobody.
-    pub fn end(mut self) -> Result<()> {
+    /// Ends the monitor and waits until the programs have stopped reporting frames.
+    pub fn stop(mut self) -> Result<()> {
         self.kill();
         self.wait_until(false)
     }
 
-    fn wait_until(&self, watched: bool) -> Result<()> {
+    fn wait_until(&self, expected: bool) -> Result<()> {
         let start = Instant::now();
-        while tables::is_watched(self.instance)? != watched {
+        while tables::is_monitored(self.instance)? != expected {
             stop_if_interrupted()?;
-            if start.elapsed() > PATIENCE {
+            if start.elapsed() > TIME_LIMIT {
                 bail!(
-                    "`vswitch monitor` was {} and the programs do not know",
-                    if watched { "started" } else { "ended" }
+                    "the programs have not noticed within {TIME_LIMIT:?} that `vswitch monitor` was {}",
+                    if expected { "started" } else { "ended" }
                 );
             }
             std::thread::sleep(Duration::from_millis(10));
@@ -94,13 +94,13 @@ impl<'a> Watcher<'a> {
 
     fn kill(&mut self) {
         if self.child.kill().is_ok() {
-            // Reaped, so that nothing of it is left; its status says only that we killed it.
+            // The process is reaped. Its exit status only says that it was killed.
             let _killed = self.child.wait();
         }
     }
 }
 
-impl Drop for Watcher<'_> {
+impl Drop for Monitor<'_> {
     fn drop(&mut self) {
         self.kill();
     }

@@ -1,4 +1,4 @@
-//! TCP request and response: 64 bytes there, 64 bytes back, one at a time.
+//! TCP request and response: 64 bytes each way, one at a time.
 
 use std::{
     io::{Read as _, Write as _},
@@ -8,61 +8,61 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::CLIENT_CPU;
 use crate::{
-    command::stop_if_interrupted,
-    namespaces::join,
-    statistics::quantile,
-    topology::{Endpoint, Pair},
+    command::stop_if_interrupted, cpus::CLIENT_CPU, endpoint::Endpoint, namespaces::join, statistics::quantile,
+    topology::Pair,
 };
 
-/// Of both ends. The scheduler puts them on one CPU by itself where it may choose; on two, each message would wake an idle CPU,
-/// which takes 30 us on a virtual machine and hides whatever the switch takes.
+/// The CPU of both ends. The scheduler also chooses one CPU for both if it may. On two CPUs each
+/// message would wake an idle CPU, which takes 30 us on a virtual machine and hides the cost of the
+/// switch.
 const CPU: usize = CLIENT_CPU;
 const MESSAGE: usize = 64;
 const WARM_UP: usize = 2_000;
 const ROUND_TRIPS: usize = 20_000;
-/// No round trip takes this long; a lost connection must not hang the bench.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Time limit for a round trip, so that a lost connection does not block the bench.
+const TIME_LIMIT: Duration = Duration::from_secs(5);
 
 /// Round-trip times in microseconds.
 #[derive(Clone, Copy, Debug)]
 pub struct RoundTrip {
-    /// Half of them were at most this.
+    /// The median.
     pub p50: f64,
-    /// All but one in a hundred were at most this.
+    /// The 99th percentile.
     pub p99: f64,
 }
 
-/// Measures on a connection of its own.
+/// Measures on a new connection between the ends of a pair.
 pub fn round_trip(pair: &Pair) -> Result<RoundTrip> {
-    between(&pair.client, &pair.server)
+    round_trip_between(&pair.client, &pair.server)
 }
 
-/// The same between any two ends.
-pub fn between(client: &Endpoint, server: &Endpoint) -> Result<RoundTrip> {
+/// Measures on a new connection between any two endpoints.
+pub fn round_trip_between(client: &Endpoint, server: &Endpoint) -> Result<RoundTrip> {
     std::thread::scope(|scope| {
-        // Bound before the client starts: it needs no retry.
+        // The listener exists before the client starts, so the client needs no retry.
         let listener = join(server.netns.spawn(scope, CPU, || {
             TcpListener::bind(SocketAddr::from((server.ipv4, 0))).context("listening for the ping-pong client")
         }))?;
         let address = listener.local_addr()?;
-        let played = client.netns.spawn(scope, CPU, move || play(address));
-        let answered = server.netns.spawn(scope, CPU, move || answer(&listener));
-        let (played, answered) = (join(played), join(answered));
-        // The client's error comes first: the server only sees that nobody called.
-        let times = played?;
-        answered?;
+        let client_result = client.netns.spawn(scope, CPU, move || run_client(address));
+        let server_result = server.netns.spawn(scope, CPU, move || run_server(&listener));
+        let (client_result, server_result) = (join(client_result), join(server_result));
+        // The client's error is the cause, and is returned first. The server only sees a missing
+        // client.
+        let times = client_result?;
+        server_result?;
         Ok(times)
     })
 }
 
-fn answer(listener: &TcpListener) -> Result<()> {
-    // The client's patience ends first and closes the connection, which ends the loop; accept alone could wait for ever.
+fn run_server(listener: &TcpListener) -> Result<()> {
+    // A client that times out closes the connection, which ends the loop below. `accept` itself
+    // could block forever.
     nix::sys::socket::setsockopt(
         listener,
         nix::sys::socket::sockopt::ReceiveTimeout,
-        &nix::sys::time::TimeVal::new(PATIENCE.as_secs().cast_signed(), 0),
+        &nix::sys::time::TimeVal::new(TIME_LIMIT.as_secs().cast_signed(), 0),
     )?;
     let (mut stream, _) = listener.accept().context("waiting for the ping-pong client")?;
     stream.set_nodelay(true)?;
@@ -75,17 +75,17 @@ fn answer(listener: &TcpListener) -> Result<()> {
     Ok(())
 }
 
-fn play(server: SocketAddr) -> Result<RoundTrip> {
+fn run_client(server: SocketAddr) -> Result<RoundTrip> {
     let mut stream =
-        TcpStream::connect_timeout(&server, PATIENCE).with_context(|| format!("connecting to {server}"))?;
+        TcpStream::connect_timeout(&server, TIME_LIMIT).with_context(|| format!("connecting to {server}"))?;
     stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TIME_LIMIT))?;
     let mut message = [0x5a; MESSAGE];
     let mut times = Vec::with_capacity(ROUND_TRIPS);
     for trip in 0..WARM_UP + ROUND_TRIPS {
         let start = Instant::now();
         stream.write_all(&message)?;
-        stream.read_exact(&mut message).context("waiting for the answer")?;
+        stream.read_exact(&mut message).context("waiting for the response")?;
         if trip >= WARM_UP {
             times.push(start.elapsed().as_nanos() as u64);
         }
@@ -94,6 +94,8 @@ fn play(server: SocketAddr) -> Result<RoundTrip> {
         }
     }
     times.sort_unstable();
-    let at = |fraction| quantile(&times, fraction).map(|nanoseconds| nanoseconds as f64 / 1e3).context("no round trip");
+    let at = |fraction| {
+        quantile(&times, fraction).map(|nanoseconds| nanoseconds as f64 / 1e3).context("no round trip was measured")
+    };
     Ok(RoundTrip { p50: at(0.50)?, p99: at(0.99)? })
 }

@@ -1,4 +1,5 @@
-//! UDP in the smallest Ethernet frames (60 bytes, 64 with the FCS): as many as the sender can, counted by the receiver.
+//! UDP in the smallest Ethernet frames (60 bytes, 64 with the FCS), sent as fast as possible and
+//! counted by the receiver.
 
 use std::{
     io::IoSlice,
@@ -15,21 +16,26 @@ use nix::{
     sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendmmsg, setsockopt, sockopt::RcvBufForce},
 };
 
-use super::{CLIENT_CPU, server_cpu};
-use crate::{command::stop_if_interrupted, namespaces::join, topology::Pair};
+use crate::{
+    command::stop_if_interrupted,
+    cpus::{CLIENT_CPU, server_cpu},
+    namespaces::join,
+    topology::Pair,
+};
 
-/// 60 bytes less Ethernet (14), IPv4 (20) and UDP (8).
+/// 60 bytes minus the headers of Ethernet (14), IPv4 (20) and UDP (8).
 const PAYLOAD: usize = 18;
 const BATCH: usize = 64;
 const RECEIVE_BUFFER: usize = 16 << 20;
-/// Left out of the count, while queues fill.
+/// Time before the measurement in which queues fill.
 const WARM_UP: Duration = Duration::from_millis(200);
 
-/// Datagrams that reached the receiving program, in a second.
+/// Returns the datagrams per second that reached the receiving program.
 pub fn delivered_per_second(pair: &Pair, window: Duration) -> Result<f64> {
     let (received, done) = (AtomicU64::new(0), AtomicBool::new(false));
     std::thread::scope(|scope| {
-        // Whatever ends this closure ends the threads that it started: the scope waits for them.
+        // The scope waits for its threads, so this flag must be set on every way out of the
+        // closure.
         let _finish = SetOnDrop(&done);
         let socket = join(pair.server.netns.spawn(scope, server_cpu(), || {
             let socket =
@@ -70,11 +76,12 @@ fn send(address: SocketAddr, done: &AtomicBool) -> Result<()> {
     socket.connect(address)?;
     let payload = [0x5a; PAYLOAD];
     let messages = [[IoSlice::new(&payload)]; BATCH];
-    let nowhere: [Option<SockaddrStorage>; BATCH] = [None; BATCH];
+    let addresses: [Option<SockaddrStorage>; BATCH] = [None; BATCH];
     let mut headers = MultiHeaders::preallocate(BATCH, None);
     while !done.load(Ordering::Relaxed) {
-        match sendmmsg(socket.as_raw_fd(), &mut headers, messages.iter(), nowhere, [], MsgFlags::empty()) {
-            // A full queue on the way is what this measurement is after; a refused port is the receiver's end.
+        match sendmmsg(socket.as_raw_fd(), &mut headers, messages.iter(), addresses, [], MsgFlags::empty()) {
+            // A full queue is expected in this measurement. A refused port means that the receiver
+            // has ended.
             Ok(_) | Err(Errno::ENOBUFS | Errno::EAGAIN | Errno::EINTR | Errno::ECONNREFUSED) => {}
             Err(error) => return Err(error).context("sending UDP"),
         }
@@ -88,8 +95,8 @@ fn receive(socket: &UdpSocket, received: &AtomicU64, done: &AtomicBool) -> Resul
     while !done.load(Ordering::Relaxed) {
         let mut messages: Vec<_> = buffers.iter_mut().map(|buffer| [IoSliceMut::new(buffer)]).collect();
         match recvmmsg(socket.as_raw_fd(), &mut headers, messages.iter_mut(), MsgFlags::MSG_WAITFORONE, None) {
-            Ok(got) => {
-                received.fetch_add(got.count() as u64, Ordering::Relaxed);
+            Ok(batch) => {
+                received.fetch_add(batch.count() as u64, Ordering::Relaxed);
             }
             Err(Errno::EAGAIN | Errno::EINTR) => {}
             Err(error) => return Err(error).context("receiving UDP"),

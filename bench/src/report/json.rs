@@ -1,4 +1,4 @@
-//! Results as JSON, raw samples included.
+//! Results as JSON, including the raw samples.
 
 use std::{fs, path::Path};
 
@@ -6,8 +6,12 @@ use anyhow::{Context as _, Result};
 use serde_json::{Map, Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{Figure, Results, label};
-use crate::{goals::Verdict, machine::Machine};
+use super::labels::label;
+use crate::{
+    goals::Verdict,
+    machine::Machine,
+    results::{Figure, Results},
+};
 
 /// Writes `result.json` into `directory`.
 pub fn write(

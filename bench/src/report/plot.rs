@@ -1,4 +1,5 @@
-//! Results as one picture: how many times better than the direct wire, the Linux bridge, Docker, and vswitch without guards.
+//! Results as a plot: ratios to the direct wire, the Linux bridge, Docker, and vswitch without
+//! guards.
 
 use std::path::Path;
 
@@ -9,13 +10,15 @@ use plotters::{
     style::text_anchor::{HPos, Pos, VPos},
 };
 
-use super::{Figure, Results, variant};
-use crate::topology::Variant;
+use crate::{
+    results::{Figure, Results, variant},
+    topology::Variant,
+};
 
 const WIDTH: u32 = 1200;
 const PANEL_HEIGHT: u32 = 390;
 
-/// Writes `ratios.svg` into `directory`; nothing when there is nothing to compare.
+/// Writes `ratios.svg` into `directory`. Does nothing if there are no ratios.
 pub fn write(directory: &Path, results: &Results) -> Result<()> {
     let baselines: Vec<Variant> = [Variant::Direct, Variant::Bridge, Variant::Docker, Variant::VswitchOpen]
         .into_iter()
@@ -35,16 +38,16 @@ pub fn write(directory: &Path, results: &Results) -> Result<()> {
     Ok(())
 }
 
-/// One figure's bars.
+/// The bars of one figure.
 struct Group<'a> {
     figure: &'a Figure,
     bars: Vec<(Variant, f64)>,
 }
 
-/// Ratios turned so that more is always better.
+/// Returns the ratios of all figures, inverted if necessary, so that more is always better.
 fn groups(results: &Results, baseline: Variant) -> Vec<Group<'_>> {
     let groups = results.figures.iter().map(|figure| Group { figure, bars: bars(figure, baseline) });
-    // A baseline on its own compares to nothing.
+    // A baseline without other rows is left out.
     groups.filter(|group| group.bars.len() > 1).collect()
 }
 
@@ -113,7 +116,8 @@ fn legend<'a>(
     Ok(())
 }
 
-/// Okabe and Ito's palette, which colour-blind readers can tell apart; vswitch in the two strong ones.
+/// Returns the color of a variant, from the palette of Okabe and Ito, which color-blind readers can
+/// distinguish. vswitch has its two strong colors.
 fn color(variant: Variant) -> RGBColor {
     match variant {
         Variant::Direct => RGBColor(153, 153, 153),

@@ -4,10 +4,15 @@ use std::ops::RangeInclusive;
 
 use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
 
-use super::{Figure, Results, label};
-use crate::{goals::Verdict, measure::cost::Cost, statistics::Summary};
+use super::labels::label;
+use crate::{
+    goals::Verdict,
+    measure::cost::Cost,
+    results::{Figure, Results},
+    statistics::Summary,
+};
 
-/// An empty table with one line, below its header.
+/// Returns an empty table with a line below its header.
 pub fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     let line = LineStyle::none().fill('─').junction('─');
@@ -15,7 +20,7 @@ pub fn table(header: &[&str]) -> Table {
     table
 }
 
-/// Columns of numbers.
+/// Aligns columns of numbers to the right.
 pub fn align_right(table: &mut Table, columns: RangeInclusive<usize>) {
     for column in columns {
         if let Some(column) = table.column_mut(column) {
@@ -24,7 +29,7 @@ pub fn align_right(table: &mut Table, columns: RangeInclusive<usize>) {
     }
 }
 
-/// Medians, spread and ratios.
+/// Returns a table of medians, spread and ratios.
 pub fn figures(results: &Results) -> Table {
     let mut table = table(&["", "", "median", "min .. max", "/ direct", "/ bridge", "/ docker", "/ own"]);
     for figure in &results.figures {
@@ -47,7 +52,7 @@ pub fn figures(results: &Results) -> Table {
     table
 }
 
-/// What the programs cost.
+/// Returns a table of the costs of the programs.
 pub fn costs(costs: &[Cost]) -> Table {
     let mut table = table(&[
         "program",
@@ -71,7 +76,7 @@ pub fn costs(costs: &[Cost]) -> Table {
     table
 }
 
-/// Goals and what came out.
+/// Returns a table of the goals and results.
 pub fn goals(verdicts: &[Verdict]) -> Table {
     let mut table = table(&["goal", "wanted", "got", ""]);
     for verdict in verdicts {
@@ -82,7 +87,7 @@ pub fn goals(verdicts: &[Verdict]) -> Table {
     table
 }
 
-/// A row's ratio to a baseline; the baseline's own is 1 by definition and left out.
+/// Formats the ratio of a row to a baseline. The ratio of the baseline to itself is printed as 1.
 fn ratio(figure: &Figure, row: &str, baseline: &str) -> String {
     if row == baseline {
         return "1".to_owned();
@@ -90,7 +95,7 @@ fn ratio(figure: &Figure, row: &str, baseline: &str) -> String {
     figure.ratio(row, baseline).map(|ratio| format!("{ratio:.2}")).unwrap_or_default()
 }
 
-/// Three digits that matter.
+/// Formats a number with three significant digits.
 fn short(value: f64) -> String {
     if value >= 100.0 {
         format!("{value:.0}")
@@ -106,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_shows_its_median_spread_and_ratios() {
+    fn row_shows_median_spread_and_ratios() {
         let mut results = Results::default();
         for (direct, bridge) in [(20.0, 10.0), (21.0, 10.5), (22.0, 11.0)] {
             results.record("tcp1", "bridge", bridge);
@@ -121,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_have_three_digits_that_matter() {
+    fn numbers_have_three_significant_digits() {
         assert_eq!(short(1234.5), "1234");
         assert_eq!(short(34.56), "34.6");
         assert_eq!(short(1.634), "1.63");

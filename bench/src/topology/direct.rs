@@ -1,9 +1,14 @@
-//! No switch at all: one veth pair between the two ends.
+//! No switch: one veth pair between the two ends.
 
 use anyhow::Result;
 
-use super::{Addressed, CLIENT, Endpoint, Injection, Pair, SERVER, Uplink, Variant, wire};
-use crate::namespaces::Netns;
+use super::{
+    pair::Pair,
+    parts::{CLIENT, SERVER, create_wire},
+    uplink::{FrameAddress, Injection, Uplink},
+    variant::Variant,
+};
+use crate::{endpoint::Endpoint, namespaces::Netns};
 
 pub fn pair() -> Result<Pair> {
     let (a, b) = (Netns::create("direct-a")?, Netns::create("direct-b")?);
@@ -13,23 +18,23 @@ pub fn pair() -> Result<Pair> {
     Ok(Pair::without_switch(Variant::Direct, client, server, vec![a, b]))
 }
 
-/// The wire ends in the container itself: what is left is the cost of receiving a frame.
+/// Builds a wire that ends in the container itself. It shows the cost of receiving a frame.
 pub fn uplink() -> Result<Uplink> {
     let (far, container) = (Netns::create("direct-wire")?, Netns::create("direct-c")?);
-    let from = wire(&container, &far, "eth0")?;
-    let to = Endpoint::configure(&container, "eth0", SERVER)?;
-    from.reach(&to)?;
+    let wire_end = create_wire(&container, &far, "eth0")?;
+    let container_end = Endpoint::configure(&container, "eth0", SERVER)?;
+    wire_end.reach(&container_end)?;
     Ok(Uplink {
         variant: Variant::Direct,
         host: container.name(),
         ifname: "eth0".to_owned(),
         injection: Injection::Pass,
         wire_mac: far.device("wire0")?.address,
-        wire: from,
-        container: to,
-        to: Addressed::Mac,
+        wire: wire_end,
+        container: container_end,
+        address: FrameAddress::Mac,
         instance: None,
-        _tagging: None,
+        _tagger: None,
         _namespaces: vec![far, container],
     })
 }

@@ -1,22 +1,29 @@
-//! Two hosts, a wire between them, and a container on each: the kernel's VXLAN device in a Linux bridge, or vswitch's overlay.
+//! Two hosts with a wire between them and a container on each, connected by the kernel's VXLAN
+//! device in a Linux bridge or by an overlay network of vswitch.
 
 use std::{net::Ipv4Addr, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{CLIENT, Netfilter, Pair, SERVER, Variant, attach_by_ip, host_with_bridge};
+use super::{
+    bridge::{Netfilter, attach_to_bridge, create_bridge_host},
+    pair::Pair,
+    parts::{CLIENT, SERVER, require_binary},
+    variant::Variant,
+};
 use crate::{command, instance::Instance, namespaces::Netns};
 
 /// The hosts' addresses on the wire.
 const HOSTS: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2)];
 const VNI: u32 = 77;
 const UDP_PORT: u16 = 4789;
-/// Of the wire, 1500, less what a tunnel puts before a packet.
+/// MTU of the wire, 1500, minus the headers of a tunnel.
 const MTU: u32 = 1450;
-/// The near end of the wire, on each host.
+/// The end of the wire on each host.
 const WIRE: &str = "wire0";
 
-/// Has frames cross the wire one by one and of its MTU, as between two machines: no device segments or sums for it.
+/// Disables offloads, so that frames cross the wire one by one and with its MTU, as between two
+/// machines.
 const OFFLOADS: [&str; 10] =
     ["tso", "off", "gso", "off", "tx-udp_tnl-segmentation", "off", "tx-udp_tnl-csum-segmentation", "off", "gro", "off"];
 
@@ -24,8 +31,8 @@ pub fn pair(variant: Variant, vswitch: Option<&Path>) -> Result<Pair> {
     let (a, b) = (Netns::create("overlay-a")?, Netns::create("overlay-b")?);
     let role = |n| format!("overlay-host{n}");
     let host = |n| match variant {
-        Variant::VxlanBridge => host_with_bridge(&role(n), Netfilter::Default),
-        Variant::VxlanBridgeAlone => host_with_bridge(&role(n), Netfilter::Off),
+        Variant::VxlanBridge => create_bridge_host(&role(n), Netfilter::Default),
+        Variant::VxlanBridgeAlone => create_bridge_host(&role(n), Netfilter::Off),
         _ => Netns::create(&role(n)),
     };
     let hosts = [host(1)?, host(2)?];
@@ -43,14 +50,14 @@ pub fn pair(variant: Variant, vswitch: Option<&Path>) -> Result<Pair> {
                 host.ip("link set vxlan0 master br0 up")?;
             }
             let attach = |host: &Netns, container: &Netns, address| {
-                let endpoint = attach_by_ip(host, "port1", container, address)?;
+                let endpoint = attach_to_bridge(host, "port1", container, address)?;
                 container.ip(&format!("link set eth0 mtu {MTU}"))?;
                 anyhow::Ok(endpoint)
             };
             (attach(one, &a, CLIENT)?, attach(two, &b, SERVER)?, Vec::new())
         }
         Variant::Overlay => {
-            let vswitch = vswitch.context("this variant needs --vswitch PATH")?;
+            let vswitch = require_binary(vswitch)?;
             let mut instances = Vec::new();
             for (host, peer) in hosts.iter().zip([HOSTS[1], HOSTS[0]]) {
                 let instance = Instance::up(vswitch, host, &[])?;
@@ -67,7 +74,7 @@ pub fn pair(variant: Variant, vswitch: Option<&Path>) -> Result<Pair> {
             let server = attach(&instances[1], &b, SERVER)?;
             (client, server, instances)
         }
-        _ => bail!("{} is no overlay", variant.label()),
+        _ => bail!("{} is not an overlay variant", variant.label()),
     };
     client.reach(&server).with_context(|| format!("through {}", variant.label()))?;
     let mut pair = Pair::without_switch(variant, client, server, Vec::new());

@@ -1,74 +1,73 @@
-//! A container that publishes ports of the host it is on, and somebody outside who uses them.
+//! A container that publishes ports of its host, and clients outside that use them.
 
 use std::{net::Ipv4Addr, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{Endpoint, SERVER, Variant, WIRE, required, wire};
+use super::{
+    parts::{SERVER, WIRE, create_wire, require_binary},
+    variant::Variant,
+};
 use crate::{
     docker::Docker,
+    endpoint::Endpoint,
     instance::Instance,
-    listening::Listening,
-    measure::{
-        connections::{self, Serve},
-        iperf,
-    },
+    listening::{IPERF3_SERVER, ListeningServer},
     namespaces::{Netns, NetnsName},
+    serve::{self, Serve},
 };
 
-/// iperf3's own port, and that of the server of connections.
-const PORTS: [u16; 2] = [5201, connections::PORT];
+/// The ports of iperf3 and of the connection server.
+const PORTS: [u16; 2] = [5201, serve::PORT];
 const UPLINK: &str = "uplink";
 
-/// Both servers run in a container; outside they are reached at the host's address.
+/// Two servers in a container, which are reached from outside at the address of the host.
 pub struct Published {
-    /// What is between the two.
+    /// The connection between clients and servers.
     pub variant: Variant,
-    /// Where the clients are.
+    /// The namespace of the clients.
     pub outside: NetnsName,
-    /// The address that they use.
+    /// The address that the clients use.
     pub address: Ipv4Addr,
-    // Dropped in this order: servers, what connects them, and the namespaces that it works on.
-    _servers: Vec<Listening>,
+    // Dropped in this order: servers, the switch, and the namespaces that it works on.
+    _servers: Vec<ListeningServer>,
     _instance: Option<Instance>,
     _docker: Option<Docker>,
     _namespaces: Vec<Netns>,
 }
 
 impl Published {
-    /// Builds it; the servers listen.
+    /// Builds the connection and starts the servers.
     pub fn build(variant: Variant, vswitch: Option<&Path>) -> Result<Self> {
         let published = match variant {
             Variant::Direct => direct(),
-            Variant::Docker => docker(),
-            Variant::Vswitch => through_vswitch(required(vswitch)?),
-            _ => bail!("{} is not measured on published ports", variant.label()),
+            Variant::Docker => through_docker(),
+            Variant::Vswitch => through_vswitch(require_binary(vswitch)?),
+            _ => bail!("{} is not measured with published ports", variant.label()),
         };
-        let published = published.with_context(|| format!("setting up {} with published ports", variant.label()))?;
-        connections::prepare(&published.outside)?;
-        Ok(published)
+        published.with_context(|| format!("setting up {} with published ports", variant.label()))
     }
 }
 
-/// A host with an uplink, and the namespace at the far end of it.
-fn host(role: &str) -> Result<(Netns, Netns)> {
+/// Creates a host with an uplink, and the namespace at the far end of the uplink.
+fn create_host(role: &str) -> Result<(Netns, Netns)> {
     let outside = Netns::create(&format!("{role}-out"))?;
     let host = Netns::create(&format!("{role}-host"))?;
-    let far = wire(&host, &outside, UPLINK)?;
+    let far = create_wire(&host, &outside, UPLINK)?;
     let near = Endpoint::configure(&host, UPLINK, SERVER)?;
     host.ip(&format!("route add default via {WIRE}"))?;
     far.reach(&near)?;
     Ok((outside, host))
 }
 
-/// The servers run on the host itself: no container, no NAT.
+/// Runs the servers on the host itself, without container and NAT.
 fn direct() -> Result<Published> {
-    let (outside, host) = host("pub-direct")?;
+    let (outside, host) = create_host("pub-direct")?;
     Ok(Published {
         variant: Variant::Direct,
         outside: outside.name(),
         address: SERVER,
-        _servers: servers_in(&host)?,
+        _servers: start_servers(&host)?,
         _instance: None,
         _docker: None,
         _namespaces: vec![outside, host],
@@ -77,7 +76,7 @@ fn direct() -> Result<Published> {
 
 fn through_vswitch(vswitch: &Path) -> Result<Published> {
     let container = Netns::create("pub-vswitch-c")?;
-    let (outside, host) = host("pub-vswitch")?;
+    let (outside, host) = create_host("pub-vswitch")?;
     let instance = Instance::up(vswitch, &host, &[])?;
     let [iperf, serve] = PORTS.map(|port| format!("{port}:{port}"));
     instance.attach(&container, &["-p", &iperf, "-p", &serve])?;
@@ -85,21 +84,21 @@ fn through_vswitch(vswitch: &Path) -> Result<Published> {
         variant: Variant::Vswitch,
         outside: outside.name(),
         address: SERVER,
-        _servers: servers_in(&container)?,
+        _servers: start_servers(&container)?,
         _instance: Some(instance),
         _docker: None,
         _namespaces: vec![outside, host, container],
     })
 }
 
-fn docker() -> Result<Published> {
-    let (outside, host) = host("pub-docker")?;
+fn through_docker() -> Result<Published> {
+    let (outside, host) = create_host("pub-docker")?;
     let docker = Docker::start(&host)?;
     let this = std::env::current_exe()?;
     let image = docker.image(&["iperf3".as_ref(), &this])?;
     let [iperf, serve] = PORTS;
-    let iperf = Listening::start(docker.run(&image, iperf, "iperf3")?.args(iperf::SERVER))?;
-    let serve = Listening::start(docker.run(&image, serve, &this)?.args(Serve::arguments()))?;
+    let iperf = ListeningServer::start(docker.run(&image, iperf, "iperf3")?.args(IPERF3_SERVER))?;
+    let serve = ListeningServer::start(docker.run(&image, serve, &this)?.args(Serve::arguments()))?;
     Ok(Published {
         variant: Variant::Docker,
         outside: outside.name(),
@@ -111,8 +110,8 @@ fn docker() -> Result<Published> {
     })
 }
 
-fn servers_in(netns: &NetnsName) -> Result<Vec<Listening>> {
+fn start_servers(netns: &NetnsName) -> Result<Vec<ListeningServer>> {
     let mut serve = netns.command(std::env::current_exe()?);
     serve.args(Serve::arguments());
-    Ok(vec![Listening::start(netns.command("iperf3").args(iperf::SERVER))?, Listening::start(&mut serve)?])
+    Ok(vec![ListeningServer::start(netns.command("iperf3").args(IPERF3_SERVER))?, ListeningServer::start(&mut serve)?])
 }

@@ -1,11 +1,16 @@
-//! vswitch: an instance of its own in a namespace of its own, spoken to by its command line alone.
+//! vswitch: an instance in a namespace of its own, controlled only by its command line.
 
 use std::path::Path;
 
 use anyhow::Result;
 
-use super::{Addressed, Endpoint, Injection, Pair, SERVER, Uplink, Variant, finish_frames, wire};
-use crate::{instance::Instance, namespaces::Netns};
+use super::{
+    pair::Pair,
+    parts::{SERVER, create_wire, disable_checksum_offload},
+    uplink::{FrameAddress, Injection, Uplink},
+    variant::Variant,
+};
+use crate::{endpoint::Endpoint, instance::Instance, namespaces::Netns};
 
 pub fn pair(variant: Variant, vswitch: &Path, options: &[&str]) -> Result<Pair> {
     let (a, b) = (Netns::create("vswitch-a")?, Netns::create("vswitch-b")?);
@@ -16,13 +21,13 @@ pub fn pair(variant: Variant, vswitch: &Path, options: &[&str]) -> Result<Pair> 
     Ok(Pair { instance: Some(instance), ..Pair::without_switch(variant, client, server, vec![a, b, host]) })
 }
 
-/// The same with everything switched off that the switch does for safety.
+/// Builds a pair with all protections of the switch disabled.
 pub fn pair_without_guards(vswitch: &Path) -> Result<Pair> {
     let (a, b) = (Netns::create("open-a")?, Netns::create("open-b")?);
     let host = Netns::create("open-host")?;
     let instance = Instance::up(vswitch, &host, &[])?;
     let mut create = vec!["network", "create"];
-    create.extend(NO_GUARDS.iter().flat_map(|option| ["-o", option]));
+    create.extend(GUARDS_OFF.iter().flat_map(|option| ["-o", option]));
     create.push("open");
     instance.run(&create)?;
     let client = instance.attach(&a, &["--network", "open"])?.endpoint(&a);
@@ -31,8 +36,8 @@ pub fn pair_without_guards(vswitch: &Path) -> Result<Pair> {
     Ok(Pair { instance: Some(instance), ..open })
 }
 
-/// All that is on by default and may cost a frame something.
-const NO_GUARDS: [&str; 7] = [
+/// All features that are enabled by default and may cost time per frame.
+const GUARDS_OFF: [&str; 7] = [
     "spoof_guard=off",
     "ra_guard=off",
     "dhcp_guard=off",
@@ -45,15 +50,15 @@ const NO_GUARDS: [&str; 7] = [
 pub fn uplink(variant: Variant, vswitch: &Path, options: &[&str]) -> Result<Uplink> {
     let (far, container) = (Netns::create("vswitch-wire")?, Netns::create("vswitch-c")?);
     let host = Netns::create("vswitch-host")?;
-    let from = wire(&host, &far, "uplink")?;
-    finish_frames(&far)?;
+    let wire_end = create_wire(&host, &far, "uplink")?;
+    disable_checksum_offload(&far)?;
 
     let instance = Instance::up(vswitch, &host, options)?;
     let xdp = if variant == Variant::UplinkXdp { "xdp=native" } else { "xdp=off" };
     instance.run(&["network", "create", "--subnet", "10.99.0.0/24", "-o", "uplink=uplink", "-o", xdp, "segment"])?;
     let attached = instance.attach(&container, &["--network", "segment", "--ip", &SERVER.to_string()])?;
-    let to: Endpoint = attached.endpoint(&container);
-    from.reach(&to)?;
+    let container_end: Endpoint = attached.endpoint(&container);
+    wire_end.reach(&container_end)?;
 
     let injection = if variant == Variant::UplinkXdp {
         Injection::Pinned(instance.pinned("from_uplink_xdp"))
@@ -66,11 +71,11 @@ pub fn uplink(variant: Variant, vswitch: &Path, options: &[&str]) -> Result<Upli
         ifname: "uplink".to_owned(),
         injection,
         wire_mac: far.device("wire0")?.address,
-        wire: from,
-        container: to,
-        to: Addressed::Mac,
+        wire: wire_end,
+        container: container_end,
+        address: FrameAddress::Mac,
         instance: Some(instance),
-        _tagging: None,
+        _tagger: None,
         _namespaces: vec![far, container, host],
     })
 }

@@ -1,17 +1,22 @@
-//! vswitch's macvlan and ipvlan: a container on the network of the wire that a parent of the host is the near end of.
+//! vswitch's macvlan and ipvlan: a container in the network of the wire whose near end is a parent
+//! of the host.
 
 use std::path::Path;
 
 use anyhow::Result;
 
-use super::{Addressed, Injection, SERVER, Uplink, Variant, finish_frames, wire};
-use crate::{bpf::Tagging, instance::Instance, measure::CLIENT_CPU, namespaces::Netns};
+use super::{
+    parts::{SERVER, create_wire, disable_checksum_offload},
+    uplink::{FrameAddress, Injection, Uplink},
+    variant::Variant,
+};
+use crate::{bpf::VlanTagger, cpus::CLIENT_CPU, instance::Instance, namespaces::Netns};
 
 const PARENT: &str = "parent";
-/// Of [`Variant::MacvlanVlan`].
+/// The VLAN of [`Variant::MacvlanVlan`].
 const VLAN: u16 = 30;
 
-/// The network that a variant is measured on, as `vswitch network create` takes it.
+/// The network of a variant, as arguments of `vswitch network create`.
 #[derive(Debug, Eq, PartialEq)]
 struct Network {
     driver: &'static str,
@@ -27,7 +32,8 @@ impl Network {
                 Variant::MacvlanVlan => format!("parent={PARENT}.{VLAN}"),
                 _ => format!("parent={PARENT}"),
             },
-            // Off for all others: a veth keeps a tag beside the frame, where no XDP program sees it.
+            // XDP is disabled for all others: a veth keeps the tag beside the frame, where no XDP
+            // program sees it.
             xdp: if variant == Variant::MacvlanXdp { "xdp=native" } else { "xdp=off" },
         }
     }
@@ -44,8 +50,9 @@ impl Network {
     }
 }
 
-/// The VLAN that the far end of the wire is set up for: none, or with programs there that set no tag.
-fn tagging(variant: Variant) -> Option<Option<u16>> {
+/// Returns the VLAN to set at the far end of the wire. `None` attaches no programs there,
+/// `Some(None)` attaches programs that set no tag.
+fn vlan_at_far_end(variant: Variant) -> Option<Option<u16>> {
     match variant {
         Variant::MacvlanVlan => Some(Some(VLAN)),
         Variant::MacvlanUntagged => Some(None),
@@ -56,14 +63,14 @@ fn tagging(variant: Variant) -> Option<Option<u16>> {
 pub fn uplink(variant: Variant, vswitch: &Path, options: &[&str]) -> Result<Uplink> {
     let (far, container) = (Netns::create("wire-far")?, Netns::create("wire-c")?);
     let host = Netns::create("wire-host")?;
-    let from = wire(&host, &far, PARENT)?;
+    let wire_end = create_wire(&host, &far, PARENT)?;
     if variant == Variant::MacvlanXdp {
-        finish_frames(&far)?;
+        disable_checksum_offload(&far)?;
     }
-    let tagging = match tagging(variant) {
+    let tagger = match vlan_at_far_end(variant) {
         Some(vlan) => {
-            let ifindex = far.device(&from.ifname)?.ifindex;
-            Some(far.inside(CLIENT_CPU, || Tagging::attach(ifindex, vlan))?)
+            let ifindex = far.device(&wire_end.ifname)?.ifindex;
+            Some(far.inside(CLIENT_CPU, || VlanTagger::attach(ifindex, vlan))?)
         }
         None => None,
     };
@@ -72,28 +79,28 @@ pub fn uplink(variant: Variant, vswitch: &Path, options: &[&str]) -> Result<Upli
     Network::of(variant).create(&instance)?;
     let attached = instance.attach(&container, &["--network", "wire", "--ip", &SERVER.to_string()])?;
     let container_end = attached.endpoint(&container);
-    from.reach(&container_end)?;
+    wire_end.reach(&container_end)?;
 
     let injection = match variant {
         Variant::MacvlanXdp => Injection::Pinned(instance.pinned("from_parent_xdp")),
         _ => Injection::Pass,
     };
-    let to = match variant {
-        Variant::MacvlanVlan => Addressed::MacInVlan(VLAN),
-        Variant::IpvlanL2 => Addressed::Ip(host.device(PARENT)?.address),
-        _ => Addressed::Mac,
+    let address = match variant {
+        Variant::MacvlanVlan => FrameAddress::MacInVlan(VLAN),
+        Variant::IpvlanL2 => FrameAddress::Ip(host.device(PARENT)?.address),
+        _ => FrameAddress::Mac,
     };
     Ok(Uplink {
         variant,
         host: host.name(),
         ifname: PARENT.to_owned(),
         injection,
-        wire_mac: far.device(&from.ifname)?.address,
-        wire: from,
+        wire_mac: far.device(&wire_end.ifname)?.address,
+        wire: wire_end,
         container: container_end,
-        to,
+        address,
         instance: Some(instance),
-        _tagging: tagging,
+        _tagger: tagger,
         _namespaces: vec![far, container, host],
     })
 }
@@ -103,22 +110,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_vlan_is_named_by_the_parent() {
+    fn vlan_is_part_of_the_parent_name() {
         let network = Network::of(Variant::MacvlanVlan);
         assert_eq!(network, Network { driver: "macvlan", parent: "parent=parent.30".to_owned(), xdp: "xdp=off" });
     }
 
     #[test]
-    fn only_one_variant_is_switched_in_xdp() {
+    fn only_the_xdp_variant_uses_native_xdp() {
         let native: Vec<_> =
             Variant::WIRES.into_iter().filter(|variant| Network::of(*variant).xdp == "xdp=native").collect();
         assert_eq!(native, [Variant::MacvlanXdp]);
     }
 
     #[test]
-    fn what_stands_beside_the_vlan_differs_by_its_tags_alone() {
-        assert_eq!(tagging(Variant::MacvlanVlan), Some(Some(VLAN)));
-        assert_eq!(tagging(Variant::MacvlanUntagged), Some(None));
-        assert_eq!(tagging(Variant::MacvlanTcx), None);
+    fn untagged_variant_attaches_programs_without_a_vlan() {
+        assert_eq!(vlan_at_far_end(Variant::MacvlanVlan), Some(Some(VLAN)));
+        assert_eq!(vlan_at_far_end(Variant::MacvlanUntagged), Some(None));
+        assert_eq!(vlan_at_far_end(Variant::MacvlanTcx), None);
     }
 }

@@ -1,4 +1,4 @@
-//! Who gets a copy of a flood.
+//! Which ports get a copy of a flood.
 
 use super::{group, size, too_big, vlan};
 use crate::packet::address::{Address, Addresses};
@@ -6,58 +6,60 @@ use crate::packet::{Ethernet, Packet, Tag};
 use crate::tables::{ListenerKey, NetworkNumber, Port, PortKind, PortNumber, Tables, VlanKey};
 use crate::verdict::{Decision, Delivery, action};
 
-/// What a port gets of a flood.
+/// The copy of a flood that one port gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Copied {
-    /// Nothing: it is not for this port.
+    /// None: the frame is not for this port.
     No,
-    /// Nothing: it is longer than what may leave by this port.
+    /// None: the frame is longer than this port may send.
     TooBig,
-    /// A copy, whose tag is changed like this: one of [`crate::verdict::tag`].
+    /// A copy with this change of its tag, one of [`crate::verdict::tag`].
     Tag(u8),
 }
 
-/// A frame that is flooded, as far as it decides who gets a copy.
+/// What decides which ports get a copy of a flooded frame.
 #[derive(Clone, Copy, Debug)]
 pub struct Flooded {
-    /// The action of its decision.
+    /// The action of the decision, a flood.
     pub action: u32,
-    /// Where it came in.
+    /// The port that the frame came in by.
     pub ingress: PortNumber,
-    /// The network.
+    /// The network of that port.
     pub network: NetworkNumber,
-    /// Of the flags of the port that it came by: [`Port::ISOLATED`], [`Port::SPLIT_HORIZON`] and [`Port::APART`].
+    /// Flags of that port: [`Port::ISOLATED`], [`Port::SPLIT_HORIZON`] and [`Port::APART`].
     pub flags: u32,
-    /// Bytes behind its Ethernet header and tags; 0 for a GSO packet, which passes whole.
+    /// Bytes behind the Ethernet header and tags; 0 for a GSO packet, which passes whole.
     pub length: u32,
-    /// 1 if it goes into tunnels whatever its length, where their outer packets are cut up.
-    pub cut_up: u32,
-    /// The tag that it came with, TPID << 16 | TCI; 0 if it came without.
+    /// 1 if the frame goes into tunnels whatever its length, where their outer packets may be
+    /// fragmented.
+    pub fragments: u32,
+    /// The tag that the frame came with, TPID << 16 | TCI; 0 for none.
     pub tag: u32,
-    /// Its VLAN.
+    /// The VLAN of the frame.
     pub vlan: VlanKey,
-    /// Of what the wire sent back: 1 if children that are not [`Port::APART`] get it, too.
+    /// In [`action::FLOOD_REFLECTED`]: 1 if children that are not [`Port::APART`] get a copy as
+    /// well.
     pub all: u16,
-    /// The port that sent what the wire sent back.
+    /// In [`action::FLOOD_REFLECTED`]: the child that sent the frame.
     pub except: PortNumber,
-    /// The [`PortKind`] of the port that it came by.
+    /// The [`PortKind`] of the port that the frame came in by.
     pub kind: u32,
-    /// The group that it is for, if it is for its listeners.
+    /// The multicast group, if the flood is for its listeners; else `::`.
     pub group: Address,
 }
 
 impl Flooded {
-    /// A frame that was decided to be flooded, which came in by `port`.
+    /// Reads what counts of a frame with this decision, which came in by `port`.
     #[inline(always)]
     pub fn new<P: Packet + ?Sized>(decision: &Decision, frame: &P, port: &Port) -> Self {
-        let listeners = matches!(decision.action, action::FLOOD_LISTENERS | action::FLOOD_LISTENERS_APART);
-        let (length, cut_up, tag, group) = match Ethernet::parse(frame) {
+        let listeners = matches!(decision.action, action::FLOOD_LISTENERS | action::FLOOD_LISTENERS_EXCEPT_HOST);
+        let (length, fragments, tag, group) = match Ethernet::parse(frame) {
             Ok(ethernet) => {
                 let tag = ethernet.tag.map_or(0, |tag| u32::from(tag.tpid) << 16 | u32::from(tag.tci));
                 let group =
                     if listeners { Addresses::read(frame, &ethernet).destination } else { Address::UNSPECIFIED };
                 let length = if frame.segment() == 0 { size::of(frame, &ethernet) as u32 } else { 0 };
-                (length, u32::from(too_big::may_be_cut_up(frame, &ethernet)), tag, group)
+                (length, u32::from(too_big::may_be_fragmented(frame, &ethernet)), tag, group)
             }
             Err(_) => (0, 0, 0, Address::UNSPECIFIED),
         };
@@ -67,7 +69,7 @@ impl Flooded {
             network: decision.station.network,
             flags: port.flags & (Port::ISOLATED | Port::SPLIT_HORIZON | Port::APART),
             length,
-            cut_up,
+            fragments,
             tag,
             vlan: decision.station.vlan,
             all: u16::from(decision.to.way == Delivery::ALL),
@@ -77,20 +79,35 @@ impl Flooded {
         }
     }
 
-    /// What a port gets.
+    /// Returns the same value without the verifier's knowledge of the kind of frame: the walk over
+    /// the ports is walked once, not once for each kind (see [`crate::verifier`]).
+    #[inline(always)]
+    pub fn forgotten<P: Packet + ?Sized>(self, frame: &P) -> Self {
+        Self {
+            action: frame.forget(self.action),
+            length: frame.forget(self.length),
+            fragments: frame.forget(self.fragments),
+            tag: frame.forget(self.tag),
+            all: frame.forget(self.all.into()) as u16,
+            group: Address::of_words(self.group.words().map(|word| frame.forget(word))),
+            ..self
+        }
+    }
+
+    /// Returns the copy that a port gets.
     #[inline(always)]
     pub fn copy<T: Tables>(&self, port: &Port, number: PortNumber, tables: &T) -> Copied {
-        if number == self.ingress && !port.has(Port::HAIRPIN) || port.is_kept_from(self.flags) {
+        if number == self.ingress && !port.has(Port::HAIRPIN) || port.is_isolated_from(self.flags) {
             return Copied::No;
         }
         let host = matches!(port.kind(), Some(PortKind::Host));
         let wanted = match self.action {
             _ if matches!(port.kind(), Some(PortKind::Child)) => self.is_for_child(port, number),
-            // The host is always known by its address; it has no unknown stations behind it.
-            action::FLOOD_UNKNOWN | action::FLOOD_APART => !host,
+            // The host's address is always in the FDB, and no unknown stations are behind its port.
+            action::FLOOD_UNKNOWN | action::FLOOD_EXCEPT_HOST => !host,
             action::FLOOD_ROUTERS => group::has_router(port),
-            action::FLOOD_LISTENERS_APART if host => false,
-            action::FLOOD_LISTENERS | action::FLOOD_LISTENERS_APART => {
+            action::FLOOD_LISTENERS_EXCEPT_HOST if host => false,
+            action::FLOOD_LISTENERS | action::FLOOD_LISTENERS_EXCEPT_HOST => {
                 group::has_router(port) || tables.listens(&self.listener(number))
             }
             _ => true,
@@ -99,14 +116,14 @@ impl Flooded {
             return Copied::No;
         }
         let length = self.length + size::tags(u32::from(self.tag != 0), self.vlan, port);
-        if port.mtu != 0 && length > u32::from(port.mtu) && (self.cut_up == 0 || !too_big::cuts_up(port)) {
+        if port.mtu != 0 && length > u32::from(port.mtu) && (self.fragments == 0 || !too_big::fragments(port)) {
             return Copied::TooBig;
         }
         let tag = (self.tag != 0).then_some(Tag { tpid: (self.tag >> 16) as u16, tci: self.tag as u16 });
-        Copied::Tag(vlan::on_the_way_out(tag, self.vlan, port))
+        Copied::Tag(vlan::tag_change(tag, self.vlan, port))
     }
 
-    /// Whether a child gets a copy: from another one, from the wire, or from the host.
+    /// Returns whether a child gets a copy of a frame from another child, the wire or the host.
     #[inline(always)]
     fn is_for_child(&self, port: &Port, number: PortNumber) -> bool {
         if port.has(Port::ROUTED) {

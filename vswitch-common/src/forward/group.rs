@@ -1,4 +1,4 @@
-//! Broadcast and multicast: answered by the switch, for those who listen, or for everybody.
+//! Broadcast and multicast: answered by the switch, sent to listeners, or flooded.
 
 use crate::packet::address::Address;
 use crate::packet::arp::{self, Arp};
@@ -6,8 +6,9 @@ use crate::packet::neighbor::{Solicitation, kind};
 use crate::packet::{Ethernet, Packet, ethertype, ipv6, protocol};
 use crate::tables::{FdbKey, NeighborKey, Port, PortKind, PortNumber, StormClass, Tables};
 use crate::verdict::{Decision, Delivery, DropReason, action};
+use crate::verifier::two_bytes;
 
-/// IGMP's messages (RFC 9776, 4; RFC 2236; RFC 1112).
+/// Types of IGMP messages (RFC 9776, 4; RFC 2236; RFC 1112).
 mod igmp {
     pub const QUERY: u8 = 0x11;
     pub const REPORT_1: u8 = 0x12;
@@ -43,7 +44,8 @@ pub(super) fn decide<P: Packet + ?Sized, T: Tables>(
     Decision { snoops: frame.forget(snoops) as u8, ..Decision::new(frame.forget(action), number) }
 }
 
-/// Drops a flood that is more than the port's allowance, and says what the others are to be counted as.
+/// Drops a flood beyond the port's allowance, and sets the [`StormClass`] that another flood is
+/// counted in.
 #[inline(always)]
 pub(super) fn allowance<T: Tables>(
     decision: Decision,
@@ -58,23 +60,23 @@ pub(super) fn allowance<T: Tables>(
     let class = match decision.action {
         action::FLOOD_UNKNOWN => StormClass::Unknown,
         action::FLOOD_GROUP
-        | action::FLOOD_APART
+        | action::FLOOD_EXCEPT_HOST
         | action::FLOOD_LISTENERS
-        | action::FLOOD_LISTENERS_APART
+        | action::FLOOD_LISTENERS_EXCEPT_HOST
         | action::FLOOD_ROUTERS => match ethernet.destination.is_broadcast() {
             true => StormClass::Broadcast,
             false => StormClass::Multicast,
         },
         _ => return decision,
     } as u8;
-    let used = tables.storm(decision.ingress, class.into());
-    if used.tick == now && used.count >= port.storm {
+    if tables.storm(decision.ingress, class.into()).is_used_up(port.storm, now) {
         return Decision::drop(DropReason::Storm, decision.ingress);
     }
     Decision { storm: class.into(), ..decision }
 }
 
-/// The answer to an ARP request or neighbor solicitation for an address whose owner is known, and may be reached.
+/// Returns the answer to an ARP request or neighbor solicitation for an address of a known station
+/// that the sender may reach.
 #[inline(always)]
 fn answer<P: Packet + ?Sized, T: Tables>(
     frame: &P,
@@ -87,7 +89,8 @@ fn answer<P: Packet + ?Sized, T: Tables>(
     let (action, target) = match ethernet.ethertype {
         ethertype::ARP => {
             let arp = Arp::parse(frame, ethernet.payload).ok()?;
-            // One who asks for its own address announces it (RFC 5227, 3): that is for all.
+            // A request for the sender's own address announces the address to all stations (RFC
+            // 5227, 3).
             if arp.operation != arp::REQUEST || arp.sender == arp.target {
                 return None;
             }
@@ -99,44 +102,38 @@ fn answer<P: Packet + ?Sized, T: Tables>(
     let key = NeighborKey { address: target, network: station.network, vlan: station.vlan, reserved: 0 };
     let owner = tables.neighbor(&key);
     let target = tables.port(owner)?;
-    if owner == number || target.network != port.network || target.is_kept_from(port.flags) {
+    if owner == number || target.network != port.network || target.is_isolated_from(port.flags) {
         return None;
     }
     let to = Delivery { port: owner, ..Decision::new(action, number).to };
     Some(Decision { to, ..Decision::new(action, number) })
 }
 
-/// What becomes of an IPv4 packet to a group, and whether the daemon is to see it.
+/// Returns the action for an IPv4 packet to a group, and 1 if the daemon gets a copy.
 #[inline(always)]
 fn of_ipv4<P: Packet + ?Sized>(frame: &P, at: usize) -> (u32, u32) {
-    let everybody = (action::FLOOD_GROUP, 0);
-    let Some([version]) = frame.read(at) else { return everybody };
-    let Some([carries]) = frame.read(at + 9) else { return everybody };
+    let flood = (action::FLOOD_GROUP, 0);
+    let Some([version]) = frame.read(at) else { return flood };
+    let Some([carries]) = frame.read(at + 9) else { return flood };
     if carries == protocol::IGMP {
-        return match read2(frame, at + usize::from(version & 0xf) * 4) {
+        return match two_bytes(frame, at + usize::from(version & 0xf) * 4) {
             [igmp::QUERY, _] => (action::FLOOD_GROUP, 1),
             [igmp::REPORT_1 | igmp::REPORT_2 | igmp::LEAVE | igmp::REPORT_3, _] => (action::FLOOD_ROUTERS, 1),
-            _ => everybody,
+            _ => flood,
         };
     }
-    let Some(group) = frame.read(at + 16).map(Address::mapped) else { return everybody };
-    if group.is_multicast4() && !group.is_group_of_all() { (action::FLOOD_LISTENERS, 0) } else { everybody }
+    let Some(group) = frame.read(at + 16).map(Address::mapped) else { return flood };
+    if group.is_multicast4() && !group.is_group_of_all() { (action::FLOOD_LISTENERS, 0) } else { flood }
 }
 
-/// Two bytes, or what matches nothing here: compared without being there, they would be an unset register to the
-/// verifier, which it refuses.
-#[inline(always)]
-fn read2<P: Packet + ?Sized>(frame: &P, offset: usize) -> [u8; 2] {
-    frame.read(offset).unwrap_or([0; 2])
-}
-
+/// The same for an IPv6 packet.
 #[inline(always)]
 fn of_ipv6<P: Packet + ?Sized>(frame: &P, at: usize) -> (u32, u32) {
-    let everybody = (action::FLOOD_GROUP, 0);
-    let Some([next]) = frame.read(at + 6) else { return everybody };
-    if next == protocol::HOP_BY_HOP && read2(frame, at + ipv6::HEADER) == [protocol::ICMPV6, 0] {
-        // With the router alert in front (RFC 3810, 5).
-        match read2(frame, at + ipv6::HEADER + 8) {
+    let flood = (action::FLOOD_GROUP, 0);
+    let Some([next]) = frame.read(at + 6) else { return flood };
+    if next == protocol::HOP_BY_HOP && two_bytes(frame, at + ipv6::HEADER) == [protocol::ICMPV6, 0] {
+        // Behind a hop-by-hop header with the router alert option (RFC 3810, 5).
+        match two_bytes(frame, at + ipv6::HEADER + 8) {
             [kind::LISTENER_QUERY, _] => return (action::FLOOD_GROUP, 1),
             [kind::LISTENER_REPORT | kind::LISTENER_DONE | kind::LISTENER_REPORT_2, _] => {
                 return (action::FLOOD_ROUTERS, 1);
@@ -144,11 +141,12 @@ fn of_ipv6<P: Packet + ?Sized>(frame: &P, at: usize) -> (u32, u32) {
             _ => {}
         }
     }
-    let Some(group) = frame.read(at + 24).map(Address::new) else { return everybody };
-    if group.is_multicast6() && !group.is_group_of_all() { (action::FLOOD_LISTENERS, 0) } else { everybody }
+    let Some(group) = frame.read(at + 24).map(Address::new) else { return flood };
+    if group.is_multicast6() && !group.is_group_of_all() { (action::FLOOD_LISTENERS, 0) } else { flood }
 }
 
-/// Whether a port of this kind may have somebody behind it that listens and never says so.
+/// Returns whether a port gets all multicast: a multicast router is behind it, or an uplink, where
+/// listeners may be whose reports do not come here.
 #[inline(always)]
 pub(super) const fn has_router(port: &Port) -> bool {
     port.has(Port::ROUTER) || matches!(port.kind(), Some(PortKind::Uplink))

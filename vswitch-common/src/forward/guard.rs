@@ -1,7 +1,8 @@
-//! The guards: what an endpoint sends speaks for itself alone, and does not play the router, DHCP server or bridge.
+//! The guards: an endpoint sends frames in its own name alone, and is no router, DHCP server or
+//! bridge.
 //!
-//! Every header that could speak for somebody is looked at, wherever a receiver would find it: behind tags, behind LLC
-//! and SNAP, behind IPv6 extension headers.
+//! Every header that names a sender is checked where a receiver would look for it: behind tags,
+//! behind LLC and SNAP, behind IPv6 extension headers.
 
 #[cfg(test)]
 mod tests;
@@ -23,14 +24,15 @@ const DHCPV6_SERVER: u16 = 547;
 /// IGMP's membership query (RFC 9776, 4).
 const MEMBERSHIP_QUERY: u8 = 0x11;
 
-/// IPv6 extension headers that are followed: destination options and a fragment header, say. What
-/// hides its transport header behind more is dropped (RFC 7113, 3).
+/// IPv6 extension headers that are followed, for example destination options and a fragment header.
+/// A packet with more is dropped, because its transport header is hidden (RFC 7113, 3).
 const MAX_EXTENSIONS: usize = 2;
 
-/// Options of a neighbor solicitation or advertisement that are looked at. One is usual.
+/// Options of a neighbor solicitation or advertisement that are checked. One is usual; a message
+/// with more is dropped.
 const MAX_OPTIONS: usize = 2;
 
-/// Who may say what.
+/// The sender of a frame, with what decides which addresses it may use.
 struct Speaker<'a, T> {
     port: &'a Port,
     number: PortNumber,
@@ -38,7 +40,7 @@ struct Speaker<'a, T> {
     tables: &'a T,
 }
 
-/// Why a frame of an endpoint is refused, if it is.
+/// Returns why a frame of an endpoint is refused, `None` if it is not.
 #[inline(always)]
 pub(super) fn check<P: Packet + ?Sized, T: Tables>(
     frame: &P,
@@ -58,23 +60,25 @@ pub(super) fn check<P: Packet + ?Sized, T: Tables>(
         ethertype::ARP => speaker.arp(frame, ethernet.payload),
         ..=llc::MAX_LENGTH => match Llc::parse(frame, ethernet) {
             Llc::Bpdu => port.has(Port::BPDU_GUARD).then_some(DropReason::Bpdu),
-            // Nobody sends these so on Ethernet, and some receivers take them all the same: not looked into, but dropped.
+            // Stations do not send these on Ethernet, but some receivers accept them. They are
+            // dropped unread.
             Llc::Snap(ethertype::IPV4 | ethertype::IPV6 | ethertype::ARP) => Some(DropReason::SnapEncapsulated),
             Llc::Snap(tag) if is_tag(tag) => Some(DropReason::SnapEncapsulated),
             Llc::Snap(_) | Llc::Other => None,
             Llc::Truncated => Some(DropReason::Truncated),
         },
-        // More tags than we look behind.
+        // More tags than are read.
         tag if is_tag(tag) => Some(DropReason::Truncated),
         _ => None,
     }
 }
 
 impl<T: Tables> Speaker<'_, T> {
-    /// Whether an address may be spoken for. Where others may be behind the port, or in a VLAN whose addresses nobody
-    /// told us, that is any that is not known to be another port's.
+    /// Returns whether the sender may use an IPv6 address. If other stations may be behind the
+    /// port, or in a VLAN whose addresses are unknown here, it may use any address that is not
+    /// known to belong to another port.
     #[inline(always)]
-    fn may_be(&self, address: Address) -> bool {
+    fn may_use(&self, address: Address) -> bool {
         if self.port.has(Port::BY_ADDRESS) {
             return self.is_known(address);
         }
@@ -82,35 +86,37 @@ impl<T: Tables> Speaker<'_, T> {
             let own = address == self.port.ipv6 || address == Address::link_local(self.port.mac);
             return own || self.has_elsewhere(address);
         }
-        self.is_nobody_elses(address)
+        self.is_free_or_own(address)
     }
 
+    /// The same for an IPv4 address.
     #[inline(always)]
-    fn may_be4(&self, address: [u8; 4]) -> bool {
+    fn may_use4(&self, address: [u8; 4]) -> bool {
         if u32::from_ne_bytes(address) == self.port.ipv4 {
             return true;
         }
         if !self.port.has(Port::LEARN) && self.station.vlan == self.port.vlan {
             return self.has_elsewhere(Address::mapped(address));
         }
-        self.is_nobody_elses(Address::mapped(address))
+        self.is_free_or_own(Address::mapped(address))
     }
 
-    /// Whether it is one of those by which the endpoint is found.
+    /// Returns whether the address is known to be the endpoint's, here or in another network.
     #[inline(always)]
     fn is_known(&self, address: Address) -> bool {
         let key = NeighborKey { address, network: self.port.network, vlan: self.station.vlan, reserved: 0 };
         self.tables.neighbor(&key) == self.number || self.has_elsewhere(address)
     }
 
-    /// Whether it is the endpoint's address in another network.
+    /// Returns whether the endpoint has the address in another network.
     #[inline(always)]
     fn has_elsewhere(&self, address: Address) -> bool {
         self.tables.owns(&OwnKey { address, port: self.number, reserved: 0 })
     }
 
+    /// Returns whether the address is not known to belong to another port.
     #[inline(always)]
-    fn is_nobody_elses(&self, address: Address) -> bool {
+    fn is_free_or_own(&self, address: Address) -> bool {
         let key = NeighborKey { address, network: self.port.network, vlan: self.station.vlan, reserved: 0 };
         let owner = self.tables.neighbor(&key);
         owner == PortNumber::NONE || owner == self.number
@@ -120,9 +126,9 @@ impl<T: Tables> Speaker<'_, T> {
     fn ipv4<P: Packet + ?Sized>(&self, frame: &P, at: usize) -> Option<DropReason> {
         let Some(header) = frame.read::<16>(at) else { return Some(DropReason::Truncated) };
         let [version, _, _, _, _, _, f0, f1, _, protocol, _, _, s0, s1, s2, s3] = header;
-        // One that has no address yet asks for it under 0.0.0.0.
+        // A station without an address asks for one from 0.0.0.0.
         let source = [s0, s1, s2, s3];
-        if self.port.has(Port::SPOOF_GUARD) && !self.may_be4(source) && source != [0; 4] {
+        if self.port.has(Port::SPOOF_GUARD) && !self.may_use4(source) && source != [0; 4] {
             return Some(DropReason::IpSpoofed);
         }
         if !matches!(protocol, protocol::UDP | protocol::IGMP) || u16::from_be_bytes([f0, f1]) & 0x1fff != 0 {
@@ -144,7 +150,7 @@ impl<T: Tables> Speaker<'_, T> {
             return Some(DropReason::Truncated);
         };
         let source = Address::new(source);
-        if self.port.has(Port::SPOOF_GUARD) && !self.may_be(source) && !source.is_unspecified6() {
+        if self.port.has(Port::SPOOF_GUARD) && !self.may_use(source) && !source.is_unspecified6() {
             return Some(DropReason::IpSpoofed);
         }
         let [_, _, _, _, l0, l1, next, _] = first;
@@ -155,8 +161,8 @@ impl<T: Tables> Speaker<'_, T> {
             return Some(DropReason::Truncated);
         };
         if walk.fragment_offset != 0 {
-            // Without a transport header. Its receiver has refused the first fragment with us, or takes no neighbor
-            // discovery in fragments (RFC 6980).
+            // It has no transport header. The first fragment was refused here, or the receiver
+            // accepts no neighbor discovery in fragments (RFC 6980).
             return None;
         }
         if !walk.complete {
@@ -178,7 +184,8 @@ impl<T: Tables> Speaker<'_, T> {
 
     #[inline(always)]
     fn icmpv6<P: Packet + ?Sized>(&self, frame: &P, source: Address, at: usize, end: usize) -> Option<DropReason> {
-        // (Two bytes: of a single one at a place that varies the verifier does not know that it is there.)
+        // Two bytes for the verifier, which cannot prove that a single byte at a variable offset
+        // exists.
         let Some([kind, _]) = frame.read(at) else { return Some(DropReason::Truncated) };
         match kind {
             kind::ROUTER_ADVERTISEMENT | kind::REDIRECT | kind::LISTENER_QUERY => {
@@ -188,13 +195,14 @@ impl<T: Tables> Speaker<'_, T> {
             _ => return None,
         }
         let Some(target) = frame.read(at + 8) else { return Some(DropReason::Truncated) };
-        // An advertisement speaks for its target; so does the solicitation of one who has no address yet, and means to
-        // take that one (RFC 4862, 5.4). Other solicitations ask for somebody else.
-        let speaks = kind == kind::ADVERTISEMENT || source.is_unspecified6();
-        if speaks && !self.may_be(Address::new(target)) {
+        // An advertisement claims its target. So does a solicitation of a station without an
+        // address, which is about to take that one (RFC 4862, 5.4). Any other solicitation asks for
+        // another station.
+        let claims = kind == kind::ADVERTISEMENT || source.is_unspecified6();
+        if claims && !self.may_use(Address::new(target)) {
             return Some(DropReason::NeighborSpoofed);
         }
-        // The link-layer addresses in the options: the sender's own, whichever message it is.
+        // In either message the link-layer addresses in the options are the sender's own.
         let mut option = at + neighbor::LENGTH;
         for _ in 0..MAX_OPTIONS {
             if option >= end {
@@ -219,18 +227,18 @@ impl<T: Tables> Speaker<'_, T> {
         match Arp::parse(frame, at) {
             Ok(arp) => {
                 let sender = arp.sender.octets();
-                // A probe has no sender's address (RFC 5227, 2.1.1).
-                let own = arp.sender_mac == self.station.mac && (self.may_be4(sender) || sender == [0; 4]);
+                // A probe has the sender address 0.0.0.0 (RFC 5227, 2.1.1).
+                let own = arp.sender_mac == self.station.mac && (self.may_use4(sender) || sender == [0; 4]);
                 (!own).then_some(DropReason::ArpSpoofed)
             }
             Err(Malformed::Truncated) => Some(DropReason::Truncated),
-            // Not IPv4 over Ethernet: whatever it says, nobody here is told so for good.
+            // Not IPv4 over Ethernet: no station here uses it.
             Err(_) => Some(DropReason::ArpSpoofed),
         }
     }
 }
 
-/// Whether a frame to a link-local group is a BPDU.
+/// Returns whether a frame to a link-local group is a BPDU.
 #[inline(always)]
 pub(super) fn is_bpdu<P: Packet + ?Sized>(frame: &P, ethernet: &Ethernet) -> bool {
     ethernet.ethertype <= llc::MAX_LENGTH && Llc::parse(frame, ethernet) == Llc::Bpdu

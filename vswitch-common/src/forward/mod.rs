@@ -1,125 +1,125 @@
-//! The decision: what becomes of a frame that enters the switch. Read it top to bottom.
+//! The decision: what happens to a frame that enters the switch. Read [`forward`] and `decide` from
+//! top to bottom; each step that is longer than a few lines has a file of its own.
 
-mod border;
-mod early;
 mod flood;
 mod group;
 mod guard;
+mod host_port;
 mod parent;
+mod scope;
 mod size;
 #[cfg(test)]
 mod tests;
 mod too_big;
+mod tunnel;
 #[cfg(test)]
 mod tunnel_tests;
 pub mod underlay;
 mod vlan;
 pub mod wireguard;
+mod xdp;
 
-pub use early::forward_early;
 pub use flood::{Copied, Flooded};
 pub use size::tags;
 pub use too_big::LEAST_IPV6;
 
-use crate::packet::{Ethernet, Packet, TunnelKey};
+use scope::{Everything, Hook, Scope};
+
+use crate::packet::{Ethernet, Packet};
 use crate::tables::{FdbKey, Port, PortKind, PortNumber, Tables};
 use crate::verdict::{Decision, Delivery, DropReason, action};
+use crate::verifier;
 
-/// Which ports a program may be on, which frames it gets, and whether it is XDP: what cannot come up is left out of it, and
-/// it is the faster.
-mod side {
-    use crate::tables::{Port, PortKind};
-
-    pub const HOST: u16 = 1;
-    pub const CONTAINER: u16 = 2;
-    pub const UPLINK: u16 = 4;
-    pub const PARENT: u16 = 256;
-    pub const CHILD: u16 = 512;
-    /// Frames to a single station.
-    pub const UNICAST: u16 = 16;
-    /// Broadcast and multicast.
-    pub const GROUP: u16 = 32;
-    /// The guards of containers are looked at.
-    pub const GUARDS: u16 = 64;
-    /// So is all that comes behind them; without it, what passes them is left to who looks at that.
-    pub const REST: u16 = 128;
-    pub const WHOLE: u16 = GUARDS | REST;
-    pub const ANY: u16 = HOST | CONTAINER | UPLINK | PARENT | CHILD | TUNNEL | UNICAST | GROUP | WHOLE;
-    /// In XDP, which hands frames from device to device: never over the border to the host's stack.
-    pub const EARLY: u16 = 8;
-    /// On its way out by a parent.
-    pub const OUT: u16 = 1024;
-    /// Not the host's own: it forwards it for others.
-    pub const FORWARDED: u16 = 2048;
-    /// Out of a tunnel: the port is found by what the tunnel says, not by the device.
-    pub const TUNNEL: u16 = 4096;
-
-    /// Whether a port is one of those. The answer is no surprise: but should it ever be another, nothing passes.
-    #[inline(always)]
-    pub const fn has<const SIDE: u16>(port: &Port) -> bool {
-        let side = match port.kind() {
-            Some(PortKind::Host) => HOST,
-            Some(PortKind::Container) => CONTAINER,
-            Some(PortKind::Uplink) => UPLINK,
-            Some(PortKind::Parent) => PARENT,
-            Some(PortKind::Child) => CHILD,
-            Some(PortKind::Tunnel) => TUNNEL,
-            None => 0,
-        };
-        SIDE & side != 0
-    }
-}
-
-/// Decides about one frame that the device `ifindex` received at the tick `now` (see [`crate::tables::tick`]).
+/// Decides about one frame that the device `ifindex` received at the tick `now` (see
+/// [`crate::tables::tick`]).
 ///
-/// A pure function of its arguments: it changes neither frame nor tables. The caller carries the decision out.
+/// A pure function of its arguments: it changes neither the frame nor the tables. The caller
+/// carries the decision out.
 #[inline(always)]
 pub fn forward<P: Packet + ?Sized, T: Tables>(ifindex: u32, frame: &P, tables: &T, now: u32) -> Decision {
-    decide::<P, T, { side::ANY }>(ifindex, frame, tables, now)
+    decide::<P, T, Everything>(ifindex, frame, tables, now)
 }
 
-/// The halves of the decision that one program has: for a device that is one kind of port, about frames to one station or
-/// about broadcast and multicast. A frame of the other half, or a port of another kind, is dropped. What containers send to
-/// groups is decided about in two steps, `guarded_group_from_container` first: it leaves what passes the guards to the other.
-pub mod half {
-    use super::{Decision, Packet, Tables, decide, side};
+/// Decides about a frame in XDP, before the kernel has made a packet of it, for a port of the kind
+/// `ingress`.
+///
+/// A frame that XDP does not take is deferred ([`action::DEFER`]), untouched and uncounted, to the
+/// tcx hook, which decides the same. See `xdp.rs` for the frames that XDP takes.
+#[inline(always)]
+pub fn forward_xdp<P: Packet + ?Sized, T: Tables>(
+    ifindex: u32,
+    ingress: PortKind,
+    frame: &P,
+    tables: &T,
+    now: u32,
+) -> Decision {
+    let decision = match ingress {
+        PortKind::Uplink => part::xdp_from_uplink(ifindex, frame, tables, now),
+        PortKind::Parent => part::xdp_from_parent(ifindex, frame, tables, now),
+        _ => part::xdp_from_container(ifindex, frame, tables, now),
+    };
+    if xdp::takes(&decision, ingress, frame) { decision } else { Decision::new(action::DEFER, PortNumber::NONE) }
+}
 
-    macro_rules! halves {
-        ($($name:ident: $side:expr;)*) => {
+/// The part of the decision that each program contains: for one kind of port, and for frames to one
+/// station or for broadcast and multicast. A frame of another port, or of the other part, is
+/// dropped. Broadcast and multicast from endpoints are decided in two steps: `guarded_group_from_*`
+/// defers a frame that passes the guards to `group_from_*`.
+pub mod part {
+    use super::scope::{Cast, Hook, Phase, PortKinds, Scope};
+    use super::{Decision, Packet, PortKind, Tables, decide};
+
+    macro_rules! parts {
+        ($($visibility:vis $name:ident: $port:ident, $cast:ident, $phase:ident, $hook:ident;)*) => {
             $(
-                /// One half, by its name; see [`super::forward`].
+                /// One part, by its name; see [`super::forward`].
                 #[inline(always)]
-                pub fn $name<P: Packet + ?Sized, T: Tables>(ifindex: u32, frame: &P, tables: &T, now: u32) -> Decision {
-                    decide::<P, T, { $side }>(ifindex, frame, tables, now)
+                $visibility fn $name<P: Packet + ?Sized, T: Tables>(
+                    ifindex: u32,
+                    frame: &P,
+                    tables: &T,
+                    now: u32,
+                ) -> Decision {
+                    struct Part;
+                    impl Scope for Part {
+                        const PORTS: PortKinds = PortKinds::only(PortKind::$port);
+                        const CAST: Cast = Cast::$cast;
+                        const PHASE: Phase = Phase::$phase;
+                        const HOOK: Hook = Hook::$hook;
+                    }
+                    decide::<P, T, Part>(ifindex, frame, tables, now)
                 }
             )*
         };
     }
 
-    halves! {
-        unicast_from_host: side::HOST | side::UNICAST | side::WHOLE;
-        unicast_from_container: side::CONTAINER | side::UNICAST | side::WHOLE;
-        unicast_from_uplink: side::UPLINK | side::UNICAST | side::WHOLE;
-        group_from_host: side::HOST | side::GROUP | side::WHOLE;
-        group_from_uplink: side::UPLINK | side::GROUP | side::WHOLE;
-        guarded_group_from_container: side::CONTAINER | side::GROUP | side::GUARDS;
-        group_from_container: side::CONTAINER | side::GROUP | side::REST;
-        unicast_from_child: side::CHILD | side::UNICAST | side::WHOLE;
-        guarded_group_from_child: side::CHILD | side::GROUP | side::GUARDS;
-        group_from_child: side::CHILD | side::GROUP | side::REST;
-        unicast_from_parent: side::PARENT | side::UNICAST | side::WHOLE;
-        group_from_parent: side::PARENT | side::GROUP | side::WHOLE;
-        through_parent: side::PARENT | side::OUT | side::FORWARDED | side::UNICAST | side::GROUP | side::WHOLE;
-        unicast_from_tunnel: side::TUNNEL | side::UNICAST | side::WHOLE;
-        group_from_tunnel: side::TUNNEL | side::GROUP | side::WHOLE;
-        to_parent: side::PARENT | side::OUT | side::UNICAST | side::GROUP | side::WHOLE;
+    parts! {
+        pub unicast_from_host: Host, Unicast, Whole, Ingress;
+        pub unicast_from_container: Container, Unicast, Whole, Ingress;
+        pub unicast_from_uplink: Uplink, Unicast, Whole, Ingress;
+        pub unicast_from_child: Child, Unicast, Whole, Ingress;
+        pub unicast_from_parent: Parent, Unicast, Whole, Ingress;
+        pub unicast_from_tunnel: Tunnel, Unicast, Whole, Ingress;
+        pub group_from_host: Host, Group, Whole, Ingress;
+        pub group_from_uplink: Uplink, Group, Whole, Ingress;
+        pub group_from_parent: Parent, Group, Whole, Ingress;
+        pub group_from_tunnel: Tunnel, Group, Whole, Ingress;
+        pub guarded_group_from_container: Container, Group, Guards, Ingress;
+        pub group_from_container: Container, Group, Rest, Ingress;
+        pub guarded_group_from_child: Child, Group, Guards, Ingress;
+        pub group_from_child: Child, Group, Rest, Ingress;
+        pub to_parent: Parent, Any, Whole, EgressOfHost;
+        pub through_parent: Parent, Any, Whole, EgressOfForwarded;
+        pub(super) xdp_from_uplink: Uplink, Unicast, Whole, Xdp;
+        pub(super) xdp_from_parent: Parent, Unicast, Whole, Xdp;
+        pub(super) xdp_from_container: Container, Unicast, Whole, Xdp;
     }
 }
 
-/// The decision, for ports of these sides.
+/// The decision, as far as it is in a scope.
 #[inline(always)]
-fn decide<P: Packet + ?Sized, T: Tables, const SIDE: u16>(ifindex: u32, frame: &P, tables: &T, now: u32) -> Decision {
-    let number = if SIDE & side::TUNNEL != 0
+fn decide<P: Packet + ?Sized, T: Tables, S: Scope>(ifindex: u32, frame: &P, tables: &T, now: u32) -> Decision {
+    let number = if const { S::PORTS.has(PortKind::Tunnel) }
         && let Some(key) = frame.tunnel()
     {
         if !wireguard::is_genuine(&key, frame.mark()) {
@@ -127,7 +127,7 @@ fn decide<P: Packet + ?Sized, T: Tables, const SIDE: u16>(ifindex: u32, frame: &
         }
         match tables.tunnel(&key) {
             Some(number) if number != PortNumber::NONE => number,
-            _ => return Decision::drop(stranger(&key, tables), PortNumber::NONE),
+            _ => return Decision::drop(tunnel::why_unknown(&key, tables), PortNumber::NONE),
         }
     } else {
         tables.port_of_device(ifindex)
@@ -136,50 +136,52 @@ fn decide<P: Packet + ?Sized, T: Tables, const SIDE: u16>(ifindex: u32, frame: &
         return Decision::drop(DropReason::UnknownPort, PortNumber::NONE);
     };
     let port: &Port = &port;
-    if !side::has::<SIDE>(port) {
+    // Programs are attached to ports of their kind. Should another port ever come here, none of its
+    // frames pass.
+    if !port.kind().is_some_and(|kind| S::PORTS.has(kind)) {
         return Decision::drop(DropReason::UnknownPort, PortNumber::NONE);
     }
-    let nobody = FdbKey { network: port.network, ..Decision::new(action::DROP, number).station };
-    // The host's own interface: what we have nothing to do with is for the host to judge.
-    let is_parent = SIDE & side::PARENT != 0 && matches!(port.kind(), Some(PortKind::Parent));
-    let passed = Decision { station: nobody, ..Decision::new(action::PASS, number) };
+    let unknown = FdbKey { network: port.network, ..Decision::new(action::DROP, number).station };
+    // A parent stays the host's own interface: a frame that concerns no child is for the host to
+    // judge.
+    let is_parent = const { S::PORTS.has(PortKind::Parent) } && matches!(port.kind(), Some(PortKind::Parent));
+    let passed = Decision { station: unknown, ..Decision::new(action::PASS, number) };
     let Ok(mut ethernet) = Ethernet::parse(frame) else {
-        let truncated = Decision { station: nobody, ..Decision::drop(DropReason::Truncated, number) };
+        let truncated = Decision { station: unknown, ..Decision::drop(DropReason::Truncated, number) };
         return if is_parent { passed } else { truncated };
     };
-    ethernet.payload = frame.forget(ethernet.payload as u32) as usize & MAX_PAYLOAD;
+    ethernet.payload = verifier::forget_payload(frame, ethernet.payload);
     let is_group = ethernet.destination.is_multicast();
-    if SIDE & (if is_group { side::GROUP } else { side::UNICAST }) == 0 {
-        // In XDP that is no drop: groups are left to tcx.
-        let action = if SIDE & side::EARLY != 0 { action::LEAVE } else { action::DROP };
-        return Decision { station: nobody, reason: DropReason::UnknownPort as u32, ..Decision::new(action, number) };
+    if !(if is_group { const { S::CAST.has_group() } } else { const { S::CAST.has_unicast() } }) {
+        // In XDP this is no drop: groups are deferred to tcx.
+        let action = if const { S::HOOK.is_xdp() } { action::DEFER } else { action::DROP };
+        return Decision { station: unknown, reason: DropReason::UnknownPort as u32, ..Decision::new(action, number) };
     }
-    if let Some(refused) = refuse::<P, SIDE>(frame, &ethernet, port, number) {
-        return if is_parent { passed } else { Decision { station: nobody, ..refused } };
+    if let Some(refused) = refuse::<P, S>(frame, &ethernet, port, number) {
+        return if is_parent { passed } else { Decision { station: unknown, ..refused } };
     }
     let Some(vlan) = vlan::of(&ethernet, port, number, tables) else {
-        return Decision { station: nobody, ..Decision::drop(DropReason::VlanNotAllowed, number) };
+        return Decision { station: unknown, ..Decision::drop(DropReason::VlanNotAllowed, number) };
     };
-    let station = FdbKey { mac: ethernet.source, vlan, ..nobody };
+    let station = FdbKey { mac: ethernet.source, vlan, ..unknown };
     let dropped = |reason| Decision { station, ..Decision::drop(reason, number) };
     let own = station.mac == port.mac;
     if !own && port.flags & (Port::SPOOF_GUARD | Port::LEARN) == Port::SPOOF_GUARD {
         return dropped(DropReason::SourceSpoofed);
     }
-    if SIDE & side::GUARDS != 0
-        && SIDE & (side::CONTAINER | side::CHILD) != 0
+    if const { S::PHASE.has_guards() && (S::PORTS.has(PortKind::Container) || S::PORTS.has(PortKind::Child)) }
         && matches!(port.kind(), Some(PortKind::Container | PortKind::Child))
         && let Some(reason) = guard::check(frame, &ethernet, port, number, &station, tables)
     {
         return dropped(reason);
     }
-    if SIDE & side::REST == 0 {
-        return Decision::new(action::LEAVE, number);
+    if const { !S::PHASE.has_rest() } {
+        return Decision::new(action::DEFER, number);
     }
     if is_parent {
-        let decision = if SIDE & side::FORWARDED != 0 {
+        let decision = if matches!(const { S::HOOK }, Hook::EgressOfForwarded) {
             parent::from_host::<P, T, true>(frame, &ethernet, &station, number, port, tables)
-        } else if SIDE & side::OUT != 0 {
+        } else if matches!(const { S::HOOK }, Hook::EgressOfHost) {
             parent::from_host::<P, T, false>(frame, &ethernet, &station, number, port, tables)
         } else if is_group {
             parent::group_from_parent(frame, &ethernet, &station, number, port, tables)
@@ -195,7 +197,7 @@ fn decide<P: Packet + ?Sized, T: Tables, const SIDE: u16>(ifindex: u32, frame: &
         Source::Held => return dropped(DropReason::StationHeld),
     };
     let learns = frame.forget(learns) as u8;
-    if SIDE & side::CHILD != 0 && matches!(port.kind(), Some(PortKind::Child)) {
+    if const { S::PORTS.has(PortKind::Child) } && matches!(port.kind(), Some(PortKind::Child)) {
         let decision = if is_group {
             group::allowance(parent::group_from_child(number, port), &ethernet, port, tables, now)
         } else {
@@ -208,26 +210,14 @@ fn decide<P: Packet + ?Sized, T: Tables, const SIDE: u16>(ifindex: u32, frame: &
     } else {
         unicast(frame, &ethernet, &FdbKey { mac: ethernet.destination, ..station }, number, port, tables)
     };
-    let decision = border::guard::<P, T, SIDE>(decision, frame, &ethernet, port, tables);
+    let decision = host_port::check::<P, T, S>(decision, frame, &ethernet, port, tables);
     let decision = group::allowance(decision, &ethernet, port, tables, now);
     Decision { learns, station, ..decision }
 }
 
-/// Why a frame is dropped that came out of a tunnel and has no port.
+/// Refuses addresses that no switch forwards.
 #[inline(always)]
-fn stranger<T: Tables>(key: &TunnelKey, tables: &T) -> DropReason {
-    match tables.tunnel(&TunnelKey::anybody(key.vni)) {
-        Some(_) => DropReason::UnknownPeer,
-        None => DropReason::UnknownVni,
-    }
-}
-
-/// No less than where a payload begins, behind two tags, and all ones: so that it is a bound and no more.
-const MAX_PAYLOAD: usize = 31;
-
-/// Addresses that no switch forwards.
-#[inline(always)]
-fn refuse<P: Packet + ?Sized, const SIDE: u16>(
+fn refuse<P: Packet + ?Sized, S: Scope>(
     frame: &P,
     ethernet: &Ethernet,
     port: &Port,
@@ -242,7 +232,7 @@ fn refuse<P: Packet + ?Sized, const SIDE: u16>(
     if ethernet.destination.is_zero() {
         return Some(Decision::drop(DropReason::DestinationZero, number));
     }
-    if SIDE & side::GROUP != 0 && ethernet.destination.is_link_local() {
+    if const { S::CAST.has_group() } && ethernet.destination.is_link_local() {
         let [.., last] = ethernet.destination.0;
         return match port.kind() {
             Some(PortKind::Container | PortKind::Child)
@@ -251,7 +241,7 @@ fn refuse<P: Packet + ?Sized, const SIDE: u16>(
                 Some(Decision::drop(DropReason::Bpdu, number))
             }
             _ if port.group_fwd_mask & (1 << (last & 0xf)) != 0 => None,
-            // For the machine at the end of this link: on an uplink that is us (LLDP, LACP), elsewhere nobody.
+            // For the machine at the end of the link (LLDP, LACP): on an uplink that is this host.
             Some(PortKind::Uplink) => Some(Decision::new(action::PASS, number)),
             _ => Some(Decision::drop(DropReason::LinkLocal, number)),
         };
@@ -259,29 +249,29 @@ fn refuse<P: Packet + ?Sized, const SIDE: u16>(
     None
 }
 
-/// What the FDB says about a frame's sender.
+/// What the FDB says about the sender of a frame.
 enum Source {
-    /// It is where we know it to be.
+    /// The sender is at the port where the FDB has it.
     Known,
-    /// New, moved, or not refreshed in this tick.
+    /// The sender is new, has moved, or has not been refreshed in this tick.
     Learn,
-    /// The address is somebody's behind another port.
+    /// The address belongs to a station behind another port.
     Spoofed,
-    /// It moved too often: it is held at another port.
+    /// The sender moved too often and is held at another port.
     Held,
 }
 
 #[inline(always)]
 fn source<T: Tables>(station: &FdbKey, number: PortNumber, port: &Port, tables: &T, now: u32) -> Source {
     let own = station.mac == port.mac;
-    // The usual case, and no lookup: the endpoint itself speaks.
+    // The usual case, without a lookup: the endpoint itself sends.
     if own && station.vlan == port.vlan {
         return Source::Known;
     }
     match tables.fdb(station) {
         Some(entry) if entry.port == number && (entry.is_static() || entry.seen == now) => Source::Known,
         Some(entry) if entry.port == number => Source::Learn,
-        Some(entry) if entry.is_fixed() => Source::Spoofed,
+        Some(entry) if entry.is_static_or_sticky() => Source::Spoofed,
         Some(entry) if entry.is_held(now) => Source::Held,
         // On a trunk the endpoint itself is learned in each VLAN.
         _ if own || port.has(Port::LEARN) => Source::Learn,
@@ -303,24 +293,25 @@ fn unicast<P: Packet + ?Sized, T: Tables>(
         return unknown;
     };
     if entry.port == number && !port.has(Port::HAIRPIN) {
-        // An uplink's own address: the host's stack on that device. Anybody else's: it is on its segment already.
+        // The uplink's own address is for the host's stack on that device. Any other station has
+        // got the frame already, on its segment.
         return match port.kind() {
             Some(PortKind::Uplink) if entry.is_static() => Decision::new(action::PASS, number),
             _ => Decision::drop(DropReason::SamePort, number),
         };
     }
-    // A port that is gone, or whose number has gone to another network, is as good as an unknown station.
+    // If the port is gone, or its number belongs to another network now, the station is unknown.
     let Some(target) = tables.port(entry.port) else {
         return unknown;
     };
     if target.network != port.network {
         return unknown;
     }
-    if target.is_kept_from(port.flags) && entry.port != number {
+    if target.is_isolated_from(port.flags) && entry.port != number {
         return Decision::drop(DropReason::Isolated, number);
     }
     if size::is_too_big(frame, ethernet, station.vlan, &target) {
-        match too_big::becomes(frame, ethernet, &target) {
+        match too_big::action_for(frame, ethernet, &target) {
             action::REDIRECT => {}
             action::ANSWER_TOO_BIG => {
                 let to = Delivery { port: entry.port, ..Decision::new(action::ANSWER_TOO_BIG, number).to };
@@ -340,7 +331,7 @@ fn unicast<P: Packet + ?Sized, T: Tables>(
         kind: target.kind,
         xdp: (target.flags & Port::XDP_EGRESS) as u8,
         way: if local { Delivery::LOCAL } else { 0 },
-        tag: vlan::on_the_way_out(ethernet.tag, station.vlan, &target),
+        tag: vlan::tag_change(ethernet.tag, station.vlan, &target),
     };
     Decision { to, ..Decision::new(action::REDIRECT, number) }
 }

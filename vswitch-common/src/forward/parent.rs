@@ -1,7 +1,9 @@
-//! macvlan and ipvlan: endpoints, the children, on the wire of an interface of the host, their parent.
+//! macvlan and ipvlan: endpoints (children) on the segment of an interface of the host (their
+//! parent).
 //!
-//! The parent stays the host's own: what is for no child passes as if nobody had looked. Nothing is learned from the wire;
-//! a frame for nobody known goes out on it.
+//! The parent stays the host's own interface: a frame that is for no child passes unchanged.
+//! Nothing is learned from the wire. A frame from a child to an unknown station goes out on the
+//! wire.
 
 #[cfg(test)]
 mod tests;
@@ -13,7 +15,7 @@ use crate::packet::{Ethernet, Packet, ethertype};
 use crate::tables::{FdbKey, NeighborKey, Port, PortKind, PortNumber, Tables};
 use crate::verdict::{Decision, Delivery, DropReason, action};
 
-/// From a child to one station.
+/// Decides about a frame from a child to one station.
 #[inline(always)]
 pub(super) fn from_child<P: Packet + ?Sized, T: Tables>(
     frame: &P,
@@ -32,20 +34,20 @@ pub(super) fn from_child<P: Packet + ?Sized, T: Tables>(
         return Decision::drop(DropReason::NotRouted, number);
     }
     let to_parent = ethernet.destination == parent.mac;
-    let out = |way| leave::<P>(frame, ethernet, station, number, network.parent, &parent, way);
+    let out = |way| by_parent::<P>(frame, ethernet, station, number, network.parent, &parent, way);
     let child = child_for(frame, ethernet, station, parent.mac, parent.flags | port.flags, tables);
     if let Some(target) = tables.port(child).filter(|target| is_child_in(target, port, station)) {
         if (port.flags | target.flags) & Port::APART == 0 {
-            return reach::<P>(frame, ethernet, station, number, port, child, &target);
+            return to_child::<P>(frame, ethernet, station, number, port, child, &target);
         }
-        // Only by way of the wire, and back from there if both take that.
+        // Only by way of the wire, where a switch may send the frame back.
         if !port.has(Port::REFLECTED) && port.has(Port::APART) && to_parent {
             return Decision::drop(DropReason::Isolated, number);
         }
         return out(if routed { Delivery::ROUTED } else { 0 });
     }
     if routed {
-        // One of the host's own addresses is the parent's.
+        // The neighbor table has the host's own addresses with the port of the parent.
         let host = child == network.parent;
         if host && !port.has(Port::HOST_ACCESS) {
             return Decision::drop(DropReason::HostAccess, number);
@@ -63,7 +65,7 @@ pub(super) fn from_child<P: Packet + ?Sized, T: Tables>(
     out(0)
 }
 
-/// From a child to a group.
+/// Decides about a frame from a child to a group.
 #[inline(always)]
 pub(super) fn group_from_child(number: PortNumber, port: &Port) -> Decision {
     if port.has(Port::ROUTED) {
@@ -72,7 +74,7 @@ pub(super) fn group_from_child(number: PortNumber, port: &Port) -> Decision {
     Decision::new(action::FLOOD_GROUP, number)
 }
 
-/// From the wire to one station.
+/// Decides about a frame from the wire to one station.
 #[inline(always)]
 pub(super) fn from_parent<P: Packet + ?Sized, T: Tables>(
     frame: &P,
@@ -94,16 +96,17 @@ pub(super) fn from_parent<P: Packet + ?Sized, T: Tables>(
     if target.has(Port::STACK) {
         return pass;
     }
-    // Private: what was sent by a child is not for it, whatever way it took.
+    // A private child gets no frame of another child, even by way of the wire.
     if target.flags & (Port::APART | Port::REFLECTED) == Port::APART
         && sender(frame, ethernet, station, port, tables) != Sender::Wire
     {
         return Decision::drop(DropReason::SourceSpoofed, number);
     }
-    reach::<P>(frame, ethernet, station, number, port, child, &target)
+    to_child::<P>(frame, ethernet, station, number, port, child, &target)
 }
 
-/// From the wire to a group: to children, and to the host in any case.
+/// Decides about a frame from the wire to a group: children get copies, and the host gets the frame
+/// in any case.
 #[inline(always)]
 pub(super) fn group_from_parent<P: Packet + ?Sized, T: Tables>(
     frame: &P,
@@ -121,10 +124,11 @@ pub(super) fn group_from_parent<P: Packet + ?Sized, T: Tables>(
         }
         Sender::Child(child, flags) => {
             if flags & (Port::APART | Port::REFLECTED) == Port::APART {
-                // A private one's: nobody else's.
+                // A private child's frame is for no other child.
                 return Decision::new(action::PASS, number);
             }
-            // Those that are not apart have had it from one of their own already.
+            // If the sender is not apart, the other children that are not apart have got copies
+            // directly.
             let way = if flags & Port::APART != 0 { Delivery::ALL } else { 0 };
             let to = Delivery { port: child, way, ..Decision::new(0, number).to };
             Decision { to, ..Decision::new(action::FLOOD_REFLECTED, number) }
@@ -132,8 +136,9 @@ pub(super) fn group_from_parent<P: Packet + ?Sized, T: Tables>(
     }
 }
 
-/// What the host sends out by a parent: to a child that it reaches, or on its way. What it forwards for others also reaches
-/// those children that its stack forwards for.
+/// Decides about a frame that the host sends out by a parent: to a child that the host reaches, or
+/// out on the wire. A frame that the host forwards for others also reaches children behind the
+/// host's stack (`Port::STACK`).
 #[inline(always)]
 pub(super) fn from_host<P: Packet + ?Sized, T: Tables, const FORWARDED: bool>(
     frame: &P,
@@ -152,24 +157,25 @@ pub(super) fn from_host<P: Packet + ?Sized, T: Tables, const FORWARDED: bool>(
     let Some(target) = target else {
         return Decision::new(action::PASS, number);
     };
-    let reached = reach::<P>(frame, ethernet, station, number, port, child, &target);
+    let reached = to_child::<P>(frame, ethernet, station, number, port, child, &target);
     let way = if reached.action == action::REDIRECT { Delivery::FRONT } else { 0 };
     Decision { to: Delivery { way, ..reached.to }, ..reached }
 }
 
+/// Returns whether a port is a child in the network of another port.
 #[inline(always)]
 fn is_child_of(target: &Port, port: &Port) -> bool {
     matches!(target.kind(), Some(PortKind::Child)) && target.network == port.network
 }
 
-/// The same, in the frame's VLAN.
+/// The same, in the VLAN of the frame.
 #[inline(always)]
 fn is_child_in(target: &Port, port: &Port, station: &FdbKey) -> bool {
     is_child_of(target, port) && target.vlan == station.vlan
 }
 
-/// The child that a frame is for: by its address if that is the parent's and some children are found so, else by its
-/// MAC address.
+/// Returns the port of the child that a frame is for: by the IP address if the destination is the
+/// parent's MAC address and some children are found by IP address, else by the MAC address.
 #[inline(always)]
 fn child_for<P: Packet + ?Sized, T: Tables>(
     frame: &P,
@@ -192,7 +198,8 @@ fn child_for<P: Packet + ?Sized, T: Tables>(
     }
 }
 
-/// Where the addresses of one end of a packet are, in bytes behind the Ethernet header.
+/// The offsets of the source or destination address in a packet, in bytes behind the Ethernet
+/// header.
 struct End {
     ipv4: usize,
     ipv6: usize,
@@ -204,7 +211,8 @@ impl End {
     const DESTINATION: Self = Self { ipv4: 16, ipv6: 24, arp: 24 };
 }
 
-/// The address that a frame comes from or is for, where stations with one MAC address tell themselves apart by it.
+/// Returns the source or destination IP address of a frame, by which stations with one MAC address
+/// are told apart; `::` if it has none.
 #[inline(always)]
 fn address_of<P: Packet + ?Sized>(frame: &P, ethernet: &Ethernet, end: &End) -> Address {
     let at = match ethernet.ethertype {
@@ -218,14 +226,15 @@ fn address_of<P: Packet + ?Sized>(frame: &P, ethernet: &Ethernet, end: &End) -> 
     frame.read(ethernet.payload + at).map_or(Address::UNSPECIFIED, Address::mapped)
 }
 
-/// Who has sent what comes in from the wire.
+/// The sender of a frame that comes in from the wire.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Sender {
-    /// A machine there.
+    /// A station on the wire.
     Wire,
-    /// A child, with its flags: a switch on the wire has sent it back.
+    /// A child, with its flags: a switch on the wire has sent the frame back.
     Child(PortNumber, u32),
-    /// The host, in the same way; or a child with the host's MAC address that nobody knows.
+    /// The host, whose frame was sent back in the same way; or a child with the host's MAC address
+    /// and an unknown IP address.
     Host,
 }
 
@@ -254,9 +263,9 @@ fn sender<P: Packet + ?Sized, T: Tables>(
     }
 }
 
-/// To a child.
+/// Delivers to a child.
 #[inline(always)]
-fn reach<P: Packet + ?Sized>(
+fn to_child<P: Packet + ?Sized>(
     frame: &P,
     ethernet: &Ethernet,
     station: &FdbKey,
@@ -280,14 +289,14 @@ fn reach<P: Packet + ?Sized>(
         kind: target.kind,
         xdp: (target.flags & Port::XDP_EGRESS) as u8,
         way: 0,
-        tag: vlan::on_the_way_out(ethernet.tag, station.vlan, target),
+        tag: vlan::tag_change(ethernet.tag, station.vlan, target),
     };
     Decision { to, ..Decision::new(action::REDIRECT, number) }
 }
 
-/// Out by the parent, or into the host's stack there.
+/// Sends a child's frame out by the parent, or into the host's stack there.
 #[inline(always)]
-fn leave<P: Packet + ?Sized>(
+fn by_parent<P: Packet + ?Sized>(
     frame: &P,
     ethernet: &Ethernet,
     station: &FdbKey,
@@ -305,7 +314,7 @@ fn leave<P: Packet + ?Sized>(
         kind: parent.kind,
         xdp: 0,
         way,
-        tag: vlan::on_the_way_out(ethernet.tag, station.vlan, parent),
+        tag: vlan::tag_change(ethernet.tag, station.vlan, parent),
     };
     Decision { to, ..Decision::new(action::REDIRECT, number) }
 }

@@ -1,4 +1,5 @@
-//! The decision, over tables in memory: one test a rule, and properties over arbitrary frames.
+//! The decision over tables in memory: one test for each rule, and properties over arbitrary
+//! frames.
 
 use proptest::prelude::*;
 use std::vec::Vec;
@@ -19,8 +20,8 @@ pub(super) const OTHER_HOST: Mac = Mac([2, 0, 0, 0, 0, 0x11]);
 pub(super) const STRANGER: Mac = Mac([2, 0, 0, 0, 0, 0x99]);
 pub(super) const NOW: u32 = 1000;
 
-/// Devices 11 (A) and 12 (B) are containers, 13 the host, 14 the uplink of network 1; 21 a container and 23 the
-/// host in network 2.
+/// Devices 11 (A) and 12 (B) are containers, 13 the host, 14 the uplink of network 1; 21 a
+/// container and 23 the host in network 2.
 pub(super) fn tables() -> MemoryTables {
     let mut tables = MemoryTables::default();
     let port = |ifindex, egress_ifindex, network, mac, kind, flags| Port {
@@ -54,6 +55,13 @@ fn verdict(ifindex: u32, destination: Mac, source: Mac) -> Verdict {
     decided(&decide(ifindex, &frame(destination, source, &[&[8, 0, 0x45][..], &[0; 39]].concat())))
 }
 
+/// Writes the station that a decision learns.
+pub(super) fn learn(tables: &mut MemoryTables, decision: &Decision, now: u32) {
+    if let Some(station) = decision.learn() {
+        tables.learn(station, decision.ingress, now);
+    }
+}
+
 pub(super) fn decided(decision: &Decision) -> Verdict {
     decision.verdict().expect("a verdict")
 }
@@ -83,13 +91,13 @@ fn group_addresses_and_unknown_stations_are_flooded() {
 }
 
 #[test]
-fn networks_do_not_know_each_other() {
+fn networks_are_separate() {
     assert_eq!(verdict(11, OTHER, A), Verdict::Flood(Flood::UnknownUnicast));
     assert_eq!(verdict(21, A, OTHER), Verdict::Flood(Flood::UnknownUnicast));
 }
 
 #[test]
-fn an_entry_that_points_into_another_network_is_not_followed() {
+fn an_fdb_entry_into_another_network_is_not_followed() {
     let mut tables = tables();
     let key = FdbKey { network: NetworkNumber(1), vlan: VlanKey::NONE, mac: STRANGER };
     tables.fdb.insert(key, FdbEntry { port: PortNumber(5), ..FdbEntry::default() });
@@ -123,7 +131,7 @@ fn link_local_control_frames_stay_on_their_link() {
 }
 
 #[test]
-fn the_uplinks_own_address_stays_the_hosts() {
+fn frames_for_the_uplinks_own_address_pass_to_the_host() {
     assert_eq!(verdict(14, WIRE, STRANGER), Verdict::Pass);
     let local = delivery(verdict(11, WIRE, A));
     assert_eq!((local.ifindex, local.kind(), local.way), (14, Some(PortKind::Uplink), 1));
@@ -135,12 +143,12 @@ fn stations_are_learned_refreshed_once_a_second_and_moved() {
     let ping = frame(Mac::BROADCAST, STRANGER, &[8, 6]);
     let first = forward(14, ping.as_slice(), &tables, NOW);
     let key = first.learn().expect("a new station");
-    tables.learn(&first, NOW);
+    learn(&mut tables, &first, NOW);
     assert_eq!(forward(14, ping.as_slice(), &tables, NOW).learn(), None);
     assert_eq!(forward(14, ping.as_slice(), &tables, NOW + 1).learn(), Some(key));
     let moved = forward(11, ping.as_slice(), &tables, NOW);
     assert_eq!(moved.learn(), Some(key));
-    tables.learn(&moved, NOW);
+    learn(&mut tables, &moved, NOW);
     assert_eq!((tables.fdb[&key].port, tables.fdb[&key].moves), (PortNumber(1), 1));
     assert_eq!(
         delivery(decided(&forward(12, frame(STRANGER, B, &[8, 0]).as_slice(), &tables, NOW))).port,
@@ -155,12 +163,12 @@ fn endpoints_are_not_learned() {
 }
 
 #[test]
-fn each_vlan_learns_for_itself() {
+fn stations_are_learned_per_vlan() {
     let mut tables = tables();
     let tagged = |destination, source, id| frame(destination, source, &[0x81, 0, 0, id, 8, 0]);
     let decision = forward(11, tagged(Mac::BROADCAST, A, 30).as_slice(), &tables, NOW);
     assert_eq!(decision.learn().unwrap().vlan, VlanKey(30));
-    tables.learn(&decision, NOW);
+    learn(&mut tables, &decision, NOW);
     assert_eq!(delivery(decided(&forward(12, tagged(A, B, 30).as_slice(), &tables, NOW))).port, PortNumber(1));
     let other = decided(&forward(12, tagged(A, B, 31).as_slice(), &tables, NOW));
     assert_eq!(other, Verdict::Flood(Flood::UnknownUnicast));
@@ -175,7 +183,7 @@ fn xdp_takes_known_unicast_but_not_tcp_from_the_wire() {
         packet.extend([0; 20]);
         packet
     };
-    let taken = |kind, ifindex, bytes: &[u8]| forward_early(ifindex, kind, bytes, &tables, NOW).action != action::LEAVE;
+    let taken = |kind, ifindex, bytes: &[u8]| forward_xdp(ifindex, kind, bytes, &tables, NOW).action != action::DEFER;
     assert!(taken(PortKind::Uplink, 14, &frame(A, STRANGER, &ip(17))));
     assert!(taken(PortKind::Uplink, 14, &frame(A, STRANGER, &[8, 6])), "ARP answer");
     assert!(!taken(PortKind::Uplink, 14, &frame(A, STRANGER, &ip(6))));
@@ -187,7 +195,7 @@ fn xdp_takes_known_unicast_but_not_tcp_from_the_wire() {
 }
 
 #[test]
-fn vlans_have_their_members_and_tags() {
+fn frames_stay_in_their_vlan_and_get_the_tags_of_the_port() {
     let mut tables = tables();
     let change = |tables: &mut MemoryTables, number, vlan, flags| {
         let port = tables.ports.get_mut(&PortNumber(number)).expect("a port");
@@ -213,12 +221,12 @@ fn vlans_have_their_members_and_tags() {
     assert_eq!(decided(&decide(&tables, 12, &tagged(A, B, 32))), refused, "not on its list");
     let heard = decide(&tables, 12, &tagged(A, B, 30));
     assert_eq!((heard.learn().expect("new there").vlan, delivery(decided(&heard)).tag), (VlanKey(30), tag::POP));
-    tables.learn(&heard, NOW);
+    learn(&mut tables, &heard, NOW);
     assert_eq!(delivery(decided(&decide(&tables, 11, &plain(B, A)))).tag, tag::PUSH);
     assert_eq!(delivery(decided(&decide(&tables, 11, &tagged(B, A, 0xa000)))).tag, tag::NUMBER);
     assert_eq!(decided(&decide(&tables, 12, &plain(A, B))), Verdict::Flood(Flood::UnknownUnicast), "in no VLAN");
 
-    // Copies: to whom, and with which tag.
+    // The ports that get copies, and the tags of the copies.
     let copies = |ifindex, bytes: &[u8]| {
         let decision = forward(ifindex, bytes, &tables, NOW);
         let flooded = Flooded::new(&decision, bytes, &tables.ports[&decision.ingress]);
@@ -239,7 +247,7 @@ fn a_station_that_moves_too_often_is_held() {
     let key = FdbKey { network: NetworkNumber(1), vlan: VlanKey::NONE, mac: STRANGER };
     let hear = |tables: &mut MemoryTables, ifindex, now| {
         let decision = forward(ifindex, ping.as_slice(), tables, now);
-        tables.learn(&decision, now);
+        learn(tables, &decision, now);
         decided(&decision)
     };
     for turn in 0..=5 {
@@ -249,11 +257,11 @@ fn a_station_that_moves_too_often_is_held() {
     assert!(matches!(hear(&mut tables, 11, NOW + 1), Verdict::Flood(_)), "the sixth move in ten seconds");
     assert_eq!((tables.fdb[&key].port, tables.fdb[&key].is_held(NOW + 1)), (PortNumber(2), true));
     assert_eq!(hear(&mut tables, 11, NOW + 5), Verdict::Drop(DropReason::StationHeld));
-    assert!(matches!(hear(&mut tables, 12, NOW + 5), Verdict::Flood(_)), "where it is held it may speak");
+    assert!(matches!(hear(&mut tables, 12, NOW + 5), Verdict::Flood(_)), "a frame from the port where it is held");
     let later = NOW + 1 + FdbEntry::DAMPING;
     assert!(matches!(hear(&mut tables, 11, later), Verdict::Flood(_)));
     assert_eq!((tables.fdb[&key].port, tables.fdb[&key].is_held(later)), (PortNumber(1), false));
-    // Slowly it may move as often as it likes.
+    // Slow moves are not counted.
     for turn in 1..20 {
         hear(&mut tables, [11, 12][turn as usize % 2], later + turn * FdbEntry::DAMPING);
     }
@@ -266,7 +274,7 @@ fn a_station_that_moves_too_often_is_held() {
 }
 
 #[test]
-fn storms_are_stopped_class_by_class_and_known_unicast_is_none() {
+fn storms_are_stopped_per_class_and_known_unicast_is_not_counted() {
     let mut tables = tables();
     tables.ports.get_mut(&PortNumber(1)).expect("a port").storm = 10;
     let used = |tables: &mut MemoryTables, class: StormClass, count| {
@@ -294,7 +302,7 @@ fn storms_are_stopped_class_by_class_and_known_unicast_is_none() {
 }
 
 #[test]
-fn multicast_goes_to_its_listeners_and_what_they_say_to_routers() {
+fn multicast_goes_to_listeners_and_their_reports_to_routers() {
     let mut tables = tables();
     tables.ports.get_mut(&PortNumber(1)).expect("a port").flags = Port::SNOOPING;
     let group = Address::mapped([239, 1, 2, 3]);
@@ -329,7 +337,7 @@ fn multicast_goes_to_its_listeners_and_what_they_say_to_routers() {
 }
 
 #[test]
-fn hairpins_masks_and_sizes() {
+fn hairpin_group_mask_and_mtu_are_applied() {
     let mut tables = tables();
     let lldp = frame(Mac([1, 0x80, 0xc2, 0, 0, 0xe]), A, &[0x88, 0xcc]);
     assert_eq!(decided(&forward(11, lldp.as_slice(), &tables, NOW)), Verdict::Drop(DropReason::LinkLocal));
@@ -347,7 +355,7 @@ fn hairpins_masks_and_sizes() {
     assert_eq!(of(101), Verdict::Drop(DropReason::TooBig));
 }
 
-/// Addresses that make the rules collide, and some at random.
+/// Addresses that make rules collide, and some random ones.
 fn address() -> impl Strategy<Value = Mac> {
     prop_oneof![
         4 => prop::sample::select(std::vec![A, B, HOST, WIRE, OTHER, STRANGER, Mac::ZERO, Mac::BROADCAST]),
@@ -393,7 +401,7 @@ proptest! {
         for (number, (bytes, ifindex)) in frames.iter().enumerate() {
             let now = NOW + number as u32 / 7;
             let decision = forward(*ifindex, bytes.as_slice(), &changing, now);
-            changing.learn(&decision, now);
+            learn(&mut changing, &decision, now);
         }
         for (key, entry) in tables().fdb {
             prop_assert_eq!(changing.fdb[&key], entry);
@@ -404,8 +412,8 @@ proptest! {
     fn xdp_and_tcx_decide_alike(bytes in any_frame(), ifindex in prop::sample::select(std::vec![11_u32, 12, 14, 21])) {
         let tables = tables();
         for kind in [PortKind::Container, PortKind::Uplink] {
-            let early = forward_early(ifindex, kind, bytes.as_slice(), &tables, NOW);
-            if early.action != action::LEAVE {
+            let early = forward_xdp(ifindex, kind, bytes.as_slice(), &tables, NOW);
+            if early.action != action::DEFER {
                 prop_assert_eq!(early, forward(ifindex, bytes.as_slice(), &tables, NOW));
             }
         }

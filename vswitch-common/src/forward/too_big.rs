@@ -1,31 +1,33 @@
-//! What becomes of a frame that is longer than what a port may send: who sends into a tunnel cannot know how long the path
-//! lets its packets be, and is told.
+//! What happens to a frame that is longer than a port may send. The sender of a frame into a tunnel
+//! cannot know the path's MTU, so it gets an ICMP error.
 
 use crate::packet::{Ethernet, Packet, ethertype, ipv6, protocol};
 use crate::tables::{Port, PortKind};
 use crate::verdict::action;
+use crate::verifier::word;
 
-use super::size::{self, ipv4_header, word};
+use super::size::{self, ipv4_header};
 
 #[cfg(test)]
 mod tests;
 
-/// Every path takes an IPv6 packet of this length, and no sender makes shorter ones (RFC 8200, 5).
+/// The least MTU of a path for IPv6. No sender has to make shorter packets (RFC 8200, 5).
 pub const LEAST_IPV6: u16 = 1280;
 
-/// "Don't fragment", in the third word of an IPv4 header (RFC 791, 3.1).
+/// The flag "don't fragment" in the fourth 16-bit word of an IPv4 header (RFC 791, 3.1).
 const DF: u32 = 0x4000;
-/// The fragment offset beside it.
+/// The fragment offset in the same word.
 const OFFSET: u32 = 0x1fff;
 
-/// The action: [`action::REDIRECT`] where it goes its way all the same, in fragments of the outer packet.
+/// Returns the action: [`action::REDIRECT`] if the frame goes into the tunnel all the same, in
+/// fragments of the outer packet.
 #[inline(always)]
-pub(super) fn becomes<P: Packet + ?Sized>(frame: &P, ethernet: &Ethernet, port: &Port) -> u32 {
+pub(super) fn action_for<P: Packet + ?Sized>(frame: &P, ethernet: &Ethernet, port: &Port) -> u32 {
     if !matches!(port.kind(), Some(PortKind::Tunnel)) {
         return action::DROP;
     }
-    let may_be = may_be_cut_up(frame, ethernet);
-    if may_be && cuts_up(port) {
+    let may_be = may_be_fragmented(frame, ethernet);
+    if may_be && fragments(port) {
         return action::REDIRECT;
     }
     let at = ethernet.payload;
@@ -34,28 +36,30 @@ pub(super) fn becomes<P: Packet + ?Sized>(frame: &P, ethernet: &Ethernet, port: 
             let fragment = word(frame, at + 6, 0);
             let icmp = word(frame, at + 8, 0) & 0xff == u32::from(protocol::ICMP);
             let kind = at + ipv4_header(frame, at) as usize;
-            // RFC 1122, 3.2.2: never about an error, nor about a later fragment.
+            // RFC 1122, 3.2.2: no error is sent about an ICMP error or a later fragment.
             if fragment & OFFSET != 0 || icmp && is_error4(frame, kind) { action::DROP } else { action::ANSWER_TOO_BIG }
         }
         ethertype::IPV6 => {
             let icmp = word(frame, at + 6, 0) >> 8 == u32::from(protocol::ICMPV6);
-            // RFC 4443, 2.4 (e). Who could not make it shorter need not hear of it.
+            // RFC 4443, 2.4 (e). A sender that cannot make the packet shorter gets no error either.
             if may_be || icmp && is_error6(frame, at + ipv6::HEADER) { action::DROP } else { action::ANSWER_TOO_BIG }
         }
         _ => action::DROP,
     }
 }
 
-/// Whether outer packets of a tunnel are cut up where they are too long. Only the sender of an IPv6 packet may do that, and the
-/// tunnel does not. WireGuard, which sends its own, does.
+/// Returns whether the outer packets of a tunnel are fragmented where they are too long. Only the
+/// sender of an IPv6 packet may fragment it, and the tunnel does not. WireGuard fragments the
+/// packets that it sends itself.
 #[inline(always)]
-pub(super) fn cuts_up(port: &Port) -> bool {
-    matches!(port.kind(), Some(PortKind::Tunnel)) && (port.ipv6.is_mapped() || port.ipv6.is_inner())
+pub(super) fn fragments(port: &Port) -> bool {
+    matches!(port.kind(), Some(PortKind::Tunnel)) && (port.peer().is_mapped() || port.peer().is_inner())
 }
 
-/// Whether a frame may go its way in fragments of the outer packet: its sender let it be cut up, or could not make it shorter.
+/// Returns whether a frame may travel in fragments of the outer packet: its sender allows
+/// fragments, or cannot make it shorter.
 #[inline(always)]
-pub(super) fn may_be_cut_up<P: Packet + ?Sized>(frame: &P, ethernet: &Ethernet) -> bool {
+pub(super) fn may_be_fragmented<P: Packet + ?Sized>(frame: &P, ethernet: &Ethernet) -> bool {
     match ethernet.ethertype {
         ethertype::IPV4 => word(frame, ethernet.payload + 6, 0) & DF == 0,
         ethertype::IPV6 => frame.segment() == 0 && size::of(frame, ethernet) <= usize::from(LEAST_IPV6),
@@ -63,7 +67,7 @@ pub(super) fn may_be_cut_up<P: Packet + ?Sized>(frame: &P, ethernet: &Ethernet) 
     }
 }
 
-/// Whether an ICMP message tells of an error; one that cannot be read counts as such.
+/// Returns whether an ICMP message reports an error. An unreadable message counts as one.
 #[inline(always)]
 fn is_error4<P: Packet + ?Sized>(frame: &P, offset: usize) -> bool {
     let kind = word(frame, offset, 0x0300) >> 8;
@@ -71,7 +75,7 @@ fn is_error4<P: Packet + ?Sized>(frame: &P, offset: usize) -> bool {
     matches!(kind, 3 | 4 | 5 | 11 | 12)
 }
 
-/// The same for ICMPv6; a redirect is no error, and is not answered either (RFC 4443, 2.4 (e.2)).
+/// The same for ICMPv6. A redirect is no error, but is not answered either (RFC 4443, 2.4 (e.2)).
 #[inline(always)]
 fn is_error6<P: Packet + ?Sized>(frame: &P, offset: usize) -> bool {
     let kind = word(frame, offset, 0x0100) >> 8;

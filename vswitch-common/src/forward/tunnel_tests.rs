@@ -1,8 +1,9 @@
-//! Tunnels: which port a frame comes in by, and to whom frames go from there and by there.
+//! Tunnels: the port that a frame out of a tunnel comes in by, and the receivers of frames from and
+//! to tunnels.
 
 use std::vec::Vec;
 
-use super::tests::{A, B, HOST, NOW, OTHER, STRANGER, WIRE, decided, frame, tables as without_tunnels};
+use super::tests::{A, B, HOST, NOW, OTHER, STRANGER, WIRE, decided, frame, learn, tables as without_tunnels};
 use super::*;
 use crate::mac::Mac;
 use crate::packet::address::Address;
@@ -23,8 +24,9 @@ fn peer(number: usize) -> Address {
     [Address::mapped([192, 0, 2, 7]), Address::new(six)][number]
 }
 
-/// The tables of the other tests, and in each network a tunnel to each of two peers, one over IPv4 and one over IPv6: ports
-/// 7 and 8 in network 1, 9 and 10 in network 2. Both hosts are in overlay networks.
+/// The tables of the other tests with tunnels to two peers in each network, one over IPv4 and one
+/// over IPv6: ports 7 and 8 in network 1, ports 9 and 10 in network 2. Both networks are overlay
+/// networks.
 pub(super) fn tables() -> MemoryTables {
     let mut tables = without_tunnels();
     for host in [3, 6] {
@@ -63,30 +65,31 @@ fn learned(tables: &mut MemoryTables, mac: Mac, port: u32) {
     tables.fdb.insert(key(mac), FdbEntry { port: PortNumber(port), seen: NOW, ..FdbEntry::default() });
 }
 
-fn said(destination: Mac, source: Mac) -> Vec<u8> {
+fn packet(destination: Mac, source: Mac) -> Vec<u8> {
     frame(destination, source, &[&[8, 0, 0x45][..], &[0; 39]].concat())
 }
 
-/// What becomes of a frame out of a tunnel. The whole decision and the halves of the programs say the same.
+/// Decides about a frame out of a tunnel, and checks that the whole decision and the parts in the
+/// programs are the same.
 #[track_caller]
 fn out_of(tables: &MemoryTables, key: TunnelKey, bytes: &[u8]) -> Decision {
     let frame = Received { bytes, mark: 0, tunnel: Some(key) };
     let decision = forward(DEVICE, &frame, tables, NOW);
-    let half = match bytes.first() {
-        Some(first) if first & 1 != 0 => half::group_from_tunnel,
-        _ => half::unicast_from_tunnel,
+    let part = match bytes.first() {
+        Some(first) if first & 1 != 0 => part::group_from_tunnel,
+        _ => part::unicast_from_tunnel,
     };
-    assert_eq!(half(DEVICE, &frame, tables, NOW), decision);
+    assert_eq!(part(DEVICE, &frame, tables, NOW), decision);
     decision
 }
 
-/// A frame from one of the peers in network 1.
+/// Decides about a frame from one of the peers in network 1.
 #[track_caller]
 fn from(tables: &MemoryTables, remote: usize, destination: Mac, source: Mac) -> Decision {
-    out_of(tables, TunnelKey::new(peer(remote), VNI[0]), &said(destination, source))
+    out_of(tables, TunnelKey::new(peer(remote), VNI[0]), &packet(destination, source))
 }
 
-/// The ports that get a copy of a flood.
+/// Returns the ports that get a copy of a flood.
 fn copies(decision: &Decision, bytes: &[u8], tables: &MemoryTables) -> Vec<u32> {
     let flooded = Flooded::new(decision, bytes, &tables.ports[&decision.ingress]);
     let ports = tables.ports.iter().filter(|(_, port)| port.network == decision.station.network);
@@ -110,7 +113,7 @@ fn a_frame_comes_in_by_the_port_of_its_peer_and_vni() {
     for (network, vni) in VNI.into_iter().enumerate() {
         for remote in 0..2 {
             let key = TunnelKey::new(peer(remote), vni);
-            let decision = out_of(&tables, key, &said(Mac::BROADCAST, STRANGER));
+            let decision = out_of(&tables, key, &packet(Mac::BROADCAST, STRANGER));
             assert_eq!(decision.ingress, PortNumber(7 + 2 * network as u32 + remote as u32));
             assert_eq!(decision.station.network, NetworkNumber(1 + network as u32));
             assert_eq!(decided(&decision), Verdict::Flood(Flood::Group));
@@ -119,7 +122,7 @@ fn a_frame_comes_in_by_the_port_of_its_peer_and_vni() {
 }
 
 #[test]
-fn a_frame_of_a_vni_that_nobody_has_or_from_a_host_that_is_no_peer_has_no_port() {
+fn frames_of_unknown_vnis_or_peers_have_no_port() {
     let mut tables = tables();
     let stranger = Address::mapped([192, 0, 2, 8]);
     let cases = [
@@ -127,74 +130,74 @@ fn a_frame_of_a_vni_that_nobody_has_or_from_a_host_that_is_no_peer_has_no_port()
         (peer(0), 0, DropReason::UnknownVni),
         (stranger, 1, DropReason::UnknownVni),
         (stranger, VNI[0], DropReason::UnknownPeer),
-        // The key of everybody is nobody's address.
+        // `::` is the key of all peers, and no peer's address.
         (Address::UNSPECIFIED, VNI[0], DropReason::UnknownPeer),
         (Address::UNSPECIFIED, 1, DropReason::UnknownVni),
         // An IPv4 address is not an IPv6 address with the same last bytes.
         (Address::new([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 192, 0, 2, 7]), VNI[0], DropReason::UnknownPeer),
     ];
     for (remote, vni, reason) in cases {
-        for bytes in [said(A, FAR[0]), said(Mac::BROADCAST, FAR[0]), Vec::new(), said(HOST, A)] {
+        for bytes in [packet(A, FAR[0]), packet(Mac::BROADCAST, FAR[0]), Vec::new(), packet(HOST, A)] {
             let decision = out_of(&tables, TunnelKey::new(remote, vni), &bytes);
             assert_eq!(decided(&decision), Verdict::Drop(reason), "{remote:?} {vni}");
             assert_eq!((decision.ingress, decision.learn()), (PortNumber::NONE, None));
         }
     }
-    // A peer whose tunnel in this one network is gone.
+    // The peer's tunnel in this network is gone.
     tables.tunnels.remove(&TunnelKey::new(peer(0), VNI[0]));
     assert_eq!(decided(&from(&tables, 0, A, FAR[0])), Verdict::Drop(DropReason::UnknownPeer));
-    let of_two = out_of(&tables, TunnelKey::new(peer(0), VNI[1]), &said(OTHER, FAR[0]));
+    let of_two = out_of(&tables, TunnelKey::new(peer(0), VNI[1]), &packet(OTHER, FAR[0]));
     assert_eq!(delivery(&of_two).port, PortNumber(5));
 }
 
 #[test]
-fn what_comes_by_the_device_and_says_nothing_of_a_tunnel_has_no_port() {
+fn frames_on_the_tunnel_device_without_metadata_have_no_port() {
     let tables = tables();
-    for half in [half::unicast_from_tunnel::<[u8], _>, half::group_from_tunnel] {
+    for part in [part::unicast_from_tunnel::<[u8], _>, part::group_from_tunnel] {
         for destination in [A, Mac::BROADCAST] {
-            let decision = half(DEVICE, said(destination, FAR[0]).as_slice(), &tables, NOW);
+            let decision = part(DEVICE, packet(destination, FAR[0]).as_slice(), &tables, NOW);
             assert_eq!(decided(&decision), Verdict::Drop(DropReason::UnknownPort));
         }
     }
-    // And no container can say that it is one.
-    let decision = half::unicast_from_tunnel(11, said(B, A).as_slice(), &tables, NOW);
+    // No container can send as a tunnel.
+    let decision = part::unicast_from_tunnel(11, packet(B, A).as_slice(), &tables, NOW);
     assert_eq!(decided(&decision), Verdict::Drop(DropReason::UnknownPort));
 }
 
 #[test]
-fn a_frame_that_was_cut_short_is_counted_at_its_tunnel() {
+fn truncated_frames_are_counted_at_their_tunnel() {
     let tables = tables();
     for length in 1..14 {
-        let decision = out_of(&tables, TunnelKey::new(peer(1), VNI[0]), &said(A, FAR[1])[..length]);
+        let decision = out_of(&tables, TunnelKey::new(peer(1), VNI[0]), &packet(A, FAR[1])[..length]);
         assert_eq!(decided(&decision), Verdict::Drop(DropReason::Truncated), "{length} bytes");
         assert_eq!((decision.ingress, decision.learn()), (PortNumber(8), None));
     }
 }
 
 #[test]
-fn stations_are_learned_behind_the_peer_that_they_came_from() {
+fn stations_are_learned_behind_their_peer() {
     let mut tables = tables();
     for (remote, moves) in [(0, 0), (1, 1), (0, 2)] {
         let decision = from(&tables, remote, Mac::BROADCAST, STRANGER);
         assert_eq!(decision.learn(), Some(key(STRANGER)));
-        tables.learn(&decision, NOW);
+        learn(&mut tables, &decision, NOW);
         let entry = tables.fdb[&key(STRANGER)];
         assert_eq!((entry.port, entry.moves), (PortNumber(7 + remote as u32), moves));
         assert_eq!(from(&tables, remote, Mac::BROADCAST, STRANGER).learn(), None, "not twice in a tick");
-        let to = delivery(&forward(11, said(STRANGER, A).as_slice(), &tables, NOW));
+        let to = delivery(&forward(11, packet(STRANGER, A).as_slice(), &tables, NOW));
         assert_eq!(to.port, PortNumber(7 + remote as u32));
     }
     // The same address in the other network is another station.
-    let of_two = out_of(&tables, TunnelKey::new(peer(0), VNI[1]), &said(Mac::BROADCAST, STRANGER));
+    let of_two = out_of(&tables, TunnelKey::new(peer(0), VNI[1]), &packet(Mac::BROADCAST, STRANGER));
     let of_two = of_two.learn().expect("it is new there");
     assert_eq!((of_two.network, of_two.mac), (NetworkNumber(2), STRANGER));
-    // Where learning is off, nothing is.
+    // Without the flag LEARN no station is learned.
     tables.ports.get_mut(&PortNumber(8)).expect("a tunnel").flags &= !Port::LEARN;
     assert_eq!(from(&tables, 1, Mac::BROADCAST, OTHER).learn(), None);
 }
 
 #[test]
-fn a_tunnel_does_not_speak_for_a_station_that_is_fixed_here() {
+fn a_tunnel_cannot_take_over_static_or_sticky_stations() {
     let mut tables = tables();
     let spoofed = Verdict::Drop(DropReason::SourceSpoofed);
     let sticky = FdbEntry { port: PortNumber(7), flags: FdbEntry::STICKY, ..FdbEntry::default() };
@@ -205,9 +208,10 @@ fn a_tunnel_does_not_speak_for_a_station_that_is_fixed_here() {
             assert_eq!((decided(&decision), decision.learn()), (spoofed, None), "{source} to {destination}");
         }
     }
-    // It is sticky where it is.
+    // At its own port the sticky station is accepted.
     assert_eq!(delivery(&from(&tables, 0, A, STRANGER)).port, PortNumber(1));
-    // A source that nobody may have is refused before anything is looked up. A tunnel has no address of its own: not zeros.
+    // Invalid source addresses are refused before any lookup. A tunnel has no address of its own,
+    // and zeros are not its address.
     for (source, reason) in [(Mac::ZERO, DropReason::SourceZero), (Mac::BROADCAST, DropReason::SourceMulticast)] {
         assert_eq!(decided(&from(&tables, 0, A, source)), Verdict::Drop(reason));
     }
@@ -232,7 +236,7 @@ fn no_frame_passes_from_tunnel_to_tunnel() {
     assert_eq!(decided(&from(&tables, 0, FAR[0], STRANGER)), Verdict::Drop(DropReason::SamePort));
     for destination in [Mac::BROADCAST, Mac([1, 0, 0x5e, 0, 0, 1]), STRANGER] {
         for (remote, far) in FAR.into_iter().enumerate() {
-            let bytes = said(destination, far);
+            let bytes = packet(destination, far);
             let decision = from(&tables, remote, destination, far);
             let got = copies(&decision, &bytes, &tables);
             assert!(!got.iter().any(|number| (7..=10).contains(number)), "{destination}: {got:?}");
@@ -246,72 +250,72 @@ fn no_frame_passes_between_a_tunnel_and_the_host() {
     let isolated = Verdict::Drop(DropReason::Isolated);
     for (remote, far) in FAR.into_iter().enumerate() {
         assert_eq!(decided(&from(&tables, remote, HOST, far)), isolated);
-        let back = forward(13, said(far, HOST).as_slice(), &tables, NOW);
+        let back = forward(13, packet(far, HOST).as_slice(), &tables, NOW);
         assert_eq!(decided(&back), isolated);
         for destination in [Mac::BROADCAST, Mac([0x33, 0x33, 0, 0, 0, 1]), STRANGER] {
-            let bytes = said(destination, far);
+            let bytes = packet(destination, far);
             assert!(!copies(&from(&tables, remote, destination, far), &bytes, &tables).contains(&3));
         }
     }
     for destination in [Mac::BROADCAST, Mac([0x33, 0x33, 0, 0, 0, 1]), STRANGER] {
-        let bytes = said(destination, HOST);
+        let bytes = packet(destination, HOST);
         let decision = forward(13, bytes.as_slice(), &tables, NOW);
         assert_eq!(copies(&decision, &bytes, &tables), [1, 2, 4], "{destination}");
     }
 }
 
 #[test]
-fn a_station_behind_a_peer_is_sent_to_by_its_tunnel() {
+fn frames_for_a_station_behind_a_peer_leave_by_its_tunnel() {
     let tables = tables();
     for (ifindex, source) in [(11, A), (12, B), (14, STRANGER)] {
         for (number, mac) in (7..).zip(FAR) {
-            let to = delivery(&forward(ifindex, said(mac, source).as_slice(), &tables, NOW));
+            let to = delivery(&forward(ifindex, packet(mac, source).as_slice(), &tables, NOW));
             assert_eq!((to.port, to.ifindex, to.kind()), (PortNumber(number), DEVICE, Some(PortKind::Tunnel)));
             assert_eq!((to.way, to.xdp, to.tag), (0, 0, tag::KEEP));
         }
     }
-    // XDP cannot say where: it leaves that to tcx.
+    // XDP cannot set the peer, so it defers the frame to tcx.
     for (kind, ifindex, source) in [(PortKind::Container, 11, A), (PortKind::Uplink, 14, STRANGER)] {
-        let early = forward_early(ifindex, kind, said(FAR[0], source).as_slice(), &tables, NOW);
-        assert_eq!(early.action, action::LEAVE, "{kind:?}");
+        let early = forward_xdp(ifindex, kind, packet(FAR[0], source).as_slice(), &tables, NOW);
+        assert_eq!(early.action, action::DEFER, "{kind:?}");
     }
-    // From another network it is nobody.
-    let elsewhere = forward(21, said(FAR[0], OTHER).as_slice(), &tables, NOW);
+    // In another network the station is unknown.
+    let elsewhere = forward(21, packet(FAR[0], OTHER).as_slice(), &tables, NOW);
     assert_eq!(decided(&elsewhere), Verdict::Flood(Flood::UnknownUnicast));
 }
 
 #[test]
-fn what_is_longer_than_the_way_to_a_peer_is_dropped_by_name() {
+fn frames_longer_than_the_path_to_a_peer_are_dropped_as_too_big() {
     let mut tables = tables();
     tables.ports.get_mut(&PortNumber(7)).expect("a tunnel").mtu = 39;
-    // What is IP may be told, or go in fragments.
-    let mut other = said(FAR[0], A);
+    // Not IP: an IP packet may be answered, or go in fragments.
+    let mut other = packet(FAR[0], A);
     other[12..14].copy_from_slice(&[0x88, 0xb5]);
     assert_eq!(decided(&forward(11, other.as_slice(), &tables, NOW)), Verdict::Drop(DropReason::TooBig));
-    assert_eq!(delivery(&forward(11, said(FAR[1], A).as_slice(), &tables, NOW)).port, PortNumber(8));
+    assert_eq!(delivery(&forward(11, packet(FAR[1], A).as_slice(), &tables, NOW)).port, PortNumber(8));
     other[..6].copy_from_slice(&Mac::BROADCAST.0);
     let decision = forward(11, other.as_slice(), &tables, NOW);
     assert_eq!(copies(&decision, &other, &tables), [2, 3, 4, 8]);
 }
 
 #[test]
-fn who_is_isolated_here_is_so_from_everybody_behind_a_tunnel() {
+fn isolated_endpoints_are_isolated_from_stations_behind_tunnels() {
     let mut tables = tables();
     tables.ports.get_mut(&PortNumber(1)).expect("A").flags |= Port::ISOLATED;
     let isolated = Verdict::Drop(DropReason::Isolated);
     for (remote, far) in FAR.into_iter().enumerate() {
-        assert_eq!(decided(&forward(11, said(far, A).as_slice(), &tables, NOW)), isolated);
+        assert_eq!(decided(&forward(11, packet(far, A).as_slice(), &tables, NOW)), isolated);
         assert_eq!(decided(&from(&tables, remote, A, far)), isolated);
         assert_eq!(delivery(&from(&tables, remote, B, far)).port, PortNumber(2));
-        let bytes = said(Mac::BROADCAST, far);
+        let bytes = packet(Mac::BROADCAST, far);
         assert_eq!(copies(&from(&tables, remote, Mac::BROADCAST, far), &bytes, &tables), [2, 4]);
     }
-    let bytes = said(Mac::BROADCAST, A);
+    let bytes = packet(Mac::BROADCAST, A);
     assert_eq!(copies(&forward(11, bytes.as_slice(), &tables, NOW), &bytes, &tables), [2, 3, 4]);
 }
 
 #[test]
-fn floods_go_to_every_tunnel_of_the_network_and_what_comes_by_one_to_those_here() {
+fn floods_go_to_every_tunnel_and_floods_from_a_tunnel_to_local_ports() {
     let tables = tables();
     let group = Mac([1, 0, 0x5e, 0, 0, 1]);
     for (destination, from_a, from_wire, from_peer) in [
@@ -320,12 +324,12 @@ fn floods_go_to_every_tunnel_of_the_network_and_what_comes_by_one_to_those_here(
         (STRANGER, &[2, 4, 7, 8], &[1, 2, 7, 8], &[1, 2, 4]),
     ] {
         for (ifindex, source, expected) in [(11, A, from_a), (14, OTHER, from_wire)] {
-            let bytes = said(destination, source);
+            let bytes = packet(destination, source);
             let decision = forward(ifindex, bytes.as_slice(), &tables, NOW);
             assert_eq!(copies(&decision, &bytes, &tables), expected, "{source} to {destination}");
         }
         for (remote, far) in FAR.into_iter().enumerate() {
-            let bytes = said(destination, far);
+            let bytes = packet(destination, far);
             let decision = from(&tables, remote, destination, far);
             assert_eq!(copies(&decision, &bytes, &tables), from_peer, "peer {remote} to {destination}");
         }
@@ -333,7 +337,7 @@ fn floods_go_to_every_tunnel_of_the_network_and_what_comes_by_one_to_those_here(
 }
 
 #[test]
-fn multicast_goes_by_every_tunnel_and_from_one_to_its_listeners() {
+fn multicast_goes_to_every_tunnel_and_multicast_from_a_tunnel_to_listeners() {
     let mut tables = tables();
     for number in [1, 2] {
         tables.ports.get_mut(&PortNumber(number)).expect("a container").flags |= Port::SNOOPING;
@@ -346,7 +350,7 @@ fn multicast_goes_by_every_tunnel_and_from_one_to_its_listeners() {
     let bytes = frame(to, A, &packet);
     let decision = forward(11, bytes.as_slice(), &tables, NOW);
     assert_eq!(decided(&decision), Verdict::Flood(Flood::Listeners));
-    // Who listens there, that host knows.
+    // The host at the other end knows the listeners there.
     assert_eq!(copies(&decision, &bytes, &tables), [2, 4, 7, 8]);
     let bytes = frame(to, FAR[0], &packet);
     let decision = out_of(&tables, TunnelKey::new(peer(0), VNI[0]), &bytes);
@@ -355,7 +359,7 @@ fn multicast_goes_by_every_tunnel_and_from_one_to_its_listeners() {
 }
 
 #[test]
-fn link_local_control_frames_end_at_a_tunnel() {
+fn link_local_control_frames_from_a_tunnel_are_dropped() {
     let tables = tables();
     for last in 0..16 {
         let control = Mac([0x01, 0x80, 0xc2, 0, 0, last]);
@@ -365,7 +369,7 @@ fn link_local_control_frames_end_at_a_tunnel() {
 }
 
 #[test]
-fn storms_out_of_a_tunnel_are_stopped_and_known_unicast_is_none() {
+fn storms_from_a_tunnel_are_stopped_and_known_unicast_is_not_counted() {
     let mut tables = tables();
     tables.ports.get_mut(&PortNumber(7)).expect("a tunnel").storm = 10;
     tables.storms.insert((PortNumber(7), StormClass::Broadcast as u32), StormWindow { tick: NOW, count: 10 });
@@ -376,26 +380,26 @@ fn storms_out_of_a_tunnel_are_stopped_and_known_unicast_is_none() {
 }
 
 #[test]
-fn an_internal_network_goes_on_behind_its_tunnels() {
+fn an_internal_network_includes_stations_behind_tunnels() {
     let mut tables = tables();
     tables.networks.insert(NetworkNumber(1), Network { flags: Network::INTERNAL, ..Network::default() });
     assert_eq!(delivery(&from(&tables, 0, A, FAR[0])).port, PortNumber(1));
-    assert_eq!(delivery(&forward(11, said(FAR[0], A).as_slice(), &tables, NOW)).port, PortNumber(7));
-    let bytes = said(Mac::BROADCAST, FAR[0]);
+    assert_eq!(delivery(&forward(11, packet(FAR[0], A).as_slice(), &tables, NOW)).port, PortNumber(7));
+    let bytes = packet(Mac::BROADCAST, FAR[0]);
     assert_eq!(copies(&from(&tables, 0, Mac::BROADCAST, FAR[0]), &bytes, &tables), [1, 2, 4]);
 }
 
 #[test]
-fn a_peer_inside_wireguard_is_believed_only_with_the_mark() {
+fn a_peer_inside_wireguard_is_accepted_only_with_the_mark() {
     let mut tables = tables();
     let inside = Address::new([0xfd, 0x76, 0x73, 0x77, 0x69, 0x74, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7]);
     let number = *tables.tunnels.values().find(|number| **number != PortNumber::NONE).expect("a tunnel");
     let key = TunnelKey::new(inside, VNI[0]);
     tables.tunnels.insert(key, number);
-    let bytes = said(Mac::BROADCAST, Mac([2, 9, 9, 9, 9, 9]));
+    let bytes = packet(Mac::BROADCAST, Mac([2, 9, 9, 9, 9, 9]));
     for (mark, taken) in [(0, false), (!MARK_ENCRYPTED, false), (MARK_ENCRYPTED, true)] {
         let frame = Received { bytes: &bytes, mark, tunnel: Some(key) };
-        for decision in [forward(DEVICE, &frame, &tables, NOW), half::group_from_tunnel(DEVICE, &frame, &tables, NOW)] {
+        for decision in [forward(DEVICE, &frame, &tables, NOW), part::group_from_tunnel(DEVICE, &frame, &tables, NOW)] {
             let dropped = decision == Decision::drop(DropReason::UnknownPeer, PortNumber::NONE);
             assert_eq!(!dropped, taken, "{mark:x}: {decision:?}");
         }

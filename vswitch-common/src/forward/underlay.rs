@@ -1,10 +1,10 @@
-//! What arrives on the underlay: which packets are a tunnel's, whether they are sound, and which of them are worth unwrapping
-//! before the host's stack has seen them.
+//! Packets on the underlay: which of them belong to a tunnel, whether they are valid, and which are
+//! unwrapped here, before the host's stack sees them.
 
 #[cfg(test)]
 mod tests;
 
-use super::stranger;
+use super::tunnel::why_unknown;
 use crate::packet::address::Address;
 use crate::packet::ethernet::HEADER;
 use crate::packet::vxlan::{UDP, VNI_VALID, VXLAN};
@@ -12,50 +12,54 @@ use crate::packet::{Ethernet, Packet, TunnelKey, ethertype, ipv4, ipv6, protocol
 use crate::tables::{PortNumber, Tables, TunnelEnd};
 use crate::verdict::DropReason;
 
-/// Bytes before the inner frame, where an IPv4 header without options is the outer one.
+/// Bytes before the inner frame, behind an outer IPv4 header without options.
 pub const INNER: usize = HEADER + ipv4::HEADER + UDP + VXLAN;
 
-/// The two low bits of IPv4's second byte (RFC 3168, 5): a router on the way was congested.
+/// The two low bits of the second byte of an IPv4 header (RFC 3168, 5): a router on the path was
+/// congested.
 const CONGESTED: u8 = 3;
 
-/// What becomes of a packet on the underlay.
+/// What happens to a packet on the underlay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Arrival {
-    /// For a packet that is to be unwrapped, what its header says; else zeros.
+    /// The tunnel metadata of a packet that is unwrapped; else zeros.
     pub key: TunnelKey,
-    /// One of [`arrival`].
-    pub what: u32,
+    /// The action, one of [`arrival`].
+    pub action: u32,
     /// For a drop the [`DropReason`]; else 0.
     pub reason: u32,
-    /// For a packet that is to be unwrapped, the port that it comes in by; else none.
+    /// The port that an unwrapped packet comes in by; else none.
     pub port: PortNumber,
-    /// For a packet that is to be gathered, the device that it goes into; else 0.
+    /// The device that a packet is sent into for GRO; else 0.
     pub receiver: u32,
-    /// 1 if a packet that is to be unwrapped met congestion on its way, which its sender has to hear of; else 0.
+    /// 1 if a packet that is unwrapped was marked as congested on the path, which its sender has to
+    /// learn; else 0.
     pub congested: u32,
     /// 0.
     pub reserved: u32,
 }
 
-/// What [`Arrival::what`] says.
+/// The values of [`Arrival::action`].
 pub mod arrival {
-    /// Nothing to do with us, or for the tunnel's device to unwrap.
-    pub const LEAVE: u32 = 0;
-    /// It goes nowhere.
+    /// To the host's stack: the packet is no tunnel's, or the tunnel's device unwraps it.
+    pub const PASS: u32 = 0;
+    /// Nowhere.
     pub const DROP: u32 = 1;
-    /// The inner frame is [`super::INNER`] bytes on: to one station, IPv4, and not TCP.
+    /// Unwrapped and switched. The inner frame at [`super::INNER`] is for one station, and IPv4 but
+    /// not TCP.
     pub const UNWRAP: u32 = 2;
-    /// The same, and TCP: for the receiver, behind which GRO makes few packets of many.
+    /// The same with TCP: unwrapped and sent into the receiver, behind which GRO merges packets.
     pub const GATHER: u32 = 3;
-    /// For the tunnel's device, as will be all TCP from now on ([`crate::tables::TunnelEnd::TRAINS`]).
-    pub const TRAIN: u32 = 4;
+    /// To the tunnel's device, like all TCP from now on
+    /// ([`crate::tables::TunnelEnd::GSO_ARRIVES`]).
+    pub const GSO: u32 = 4;
 }
 
 impl Arrival {
-    const LEAVE: Self = Self {
-        key: TunnelKey::anybody(0),
-        what: arrival::LEAVE,
+    const PASS: Self = Self {
+        key: TunnelKey::any_peer(0),
+        action: arrival::PASS,
         reason: 0,
         port: PortNumber::NONE,
         receiver: 0,
@@ -65,49 +69,51 @@ impl Arrival {
 
     #[inline(always)]
     const fn drop(reason: DropReason) -> Self {
-        Self { what: arrival::DROP, reason: reason as u32, ..Self::LEAVE }
+        Self { action: arrival::DROP, reason: reason as u32, ..Self::PASS }
     }
 }
 
-/// Judges a packet. Packets for other hosts, and those whose headers are not plain (tags, IP options, extension headers,
-/// fragments), are left to the host, as are those of which not all that counts can be read here.
+/// Decides about a packet on the underlay. Packets for other hosts, with tags, IP options,
+/// extension headers or fragments, or with a header that cannot be read here, pass to the host's
+/// stack.
 ///
-/// What is worth it is unwrapped here, TCP for a device of its own behind which GRO makes few packets of many. Where trains of
-/// segments arrive (a driver or a virtual wire has made them), TCP is left to the host: the first of them says so for all that
-/// comes later. So the choice is by protocol and address, and all packets of a flow go the same way and keep their order.
+/// Other IPv4 packets of tunnels are unwrapped here; TCP goes into a device of its own, behind
+/// which GRO merges packets. Once a GSO packet has arrived (made by a driver or a virtual link),
+/// all TCP passes to the host's stack. The choice is by protocol and address, so that all packets
+/// of a flow take the same path and keep their order.
 #[inline(always)]
 pub fn arrive<P: Packet + ?Sized, T: Tables>(frame: &P, tables: &T) -> Arrival {
-    let Ok(ethernet) = Ethernet::parse(frame) else { return Arrival::LEAVE };
+    let Ok(ethernet) = Ethernet::parse(frame) else { return Arrival::PASS };
     if ethernet.payload != HEADER || ethernet.tag.is_some() {
-        return Arrival::LEAVE;
+        return Arrival::PASS;
     }
     match ethernet.ethertype {
         ethertype::IPV4 => over_ipv4(frame, tables),
         ethertype::IPV6 => over_ipv6(frame, tables),
-        _ => Arrival::LEAVE,
+        _ => Arrival::PASS,
     }
 }
 
 #[inline(always)]
 fn over_ipv4<P: Packet + ?Sized, T: Tables>(frame: &P, tables: &T) -> Arrival {
-    let Some(header) = frame.read::<{ ipv4::HEADER }>(HEADER) else { return Arrival::LEAVE };
+    let Some(header) = frame.read::<{ ipv4::HEADER }>(HEADER) else { return Arrival::PASS };
     let [vihl, service, _, _, _, _, f0, f1, _, protocol, _, _, s0, s1, s2, s3, d0, d1, d2, d3] = header;
     if vihl != 0x45 || protocol != protocol::UDP || u16::from_be_bytes([f0, f1]) & 0x3fff != 0 {
-        return Arrival::LEAVE;
+        return Arrival::PASS;
     }
     let at = HEADER + ipv4::HEADER;
     let (from, to) = (Address::mapped([s0, s1, s2, s3]), Address::mapped([d0, d1, d2, d3]));
-    let Some(outer) = outer(frame, at, to, tables) else { return Arrival::LEAVE };
-    match judge(frame, at, outer, from, tables) {
-        // With a checksum, somebody has to verify it.
+    let Some(outer) = outer(frame, at, to, tables) else { return Arrival::PASS };
+    match check(frame, at, outer, from, tables) {
+        // A packet with a checksum passes to the host's stack, which verifies it.
         Ok((key, port)) if outer.checksum == 0 => {
-            let (what, congested) = way_in(frame, outer.end, service & CONGESTED == CONGESTED);
-            match what {
-                arrival::LEAVE | arrival::TRAIN => Arrival { what, ..Arrival::LEAVE },
-                _ => Arrival { key, what, port, receiver: outer.end.receiver, congested, ..Arrival::LEAVE },
+            let (action, congested) = inner(frame, outer.end, service & CONGESTED == CONGESTED);
+            match action {
+                arrival::PASS | arrival::GSO => Arrival { action, ..Arrival::PASS },
+                _ => Arrival { key, action, port, receiver: outer.end.receiver, congested, ..Arrival::PASS },
             }
         }
-        Ok(_) => Arrival::LEAVE,
+        Ok(_) => Arrival::PASS,
         Err(reason) => Arrival::drop(reason),
     }
 }
@@ -117,26 +123,26 @@ fn over_ipv6<P: Packet + ?Sized, T: Tables>(frame: &P, tables: &T) -> Arrival {
     let (Some(first), Some(from), Some(to)) =
         (frame.read::<8>(HEADER), frame.read(HEADER + 8), frame.read(HEADER + 24))
     else {
-        return Arrival::LEAVE;
+        return Arrival::PASS;
     };
     let (from, to) = (Address::new(from), Address::new(to));
-    // Whatever it carries: these addresses are nowhere but inside WireGuard.
+    // Whatever the packet carries: these addresses exist inside WireGuard alone.
     if from.is_inner() || to.is_inner() {
         return Arrival::drop(DropReason::UnknownPeer);
     }
     let [_, _, _, _, _, _, next, _] = first;
     if next != protocol::UDP {
-        return Arrival::LEAVE;
+        return Arrival::PASS;
     }
     let at = HEADER + ipv6::HEADER;
-    let Some(outer) = outer(frame, at, to, tables) else { return Arrival::LEAVE };
-    match judge(frame, at, outer, from, tables) {
-        Ok(_) => Arrival::LEAVE,
+    let Some(outer) = outer(frame, at, to, tables) else { return Arrival::PASS };
+    match check(frame, at, outer, from, tables) {
+        Ok(_) => Arrival::PASS,
         Err(reason) => Arrival::drop(reason),
     }
 }
 
-/// What counts of a UDP header.
+/// The fields of the outer UDP header that are used.
 #[derive(Clone, Copy)]
 pub(super) struct Outer {
     length: usize,
@@ -144,7 +150,7 @@ pub(super) struct Outer {
     end: TunnelEnd,
 }
 
-/// The UDP header at `at`, if its packet is a tunnel's and for an address of ours.
+/// Reads the UDP header at `at`, if the packet is for a tunnel end of this host.
 #[inline(always)]
 pub(super) fn outer<P: Packet + ?Sized, T: Tables>(frame: &P, at: usize, to: Address, tables: &T) -> Option<Outer> {
     let [_, _, d0, d1, l0, l1, c0, c1] = frame.read(at)?;
@@ -154,9 +160,10 @@ pub(super) fn outer<P: Packet + ?Sized, T: Tables>(frame: &P, at: usize, to: Add
     ours.then_some(Outer { length, checksum: u16::from_ne_bytes([c0, c1]), end })
 }
 
-/// Whether what is behind the UDP header at `at` is a VXLAN packet from a peer: its key and the port, or what is wrong with it.
+/// Checks that a VXLAN packet from a peer is behind the UDP header at `at`. Returns its key and
+/// port, or the reason to drop it.
 #[inline(always)]
-pub(super) fn judge<P: Packet + ?Sized, T: Tables>(
+pub(super) fn check<P: Packet + ?Sized, T: Tables>(
     frame: &P,
     at: usize,
     outer: Outer,
@@ -173,32 +180,34 @@ pub(super) fn judge<P: Packet + ?Sized, T: Tables>(
     let key = TunnelKey::new(from, u32::from_be_bytes([0, v0, v1, v2]));
     match tables.tunnel(&key) {
         Some(number) if number != PortNumber::NONE => Ok((key, number)),
-        _ => Err(stranger(&key, tables)),
+        _ => Err(why_unknown(&key, tables)),
     }
 }
 
-/// Which way the inner frame at [`INNER`] goes, one of [`arrival`], and whether it has to be marked as congested. Unwrapped here
-/// is what goes to one station, is IPv4 (the kernel takes it for what the outer packet is), and no train of segments.
+/// Returns the action for the inner frame at [`INNER`], one of [`arrival`], and 1 if it has to be
+/// marked as congested. A frame is unwrapped if it is for one station, IPv4 (the kernel takes the
+/// inner packet for the IP version of the outer one) and no GSO packet.
 #[inline(always)]
-fn way_in<P: Packet + ?Sized>(frame: &P, end: TunnelEnd, congested: bool) -> (u32, u32) {
-    let leave = (arrival::LEAVE, 0);
-    let Some([first, _]) = frame.read(INNER) else { return leave };
-    let Some([t0, t1]) = frame.read(INNER + 12) else { return leave };
-    let Some([_, service]) = frame.read(INNER + HEADER) else { return leave };
-    let Some([_, carries]) = frame.read(INNER + HEADER + 8) else { return leave };
+fn inner<P: Packet + ?Sized>(frame: &P, end: TunnelEnd, congested: bool) -> (u32, u32) {
+    let pass = (arrival::PASS, 0);
+    let Some([first, _]) = frame.read(INNER) else { return pass };
+    let Some([t0, t1]) = frame.read(INNER + 12) else { return pass };
+    let Some([_, service]) = frame.read(INNER + HEADER) else { return pass };
+    let Some([_, carries]) = frame.read(INNER + HEADER + 8) else { return pass };
     if first & 1 != 0 || u16::from_be_bytes([t0, t1]) != ethertype::IPV4 {
-        return leave;
+        return pass;
     }
-    // It knows nothing of congestion, and should not have met it: the device drops such packets (RFC 6040, 4.2).
+    // The sender does not support ECN, so no router should have marked the packet. The tunnel's
+    // device drops it (RFC 6040, 4.2).
     if congested && service & CONGESTED == 0 {
-        return leave;
+        return pass;
     }
     let congested = u32::from(congested);
     if carries != protocol::TCP {
-        return if frame.segment() == 0 { (arrival::UNWRAP, congested) } else { leave };
+        return if frame.segment() == 0 { (arrival::UNWRAP, congested) } else { pass };
     }
-    if end.receiver == 0 || end.flags & TunnelEnd::TRAINS != 0 {
-        return leave;
+    if end.receiver == 0 || end.flags & TunnelEnd::GSO_ARRIVES != 0 {
+        return pass;
     }
-    if frame.segment() != 0 { (arrival::TRAIN, 0) } else { (arrival::GATHER, congested) }
+    if frame.segment() != 0 { (arrival::GSO, 0) } else { (arrival::GATHER, congested) }
 }

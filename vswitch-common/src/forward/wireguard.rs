@@ -1,17 +1,19 @@
-//! What comes out of WireGuard: packets of tunnels from the peer that they claim to be from, and nothing else. It is marked,
-//! and what claims to be from there without the mark came another way.
+//! Packets out of WireGuard. Only packets of tunnels pass, from the peer that they claim to be
+//! from, and get a mark. A packet with an inner WireGuard address and without the mark arrived by
+//! another path.
 
-use super::underlay::{judge, outer};
+use super::underlay::{check, outer};
 use crate::packet::address::Address;
 use crate::packet::{Packet, TunnelKey, ipv6, protocol};
 use crate::tables::{MARK_ENCRYPTED, Tables};
 use crate::verdict::DropReason;
 
-/// Why a packet that came out of WireGuard goes no further; `None` for a tunnel's, which passes. There is no Ethernet header:
-/// the packet begins with IP's. WireGuard has seen to it that the sender has the key that goes with its address.
+/// Returns why a packet out of WireGuard is dropped, `None` for a packet of a tunnel, which passes.
+/// The packet has no Ethernet header and begins with the IP header. WireGuard has verified that the
+/// sender has the key of its address.
 ///
-/// Fragments do not pass: the device takes the longest packet of all tunnels whole, and what is put together of fragments
-/// would have the mark even if some of them had come another way.
+/// Fragments do not pass. The device takes the longest packet of every tunnel whole, and a packet
+/// reassembled from fragments would have the mark even if some of them had arrived by another path.
 #[inline(always)]
 pub fn admit<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T) -> Option<DropReason> {
     let (Some(first), Some(from), Some(to)) = (packet.read::<8>(0), packet.read(8), packet.read(24)) else {
@@ -23,11 +25,11 @@ pub fn admit<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T) -> Option<Dr
         return Some(DropReason::UnknownPeer);
     }
     let Some(outer) = outer(packet, ipv6::HEADER, to, tables) else { return Some(DropReason::UnknownPeer) };
-    judge(packet, ipv6::HEADER, outer, from, tables).err()
+    check(packet, ipv6::HEADER, outer, from, tables).err()
 }
 
-/// Whether a packet that came out of a tunnel is from the host that it says: what says that it came by WireGuard has to have
-/// come by WireGuard.
+/// Returns whether a packet out of a tunnel is from the host that it names: a packet with an inner
+/// WireGuard address must have arrived by WireGuard.
 #[inline(always)]
 pub const fn is_genuine(key: &TunnelKey, mark: u32) -> bool {
     !key.remote.is_inner() || mark & MARK_ENCRYPTED != 0
@@ -50,7 +52,7 @@ mod tests {
         let mut tables = MemoryTables::default();
         tables.underlay.insert(Address::new(OWN), TunnelEnd { port: PORT, ..TunnelEnd::default() });
         tables.tunnels.insert(TunnelKey::new(Address::new(PEER), VNI), PortNumber(3));
-        tables.tunnels.insert(TunnelKey::anybody(VNI), PortNumber::NONE);
+        tables.tunnels.insert(TunnelKey::any_peer(VNI), PortNumber::NONE);
         tables
     }
 
@@ -80,18 +82,18 @@ mod tests {
     }
 
     #[test]
-    fn a_tunnels_packet_passes_and_nothing_else() {
+    fn only_packets_of_tunnels_pass() {
         use DropReason::{Truncated, UnknownPeer, UnknownVni, VxlanHeader};
         assert_eq!(admit(packet().as_slice(), &tables()), None);
-        // Of IPv4, TCP, ICMPv6, a fragment, behind options.
+        // IPv4, TCP, ICMPv6, a fragment, behind options.
         for (at, byte) in [(0, 0x45), (6, 6), (6, 58), (6, 44), (6, 0)] {
             assert_eq!(changed(at, byte), Some(UnknownPeer), "byte {at} is {byte}");
         }
-        // From and to others: outside of the prefix, and inside.
+        // From and to other addresses, outside and inside the prefix.
         for at in [8, 13, 23, 24, 29, 39] {
             assert_eq!(changed(at, 0xee), Some(UnknownPeer), "byte {at}");
         }
-        // To another port, or with a header that is not sound.
+        // To another port, or with an invalid header.
         assert_eq!(changed(43, 0xb6), Some(UnknownPeer));
         assert_eq!(
             (changed(48, 0), changed(55, 1), changed(45, 100)),
@@ -107,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn what_claims_to_be_from_inside_has_to_bear_the_mark() {
+    fn inner_addresses_are_genuine_only_with_the_mark() {
         let inside = TunnelKey::new(Address::new(PEER), VNI);
         for mark in [0, 0x2000, !MARK_ENCRYPTED] {
             assert!(!is_genuine(&inside, mark), "{mark:x}");

@@ -1,13 +1,15 @@
-//! The IP addresses of a frame, in one shape for both versions.
+//! IP addresses, in one type for both versions.
 
 use crate::mac::Mac;
 
 use super::ethernet::{Ethernet, is_tag};
 use super::{Packet, ethertype};
 
-/// An IPv6 address, or an IPv4 address as the IPv6 address that maps it, ::ffff:a.b.c.d (RFC 4291, 2.5.5.2).
+/// An IPv6 address, or an IPv4 address as the IPv6 address that maps it, ::ffff:a.b.c.d (RFC 4291,
+/// 2.5.5.2).
 ///
-/// As two words, which eBPF keeps in registers: its sixteen bytes in the order of the wire, whatever the machine's.
+/// It consists of two words, which eBPF keeps in registers. The sixteen bytes are in the order of
+/// the wire on every machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 #[repr(C)]
 pub struct Address {
@@ -21,31 +23,32 @@ const _: () = assert!(size_of::<Address>() == 16);
 const INNER_PREFIX: u64 = 0xfd76_7377_6974;
 
 impl Address {
-    /// The addresses that hosts have inside WireGuard, fd76:7377:6974::/48: a unique local prefix (RFC 4193) that is the
-    /// same everywhere, so that it can be told what must never be seen outside of it.
+    /// The prefix of the addresses that hosts have inside WireGuard, fd76:7377:6974::/48. It is a
+    /// unique local prefix (RFC 4193), the same on all hosts, so that every host recognises packets
+    /// that must never appear outside WireGuard.
     pub const INNER: ([u8; 6], u8) = ([0xfd, 0x76, 0x73, 0x77, 0x69, 0x74], 48);
 
-    /// ::, whose sender has no address yet.
+    /// `::`, the source of a station without an address.
     pub const UNSPECIFIED: Self = Self { high: 0, low: 0 };
 
     /// ff02::1, the group of all nodes on a link.
     pub const ALL_NODES: Self = Self::new([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
 
-    /// The address with these bytes.
+    /// Returns the address with these bytes.
     #[inline(always)]
     pub const fn new(bytes: [u8; 16]) -> Self {
         let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = bytes;
         Self { high: u64::from_ne_bytes([a, b, c, d, e, f, g, h]), low: u64::from_ne_bytes([i, j, k, l, m, n, o, p]) }
     }
 
-    /// An IPv4 address.
+    /// Returns the address that maps an IPv4 address.
     #[inline(always)]
     pub const fn mapped(bytes: [u8; 4]) -> Self {
         let [a, b, c, d] = bytes;
         Self { high: 0, low: u64::from_ne_bytes([0, 0, 0xff, 0xff, a, b, c, d]) }
     }
 
-    /// The address with these four words, their bytes in the order of the wire.
+    /// Returns the address with these four words, each in the byte order of the wire.
     #[inline(always)]
     pub const fn of_words(words: [u32; 4]) -> Self {
         let [a, b, c, d] = words;
@@ -55,7 +58,7 @@ impl Address {
         Self { high: (a as u64) << 32 | b as u64, low: (c as u64) << 32 | d as u64 }
     }
 
-    /// Its four words, their bytes in the order of the wire.
+    /// Returns the four words, each in the byte order of the wire.
     #[inline(always)]
     pub const fn words(self) -> [u32; 4] {
         if cfg!(target_endian = "little") {
@@ -64,46 +67,48 @@ impl Address {
         [(self.high >> 32) as u32, self.high as u32, (self.low >> 32) as u32, self.low as u32]
     }
 
-    /// Whether it is an IPv4 address.
+    /// Returns whether it is an IPv4 address.
     #[inline(always)]
     pub const fn is_mapped(self) -> bool {
         self.high == 0 && u64::from_be(self.low) >> 32 == 0xffff
     }
 
-    /// The link-local address that a station makes of its MAC address (RFC 4291, appendix A).
+    /// Returns the link-local address that a station forms from its MAC address (RFC 4291, appendix
+    /// A).
     #[inline(always)]
     pub const fn link_local(mac: Mac) -> Self {
         let [a, b, c, d, e, f] = mac.0;
         Self::new([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
     }
 
-    /// Its bytes.
+    /// Returns the bytes.
     #[inline(always)]
     pub const fn octets(self) -> [u8; 16] {
         let ([a, b, c, d, e, f, g, h], [i, j, k, l, m, n, o, p]) = (self.high.to_ne_bytes(), self.low.to_ne_bytes());
         [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
     }
 
-    /// 127.0.0.0/8 or ::1.
+    /// Returns whether the address is in 127.0.0.0/8 or is ::1.
     #[inline(always)]
     pub const fn is_loopback(self) -> bool {
         let low = u64::from_be(self.low);
         self.high == 0 && (low == 1 || low >> 24 == 0xff_ff7f)
     }
 
-    /// fe80::/10.
+    /// Returns whether the address is in fe80::/10.
     #[inline(always)]
     pub const fn is_link_local(self) -> bool {
         u64::from_be(self.high) >> 54 == 0xfe80 >> 6
     }
 
-    /// In [`Address::INNER`]: a host's end of WireGuard.
+    /// Returns whether the address is in [`Address::INNER`], so that it is a host's address inside
+    /// WireGuard.
     #[inline(always)]
     pub const fn is_inner(self) -> bool {
         u64::from_be(self.high) >> 16 == INNER_PREFIX
     }
 
-    /// The sum of its eight words, as Internet checksums add them up (RFC 1071).
+    /// Returns the sum of the eight 16-bit words, for an Internet checksum (RFC 1071).
     #[inline(always)]
     pub const fn sum(self) -> u32 {
         let (high, low) = (u64::from_be(self.high), u64::from_be(self.low));
@@ -117,14 +122,15 @@ impl Address {
             + (low & 0xffff) as u32
     }
 
-    /// An IPv4 multicast group, as an address that maps it: 224.0.0.0/4.
+    /// Returns whether the address is an IPv4 multicast group, 224.0.0.0/4.
     #[inline(always)]
     pub const fn is_multicast4(self) -> bool {
         u64::from_be(self.low) >> 28 == 0xff_ffe && self.high == 0
     }
 
-    /// A group to which all frames go, whoever listens: 224.0.0.0/24, which are never reported (RFC 4541, 2.1.2);
-    /// ff01::/16, ff02::1, and those of neighbor solicitations, ff02::1:ff00:0/104.
+    /// Returns whether frames for the group are flooded whether a port listens or not:
+    /// 224.0.0.0/24, for which there are no reports (RFC 4541, 2.1.2); ff01::/16; ff02::1; and the
+    /// groups of neighbor solicitations, ff02::1:ff00:0/104.
     #[inline(always)]
     pub const fn is_group_of_all(self) -> bool {
         let (high, low) = (u64::from_be(self.high), u64::from_be(self.low));
@@ -135,27 +141,27 @@ impl Address {
         }
     }
 
-    /// ff00::/8.
+    /// Returns whether the address is in ff00::/8.
     #[inline(always)]
     pub const fn is_multicast6(self) -> bool {
         u64::from_be(self.high) >> 56 == 0xff
     }
 
-    /// ::
+    /// Returns whether the address is `::`.
     #[inline(always)]
     pub const fn is_unspecified6(self) -> bool {
         self.high | self.low == 0
     }
 }
 
-/// What a frame shows of its IP addresses. Flat, with every field always set: see decision 1.
+/// The IP addresses of a frame. Flat, with every field always set (see [`crate::verifier`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Addresses {
     /// One of [`Addresses::OTHER`], [`Addresses::IP`] and [`Addresses::UNREADABLE`].
     pub kind: u32,
-    /// From whom; zeros if it is not IP.
+    /// The source; zeros if it is not IP.
     pub source: Address,
-    /// To whom; zeros if it is not IP.
+    /// The destination; zeros if it is not IP.
     pub destination: Address,
 }
 
@@ -164,11 +170,12 @@ impl Addresses {
     pub const OTHER: u32 = 0;
     /// An IP packet.
     pub const IP: u32 = 1;
-    /// An IP packet that ends before its addresses do, which no stack takes; or anything behind more tags than we
-    /// follow, which a stack takes if they are priority tags.
+    /// An IP packet that ends within its addresses, which no stack accepts; or any frame with more
+    /// tags than are read, which a stack accepts if they are priority tags.
     pub const UNREADABLE: u32 = 2;
 
-    /// Reads the addresses where a stack would read them. It is the stack that refuses a wrong version or length.
+    /// Reads the addresses where a stack would read them. A wrong version or length is not checked;
+    /// the stack refuses it.
     #[inline(always)]
     pub fn read<P: Packet + ?Sized>(frame: &P, ethernet: &Ethernet) -> Self {
         let none = Self { kind: Self::OTHER, source: Address::UNSPECIFIED, destination: Address::UNSPECIFIED };
@@ -183,7 +190,8 @@ impl Addresses {
                 None => unreadable,
             },
             ethertype::IPV6 => {
-                // One look at both: of two, the verifier finds one unset where the other fails.
+                // One read for both addresses: after two, the verifier finds one unset where the
+                // other failed.
                 let Some(addresses) = frame.read::<32>(ethernet.payload + 8) else { return unreadable };
                 let (mut source, mut destination) = ([0; 16], [0; 16]);
                 source.copy_from_slice(&addresses[..16]);
@@ -228,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn both_versions_behind_tags_and_what_cannot_be_read() {
+    fn addresses_are_read_behind_tags_and_cut_off_ones_are_unreadable() {
         let head = [2_u8, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
         let mut four = std::vec![8, 0, 0x45];
         four.resize(2 + 12, 0);

@@ -15,20 +15,20 @@ pub const REPLY: u16 = 2;
 /// An ARP packet for IPv4 over Ethernet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arp {
-    /// [`REQUEST`], [`REPLY`] or something older.
+    /// [`REQUEST`], [`REPLY`] or another operation.
     pub operation: u16,
-    /// Who sends.
+    /// The sender's MAC address.
     pub sender_mac: Mac,
-    /// The sender's address; 0.0.0.0 in a probe (RFC 5227).
+    /// The sender's IPv4 address; 0.0.0.0 in a probe (RFC 5227).
     pub sender: Ipv4Addr,
-    /// Who is meant; zero in a request.
+    /// The target's MAC address; zeros in a request.
     pub target_mac: Mac,
-    /// The address in question.
+    /// The target's IPv4 address.
     pub target: Ipv4Addr,
 }
 
 impl Arp {
-    /// Reads the packet at `offset`; [`Malformed::Version`] if it is not IPv4 over Ethernet.
+    /// Parses the packet at `offset`; [`Malformed::Version`] if it is not IPv4 over Ethernet.
     #[inline(always)]
     pub fn parse<P: Packet + ?Sized>(frame: &P, offset: usize) -> Result<Self, Malformed> {
         let kind: [u8; 8] = frame.read(offset).ok_or(Malformed::Truncated)?;
@@ -49,7 +49,7 @@ impl Arp {
 }
 
 impl Arp {
-    /// The reply to a request, in the name of `mac`.
+    /// Returns the reply to a request, from the station `mac`.
     #[inline(always)]
     pub const fn reply(&self, mac: Mac) -> [u8; LENGTH] {
         let [a0, a1, a2, a3, a4, a5] = mac.0;

@@ -2,7 +2,6 @@
 
 use super::{Malformed, Packet, ethertype};
 use crate::mac::Mac;
-use crate::tables::VlanKey;
 
 /// Bytes of an Ethernet header without tags.
 pub const HEADER: usize = 14;
@@ -12,26 +11,27 @@ pub const TAG: usize = 4;
 /// A VLAN tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tag {
-    /// Its EtherType: 0x8100 for a customer tag, 0x88a8 for a service tag.
+    /// The EtherType: 0x8100 for a customer tag, 0x88a8 for a service tag.
     pub tpid: u16,
     /// Priority (3 bits), drop eligible (1 bit), VLAN id (12 bits); host byte order.
     pub tci: u16,
 }
 
 impl Tag {
-    /// The VLAN id, 0 to 4095.
+    /// Returns the VLAN id, 0 to 4095.
     #[inline(always)]
     pub const fn id(self) -> u16 {
         self.tci & 0x0fff
     }
 
-    /// The priority code point, 0 to 7.
+    /// Returns the priority code point, 0 to 7.
     #[inline(always)]
     pub const fn priority(self) -> u8 {
         (self.tci >> 13) as u8
     }
 
-    /// How the FDB keys it. VLAN id 0 only carries a priority: the frame is untagged (802.1Q, 9.6).
+    /// Returns the VLAN as the FDB keys it. A tag with VLAN id 0 only carries a priority: the frame
+    /// counts as untagged (802.1Q, 9.6).
     #[inline(always)]
     pub const fn key(self) -> VlanKey {
         match self.id() {
@@ -42,31 +42,45 @@ impl Tag {
     }
 }
 
-/// An Ethernet header, its outer tag and what follows.
+/// The VLAN of a frame, as the FDB keys it: 0 for an untagged or priority-tagged frame, 1 to 4094
+/// for an 802.1Q tag, the same with [`VlanKey::SERVICE`] set for an 802.1ad service tag. The two
+/// kinds of tag are separate numberings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(transparent)]
+pub struct VlanKey(pub u16);
+
+impl VlanKey {
+    /// Untagged.
+    pub const NONE: Self = Self(0);
+    /// The bit that marks a service tag (802.1ad).
+    pub const SERVICE: u16 = 0x1000;
+}
+
+/// An Ethernet header with its tags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ethernet {
-    /// To whom.
+    /// The destination address.
     pub destination: Mac,
-    /// From whom.
+    /// The source address.
     pub source: Mac,
-    /// The outermost tag, wherever it is kept.
+    /// The outermost tag, in the frame or kept beside it.
     pub tag: Option<Tag>,
-    /// The EtherType behind the outermost tag and, if there is one, a second. Below 0x600 it is a length (802.3).
+    /// The EtherType behind at most two tags. Below 0x600 it is a length (802.3).
     pub ethertype: u16,
-    /// Where the payload begins, in bytes from the start of the frame as it lies in memory.
+    /// The offset of the payload in bytes, in the frame as it is in memory.
     pub payload: usize,
-    /// Whether there was a second tag.
+    /// Whether the frame has a second tag.
     pub double: bool,
 }
 
-/// Whether an EtherType announces a VLAN tag.
+/// Returns whether an EtherType announces a VLAN tag.
 #[inline(always)]
 pub const fn is_tag(ethertype: u16) -> bool {
     matches!(ethertype, ethertype::VLAN | ethertype::SERVICE_VLAN)
 }
 
 impl Ethernet {
-    /// Reads the header, and at most two tags in all.
+    /// Parses the header and at most two tags.
     #[inline(always)]
     pub fn parse<P: Packet + ?Sized>(frame: &P) -> Result<Self, Malformed> {
         let header: [u8; HEADER] = frame.read(0).ok_or(Malformed::Truncated)?;
@@ -94,13 +108,13 @@ impl Ethernet {
         Ok(ethernet)
     }
 
-    /// The VLAN the frame belongs to.
+    /// Returns the VLAN of the frame.
     #[inline(always)]
     pub fn vlan(&self) -> VlanKey {
         self.tag.map_or(VlanKey::NONE, Tag::key)
     }
 
-    /// Steps over the tag at `offset`, whose EtherType has been read already.
+    /// Steps over the tag at `offset`. Its TPID has been read already.
     #[inline(always)]
     fn take_tag<P: Packet + ?Sized>(&mut self, frame: &P, offset: usize) -> Result<Tag, Malformed> {
         let [c0, c1, t0, t1]: [u8; TAG] = frame.read(offset).ok_or(Malformed::Truncated)?;

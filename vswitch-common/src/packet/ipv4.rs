@@ -7,27 +7,27 @@ use super::{Malformed, Packet};
 /// Bytes of the header without options.
 pub const HEADER: usize = 20;
 
-/// What we use of an IPv4 header.
+/// The fields of an IPv4 header that are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ipv4 {
-    /// From whom.
+    /// The source address.
     pub source: Ipv4Addr,
-    /// To whom.
+    /// The destination address.
     pub destination: Ipv4Addr,
-    /// What the payload is.
+    /// The protocol of the payload.
     pub protocol: u8,
-    /// Header and payload in bytes, as the header says.
+    /// The length of header and payload in bytes, as the header says.
     pub total_length: u16,
-    /// Offset of this fragment in bytes; 0 in whole packets and first fragments.
+    /// The offset of this fragment in bytes; 0 in whole packets and first fragments.
     pub fragment_offset: u16,
     /// Whether more fragments follow.
     pub more_fragments: bool,
-    /// Where the payload begins, in bytes from the start of the frame.
+    /// The offset of the payload in bytes from the start of the frame.
     pub payload: usize,
 }
 
 impl Ipv4 {
-    /// Reads the header at `offset`. The checksum is the receiving host's business.
+    /// Parses the header at `offset`. The checksum is not verified; the receiving host does that.
     #[inline(always)]
     pub fn parse<P: Packet + ?Sized>(frame: &P, offset: usize) -> Result<Self, Malformed> {
         let bytes: [u8; HEADER] = frame.read(offset).ok_or(Malformed::Truncated)?;
@@ -55,7 +55,8 @@ impl Ipv4 {
         })
     }
 
-    /// Whether the payload begins with the transport header: not in a later fragment.
+    /// Returns whether the payload begins with the transport header, which is not so in a later
+    /// fragment.
     #[inline(always)]
     pub const fn has_transport(&self) -> bool {
         self.fragment_offset == 0
@@ -103,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn each_contradiction_has_its_error() {
+    fn each_invalid_header_has_its_error() {
         for length in 0..24 {
             assert_eq!(Ipv4::parse(&header()[..length], 0), Err(Malformed::Truncated), "{length} bytes");
         }

@@ -6,30 +6,32 @@ use super::{Malformed, Packet, protocol};
 
 /// Bytes of the fixed header.
 pub const HEADER: usize = 40;
-/// Extension headers that are followed; more in one packet is no traffic that anybody sends for good.
+/// The number of extension headers that are followed. Legitimate packets do not have more.
 pub const MAX_EXTENSIONS: usize = 6;
-/// Extension headers that XDP follows, where each one multiplies the paths that the verifier walks.
-pub const MAX_EXTENSIONS_EARLY: usize = 1;
+/// The number of extension headers that XDP follows. Each one multiplies the paths that the
+/// verifier walks there.
+pub const MAX_EXTENSIONS_XDP: usize = 1;
 
-/// What we use of an IPv6 header and the extension headers behind it.
+/// The fields of an IPv6 header and its extension headers that are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ipv6 {
-    /// From whom.
+    /// The source address.
     pub source: Ipv6Addr,
-    /// To whom.
+    /// The destination address.
     pub destination: Ipv6Addr,
-    /// The protocol behind the extension headers, or the number of the first that was not followed.
+    /// The protocol behind the extension headers, or the number of the first header that was not
+    /// followed.
     pub protocol: u8,
-    /// Whether the walk came to the end of the extension headers.
+    /// Whether the last extension header was reached.
     pub complete: bool,
-    /// Offset of this fragment in bytes; 0 in whole packets and first fragments.
+    /// The offset of this fragment in bytes; 0 in whole packets and first fragments.
     pub fragment_offset: u16,
-    /// Where the header of `protocol` begins, in bytes from the start of the frame.
+    /// The offset of the header of `protocol` in bytes from the start of the frame.
     pub payload: usize,
 }
 
 impl Ipv6 {
-    /// Reads the header at `offset` and walks the extension headers, [`MAX_EXTENSIONS`] at most.
+    /// Parses the header at `offset` and at most [`MAX_EXTENSIONS`] extension headers.
     #[inline(always)]
     pub fn parse<P: Packet + ?Sized>(frame: &P, offset: usize) -> Result<Self, Malformed> {
         let first: [u8; 8] = frame.read(offset).ok_or(Malformed::Truncated)?;
@@ -49,24 +51,24 @@ impl Ipv6 {
         })
     }
 
-    /// Whether `payload` is the transport header: the walk came to its end, and this is no later fragment.
+    /// Returns whether `payload` is the transport header: the last extension header was reached,
+    /// and this is no later fragment.
     #[inline(always)]
     pub const fn has_transport(&self) -> bool {
         self.complete && self.fragment_offset == 0
     }
 }
 
-/// The protocol behind the extension headers of the packet at `offset`, without looking at its addresses.
-/// `None` if the headers are
-/// cut short, or more than [`MAX_EXTENSIONS_EARLY`].
+/// Returns the protocol behind the extension headers of the packet at `offset`, without reading its
+/// addresses. `None` if the headers are cut off, or more than [`MAX_EXTENSIONS_XDP`].
 #[inline(always)]
 pub fn transport_protocol<P: Packet + ?Sized>(frame: &P, offset: usize) -> Option<u8> {
     let [next] = frame.read(offset + 6)?;
-    let walk = walk::<_, MAX_EXTENSIONS_EARLY>(frame, next, offset + HEADER).ok()?;
+    let walk = walk::<_, MAX_EXTENSIONS_XDP>(frame, next, offset + HEADER).ok()?;
     walk.complete.then_some(walk.protocol)
 }
 
-/// How far a walk over extension headers came.
+/// The result of a walk over extension headers.
 pub(crate) struct Walk {
     pub protocol: u8,
     pub complete: bool,
@@ -74,6 +76,8 @@ pub(crate) struct Walk {
     pub offset: usize,
 }
 
+/// Walks at most `MAX` extension headers, the first of which is at `start` and has the number
+/// `first`.
 #[inline(always)]
 pub(crate) fn walk<P: Packet + ?Sized, const MAX: usize>(
     frame: &P,
@@ -84,7 +88,7 @@ pub(crate) fn walk<P: Packet + ?Sized, const MAX: usize>(
     for _ in 0..=MAX {
         let unit = match walk.protocol {
             protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION_OPTIONS | protocol::MOBILITY => 8,
-            // RFC 4302, 2.2: counted in 4-octet units, less 2.
+            // RFC 4302, 2.2: the length is in units of 4 octets, minus 2.
             protocol::AUTHENTICATION => 4,
             protocol::FRAGMENT => 0,
             _ => {
@@ -99,7 +103,7 @@ pub(crate) fn walk<P: Packet + ?Sized, const MAX: usize>(
             0 => {
                 walk.fragment_offset = u16::from_be_bytes([f0, f1]) & 0xfff8;
                 if walk.fragment_offset != 0 {
-                    // What follows a later fragment's header is data, not a header.
+                    // Behind the fragment header of a later fragment is data, not a header.
                     walk.complete = true;
                     return Ok(walk);
                 }

@@ -1,19 +1,19 @@
-//! What lies behind an 802.3 length: LLC, and SNAP in it (IEEE 802.2; RFC 1042).
+//! LLC and SNAP, the headers behind an 802.3 length (IEEE 802.2; RFC 1042).
 
 use super::Packet;
 use super::ethernet::Ethernet;
 
 /// The largest value of the EtherType field that is a length.
 pub const MAX_LENGTH: u16 = 1500;
-/// Bytes of an LLC header for SNAP with its SNAP header.
+/// Bytes of an LLC header with a SNAP header.
 pub const SNAP: usize = 8;
 
-/// What an 802.3 frame carries.
+/// The content of an 802.3 frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Llc {
-    /// A BPDU of a spanning tree (IEEE 802.1D, 9), or of the kind that is sent per VLAN.
+    /// A BPDU of a spanning tree (IEEE 802.1D, 9), or of a spanning tree per VLAN.
     Bpdu,
-    /// What this EtherType says, [`SNAP`] bytes further on.
+    /// A packet of this EtherType, [`SNAP`] bytes further on.
     Snap(u16),
     /// Anything else.
     Other,
@@ -22,13 +22,13 @@ pub enum Llc {
 }
 
 impl Llc {
-    /// Reads the header behind an Ethernet header whose EtherType is a length.
+    /// Parses the header behind an Ethernet header with a length in place of the EtherType.
     #[inline(always)]
     pub fn parse<P: Packet + ?Sized>(frame: &P, ethernet: &Ethernet) -> Self {
         let Some([dsap, ssap, control]) = frame.read(ethernet.payload) else { return Self::Truncated };
         match [dsap, ssap, control] {
             [0x42, 0x42, _] => Self::Bpdu,
-            // Both bits that are no part of the address are looked past: receivers do.
+            // The low bit of either byte is no part of the address. Receivers ignore it.
             [0xaa | 0xab, 0xaa | 0xab, _] => match frame.read(ethernet.payload + 3) {
                 Some([0, 0, 0x0c, 0x01, 0x0b]) => Self::Bpdu,
                 Some([_, _, _, t0, t1]) => Self::Snap(u16::from_be_bytes([t0, t1])),
@@ -49,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn bpdus_and_what_snap_hides() {
+    fn bpdus_and_snap_are_recognised() {
         assert_eq!(parse(&[0x42, 0x42, 3]), Llc::Bpdu);
         assert_eq!(parse(&[0xaa, 0xaa, 3, 0, 0, 0x0c, 1, 0x0b]), Llc::Bpdu);
         assert_eq!(parse(&[0xaa, 0xaa, 3, 0, 0, 0, 8, 6]), Llc::Snap(0x0806));

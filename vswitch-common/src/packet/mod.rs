@@ -1,7 +1,7 @@
-//! Reading frames: Ethernet with its tags, ARP, IPv4, IPv6 and the first bytes of transport headers.
+//! Parses frames: Ethernet with its tags, ARP, IPv4, IPv6 and the first bytes of transport headers.
 //!
-//! Everything here reads through [`Packet`], a bounds-checked window, so that the same code parses a byte slice in a
-//! test and packet memory under the eBPF verifier. Nothing is copied but the few bytes looked at.
+//! All parsers read through [`Packet`], which checks bounds, so that the same code parses a byte
+//! slice in a test and packet memory in the kernel. Only the bytes that are read are copied.
 
 pub mod address;
 pub mod arp;
@@ -14,43 +14,46 @@ pub mod transport;
 pub mod tunnel;
 pub mod vxlan;
 
-pub use ethernet::{Ethernet, Tag};
+pub use ethernet::{Ethernet, Tag, VlanKey};
 pub use tunnel::TunnelKey;
 
-/// No header that we look at begins beyond this offset. It also tells the verifier how far a read can reach.
+/// The largest offset of a read. No header that is read begins beyond it, and the verifier knows
+/// from it how far a read can reach.
 pub const MAX_OFFSET: usize = 511;
 
 /// A frame that can be read, from the first byte of its Ethernet header.
 pub trait Packet {
-    /// The `N` bytes at `offset`, or `None` if the frame is shorter or `offset` is above [`MAX_OFFSET`].
+    /// Returns the `N` bytes at `offset`, `None` if the frame is shorter or `offset` is above
+    /// [`MAX_OFFSET`].
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
 
-    /// The VLAN tag that the device or the kernel has taken out of the frame and keeps beside it.
+    /// Returns the VLAN tag that the device or the kernel has taken out of the frame and keeps
+    /// beside it.
     fn offloaded_tag(&self) -> Option<Tag>;
 
-    /// The same number, of which a verifier does not know any more on which path it came to be: it walks on once, not once
-    /// for each number that it may be.
+    /// Returns the same number, without the verifier's knowledge of its value (see
+    /// [`crate::verifier`]).
     #[inline(always)]
     fn forget(&self, number: u32) -> u32 {
         number
     }
 
-    /// Bytes of the frame, a tag kept beside it not counted.
+    /// Returns the length of the frame in bytes, without a tag kept beside it.
     fn length(&self) -> usize;
 
-    /// Bytes of payload in each segment that a GSO packet is cut into; 0 for a frame that leaves as it is.
+    /// Returns the bytes of payload in each segment of a GSO packet; 0 for any other frame.
     #[inline(always)]
     fn segment(&self) -> u32 {
         0
     }
 
-    /// The mark that the host's stack has put on it; 0 for a bare frame.
+    /// Returns the mark (`skb->mark`); 0 for a frame without one.
     #[inline(always)]
     fn mark(&self) -> u32 {
         0
     }
 
-    /// What the tunnel said that it came out of; `None` for a frame that came out of none.
+    /// Returns the tunnel metadata of a frame that came out of a tunnel, `None` for any other.
     #[inline(always)]
     fn tunnel(&self) -> Option<TunnelKey> {
         None
@@ -78,14 +81,14 @@ impl Packet for [u8] {
     }
 }
 
-/// A frame in memory, with what the kernel has beside one.
+/// A frame in memory, with what the kernel keeps beside a frame.
 #[derive(Clone, Copy, Debug)]
 pub struct Received<'a> {
-    /// The frame; of one that came out of a tunnel, the inner one.
+    /// The frame; out of a tunnel, the inner frame.
     pub bytes: &'a [u8],
-    /// The mark; a frame that came out of a tunnel has it from its outer packet.
+    /// The mark; out of a tunnel, the mark of the outer packet.
     pub mark: u32,
-    /// What the outer header said, if it came out of a tunnel.
+    /// The tunnel metadata, if the frame came out of a tunnel.
     pub tunnel: Option<TunnelKey>,
 }
 
@@ -116,18 +119,18 @@ impl Packet for Received<'_> {
     }
 }
 
-/// A header ended before its time, or contradicts itself.
+/// The error of a header that is cut off or contradicts itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Malformed {
     /// The frame ends within the header.
     Truncated,
-    /// The header's version field is another protocol's.
+    /// The version field is that of another protocol.
     Version,
-    /// The header says it is shorter than its fixed part, or longer than the packet.
+    /// The header's length is less than its fixed part, or more than the packet.
     Length,
 }
 
-/// The EtherTypes that we know (IEEE 802 numbers).
+/// The known EtherTypes (IEEE 802 numbers).
 pub mod ethertype {
     /// IPv4 (RFC 894).
     pub const IPV4: u16 = 0x0800;
@@ -141,7 +144,7 @@ pub mod ethertype {
     pub const IPV6: u16 = 0x86dd;
 }
 
-/// The IP protocol numbers that we know (IANA).
+/// The known IP protocol numbers (IANA).
 pub mod protocol {
     /// IPv6 hop-by-hop options (RFC 8200, 4.3).
     pub const HOP_BY_HOP: u8 = 0;
@@ -169,8 +172,8 @@ pub mod protocol {
     pub const MOBILITY: u8 = 135;
 }
 
-/// The IP protocol that a frame carries, or `None` if it is not IP, or its headers cannot be followed to the end.
-/// A fragment has the protocol of its packet, wherever it was cut.
+/// Returns the IP protocol of a frame, `None` if it is not IP or its headers cannot be followed to
+/// the end. A later fragment has the protocol of its packet.
 #[inline(always)]
 pub fn ip_protocol<P: Packet + ?Sized>(frame: &P, ethernet: &Ethernet) -> Option<u8> {
     match ethernet.ethertype {

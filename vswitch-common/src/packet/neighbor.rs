@@ -1,4 +1,4 @@
-//! Neighbor discovery (RFC 4861): solicitations that are answered, and the answer.
+//! Neighbor discovery (RFC 4861): solicitations, and the advertisements that answer them.
 
 use super::address::Address;
 use super::{Packet, ipv6, protocol};
@@ -31,17 +31,18 @@ pub const OPTION: usize = 8;
 /// Bytes of an advertisement with its IPv6 header and the target's link-layer address.
 pub const ANSWER: usize = ipv6::HEADER + LENGTH + OPTION;
 
-/// A neighbor solicitation, whose ICMPv6 header follows the IPv6 header at once.
+/// A neighbor solicitation without extension headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Solicitation {
-    /// Who asks; `::` in duplicate address detection.
+    /// The source address; `::` in duplicate address detection.
     pub source: Address,
-    /// For whom.
+    /// The target address.
     pub target: Address,
 }
 
 impl Solicitation {
-    /// Reads it from the IPv6 header at `offset`, if that is what is there and no router has passed it on.
+    /// Parses the packet whose IPv6 header is at `offset`. `None` if it is no solicitation, or has
+    /// passed a router.
     #[inline(always)]
     pub fn read<P: Packet + ?Sized>(frame: &P, offset: usize) -> Option<Self> {
         let [next, hops] = frame.read(offset + 6)?;
@@ -53,8 +54,9 @@ impl Solicitation {
         Some(Self { source, target: Address::new(frame.read(offset + ipv6::HEADER + 8)?) })
     }
 
-    /// The answer: an advertisement of the target's station `mac` with its IPv6 header, checksum and all, to the one who
-    /// asked; to all nodes where that one has no address yet (RFC 4861, 7.2.4).
+    /// Returns the answer: an advertisement for the target's station `mac`, with IPv6 header and
+    /// checksum. It goes to the source, or to all nodes if the source has no address yet (RFC 4861,
+    /// 7.2.4).
     #[inline(always)]
     pub fn advertisement(&self, mac: Mac, router: bool) -> [u8; ANSWER] {
         let solicited = !self.source.is_unspecified6();
@@ -73,7 +75,7 @@ impl Solicitation {
             + u32::from(protocol::ICMPV6)
             + u32::from(u16::from_be_bytes([kind::ADVERTISEMENT, 0]))
             + u32::from(u16::from_be_bytes([flags, 0]))
-            // The target is in the pseudo-header, as the source, and in the message.
+            // The target is in the pseudo-header as the source, and in the message.
             + 2 * self.target.sum()
             + destination.sum()
             + u32::from(u16::from_be_bytes([2, 1]))

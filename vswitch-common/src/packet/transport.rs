@@ -2,14 +2,14 @@
 
 use super::{Malformed, Packet, protocol};
 
-/// What names a flow or a message within its protocol.
+/// The ports of a flow, or the type of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
     /// TCP, UDP or SCTP: source and destination port.
     Ports {
-        /// The sender's.
+        /// The sender's port.
         source: u16,
-        /// The receiver's.
+        /// The receiver's port.
         destination: u16,
     },
     /// ICMP or ICMPv6: type and code.
@@ -19,13 +19,14 @@ pub enum Transport {
         /// Code.
         code: u8,
     },
-    /// A protocol that we do not read.
+    /// A protocol that is not read.
     Other,
 }
 
 impl Transport {
-    /// Reads the header of `protocol` at `offset`. It must be there whole in its fixed part: a cut-off one is an
-    /// error, as a guard that looks at ports must not be passed by a fragment too short to show them (RFC 1858).
+    /// Parses the header of `protocol` at `offset`. A header whose fixed part is cut off is an
+    /// error, because a guard that reads ports must not let a fragment pass that is too short to
+    /// have them (RFC 1858).
     #[inline(always)]
     pub fn parse<P: Packet + ?Sized>(frame: &P, offset: usize, protocol: u8) -> Result<Self, Malformed> {
         let fixed = match protocol {

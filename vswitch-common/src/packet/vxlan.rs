@@ -1,84 +1,90 @@
-//! What a tunnel over IPv4 puts before an inner frame: IPv4, UDP, VXLAN (RFC 7348, 5).
+//! The headers of a tunnel over IPv4 before the inner frame: IPv4, UDP, VXLAN (RFC 7348, 5).
 
 use super::{ethernet, ipv4, protocol};
-use crate::tables::Way;
 
-/// Bytes of a UDP header (RFC 768), and of VXLAN's behind it.
+/// Bytes of a UDP header (RFC 768).
 pub const UDP: usize = 8;
-/// The same.
+/// Bytes of a VXLAN header.
 pub const VXLAN: usize = 8;
-/// Bytes of all headers behind the outer Ethernet header, the inner Ethernet header with them.
+/// Bytes of all headers behind the outer Ethernet header, including the inner Ethernet header.
 pub const ROOM: usize = ipv4::HEADER + UDP + VXLAN + ethernet::HEADER;
-/// The one flag of VXLAN's header, in the first of its bytes: the VNI is valid.
+/// The flag "VNI is valid" in the first byte of a VXLAN header.
 pub const VNI_VALID: u8 = 0x08;
 
-/// How many routers an outer packet may meet.
+/// The TTL of outer packets.
 const TTL: u8 = 64;
-/// The ports that a tunnel sends from begin here: those for private use, of which there are 2^14 (RFC 6335, 6).
-const SENDERS: u16 = 0xc000;
-/// The two low bits of IPv4's second byte (RFC 3168, 5), and the one of two values that a router has not written.
+/// The first source port of tunnels: the 2^14 dynamic ports begin here (RFC 6335, 6).
+const SOURCE_PORTS: u16 = 0xc000;
+/// The ECN bits of the second byte of an IPv4 header (RFC 3168, 5).
 const ECN: u8 = 3;
+/// ECT(0): the sender supports ECN, and no router has marked the packet.
 const CAPABLE: u8 = 2;
 
-/// What differs from packet to packet.
+/// What the headers of an outer packet are made of.
 #[derive(Clone, Copy, Debug)]
 pub struct Outer {
-    /// The peer, in the order of the wire.
+    /// The IPv4 address of this host, in the byte order of the wire.
+    pub source: u32,
+    /// The IPv4 address of the peer, in the byte order of the wire.
     pub remote: u32,
+    /// The UDP port that the peer's tunnel receives on, in host byte order.
+    pub port: u16,
     /// The VNI.
     pub vni: u32,
-    /// A hash of the inner flow: its packets have one sender's port, and so one way and one receive queue.
+    /// A hash of the inner flow. All packets of a flow have the same source port, and so the same
+    /// path and receive queue.
     pub hash: u32,
-    /// The number by which fragments find each other, in whatever order.
+    /// The identification of the packet, by which fragments are reassembled; in any byte order.
     pub id: u16,
     /// The second byte of the inner IP header.
     pub service: u8,
-    /// Bytes of the inner frame.
+    /// The length of the inner frame in bytes.
     pub length: u16,
 }
 
-/// The headers before the inner Ethernet header, every field in the order of the wire.
+/// The headers before the inner Ethernet header. Every field is in the byte order of the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Headers {
-    /// The version and the header's length, and the second byte.
+    /// IPv4: version, header length, and the second byte.
     pub first: u16,
-    /// Bytes of the packet.
+    /// IPv4: the length of the packet in bytes.
     pub length: u16,
-    /// The number of the packet.
+    /// IPv4: the identification.
     pub id: u16,
-    /// 0: routers may cut it.
+    /// IPv4: 0, so that routers may fragment the packet.
     pub fragment: u16,
-    /// TTL and protocol.
+    /// IPv4: TTL and protocol.
     pub lives: u16,
-    /// Of the IPv4 header.
+    /// IPv4: the header checksum.
     pub checksum: u16,
-    /// From where.
+    /// IPv4: the source address.
     pub source: u32,
-    /// Where to.
+    /// IPv4: the destination address.
     pub destination: u32,
-    /// UDP's port there.
+    /// UDP: the source port.
     pub from: u16,
-    /// And here.
+    /// UDP: the destination port.
     pub to: u16,
-    /// Bytes from the UDP header on.
+    /// UDP: the length of header and payload in bytes.
     pub udp_length: u16,
-    /// 0: none (RFC 7348, 4.1).
+    /// UDP: 0 for no checksum (RFC 7348, 4.1).
     pub udp_checksum: u16,
-    /// VXLAN's flags.
+    /// VXLAN: the flags.
     pub flags: u32,
-    /// The VNI, and a byte of 0.
+    /// VXLAN: the VNI, and a byte of 0.
     pub vni: u32,
 }
 
 const _: () = assert!(size_of::<Headers>() + ethernet::HEADER == ROOM);
 
 impl Outer {
-    /// The headers.
+    /// Returns the headers.
     #[inline(always)]
-    pub fn headers(&self, way: &Way) -> Headers {
+    pub fn headers(&self) -> Headers {
         let udp = self.length + (UDP + VXLAN) as u16;
-        // That there is congestion is told outside by routers alone; that the sender would understand, here (RFC 6040, 4.1).
+        // The mark "congestion experienced" is not copied to the outer header, only that the sender
+        // supports ECN (RFC 6040, 4.1).
         let ecn = if self.service & ECN == ECN { CAPABLE } else { self.service & ECN };
         let mut headers = Headers {
             first: (0x4500 | u16::from(ecn)).to_be(),
@@ -87,16 +93,16 @@ impl Outer {
             fragment: 0,
             lives: u16::from_be_bytes([TTL, protocol::UDP]).to_be(),
             checksum: 0,
-            source: way.source,
+            source: self.source,
             destination: self.remote,
-            from: (SENDERS | (self.hash ^ self.hash >> 16) as u16 & !SENDERS).to_be(),
-            to: way.port.to_be(),
+            from: (SOURCE_PORTS | (self.hash ^ self.hash >> 16) as u16 & !SOURCE_PORTS).to_be(),
+            to: self.port.to_be(),
             udp_length: udp.to_be(),
             udp_checksum: 0,
             flags: (u32::from(VNI_VALID) << 24).to_be(),
             vni: (self.vni << 8).to_be(),
         };
-        // The sum is the same in either order of bytes (RFC 1071, 2).
+        // The sum is the same in either byte order (RFC 1071, 2).
         let mut sum =
             [headers.first, headers.length, headers.id, headers.lives].into_iter().map(u32::from).sum::<u32>();
         for address in [headers.source, headers.destination] {
@@ -114,13 +120,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_headers_are_those_of_the_standards() {
+    fn the_headers_are_as_the_standards_say() {
         let (ours, peer) = (u32::from_ne_bytes([192, 0, 2, 1]), u32::from_ne_bytes([192, 0, 2, 2]));
-        let way = Way { source: ours, ifindex: 3, port: 4789, mtu: 1450 };
         for (service, ecn) in [(0, 0), (0xb9, 1), (0xb8 | 2, 2), (3, 2)] {
             for length in [60, 1464, 65485] {
-                let outer = Outer { remote: peer, vni: 0x01_02_03, hash: 0x8765_4321, id: 7, service, length };
-                let h = outer.headers(&way);
+                let (vni, hash) = (0x01_02_03, 0x8765_4321);
+                let outer = Outer { source: ours, remote: peer, port: 4789, vni, hash, id: 7, service, length };
+                let h = outer.headers();
                 let bytes = |words: &[u16]| words.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<_>>();
                 let ip = bytes(&[h.first, h.length, h.id, h.fragment, h.lives, h.checksum]);
                 let ip = [ip, h.source.to_ne_bytes().to_vec(), h.destination.to_ne_bytes().to_vec()].concat();

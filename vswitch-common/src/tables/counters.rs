@@ -1,38 +1,39 @@
-//! What went through ports.
+//! The counters of ports.
 
-/// Room for drop counters; more than there are reasons, so that a new reason does not change the layout.
+/// The number of drop counters: more than reasons exist, so that a new reason does not change the
+/// layout.
 pub const DROP_REASONS: usize = 32;
 
-/// What went through a port, per CPU. `in = forwarded + flooded + to_host + passed + drops`, in frames.
-/// A GSO packet, the kernel's train of segments, counts as one frame with all its bytes.
+/// The counters of a port on one CPU. In frames, `rx_frames = forwarded + flooded + to_host +
+/// passed + drops`. A GSO packet counts as one frame with all its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct PortCounters {
     /// Frames that came in by the port.
     pub rx_frames: u64,
-    /// Their bytes, Ethernet header included, FCS not.
+    /// The bytes of those frames, with the Ethernet header, without the FCS.
     pub rx_bytes: u64,
     /// Frames handed to the port's device.
     pub tx_frames: u64,
-    /// Their bytes.
+    /// The bytes of those frames.
     pub tx_bytes: u64,
-    /// Of the frames in: sent to one container or uplink.
+    /// Received frames that were sent to one port other than the host's.
     pub forwarded: u64,
-    /// Of the frames in: flooded.
+    /// Received frames that were flooded.
     pub flooded: u64,
-    /// Of the frames in: sent to the host's port, or answered by the switch itself.
+    /// Received frames that were sent to the host's stack, or answered by the switch itself.
     pub to_host: u64,
-    /// Of those: answered by the switch itself.
+    /// The part of `to_host` that was answered by the switch itself.
     pub answered: u64,
-    /// Of the frames in: left to the host's stack on the device itself (uplinks).
+    /// Received frames that passed to the host's stack on the device itself (uplinks and parents).
     pub passed: u64,
     /// Stations learned from this port.
     pub learned: u64,
-    /// Stations not learned because the table was full, or as many learned from this port as may be.
+    /// Stations not learned, because the FDB was full or the port's limit was reached.
     pub learn_failed: u64,
-    /// Copies of a flood, or frames for this port, that the kernel could not deliver.
+    /// Frames for this port and copies of floods that the kernel could not deliver.
     pub tx_failed: u64,
-    /// Of the frames in: dropped, by [`crate::verdict::DropReason`].
+    /// Received frames that were dropped, by drop reason.
     pub drops: [u64; DROP_REASONS],
 }
 
@@ -57,7 +58,7 @@ impl Default for PortCounters {
 }
 
 impl PortCounters {
-    /// The sum of two, field by field: the daemon adds up the CPUs.
+    /// Returns the sum of two, field by field. The daemon adds up the CPUs with it.
     pub fn plus(mut self, other: &Self) -> Self {
         self.rx_frames += other.rx_frames;
         self.rx_bytes += other.rx_bytes;

@@ -1,71 +1,74 @@
-//! The FDB: which station is behind which port.
+//! The FDB: the port of each station.
 
 use super::{NetworkNumber, PortNumber, VlanKey};
 use crate::mac::Mac;
 
-/// A station's key in the FDB.
+/// The key of a station.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
 pub struct FdbKey {
     /// The network.
     pub network: NetworkNumber,
-    /// The VLAN in it.
+    /// The VLAN in the network.
     pub vlan: VlanKey,
-    /// The station.
+    /// The MAC address.
     pub mac: Mac,
 }
 
-/// Where a station is.
+/// The entry of a station.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct FdbEntry {
-    /// The port it is behind.
+    /// The port of the station.
     pub port: PortNumber,
-    /// The [`super::tick`] at which it was last heard; written at most once a tick. 0 for static ones.
+    /// The [`super::tick`] of its last frame, written at most once a tick; 0 for static entries.
     pub seen: u32,
     /// Bits: [`FdbEntry::STATIC`] and the like.
     pub flags: u16,
-    /// How often it has moved since `since`.
+    /// Moves since the tick `since`.
     pub recent: u16,
-    /// The tick from which `recent` counts; if it is held, from which it is.
+    /// The tick from which `recent` counts; of a held station, the tick since which it is held.
     pub since: u32,
-    /// How often it moved from port to port since it was learned.
+    /// Moves from port to port since the station was learned.
     pub moves: u32,
 }
 
 impl FdbEntry {
-    /// Written by the daemon: never learned over, never aged.
+    /// Static: written by the daemon, never replaced by a learned entry, never aged out.
     pub const STATIC: u16 = 1;
-    /// Aged like a learned one, and does not move while it is there.
+    /// Sticky: aged like a learned entry, but never moved to another port.
     pub const STICKY: u16 = 2;
-    /// It moved too often and stays where it is for [`FdbEntry::DAMPING`] ticks.
+    /// Held: the station moved too often, and stays at its port for [`FdbEntry::DAMPING`] ticks.
     pub const HELD: u16 = 4;
-    /// Besides [`FdbEntry::STATIC`]: an endpoint of another host of the cluster, whose record this follows.
+    /// With [`FdbEntry::STATIC`]: an endpoint of another host of the cluster, written from its
+    /// record.
     pub const REMOTE: u16 = 8;
-    /// Moves within [`FdbEntry::DAMPING`] that are still taken for a station on the move.
+    /// Moves within [`FdbEntry::DAMPING`] that are allowed.
     pub const MOVES: u16 = 5;
-    /// The time in which moves are counted, and that a station is held, in ticks: 9.7 seconds.
+    /// The time in which moves are counted, and for which a station is held, in ticks (9.7
+    /// seconds).
     pub const DAMPING: u32 = 9;
 
-    /// Whether the daemon wrote it.
+    /// Returns whether the daemon wrote the entry.
     #[inline(always)]
     pub const fn is_static(&self) -> bool {
         self.flags & Self::STATIC != 0
     }
 
-    /// Whether it stays at its port, whoever claims its address elsewhere: for good or as long as the entry lives.
+    /// Returns whether the station cannot move to another port while the entry exists.
     #[inline(always)]
-    pub const fn is_fixed(&self) -> bool {
+    pub const fn is_static_or_sticky(&self) -> bool {
         self.flags & (Self::STATIC | Self::STICKY) != 0
     }
 
-    /// Whether it is held at its port at the moment.
+    /// Returns whether the station is held at its port at the tick `now`.
     #[inline(always)]
     pub const fn is_held(&self, now: u32) -> bool {
         self.flags & Self::HELD != 0 && now.wrapping_sub(self.since) < Self::DAMPING
     }
 
-    /// The entry of a station that has just been heard at another port: there, or held where it was.
+    /// Returns the entry of a station that sent a frame from another port: moved there, or held at
+    /// its port.
     #[inline(always)]
     pub const fn moved(self, port: PortNumber, now: u32) -> Self {
         let (since, recent) = if self.flags & Self::HELD != 0 || now.wrapping_sub(self.since) >= Self::DAMPING {

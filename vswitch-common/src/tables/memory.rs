@@ -1,4 +1,4 @@
-//! The tables in memory: for tests, fuzzing and benches of the core.
+//! The tables in memory, for tests, fuzzing and benches of the core.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Deref;
@@ -9,34 +9,33 @@ use super::{
 };
 use crate::packet::TunnelKey;
 use crate::packet::address::Address;
-use crate::verdict::Decision;
 
-/// Tables in hash maps, with the updates that the kernel programs make to theirs.
+/// Tables in hash maps, with the updates that the kernel programs make to their maps.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryTables {
-    /// Port of each device.
+    /// The port of each device, by ifindex.
     pub devices: HashMap<u32, PortNumber>,
     /// The ports.
     pub ports: HashMap<PortNumber, Port>,
     /// The stations.
     pub fdb: HashMap<FdbKey, FdbEntry>,
-    /// The networks of which more is known than their ports.
+    /// The networks. One without an entry has the default values.
     pub networks: HashMap<NetworkNumber, Network>,
-    /// Whose an address is, for those that are known.
+    /// The port of each known IP address.
     pub neighbors: HashMap<NeighborKey, PortNumber>,
-    /// Addresses of stations in other networks.
+    /// IP addresses that stations have in other networks.
     pub owned: HashSet<OwnKey>,
-    /// The VLANs of trunks.
+    /// The VLANs on the lists of trunks.
     pub trunks: HashSet<(PortNumber, VlanKey)>,
-    /// Who listens to what.
+    /// The listeners of multicast groups.
     pub listeners: HashSet<ListenerKey>,
-    /// What was used of allowances: by port and class.
+    /// Flooded frames, by port and class.
     pub storms: HashMap<(PortNumber, u32), StormWindow>,
     /// The ports of tunnels.
     pub tunnels: HashMap<TunnelKey, PortNumber>,
-    /// Where tunnels end, and how.
+    /// The ends of tunnels, by address of this host.
     pub underlay: HashMap<Address, TunnelEnd>,
-    /// Whose addresses are: prefix length and prefix, the bits behind it being 0.
+    /// The subnets, by prefix length and prefix, whose further bits are 0.
     pub subnets: HashMap<(u32, u128), Subnet>,
 }
 
@@ -49,27 +48,27 @@ impl MemoryTables {
         self.fdb.insert(key, FdbEntry { port: number, flags: FdbEntry::STATIC, ..FdbEntry::default() });
     }
 
-    /// Adds a tunnel: a port for the frames of a VNI from a peer, without a station of its own.
+    /// Adds a tunnel: a port for the frames of a VNI from the peer [`Port::peer`], without a
+    /// station of its own.
     pub fn add_tunnel(&mut self, number: PortNumber, port: Port, vni: u32) {
         self.ports.insert(number, port);
-        self.tunnels.insert(TunnelKey::new(port.ipv6, vni), number);
-        self.tunnels.insert(TunnelKey::anybody(vni), PortNumber::NONE);
+        self.tunnels.insert(TunnelKey::new(port.peer(), vni), number);
+        self.tunnels.insert(TunnelKey::any_peer(vni), PortNumber::NONE);
     }
 
-    /// Says whose the addresses with this prefix are.
+    /// Adds a subnet: the addresses with a prefix of `length` bits.
     pub fn add_subnet(&mut self, address: Address, length: u32, subnet: Subnet) {
         self.subnets.insert((length, prefix(address, length)), subnet);
     }
 
-    /// Writes the station that a decision learned.
-    pub fn learn(&mut self, decision: &Decision, now: u32) {
-        let Some(key) = decision.learn() else { return };
-        let entry = self.fdb.entry(key).or_insert(FdbEntry { port: decision.ingress, ..FdbEntry::default() });
+    /// Writes a station that was heard at a port at the tick `now`, as the kernel programs do.
+    pub fn learn(&mut self, station: FdbKey, port: PortNumber, now: u32) {
+        let entry = self.fdb.entry(station).or_insert(FdbEntry { port, ..FdbEntry::default() });
         if entry.is_static() {
             return;
         }
-        if entry.port != decision.ingress {
-            *entry = entry.moved(decision.ingress, now);
+        if entry.port != port {
+            *entry = entry.moved(port, now);
         } else {
             entry.seen = now;
         }
@@ -126,7 +125,7 @@ impl Tables for MemoryTables {
     }
 }
 
-/// The first `length` bits of an address, the rest 0.
+/// Returns the first `length` bits of an address, followed by zeros.
 fn prefix(address: Address, length: u32) -> u128 {
     u128::from_be_bytes(address.octets()) & u128::MAX.checked_shl(128 - length).unwrap_or(0)
 }
@@ -138,17 +137,17 @@ mod tests {
     #[test]
     fn the_longest_prefix_decides() {
         let mut tables = MemoryTables::default();
-        let whose = |network, flags| Subnet { network: NetworkNumber(network), flags };
+        let subnet = |network, flags| Subnet { network: NetworkNumber(network), flags };
         let address = |last, first| {
             let mut address = [0xfd; 16];
             (address[15], address[0]) = (last, first);
             Address::new(address)
         };
-        tables.add_subnet(address(0xfd, 0xfd), 0, whose(1, 0));
-        tables.add_subnet(address(0xfd, 0xfd), 64, whose(2, 0));
-        tables.add_subnet(address(0xfd, 0xfd), 128, whose(2, Subnet::GATEWAY));
-        assert_eq!(tables.subnet(address(0xfd, 0xfd)), Some(whose(2, Subnet::GATEWAY)));
-        assert_eq!(tables.subnet(address(1, 0xfd)), Some(whose(2, 0)));
-        assert_eq!(tables.subnet(address(1, 1)), Some(whose(1, 0)));
+        tables.add_subnet(address(0xfd, 0xfd), 0, subnet(1, 0));
+        tables.add_subnet(address(0xfd, 0xfd), 64, subnet(2, 0));
+        tables.add_subnet(address(0xfd, 0xfd), 128, subnet(2, Subnet::GATEWAY));
+        assert_eq!(tables.subnet(address(0xfd, 0xfd)), Some(subnet(2, Subnet::GATEWAY)));
+        assert_eq!(tables.subnet(address(1, 0xfd)), Some(subnet(2, 0)));
+        assert_eq!(tables.subnet(address(1, 1)), Some(subnet(1, 0)));
     }
 }

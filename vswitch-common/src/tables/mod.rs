@@ -1,10 +1,12 @@
-//! The tables that the core reads, and the layout of their keys and values, which kernel and daemon share.
+//! The tables that the core reads, and the layout of their keys and values, which kernel and daemon
+//! share.
 //!
-//! All types here are `repr(C)` without implicit padding, in host byte order; their sizes are asserted below.
+//! All types here are `repr(C)` without implicit padding, in host byte order. Their sizes are
+//! asserted below.
 
 mod counters;
 mod fdb;
-#[cfg(feature = "std")]
+#[cfg(any(test, feature = "std"))]
 pub mod memory;
 mod tunnels;
 
@@ -12,13 +14,15 @@ use core::ops::Deref;
 
 pub use counters::{DROP_REASONS, PortCounters};
 pub use fdb::{FdbEntry, FdbKey};
-pub use tunnels::{TunnelEnd, Way};
+pub use tunnels::{DirectRoute, TunnelEnd};
+
+pub use crate::packet::VlanKey;
 
 use crate::mac::Mac;
 use crate::packet::TunnelKey;
 use crate::packet::address::Address;
 
-/// The number of a port in the switch; an index into the port table. 0 is no port.
+/// The number of a port in the switch, an index into the port table. 0 is no port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 #[repr(transparent)]
 pub struct PortNumber(pub u32);
@@ -33,40 +37,27 @@ impl PortNumber {
 #[repr(transparent)]
 pub struct NetworkNumber(pub u32);
 
-/// The VLAN a frame belongs to, as the FDB keys it: 0 untagged or priority-tagged, 1 to 4094 an 802.1Q tag,
-/// the same with [`VlanKey::SERVICE`] set an 802.1ad service tag. The two kinds are separate numberings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-#[repr(transparent)]
-pub struct VlanKey(pub u16);
-
-impl VlanKey {
-    /// Untagged.
-    pub const NONE: Self = Self(0);
-    /// Marks a service tag (802.1ad).
-    pub const SERVICE: u16 = 0x1000;
-}
-
 /// What is behind a port. The numbers are shared with the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum PortKind {
-    /// An endpoint's veth.
+    /// The veth of an endpoint.
     Container = 1,
-    /// The host's own device in the network, `vsw-NETWORK`.
+    /// The host port, whose device is `vsw-NETWORK`.
     Host = 2,
-    /// A physical interface bridged into the network.
+    /// A host interface bridged into the network.
     Uplink = 3,
-    /// The interface that macvlan and ipvlan networks are on: the host's own, at which their endpoints' frames are picked
-    /// out.
+    /// The host's interface under macvlan and ipvlan networks, where the frames of their endpoints
+    /// are picked out.
     Parent = 4,
-    /// An endpoint's veth in a macvlan or ipvlan network.
+    /// The veth of an endpoint of a macvlan or ipvlan network.
     Child = 5,
-    /// A peer in an overlay network: another host, behind the tunnel.
+    /// A peer of an overlay network: another host, behind a tunnel.
     Tunnel = 6,
 }
 
 impl PortKind {
-    /// The kind with this number.
+    /// Returns the kind with this number.
     #[inline(always)]
     pub const fn from_number(number: u8) -> Option<Self> {
         match number {
@@ -81,19 +72,20 @@ impl PortKind {
     }
 }
 
-/// A port of the switch. An all-zero entry is a free one. One cache line.
+/// A port of the switch: one cache line. An entry of zeros is free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Port {
-    /// The device whose received frames enter the switch here.
+    /// The device whose received frames enter the switch by this port.
     pub ifindex: u32,
-    /// The device a frame leaves by: for a container its host-side veth, for the host `vsw-NETWORK` itself.
+    /// The device that frames leave by: the host-side veth of a container, `vsw-NETWORK` of the
+    /// host port.
     pub egress_ifindex: u32,
-    /// The network it belongs to.
+    /// The network of the port.
     pub network: NetworkNumber,
-    /// The next port of the same network, the end of the list being 0. Flooding follows it.
+    /// The next port of the same network in the list that flooding follows; 0 at its end.
     pub next: PortNumber,
-    /// The station's own address.
+    /// The station's MAC address.
     pub mac: Mac,
     /// A [`PortKind`].
     pub kind: u8,
@@ -101,124 +93,158 @@ pub struct Port {
     pub reserved: u8,
     /// Bits of [`Port::XDP_EGRESS`] and the like.
     pub flags: u32,
-    /// The VLAN of the frames that come and go without a tag.
+    /// The VLAN of frames that come in and leave untagged.
     pub vlan: VlanKey,
-    /// The longest packet, Ethernet header and tag not counted, that goes out by it; 0 is no limit.
+    /// The longest packet that the port sends, in bytes without Ethernet header and tag; 0 is no
+    /// limit.
     pub mtu: u16,
-    /// The station's own IPv4 address, its bytes in the order of the wire; 0 if it has none.
+    /// The station's IPv4 address, in the byte order of the wire; 0 if it has none.
     pub ipv4: u32,
-    /// Frames of one class (see [`StormClass`]) that it may flood in one [`tick`]; 0 is no limit.
+    /// Frames of one class (see [`StormClass`]) that the port may flood in one [`tick`]; 0 is no
+    /// limit.
     pub storm: u32,
-    /// The station's own IPv6 address; `::` if it has none. Of a tunnel: the peer's address on the underlay.
+    /// The station's IPv6 address; `::` if it has none. Of a tunnel: the peer's address, see
+    /// [`Port::peer`].
     pub ipv6: Address,
-    /// Stations that may be learned from it.
+    /// The number of stations that may be learned from the port.
     pub fdb_limit: u32,
-    /// Which of the addresses 01:80:c2:00:00:00 to 0f are forwarded like any group's: bit n is the one that ends in n.
+    /// The addresses of 01:80:c2:00:00:00 to 0f that are forwarded like other groups: bit n for the
+    /// one that ends in n.
     pub group_fwd_mask: u16,
     /// 0.
     pub reserved2: u16,
 }
 
 impl Port {
-    /// XDP may redirect frames into this port's veth: NAPI runs at the container's end.
+    /// XDP may redirect frames into the port's veth, because NAPI runs at the container's end.
     pub const XDP_EGRESS: u32 = 1;
-    /// No frame passes between two isolated ports. Containers alone are isolated, never the host or an uplink.
+    /// No frame passes between two isolated ports. Endpoints may be isolated and tunnels are; host
+    /// ports and uplinks never are.
     pub const ISOLATED: u32 = 1 << 1;
-    /// Its frames have its own addresses as their sender's, in every header (`spoof_guard`).
+    /// Its frames must have its own addresses as the sender's, in every header (`spoof_guard`).
     pub const SPOOF_GUARD: u32 = 1 << 2;
-    /// Stations behind it are learned.
+    /// Stations behind the port are learned.
     pub const LEARN: u32 = 1 << 3;
-    /// It takes and gets tagged frames, of the VLANs that are on its list ([`Tables::in_trunk`]).
+    /// The port sends and gets tagged frames of the VLANs on its list ([`Tables::in_trunk`]).
     pub const TRUNK: u32 = 1 << 4;
-    /// Frames for a station behind it that come from it go back out.
+    /// Frames that come in by the port for a station behind it go back out.
     pub const HAIRPIN: u32 = 1 << 5;
-    /// It sends nothing that routers alone send: router advertisements, redirects, multicast queries.
+    /// The port may not send what only routers send: router advertisements, redirects, multicast
+    /// queries.
     pub const RA_GUARD: u32 = 1 << 6;
-    /// It sends no DHCP server's answers.
+    /// The port may not send a DHCP server's answers.
     pub const DHCP_GUARD: u32 = 1 << 7;
-    /// It sends no BPDUs.
+    /// The port may not send BPDUs.
     pub const BPDU_GUARD: u32 = 1 << 8;
-    /// What it asks by ARP and neighbor solicitation for known addresses is answered by the switch.
+    /// The switch answers the port's ARP requests and neighbor solicitations for known addresses.
     pub const ARP_SUPPRESS: u32 = 1 << 9;
-    /// Multicast that it sends goes to those who asked for it.
+    /// Multicast that the port sends goes to listeners alone.
     pub const SNOOPING: u32 = 1 << 10;
-    /// A multicast router is behind it: it gets all multicast. Uplinks always do.
+    /// A multicast router is behind the port, which gets all multicast. Uplinks always do.
     pub const ROUTER: u32 = 1 << 11;
-    /// With [`Port::TRUNK`]: all VLANs are on its list.
+    /// With [`Port::TRUNK`]: all VLANs are on the port's list.
     pub const ALL_VLANS: u32 = 1 << 12;
-    /// Of a child: nothing passes between it and other children but by way of the wire.
+    /// Of a child: frames between it and other children pass by way of the wire alone.
     pub const APART: u32 = 1 << 13;
-    /// Of a child that is [`Port::APART`]: it takes what other children sent out and a switch on the wire sent back (VEPA).
+    /// Of a child that is [`Port::APART`]: it gets frames of other children that a switch on the
+    /// wire has sent back (VEPA).
     pub const REFLECTED: u32 = 1 << 14;
-    /// Found by its IP addresses: its MAC address is its parent's. Of a parent: some of its children are.
+    /// Of a child: found by its IP addresses, as its MAC address is its parent's. Of a parent: it
+    /// has such children.
     pub const BY_ADDRESS: u32 = 1 << 15;
-    /// It sends and gets IP packets to single stations alone, and the host finds their next hop.
+    /// Of a child: it sends and gets unicast IP packets alone, and the host finds the next hop
+    /// (l3).
     pub const ROUTED: u32 = 1 << 16;
-    /// With [`Port::ROUTED`]: by way of the host's stack and its firewall, both ways.
+    /// With [`Port::ROUTED`]: packets pass through the host's stack and its firewall in both
+    /// directions (l3s).
     pub const STACK: u32 = 1 << 17;
-    /// The host itself and this child reach each other.
+    /// The host and this child reach each other. Of a parent: it has such children.
     pub const HOST_ACCESS: u32 = 1 << 18;
-    /// Of a parent and its one child: the child has it all.
+    /// Of a parent and its only child: the child gets every frame.
     pub const PASSTHRU: u32 = 1 << 19;
-    /// Of tunnels, and of the host in overlay networks: no frame passes between two of them. Every host has sent its copies to
-    /// all others by itself (split horizon), and the gateway is each host's own.
+    /// Of tunnels, and of the host port in overlay networks: no frame passes between two of them.
+    /// Every host sends copies to all other hosts itself (split horizon), and each host is its own
+    /// gateway.
     pub const SPLIT_HORIZON: u32 = 1 << 20;
 
-    /// The kind, if the entry is in use.
+    /// Returns the kind, `None` if the entry is free.
     #[inline(always)]
     pub const fn kind(&self) -> Option<PortKind> {
         PortKind::from_number(self.kind)
     }
 
-    /// Whether one of these bits is set.
+    /// Returns whether one of these flags is set.
     #[inline(always)]
     pub const fn has(&self, flags: u32) -> bool {
         self.flags & flags != 0
     }
 
-    /// Whether no frame passes between a port with these flags and this one.
+    /// Returns the address of a tunnel's peer on the underlay, which is kept in the field of the
+    /// station's IPv6 address.
     #[inline(always)]
-    pub const fn is_kept_from(&self, flags: u32) -> bool {
+    pub const fn peer(&self) -> Address {
+        self.ipv6
+    }
+
+    /// Returns whether no frame passes between a port with these flags and this port.
+    #[inline(always)]
+    pub const fn is_isolated_from(&self, flags: u32) -> bool {
         self.flags & flags & (Self::ISOLATED | Self::SPLIT_HORIZON) != 0
     }
 }
 
-/// The classes of frames that storm control counts, each for itself and apart from known unicast.
+/// A class of frames of storm control. Each is counted by itself; known unicast is not counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum StormClass {
     /// To ff:ff:ff:ff:ff:ff.
     Broadcast = 1,
-    /// To another group.
+    /// To any other group.
     Multicast = 2,
-    /// To a station that nobody has heard of.
+    /// To an unknown station.
     Unknown = 3,
 }
 
-/// What one class of frames of one port has used of its allowance.
+/// How many frames of one class a port has flooded in a tick.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct StormWindow {
-    /// The [`tick`] that it is about.
+    /// The [`tick`].
     pub tick: u32,
-    /// Frames flooded in it.
+    /// Frames flooded in that tick.
     pub count: u32,
 }
 
 impl StormWindow {
-    /// Beside the classes: frames that their sender was told of as too big.
+    /// The class of frames that were answered with "too big".
     pub const TOO_BIG: u32 = 0;
+    /// Windows of each port: one for each [`StormClass`], and [`StormWindow::TOO_BIG`].
+    pub const CLASSES: u32 = 4;
     /// Entries of the table: room for all ports and classes.
-    pub const ENTRIES: u32 = MAX_PORTS * 4;
+    pub const ENTRIES: u32 = MAX_PORTS * Self::CLASSES;
 
-    /// The place of a class of a port in the table.
+    /// Returns the index of a class of a port in the table.
     #[inline(always)]
     pub const fn index(port: PortNumber, class: u32) -> u32 {
-        port.0 * 4 + (class & 3)
+        port.0 * Self::CLASSES + class % Self::CLASSES
+    }
+
+    /// Starts the window of the tick `now`, unless it is this one already.
+    #[inline(always)]
+    pub const fn begin(&mut self, now: u32) {
+        if self.tick != now {
+            *self = Self { tick: now, count: 0 };
+        }
+    }
+
+    /// Returns whether `limit` frames have been counted in the tick `now`.
+    #[inline(always)]
+    pub const fn is_used_up(&self, limit: u32, now: u32) -> bool {
+        self.tick == now && self.count >= limit
     }
 }
 
-/// An IP address in a VLAN of a network, whose owner is known.
+/// The key of a known IP address: the address in a VLAN of a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
 pub struct NeighborKey {
@@ -226,26 +252,27 @@ pub struct NeighborKey {
     pub address: Address,
     /// The network.
     pub network: NetworkNumber,
-    /// The VLAN in it.
+    /// The VLAN in the network.
     pub vlan: VlanKey,
     /// 0.
     pub reserved: u16,
 }
 
-/// Whose an IP address is.
+/// The station that has an IP address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Neighbor {
-    /// The port that the owner is behind.
+    /// The port of the station.
     pub port: PortNumber,
-    /// The owner's MAC address; looked at where the port is a tunnel: others have one station alone.
+    /// The MAC address of the station. It is read only if the port is a tunnel; other ports have
+    /// one such station.
     pub mac: Mac,
     /// 0.
     pub reserved: u16,
 }
 
-/// An IP address that a port's station has in another network, and may speak from here, too: what came by one interface
-/// is answered by way of the other, where the default route is.
+/// An IP address that a port's station has in another network and may send from in this one: a
+/// packet that came by one interface is answered by the other, if the default route leads there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
 pub struct OwnKey {
@@ -257,7 +284,7 @@ pub struct OwnKey {
     pub reserved: u32,
 }
 
-/// A port that listens to a multicast group.
+/// The key of a port that listens to a multicast group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
 pub struct ListenerKey {
@@ -273,42 +300,44 @@ pub struct ListenerKey {
     pub reserved: [u16; 3],
 }
 
-/// The key of a VLAN on the list of a trunk.
+/// Returns the key of a VLAN on the list of a trunk.
 #[inline(always)]
 pub const fn trunk_key(port: PortNumber, vlan: VlanKey) -> u32 {
     port.0 << 16 | vlan.0 as u32
 }
 
-/// A network: its first port, and what holds for all of it.
+/// A network: the list of its ports, and what applies to all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Network {
-    /// Head of the list of ports; 0 if it has none.
+    /// The head of the list of ports; 0 if the network has none.
     pub first: PortNumber,
     /// Bits: [`Network::INTERNAL`] and the like.
     pub flags: u32,
-    /// The port of the interface that it is on, if it is a macvlan or ipvlan network; 0 while that is not there. All
-    /// networks on one interface are one here, as they are one segment on the wire.
+    /// Of a macvlan or ipvlan network: the port of the parent; 0 while the parent does not exist.
+    /// All networks on one parent are one network here, because they are one segment on the wire.
     pub parent: PortNumber,
-    /// The port of the endpoint that has that interface to itself (passthru).
+    /// The port of the endpoint that has the parent to itself (passthru).
     pub only: PortNumber,
-    /// The VNI of an overlay network, 24 bits; 0 of others.
+    /// The VNI of an overlay network, 24 bits; 0 of other networks.
     pub vni: u32,
 }
 
 impl Network {
-    /// No IP packet leaves it by the host or comes in by the host, but those of the host itself, at its address there.
+    /// No IP packet enters or leaves the network by the host, except packets of the host's own
+    /// address in the network.
     pub const INTERNAL: u32 = 1;
 
-    /// Whether nothing is routed into it or out of it.
+    /// Returns whether nothing is routed into the network or out of it.
     #[inline(always)]
     pub const fn is_internal(&self) -> bool {
         self.flags & Self::INTERNAL != 0
     }
 }
 
-/// Whose a range of IP addresses is. An IPv4 address is looked up as the IPv6 address that maps it, ::ffff:a.b.c.d,
-/// so that one table has both; a prefix of n bits is one of 96 + n there.
+/// The network of a range of IP addresses. An IPv4 address is looked up as the IPv6 address that
+/// maps it, ::ffff:a.b.c.d, so that one table has both versions; a prefix of n bits is one of 96 +
+/// n bits there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Subnet {
@@ -319,36 +348,39 @@ pub struct Subnet {
 }
 
 impl Subnet {
-    /// The host's own address in the network; written as a prefix of full length.
+    /// The host's own address in the network, written as a prefix of full length.
     pub const GATEWAY: u32 = 1;
 
-    /// Whether it is the host's own address.
+    /// Returns whether the entry is the host's own address.
     #[inline(always)]
     pub const fn is_gateway(&self) -> bool {
         self.flags & Self::GATEWAY != 0
     }
 }
 
-/// The bit of a packet's mark (`skb->mark`) by which the host says that a connection to a published port may enter a
-/// network from another one. A container cannot forge it: marks do not survive the change of namespace.
+/// The bit of a packet's mark (`skb->mark`) that the host sets on a connection to a published port,
+/// which may enter a network from another one. A container cannot forge it, because marks do not
+/// survive a change of namespace.
 pub const MARK_PUBLISHED: u32 = 0x2000;
 
-/// The bit of a packet's mark that tells the program at a parent interface that a child sends it to the host itself. The
-/// program takes it off again.
+/// The bit of a packet's mark that tells the program at a parent that a child sends the packet to
+/// the host itself. The program clears it.
 pub const MARK_FROM_CHILD: u32 = 0x4000;
 
-/// The bit of a packet's mark that says that it came by WireGuard, or is to go by it. The programs at its device put it on
-/// what comes in, and let nothing out without it. Nobody can forge it who may not see and send all packets anyway: to set
-/// a mark takes CAP_NET_RAW or CAP_NET_ADMIN, and marks do not survive the change of namespace.
+/// The bit of a packet's mark for packets that arrived by WireGuard or have to leave by it. The
+/// programs at the WireGuard device set it on packets that come in, and let no packet out without
+/// it. To set a mark takes CAP_NET_RAW or CAP_NET_ADMIN, with which a process may see and send all
+/// packets anyway, and marks do not survive a change of namespace.
 pub const MARK_ENCRYPTED: u32 = 0x1000;
 
-/// The FDB's clock: nanoseconds of CLOCK_MONOTONIC in units of 2^30, so that no division is needed. A tick is 1.07 s.
+/// Returns the tick of a time in nanoseconds of CLOCK_MONOTONIC. A tick is 2^30 ns (1.07 s), so
+/// that no division is needed.
 #[inline(always)]
 pub const fn tick(nanoseconds: u64) -> u32 {
     (nanoseconds >> 30) as u32
 }
 
-/// A number of ticks in whole seconds, rounded down.
+/// Converts ticks to whole seconds, rounded down.
 pub const fn ticks_to_seconds(ticks: u32) -> u64 {
     ((ticks as u64) << 30) / 1_000_000_000
 }
@@ -356,14 +388,15 @@ pub const fn ticks_to_seconds(ticks: u32) -> u64 {
 /// The largest number of ports of a switch, and of networks.
 pub const MAX_PORTS: u32 = 4096;
 
-/// The largest number of subnets and addresses of the host in them, over all networks: two of each for every one.
+/// The largest number of subnets and of the host's addresses in them, over all networks: two of
+/// each for every network.
 pub const MAX_SUBNETS: u32 = 4 * MAX_PORTS;
 
 /// The largest number of endpoints of other hosts of a cluster.
 pub const MAX_REMOTES: u32 = 1 << 17;
 
-/// The largest number of addresses whose owners are known: of each port, and of each endpoint of another host, one of each
-/// kind, IPv4, IPv6 and link-local.
+/// The largest number of known IP addresses: for each endpoint of another host one IPv4, one IPv6
+/// and one link-local address, and four for each port.
 pub const MAX_NEIGHBORS: u32 = 4 * MAX_PORTS + 3 * MAX_REMOTES;
 
 /// The largest number of addresses that stations have in other networks.
@@ -372,45 +405,48 @@ pub const MAX_OWNED: u32 = 4 * MAX_PORTS;
 /// The largest number of VLANs on the lists of all trunks.
 pub const MAX_TRUNK_VLANS: u32 = 1 << 20;
 
-/// The largest number of tunnels: one a port, and one a VNI.
+/// The largest number of tunnel keys: one for each port, and one for each VNI.
 pub const MAX_TUNNELS: u32 = 2 * MAX_PORTS;
 
-/// The largest number of addresses at which tunnels end.
+/// The largest number of addresses of this host at which tunnels end.
 pub const MAX_UNDERLAY: u32 = 1024;
 
 /// The largest number of listeners to multicast groups.
 pub const MAX_LISTENERS: u32 = 65536;
 
-/// Devices with an ifindex below this are found in an array, the others, which a namespace comes to have only after as
-/// many devices were made in it, in a hash: a lookup for every frame, and the array saves a tenth of the program's time.
+/// Devices with an ifindex below this are found in an array, the others in a hash. A namespace has
+/// the others only after as many devices were made in it. The lookup is made for every frame, and
+/// the array saves a tenth of the program's time.
 pub const NEAR_DEVICES: u32 = 65536;
 
-/// The tables, wherever they are: BPF maps in the kernel, hash maps in tests, the live maps read from the daemon.
+/// The tables that the core reads: BPF maps in the kernel, hash maps in tests, the live maps in the
+/// daemon.
 pub trait Tables {
-    /// The port that this device is, or `PortNumber::NONE`.
+    /// Returns the port of a device, `PortNumber::NONE` if it is no port.
     fn port_of_device(&self, ifindex: u32) -> PortNumber;
-    /// The entry of a port, unless it is free.
+    /// Returns the entry of a port, `None` if it is free.
     fn port(&self, number: PortNumber) -> Option<impl Deref<Target = Port>>;
-    /// Where a station is.
+    /// Returns the FDB entry of a station.
     fn fdb(&self, key: &FdbKey) -> Option<FdbEntry>;
-    /// What holds for a network; looked up only where the host's stack is involved.
+    /// Returns a network; read only for frames to or from the host's stack and for children.
     fn network(&self, number: NetworkNumber) -> Network;
-    /// Whose an IP address is, by the longest prefix; looked up only where the host's stack is involved.
+    /// Returns the subnet of an IP address by the longest prefix; read only for frames to or from
+    /// the host's stack.
     fn subnet(&self, address: Address) -> Option<Subnet>;
-    /// The port whose station has an IP address, or `PortNumber::NONE`.
+    /// Returns the port whose station has an IP address, `PortNumber::NONE` if it is unknown.
     fn neighbor(&self, key: &NeighborKey) -> PortNumber;
-    /// Whether an IP address is the station's own in another network.
+    /// Returns whether a port's station has an IP address in another network.
     fn owns(&self, key: &OwnKey) -> bool;
-    /// Whether a VLAN is on the list of a trunk.
+    /// Returns whether a VLAN is on the list of a trunk.
     fn in_trunk(&self, port: PortNumber, vlan: VlanKey) -> bool;
-    /// Whether a port listens to a multicast group.
+    /// Returns whether a port listens to a multicast group.
     fn listens(&self, key: &ListenerKey) -> bool;
-    /// The port that a peer's frames come in by; `PortNumber::NONE` behind the key of all peers ([`TunnelKey::anybody`]),
-    /// which is there if any network here has the VNI.
+    /// Returns the port of a peer's tunnel. The key of all peers ([`TunnelKey::any_peer`]) has the
+    /// value `PortNumber::NONE`; it exists if some network here has the VNI.
     fn tunnel(&self, key: &TunnelKey) -> Option<PortNumber>;
-    /// How tunnels end at an address of this host.
+    /// Returns how tunnels end at an address of this host.
     fn tunnel_end(&self, own: Address) -> TunnelEnd;
-    /// What a class of a port's frames, a [`StormClass`], has used of its allowance.
+    /// Returns what a port has flooded of a class of frames, a [`StormClass`].
     fn storm(&self, port: PortNumber, class: u32) -> StormWindow;
 }
 
@@ -424,7 +460,7 @@ const _: () = {
     assert!(size_of::<Network>() == 20);
     assert!(size_of::<Subnet>() == 8);
     assert!(size_of::<TunnelEnd>() == 8);
-    assert!(size_of::<Way>() == 12);
+    assert!(size_of::<DirectRoute>() == 12);
     assert!(size_of::<FdbKey>() == 12);
     assert!(size_of::<FdbEntry>() == 20);
     assert!(size_of::<PortCounters>() == 8 * (12 + DROP_REASONS));
@@ -432,12 +468,12 @@ const _: () = {
 
 #[cfg(feature = "user")]
 mod user {
-    //! SAFETY of all below: `repr(C)` or `repr(transparent)` over integers, no padding (sizes asserted above), any bit
-    //! pattern is valid.
+    //! SAFETY of all below: `repr(C)` or `repr(transparent)` over integers, no padding (sizes
+    //! asserted above), any bit pattern is valid.
     #![expect(clippy::undocumented_unsafe_blocks, reason = "one argument for all, above")]
     use super::{
-        Address, FdbEntry, FdbKey, ListenerKey, Neighbor, NeighborKey, Network, OwnKey, Port, PortCounters, PortNumber,
-        StormWindow, Subnet, TunnelEnd, TunnelKey, Way,
+        Address, DirectRoute, FdbEntry, FdbKey, ListenerKey, Neighbor, NeighborKey, Network, OwnKey, Port,
+        PortCounters, PortNumber, StormWindow, Subnet, TunnelEnd, TunnelKey,
     };
 
     unsafe impl aya::Pod for PortNumber {}
@@ -455,5 +491,5 @@ mod user {
     unsafe impl aya::Pod for StormWindow {}
     unsafe impl aya::Pod for TunnelKey {}
     unsafe impl aya::Pod for TunnelEnd {}
-    unsafe impl aya::Pod for Way {}
+    unsafe impl aya::Pod for DirectRoute {}
 }

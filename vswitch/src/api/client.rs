@@ -1,4 +1,4 @@
-//! The API's client: one connection, one request after the other.
+//! The API's client: one connection, which serves one request at a time.
 
 use std::io;
 use std::marker::PhantomData;
@@ -23,24 +23,26 @@ use tokio::net::UnixStream;
 use super::{ErrorBody, ErrorDocument, PREFIX};
 use crate::model::Instance;
 
-/// What stands for itself in a path or a query (RFC 3986, 2.3).
+/// The characters that are escaped in a path or a query: all but the unreserved ones (RFC 3986,
+/// section 2.3).
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
-/// How long a daemon may take to die whose connection broke: until then its socket is there.
+/// The longest time that a daemon whose connection broke takes to exit. Until then its socket
+/// exists.
 const DYING: Duration = Duration::from_secs(5);
 
-/// Why a request got no answer, or which error it got.
+/// The reason why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody listens.
+    /// The daemon does not run.
     #[error("instance {instance} is not up (start it with `{command} up`)")]
     NotRunning {
         /// The instance.
         instance: String,
-        /// The command line for it.
+        /// The command line of the instance.
         command: String,
     },
-    /// Not for us.
+    /// The socket's permissions exclude this user.
     #[error("no permission to use {socket} (be root, or in the group vswitch)", socket = .0.display())]
     Permission(PathBuf),
     /// The connection failed.
@@ -48,16 +50,16 @@ pub enum ClientError {
     Connection {
         /// The socket.
         socket: PathBuf,
-        /// What went wrong.
+        /// The cause.
         message: String,
     },
-    /// The daemon said no.
+    /// The daemon refused the request.
     #[error("{}", .0.message)]
     Refused(ErrorBody),
 }
 
 impl ClientError {
-    /// The name for programs.
+    /// Returns the error code.
     pub fn code(&self) -> &str {
         match self {
             Self::NotRunning { .. } => "not_running",
@@ -74,15 +76,16 @@ pub struct Client {
     sender: SendRequest<Full<Bytes>>,
     instance: Instance,
     socket: PathBuf,
-    /// The daemon's process; none if it has ended, or cannot be seen.
+    /// The daemon's process; `None` if it has ended or is not visible.
     process: Option<OwnedFd>,
 }
 
 impl Client {
-    /// Connects.
+    /// Connects to the daemon of an instance.
     ///
     /// # Errors
-    /// [`ClientError::NotRunning`] where there is no socket, or nobody behind it.
+    /// Returns [`ClientError::NotRunning`] if the socket does not exist or no process accepts
+    /// connections.
     pub async fn connect(instance: &Instance) -> Result<Self, ClientError> {
         let socket = instance.socket();
         let stream = match UnixStream::connect(&socket).await {
@@ -100,43 +103,44 @@ impl Client {
         }
     }
 
-    /// Asks for something. `path` is below the API's version; see [`path`] and [`query`].
+    /// Sends a GET request. `path` is below the API's version; see [`path`] and [`query`].
     ///
     /// # Errors
-    /// [`ClientError::Refused`] with what the daemon says, or a broken connection.
+    /// Returns [`ClientError::Refused`] with the daemon's error, or an error of the connection.
     pub async fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, ClientError> {
         self.call(Method::GET, path, None::<&()>).await
     }
 
-    /// Sends something.
+    /// Sends a POST request.
     ///
     /// # Errors
-    /// As [`Client::get`].
+    /// Fails as [`Client::get`] does.
     pub async fn post<T: DeserializeOwned>(&mut self, path: &str, body: &impl Serialize) -> Result<T, ClientError> {
         self.call(Method::POST, path, Some(body)).await
     }
 
-    /// Removes something.
+    /// Sends a DELETE request.
     ///
     /// # Errors
-    /// As [`Client::get`].
+    /// Fails as [`Client::get`] does.
     pub async fn delete<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, ClientError> {
         self.call(Method::DELETE, path, None::<&()>).await
     }
 
-    /// Asks for something that is streamed, a line of JSON after the other. Nothing else can be asked for meanwhile.
+    /// Requests a stream of JSON lines. The connection serves no other request meanwhile.
     ///
     /// # Errors
-    /// As [`Client::get`].
+    /// Fails as [`Client::get`] does.
     pub async fn stream<T>(&mut self, path: &str) -> Result<Stream<T>, ClientError> {
         let body = self.send(Method::GET, path, None::<&()>).await?.into_body();
         Ok(Stream { body, received: BytesMut::new(), socket: self.socket.clone(), lines: PhantomData })
     }
 
-    /// Asks for what comes as it happens, until `each` has had enough (false) or the daemon ends it.
+    /// Requests a stream and calls `each` on every item, until `each` returns false or the daemon
+    /// ends the stream.
     ///
     /// # Errors
-    /// As [`Client::get`], or what `each` failed with.
+    /// Fails as [`Client::get`] does, or with the error of `each`.
     pub async fn follow<T: DeserializeOwned, E: From<ClientError>>(
         &mut self,
         path: &str,
@@ -151,14 +155,15 @@ impl Client {
         Ok(())
     }
 
-    /// Waits until the daemon's process has ended, at most so long.
+    /// Waits until the daemon's process has ended, at most for `patience`.
     pub async fn ended(self, patience: Duration) {
         if let Some(process) = self.process {
             ended(process, patience).await;
         }
     }
 
-    /// Why the connection broke: a daemon that dies breaks it while its socket is still there for a moment.
+    /// Returns the reason why the connection broke. The socket of a dying daemon still exists for a
+    /// moment after the connection broke.
     async fn why_broken(&self, error: &hyper::Error) -> ClientError {
         if let Some(process) = self.process.as_ref().and_then(|process| process.try_clone().ok()) {
             ended(process, DYING).await;
@@ -189,7 +194,7 @@ impl Client {
         }
     }
 
-    /// Sends a request; the answer, if it is no refusal.
+    /// Sends a request and returns the answer, unless the daemon refused the request.
     async fn send(
         &mut self,
         method: Method,
@@ -222,7 +227,7 @@ impl Client {
     }
 }
 
-/// Lines of JSON, as they come.
+/// A stream of JSON lines.
 #[derive(Debug)]
 pub struct Stream<T> {
     body: Incoming,
@@ -232,10 +237,11 @@ pub struct Stream<T> {
 }
 
 impl<T: DeserializeOwned> Stream<T> {
-    /// The next line; none when the daemon has ended it. Nothing is lost if this is given up while it waits.
+    /// Returns the next line, or `None` at the end of the stream. The future may be dropped while
+    /// it waits; no data is lost.
     ///
     /// # Errors
-    /// The connection broke, or what came is something else.
+    /// Fails if the connection broke or the line is no valid `T`.
     pub async fn next(&mut self) -> Result<Option<T>, ClientError> {
         loop {
             if let Some(end) = self.received.iter().position(|byte| *byte == b'\n') {
@@ -255,7 +261,7 @@ impl<T: DeserializeOwned> Stream<T> {
         }
     }
 
-    /// Whether there is a line already.
+    /// Reports whether a complete line was received already.
     pub fn has_next(&self) -> bool {
         self.received.contains(&b'\n')
     }
@@ -265,12 +271,12 @@ impl<T: DeserializeOwned> Stream<T> {
     }
 }
 
-/// A path below the API's version, of segments that may hold anything.
+/// Returns a path below the API's version. Segments may contain any characters.
 pub fn path(segments: &[&str]) -> String {
     segments.iter().map(|segment| format!("/{}", utf8_percent_encode(segment, RESERVED))).collect()
 }
 
-/// A query of those that have a value.
+/// Returns a query string of the pairs that have a value.
 pub fn query(pairs: &[(&str, Option<&str>)]) -> String {
     let given = pairs.iter().filter_map(|(key, value)| Some((key, (*value)?)));
     let pairs: Vec<_> = given.map(|(key, value)| format!("{key}={}", utf8_percent_encode(value, RESERVED))).collect();
@@ -287,20 +293,21 @@ fn unreachable(instance: &Instance, socket: PathBuf, error: &io::Error) -> Clien
     }
 }
 
-/// A descriptor that tells when a process ends (pidfd_open(2)); `None` if it has.
+/// Returns a descriptor that becomes readable when a process ends (pidfd_open(2)); `None` if the
+/// process has ended.
 fn open_process(pid: i32) -> Option<OwnedFd> {
-    // SAFETY: no pointers; what is returned is a descriptor of ours, or an error.
+    // SAFETY: no pointers are passed. The result is a new descriptor or an error.
     let descriptor = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
     let descriptor = i32::try_from(descriptor).ok().filter(|descriptor| *descriptor >= 0)?;
-    // SAFETY: it was just opened, and nobody else knows it.
+    // SAFETY: the descriptor was just opened, and has no other owner.
     Some(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
 async fn ended(process: OwnedFd, patience: Duration) {
-    // SAFETY: the descriptor is owned by what is registered, and stays the same.
+    // SAFETY: the registered value owns the descriptor, which stays the same.
     let registered = unsafe { AsyncFd::register_with_interest(process, Interest::READABLE) };
     if let Ok(process) = registered {
-        // Readable when it has ended.
+        // The descriptor becomes readable when the process has ended.
         let _ = tokio::time::timeout(patience, process.readable()).await;
     }
 }

@@ -1,5 +1,5 @@
-//! What `GET /frames` streams: newline-delimited JSON, one [`FrameMessage`] a line, until the client closes the
-//! connection or the daemon ends.
+//! The stream of `GET /frames`: newline-delimited JSON, one [`FrameMessage`] per line, until the
+//! client closes the connection or the daemon ends.
 
 use std::fmt;
 
@@ -7,24 +7,26 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use utoipa::{IntoParams, ToSchema};
 
-/// Which frames are to be streamed. All of them, if nothing is said.
+use crate::model::Direction;
+
+/// The selection of frames to stream; all frames if no field is set.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(default)]
 pub struct FramesFilter {
-    /// Of this endpoint, this device, or this network.
+    /// Only frames of this endpoint, device or network.
     pub of: Option<String>,
-    /// Of this network.
+    /// Only frames of this network.
     pub network: Option<String>,
-    /// From and to this endpoint or device.
+    /// Only frames from and to this endpoint or device.
     pub port: Option<String>,
-    /// Dropped ones alone.
+    /// Dropped frames only.
     pub drops: bool,
-    /// As they leave, too: after the verdict, one for each port.
+    /// Also frames as they leave: after the verdict, one per port.
     pub leaving: bool,
-    /// The first 1984 bytes of each, not 192.
+    /// The first 1984 bytes of each frame instead of 192.
     pub whole: bool,
-    /// How many a second on each CPU; the rest is only counted. 1000 if not given.
+    /// The most frames per second and CPU; 1000 by default. Further frames are only counted.
     pub rate: Option<u32>,
 }
 
@@ -34,10 +36,10 @@ pub struct FramesFilter {
 pub enum FrameMessage {
     /// A frame.
     Frame(FrameView),
-    /// Frames that were not shown: too many in a second, or the reader did not keep up. They may have been for others who
-    /// watch.
+    /// Frames that were not shown, because they exceeded the rate or the reader was too slow. They
+    /// may have been for other observers.
     Lost {
-        /// How many.
+        /// Number of frames.
         frames: u64,
     },
 }
@@ -45,71 +47,63 @@ pub enum FrameMessage {
 /// A frame at a port.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FrameView {
-    /// When it was seen.
+    /// The time of the observation.
     #[serde(with = "time::serde::rfc3339")]
     #[schema(value_type = String, format = DateTime)]
     pub time: OffsetDateTime,
-    /// Before or after the verdict.
+    /// Whether the frame was observed before or after the verdict.
     pub direction: Direction,
-    /// The network; none if the frame came from a device that is no port.
+    /// The network; absent if the frame came from a device that is no port.
     pub network: Option<String>,
-    /// The port that it came in by, or leaves by: an endpoint or a device. None if the device is no port.
+    /// The port by which the frame came in or leaves: an endpoint or a device. Absent if the device
+    /// is no port.
     pub port: Option<String>,
-    /// What is behind the port: `endpoint`, `host` or `uplink`.
+    /// The kind of the port: `endpoint`, `host` or `uplink`.
     pub kind: Option<String>,
-    /// For a frame that leaves, the port that it came in by.
+    /// For a frame that leaves: the port by which it came in.
     pub from: Option<String>,
-    /// For a frame that enters, what becomes of it.
+    /// For a frame that enters: the verdict.
     pub verdict: Option<VerdictView>,
-    /// Its length in bytes, with all tags.
+    /// Length of the frame in bytes, with all tags.
     pub length: u32,
-    /// Bytes of payload in each segment, for a packet that is several frames on the wire.
+    /// Payload bytes per segment, for a packet that becomes several frames on the wire.
     pub segment: Option<u32>,
-    /// The first of its bytes, with all tags; base64.
+    /// The first bytes of the frame, with all tags; base64.
     #[serde(with = "base64_bytes")]
     #[schema(value_type = String, format = Byte)]
     pub bytes: Vec<u8>,
 }
 
-/// Which way a frame goes, as the switch sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Direction {
-    /// It came in by the port.
-    Entering,
-    /// It leaves by the port, as it is then.
-    Leaving,
-}
-
-/// What becomes of a frame.
+/// The verdict about a frame.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "action", rename_all = "snake_case")]
 pub enum VerdictView {
-    /// To one port.
+    /// Forwarded to one port.
     Redirect {
-        /// Which.
+        /// The port.
         to: String,
     },
-    /// To the host's stack.
+    /// Passed to the host's stack.
     Host,
-    /// To many ports.
+    /// Flooded to several ports.
     Flood {
-        /// To which: `group` (all), `unknown_unicast` (all that may have unknown stations behind them), `apart` (all but the
-        /// host), `listeners` (of the group), `listeners_apart`, `routers` (multicast routers).
+        /// The set of ports: `group` (all), `unknown_unicast` (all that may have unknown stations
+        /// behind them), `apart` (all but the host), `listeners` (of the group), `listeners_apart`,
+        /// `routers` (multicast routers).
         to: String,
     },
     /// Answered by the switch.
     Answer {
-        /// The question: `arp` or `neighbor`.
+        /// The protocol of the request: `arp` or `neighbor`.
         protocol: String,
-        /// In whose name.
+        /// The port in whose name the switch answers.
         r#for: String,
     },
-    /// Left to the stack of the device that it came from.
+    /// Passed to the stack of the device that the frame came from.
     Pass,
     /// Dropped.
     Drop {
-        /// Why, as the counters have it.
+        /// The reason, by its name in the counters.
         reason: String,
     },
 }
@@ -128,7 +122,7 @@ impl fmt::Display for VerdictView {
 }
 
 mod base64_bytes {
-    //! Bytes as base64.
+    //! Serializes bytes as base64.
 
     use base64::Engine as _;
     use base64::prelude::BASE64_STANDARD;

@@ -1,4 +1,5 @@
-//! What goes over the socket. Requests carry text as it was typed: the switch judges it, and its error names it.
+//! The messages on the socket. Requests carry the text that the operator typed: the switch
+//! validates it, and errors name it.
 
 mod cluster;
 mod fdb;
@@ -17,38 +18,36 @@ use time::OffsetDateTime;
 use utoipa::ToSchema;
 
 pub use cluster::{ClusterView, ElsewhereView};
-pub use fdb::{
-    FdbChange, FdbChangeKind, FdbFilter, FdbFlush, FdbFlushed, FdbKeyRequest, FdbStatic, StationKind, StationView,
-};
+pub use fdb::{FdbChange, FdbFilter, FdbFlush, FdbFlushed, FdbKeyRequest, FdbStatic, StationView};
 pub use multicast::{MdbFilter, MulticastGroupView};
 pub use networks::{
     InterfaceView, KeptNetwork, NetworkDetails, NetworkRequest, NetworkView, Pruned, SubnetView, UplinkView,
 };
-pub use peer::{PeerRequest, PeerState, PeerView};
+pub use peer::{PeerRequest, PeerView};
 pub use ports::{Counters, PortHealth, PortView, StatsFilter};
-pub use trace::{TraceFrame, TraceProgram, TraceProtocol, TraceRequest, TraceStep, TraceVerdict, TraceView};
+pub use trace::{TraceFrame, TraceProgram, TraceRequest, TraceStep, TraceVerdict, TraceView};
 
 use crate::model::{EndpointId, Published, VlanId};
-use crate::outside::ForwardingStatus;
+use crate::nat::ForwardingStatus;
 
-/// An error, as every request may be answered and every command may print.
+/// An error: the answer to a failed request, and the output of a failed command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorBody {
-    /// For programs: `network_not_found` and the like; it stays what it is.
+    /// Stable code for programs, such as `network_not_found`.
     pub code: String,
-    /// For people: what was wrong, with the value, and what to do.
+    /// Text for operators: what was wrong, with the value, and what to do.
     pub message: String,
 }
 
 impl ErrorBody {
-    /// An error in one line, whatever its causes wrote.
+    /// Creates an error with a message of one line, even if its causes have several.
     pub fn new(code: &str, message: &str) -> Self {
         let lines = message.lines().map(str::trim).filter(|line| !line.is_empty());
         Self { code: code.to_owned(), message: lines.collect::<Vec<_>>().join("; ") }
     }
 }
 
-/// An error as a document: what HTTP answers and `--format json` prints.
+/// An error as a document: the answer over HTTP, and the output with `--format json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorDocument {
     /// The error.
@@ -64,37 +63,38 @@ pub struct Status {
     pub instance: String,
     /// The daemon's process.
     pub pid: u32,
-    /// What `up --datapath` asked for.
+    /// The argument of `up --datapath`.
     pub datapath: String,
     /// The hooks that serve each kind of port.
     pub hooks: HooksView,
     /// Release of the kernel.
     pub kernel: String,
-    /// This host's public key for WireGuard, if one was made.
+    /// This host's public key for WireGuard, if it was created.
     #[serde(default)]
     pub public_key: Option<String>,
-    /// How many networks there are.
+    /// Number of networks.
     pub networks: usize,
-    /// How many endpoints are attached.
+    /// Number of attached endpoints.
     pub endpoints: usize,
-    /// How many stations the FDB knows.
+    /// Number of stations in the FDB.
     pub fdb_entries: usize,
-    /// How many of them moved too often and are held where they were.
+    /// Number of stations that moved too often and are held at their ports.
     pub held_stations: usize,
-    /// Since when the daemon runs, in seconds.
+    /// Time in seconds since the daemon started.
     pub uptime_seconds: u64,
-    /// Whether it took the datapath over from an earlier daemon.
+    /// Whether the daemon took over the datapath of an earlier daemon.
     pub taken_over: bool,
-    /// The nftables table of the instance, where networks have a way out.
+    /// The nftables table of the instance, if a network needs rules.
     pub firewall_table: Option<String>,
     /// The forwarding settings that networks need.
     pub forwarding: Vec<ForwardingStatus>,
-    /// What somebody may wonder about: settings that were changed, names that are not served, who drops what is forwarded.
+    /// Notes for the operator, such as changed settings, names that are not served, and firewalls
+    /// that drop forwarded packets.
     pub notes: Vec<String>,
-    /// Interfaces of the host that networks are on.
+    /// Interfaces of the host that networks use.
     #[serde(default)]
     pub interfaces: Vec<InterfaceView>,
-    /// The cluster that this host is in.
+    /// The cluster of this host.
     #[serde(default)]
     pub cluster: Option<ClusterView>,
 }
@@ -102,9 +102,9 @@ pub struct Status {
 /// Hooks by kind of port.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct HooksView {
-    /// Endpoints.
+    /// Endpoints' ports.
     pub container: String,
-    /// The host.
+    /// Host ports.
     pub host: String,
     /// Uplinks.
     pub uplink: String,
@@ -113,7 +113,7 @@ pub struct HooksView {
 /// `down`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct DownRequest {
-    /// Forget the recorded state, too.
+    /// Also removes the recorded state.
     pub purge: bool,
 }
 
@@ -124,31 +124,32 @@ pub struct AttachRequest {
     /// The absolute path of the namespace.
     #[schema(value_type = String)]
     pub netns: PathBuf,
-    /// The network; `bridge` if not given.
+    /// The network; `bridge` by default.
     pub network: Option<String>,
-    /// The endpoint's name; the last part of the path if not given.
+    /// The endpoint's name; by default the last part of the path.
     pub name: Option<String>,
-    /// The interface in it; `eth0` if not given.
+    /// The interface in the container; `eth0` by default.
     pub ifname: Option<String>,
-    /// The IPv4 address; one of the subnet's if not given.
+    /// The IPv4 address; by default a free one of the subnet.
     pub ip: Option<String>,
-    /// The IPv6 address; one of the subnet's if not given.
+    /// The IPv6 address; by default a free one of the subnet.
     pub ip6: Option<String>,
-    /// The MAC address; made from network and name if not given.
+    /// The MAC address; by default derived from network and name.
     pub mac: Option<String>,
-    /// The name of the host in it.
+    /// The host name in the container.
     pub hostname: Option<String>,
-    /// Further names.
+    /// Further names of the endpoint.
     pub aliases: Vec<String>,
-    /// Ports that the host is to have, too, as in `-p`.
+    /// Ports to publish on the host, as in `-p`.
     pub publish: Vec<String>,
-    /// The network with the highest one has the default route.
+    /// The priority of this network's gateway. The network with the highest priority provides the
+    /// default route.
     pub gw_priority: i32,
-    /// What goes before the network's options.
+    /// Options that override the network's options.
     pub options: BTreeMap<String, String>,
-    /// The VLAN of its untagged frames.
+    /// The VLAN of the endpoint's untagged frames.
     pub vlan: Option<String>,
-    /// The VLANs of its tagged frames: a list with ranges, or `all`.
+    /// The VLANs of the endpoint's tagged frames: a list with ranges, or `all`.
     pub trunk: Option<String>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
@@ -160,23 +161,24 @@ pub struct AttachRequest {
 pub struct ConnectRequest {
     /// Name or id of the endpoint.
     pub endpoint: String,
-    /// The interface in it; the next `eth` that is free if not given.
+    /// The interface in the container; by default the next free `eth` interface.
     pub ifname: Option<String>,
-    /// The IPv4 address; one of the subnet's if not given.
+    /// The IPv4 address; by default a free one of the subnet.
     pub ip: Option<String>,
-    /// The IPv6 address; one of the subnet's if not given.
+    /// The IPv6 address; by default a free one of the subnet.
     pub ip6: Option<String>,
-    /// The MAC address; made from network and name if not given.
+    /// The MAC address; by default derived from network and name.
     pub mac: Option<String>,
     /// Further names in this network.
     pub aliases: Vec<String>,
-    /// The network with the highest one has the default route.
+    /// The priority of this network's gateway. The network with the highest priority provides the
+    /// default route.
     pub gw_priority: i32,
-    /// What goes before the network's options.
+    /// Options that override the network's options.
     pub options: BTreeMap<String, String>,
-    /// The VLAN of its untagged frames.
+    /// The VLAN of the endpoint's untagged frames.
     pub vlan: Option<String>,
-    /// The VLANs of its tagged frames: a list with ranges, or `all`.
+    /// The VLANs of the endpoint's tagged frames: a list with ranges, or `all`.
     pub trunk: Option<String>,
 }
 
@@ -187,7 +189,7 @@ pub struct DisconnectRequest {
     pub endpoint: String,
 }
 
-/// `detach`: an endpoint, or whatever is attached at a namespace.
+/// `detach`: an endpoint, or all endpoints of a namespace.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct DetachRequest {
@@ -196,102 +198,103 @@ pub struct DetachRequest {
     /// The absolute path of the namespace.
     #[schema(value_type = Option<String>)]
     pub netns: Option<PathBuf>,
-    /// Only in this network.
+    /// Detaches from this network only.
     pub network: Option<String>,
 }
 
-/// What `detach` removed.
+/// The result of `detach`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Detached {
-    /// The names of the endpoints.
+    /// The names of the detached endpoints.
     pub detached: Vec<String>,
 }
 
 /// An endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EndpointView {
-    /// Its id.
+    /// The endpoint's id.
     #[schema(value_type = String)]
     pub id: EndpointId,
-    /// Its name.
+    /// The endpoint's name.
     pub name: String,
-    /// The name of its network.
+    /// The name of the endpoint's network.
     pub network: String,
-    /// Its interface; none on the network `none`.
+    /// The endpoint's interface; absent on the network `none`.
     pub ifname: Option<String>,
-    /// Its MAC address.
+    /// The endpoint's MAC address.
     pub mac: Option<String>,
-    /// Its IPv4 address.
+    /// The endpoint's IPv4 address.
     #[schema(value_type = Option<String>)]
     pub ipv4: Option<Ipv4Addr>,
-    /// Its IPv6 address.
+    /// The endpoint's IPv6 address.
     #[schema(value_type = Option<String>)]
     pub ipv6: Option<Ipv6Addr>,
-    /// Its IPv4 gateway; none on internal networks.
+    /// The IPv4 gateway; absent on internal networks.
     #[schema(value_type = Option<String>)]
     pub gateway: Option<Ipv4Addr>,
-    /// Its IPv6 gateway.
+    /// The IPv6 gateway; absent on internal networks.
     #[schema(value_type = Option<String>)]
     pub gateway6: Option<Ipv6Addr>,
-    /// Where it asks for names.
+    /// The addresses of the endpoint's DNS servers.
     #[schema(value_type = Vec<String>)]
     pub nameservers: Vec<IpAddr>,
-    /// Its MTU.
+    /// The MTU of the endpoint's interface.
     pub mtu: Option<u32>,
-    /// Where it is attached.
+    /// The path of the endpoint's namespace.
     #[schema(value_type = String)]
     pub netns: PathBuf,
-    /// Its published ports.
+    /// The endpoint's published ports.
     pub published: Vec<Published>,
-    /// Its options as they were given.
+    /// The endpoint's options as given.
     pub options: BTreeMap<String, String>,
-    /// The VLAN of its untagged frames; 0 is that of endpoints without VLANs.
+    /// The VLAN of the endpoint's untagged frames; 0 for endpoints without VLANs.
     pub vlan: u16,
-    /// The VLANs of its tagged frames.
+    /// The VLANs of the endpoint's tagged frames.
     pub trunk: Vec<TrunkVlan>,
 }
 
-/// A member of a trunk: a number, or `all`.
+/// A VLAN of a trunk: an id, or `all`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(untagged)]
 pub enum TrunkVlan {
-    /// This one.
+    /// One VLAN.
     Id(VlanId),
-    /// Every one.
+    /// Every VLAN.
     All(AllVlans),
 }
 
-/// `all`.
+/// The word `all`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum AllVlans {
-    /// `all`.
+    /// The word `all`.
     All,
 }
 
-/// All about an endpoint.
+/// The details of an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EndpointDetails {
-    /// What `ps` shows.
+    /// The fields that `ps` shows.
     #[serde(flatten)]
     pub endpoint: EndpointView,
-    /// The same for every network that it is in; the one with the default route comes first.
+    /// The same fields for every network of the endpoint. The network with the default route comes
+    /// first.
     pub networks: Vec<EndpointView>,
-    /// The name of the host in it.
+    /// The host name in the container.
     pub hostname: Option<String>,
-    /// Further names.
+    /// Further names of the endpoint.
     pub aliases: Vec<String>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
-    /// When it was attached.
+    /// The time of the attachment.
     #[serde(with = "time::serde::rfc3339")]
     #[schema(value_type = String, format = DateTime)]
     pub created: OffsetDateTime,
-    /// The switch's end of its veth.
+    /// The switch's end of the endpoint's veth pair.
     pub device: Option<String>,
-    /// The hooks on it.
+    /// The hooks on the endpoint's port.
     pub hooks: Option<String>,
-    /// What went through its port.
+    /// The counters of the endpoint's port.
     pub counters: Option<Counters>,
 }
 

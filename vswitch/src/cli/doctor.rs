@@ -1,4 +1,5 @@
-//! `doctor`: what this machine can do, and how the ports are; what it means, and how to get what is missing.
+//! `doctor`: checks the machine and the ports, and says what each finding means and how to get what
+//! is missing.
 
 mod ports;
 
@@ -13,25 +14,25 @@ use crate::daemon::DaemonError;
 use crate::kernel::capabilities::Capabilities;
 use crate::model::Instance;
 
-/// How a finding is.
+/// The state of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum State {
     /// As it should be.
     Ok,
-    /// It works without.
+    /// vswitch works without it.
     Limited,
-    /// Nothing works without.
+    /// vswitch cannot work without it.
     Missing,
 }
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Clone, Debug, Serialize)]
 struct Finding {
     check: String,
     state: State,
     found: String,
-    /// What it means, and how to get it.
+    /// What the finding means, and how to get what is missing.
     advice: Option<String>,
     /// The offloads of a port.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -46,8 +47,8 @@ impl Finding {
 
 pub fn run(instance: &Instance, output: Output) -> Result<(), Failure> {
     let capabilities = Capabilities::detect().map_err(DaemonError::Capabilities)?;
-    let mut findings = examine(&capabilities);
-    findings.extend(examine_ports(instance));
+    let mut findings = check_machine(&capabilities);
+    findings.extend(check_ports(instance));
     output.print(&findings, |findings| {
         let rows = findings.iter().map(|finding| {
             let state = match finding.state {
@@ -62,58 +63,67 @@ pub fn run(instance: &Instance, output: Output) -> Result<(), Failure> {
     })
 }
 
-/// What is to be found at the ports, where the instance is up.
-fn examine_ports(instance: &Instance) -> Vec<Finding> {
-    let mut asked: Result<Vec<PortHealth>, ClientError> = Ok(Vec::new());
-    let ran = super::asking(async {
-        asked = async { Client::connect(instance).await?.get("/health").await }.await;
+/// Checks the ports if the instance is up.
+fn check_ports(instance: &Instance) -> Vec<Finding> {
+    let mut health: Result<Vec<PortHealth>, ClientError> = Ok(Vec::new());
+    let outcome = super::block_on(async {
+        health = async { Client::connect(instance).await?.get("/health").await }.await;
         Ok(())
     });
     let unknown = |error: String| {
-        let advice = "as root, with the daemon well, doctor looks at the ports too".to_owned();
+        let advice = "to check the ports, run doctor as root while the daemon is running".to_owned();
         vec![Finding::new("ports".to_owned(), State::Limited, error, Some(advice))]
     };
-    match (ran, asked) {
+    match (outcome, health) {
         (Err(failure), _) => unknown(failure.error.message),
-        (_, Ok(ports)) => ports::examine(&ports),
+        (_, Ok(ports)) => ports::check(&ports),
         (_, Err(ClientError::NotRunning { .. })) => Vec::new(),
         (_, Err(error)) => unknown(error.to_string()),
     }
 }
 
-fn examine(capabilities: &Capabilities) -> Vec<Finding> {
+fn check_machine(capabilities: &Capabilities) -> Vec<Finding> {
     let finding = |check: &str, good: bool, bad: State, found: String, advice: &str| {
         let state = if good { State::Ok } else { bad };
         Finding::new(check.to_owned(), state, found, (!good).then(|| advice.to_owned()))
     };
     let old = capabilities.release.version < crate::kernel::capabilities::OLDEST;
     let privileged = capabilities.missing.is_empty();
-    let missing =
-        if privileged { "all that is needed".to_owned() } else { format!("no {}", capabilities.missing.join(", ")) };
+    let missing = if privileged {
+        "all required capabilities".to_owned()
+    } else {
+        format!("no {}", capabilities.missing.join(", "))
+    };
     let bpf = capabilities.bpf.map_or_else(|errno| errno.desc().to_owned(), |()| "bpf(2) answers".to_owned());
     vec![
-        finding("kernel", !old, State::Missing, capabilities.release.text.clone(), "vswitch needs Linux 6.1 or newer"),
-        finding("privileges", privileged, State::Missing, missing, "run vswitch up as root"),
+        finding(
+            "kernel",
+            !old,
+            State::Missing,
+            capabilities.release.text.clone(),
+            "vswitch requires Linux 6.1 or newer",
+        ),
+        finding("privileges", privileged, State::Missing, missing, "run `vswitch up` as root"),
         finding(
             "bpf",
             capabilities.bpf.is_ok(),
             State::Missing,
             bpf,
-            "needs CONFIG_BPF_SYSCALL, and no seccomp filter that forbids bpf(2)",
+            "requires CONFIG_BPF_SYSCALL and no seccomp filter that forbids bpf(2)",
         ),
         finding(
             "btf",
             capabilities.btf,
             State::Missing,
             if capabilities.btf { "/sys/kernel/btf/vmlinux" } else { "none" }.to_owned(),
-            "needs CONFIG_DEBUG_INFO_BTF, as distributions build it",
+            "requires CONFIG_DEBUG_INFO_BTF, which kernels of distributions have",
         ),
         finding(
             "tcx",
             capabilities.tcx,
             State::Limited,
-            if capabilities.tcx { "programs are attached by links" } else { "not in this kernel" }.to_owned(),
-            "works without, by filters of the clsact qdisc; Linux 6.6 has it",
+            if capabilities.tcx { "programs are attached by links" } else { "not supported by this kernel" }.to_owned(),
+            "vswitch uses filters of the clsact qdisc instead; tcx requires Linux 6.6",
         ),
     ]
 }
@@ -123,11 +133,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_missing_comes_with_advice() {
+    fn findings_that_are_not_ok_have_advice() {
         let capabilities = Capabilities::detect().expect("/proc is mounted");
         let able = Capabilities { missing: Vec::new(), bpf: Ok(()), btf: true, tcx: true, ..capabilities };
-        assert!(examine(&able).iter().all(|finding| finding.advice.is_none() == (finding.state == State::Ok)));
-        let limited = examine(&Capabilities { tcx: false, btf: false, ..able });
+        assert!(check_machine(&able).iter().all(|finding| finding.advice.is_none() == (finding.state == State::Ok)));
+        let limited = check_machine(&Capabilities { tcx: false, btf: false, ..able });
         let states: Vec<_> = limited.iter().map(|finding| (finding.check.as_str(), finding.state)).collect();
         assert!(states.contains(&("tcx", State::Limited)) && states.contains(&("btf", State::Missing)));
         assert!(limited.iter().all(|finding| finding.advice.is_some() == (finding.state != State::Ok)));

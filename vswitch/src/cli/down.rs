@@ -1,4 +1,5 @@
-//! `down`: has the daemon remove everything and end, or does it itself where the daemon is dead.
+//! `down`: asks the daemon to remove everything and exit. Does the removal itself if the daemon is
+//! dead.
 
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
@@ -10,32 +11,32 @@ use vswitch_common::tables::PortKind;
 
 use super::arguments::Down;
 use super::failure::Failure;
-use super::output::{Output, say};
+use super::output::{Output, print_text};
 use crate::api::{Client, ClientError, DownRequest};
-use crate::apply::Scene;
 use crate::daemon::{self, DaemonError};
 use crate::datapath::{Datapath, Mode, release_underlay};
-use crate::etc::Etc;
+use crate::etc_files::Etc;
 use crate::kernel::bpffs;
 use crate::kernel::netlink::Netlink;
 use crate::lock::{Lock, LockError};
 use crate::model::{Instance, Network};
-use crate::outside;
-use crate::served;
-use crate::store::{Change, Store};
+use crate::nat;
+use crate::plan::apply::Scene;
+use crate::plan::store::{Change, Store};
+use crate::served_namespace;
 use crate::switch::{remove_files, remove_leftovers, restore_uplink};
 
-/// How long a daemon may take to end after it has removed everything, or was killed.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// How often it is looked whether it has.
-const PAUSE: Duration = Duration::from_millis(50);
+/// Time limit for a daemon to exit after it removed everything or was killed.
+const TIME_LIMIT: Duration = Duration::from_secs(30);
+/// Interval at which the lock is tried again.
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
 pub fn run(arguments: &Down, instance: &Instance, output: Output) -> Result<(), Failure> {
-    let begun = Instant::now();
+    let started_at = Instant::now();
     loop {
         let mut outcome = Ok(());
-        super::asking(async {
-            outcome = ask_daemon(instance, arguments.purge).await;
+        super::block_on(async {
+            outcome = request_down(instance, arguments.purge).await;
             Ok(())
         })?;
         match outcome {
@@ -43,48 +44,50 @@ pub fn run(arguments: &Down, instance: &Instance, output: Output) -> Result<(), 
             Err(ClientError::NotRunning { .. }) => {}
             Err(error) => return Err(error.into()),
         }
-        let there = instance.run_directory().exists();
-        if there || (arguments.purge && instance.state_directory().exists()) {
-            match without_daemon(instance, arguments.purge) {
+        let has_run_directory = instance.run_directory().exists();
+        if has_run_directory || (arguments.purge && instance.state_directory().exists()) {
+            match remove_without_daemon(instance, arguments.purge) {
                 Ok(()) => {}
-                // An `up` that is not quite done, or a daemon that was killed and is not quite dead.
-                Err(DaemonError::Lock(LockError::Held)) if begun.elapsed() < PATIENCE => {
-                    thread::sleep(PAUSE);
+                // The lock belongs to an `up` that is still starting, or to a killed daemon that is
+                // still exiting.
+                Err(DaemonError::Lock(LockError::Held)) if started_at.elapsed() < TIME_LIMIT => {
+                    thread::sleep(RETRY_INTERVAL);
                     continue;
                 }
                 Err(error) => return Err(error.into()),
             }
         }
-        if there {
+        if has_run_directory {
             break;
         }
-        return told(output, &format!("vswitch is not up (instance {})\n", instance.name()));
+        return print_result(output, &format!("vswitch is not up (instance {})\n", instance.name()));
     }
-    told(output, &format!("vswitch is down (instance {})\n", instance.name()))
+    print_result(output, &format!("vswitch is down (instance {})\n", instance.name()))
 }
 
-fn told(output: Output, text: &str) -> Result<(), Failure> {
-    if output.quiet || output.format == super::arguments::Format::Json { Ok(()) } else { say(text) }
+fn print_result(output: Output, text: &str) -> Result<(), Failure> {
+    if output.quiet || output.format == super::output::Format::Json { Ok(()) } else { print_text(text) }
 }
 
-/// Has the daemon do it, and waits until its process has ended.
-async fn ask_daemon(instance: &Instance, purge: bool) -> Result<(), ClientError> {
+/// Asks the daemon to remove everything, and waits until its process has exited.
+async fn request_down(instance: &Instance, purge: bool) -> Result<(), ClientError> {
     let mut client = Client::connect(instance).await?;
     client.post::<()>("/down", &DownRequest { purge }).await?;
-    // If it takes its time, everything is removed all the same.
-    client.ended(PATIENCE).await;
+    // The daemon has removed everything already, even if its process takes longer to exit.
+    client.ended(TIME_LIMIT).await;
     Ok(())
 }
 
-/// Removes what a dead daemon has left.
-fn without_daemon(instance: &Instance, purge: bool) -> Result<(), DaemonError> {
+/// Removes what a dead daemon left behind.
+fn remove_without_daemon(instance: &Instance, purge: bool) -> Result<(), DaemonError> {
     daemon::check_machine()?;
     if !instance.run_directory().exists() {
         return Ok(remove_files(instance, purge)?);
     }
     let lock = Lock::acquire(&instance.lock_file())?;
-    // Its devices are where it served. If that namespace is gone, so are they.
-    let served = served::read(instance).map(served::find).transpose()?;
+    // The devices are in the namespace that the daemon served. If the namespace is gone, they are
+    // gone too.
+    let served = served_namespace::read(instance).map(served_namespace::find).transpose()?;
     if let Some(Some(netns)) = &served {
         setns(netns.as_fd(), CloneFlags::CLONE_NEWNET).map_err(|errno| DaemonError::Runtime(errno.into()))?;
     }
@@ -100,10 +103,10 @@ fn without_daemon(instance: &Instance, purge: bool) -> Result<(), DaemonError> {
 async fn remove_devices(instance: &Instance) -> Result<(), DaemonError> {
     let netlink = Netlink::open()?;
     if let Err(error) = release_uplinks(instance, &netlink).await {
-        // What is recorded may be unreadable. The programs go with the bpffs all the same.
+        // The store may be unreadable. The programs are removed with the bpffs in any case.
         tracing::warn!("{error}");
     }
-    if let Err(error) = outside::remove(instance).await {
+    if let Err(error) = nat::remove(instance).await {
         tracing::warn!("{error}");
     }
     if let Err(error) = Etc::default().remove_all(instance.name(), |_| false) {
@@ -112,14 +115,14 @@ async fn remove_devices(instance: &Instance) -> Result<(), DaemonError> {
     Ok(remove_leftovers(&netlink, instance).await?)
 }
 
-/// Gives the uplinks back as they were found.
+/// Restores the uplinks to their state before vswitch used them.
 async fn release_uplinks(instance: &Instance, netlink: &Netlink) -> Result<(), DaemonError> {
     if !instance.store_file().exists() || !bpffs::is_mounted(&instance.bpf_directory()) {
         return Ok(());
     }
     let (store, recorded) = Store::open(&instance.store_file())?;
     if !recorded.peers.is_empty() {
-        // Which of them led to peers is not recorded; elsewhere there is nothing to release.
+        // The store does not say which links led to peers. On other links this call has no effect.
         netlink.links().await?.iter().for_each(|link| release_underlay(link.index));
     }
     let networks: Vec<Network> =
@@ -128,7 +131,8 @@ async fn release_uplinks(instance: &Instance, netlink: &Netlink) -> Result<(), D
         return Ok(());
     }
     let directory = instance.bpf_directory();
-    // As it is: nothing is to be made anew on the way out.
+    // The maps are opened with their present size and kind, so that none is created again before
+    // removal.
     let fdb_size = Datapath::fdb_size(&directory).unwrap_or(daemon::FDB_SIZE);
     let cluster = Datapath::was_in_cluster(&directory);
     let options = crate::datapath::Options { directory, mode: Mode::Auto, fdb_size, cluster };
@@ -138,10 +142,10 @@ async fn release_uplinks(instance: &Instance, netlink: &Netlink) -> Result<(), D
     {
         datapath.remove_port(*number)?;
     }
-    let scene = Scene { host: netlink, container: None, datapath: &datapath };
+    let scene = Scene { host: netlink, datapath: &datapath };
     for before in networks.iter().filter_map(|network| network.uplink_before.as_ref()) {
         restore_uplink(before, scene).await;
     }
-    let forgotten = networks.into_iter().map(|network| Change::PutNetwork(Network { uplink_before: None, ..network }));
-    Ok(store.commit(forgotten.collect()).await?)
+    let changes = networks.into_iter().map(|network| Change::PutNetwork(Network { uplink_before: None, ..network }));
+    Ok(store.commit(changes.collect()).await?)
 }

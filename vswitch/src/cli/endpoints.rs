@@ -6,11 +6,11 @@ use time::format_description::well_known::Rfc3339;
 
 use super::arguments::{Attach, AttachFlags, Detach};
 use super::failure::Failure;
-use super::output::{Output, list, or_dash, properties, say};
+use super::output::{Output, list, or_dash, print_text, properties};
 use crate::api::{AttachRequest, Client, DetachRequest, Detached, EndpointDetails, EndpointView, TrunkVlan, path};
 
 pub async fn attach(client: &mut Client, arguments: Attach, output: Output) -> Result<(), Failure> {
-    let netns = for_daemon(&arguments.netns)?;
+    let netns = resolve(&arguments.netns)?;
     let request = request(arguments.flags, netns.clone());
     let endpoint: EndpointView = client.post("/endpoints", &request).await.map_err(|error| {
         let (sent, typed) = (netns.display().to_string(), arguments.netns.display().to_string());
@@ -19,7 +19,7 @@ pub async fn attach(client: &mut Client, arguments: Attach, output: Output) -> R
     output.print(&endpoint, |endpoint| format!("{}\n", endpoint.name))
 }
 
-/// What is sent for the flags.
+/// Builds the request to attach a namespace from the flags of `attach` or `run`.
 pub fn request(flags: AttachFlags, netns: PathBuf) -> AttachRequest {
     let connection = flags.connection;
     AttachRequest {
@@ -43,8 +43,8 @@ pub fn request(flags: AttachFlags, netns: PathBuf) -> AttachRequest {
 
 pub async fn detach(client: &mut Client, arguments: Detach, output: Output) -> Result<(), Failure> {
     let request = DetachRequest {
-        endpoint: arguments.what.endpoint,
-        netns: arguments.what.netns.as_deref().map(for_daemon).transpose()?,
+        endpoint: arguments.target.endpoint,
+        netns: arguments.target.netns.as_deref().map(resolve).transpose()?,
         network: arguments.network,
     };
     let detached: Detached = client.post("/detach", &request).await?;
@@ -76,7 +76,7 @@ pub async fn ps(client: &mut Client, output: Output) -> Result<(), Failure> {
 pub async fn inspect(client: &mut Client, endpoint: &str, output: Output) -> Result<(), Failure> {
     let details: EndpointDetails = client.get(&path(&["endpoints", endpoint])).await?;
     if output.quiet {
-        return say(&format!("{}\n", details.endpoint.id));
+        return print_text(&format!("{}\n", details.endpoint.id));
     }
     output.print(&details, text)
 }
@@ -110,7 +110,7 @@ fn text(details: &EndpointDetails) -> String {
         ("aliases", list(&details.aliases)),
         ("options", list(&options)),
         ("vlan", endpoint.vlan.to_string()),
-        ("trunk", trunk(&endpoint.trunk)),
+        ("trunk", format_trunk(&endpoint.trunk)),
         ("labels", list(&labels)),
         ("attached", details.created.format(&Rfc3339).unwrap_or_default()),
     ]);
@@ -118,14 +118,14 @@ fn text(details: &EndpointDetails) -> String {
         text += &properties([
             ("received", format!("{} frames, {} bytes", counters.rx_frames, counters.rx_bytes)),
             ("sent", format!("{} frames, {} bytes", counters.tx_frames, counters.tx_bytes)),
-            ("drops", super::status::drops(counters)),
+            ("drops", super::status::format_drops(counters)),
         ]);
     }
     text
 }
 
-/// The VLANs of a trunk as `--trunk` takes them, or a dash.
-fn trunk(vlans: &[TrunkVlan]) -> String {
+/// Formats the VLANs of a trunk as `--trunk` accepts them, or as a dash if the list is empty.
+fn format_trunk(vlans: &[TrunkVlan]) -> String {
     let numbers = vlans.iter().filter_map(|vlan| if let TrunkVlan::Id(id) = vlan { Some(id.get()) } else { None });
     let mut ranges: Vec<(u16, u16)> = Vec::new();
     for number in numbers {
@@ -142,9 +142,9 @@ fn trunk(vlans: &[TrunkVlan]) -> String {
     }
 }
 
-fn for_daemon(typed: &Path) -> Result<PathBuf, Failure> {
-    let failed = |error| Failure::new("relative_path", &format!("cannot resolve {}: {error}", typed.display()));
-    super::path::for_daemon(typed).map_err(failed)
+fn resolve(typed: &Path) -> Result<PathBuf, Failure> {
+    let failure = |error| Failure::new("relative_path", &format!("cannot resolve {}: {error}", typed.display()));
+    super::path::resolve_for_daemon(typed).map_err(failure)
 }
 
 #[cfg(test)]
@@ -152,10 +152,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_trunk_is_shown_as_it_is_given() {
+    fn trunk_is_formatted_as_typed() {
         let vlans = |text: &str| serde_json::from_str::<Vec<TrunkVlan>>(text).expect("VLANs");
         for (json, shown) in [("[]", "-"), ("[10,20,21,22,4094]", "10,20-22,4094"), (r#"["all"]"#, "all")] {
-            assert_eq!(trunk(&vlans(json)), shown);
+            assert_eq!(format_trunk(&vlans(json)), shown);
             assert_eq!(serde_json::to_string(&vlans(json)).expect("JSON"), json);
         }
     }

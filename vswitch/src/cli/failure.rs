@@ -1,34 +1,36 @@
-//! A command that failed: what to say, and with which status to end.
+//! A failed command: the error to print and the exit status.
 
 use crate::api::{ClientError, ErrorBody};
 use crate::daemon::DaemonError;
 
-/// It failed.
+/// Exit status of a command that failed.
 const FAILED: u8 = 1;
-/// The daemon is not running.
+/// Exit status if the daemon is not running.
 const NOT_RUNNING: u8 = 3;
 
 /// Why a command failed.
 #[derive(Clone, Debug)]
 pub struct Failure {
-    /// What to say.
+    /// The error to print.
     pub error: ErrorBody,
     /// The exit status.
     pub exit: u8,
 }
 
 impl Failure {
-    /// A failure with a code for programs and a message for people.
+    /// Creates a failure with exit status 1, from an error code for programs and a message for
+    /// people.
     pub fn new(code: &str, message: &str) -> Self {
         Self { error: ErrorBody::new(code, message), exit: FAILED }
     }
 
-    /// An error that the daemon told.
-    pub fn told(error: ErrorBody) -> Self {
+    /// Creates a failure with exit status 1, from an error that the daemon reported.
+    pub fn reported(error: ErrorBody) -> Self {
         Self { error, exit: FAILED }
     }
 
-    /// The same, with a path as it was typed.
+    /// Replaces the path that was sent to the daemon by the path that the user typed in the
+    /// message.
     pub fn with_path_as_typed(mut self, sent: &str, typed: &str) -> Self {
         if !sent.is_empty() {
             self.error.message = self.error.message.replace(sent, typed);

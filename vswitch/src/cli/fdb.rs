@@ -2,17 +2,16 @@
 
 use time::format_description::well_known::Rfc3339;
 
-use super::arguments::{FdbAdd, FdbKey, FdbShow, FdbWatch, FdbWhere, Format};
+use super::arguments::{FdbAdd, FdbKey, FdbSelection, FdbShow, FdbWatch};
 use super::failure::Failure;
-use super::output::{Output, or_dash, tell};
-use crate::api::{
-    Client, FdbChange, FdbChangeKind, FdbFlush, FdbFlushed, FdbKeyRequest, FdbStatic, StationKind, StationView, query,
-};
+use super::output::{Format, Output, or_dash, print_unless_closed};
+use crate::api::{Client, FdbChange, FdbFlush, FdbFlushed, FdbKeyRequest, FdbStatic, StationView, query};
+use crate::model::{FdbChangeKind, StationKind};
 
 pub async fn show(client: &mut Client, arguments: &FdbShow, output: Output) -> Result<(), Failure> {
     let kinds = [("dynamic", arguments.dynamic), ("sticky", arguments.sticky), ("static", arguments.fixed)];
-    let kind = kinds.into_iter().find(|(_, wanted)| *wanted).map(|(kind, _)| kind);
-    let FdbWhere { network, port, vlan } = &arguments.place;
+    let kind = kinds.into_iter().find(|(_, selected)| *selected).map(|(kind, _)| kind);
+    let FdbSelection { network, port, vlan } = &arguments.selection;
     let query =
         query(&[("network", network.as_deref()), ("port", port.as_deref()), ("kind", kind), ("vlan", vlan.as_deref())]);
     let stations: Vec<StationView> = client.get(&format!("/fdb{query}")).await?;
@@ -45,38 +44,38 @@ pub async fn add(client: &mut Client, arguments: FdbAdd) -> Result<(), Failure> 
 
 pub async fn del(client: &mut Client, key: &FdbKey) -> Result<(), Failure> {
     let query = query(&[("mac", Some(&key.mac)), ("network", Some(&key.network)), ("vlan", key.vlan.as_deref())]);
-    // That it was not there is as good as that it is gone.
+    // Removing an entry that does not exist succeeds.
     client.delete::<FdbFlushed>(&format!("/fdb{query}")).await?;
     Ok(())
 }
 
-pub async fn flush(client: &mut Client, place: FdbWhere, output: Output) -> Result<(), Failure> {
-    let FdbWhere { network, port, vlan } = place;
+pub async fn flush(client: &mut Client, selection: FdbSelection, output: Output) -> Result<(), Failure> {
+    let FdbSelection { network, port, vlan } = selection;
     let flushed: FdbFlushed = client.post("/fdb/flush", &FdbFlush { network, port, vlan }).await?;
     output.print(&flushed, |flushed| if output.quiet { String::new() } else { format!("{}\n", flushed.removed) })
 }
 
 pub async fn watch(client: &mut Client, arguments: &FdbWatch, output: Output) -> Result<(), Failure> {
-    let mut left = arguments.count;
-    if left == Some(0) {
+    let mut remaining = arguments.count;
+    if remaining == Some(0) {
         return Ok(());
     }
     let query = query(&[("network", arguments.network.as_deref()), ("port", arguments.port.as_deref())]);
-    let each = |change: FdbChange| {
-        left = left.map(|left| left - 1);
-        Ok::<_, Failure>(tell(&line(&change, output))? && left != Some(0))
+    let print_change = |change: FdbChange| {
+        remaining = remaining.map(|remaining| remaining - 1);
+        Ok::<_, Failure>(print_unless_closed(&format_change(&change, output))? && remaining != Some(0))
     };
-    client.follow(&format!("/fdb/watch{query}"), each).await
+    client.follow(&format!("/fdb/watch{query}"), print_change).await
 }
 
-/// A change in a line: as JSON, as the address alone, or for people.
-fn line(change: &FdbChange, output: Output) -> String {
+/// Formats a change as one line: a JSON object, only the MAC address with `-q`, or text.
+fn format_change(change: &FdbChange, output: Output) -> String {
     let FdbChange { station, .. } = change;
     match output.format {
         Format::Json => serde_json::to_string(change).unwrap_or_default() + "\n",
         Format::Table if output.quiet => format!("{}\n", station.mac),
         Format::Table => {
-            let what = match change.change {
+            let kind = match change.change {
                 FdbChangeKind::Add => "add",
                 FdbChangeKind::Del => "del",
                 FdbChangeKind::Move => "move",
@@ -84,7 +83,7 @@ fn line(change: &FdbChange, output: Output) -> String {
             };
             let from = change.from.as_ref().map(|from| format!(" from {from}")).unwrap_or_default();
             format!(
-                "{:<24} {what:<4} {} {} vlan {} {} {}{from}\n",
+                "{:<24} {kind:<4} {} {} vlan {} {} {}{from}\n",
                 change.time.format(&Rfc3339).unwrap_or_default(),
                 station.mac,
                 station.network,
@@ -113,10 +112,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_is_a_line() {
+    fn change_is_formatted_as_one_line() {
         let json = r#"{"time":"2026-11-24T09:45:00.25Z","change":"move","mac":"02:00:00:00:00:07","network":"lan","vlan":30,"service_tag":true,"port":"eth1","kind":"dynamic","age":0,"moves":1,"held":false,"from":"web"}"#;
         let change: FdbChange = serde_json::from_str(json).expect("a change");
-        let shown = |format, quiet| line(&change, Output { format, quiet });
+        let shown = |format, quiet| format_change(&change, Output { format, quiet });
         assert_eq!(shown(Format::Json, false), format!("{json}\n"));
         assert_eq!(shown(Format::Table, true), "02:00:00:00:00:07\n");
         assert_eq!(

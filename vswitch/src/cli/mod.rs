@@ -1,4 +1,4 @@
-//! The command line: reads what was typed, asks the daemon, prints the answer.
+//! The command line: parses the arguments, sends the request to the daemon and prints the reply.
 
 mod arguments;
 mod doctor;
@@ -8,6 +8,7 @@ mod failure;
 mod fdb;
 mod mdb;
 mod networks;
+mod observe;
 mod output;
 mod path;
 mod peers;
@@ -16,7 +17,6 @@ mod status;
 mod top;
 mod trace;
 mod up;
-mod watch;
 
 use std::process::ExitCode;
 
@@ -28,25 +28,25 @@ use arguments::{Cli, Command, FdbCommand, MdbCommand, NetworkCommand};
 use failure::Failure;
 use output::Output;
 
-/// Reads the command line and carries it out.
+/// Parses the command line, runs the command and returns its exit status.
 pub fn main() -> ExitCode {
     let Cli { instance, format, quiet, command } = Cli::parse();
     let instance = Instance::new(instance);
     let output = Output { format, quiet };
     let outcome = match command {
         Command::Run(arguments) => run::run(arguments, &instance, output).map(ExitCode::from),
-        command => carry_out(command, &instance, output).map(|()| ExitCode::SUCCESS),
+        command => run_command(command, &instance, output).map(|()| ExitCode::SUCCESS),
     };
     match outcome {
         Ok(exit) => exit,
         Err(failure) => {
-            output.fail(&failure);
+            output.print_failure(&failure);
             ExitCode::from(failure.exit)
         }
     }
 }
 
-fn carry_out(command: Command, instance: &Instance, output: Output) -> Result<(), Failure> {
+fn run_command(command: Command, instance: &Instance, output: Output) -> Result<(), Failure> {
     match command {
         Command::Up(arguments) => up::run(&arguments, instance, output),
         Command::Down(arguments) => down::run(&arguments, instance, output),
@@ -54,27 +54,28 @@ fn carry_out(command: Command, instance: &Instance, output: Output) -> Result<()
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "vswitch", &mut script);
-            output::say(&String::from_utf8_lossy(&script))
+            output::print_text(&String::from_utf8_lossy(&script))
         }
-        command => asking(ask(command, instance, output)),
+        command => block_on(send_command(command, instance, output)),
     }
 }
 
-/// Runs what asks the daemon. One thread is enough to wait for an answer.
-fn asking(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+/// Runs `work`, which talks to the daemon, in a runtime on this thread. One thread is enough to
+/// wait for a reply.
+fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(|error| Failure::new("runtime", &format!("cannot start: {error}")))?.block_on(work)
+    runtime.map_err(|error| Failure::new("runtime", &format!("cannot start the runtime: {error}")))?.block_on(work)
 }
 
-async fn ask(command: Command, instance: &Instance, output: Output) -> Result<(), Failure> {
+async fn send_command(command: Command, instance: &Instance, output: Output) -> Result<(), Failure> {
     let mut client = Client::connect(instance).await?;
     match command {
         Command::Status => status::status(&mut client, output).await,
-        Command::Stats { of, sum } => status::stats(&mut client, of.as_deref(), sum, output).await,
+        Command::Stats { target, sum } => status::stats(&mut client, target.as_deref(), sum, output).await,
         Command::Top(arguments) => top::top(&mut client, &arguments, output).await,
         Command::Trace(arguments) => trace::trace(&mut client, arguments, output).await,
-        Command::Monitor(arguments) => watch::monitor(&mut client, &arguments, output).await,
-        Command::Capture(arguments) => watch::capture(&mut client, &arguments, output).await,
+        Command::Monitor(arguments) => observe::monitor(&mut client, &arguments, output).await,
+        Command::Capture(arguments) => observe::capture(&mut client, &arguments, output).await,
         Command::Attach(arguments) => endpoints::attach(&mut client, arguments, output).await,
         Command::Detach(arguments) => endpoints::detach(&mut client, arguments, output).await,
         Command::Ps => endpoints::ps(&mut client, output).await,

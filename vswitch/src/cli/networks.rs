@@ -2,7 +2,7 @@
 
 use super::arguments::{NetworkConnect, NetworkCreate};
 use super::failure::Failure;
-use super::output::{Output, json, list};
+use super::output::{Output, list, print_json};
 use crate::api::{
     Client, ConnectRequest, Detached, DisconnectRequest, EndpointView, KeptNetwork, NetworkDetails, NetworkRequest,
     NetworkView, Pruned, path,
@@ -30,7 +30,7 @@ pub async fn ls(client: &mut Client, filters: &[(String, String)], output: Outpu
     let mut networks: Vec<NetworkView> = client.get("/networks").await?;
     for (key, value) in filters {
         let filter = Filter::parse(key, value)?;
-        networks.retain(|network| filter.takes(network));
+        networks.retain(|network| filter.matches(network));
     }
     let header = ["NETWORK ID", "NAME", "DRIVER", "SUBNETS", "ENDPOINTS"];
     output.rows(
@@ -55,7 +55,7 @@ pub async fn inspect(client: &mut Client, networks: &[String]) -> Result<(), Fai
     for network in networks {
         details.push(client.get(&path(&["networks", network])).await?);
     }
-    json(&details)
+    print_json(&details)
 }
 
 pub async fn prune(client: &mut Client, force: bool, output: Output) -> Result<(), Failure> {
@@ -64,16 +64,16 @@ pub async fn prune(client: &mut Client, force: bool, output: Output) -> Result<(
         let mut answer = String::new();
         let read = std::io::stdin().read_line(&mut answer);
         if !answer.ends_with('\n') {
-            // Nobody has ended the line of the question.
+            // The input ended without a newline, so the line of the question is still open.
             eprintln!();
         }
         if read.is_err() || !matches!(answer.trim(), "y" | "Y" | "yes") {
-            return Err(Failure::new("not_confirmed", "nothing is removed (answer y, or give --force)"));
+            return Err(Failure::new("not_confirmed", "nothing is removed (answer y, or use --force)"));
         }
     }
     let pruned: Pruned = client.post("/networks/prune", &()).await?;
     output.print(&pruned, |pruned| pruned.deleted.iter().map(|name| format!("{name}\n")).collect())?;
-    // As with `rm`: what can be removed is, and the first failure is told.
+    // As in `rm`: networks that can be removed are removed, and the first failure is reported.
     let Some(KeptNetwork { network, error }) = pruned.kept.first() else { return Ok(()) };
     Err(Failure::new(&error.code, &format!("network {network} is kept: {}", error.message)))
 }
@@ -103,17 +103,17 @@ pub async fn disconnect(client: &mut Client, network: &str, endpoint: String, ou
     output.print(&detached, |detached| detached.detached.iter().map(|name| format!("{name}\n")).collect())
 }
 
-/// One `--filter` of `network ls`, as `docker network ls` has them.
+/// A `--filter` of `network ls`, with the keys of `docker network ls`.
 enum Filter<'a> {
     Name(&'a str),
     Id(&'a str),
     Driver(&'a str),
-    /// `KEY` or `KEY=VALUE`.
+    /// A label as `KEY` or `KEY=VALUE`.
     Label(&'a str),
     Internal(bool),
-    /// Whether it is always there.
+    /// Whether the network is a predefined one.
     Builtin(bool),
-    /// Whether it has no endpoints.
+    /// Whether the network has no endpoints.
     Dangling(bool),
 }
 
@@ -142,10 +142,10 @@ impl<'a> Filter<'a> {
         })
     }
 
-    fn takes(&self, network: &NetworkView) -> bool {
+    fn matches(&self, network: &NetworkView) -> bool {
         match self {
             Self::Name(part) => network.name.contains(part),
-            Self::Id(beginning) => network.id.to_string().starts_with(beginning),
+            Self::Id(prefix) => network.id.to_string().starts_with(prefix),
             Self::Driver(name) => network.driver.name() == *name,
             Self::Label(label) => match label.split_once('=') {
                 Some((key, value)) => network.labels.get(key).is_some_and(|found| found == value),
@@ -159,12 +159,13 @@ impl<'a> Filter<'a> {
 }
 
 pub async fn rm(client: &mut Client, networks: &[String], output: Output) -> Result<(), Failure> {
-    // A name that is mistyped removes nothing.
+    // All names are looked up first, so that a mistyped name removes nothing.
     for network in networks {
         client.get::<NetworkDetails>(&path(&["networks", network])).await?;
     }
     let (mut removed, mut failed) = (Vec::new(), None);
-    // Otherwise as Docker does: what can be removed is, and the first failure is told.
+    // From here on as Docker does: networks that can be removed are removed, and the first failure
+    // is reported.
     for network in networks {
         match client.delete::<String>(&path(&["networks", network])).await {
             Ok(name) => removed.push(name),

@@ -1,33 +1,43 @@
-//! Printing: tables for people, JSON for programs, names alone for shell loops.
+//! Output: tables for people, JSON for programs, plain names for shell loops.
 
 use std::io::{self, Write as _};
 
+use clap::ValueEnum;
 use comfy_table::{Table, presets};
 use serde::Serialize;
 
-use super::arguments::Format;
 use super::failure::Failure;
 use crate::api::ErrorDocument;
+
+/// The output format.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Aligned columns for reading
+    #[default]
+    Table,
+    /// One JSON document for programs
+    Json,
+}
 
 /// How to print.
 #[derive(Clone, Copy, Debug)]
 pub struct Output {
-    /// The format.
+    /// Table or JSON.
     pub format: Format,
-    /// Names or ids alone.
+    /// Print only names or ids.
     pub quiet: bool,
 }
 
 impl Output {
-    /// Prints a document: as JSON, or as text that is made of it.
+    /// Prints a document, as JSON or as the text that `text` makes from it.
     pub fn print<T: Serialize>(self, document: &T, text: impl FnOnce(&T) -> String) -> Result<(), Failure> {
         match self.format {
-            Format::Json => json(document),
-            Format::Table => say(&text(document)),
+            Format::Json => print_json(document),
+            Format::Table => print_text(&text(document)),
         }
     }
 
-    /// Prints rows: as JSON, as names alone, or as a table.
+    /// Prints rows, as JSON, as plain names or as a table.
     pub fn rows<T: Serialize, const N: usize>(
         self,
         rows: &[T],
@@ -36,46 +46,46 @@ impl Output {
         cells: impl Fn(&T) -> [String; N],
     ) -> Result<(), Failure> {
         match self.format {
-            Format::Json => json(&rows),
-            Format::Table if self.quiet => say(&rows.iter().map(|row| name(row) + "\n").collect::<String>()),
-            Format::Table => say(&table(header, rows.iter().map(cells))),
+            Format::Json => print_json(&rows),
+            Format::Table if self.quiet => print_text(&rows.iter().map(|row| name(row) + "\n").collect::<String>()),
+            Format::Table => print_text(&table(header, rows.iter().map(cells))),
         }
     }
 
-    /// Says why a command failed.
-    pub fn fail(self, failure: &Failure) {
+    /// Prints the error of a failed command on stderr.
+    pub fn print_failure(self, failure: &Failure) {
         let error = failure.error.clone();
         let line = match self.format {
             Format::Json => serde_json::to_string(&ErrorDocument { error }).unwrap_or_default(),
             Format::Table => format!("vswitch: {}", error.message),
         };
-        // Nobody to tell if that fails.
+        // There is no other place to report a failed write to stderr.
         let _ = writeln!(io::stderr(), "{line}");
     }
 }
 
 /// Prints a document as JSON.
-pub fn json<T: Serialize>(document: &T) -> Result<(), Failure> {
+pub fn print_json<T: Serialize>(document: &T) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(document);
-    say(&(text.map_err(|error| Failure::new("output", &format!("cannot print: {error}")))? + "\n"))
+    print_text(&(text.map_err(|error| Failure::new("output", &format!("cannot print: {error}")))? + "\n"))
 }
 
-/// Prints text. A reader that has gone has seen enough.
-pub fn say(text: &str) -> Result<(), Failure> {
-    tell(text).map(drop)
+/// Prints text on stdout. A reader that closed the pipe is not an error.
+pub fn print_text(text: &str) -> Result<(), Failure> {
+    print_unless_closed(text).map(drop)
 }
 
-/// Prints text; false if the reader has gone.
-pub fn tell(text: &str) -> Result<bool, Failure> {
+/// Prints text on stdout. Returns false if the reader closed the pipe.
+pub fn print_unless_closed(text: &str) -> Result<bool, Failure> {
     match io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(Failure::new("output", &format!("cannot print: {error}")))
         }
-        told => Ok(told.is_ok()),
+        outcome => Ok(outcome.is_ok()),
     }
 }
 
-/// A table with a header.
+/// Formats a table with a header.
 pub fn table<const N: usize>(header: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header);
@@ -83,7 +93,7 @@ pub fn table<const N: usize>(header: [&str; N], rows: impl Iterator<Item = [Stri
     lines(table)
 }
 
-/// A list of things with what is to be said of each.
+/// Formats a list of properties, one name and value per line.
 pub fn properties<const N: usize>(rows: [(&str, String); N]) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
@@ -99,12 +109,12 @@ fn lines(mut table: Table) -> String {
     if text.is_empty() { text } else { text + "\n" }
 }
 
-/// What is there, or a dash.
+/// Formats a value, or a dash if there is none.
 pub fn or_dash(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
-/// The members of a list, or a dash.
+/// Formats a list with commas, or a dash if it is empty.
 pub fn list(values: &[impl ToString]) -> String {
     let values: Vec<String> = values.iter().map(ToString::to_string).collect();
     if values.is_empty() { "-".to_owned() } else { values.join(", ") }
@@ -115,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tables_are_plain_columns() {
+    fn tables_have_plain_columns() {
         let rows = [["web".to_owned(), "10.201.0.2".to_owned()], ["a-long-name".to_owned(), String::new()]];
         let text = table(["NAME", "IPV4"], rows.into_iter());
         assert_eq!(text, "NAME         IPV4\nweb          10.201.0.2\na-long-name\n");
@@ -123,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_a_dash() {
+    fn missing_values_are_shown_as_a_dash() {
         assert_eq!((or_dash(None::<u8>), or_dash(Some(3)), list(&[0_u8; 0])), ("-".into(), "3".into(), "-".into()));
     }
 }

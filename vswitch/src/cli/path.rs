@@ -1,19 +1,21 @@
-//! Paths of namespaces, as the daemon can use them: absolute, and `/proc/self` turned into whom it means here.
+//! Paths of namespaces in a form that the daemon can open: absolute, with `/proc/self` replaced by
+//! the id of this process.
 
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
-/// The path for the daemon, which has another working directory and is another process.
+/// Returns the path for the daemon, which has another working directory and another process id.
 ///
 /// # Errors
-/// The working directory is gone.
-pub fn for_daemon(typed: &Path) -> io::Result<PathBuf> {
+/// The working directory no longer exists.
+pub fn resolve_for_daemon(typed: &Path) -> io::Result<PathBuf> {
     let absolute = if typed.as_os_str().is_empty() { PathBuf::new() } else { std::path::absolute(typed)? };
-    Ok(without_self(&absolute, std::process::id()))
+    Ok(replace_self(&absolute, std::process::id()))
 }
 
-/// Only names are looked at: links are the daemon's to judge.
-fn without_self(path: &Path, process: u32) -> PathBuf {
+/// Replaces `/proc/self` and `/proc/thread-self` by name only. Symbolic links are left to the
+/// daemon, which decides whether to follow them.
+fn replace_self(path: &Path, process: u32) -> PathBuf {
     let mut components = path.components();
     let beginning = [components.next(), components.next(), components.next()];
     let names = |name: &'static str| Some(Component::Normal(name.as_ref()));
@@ -30,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn proc_self_is_who_asks() {
+    fn proc_self_is_replaced_by_the_process_id() {
         for (typed, sent) in [
             ("/proc/self/ns/net", "/proc/7/ns/net"),
             ("/proc/thread-self/ns/net", "/proc/7/ns/net"),
@@ -38,8 +40,8 @@ mod tests {
             ("/run/netns/self", "/run/netns/self"),
             ("/srv/proc/self/ns/net", "/srv/proc/self/ns/net"),
         ] {
-            assert_eq!(without_self(Path::new(typed), 7), PathBuf::from(sent));
+            assert_eq!(replace_self(Path::new(typed), 7), PathBuf::from(sent));
         }
-        assert!(for_daemon(Path::new("web")).expect("a path").is_absolute());
+        assert!(resolve_for_daemon(Path::new("web")).expect("a path").is_absolute());
     }
 }

@@ -1,4 +1,4 @@
-//! `peer`: the other hosts of overlay networks.
+//! `peer`: the peers of overlay networks.
 
 use super::arguments::PeerCommand;
 use super::failure::Failure;

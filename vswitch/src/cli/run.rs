@@ -1,10 +1,12 @@
-//! `run`: a command in a network namespace of its own, attached for as long as the command lasts.
+//! `run`: runs a command in a new network namespace, which is attached as long as the command runs.
 //!
-//! Three processes, so that nothing is left whichever of them is killed. This one, the leader, attaches and passes
-//! signals on. Its child, the guard ([`guard`]), has the command as its child; it detaches when the command has ended,
-//! and ends the command with all its offspring when the leader is gone. The command ([`inside`]) is a process of its own
-//! from the start, because the namespace is attached by its path /proc/PID/ns/net. All stay in the process group that
-//! the shell made, so the terminal is the command's as if it had been started alone.
+//! `run` uses three processes, so that nothing is left behind if one of them is killed. The leader
+//! (this process) attaches the namespace and forwards signals. The guard ([`guard`]), a child of
+//! the leader, is the parent of the command. It detaches the namespace when the command has exited,
+//! and kills the command with all its descendants when the leader is gone. The command ([`inside`])
+//! has its own process from the start, because the namespace is attached by its path
+//! /proc/PID/ns/net. All three stay in the process group that the shell created, so the command
+//! uses the terminal as if it had been started directly.
 
 mod guard;
 mod inside;
@@ -30,27 +32,28 @@ use super::arguments::{AttachFlags, Run};
 use super::failure::Failure;
 use super::output::Output;
 use crate::api::{Client, EndpointView, ErrorBody, NetworkDetails, path};
-use crate::etc::{self, Etc};
+use crate::etc_files::{self, Etc};
 use crate::model::{Driver, Instance};
 
-/// The network that nobody has to name.
+/// The network if no `--network` is given.
 const DEFAULT_NETWORK: &str = "bridge";
-/// How long the daemon may take for an answer. Signals wait as long.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Time limit for a reply of the daemon. Signals are not forwarded during this time.
+const TIME_LIMIT: Duration = Duration::from_secs(30);
 
-/// What the command's process tells the leader, a line each. When it has become the command, the pipe is closed.
+/// A message from the command's process to the leader, as one line of JSON. `exec` closes the pipe.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Word {
-    /// This process is in the namespace that is to be attached.
+enum ChildMessage {
+    /// The process with this id is in the namespace to attach.
     Ready(i32),
-    /// It could not go on, with the exit status for that.
+    /// The process failed with this error and exit status.
     Failed(ErrorBody, u8),
 }
 
-/// What the command finds in its namespaces; what the leader tells its process, in a line.
+/// The contents of the command's namespaces, sent from the leader to the command's process as one
+/// line of JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Setting {
+struct NamespaceSetup {
     hostname: String,
     hosts: String,
     resolv_conf: String,
@@ -59,35 +62,35 @@ struct Setting {
 /// Runs a command and returns its exit status.
 pub fn run(arguments: Run, instance: &Instance, output: Output) -> Result<u8, Failure> {
     let Run { mut flags, command } = arguments;
-    if let Some(hostname) = flags.hostname.as_deref().filter(|hostname| !etc::is_hostname(hostname)) {
+    if let Some(hostname) = flags.hostname.as_deref().filter(|hostname| !etc_files::is_hostname(hostname)) {
         let message = format!("invalid hostname `{hostname}` (letters, digits, `-`, `_` and `.`, at most 64)");
         return Err(Failure::new("invalid_hostname", &message));
     }
-    let wanted = flags.network.clone().unwrap_or_else(|| DEFAULT_NETWORK.to_owned());
-    let network = network(instance, &wanted)?;
+    let network_name = flags.network.clone().unwrap_or_else(|| DEFAULT_NETWORK.to_owned());
+    let network = network(instance, &network_name)?;
     let name = flags.name.get_or_insert_with(|| format!("run-{}", std::process::id())).clone();
     let hostname = flags.hostname.clone().unwrap_or_else(|| name.clone());
 
-    let mut started = start(&command, network.network.driver, instance, output)?;
-    let process = match started.word()? {
-        Some(Word::Ready(process)) => process,
-        Some(Word::Failed(error, exit)) => return Err(Failure { error, exit }),
-        None => return Err(Failure::new("run", "the process for the command was killed (try again)")),
+    let mut processes = start(&command, network.network.driver, instance, output)?;
+    let process = match processes.read_message()? {
+        Some(ChildMessage::Ready(process)) => process,
+        Some(ChildMessage::Failed(error, exit)) => return Err(Failure { error, exit }),
+        None => return Err(Failure::new("run", "the process of the command was killed (try again)")),
     };
     let endpoint = attach(instance, flags, process)?;
-    let own = network.network.driver != Driver::Host;
-    let setting = own.then(|| setting(&endpoint, &hostname));
-    started.go(&endpoint, setting.as_ref())?;
-    let failed = match started.word()? {
-        Some(Word::Failed(error, exit)) => Some(Failure { error, exit }),
-        Some(Word::Ready(_)) | None => None,
+    let has_own_namespaces = network.network.driver != Driver::Host;
+    let setup = has_own_namespaces.then(|| namespace_setup(&endpoint, &hostname));
+    processes.send_setup(&endpoint, setup.as_ref())?;
+    let failed = match processes.read_message()? {
+        Some(ChildMessage::Failed(error, exit)) => Some(Failure { error, exit }),
+        Some(ChildMessage::Ready(_)) | None => None,
     };
-    let exit = started.see_through().map_err(|error| failure("wait for the command", error))?;
+    let exit = processes.wait_for_exit().map_err(|error| failure("wait for the command", error))?;
     failed.map_or(Ok(exit), Err)
 }
 
 fn network(instance: &Instance, name: &str) -> Result<NetworkDetails, Failure> {
-    answered(async {
+    request_with_time_limit(async {
         let mut client = Client::connect(instance).await?;
         Ok(client.get(&path(&["networks", name])).await?)
     })
@@ -96,102 +99,112 @@ fn network(instance: &Instance, name: &str) -> Result<NetworkDetails, Failure> {
 fn attach(instance: &Instance, flags: AttachFlags, process: i32) -> Result<EndpointView, Failure> {
     let netns = PathBuf::from(format!("/proc/{process}/ns/net"));
     let request = super::endpoints::request(flags, netns);
-    answered(async {
+    request_with_time_limit(async {
         let mut client = Client::connect(instance).await?;
         Ok(client.post("/endpoints", &request).await?)
     })
 }
 
-/// Asks the daemon, in a runtime for this alone: there must be no thread when processes are forked.
-fn answered<T>(question: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    let mut answer = None;
-    super::asking(async {
-        let timely = tokio::time::timeout(PATIENCE, question).await;
-        let late = || Failure::new("timeout", &format!("the daemon did not answer within {} s", PATIENCE.as_secs()));
-        answer = Some(timely.map_err(|_| late())??);
+/// Runs a request to the daemon in a runtime of its own, which ends with the request. The process
+/// must have a single thread when it forks.
+fn request_with_time_limit<T>(request: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let mut result = None;
+    super::block_on(async {
+        let reply = tokio::time::timeout(TIME_LIMIT, request).await;
+        let timeout =
+            || Failure::new("timeout", &format!("the daemon did not answer within {} s", TIME_LIMIT.as_secs()));
+        result = Some(reply.map_err(|_| timeout())??);
         Ok(())
     })?;
-    answer.ok_or_else(|| Failure::new("timeout", "the daemon did not answer"))
+    result.ok_or_else(|| Failure::new("timeout", "the daemon did not answer"))
 }
 
-/// What belongs to an endpoint. It asks the gateways of its subnets; without any, nobody.
-fn setting(endpoint: &EndpointView, hostname: &str) -> Setting {
+/// Builds the hostname and the files for an endpoint. The name servers are the gateways of its
+/// subnets. Without gateways, the resolv.conf has none.
+fn namespace_setup(endpoint: &EndpointView, hostname: &str) -> NamespaceSetup {
     let addresses = [endpoint.ipv4.map(IpAddr::from), endpoint.ipv6.map(IpAddr::from)];
     let addresses: Vec<IpAddr> = addresses.into_iter().flatten().collect();
     let nameservers = &endpoint.nameservers;
     let host = if nameservers.is_empty() { String::new() } else { Etc::default().host_resolv_conf() };
-    Setting {
+    NamespaceSetup {
         hostname: hostname.to_owned(),
-        hosts: etc::hosts(&addresses, &[hostname, &endpoint.name]),
-        resolv_conf: etc::resolv_conf(nameservers, &host),
+        hosts: etc_files::hosts(&addresses, &[hostname, &endpoint.name]),
+        resolv_conf: etc_files::resolv_conf(nameservers, &host),
     }
 }
 
-/// The command's process and its guard, seen from the leader.
-struct Started {
-    /// Until it has been waited for.
+/// The command's process and its guard, as seen by the leader.
+struct Processes {
+    /// The guard's process, `None` once it has been waited for.
     guard: Option<Pid>,
     signals: SignalFd,
-    words: BufReader<File>,
-    orders: File,
+    messages: BufReader<File>,
+    setup_pipe: File,
     lifeline: Option<File>,
 }
 
-/// Starts both. The command's process goes into its namespaces and waits.
-fn start(command: &[OsString], driver: Driver, instance: &Instance, output: Output) -> Result<Started, Failure> {
-    let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(|errno| failure("make a pipe", errno));
-    let (words_out, words_in) = pipe()?;
-    let (orders_out, orders_in) = pipe()?;
+/// Starts the guard and the command's process. The latter enters its namespaces and waits.
+fn start(command: &[OsString], driver: Driver, instance: &Instance, output: Output) -> Result<Processes, Failure> {
+    let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(|errno| failure("create a pipe", errno));
+    let (messages_out, messages_in) = pipe()?;
+    let (setup_out, setup_in) = pipe()?;
     let (lifeline_out, lifeline_in) = pipe()?;
-    let (signals, held_before) = signals::hold().map_err(|errno| failure("hold signals", errno))?;
+    let (signals, previous_mask) = signals::block().map_err(|errno| failure("block signals", errno))?;
     let leader = nix::unistd::getpid();
-    // SAFETY: this process has one thread: the runtime that asked the daemon is gone, and it ran on this one.
+    // SAFETY: this process has one thread. The runtime of the earlier request is gone, and it used
+    // this thread.
     match unsafe { fork() }.map_err(|errno| failure("start a process", errno))? {
-        ForkResult::Parent { child } => Ok(Started {
+        ForkResult::Parent { child } => Ok(Processes {
             guard: Some(child),
             signals,
-            words: BufReader::new(words_out.into()),
-            orders: orders_in.into(),
+            messages: BufReader::new(messages_out.into()),
+            setup_pipe: setup_in.into(),
             lifeline: Some(lifeline_in.into()),
         }),
         ForkResult::Child => {
-            // Whose end is noticed by these being closed must be the only one who has them.
-            drop::<[OwnedFd; 3]>([words_out, orders_in, lifeline_in]);
-            let errand = inside::Errand {
+            // The guard must not keep a copy of the leader's pipe ends: a closed end tells the
+            // other process that the leader is gone.
+            drop::<[OwnedFd; 3]>([messages_out, setup_in, lifeline_in]);
+            let process = inside::CommandProcess {
                 command,
                 own_namespaces: driver != Driver::Host,
-                held_before,
+                previous_mask,
                 staging: instance.run_directory(),
-                orders: orders_out,
-                words: words_in.into(),
+                setup_pipe: setup_out,
+                messages: messages_in.into(),
             };
-            let exit = guard::guard(leader, &signals, lifeline_out.into(), errand, instance, output);
+            let exit = guard::guard(leader, &signals, lifeline_out.into(), process, instance, output);
             std::process::exit(exit.into())
         }
     }
 }
 
-impl Started {
-    /// The next word of the command's process; none if it has become the command, or is dead.
-    fn word(&mut self) -> Result<Option<Word>, Failure> {
+impl Processes {
+    /// Reads the next message of the command's process. Returns `None` if `exec` succeeded or the
+    /// process died.
+    fn read_message(&mut self) -> Result<Option<ChildMessage>, Failure> {
         let mut line = String::new();
-        self.words.read_line(&mut line).map_err(|error| failure("hear from the command's process", error))?;
+        self.messages
+            .read_line(&mut line)
+            .map_err(|error| failure("read a message of the command's process", error))?;
         Ok(serde_json::from_str(&line).ok())
     }
 
-    /// Tells the guard what is to be detached in the end, and then the command's process to go on.
-    fn go(&mut self, endpoint: &EndpointView, setting: Option<&Setting>) -> Result<(), Failure> {
+    /// Sends the endpoint to detach at the end to the guard, and the setting to the command's
+    /// process, which then continues.
+    fn send_setup(&mut self, endpoint: &EndpointView, setup: Option<&NamespaceSetup>) -> Result<(), Failure> {
         if let Some(lifeline) = &mut self.lifeline {
-            // A guard that is dead is found when it is waited for.
+            // A dead guard is detected by `wait`.
             let _ = writeln!(lifeline, "{}", endpoint.id);
         }
-        let line = serde_json::to_string(&setting).map_err(|error| failure("tell the setting", error))?;
-        let _ = writeln!(self.orders, "{line}");
+        let line = serde_json::to_string(&setup).map_err(|error| failure("encode the namespace setup", error))?;
+        let _ = writeln!(self.setup_pipe, "{line}");
         Ok(())
     }
 
-    /// Passes signals on until the guard has ended: its exit status is the command's.
-    fn see_through(mut self) -> io::Result<u8> {
+    /// Forwards signals until the guard exits. Returns the guard's exit status, which is the
+    /// command's.
+    fn wait_for_exit(mut self) -> io::Result<u8> {
         let Some(guard) = self.guard else { return Ok(0) };
         loop {
             let Some(received) = signals::next(&self.signals)? else { continue };
@@ -203,18 +216,19 @@ impl Started {
                     }
                 }
                 signals::Received::Sent { signal, .. } => {
-                    // It is our child and not waited for, so the number is still its own.
+                    // The guard is a child that has not been waited for, so its process id cannot
+                    // have been reused.
                     let _ = kill(guard, signal);
                 }
-                signals::Received::ByTerminal => {}
+                signals::Received::FromTerminal => {}
             }
         }
     }
 }
 
-impl Drop for Started {
+impl Drop for Processes {
     fn drop(&mut self) {
-        // That is how the guard learns that the command shall end.
+        // The closed lifeline makes the guard end the command.
         self.lifeline = None;
         if let Some(guard) = self.guard.take() {
             while wait(Some(guard), 0) == Err(Errno::EINTR) {}
@@ -222,22 +236,24 @@ impl Drop for Started {
     }
 }
 
-/// Waits for a child, or for any: which one has ended, and its exit status. Not by nix, which fails for real-time signals.
+/// Waits for one child, or for any with `None`. Returns its process id and exit status. nix's
+/// `waitpid` is not used, because it fails for real-time signals.
 fn wait(child: Option<Pid>, flags: i32) -> Result<Option<(Pid, u8)>, Errno> {
     let mut status = 0;
-    // SAFETY: the status outlives the call.
+    // SAFETY: `status` outlives the call.
     let ended = Errno::result(unsafe { libc::waitpid(child.map_or(-1, Pid::as_raw), &raw mut status, flags) })?;
     Ok((ended != 0).then(|| (Pid::from_raw(ended), exit_status(status))))
 }
 
-/// As shells have it.
+/// Converts a wait status into an exit status as shells do: 128 plus the signal for a killed
+/// process.
 fn exit_status(status: i32) -> u8 {
     let number = if libc::WIFSIGNALED(status) { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) };
     u8::try_from(number).unwrap_or(u8::MAX)
 }
 
-fn failure(what: &str, error: impl std::fmt::Display) -> Failure {
-    Failure::new("run", &format!("cannot {what}: {error}"))
+fn failure(action: &str, error: impl std::fmt::Display) -> Failure {
+    Failure::new("run", &format!("cannot {action}: {error}"))
 }
 
 #[cfg(test)]
@@ -245,20 +261,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exit_statuses_are_those_of_shells() {
+    fn exit_status_is_the_one_that_shells_use() {
         for (status, exit) in [(0, 0), (255 << 8, 255), (libc::SIGTERM, 143), (libc::SIGSEGV | 0x80, 139), (34, 162)] {
             assert_eq!(exit_status(status), exit);
         }
     }
 
     #[test]
-    fn what_is_told_is_one_line() {
-        let setting = Setting { hostname: "web".into(), hosts: "a\nb\n".into(), resolv_conf: "c\n".into() };
-        let line = serde_json::to_string(&Some(&setting)).expect("JSON");
+    fn messages_between_processes_are_one_line() {
+        let setup = NamespaceSetup { hostname: "web".into(), hosts: "a\nb\n".into(), resolv_conf: "c\n".into() };
+        let line = serde_json::to_string(&Some(&setup)).expect("JSON");
         assert!(!line.contains('\n'));
-        assert_eq!(serde_json::from_str::<Option<Setting>>(&line).expect("understood"), Some(setting));
-        let line = serde_json::to_string(&Word::Failed(ErrorBody::new("x", "a\nb"), 127)).expect("JSON");
+        assert_eq!(serde_json::from_str::<Option<NamespaceSetup>>(&line).expect("understood"), Some(setup));
+        let line = serde_json::to_string(&ChildMessage::Failed(ErrorBody::new("x", "a\nb"), 127)).expect("JSON");
         assert!(!line.contains('\n'));
-        assert!(matches!(serde_json::from_str(&line), Ok(Word::Failed(_, 127))));
+        assert!(matches!(serde_json::from_str(&line), Ok(ChildMessage::Failed(_, 127))));
     }
 }

@@ -1,14 +1,13 @@
 //! `status` and `stats`.
 
-use super::arguments::Format;
 use super::failure::Failure;
-use super::output::{Output, list, or_dash, properties, say};
+use super::output::{Format, Output, list, or_dash, print_text, properties};
 use crate::api::{Client, ClusterView, Counters, InterfaceView, PortView, Status, UplinkView, query};
 
 pub async fn status(client: &mut Client, output: Output) -> Result<(), Failure> {
     let status: Status = client.get("/status").await?;
     if output.quiet {
-        return say(&format!("{}\n", status.instance));
+        return print_text(&format!("{}\n", status.instance));
     }
     output.print(&status, text)
 }
@@ -39,34 +38,34 @@ fn text(status: &Status) -> String {
     text + &cluster + &interfaces + &status.notes.iter().map(|note| format!("note: {note}\n")).collect::<String>()
 }
 
-/// A line about an interface that networks are on.
+/// Formats the line of an uplink or parent interface.
 fn interface(view: &InterfaceView) -> String {
     let UplinkView { interface, present, hooks } = &view.interface;
     let state = if *present {
         hooks.clone().unwrap_or_default()
     } else {
-        "not there (it is taken in when it comes)".to_owned()
+        "not present (added to the networks when it appears)".to_owned()
     };
     format!("interface   {interface} of {}: {state}\n", view.networks.join(", "))
 }
 
-/// A line about the cluster, and one for each thing that is not as it should be.
+/// Formats the line of the cluster, followed by a note for each problem.
 fn cluster(view: &ClusterView) -> String {
     let ClusterView { address, etcd, members, hosts, endpoints, .. } = view;
-    let how = match (view.connected, view.registered) {
+    let state = match (view.connected, view.registered) {
         (true, true) => "registered",
         (true, false) => "registering",
         (false, _) => "etcd does not answer",
     };
     let members = if *members == 1 { "1 member".to_owned() } else { format!("{members} members") };
     let mut text = format!(
-        "cluster     {how}, as {address}: {hosts} hosts, {endpoints} endpoints on the others; etcd at {etcd} ({members})\n"
+        "cluster     {state}, as {address}: {hosts} hosts, {endpoints} endpoints on other hosts; etcd at {etcd} ({members})\n"
     );
-    if let (Some(since), Some(why)) = (view.away_since, &view.why) {
-        text += &format!("note: etcd does not answer since {since}: {why} (existing traffic goes on)\n");
+    if let (Some(since), Some(error)) = (view.away_since, &view.why) {
+        text += &format!("note: etcd has not answered since {since}: {error} (existing traffic goes on)\n");
     }
     if view.pending > 0 {
-        text += &format!("note: {} addresses and names are given back when etcd answers\n", view.pending);
+        text += &format!("note: {} addresses and names are released when etcd answers\n", view.pending);
     }
     text + &view.conflicts.iter().map(|conflict| format!("note: {conflict}\n")).collect::<String>()
 }
@@ -74,7 +73,7 @@ fn cluster(view: &ClusterView) -> String {
 fn stations(status: &Status) -> String {
     match status.held_stations {
         0 => status.fdb_entries.to_string(),
-        held => format!("{} ({held} held: they moved too often)", status.fdb_entries),
+        held => format!("{} ({held} held because they moved too often)", status.fdb_entries),
     }
 }
 
@@ -88,11 +87,11 @@ fn uptime(seconds: u64) -> String {
     }
 }
 
-pub async fn stats(client: &mut Client, of: Option<&str>, sum: bool, output: Output) -> Result<(), Failure> {
-    let query = query(&[("of", of), ("sum", sum.then_some("true"))]);
+pub async fn stats(client: &mut Client, target: Option<&str>, sum: bool, output: Output) -> Result<(), Failure> {
+    let query = query(&[("of", target), ("sum", sum.then_some("true"))]);
     let mut ports: Vec<PortView> = client.get(&format!("/stats{query}")).await?;
-    if of.is_some() && !sum && matches!(output.format, Format::Table) && !output.quiet {
-        ports.extend(sum_of(&ports));
+    if target.is_some() && !sum && matches!(output.format, Format::Table) && !output.quiet {
+        ports.extend(sum_row(&ports));
     }
     let header = ["PORT", "KIND", "NETWORK", "RX FRAMES", "RX BYTES", "TX FRAMES", "TX BYTES", "DROPS"];
     output.rows(
@@ -109,14 +108,15 @@ pub async fn stats(client: &mut Client, of: Option<&str>, sum: bool, output: Out
                 counters.rx_bytes.to_string(),
                 counters.tx_frames.to_string(),
                 counters.tx_bytes.to_string(),
-                drops(counters),
+                format_drops(counters),
             ]
         },
     )
 }
 
-/// The last line of a network's ports: their sum. Of ports in several networks there is none.
-fn sum_of(ports: &[PortView]) -> Option<PortView> {
+/// Sums the ports of one network for the last row. Returns `None` for a single port or ports of
+/// several networks.
+fn sum_row(ports: &[PortView]) -> Option<PortView> {
     let network = &ports.first()?.network;
     if ports.len() < 2 || ports.iter().any(|port| port.network != *network) {
         return None;
@@ -128,8 +128,8 @@ fn sum_of(ports: &[PortView]) -> Option<PortView> {
     Some(PortView { port: network.clone(), kind: "network".to_owned(), network: network.clone(), counters })
 }
 
-/// What was dropped, and why; what was not is not mentioned.
-pub fn drops(counters: &Counters) -> String {
+/// Formats the drop counters with their reasons, without those that are zero.
+pub fn format_drops(counters: &Counters) -> String {
     let drops = counters.drops.iter().filter(|(_, count)| **count > 0);
     let mut drops: Vec<String> = drops.map(|(reason, count)| format!("{reason} {count}")).collect();
     if counters.tx_failed > 0 {
@@ -146,31 +146,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_reasons_that_occurred_are_shown() {
+    fn drop_reasons_with_a_count_of_zero_are_omitted() {
         let mut counters = PortCounters::default();
-        assert_eq!(drops(&Counters::from(&counters)), "-");
+        assert_eq!(format_drops(&Counters::from(&counters)), "-");
         counters.drops[DropReason::LinkLocal as usize] = 16;
         counters.drops[DropReason::SamePort as usize] = 3;
-        assert_eq!(drops(&Counters::from(&counters)), "link_local 16, same_port 3");
+        assert_eq!(format_drops(&Counters::from(&counters)), "link_local 16, same_port 3");
     }
 
     #[test]
-    fn the_ports_of_one_network_are_summed_up() {
+    fn ports_of_one_network_are_summed() {
         let port = |port: &str, network: &str, rx_frames| PortView {
             port: port.to_owned(),
             kind: "endpoint".to_owned(),
             network: network.to_owned(),
             counters: Counters::from(&PortCounters { rx_frames, ..PortCounters::default() }),
         };
-        let sum = sum_of(&[port("a", "lan", 3), port("b", "lan", 4)]).expect("a sum");
+        let sum = sum_row(&[port("a", "lan", 3), port("b", "lan", 4)]).expect("a sum");
         assert_eq!((sum.port.as_str(), sum.kind.as_str(), sum.counters.rx_frames), ("lan", "network", 7));
         assert_eq!(sum.counters.drops.len(), DropReason::ALL.len());
-        assert_eq!(sum_of(&[port("a", "lan", 3)]), None);
-        assert_eq!(sum_of(&[port("a", "lan", 3), port("a", "wan", 4)]), None);
+        assert_eq!(sum_row(&[port("a", "lan", 3)]), None);
+        assert_eq!(sum_row(&[port("a", "lan", 3), port("a", "wan", 4)]), None);
     }
 
     #[test]
-    fn uptime_is_readable() {
+    fn uptime_has_two_units() {
         let texts = [5, 65, 3600, 90_000].map(uptime);
         assert_eq!(texts, ["5 s", "1 min 5 s", "1 h 0 min", "1 d 1 h"]);
     }

@@ -14,7 +14,7 @@ pub async fn trace(client: &mut Client, arguments: Trace, output: Output) -> Res
         (Some(false), Some(verdict)) => {
             let (program, explanation) = (&trace.program.name, &verdict.explanation);
             let message = format!(
-                "THE LOADED PROGRAM {program} DECIDES OTHERWISE THAN THE CORE: {} ({explanation}), not {} (a bug, or a \
+                "THE LOADED PROGRAM {program} DECIDES DIFFERENTLY FROM THE CORE: {} ({explanation}), not {} (a bug, or a \
                  daemon of another version: restart it, and report the frame)",
                 verdict.action, trace.verdict.action
             );
@@ -27,18 +27,20 @@ pub async fn trace(client: &mut Client, arguments: Trace, output: Output) -> Res
 fn text(trace: &TraceView) -> String {
     let TraceView { from, network, frame, steps, verdict, program, agrees } = trace;
     let mut text = format!("frame    {}\nfrom     {from}, in network {network}\n", frame.summary);
-    let several = steps.iter().any(|step| step.hook != steps[0].hook);
+    let has_several_hooks = steps.iter().any(|step| step.hook != steps[0].hook);
     for (number, step) in (1..).zip(steps) {
-        let hook = if several { format!("{}: ", step.hook) } else { String::new() };
+        let hook = if has_several_hooks { format!("{}: ", step.hook) } else { String::new() };
         text += &format!("{number:>4}.    {hook}{}\n", step.text);
     }
     text += &format!("verdict  {}: {}\n", verdict.action, verdict.explanation);
-    let program_says = match (agrees, &program.verdict, &program.note) {
+    let program_result = match (agrees, &program.verdict, &program.note) {
         (Some(true), ..) => "decides the same".to_owned(),
-        (_, Some(other), _) => format!("DECIDES OTHERWISE: {}: {}", other.action, other.explanation),
-        (_, None, note) => format!("was not asked: {}", note.as_deref().unwrap_or("the kernel does not run it")),
+        (_, Some(other), _) => format!("DECIDES DIFFERENTLY: {}: {}", other.action, other.explanation),
+        (_, None, note) => {
+            format!("was not run: {}", note.as_deref().unwrap_or("the kernel cannot run it on a test frame"))
+        }
     };
-    text + &format!("program  {} ({}) {program_says}\n", program.name, program.hook)
+    text + &format!("program  {} ({}) {program_result}\n", program.name, program.hook)
 }
 
 #[cfg(test)]
@@ -79,14 +81,14 @@ mod tests {
     }
 
     #[test]
-    fn steps_are_numbered_and_the_program_has_the_last_word() {
+    fn steps_are_numbered_and_end_with_the_program() {
         let shown = text(&view(Some(true), Some(verdict("drop"))));
         assert_eq!(
             shown,
             "frame    a frame\nfrom     web, in network bridge\n   1.    xdp: one\n   2.    tc: two\nverdict  drop: it is \
              drop\nprogram  from_container (tc) decides the same\n"
         );
-        assert!(text(&view(Some(false), Some(verdict("pass")))).contains("DECIDES OTHERWISE: pass: it is pass"));
-        assert!(text(&view(None, None)).contains("was not asked: too short"));
+        assert!(text(&view(Some(false), Some(verdict("pass")))).contains("DECIDES DIFFERENTLY: pass: it is pass"));
+        assert!(text(&view(None, None)).contains("was not run: too short"));
     }
 }

@@ -1,7 +1,7 @@
-//! `up`: starts the daemon and returns when it serves.
+//! `up`: starts the daemon and returns once it serves.
 //!
-//! The daemon is this program again, in a session of its own. It tells on its stdout, a pipe, that it serves or why it
-//! cannot; then its stdout is its log, like its stderr.
+//! The daemon is this program, started again in a session of its own. It reports on stdout, a pipe,
+//! that it serves or why it failed. After that its stdout is the log, like its stderr.
 
 mod differing;
 
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::arguments::{ClusterFlags, DatapathMode, Up};
 use super::failure::Failure;
-use super::output::{Output, say};
+use super::output::{Output, print_text};
 use crate::api::{Client, ErrorBody, Status};
 use crate::cluster;
 use crate::daemon::{self, ClusterOptions, DaemonError, Options};
@@ -25,30 +25,31 @@ use crate::lock::{Lock, LockError};
 use crate::model::{Instance, Subnet};
 use crate::switch::Restored;
 
-/// Where subnets are taken from if nobody says.
+/// The pool of subnets if no `--pool` is given.
 const DEFAULT_POOL: &str = "10.201.0.0/16";
 /// The UDP port of VXLAN (IANA; RFC 7348, 8).
 const VXLAN_PORT: u16 = 4789;
-/// The UDP port of WireGuard, beside that of other users of it (51820), in the range that nobody is given (RFC 6335, 6).
+/// The UDP port of WireGuard. It differs from the usual 51820 so that other users of WireGuard keep
+/// that, and is in the dynamic range, which is never assigned (RFC 6335, 6).
 const WIREGUARD_PORT: u16 = 51_872;
-/// How long another `up` or `down` of the same instance may take.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// How often it is looked whether that is done.
-const PAUSE: Duration = Duration::from_millis(50);
+/// Time limit for another `up` or `down` of the same instance.
+const TIME_LIMIT: Duration = Duration::from_secs(30);
+/// Interval at which the lock is tried again.
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What the daemon tells the `up` that started it.
+/// The message from the daemon to the `up` that started it, as one line of JSON.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Word {
+enum StartMessage {
     Ready(Restored),
     Failed(ErrorBody),
 }
 
-/// What `up` prints.
+/// The output of `up`.
 #[derive(Debug, Serialize)]
 struct Report {
     instance: String,
-    /// False if it was up already.
+    /// False if the daemon was running already.
     started: bool,
     #[serde(flatten)]
     restored: Restored,
@@ -56,71 +57,72 @@ struct Report {
 
 pub fn run(arguments: &Up, instance: &Instance, output: Output) -> Result<(), Failure> {
     if arguments.detached {
-        return be_daemon(arguments, instance);
+        return run_daemon(arguments, instance);
     }
-    // Nonsense is told at once, whoever runs.
+    // Invalid cluster flags are reported even if a daemon is running already.
     cluster(&arguments.cluster)?;
-    if let Some(status) = running(instance)? {
+    if let Some(status) = running_status(instance)? {
         daemon::check_namespace(instance)?;
         return report_running(arguments, status, instance, output);
     }
     if arguments.foreground {
-        return in_foreground(arguments, instance);
+        return run_in_foreground(arguments, instance);
     }
     daemon::check_machine()?;
-    let begun = Instant::now();
+    let started_at = Instant::now();
     loop {
-        // Whoever took it down a moment ago may have taken this with it.
+        // A `down` that has just finished may have removed the directory.
         daemon::make_run_directory(instance)?;
-        let word = match Lock::acquire(&instance.lock_file()) {
-            // Nobody has it: it is for the daemon to take.
+        let message = match Lock::acquire(&instance.lock_file()) {
+            // The lock is free. The daemon acquires it itself.
             Ok(lock) => {
                 drop(lock);
                 start(arguments, instance)?
             }
-            Err(error) => Word::Failed(Failure::from(DaemonError::from(error)).error),
+            Err(error) => StartMessage::Failed(Failure::from(DaemonError::from(error)).error),
         };
-        match word {
-            Word::Ready(restored) => {
+        match message {
+            StartMessage::Ready(restored) => {
                 return report(&Report { instance: instance.name().to_string(), started: true, restored }, output);
             }
-            // Another `up` was a little faster, or a `down` is not quite done.
-            Word::Failed(error) if error.code == locked() && begun.elapsed() < PATIENCE => {
-                if let Some(status) = running(instance)? {
+            // Another `up` was faster, or a `down` is not done yet.
+            StartMessage::Failed(error) if error.code == lock_held_code() && started_at.elapsed() < TIME_LIMIT => {
+                if let Some(status) = running_status(instance)? {
                     return report_running(arguments, status, instance, output);
                 }
-                std::thread::sleep(PAUSE);
+                std::thread::sleep(RETRY_INTERVAL);
             }
-            Word::Failed(error) => return Err(Failure::told(error)),
+            StartMessage::Failed(error) => return Err(Failure::reported(error)),
         }
     }
 }
 
-fn locked() -> &'static str {
+fn lock_held_code() -> &'static str {
     DaemonError::Lock(LockError::Held).code()
 }
 
-/// The state of the daemon, if one runs.
-fn running(instance: &Instance) -> Result<Option<Status>, Failure> {
+/// Returns the status of the running daemon, if there is one.
+fn running_status(instance: &Instance) -> Result<Option<Status>, Failure> {
     let mut status = None;
-    let asked = super::asking(async {
+    let outcome = super::block_on(async {
         let mut client = Client::connect(instance).await?;
         status = Some(client.get("/status").await?);
         Ok(())
     });
-    match asked {
-        // Nobody there, or not for us: whether that matters is found out by starting.
+    match outcome {
+        // No daemon, or no permission to ask it. Whether that matters shows when the daemon is
+        // started.
         Ok(()) | Err(_) => Ok(status),
     }
 }
 
-/// Says that it is up already, and with which of the options that are given it is not.
+/// Reports that the daemon is running already, and which of the given options it does not run with.
 fn report_running(arguments: &Up, status: Status, instance: &Instance, output: Output) -> Result<(), Failure> {
-    let differing = differing::differing(arguments, &status, instance);
+    let differing = differing::differing_options(arguments, &status, instance);
     if !differing.is_empty() {
         let command = instance.command();
         eprintln!(
-            "note: it runs with the options it was started with, not with {} (`{command} down`, then `{command} up` with the new ones)",
+            "note: the running daemon was not started with {} (to apply the options: `{command} down`, then `{command} up` with them)",
             differing.join(", ")
         );
     }
@@ -132,7 +134,7 @@ fn report(report: &Report, output: Output) -> Result<(), Failure> {
         eprintln!("vswitch: {warning}");
     }
     if output.quiet {
-        return say(&format!("{}\n", report.instance));
+        return print_text(&format!("{}\n", report.instance));
     }
     output.print(report, |report| {
         let Report { instance, started, restored } = report;
@@ -140,9 +142,9 @@ fn report(report: &Report, output: Output) -> Result<(), Failure> {
             return format!("vswitch is up already (instance {instance})\n");
         }
         let mut text = format!("vswitch is up (instance {instance}");
-        for (count, what) in [(restored.running, "taken over"), (restored.attached, "attached again")] {
+        for (count, action) in [(restored.running, "taken over"), (restored.attached, "attached again")] {
             if count > 0 {
-                text += &format!(", {count} {} {what}", if count == 1 { "endpoint" } else { "endpoints" });
+                text += &format!(", {count} {} {action}", if count == 1 { "endpoint" } else { "endpoints" });
             }
         }
         text += ")\n";
@@ -153,16 +155,16 @@ fn report(report: &Report, output: Output) -> Result<(), Failure> {
     })
 }
 
-/// Starts the daemon, and waits for its word.
-fn start(arguments: &Up, instance: &Instance) -> Result<Word, Failure> {
-    let failed = |what: &str, error: &io::Error| Failure::new("start", &format!("cannot {what}: {error}"));
+/// Starts the daemon and waits for its message.
+fn start(arguments: &Up, instance: &Instance) -> Result<StartMessage, Failure> {
+    let failed = |action: &str, error: &io::Error| Failure::new("start", &format!("cannot {action}: {error}"));
     let log = instance.log_file();
     let log = OpenOptions::new()
         .create(true)
         .append(true)
         .open(&log)
         .map_err(|error| failed(&format!("open {}", log.display()), &error))?;
-    let program = std::env::current_exe().map_err(|error| failed("find this program", &error))?;
+    let program = std::env::current_exe().map_err(|error| failed("find the path of this program", &error))?;
     let mut command = Command::new(program);
     command.args(["--instance", instance.name().as_str(), "up", "--detached"]);
     command.args(daemon_arguments(arguments).into_iter().flat_map(|(option, value)| [option.into(), value]));
@@ -170,45 +172,47 @@ fn start(arguments: &Up, instance: &Instance) -> Result<Word, Failure> {
     let mut child = command.spawn().map_err(|error| failed("start the daemon", &error))?;
     let mut line = String::new();
     if let Some(stdout) = child.stdout.take() {
-        BufReader::new(stdout).read_line(&mut line).map_err(|error| failed("hear from the daemon", &error))?;
+        BufReader::new(stdout)
+            .read_line(&mut line)
+            .map_err(|error| failed("read the message of the daemon", &error))?;
     }
-    let word: Result<Word, _> = serde_json::from_str(&line);
-    if !matches!(word, Ok(Word::Ready(_))) {
-        // It ends, and what it made is gone when it has.
+    let message: Result<StartMessage, _> = serde_json::from_str(&line);
+    if !matches!(message, Ok(StartMessage::Ready(_))) {
+        // A daemon that failed removes what it created before it exits.
         child.wait().map_err(|error| failed("wait for the daemon", &error))?;
     }
-    word.map_err(|_| {
-        let message = format!("the daemon died as it started (see {})", instance.log_file().display());
+    message.map_err(|_| {
+        let message = format!("the daemon died during its start (see {})", instance.log_file().display());
         Failure::new("start", &message)
     })
 }
 
-/// The daemon itself, started by [`start`].
-fn be_daemon(arguments: &Up, instance: &Instance) -> Result<(), Failure> {
-    // Fails only for the leader of a process group, which a child just started is not.
+/// Runs the daemon in the process that [`start`] started.
+fn run_daemon(arguments: &Up, instance: &Instance) -> Result<(), Failure> {
+    // Fails only for a process group leader. A new child is not one.
     let _ = nix::unistd::setsid();
     log_to_stderr();
     let outcome = daemon::run(&options(arguments, instance)?, |restored| {
-        tell(&Word::Ready(restored.clone()));
-        // From here on nobody listens but the log.
+        send_to_parent(&StartMessage::Ready(restored.clone()));
+        // `up` exits after this message, so later output goes to the log.
         if let Err(error) = nix::unistd::dup2_stdout(io::stderr()) {
-            tracing::warn!("stdout cannot be the log: {error}");
+            tracing::warn!("cannot redirect stdout to the log: {error}");
         }
     });
     outcome.map_err(|error| {
         let failure = Failure::from(error);
-        tell(&Word::Failed(failure.error.clone()));
+        send_to_parent(&StartMessage::Failed(failure.error.clone()));
         failure
     })
 }
 
-fn tell(word: &Word) {
-    let line = serde_json::to_string(word).unwrap_or_default();
-    // An `up` that was killed does not listen; the daemon is started all the same.
+fn send_to_parent(message: &StartMessage) {
+    let line = serde_json::to_string(message).unwrap_or_default();
+    // If `up` was killed, the message is lost and the daemon starts anyway.
     let _ = writeln!(io::stdout(), "{line}").and_then(|()| io::stdout().flush());
 }
 
-fn in_foreground(arguments: &Up, instance: &Instance) -> Result<(), Failure> {
+fn run_in_foreground(arguments: &Up, instance: &Instance) -> Result<(), Failure> {
     log_to_stderr();
     Ok(daemon::run(&options(arguments, instance)?, |_| daemon::notify(&[sd_notify::NotifyState::Ready]))?)
 }
@@ -226,7 +230,7 @@ fn options(arguments: &Up, instance: &Instance) -> Result<Options, Failure> {
     })
 }
 
-/// The cluster, if one is named.
+/// Returns the cluster options, or `None` without `--cluster`.
 fn cluster(flags: &ClusterFlags) -> Result<Option<ClusterOptions>, Failure> {
     let Some(url) = &flags.cluster else { return Ok(None) };
     let etcd = || {
@@ -247,8 +251,8 @@ fn cluster(flags: &ClusterFlags) -> Result<Option<ClusterOptions>, Failure> {
     Ok(Some(ClusterOptions { etcd, advertise: flags.advertise }))
 }
 
-/// What the daemon is to be told of what `up` was given, option by option. Files by their whole paths: it has another working
-/// directory.
+/// Returns the arguments of `up` that are passed to the daemon, one entry per option and value.
+/// File paths are made absolute, because the daemon has another working directory.
 fn daemon_arguments(arguments: &Up) -> Vec<(&'static str, OsString)> {
     let file = |path: &Option<PathBuf>| {
         let path = path.as_ref()?;
@@ -278,14 +282,15 @@ fn default_pool() -> Option<Subnet> {
     DEFAULT_POOL.parse().ok()
 }
 
-/// `VSWITCH_LOG` says how much: `debug`, `vswitch=trace` and the like.
+/// Logs to stderr. The environment variable `VSWITCH_LOG` sets the level: `debug`, `vswitch=trace`
+/// and the like.
 fn log_to_stderr() {
     let filter = tracing_subscriber::EnvFilter::builder()
         .with_default_directive(tracing::level_filters::LevelFilter::INFO.into())
         .with_env_var("VSWITCH_LOG")
         .from_env_lossy();
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false);
-    // Once a process.
+    // Fails if a subscriber is set already; one per process is enough.
     let _ = subscriber.try_init();
 }
 
@@ -312,16 +317,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_default_pool_is_one() {
+    fn default_pool_is_a_valid_subnet() {
         assert_eq!(default_pool().map(|pool| pool.to_string()).as_deref(), Some(DEFAULT_POOL));
     }
 
     #[test]
-    fn the_daemons_word_is_one_line_and_understood() {
-        for word in [Word::Ready(Restored::default()), Word::Failed(ErrorBody::new("x", "a\nb"))] {
-            let line = serde_json::to_string(&word).expect("JSON");
+    fn start_message_is_one_line_of_json() {
+        for message in [StartMessage::Ready(Restored::default()), StartMessage::Failed(ErrorBody::new("x", "a\nb"))] {
+            let line = serde_json::to_string(&message).expect("JSON");
             assert!(!line.contains('\n'));
-            assert!(serde_json::from_str::<Word>(&line).is_ok(), "{line}");
+            assert!(serde_json::from_str::<StartMessage>(&line).is_ok(), "{line}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What can go wrong in the cluster, and what etcd's own errors mean.
+//! Errors of the cluster, and the classification of the errors of etcd's client.
 
 use std::error::Error as _;
 use std::net::IpAddr;
@@ -7,153 +7,153 @@ use std::path::PathBuf;
 use tonic::Code;
 
 use super::options::InvalidOptions;
-use super::vni::Vni;
+use crate::model::Vni;
 use crate::model::{EndpointName, NetworkId, NetworkName, Subnet};
 
-/// A change that the cluster did not take, or a cluster that cannot be reached.
+/// A change that the cluster refused, or a cluster that cannot be reached.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClusterError {
-    /// The options are wrong in themselves.
+    /// The options are invalid.
     #[error(transparent)]
     Options(#[from] InvalidOptions),
-    /// A file that the options name cannot be used.
-    #[error("cannot read {what} from {path}: {message} (see --help for what it must hold)")]
+    /// A file that the options name is unreadable or has the wrong content.
+    #[error("cannot read {what} from {path}: {message} (see --help for the expected content)")]
     File {
-        /// What it should hold.
+        /// Expected content of the file.
         what: &'static str,
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why not.
+        /// Reason.
         message: String,
     },
-    /// No member of etcd answers in time.
-    #[error("cannot reach etcd at {endpoints}: {message} (existing traffic goes on; this change needs it: {doing})")]
+    /// No member of etcd answered in time.
+    #[error("cannot reach etcd at {endpoints}: {message} (existing traffic goes on; etcd is needed {purpose})")]
     Unreachable {
-        /// Where it should be.
+        /// Addresses of etcd.
         endpoints: String,
-        /// Why not.
+        /// Reason of the last failure.
         message: String,
-        /// What was to be done.
-        doing: String,
+        /// What the request was for, as in "to create a network".
+        purpose: String,
     },
-    /// The certificates do not fit.
+    /// The TLS handshake failed because of a certificate.
     #[error(
-        "cannot speak TLS with etcd at {endpoints}: {message} (check the authority's certificate, this host's, and its key)"
+        "TLS handshake with etcd at {endpoints} failed: {message} (check the certificate of the authority, and the certificate and key of this host)"
     )]
     Tls {
-        /// Where it is.
+        /// Addresses of etcd.
         endpoints: String,
-        /// Why not.
+        /// Reason.
         message: String,
     },
-    /// The user is unknown, or may not do this.
+    /// etcd does not know the user, or the user lacks the permission.
     #[error(
         "etcd at {endpoints} refuses this host: {message} (check user and password, and that the user's role may read and write the prefix)"
     )]
     Auth {
-        /// Where it is.
+        /// Addresses of etcd.
         endpoints: String,
-        /// What it said.
+        /// Error message of etcd.
         message: String,
     },
-    /// etcd understood, and refuses.
-    #[error("etcd at {endpoints} refuses: {message} (`etcdctl endpoint status` says how it is)")]
+    /// etcd answered and refused the request.
+    #[error("etcd at {endpoints} refuses: {message} (`etcdctl endpoint status` shows its state)")]
     Refused {
-        /// Where it is.
+        /// Addresses of etcd.
         endpoints: String,
-        /// What it said.
+        /// Error message of etcd.
         message: String,
     },
-    /// The lease of this host has expired; a new one is on its way.
-    #[error("this host's registration in the cluster was lost, and is being renewed (try again)")]
+    /// The lease of this host has expired. The session requests a new one.
+    #[error("the lease of this host in the cluster has expired, and a new one is being requested (try again)")]
     LeaseLost,
-    /// A revision that etcd has forgotten.
-    #[error("etcd has forgotten the revision that was asked for (try again)")]
+    /// etcd has compacted the requested revision.
+    #[error("etcd has compacted the requested revision (try again)")]
     Compacted,
 
-    /// A network of that name is there.
+    /// A network of this name exists.
     #[error("network with name {0} already exists in the cluster (choose another name)")]
     NameTaken(NetworkName),
-    /// A VNI that is another network's.
+    /// Another network uses the VNI.
     #[error("VNI {vni} is already in use by network {network} of the cluster (choose another, or leave it out)")]
     VniTaken {
-        /// The VNI.
+        /// The requested VNI.
         vni: Vni,
-        /// Whose it is.
+        /// Name of the network that uses it.
         network: String,
     },
-    /// A subnet that overlaps another network's.
+    /// The subnet overlaps the subnet of another network.
     #[error(
         "Pool overlaps with other one on this address space: {subnet} overlaps {other} of network {network} in the cluster (choose another subnet)"
     )]
     SubnetTaken {
-        /// The subnet.
+        /// The requested subnet.
         subnet: Subnet,
-        /// What it overlaps.
+        /// The existing subnet that it overlaps.
         other: Subnet,
-        /// Whose that is.
+        /// Name of the network with the existing subnet.
         network: NetworkName,
     },
-    /// Every VNI is a network's.
-    #[error("no VNI is left from {} to {} (remove a network)", Vni::FIRST_AUTOMATIC, Vni::LAST)]
+    /// Every VNI that can be assigned automatically is in use.
+    #[error("no free VNI from {} to {} (remove a network)", Vni::FIRST_AUTOMATIC, Vni::LAST)]
     NoFreeVni,
-    /// No such network.
-    #[error("no network `{0}` in the cluster (`vswitch network ls` shows those there are)")]
+    /// No network of this name exists.
+    #[error("no network `{0}` in the cluster (`vswitch network ls` lists the networks)")]
     NetworkNotFound(NetworkName),
-    /// A network that was removed meanwhile, on whatever host.
-    #[error("the network with id {} is not in the cluster any more (create it again)", .0.short())]
+    /// The network was removed meanwhile, by this host or another.
+    #[error("the network with id {} was removed from the cluster (create it again)", .0.short())]
     NetworkGone(NetworkId),
-    /// A network in use.
+    /// The network still has endpoints.
     #[error("network {network} has active endpoints: {} (detach them first)", .endpoints.join(", "))]
     NetworkInUse {
-        /// The network.
+        /// Name of the network.
         network: NetworkName,
-        /// The endpoints with their hosts; the first of them, if they are many.
+        /// Endpoints with their hosts. A long list is cut off.
         endpoints: Vec<String>,
     },
-    /// An address that somebody has.
+    /// Another endpoint holds the address.
     #[error("address {address} is already in use by {owner} (choose another, or leave it out)")]
     AddressTaken {
-        /// The address.
+        /// The requested address.
         address: IpAddr,
-        /// Who has it.
+        /// Endpoint and host that hold it.
         owner: String,
     },
-    /// No address is left.
+    /// Every candidate address is in use.
     #[error(
         "no available address: all {tried} in question are in use in the cluster (detach something, or use a network with a larger subnet)"
     )]
     Full {
-        /// How many there were.
+        /// Number of candidates.
         tried: usize,
     },
-    /// A name that somebody has.
+    /// Another endpoint of the network has this name.
     #[error(
         "endpoint with name {name} already exists in that network, on host {host} (choose another with --name, or detach it first)"
     )]
     EndpointTaken {
-        /// The name.
+        /// The requested name.
         name: EndpointName,
-        /// The host that has it.
+        /// Host of the endpoint that has it.
         host: String,
     },
-    /// No random bytes for an id.
-    #[error("{0} (an id is made of them)")]
+    /// The kernel gave no random bytes for an id.
+    #[error("{0} (they are needed for an id)")]
     Random(String),
-    /// A record that cannot be read.
+    /// A record in etcd cannot be parsed.
     #[error(
-        "what etcd has under {key} cannot be read: {message} (another version may have written it; bring all hosts to one version)"
+        "cannot parse the record {key} in etcd: {message} (another version of vswitch may have written it; run the same version on all hosts)"
     )]
     Record {
-        /// The key.
+        /// Key of the record.
         key: String,
-        /// Why not.
+        /// Reason.
         message: String,
     },
 }
 
 impl ClusterError {
-    /// The name for programs.
+    /// Returns the error code of the HTTP API.
     pub const fn code(&self) -> &'static str {
         match self {
             Self::Options(_) => "invalid_cluster",
@@ -177,7 +177,7 @@ impl ClusterError {
         }
     }
 
-    /// Whether it does not fit what is there.
+    /// Reports whether the request conflicts with the present state of the cluster.
     pub const fn is_conflict(&self) -> bool {
         matches!(
             self,
@@ -192,36 +192,37 @@ impl ClusterError {
         )
     }
 
-    /// Whether what a host had is somebody else's by now, or is in a network that is gone.
+    /// Reports whether this host has lost the claim: another endpoint holds the address or the
+    /// name, or the network was removed.
     pub const fn is_lost(&self) -> bool {
         matches!(self, Self::AddressTaken { .. } | Self::EndpointTaken { .. } | Self::NetworkGone(_))
     }
 
-    /// Whether etcd did not answer: what was asked for may have been done, or not.
+    /// Reports whether etcd did not answer. The change may or may not have been carried out.
     pub fn is_unreachable(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::Tls { .. })
     }
 }
 
-/// What an error of the client's means for a request.
+/// Class of an error of etcd's client.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Meaning {
-    /// Another member, or the same one a moment later, may answer.
+pub(super) enum ErrorClass {
+    /// Worth a retry: another member, or the same member a moment later, may answer.
     Transient(String),
-    /// The same, and it is because of certificates.
+    /// Worth a retry, and caused by a certificate.
     Certificate(String),
-    /// The user may not do this.
+    /// Authentication or authorisation failed.
     Auth(String),
-    /// The lease is not there any more.
+    /// The lease does not exist.
     LeaseLost,
-    /// The revision that was asked for is forgotten.
+    /// The requested revision is compacted.
     Compacted,
-    /// It will not be done.
+    /// A definite refusal.
     Refused(String),
 }
 
-/// The causes of an error, each once, the outermost first.
-fn causes(error: &etcd_client::Error) -> Vec<String> {
+/// Returns the messages of the error and its sources, outermost first, without repetitions.
+fn messages(error: &etcd_client::Error) -> Vec<String> {
     let (mut texts, mut cause): (Vec<String>, Option<&dyn std::error::Error>) = match error {
         etcd_client::Error::GRpcStatus(status) => (vec![status.message().to_owned()], status.source()),
         etcd_client::Error::TransportError(error) => (vec![error.to_string()], error.source()),
@@ -229,7 +230,7 @@ fn causes(error: &etcd_client::Error) -> Vec<String> {
     };
     while let Some(error) = cause {
         let text = error.to_string();
-        // What tonic calls everything.
+        // tonic uses this text for every transport failure.
         if text != "transport error" && !texts.iter().any(|before| before.contains(&text)) {
             texts.push(text);
         }
@@ -238,7 +239,8 @@ fn causes(error: &etcd_client::Error) -> Vec<String> {
     texts
 }
 
-/// Whether it is rustls that did not like the other side, or the other way round.
+/// Reports whether a TLS failure caused the error: rustls is among its sources. Either side may
+/// have rejected the other.
 fn is_tls(error: &etcd_client::Error) -> bool {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = match error {
         etcd_client::Error::GRpcStatus(status) => status.source(),
@@ -255,34 +257,38 @@ fn is_tls(error: &etcd_client::Error) -> bool {
     false
 }
 
-/// What the client's error means.
-pub(super) fn meaning(error: &etcd_client::Error) -> Meaning {
-    let text = causes(error).join(": ");
+/// Classifies an error of etcd's client.
+pub(super) fn classify(error: &etcd_client::Error) -> ErrorClass {
+    let text = messages(error).join(": ");
     let status = match error {
         etcd_client::Error::GRpcStatus(_) | etcd_client::Error::TransportError(_) if is_tls(error) => {
-            return Meaning::Certificate(text);
+            return ErrorClass::Certificate(text);
         }
         etcd_client::Error::GRpcStatus(status) => status,
-        etcd_client::Error::LeaseKeepAliveError(_) => return Meaning::LeaseLost,
+        etcd_client::Error::LeaseKeepAliveError(_) => return ErrorClass::LeaseLost,
         etcd_client::Error::TransportError(_) | etcd_client::Error::IoError(_) | etcd_client::Error::WatchError(_) => {
-            return Meaning::Transient(text);
+            return ErrorClass::Transient(text);
         }
-        _ => return Meaning::Refused(text),
+        _ => return ErrorClass::Refused(text),
     };
-    let said = text.to_lowercase();
+    let lower_text = text.to_lowercase();
     match status.code() {
-        // Made here, by a connection that broke: etcd's own have no source.
-        _ if status.source().is_some() => Meaning::Transient(text),
-        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => Meaning::Transient(text),
-        Code::Unauthenticated | Code::PermissionDenied => Meaning::Auth(text),
-        // So does etcd call a wrong password, and a request without any where one is needed.
-        Code::InvalidArgument if said.contains("authentication failed") || said.contains("user name is empty") => {
-            Meaning::Auth(text)
+        // A status with a source was made by the client when a connection broke. A status from etcd
+        // has none.
+        _ if status.source().is_some() => ErrorClass::Transient(text),
+        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => ErrorClass::Transient(text),
+        Code::Unauthenticated | Code::PermissionDenied => ErrorClass::Auth(text),
+        // etcd's codes for a wrong password, and for a request without credentials where etcd
+        // requires them.
+        Code::InvalidArgument
+            if lower_text.contains("authentication failed") || lower_text.contains("user name is empty") =>
+        {
+            ErrorClass::Auth(text)
         }
-        Code::FailedPrecondition if said.contains("authentication is not enabled") => Meaning::Auth(text),
-        Code::NotFound if said.contains("lease not found") => Meaning::LeaseLost,
-        Code::OutOfRange if said.contains("compacted") => Meaning::Compacted,
-        _ => Meaning::Refused(text),
+        Code::FailedPrecondition if lower_text.contains("authentication is not enabled") => ErrorClass::Auth(text),
+        Code::NotFound if lower_text.contains("lease not found") => ErrorClass::LeaseLost,
+        Code::OutOfRange if lower_text.contains("compacted") => ErrorClass::Compacted,
+        _ => ErrorClass::Refused(text),
     }
 }
 
@@ -292,36 +298,36 @@ mod tests {
 
     use super::*;
 
-    fn of(code: Code, message: &str) -> Meaning {
-        meaning(&etcd_client::Error::GRpcStatus(Status::new(code, message)))
+    fn class_of(code: Code, message: &str) -> ErrorClass {
+        classify(&etcd_client::Error::GRpcStatus(Status::new(code, message)))
     }
 
     #[test]
-    fn what_etcd_says_is_understood() {
+    fn etcd_errors_are_classified() {
         let failed = "etcdserver: authentication failed, invalid user ID or password";
-        assert_eq!(of(Code::InvalidArgument, failed), Meaning::Auth(failed.to_owned()));
-        assert!(matches!(of(Code::InvalidArgument, "etcdserver: user name is empty"), Meaning::Auth(_)));
-        assert!(matches!(of(Code::InvalidArgument, "etcdserver: too many operations"), Meaning::Refused(_)));
-        assert!(matches!(of(Code::Unavailable, "etcdserver: no leader"), Meaning::Transient(_)));
-        assert_eq!(of(Code::NotFound, "etcdserver: requested lease not found"), Meaning::LeaseLost);
+        assert_eq!(class_of(Code::InvalidArgument, failed), ErrorClass::Auth(failed.to_owned()));
+        assert!(matches!(class_of(Code::InvalidArgument, "etcdserver: user name is empty"), ErrorClass::Auth(_)));
+        assert!(matches!(class_of(Code::InvalidArgument, "etcdserver: too many operations"), ErrorClass::Refused(_)));
+        assert!(matches!(class_of(Code::Unavailable, "etcdserver: no leader"), ErrorClass::Transient(_)));
+        assert_eq!(class_of(Code::NotFound, "etcdserver: requested lease not found"), ErrorClass::LeaseLost);
         let compacted = "etcdserver: mvcc: required revision has been compacted";
-        assert_eq!(of(Code::OutOfRange, compacted), Meaning::Compacted);
+        assert_eq!(class_of(Code::OutOfRange, compacted), ErrorClass::Compacted);
         assert!(matches!(
-            of(Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded"),
-            Meaning::Refused(_)
+            class_of(Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded"),
+            ErrorClass::Refused(_)
         ));
     }
 
     #[test]
-    fn errors_are_one_line_with_a_way_out() {
+    fn errors_are_one_line_and_say_what_to_do() {
         let error = ClusterError::Unreachable {
             endpoints: "a:2379".to_owned(),
             message: "connection refused".to_owned(),
-            doing: "to lease an address".to_owned(),
+            purpose: "to lease an address".to_owned(),
         };
         assert_eq!(
             error.to_string(),
-            "cannot reach etcd at a:2379: connection refused (existing traffic goes on; this change needs it: to lease an address)"
+            "cannot reach etcd at a:2379: connection refused (existing traffic goes on; etcd is needed to lease an address)"
         );
         assert!(error.is_unreachable());
         let full = ClusterError::Full { tried: 253 };

@@ -1,8 +1,7 @@
-//! Requests to etcd: each has a deadline, is repeated until then where another member may answer, and says in plain words
-//! what came of it.
+//! Requests to etcd, with a deadline, retries, and classified errors.
 //!
-//! A request that was repeated, or that failed, may have been carried out all the same. So whatever is asked here must come
-//! to the same when it is asked twice.
+//! A request that was repeated, or that failed, may have been carried out. Every request must
+//! therefore have the same result when it is carried out twice.
 
 use std::future::Future;
 use std::path::Path;
@@ -15,57 +14,57 @@ use etcd_client::{
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::error::{ClusterError, Meaning, meaning};
+use super::error::{ClusterError, ErrorClass, classify};
 use super::health::Monitor;
 use super::options::Options;
 
-/// How long a request may take, with all its repetitions.
+/// Time limit for a request, including all attempts.
 pub(super) const DEADLINE: Duration = Duration::from_secs(5);
-/// How long one member may take before another is asked: one that hangs would take all the time there is.
-const ATTEMPT: Duration = Duration::from_secs(1);
-/// How long a member may take to accept a connection.
-const CONNECT: Duration = Duration::from_secs(1);
-/// How often a connection is tried out. More often than every 5 s, etcd takes it for an attack.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
-/// The first pause before a request is repeated, which doubles each time, and the longest.
+/// Time limit for one attempt. A member that hangs must not use up the time for the others.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time limit for a connection to be established.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Interval of HTTP/2 pings. etcd treats more than one per 5 s as an attack.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+/// First pause between two attempts, doubled each time, and the longest pause.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
-/// How many keys are read at once: a message has at most 4 MB.
-const PAGE: i64 = 1000;
+/// Number of keys per read. A message of etcd has at most 4 MB.
+const PAGE_SIZE: i64 = 1000;
 
-/// The connection to etcd.
+/// Client of etcd.
 pub(super) struct Etcd {
     options: Options,
     connect: ConnectOptions,
     client: Mutex<Option<Client>>,
-    /// Learns what each request comes to.
+    /// Records the result of every request.
     pub(super) monitor: Monitor,
 }
 
-/// Keys and values as they were at one revision.
-pub(super) struct Read {
+/// Keys and values at one revision.
+pub(super) struct RangeRead {
     /// The revision.
     pub(super) revision: i64,
-    /// The etcd cluster that they are from.
+    /// Id of the etcd cluster that sent them.
     pub(super) cluster: u64,
-    /// Keys and values, in order of the keys.
-    pub(super) found: Vec<KeyValue>,
+    /// Keys and values in key order.
+    pub(super) entries: Vec<KeyValue>,
 }
 
 impl Etcd {
-    /// Where it is, for people.
+    /// Returns the addresses of etcd for messages.
     pub(super) fn addresses(&self) -> String {
         self.options.to_string()
     }
 
-    /// Reads the files that the options name; nothing is connected yet.
+    /// Reads the files that the options name. Does not connect yet.
     ///
     /// # Errors
     /// [`ClusterError::File`].
     pub(super) async fn new(options: Options) -> Result<Self, ClusterError> {
         let mut connect = ConnectOptions::new()
-            .with_connect_timeout(CONNECT)
-            .with_keep_alive(KEEP_ALIVE, DEADLINE)
-            // etcd ends a connection that is tried out while nothing is asked on it.
+            .with_connect_timeout(CONNECT_TIMEOUT)
+            .with_keep_alive(PING_INTERVAL, DEADLINE)
+            // etcd closes a connection that is pinged while no request is in progress.
             .with_keep_alive_while_idle(false)
             .with_require_leader(true)
             .with_auto_token_refresh(true);
@@ -73,78 +72,78 @@ impl Etcd {
             let mut tls = TlsOptions::new();
             tls = match options.authority() {
                 Some(path) => tls.ca_certificate(Certificate::from_pem(
-                    pem("the authority's certificate", path, CERTIFICATE).await?,
+                    read_pem("the authority's certificate", path, CERTIFICATE).await?,
                 )),
                 None => tls.with_enabled_roots(),
             };
             if let Some(identity) = options.identity() {
-                let certificate = pem("this host's certificate", &identity.certificate, CERTIFICATE).await?;
-                let key = pem("this host's key", &identity.key, KEY).await?;
+                let certificate = read_pem("this host's certificate", &identity.certificate, CERTIFICATE).await?;
+                let key = read_pem("this host's key", &identity.key, KEY).await?;
                 tls = tls.identity(Identity::from_pem(certificate, key));
             }
             connect = connect.with_tls(tls);
         }
         if let Some(user) = options.user() {
-            let password = read("the password for etcd", &user.password).await?;
+            let password = read_file("the password for etcd", &user.password).await?;
             connect = connect.with_user(&user.name, password.trim_end_matches(['\r', '\n']));
         }
         Ok(Self { options, connect, client: Mutex::new(None), monitor: Monitor::new() })
     }
 
-    /// A transaction.
+    /// Runs a transaction.
     ///
     /// # Errors
     /// Those of [`Etcd::run`].
-    pub(super) async fn txn(&self, doing: &str, txn: Txn) -> Result<TxnResponse, ClusterError> {
+    pub(super) async fn txn(&self, purpose: &str, txn: Txn) -> Result<TxnResponse, ClusterError> {
         let request = |mut client: Client| {
             let txn = txn.clone();
             async move { client.txn(txn).await }
         };
-        let answer = self.run(doing, request).await?;
-        self.monitor.saw(answer.header().map_or(0, |header| header.revision()));
+        let answer = self.run(purpose, request).await?;
+        self.monitor.note_revision(answer.header().map_or(0, |header| header.revision()));
         Ok(answer)
     }
 
-    /// One key.
+    /// Reads one key.
     ///
     /// # Errors
     /// Those of [`Etcd::run`].
-    pub(super) async fn get(&self, doing: &str, key: &str) -> Result<Option<KeyValue>, ClusterError> {
-        let mut answer = self.range(doing, key.to_owned(), GetOptions::new()).await?;
+    pub(super) async fn get(&self, purpose: &str, key: &str) -> Result<Option<KeyValue>, ClusterError> {
+        let mut answer = self.range(purpose, key.to_owned(), GetOptions::new()).await?;
         Ok(answer.take_kvs().into_iter().next())
     }
 
-    /// All keys that begin with `prefix`, as they were at a revision, or are now.
+    /// Reads all keys that start with `prefix`, at revision `at` or at the newest one.
     ///
     /// # Errors
-    /// Those of [`Etcd::run`]; [`ClusterError::Compacted`] if the revision is forgotten.
-    pub(super) async fn read(&self, doing: &str, prefix: &str, at: Option<i64>) -> Result<Read, ClusterError> {
-        self.pages(doing, prefix.to_owned(), end_of(prefix), at, GetOptions::new()).await
+    /// Those of [`Etcd::run`]. [`ClusterError::Compacted`] if the revision is compacted.
+    pub(super) async fn read(&self, purpose: &str, prefix: &str, at: Option<i64>) -> Result<RangeRead, ClusterError> {
+        self.read_range(purpose, prefix.to_owned(), prefix_end(prefix), at, GetOptions::new()).await
     }
 
-    /// The keys from `first` to `last`, which count, too; no values.
+    /// Lists the keys from `first` to `last` inclusive, without values.
     ///
     /// # Errors
     /// Those of [`Etcd::run`].
-    pub(super) async fn keys(&self, doing: &str, first: &str, last: &str) -> Result<Vec<KeyValue>, ClusterError> {
+    pub(super) async fn keys(&self, purpose: &str, first: &str, last: &str) -> Result<Vec<KeyValue>, ClusterError> {
         let options = GetOptions::new().with_keys_only();
-        Ok(self.pages(doing, first.to_owned(), format!("{last}\0"), None, options).await?.found)
+        Ok(self.read_range(purpose, first.to_owned(), format!("{last}\0"), None, options).await?.entries)
     }
 
-    async fn pages(
+    async fn read_range(
         &self,
-        doing: &str,
+        purpose: &str,
         start: String,
         end: String,
         at: Option<i64>,
         options: GetOptions,
-    ) -> Result<Read, ClusterError> {
-        let begin = || Read { revision: at.unwrap_or(0), cluster: 0, found: Vec::new() };
+    ) -> Result<RangeRead, ClusterError> {
+        let begin = || RangeRead { revision: at.unwrap_or(0), cluster: 0, entries: Vec::new() };
         let (mut read, mut first) = (begin(), start.clone());
         loop {
-            let page = options.clone().with_range(end.as_str()).with_limit(PAGE).with_revision(read.revision);
-            let mut answer = match self.range(doing, first.clone(), page).await {
-                // Forgotten between two pages: all of them once more, as they are now.
+            let page = options.clone().with_range(end.as_str()).with_limit(PAGE_SIZE).with_revision(read.revision);
+            let mut answer = match self.range(purpose, first.clone(), page).await {
+                // The revision was compacted between two pages: start again at the newest one.
                 Err(ClusterError::Compacted) if at.is_none() => {
                     (read, first) = (begin(), start.clone());
                     continue;
@@ -158,161 +157,168 @@ impl Etcd {
                 }
             }
             let more = answer.more();
-            read.found.extend(answer.take_kvs());
-            match read.found.last() {
+            read.entries.extend(answer.take_kvs());
+            match read.entries.last() {
                 Some(last) if more => first = format!("{}\0", String::from_utf8_lossy(last.key())),
                 _ => return Ok(read),
             }
         }
     }
 
-    async fn range(&self, doing: &str, key: String, options: GetOptions) -> Result<GetResponse, ClusterError> {
+    async fn range(&self, purpose: &str, key: String, options: GetOptions) -> Result<GetResponse, ClusterError> {
         let request = |mut client: Client| {
             let (key, options) = (key.clone(), options.clone());
             async move { client.get(key, Some(options)).await }
         };
-        let answer = self.run(doing, request).await?;
-        self.monitor.saw(answer.header().map_or(0, |header| header.revision()));
+        let answer = self.run(purpose, request).await?;
+        self.monitor.note_revision(answer.header().map_or(0, |header| header.revision()));
         Ok(answer)
     }
 
-    /// A new lease, of which the id is returned.
+    /// Requests a lease and returns its id.
     ///
     /// # Errors
     /// Those of [`Etcd::run`].
-    pub(super) async fn grant(&self, doing: &str) -> Result<i64, ClusterError> {
+    pub(super) async fn grant(&self, purpose: &str) -> Result<i64, ClusterError> {
         let seconds = i64::try_from(self.options.lease().as_secs()).unwrap_or(i64::MAX);
         let request = |mut client: Client| async move { client.lease_grant(seconds, None).await };
-        self.run(doing, request).await.map(|answer| answer.id())
+        self.run(purpose, request).await.map(|answer| answer.id())
     }
 
-    /// Gives a lease its full time again.
+    /// Renews a lease to its full period.
     ///
     /// # Errors
-    /// Those of [`Etcd::run`]; [`ClusterError::LeaseLost`].
-    pub(super) async fn keep_alive(&self, doing: &str, lease: i64) -> Result<(), ClusterError> {
+    /// Those of [`Etcd::run`], and [`ClusterError::LeaseLost`].
+    pub(super) async fn keep_alive(&self, purpose: &str, lease: i64) -> Result<(), ClusterError> {
         let request = |mut client: Client| async move { client.lease_keep_alive(lease).await };
-        self.run(doing, request).await.map(drop)
+        self.run(purpose, request).await.map(drop)
     }
 
-    /// The keys that are attached to a lease.
+    /// Lists the keys that are attached to a lease.
     ///
     /// # Errors
     /// Those of [`Etcd::run`].
-    pub(super) async fn attached(&self, doing: &str, lease: i64) -> Result<Vec<Vec<u8>>, ClusterError> {
+    pub(super) async fn attached(&self, purpose: &str, lease: i64) -> Result<Vec<Vec<u8>>, ClusterError> {
         let request = |mut client: Client| async move {
             let keys = LeaseTimeToLiveOptions::new().with_keys();
             client.lease_time_to_live(lease, Some(keys)).await
         };
-        self.run(doing, request).await.map(|answer| answer.keys().to_vec())
+        self.run(purpose, request).await.map(|answer| answer.keys().to_vec())
     }
 
-    /// Ends a lease, and all that is attached to it.
+    /// Revokes a lease. etcd deletes all attached keys.
     ///
     /// # Errors
-    /// Those of [`Etcd::run`]; [`ClusterError::LeaseLost`].
-    pub(super) async fn revoke(&self, doing: &str, lease: i64) -> Result<(), ClusterError> {
+    /// Those of [`Etcd::run`], and [`ClusterError::LeaseLost`].
+    pub(super) async fn revoke(&self, purpose: &str, lease: i64) -> Result<(), ClusterError> {
         let request = |mut client: Client| async move { client.lease_revoke(lease).await };
-        self.run(doing, request).await.map(drop)
+        self.run(purpose, request).await.map(drop)
     }
 
-    /// How many members etcd has.
+    /// Returns the number of members of etcd.
     ///
     /// # Errors
     /// Those of [`Etcd::run`].
-    pub(super) async fn members(&self, doing: &str) -> Result<usize, ClusterError> {
+    pub(super) async fn members(&self, purpose: &str) -> Result<usize, ClusterError> {
         let request = |mut client: Client| async move { client.member_list().await };
-        self.run(doing, request).await.map(|answer| answer.members().len())
+        self.run(purpose, request).await.map(|answer| answer.members().len())
     }
 
-    /// Watches all keys that begin with `prefix` from a revision on.
+    /// Watches all keys that start with `prefix`, from a revision on.
     ///
     /// # Errors
     /// Those of [`Etcd::run`].
-    pub(super) async fn watch(&self, doing: &str, prefix: &str, from: i64) -> Result<WatchStream, ClusterError> {
+    pub(super) async fn watch(&self, purpose: &str, prefix: &str, from: i64) -> Result<WatchStream, ClusterError> {
         let request = |mut client: Client| {
             let options = WatchOptions::new().with_prefix().with_start_revision(from).with_progress_notify();
             let prefix = prefix.to_owned();
             async move { client.watch(prefix, Some(options)).await }
         };
-        self.run(doing, request).await
+        self.run(purpose, request).await
     }
 
-    /// Asks for a new token, where there is a user. Whether it is given shows in the next request.
-    pub(super) async fn log_in_again(&self) {
+    /// Requests a new token if a user is set. A failure shows in the next request.
+    pub(super) async fn renew_token(&self) {
         let client = self.client.lock().await.clone();
         if let Some(client) = client
-            && let Ok(Err(error)) = timeout(ATTEMPT, client.refresh_token()).await
+            && let Ok(Err(error)) = timeout(ATTEMPT_TIMEOUT, client.refresh_token()).await
         {
-            tracing::debug!("no new token from etcd: {error}");
+            tracing::debug!("etcd gave no new token: {error}");
         }
     }
 
-    /// Carries out a request, again and again until it is answered or [`DEADLINE`] has passed.
+    /// Repeats a request until it is answered or [`DEADLINE`] has passed.
     ///
     /// # Errors
-    /// [`ClusterError::Unreachable`], [`ClusterError::Tls`], [`ClusterError::Auth`], [`ClusterError::Refused`];
-    /// [`ClusterError::LeaseLost`] and [`ClusterError::Compacted`] from requests that have a lease or a revision.
-    async fn run<T, F>(&self, doing: &str, mut request: impl FnMut(Client) -> F) -> Result<T, ClusterError>
+    /// [`ClusterError::Unreachable`], [`ClusterError::Tls`], [`ClusterError::Auth`],
+    /// [`ClusterError::Refused`]. [`ClusterError::LeaseLost`] and [`ClusterError::Compacted`] for
+    /// requests with a lease or a revision.
+    async fn run<T, F>(&self, purpose: &str, mut request: impl FnMut(Client) -> F) -> Result<T, ClusterError>
     where
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
         let deadline = Instant::now() + DEADLINE;
         let mut pause = PAUSES.0;
-        let (mut failure, mut logged_in) = (None, false);
+        let (mut failure, mut renewed) = (None, false);
         while Instant::now() < deadline {
             let attempt = async { request(self.client().await?).await };
-            let until = deadline.min(Instant::now() + ATTEMPT);
+            let until = deadline.min(Instant::now() + ATTEMPT_TIMEOUT);
             match timeout_at(until, attempt).await {
                 Ok(Ok(answer)) => {
-                    self.monitor.reached();
+                    self.monitor.note_success();
                     return Ok(answer);
                 }
-                Ok(Err(error)) => match meaning(&error) {
-                    // A connection that breaks right away says less than why it was made to.
-                    Meaning::Transient(_) if matches!(failure, Some(Meaning::Certificate(_))) => {}
-                    transient @ (Meaning::Transient(_) | Meaning::Certificate(_)) => failure = Some(transient),
-                    // A token that etcd does not know any more; the client asks for another by itself, but not for streams.
-                    Meaning::Auth(_) if self.options.user().is_some() && !logged_in => {
-                        logged_in = true;
-                        self.log_in_again().await;
+                Ok(Err(error)) => match classify(&error) {
+                    // After a certificate error the connection may just break. Keep the certificate
+                    // error: it explains more.
+                    ErrorClass::Transient(_) if matches!(failure, Some(ErrorClass::Certificate(_))) => {}
+                    transient @ (ErrorClass::Transient(_) | ErrorClass::Certificate(_)) => failure = Some(transient),
+                    // etcd does not know the token any more. The client requests a new one by
+                    // itself, but not for streams.
+                    ErrorClass::Auth(_) if self.options.user().is_some() && !renewed => {
+                        renewed = true;
+                        self.renew_token().await;
                     }
-                    definite => return Err(self.definite(definite, doing)),
+                    definite => return Err(self.final_error(definite, purpose)),
                 },
-                // What another member said says more than this one's silence.
+                // This member did not answer. Keep the error of another member: it explains more
+                // than a timeout.
                 Err(_) => {}
             }
             sleep(pause.min(deadline.saturating_duration_since(Instant::now()))).await;
             pause = (pause * 2).min(PAUSES.1);
         }
-        let silence = || Meaning::Transient(format!("no answer within {} s", DEADLINE.as_secs()));
-        Err(self.definite(failure.unwrap_or_else(silence), doing))
+        let timed_out = || ErrorClass::Transient(format!("no answer within {} s", DEADLINE.as_secs()));
+        Err(self.final_error(failure.unwrap_or_else(timed_out), purpose))
     }
 
-    /// The error for what it comes to in the end.
-    fn definite(&self, meaning: Meaning, doing: &str) -> ClusterError {
+    /// Converts the final failure of a request and notes it in the health.
+    fn final_error(&self, class: ErrorClass, purpose: &str) -> ClusterError {
         let endpoints = self.options.to_string();
-        match &meaning {
-            Meaning::Transient(why) | Meaning::Certificate(why) | Meaning::Auth(why) => self.monitor.failed(why),
-            Meaning::LeaseLost | Meaning::Compacted | Meaning::Refused(_) => self.monitor.reached(),
-        }
-        match meaning {
-            Meaning::Transient(mut message) => {
-                // With TLS 1.3 the server says so after the handshake, and the client may see nothing but the end.
-                if self.options.uses_tls() && self.options.identity().is_none() {
-                    message.push_str("; it may want a client certificate");
-                }
-                ClusterError::Unreachable { endpoints, message, doing: doing.to_owned() }
+        match &class {
+            ErrorClass::Transient(reason) | ErrorClass::Certificate(reason) | ErrorClass::Auth(reason) => {
+                self.monitor.note_failure(reason);
             }
-            Meaning::Certificate(message) => ClusterError::Tls { endpoints, message },
-            Meaning::Auth(message) => ClusterError::Auth { endpoints, message },
-            Meaning::LeaseLost => ClusterError::LeaseLost,
-            Meaning::Compacted => ClusterError::Compacted,
-            Meaning::Refused(message) => ClusterError::Refused { endpoints, message },
+            ErrorClass::LeaseLost | ErrorClass::Compacted | ErrorClass::Refused(_) => self.monitor.note_success(),
+        }
+        match class {
+            ErrorClass::Transient(mut message) => {
+                // With TLS 1.3, the server rejects a missing certificate after the handshake. The
+                // client may only see the connection close.
+                if self.options.uses_tls() && self.options.identity().is_none() {
+                    message.push_str("; it may require a client certificate");
+                }
+                ClusterError::Unreachable { endpoints, message, purpose: purpose.to_owned() }
+            }
+            ErrorClass::Certificate(message) => ClusterError::Tls { endpoints, message },
+            ErrorClass::Auth(message) => ClusterError::Auth { endpoints, message },
+            ErrorClass::LeaseLost => ClusterError::LeaseLost,
+            ErrorClass::Compacted => ClusterError::Compacted,
+            ErrorClass::Refused(message) => ClusterError::Refused { endpoints, message },
         }
     }
 
-    /// The client. With a user, the first one to ask logs in.
+    /// Returns the client. The first call connects, and logs in if a user is set.
     async fn client(&self) -> Result<Client, etcd_client::Error> {
         let mut client = self.client.lock().await;
         if let Some(client) = &*client {
@@ -324,32 +330,33 @@ impl Etcd {
     }
 }
 
-/// The first key after all that begin with `prefix`, which ends with `/`.
-pub(super) fn end_of(prefix: &str) -> String {
+/// Returns the first key after all that start with `prefix`, which ends with `/`.
+pub(super) fn prefix_end(prefix: &str) -> String {
     let stem = prefix.strip_suffix('/').unwrap_or(prefix);
     format!("{stem}0")
 }
 
-/// Puts a key; it lives as long as the lease.
+/// Builds the write of a key. With a lease, etcd deletes the key when the lease ends.
 pub(super) fn put(key: &str, value: impl Into<Vec<u8>>, lease: Option<i64>) -> TxnOp {
     TxnOp::put(key, value, lease.map(|lease| PutOptions::new().with_lease(lease)))
 }
 
-async fn read(what: &'static str, path: &Path) -> Result<String, ClusterError> {
+async fn read_file(what: &'static str, path: &Path) -> Result<String, ClusterError> {
     let failed = |error: std::io::Error| ClusterError::File { what, path: path.to_owned(), message: error.to_string() };
     tokio::fs::read_to_string(path).await.map_err(failed)
 }
 
-/// What the first line of a part in PEM ends with (RFC 7468); of keys there are several kinds.
+/// Ends of the first line of a PEM section (RFC 7468). Private keys have several kinds of labels.
 const CERTIFICATE: &str = "CERTIFICATE-----";
 const KEY: &str = "PRIVATE KEY-----";
 
-/// A file in PEM with such a part. rustls would say later, of all of them together, that something is wrong.
-async fn pem(what: &'static str, path: &Path, part: &str) -> Result<String, ClusterError> {
-    let text = read(what, path).await?;
+/// Reads a PEM file and checks that it has the given section. rustls would only report later that
+/// one of all the files is invalid.
+async fn read_pem(what: &'static str, path: &Path, part: &str) -> Result<String, ClusterError> {
+    let text = read_file(what, path).await?;
     if text.lines().any(|line| line.starts_with("-----BEGIN ") && line.trim_end().ends_with(part)) {
         return Ok(text);
     }
-    let message = format!("it holds no {} in PEM format", part.trim_end_matches('-'));
+    let message = format!("the file contains no {} in PEM format", part.trim_end_matches('-'));
     Err(ClusterError::File { what, path: path.to_owned(), message })
 }

@@ -1,47 +1,49 @@
-//! How the cluster is, as `status` shows it.
+//! State of the cluster, as `status` shows it.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use time::OffsetDateTime;
 
-/// How the cluster is.
+/// State of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
-    /// Since when etcd cannot be reached, and why; `None` while it can.
+    /// Outage of etcd; `None` while etcd is reachable.
     pub unreachable: Option<Outage>,
-    /// Whether this host is registered: its lease is alive, as far as it knows.
+    /// Whether this host is registered: its lease is alive, as far as the host knows.
     pub registered: bool,
-    /// How many members etcd has, as it said last.
+    /// Number of members of etcd, as etcd last reported it.
     pub members: usize,
-    /// How many hosts the cluster has, this one included, as the watcher saw last; 0 without a watcher.
+    /// Number of hosts in the cluster, this one included, as the watcher last saw it; 0 without a
+    /// watcher.
     pub hosts: usize,
-    /// The newest revision of etcd's that was seen.
+    /// Newest revision seen in an answer of etcd.
     pub revision: i64,
-    /// How many releases wait for etcd.
+    /// Number of queued releases.
     pub pending: usize,
-    /// What this host has and cannot announce, a line each: another took it, or its network is gone.
+    /// Claims that cannot be announced, one line each: another host has taken the key, or the
+    /// network was removed.
     pub conflicts: Vec<String>,
 }
 
-/// Since when something does not work, and why.
+/// Begin and reason of an outage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outage {
-    /// Since when.
+    /// Time of the first failure.
     pub since: OffsetDateTime,
-    /// Why.
-    pub why: String,
+    /// Reason of the latest failure.
+    pub reason: String,
 }
 
-/// The health, as all parts of the client keep it up.
+/// Health, updated by all parts of the client.
 #[derive(Debug)]
 pub(super) struct Monitor {
     health: Mutex<Health>,
 }
 
 impl Monitor {
-    /// Before the first contact.
+    /// Returns the state before the first contact: etcd counts as unreachable.
     pub(super) fn new() -> Self {
-        let outage = Outage { since: OffsetDateTime::now_utc(), why: "it has not answered yet".to_owned() };
+        let outage = Outage { since: OffsetDateTime::now_utc(), reason: "no answer yet".to_owned() };
         let health = Health {
             unreachable: Some(outage),
             registered: false,
@@ -54,41 +56,41 @@ impl Monitor {
         Self { health: Mutex::new(health) }
     }
 
-    /// A copy.
+    /// Returns a copy.
     pub(super) fn snapshot(&self) -> Health {
         self.lock().clone()
     }
 
-    /// etcd has answered.
-    pub(super) fn reached(&self) {
+    /// Notes that etcd has answered.
+    pub(super) fn note_success(&self) {
         let outage = self.lock().unreachable.take();
         if let Some(outage) = outage {
-            tracing::info!(since = %outage.since, "etcd answers");
+            tracing::info!(since = %outage.since, "etcd is reachable again");
         }
     }
 
-    /// The newest revision, if this is newer.
-    pub(super) fn saw(&self, revision: i64) {
+    /// Raises the newest revision; a lower value is ignored.
+    pub(super) fn note_revision(&self, revision: i64) {
         let mut health = self.lock();
         health.revision = health.revision.max(revision);
     }
 
-    /// etcd has not answered.
-    pub(super) fn failed(&self, why: &str) {
+    /// Notes that etcd has not answered.
+    pub(super) fn note_failure(&self, reason: &str) {
         let mut health = self.lock();
         match &mut health.unreachable {
-            // Since the first time, and for the latest reason.
-            Some(outage) => why.clone_into(&mut outage.why),
+            // Keep the time of the first failure, and the latest reason.
+            Some(outage) => reason.clone_into(&mut outage.reason),
             None => {
-                health.unreachable = Some(Outage { since: OffsetDateTime::now_utc(), why: why.to_owned() });
+                health.unreachable = Some(Outage { since: OffsetDateTime::now_utc(), reason: reason.to_owned() });
                 drop(health);
-                tracing::warn!(why, "etcd cannot be reached; existing traffic goes on");
+                tracing::warn!(reason, "etcd is unreachable; existing traffic goes on");
             }
         }
     }
 
-    /// Changes what the other fields say.
-    pub(super) fn note(&self, change: impl FnOnce(&mut Health)) {
+    /// Changes other fields.
+    pub(super) fn update(&self, change: impl FnOnce(&mut Health)) {
         change(&mut self.lock());
     }
 
@@ -102,17 +104,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_outage_keeps_its_beginning_and_the_latest_reason() {
+    fn an_outage_keeps_its_start_time_and_the_latest_reason() {
         let monitor = Monitor::new();
-        monitor.reached();
+        monitor.note_success();
         assert_eq!(monitor.snapshot().unreachable, None);
-        monitor.failed("refused");
+        monitor.note_failure("refused");
         let first = monitor.snapshot().unreachable.expect("an outage");
-        monitor.failed("no leader");
+        monitor.note_failure("no leader");
         let second = monitor.snapshot().unreachable.expect("an outage");
-        assert_eq!((second.since, second.why.as_str()), (first.since, "no leader"));
-        monitor.saw(7);
-        monitor.saw(3);
+        assert_eq!((second.since, second.reason.as_str()), (first.since, "no leader"));
+        monitor.note_revision(7);
+        monitor.note_revision(3);
         assert_eq!(monitor.snapshot().revision, 7);
     }
 }

@@ -1,55 +1,55 @@
-//! What is under which key in etcd. Pure.
+//! Layout of the keys in etcd. Pure.
 //!
 //! ```text
-//! PREFIX/hosts/HOST                  the host's record; lives as long as its lease
-//! PREFIX/networks/NAME               the network's record
-//! PREFIX/ids/NETWORK                 the network's name; what is attached to it depends on this key
-//! PREFIX/vnis/VNI                    the network that has it
-//! PREFIX/addresses/NETWORK/ADDRESS   who has it; with the lease of that host
-//! PREFIX/names/NETWORK/NAME          which endpoint is called so; with the lease of its host
-//! PREFIX/endpoints/NETWORK/ENDPOINT  the endpoint's record; with the lease of its host
+//! PREFIX/hosts/HOST                  record of the host; attached to the host's lease
+//! PREFIX/networks/NAME               record of the network
+//! PREFIX/ids/NETWORK                 name of the network; claims in the network require this key
+//! PREFIX/vnis/VNI                    id of the network that uses the VNI
+//! PREFIX/addresses/NETWORK/ADDRESS   owner of the address; attached to the owner's lease
+//! PREFIX/names/NETWORK/NAME          owner of the endpoint name; attached to the owner's lease
+//! PREFIX/endpoints/NETWORK/ENDPOINT  record of the endpoint; attached to its host's lease
 //! ```
 
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use super::vni::Vni;
+use crate::model::Vni;
 use crate::model::{EndpointId, EndpointName, HostId, NetworkId, NetworkName};
 
-/// A key, without the prefix.
+/// A key without the prefix.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Key {
-    /// The record of a host.
+    /// Record of a host.
     Host(HostId),
-    /// The record of a network.
+    /// Record of a network.
     Network(NetworkName),
-    /// The name of a network.
+    /// Name of a network.
     Id(NetworkId),
-    /// The network that has a VNI.
+    /// Network that uses a VNI.
     Vni(Vni),
-    /// Who has an address.
+    /// Owner of an address.
     Address(NetworkId, IpAddr),
-    /// Which endpoint has a name.
+    /// Owner of an endpoint name.
     Name(NetworkId, EndpointName),
-    /// The record of an endpoint.
+    /// Record of an endpoint.
     Endpoint(NetworkId, EndpointId),
 }
 
-/// The keys under one prefix.
+/// Encodes and decodes the keys under one prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Keys {
-    /// Ends with `/`.
+    /// Prefix with a trailing `/`.
     prefix: String,
 }
 
 impl Keys {
-    /// The keys under a prefix, which does not end with `/`.
+    /// Creates the codec for a prefix that does not end with `/`.
     pub fn new(prefix: &str) -> Self {
         Self { prefix: format!("{prefix}/") }
     }
 
-    /// The key as etcd has it.
+    /// Returns the key as it stands in etcd.
     pub fn encode(&self, key: &Key) -> String {
         match key {
             Key::Host(id) => format!("{}{id}", self.hosts()),
@@ -62,66 +62,68 @@ impl Keys {
         }
     }
 
-    /// The key that etcd has; `None` if it is none of ours, or not written the way [`Keys::encode`] does.
+    /// Parses a key of etcd. Returns `None` for a foreign key, and for one that [`Keys::encode`]
+    /// would write differently.
     pub fn decode(&self, key: &[u8]) -> Option<Key> {
         let path = std::str::from_utf8(key).ok()?.strip_prefix(&self.prefix)?;
         let mut parts = path.splitn(3, '/');
         let (kind, first, second) = (parts.next()?, parts.next()?, parts.next());
         match (kind, second) {
-            ("hosts", None) => exact(first).map(Key::Host),
-            ("networks", None) => exact(first).map(Key::Network),
-            ("ids", None) => exact(first).map(Key::Id),
-            ("vnis", None) => Vni::try_from(exact::<u32>(first)?).ok().map(Key::Vni),
-            ("addresses", Some(address)) => Some(Key::Address(exact(first)?, exact(address)?)),
-            ("names", Some(name)) => Some(Key::Name(exact(first)?, exact(name)?)),
-            ("endpoints", Some(id)) => Some(Key::Endpoint(exact(first)?, exact(id)?)),
+            ("hosts", None) => parse_canonical(first).map(Key::Host),
+            ("networks", None) => parse_canonical(first).map(Key::Network),
+            ("ids", None) => parse_canonical(first).map(Key::Id),
+            ("vnis", None) => Vni::try_from(parse_canonical::<u32>(first)?).ok().map(Key::Vni),
+            ("addresses", Some(address)) => Some(Key::Address(parse_canonical(first)?, parse_canonical(address)?)),
+            ("names", Some(name)) => Some(Key::Name(parse_canonical(first)?, parse_canonical(name)?)),
+            ("endpoints", Some(id)) => Some(Key::Endpoint(parse_canonical(first)?, parse_canonical(id)?)),
             _ => None,
         }
     }
 
-    /// What all keys begin with.
+    /// Returns the prefix of all keys.
     pub fn all(&self) -> String {
         self.prefix.clone()
     }
 
-    /// What the keys of hosts begin with.
+    /// Returns the prefix of the keys of hosts.
     pub fn hosts(&self) -> String {
         format!("{}hosts/", self.prefix)
     }
 
-    /// What the keys of networks begin with.
+    /// Returns the prefix of the keys of networks.
     pub fn networks(&self) -> String {
         format!("{}networks/", self.prefix)
     }
 
-    /// What the keys of VNIs begin with.
+    /// Returns the prefix of the keys of VNIs.
     pub fn vnis(&self) -> String {
         format!("{}vnis/", self.prefix)
     }
 
-    /// What the keys of all endpoints begin with.
+    /// Returns the prefix of the keys of endpoints in all networks.
     pub fn endpoints(&self) -> String {
         format!("{}endpoints/", self.prefix)
     }
 
-    /// What the keys of a network's endpoints begin with.
+    /// Returns the prefix of the keys of a network's endpoints.
     pub fn endpoints_of(&self, network: &NetworkId) -> String {
         format!("{}endpoints/{network}/", self.prefix)
     }
 
-    /// What the keys of a network's addresses begin with.
+    /// Returns the prefix of the keys of a network's addresses.
     pub fn addresses(&self, network: &NetworkId) -> String {
         format!("{}addresses/{network}/", self.prefix)
     }
 
-    /// What the keys of the names in a network begin with.
+    /// Returns the prefix of the keys of a network's endpoint names.
     pub fn names(&self, network: &NetworkId) -> String {
         format!("{}names/{network}/", self.prefix)
     }
 }
 
-/// What `text` says, if it is written the one way that counts: a key that can be written in two ways would be two keys.
-fn exact<T: FromStr + Display>(text: &str) -> Option<T> {
+/// Parses `text` if it is in canonical form. Without this check, two keys could name the same
+/// object.
+fn parse_canonical<T: FromStr + Display>(text: &str) -> Option<T> {
     text.parse().ok().filter(|value: &T| value.to_string() == text)
 }
 
@@ -154,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_what_the_table_above_says() {
+    fn keys_have_the_documented_layout() {
         let keys = Keys::new("/vswitch");
         let id = "ab".repeat(32);
         let network: NetworkId = id.parse().expect("an id");
@@ -165,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_ours_or_not_exact_is_no_key() {
+    fn foreign_and_non_canonical_keys_are_rejected() {
         let keys = Keys::new("/vswitch");
         let id = "ab".repeat(32);
         for bad in [
@@ -193,19 +195,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn keys_there_and_back(prefix in "(/[!-.0-~]{1,8}){1,3}", key in key()) {
+        fn decoding_an_encoded_key_returns_the_key(prefix in "(/[!-.0-~]{1,8}){1,3}", key in key()) {
             let keys = Keys::new(&prefix);
             prop_assert_eq!(keys.decode(keys.encode(&key).as_bytes()), Some(key));
         }
 
         #[test]
-        fn different_keys_are_written_differently(one in key(), other in key()) {
+        fn different_keys_have_different_encodings(one in key(), other in key()) {
             let keys = Keys::new("/vswitch");
             prop_assert_eq!(one == other, keys.encode(&one) == keys.encode(&other));
         }
 
         #[test]
-        fn any_bytes_are_a_key_or_none(bytes in "/v/(hosts|networks|ids|vnis|addresses|names|endpoints)?[a-f0-9:/.]{0,70}") {
+        fn a_decoded_key_encodes_to_the_same_bytes(bytes in "/v/(hosts|networks|ids|vnis|addresses|names|endpoints)?[a-f0-9:/.]{0,70}") {
             let keys = Keys::new("/v");
             if let Some(key) = keys.decode(bytes.as_bytes()) {
                 prop_assert_eq!(keys.encode(&key), bytes);

@@ -1,9 +1,13 @@
-//! Hosts that share networks, through etcd: who is there, which networks, whose endpoints and addresses.
+//! Clusters: hosts that share networks, endpoints and addresses through etcd.
 //!
-//! What can be had only once (names, VNIs, subnets, addresses) is taken in transactions (`claims`, `networks`). A host has
-//! a lease (`session`), to which all that it announces is attached: when it dies, etcd takes that back. What it has it
-//! remembers (`owned`), and announces again under a new lease; what it gives up while etcd is away it takes back later.
-//! What others have comes by the watcher (`watch`), which begins with all there is, and begins anew after any gap.
+//! Names, VNIs, subnets and addresses are unique in the cluster. They are claimed in etcd
+//! transactions (`claims`, `networks`). A host holds one etcd lease (`session`), and all its keys
+//! except those of networks are attached to that lease: when the host dies, the lease expires and
+//! etcd deletes the keys. The host remembers its claims (`owned`) and announces them again under a
+//! new lease. A release that fails because etcd is unreachable is queued and repeated later.
+//!
+//! The watcher (`watch`) reports the records of all hosts: first a complete snapshot, then each
+//! change, and a new snapshot after every gap.
 
 mod addresses;
 mod claims;
@@ -19,15 +23,16 @@ mod owned;
 mod queue;
 mod records;
 mod session;
+mod shared;
 mod snapshot;
-mod vni;
 mod watch;
 
-pub use self::client::{Cluster, Released};
+pub use self::client::Cluster;
 pub use self::error::ClusterError;
 pub use self::health::{Health, Outage};
 pub use self::keys::{Key, Keys};
 pub use self::options::{EtcdAddress, Identity, InvalidOptions, Options, User};
 pub use self::records::{Host, InvalidOwner, NetworkDraft, Owner, SharedEndpoint, SharedNetwork};
+pub use self::shared::Released;
 pub use self::snapshot::{Snapshot, Update};
-pub use self::vni::{InvalidVni, Vni};
+pub use crate::model::{InvalidVni, Vni};

@@ -1,4 +1,4 @@
-//! Networks: created and removed for the whole cluster.
+//! Creation and removal of networks in the whole cluster.
 
 use std::collections::BTreeSet;
 
@@ -6,54 +6,58 @@ use etcd_client::{Compare, CompareOp, GetOptions, Txn, TxnOp, TxnOpResponse};
 use time::OffsetDateTime;
 
 use super::claims::{absent, delete_all, empty};
-use super::client::{Cluster, Shared, json};
+use super::client::Cluster;
 use super::error::ClusterError;
 use super::etcd::put;
 use super::keys::Key;
 use super::owned::Release;
 use super::records::{NetworkDraft, SharedEndpoint, SharedNetwork};
 use super::session::{self, Undo};
-use super::vni::Vni;
+use super::shared::{Shared, to_json};
+use crate::model::Vni;
 use crate::model::{NetworkId, NetworkName, random_error};
 
-/// How many endpoints are named that are in the way of a removal.
-const MOST_NAMED: i64 = 8;
+/// Number of endpoints that an error message names.
+const MAX_NAMED: i64 = 8;
 
-const CREATE: &str = "to create a network";
-const REMOVE: &str = "to remove a network";
+const TO_CREATE: &str = "to create a network";
+const TO_REMOVE: &str = "to remove a network";
 
 impl Cluster {
-    /// Creates a network. Name, VNI and subnets are checked and taken in one transaction.
+    /// Creates a network. Name, VNI and subnets are checked and claimed in one transaction.
     ///
     /// # Errors
     /// [`ClusterError::NameTaken`], [`ClusterError::VniTaken`], [`ClusterError::SubnetTaken`] or
-    /// [`ClusterError::NoFreeVni`]; [`ClusterError::Unreachable`] and the like, and then there is no network.
+    /// [`ClusterError::NoFreeVni`]. [`ClusterError::Unreachable`] and other errors of etcd: the
+    /// network is not created, or its removal is queued.
     pub async fn create_network(&self, draft: NetworkDraft) -> Result<SharedNetwork, ClusterError> {
         let shared = &*self.shared;
         shared.networks.run(create(shared, draft)).await
     }
 
-    /// Removes a network, of which no host may have endpoints. Another that has its name by now stays.
+    /// Removes a network that has no endpoints on any host. A new network that has got the same
+    /// name stays.
     ///
     /// # Errors
-    /// [`ClusterError::NetworkNotFound`], or [`ClusterError::NetworkInUse`] with the endpoints and their hosts;
-    /// [`ClusterError::Unreachable`] and the like, and then it may be there or not.
+    /// [`ClusterError::NetworkNotFound`], or [`ClusterError::NetworkInUse`] with endpoints and
+    /// hosts. [`ClusterError::Unreachable`] and other errors of etcd: the network may exist or not.
     pub async fn remove_network(&self, name: &NetworkName, id: NetworkId) -> Result<(), ClusterError> {
         let shared = &*self.shared;
-        // An endpoint of our own that is gone is not to be in the way.
+        // Send queued releases first: one of them may be for an endpoint of this network.
         if shared.owned().pending_count() > 0 {
-            session::flush(shared).await?;
+            session::send_releases(shared).await?;
         }
         let key = shared.keys.encode(&Key::Network(name.clone()));
-        let mut found = recorded(shared, &key, id).await?;
-        if found.is_none() {
+        let mut current = read_network(shared, &key, id).await?;
+        if current.is_none() {
             return Err(ClusterError::NetworkNotFound(name.clone()));
         }
-        // If it is gone now, it is this removal that did it, or another; both are fine.
-        while let Some((network, revision)) = found {
+        // If the network disappears meanwhile, this removal or another one did it. Both are a
+        // success.
+        while let Some((network, revision)) = current {
             let endpoints = shared.keys.endpoints_of(&network.id);
             let unchanged = Compare::mod_revision(key.as_str(), CompareOp::Equal, revision);
-            let some = GetOptions::new().with_prefix().with_limit(MOST_NAMED);
+            let limited = GetOptions::new().with_prefix().with_limit(MAX_NAMED);
             let removal = Txn::new()
                 .when([unchanged, empty(&endpoints)])
                 .and_then([
@@ -63,18 +67,18 @@ impl Cluster {
                     delete_all(&shared.keys.addresses(&network.id)),
                     delete_all(&shared.keys.names(&network.id)),
                 ])
-                .or_else([TxnOp::get(endpoints, Some(some))]);
-            let answer = shared.etcd.txn(REMOVE, removal).await?;
+                .or_else([TxnOp::get(endpoints, Some(limited))]);
+            let answer = shared.etcd.txn(TO_REMOVE, removal).await?;
             if answer.succeeded() {
                 return Ok(());
             }
-            if let Some(TxnOpResponse::Get(there)) = answer.op_responses().first()
-                && !there.kvs().is_empty()
+            if let Some(TxnOpResponse::Get(response)) = answer.op_responses().first()
+                && !response.kvs().is_empty()
             {
-                let endpoints = in_use(shared, there).await?;
+                let endpoints = describe_endpoints(shared, response).await?;
                 return Err(ClusterError::NetworkInUse { network: name.clone(), endpoints });
             }
-            found = recorded(shared, &key, id).await?;
+            current = read_network(shared, &key, id).await?;
         }
         Ok(())
     }
@@ -84,74 +88,75 @@ async fn create(shared: &Shared, draft: NetworkDraft) -> Result<SharedNetwork, C
     let id = NetworkId::random().map_err(|error| ClusterError::Random(random_error(&error)))?;
     let created = OffsetDateTime::now_utc();
     loop {
-        let there = There::read(shared).await?;
-        if let Some((_, network)) = there.networks.iter().find(|(name, _)| *name == draft.name) {
+        let existing = Existing::read(shared).await?;
+        if let Some((_, network)) = existing.networks.iter().find(|(name, _)| *name == draft.name) {
             return match network {
-                // From an attempt of which the answer was lost.
+                // An earlier attempt created the network, but its answer was lost.
                 Some(network) if network.id == id => Ok(network.clone()),
                 _ => Err(ClusterError::NameTaken(draft.name)),
             };
         }
-        let vni = there.vni(draft.vni)?;
-        there.check_subnets(&draft)?;
+        let vni = existing.choose_vni(draft.vni)?;
+        existing.check_subnets(&draft)?;
         let NetworkDraft { name, subnets, internal, options, labels, .. } = draft.clone();
         let network = SharedNetwork { id, name, vni, subnets, internal, options, labels, created };
-        let creation = creation(shared, &network, there.revision)?;
-        let undo = Undo::of(shared, [Release::Network(network.id, network.name.clone(), network.vni)]);
-        let answer = shared.etcd.txn(CREATE, creation).await?;
-        undo.forget();
+        let creation = creation(shared, &network, existing.revision)?;
+        let undo = Undo::prepare(shared, [Release::Network(network.id, network.name.clone(), network.vni)]);
+        let answer = shared.etcd.txn(TO_CREATE, creation).await?;
+        undo.disarm();
         if answer.succeeded() {
             return Ok(network);
         }
-        // Another host was faster: what it created counts now. Or it was this one, and the answer was lost.
+        // Another host changed the networks first: read them again. Or this attempt succeeded and
+        // its answer was lost.
     }
 }
 
-/// Writes the network, if none is newer than what was looked at.
+/// Builds the creation. It applies only if no network was written after `revision`.
 fn creation(shared: &Shared, network: &SharedNetwork, revision: i64) -> Result<Txn, ClusterError> {
     let name = shared.keys.encode(&Key::Network(network.name.clone()));
     let vni = shared.keys.encode(&Key::Vni(network.vni));
     let id = shared.keys.encode(&Key::Id(network.id));
-    let none_newer =
+    let unchanged =
         Compare::mod_revision(shared.keys.networks(), CompareOp::Less, revision.saturating_add(1)).with_prefix();
-    let record = json(&name, network)?;
-    Ok(Txn::new().when([none_newer, absent(&name), absent(&vni)]).and_then([
+    let record = to_json(&name, network)?;
+    Ok(Txn::new().when([unchanged, absent(&name), absent(&vni)]).and_then([
         put(&name, record, None),
         put(&vni, network.id.to_string(), None),
         put(&id, network.name.as_str(), None),
     ]))
 }
 
-/// The networks there are.
-struct There {
+/// Existing networks and VNIs.
+struct Existing {
     revision: i64,
-    /// By name; without the record where another version wrote one that this cannot read.
+    /// By name; without the record if another version wrote one that this version cannot parse.
     networks: Vec<(NetworkName, Option<SharedNetwork>)>,
     vnis: BTreeSet<Vni>,
 }
 
-impl There {
+impl Existing {
     async fn read(shared: &Shared) -> Result<Self, ClusterError> {
-        let networks = shared.etcd.read(CREATE, &shared.keys.networks(), None).await?;
-        let vnis = shared.etcd.read(CREATE, &shared.keys.vnis(), Some(networks.revision)).await?;
+        let networks = shared.etcd.read(TO_CREATE, &shared.keys.networks(), None).await?;
+        let vnis = shared.etcd.read(TO_CREATE, &shared.keys.vnis(), Some(networks.revision)).await?;
         let vni = |key: &[u8]| if let Some(Key::Vni(vni)) = shared.keys.decode(key) { Some(vni) } else { None };
-        let vnis = vnis.found.iter().filter_map(|found| vni(found.key())).collect();
+        let vnis = vnis.entries.iter().filter_map(|entry| vni(entry.key())).collect();
         let revision = networks.revision;
-        let networks = networks.found.iter().filter_map(|found| match shared.keys.decode(found.key()) {
-            Some(Key::Network(name)) => Some((name, serde_json::from_slice(found.value()).ok())),
+        let networks = networks.entries.iter().filter_map(|entry| match shared.keys.decode(entry.key()) {
+            Some(Key::Network(name)) => Some((name, serde_json::from_slice(entry.value()).ok())),
             _ => None,
         });
         Ok(Self { revision, networks: networks.collect(), vnis })
     }
 
-    /// The VNI that is asked for, or the lowest that is free.
-    fn vni(&self, asked: Option<Vni>) -> Result<Vni, ClusterError> {
-        let Some(vni) = asked else { return lowest_free(&self.vnis).ok_or(ClusterError::NoFreeVni) };
+    /// Returns the requested VNI if it is free, or else the lowest free one.
+    fn choose_vni(&self, requested: Option<Vni>) -> Result<Vni, ClusterError> {
+        let Some(vni) = requested else { return lowest_free(&self.vnis).ok_or(ClusterError::NoFreeVni) };
         if !self.vnis.contains(&vni) {
             return Ok(vni);
         }
-        let of = |network: &&SharedNetwork| network.vni == vni;
-        let network = self.networks.iter().filter_map(|(_, network)| network.as_ref()).find(of);
+        let has_vni = |network: &&SharedNetwork| network.vni == vni;
+        let network = self.networks.iter().filter_map(|(_, network)| network.as_ref()).find(has_vni);
         let network = network.map_or_else(|| "(unreadable)".to_owned(), |network| network.name.to_string());
         Err(ClusterError::VniTaken { vni, network })
     }
@@ -169,7 +174,7 @@ impl There {
     }
 }
 
-/// The lowest VNI from [`Vni::FIRST_AUTOMATIC`] upwards that none has.
+/// Returns the lowest VNI from [`Vni::FIRST_AUTOMATIC`] upwards that is free.
 fn lowest_free(taken: &BTreeSet<Vni>) -> Option<Vni> {
     let mut candidate = Vni::FIRST_AUTOMATIC.number();
     for vni in taken.range(Vni::FIRST_AUTOMATIC..) {
@@ -181,26 +186,27 @@ fn lowest_free(taken: &BTreeSet<Vni>) -> Option<Vni> {
     Vni::try_from(candidate).ok()
 }
 
-/// The network that is recorded under a key, with the revision of the record, if it is the one of this id.
-async fn recorded(shared: &Shared, key: &str, id: NetworkId) -> Result<Option<(SharedNetwork, i64)>, ClusterError> {
-    let Some(record) = shared.etcd.get(REMOVE, key).await? else { return Ok(None) };
+/// Reads the network record under a key, with its revision. Returns `None` if the record has
+/// another id.
+async fn read_network(shared: &Shared, key: &str, id: NetworkId) -> Result<Option<(SharedNetwork, i64)>, ClusterError> {
+    let Some(record) = shared.etcd.get(TO_REMOVE, key).await? else { return Ok(None) };
     let network: SharedNetwork = serde_json::from_slice(record.value())
         .map_err(|error| ClusterError::Record { key: key.to_owned(), message: error.to_string() })?;
     Ok((network.id == id).then(|| (network, record.mod_revision())))
 }
 
-/// Endpoints with their hosts, for people.
-async fn in_use(shared: &Shared, there: &etcd_client::GetResponse) -> Result<Vec<String>, ClusterError> {
+/// Describes endpoints and their hosts for error messages.
+async fn describe_endpoints(shared: &Shared, response: &etcd_client::GetResponse) -> Result<Vec<String>, ClusterError> {
     let mut endpoints = Vec::new();
-    for found in there.kvs() {
-        endpoints.push(match serde_json::from_slice::<SharedEndpoint>(found.value()) {
-            Ok(endpoint) => format!("{} on host {}", endpoint.name, shared.host_name(REMOVE, endpoint.host).await?),
-            Err(_) => String::from_utf8_lossy(found.key()).into_owned(),
+    for entry in response.kvs() {
+        endpoints.push(match serde_json::from_slice::<SharedEndpoint>(entry.value()) {
+            Ok(endpoint) => format!("{} on host {}", endpoint.name, shared.host_name(TO_REMOVE, endpoint.host).await?),
+            Err(_) => String::from_utf8_lossy(entry.key()).into_owned(),
         });
     }
     endpoints.sort();
-    if there.more() {
-        endpoints.push("and more".to_owned());
+    if response.more() {
+        endpoints.push("and others".to_owned());
     }
     Ok(endpoints)
 }
@@ -212,7 +218,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_vni_is_given_and_none_after_it() {
+    fn the_last_vni_is_assigned_and_none_after_it() {
         let mut taken: BTreeSet<_> = (Vni::FIRST_AUTOMATIC.number()..Vni::LAST.number())
             .filter_map(|number| Vni::try_from(number).ok())
             .collect();
@@ -223,7 +229,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_lowest_free_vni_is_that(numbers in proptest::collection::btree_set(4090_u32..4110, 0..20)) {
+        fn the_lowest_free_vni_is_found(numbers in proptest::collection::btree_set(4090_u32..4110, 0..20)) {
             let taken = numbers.iter().map(|number| Vni::try_from(*number).expect("a VNI")).collect();
             let lowest = (4096..).find(|number| !numbers.contains(number));
             prop_assert_eq!(lowest_free(&taken).map(Vni::number), lowest);

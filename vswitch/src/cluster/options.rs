@@ -1,4 +1,4 @@
-//! Where etcd is, and how this host makes itself known there.
+//! Addresses of etcd and credentials of this host.
 
 use std::fmt;
 use std::net::Ipv6Addr;
@@ -6,50 +6,52 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// What an address of etcd begins with.
+/// Scheme of the `--cluster` option.
 const SCHEME: &str = "etcd://";
-/// The port of etcd's clients.
+/// Default port of etcd for clients.
 const DEFAULT_PORT: u16 = 2379;
-/// What all keys begin with.
+/// Default prefix of all keys.
 const DEFAULT_PREFIX: &str = "/vswitch";
-/// How long a host that is silent keeps what it has, in seconds.
+/// Default lease in seconds: the time after which a silent host loses its claims.
 const DEFAULT_LEASE: u64 = 15;
-/// The shortest lease, in seconds: etcd gives none much shorter, and three signs of life have to fit in.
+/// Shortest lease in seconds. etcd grants none that is much shorter, and three keep-alives must fit
+/// into it.
 const SHORTEST_LEASE: u64 = 2;
-/// The longest lease, in seconds.
+/// Longest lease in seconds.
 const LONGEST_LEASE: u64 = 3600;
 
-/// Options that no cluster can be reached with.
+/// Invalid options for etcd.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidOptions {
-    /// Another scheme, or none.
+    /// The scheme is missing or is another one.
     #[error("invalid cluster `{0}` (as in etcd://10.0.0.1:2379,10.0.0.2:2379)")]
     Scheme(String),
-    /// Not a host with a port.
+    /// The address is not a host with an optional port.
     #[error("invalid address `{address}` of etcd in `{url}` (HOST, HOST:PORT or [IPV6]:PORT, separated by commas)")]
     Address {
-        /// The address.
+        /// The invalid address.
         address: String,
-        /// What it is part of.
+        /// The URL that contains it.
         url: String,
     },
-    /// A password where everybody sees it.
+    /// The URL contains a user. Command lines are visible to all users of the machine, so a
+    /// password must not stand there.
     #[error(
-        "the addresses of etcd hold a user, which everybody sees in the list of processes (give the user apart, and the password in a file)"
+        "the URL of etcd contains a user, which the process list shows to all users (use --cluster-user, and give the password in a file with --cluster-password-file)"
     )]
     UserInfo,
-    /// A certificate without its key, or a key without its certificate.
-    #[error("a client certificate for etcd needs both its file and that of its key, and {0} is missing")]
+    /// A certificate without its key, or a key without its certificate. Holds the missing one.
+    #[error("a client certificate for etcd needs a certificate file and a key file: {0} is missing")]
     HalfIdentity(&'static str),
-    /// A prefix that is no path.
+    /// The prefix is not a path.
     #[error("invalid key prefix `{0}` (as in /vswitch: begins with `/`, does not end with one, no blanks)")]
     Prefix(String),
-    /// A lease that is too short or too long.
+    /// The lease is too short or too long.
     #[error("a lease of {0} s is out of range (from {SHORTEST_LEASE} to {LONGEST_LEASE} s)")]
     Lease(u64),
 }
 
-/// One member of the etcd cluster.
+/// Address of one member of etcd.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EtcdAddress {
     /// A name, an IPv4 address, or an IPv6 address in brackets.
@@ -86,25 +88,25 @@ impl fmt::Display for EtcdAddress {
     }
 }
 
-/// The certificate that this host shows to etcd.
+/// Client certificate of this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// The file with the certificate, and those between it and the authority; PEM.
+    /// PEM file with the certificate and its intermediate certificates.
     pub certificate: PathBuf,
-    /// The file with its private key; PEM.
+    /// PEM file with the private key.
     pub key: PathBuf,
 }
 
-/// Who this host is to etcd.
+/// User of etcd.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
-    /// The name.
+    /// User name.
     pub name: String,
-    /// The file with the password; a line end after it is not part of it.
+    /// File with the password. Line ends after the password are ignored.
     pub password: PathBuf,
 }
 
-/// Where etcd is, and how this host makes itself known there.
+/// Addresses of etcd and credentials of this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     addresses: Vec<EtcdAddress>,
@@ -116,7 +118,8 @@ pub struct Options {
 }
 
 impl Options {
-    /// The options that `--cluster` gives, `etcd://HOST[:PORT][,HOST[:PORT]]...`; all else as it is by default.
+    /// Parses the value of `--cluster`: `etcd://HOST[:PORT][,HOST[:PORT]]...`. All other options
+    /// have their defaults.
     ///
     /// # Errors
     /// [`InvalidOptions::Scheme`], [`InvalidOptions::UserInfo`] or [`InvalidOptions::Address`].
@@ -143,8 +146,9 @@ impl Options {
         })
     }
 
-    /// With TLS, where either is given: `authority` is the file with the certificates that etcd's are signed by (the
-    /// system's if it is left out), `certificate` and `key` are those of this host.
+    /// Sets the files for TLS. TLS is used if any is given. `authority` holds the CA certificates
+    /// for etcd's certificates; without it, those of the system are used. `certificate` and `key`
+    /// identify this host.
     ///
     /// # Errors
     /// [`InvalidOptions::HalfIdentity`].
@@ -164,14 +168,15 @@ impl Options {
         Ok(self)
     }
 
-    /// As a user of etcd's.
+    /// Sets the user of etcd and the file with its password.
     #[must_use]
     pub fn with_user(mut self, name: String, password: PathBuf) -> Self {
         self.user = Some(User { name, password });
         self
     }
 
-    /// With another key prefix than `/vswitch`: several clusters can share an etcd.
+    /// Sets the prefix of all keys instead of `/vswitch`, so that several clusters can share one
+    /// etcd.
     ///
     /// # Errors
     /// [`InvalidOptions::Prefix`].
@@ -184,7 +189,8 @@ impl Options {
         Ok(self)
     }
 
-    /// With another lease than 15 s: how long a host that is silent keeps its endpoints and addresses.
+    /// Sets the lease instead of 15 s: the time after which a silent host loses its endpoints and
+    /// addresses.
     ///
     /// # Errors
     /// [`InvalidOptions::Lease`].
@@ -196,44 +202,44 @@ impl Options {
         Ok(self)
     }
 
-    /// Where etcd's members are, as URLs.
+    /// Returns the URLs of etcd's members.
     pub fn urls(&self) -> Vec<String> {
         let scheme = if self.uses_tls() { "https" } else { "http" };
         self.addresses.iter().map(|address| format!("{scheme}://{address}")).collect()
     }
 
-    /// Whether TLS is spoken.
+    /// Reports whether the connection uses TLS.
     pub fn uses_tls(&self) -> bool {
         self.authority.is_some() || self.identity.is_some()
     }
 
-    /// The file with the certificates that etcd's are signed by.
+    /// Returns the file with the CA certificates for etcd.
     pub fn authority(&self) -> Option<&PathBuf> {
         self.authority.as_ref()
     }
 
-    /// The certificate of this host.
+    /// Returns the client certificate of this host.
     pub fn identity(&self) -> Option<&Identity> {
         self.identity.as_ref()
     }
 
-    /// The user that this host is.
+    /// Returns the user of etcd.
     pub fn user(&self) -> Option<&User> {
         self.user.as_ref()
     }
 
-    /// What all keys begin with.
+    /// Returns the prefix of all keys.
     pub fn prefix(&self) -> &str {
         &self.prefix
     }
 
-    /// How long a host that is silent keeps what it has.
+    /// Returns the time after which a silent host loses its claims.
     pub fn lease(&self) -> Duration {
         self.lease
     }
 }
 
-/// The addresses, as errors name them.
+/// The addresses, as error messages show them.
 impl fmt::Display for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let addresses: Vec<_> = self.addresses.iter().map(EtcdAddress::to_string).collect();
@@ -248,7 +254,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_have_the_default_port_unless_they_have_one() {
+    fn addresses_without_a_port_get_the_default_port() {
         let options =
             Options::parse("etcd://10.0.0.1,etcd-2.example:4001,[::1]:2380,[fd00::2],10.0.0.1:2379").expect("valid");
         assert_eq!(options.to_string(), "10.0.0.1:2379,etcd-2.example:4001,[::1]:2380,[fd00::2]:2379");
@@ -258,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_named() {
+    fn the_invalid_address_is_in_the_error() {
         for bad in [
             "", ",a", "a,", "a:", "a:0", "a:65536", "a:+1", "a:x", "::1", "[::1", "[::1]x", "[a]:1", "a b", "a/b",
             "[]:1",
@@ -272,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn options_that_cannot_be_are_refused() {
+    fn invalid_options_are_refused() {
         let options = Options::parse("etcd://a").expect("valid");
         let half = options.clone().with_tls(None, Some("cert.pem".into()), None);
         assert_eq!(half, Err(InvalidOptions::HalfIdentity("the key")));
@@ -290,7 +296,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn anything_is_parsed_or_refused(text in "(etcd://)?[a-z0-9:,.\\[\\]@/ -]{0,40}") {
+        fn parsed_options_are_displayed_as_valid_options(text in "(etcd://)?[a-z0-9:,.\\[\\]@/ -]{0,40}") {
             if let Ok(options) = Options::parse(&text) {
                 prop_assert_eq!(Options::parse(&format!("etcd://{options}")), Ok(options));
             }

@@ -1,97 +1,107 @@
-//! What this host has in the cluster, to be announced again under a new lease, and what is still to be taken back. Pure.
+//! Claims of this host, and its queued releases. Pure.
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 
 use super::keys::Key;
 use super::records::SharedEndpoint;
-use super::vni::Vni;
+use crate::model::Vni;
 use crate::model::{EndpointId, EndpointName, NetworkId, NetworkName};
 
-/// Something that this host has.
+/// A claim of this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Claim {
-    /// An address, for an endpoint.
+    /// An address, with the endpoint that has it.
     Address(NetworkId, IpAddr, EndpointId),
-    /// An endpoint, with its name.
+    /// An endpoint and its name.
     Endpoint(SharedEndpoint),
 }
 
-/// Something to be taken back.
+/// A claim that is to be released in etcd.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Release {
-    /// An address, if this endpoint of this host has it.
+    /// An address, if this endpoint of this host owns it.
     Address(NetworkId, IpAddr, EndpointId),
-    /// An endpoint, with its name.
+    /// An endpoint and its name.
     Endpoint(NetworkId, EndpointId, EndpointName),
-    /// A network that may have been created though nobody said so; not if it is in use by now.
+    /// A network whose creation got no answer. It is removed only if it exists and has no
+    /// endpoints.
     Network(NetworkId, NetworkName, Vni),
 }
 
-/// Something that this host has, and how far others know.
+/// A claim and the state of its announcement.
 #[derive(Debug)]
-struct Held<T> {
+struct ClaimState<T> {
     value: T,
-    /// The lease that it was announced under.
+    /// Lease that it was last announced under.
     lease: i64,
-    /// Why it could not be announced under the present one.
+    /// Reason why it cannot be announced under the current lease.
     conflict: Option<String>,
 }
 
-/// What this host has, and what is to be taken back.
+/// Claims of this host, and its queued releases.
 #[derive(Debug, Default)]
 pub(super) struct Owned {
-    addresses: BTreeMap<(NetworkId, IpAddr), Held<EndpointId>>,
-    endpoints: BTreeMap<(NetworkId, EndpointId), Held<SharedEndpoint>>,
+    addresses: BTreeMap<(NetworkId, IpAddr), ClaimState<EndpointId>>,
+    endpoints: BTreeMap<(NetworkId, EndpointId), ClaimState<SharedEndpoint>>,
     pending: Vec<Release>,
 }
 
 impl Owned {
-    /// Notes that this host has it, announced under a lease. What of it was to be taken back is not any more.
-    pub(super) fn hold(&mut self, claim: Claim, lease: i64) {
-        self.keep(&claim);
+    /// Records a claim that was announced under a lease. Cancels the same endpoint's queued release
+    /// of it.
+    pub(super) fn record(&mut self, claim: Claim, lease: i64) {
+        self.cancel_release(&claim);
         match claim {
             Claim::Address(network, address, endpoint) => {
-                self.addresses.insert((network, address), Held { value: endpoint, lease, conflict: None });
+                self.addresses.insert((network, address), ClaimState { value: endpoint, lease, conflict: None });
             }
             Claim::Endpoint(endpoint) => {
                 let key = (endpoint.network, endpoint.id);
-                self.endpoints.insert(key, Held { value: endpoint, lease, conflict: None });
+                self.endpoints.insert(key, ClaimState { value: endpoint, lease, conflict: None });
             }
         }
     }
 
-    /// Does not take it back: it is about to be claimed. What another endpoint had of it is taken back all the same.
-    pub(super) fn keep(&mut self, claim: &Claim) {
+    /// Cancels the endpoint's queued release, because it is about to claim the key again. Releases
+    /// by other endpoints stay queued.
+    pub(super) fn cancel_release(&mut self, claim: &Claim) {
         self.pending.retain(|release| match (release, claim) {
-            (Release::Address(network, address, id), Claim::Address(of, kept, by)) => {
-                (network, address, id) != (of, kept, by)
+            (Release::Address(network, address, id), Claim::Address(claim_network, claim_address, claim_endpoint)) => {
+                (network, address, id) != (claim_network, claim_address, claim_endpoint)
             }
-            (Release::Endpoint(network, id, _), Claim::Endpoint(kept)) => (*network, *id) != (kept.network, kept.id),
+            (Release::Endpoint(network, id, _), Claim::Endpoint(claimed)) => {
+                (*network, *id) != (claimed.network, claimed.id)
+            }
             _ => true,
         });
     }
 
-    /// Whether this endpoint of this host has the address.
-    pub(super) fn has(&self, network: NetworkId, address: IpAddr, endpoint: EndpointId) -> bool {
-        self.addresses.get(&(network, address)).is_some_and(|held| held.value == endpoint)
+    /// Reports whether this endpoint has the address.
+    pub(super) fn has_address(&self, network: NetworkId, address: IpAddr, endpoint: EndpointId) -> bool {
+        self.addresses.get(&(network, address)).is_some_and(|state| state.value == endpoint)
     }
 
-    /// The other endpoint of this host that has the address, if there is one.
-    pub(super) fn other_holder(&self, network: NetworkId, address: IpAddr, endpoint: EndpointId) -> Option<EndpointId> {
-        self.addresses.get(&(network, address)).map(|held| held.value).filter(|holder| *holder != endpoint)
+    /// Returns another endpoint of this host that has the address.
+    pub(super) fn other_endpoint_with(
+        &self,
+        network: NetworkId,
+        address: IpAddr,
+        endpoint: EndpointId,
+    ) -> Option<EndpointId> {
+        self.addresses.get(&(network, address)).map(|state| state.value).filter(|holder| *holder != endpoint)
     }
 
-    /// The endpoint, if this host has it.
+    /// Returns the endpoint if this host announced it.
     pub(super) fn endpoint(&self, network: NetworkId, id: EndpointId) -> Option<&SharedEndpoint> {
-        self.endpoints.get(&(network, id)).map(|held| &held.value)
+        self.endpoints.get(&(network, id)).map(|state| &state.value)
     }
 
-    /// Gives it up: it is not announced any more, and is to be taken back.
-    pub(super) fn give_up(&mut self, release: Release) {
+    /// Removes the claim and queues its release.
+    pub(super) fn queue_release(&mut self, release: Release) {
         match &release {
             Release::Address(network, address, endpoint) => {
-                if self.has(*network, *address, *endpoint) {
+                if self.has_address(*network, *address, *endpoint) {
                     self.addresses.remove(&(*network, *address));
                 }
             }
@@ -105,83 +115,84 @@ impl Owned {
         }
     }
 
-    /// What is to be taken back, at most `most` of it.
-    pub(super) fn pending(&self, most: usize) -> Vec<Release> {
-        self.pending.iter().take(most).cloned().collect()
+    /// Returns the first `limit` queued releases.
+    pub(super) fn pending(&self, limit: usize) -> Vec<Release> {
+        self.pending.iter().take(limit).cloned().collect()
     }
 
-    /// How much is to be taken back.
+    /// Returns the number of queued releases.
     pub(super) fn pending_count(&self) -> usize {
         self.pending.len()
     }
 
-    /// Whether it is still to be taken back.
+    /// Reports whether the release is queued.
     pub(super) fn is_pending(&self, release: &Release) -> bool {
         self.pending.contains(release)
     }
 
-    /// These have been taken back.
-    pub(super) fn released(&mut self, done: &[Release]) {
+    /// Removes releases that etcd has carried out.
+    pub(super) fn remove_released(&mut self, done: &[Release]) {
         self.pending.retain(|release| !done.contains(release));
     }
 
-    /// Whether anything was not announced under this lease.
-    pub(super) fn lacks(&self, lease: i64) -> bool {
-        self.addresses.values().any(|held| held.lease != lease)
-            || self.endpoints.values().any(|held| held.lease != lease)
+    /// Reports whether a claim was not announced under this lease.
+    pub(super) fn has_unannounced(&self, lease: i64) -> bool {
+        self.addresses.values().any(|state| state.lease != lease)
+            || self.endpoints.values().any(|state| state.lease != lease)
     }
 
-    /// The addresses that were not announced under this lease.
+    /// Returns the addresses that were not announced under this lease.
     pub(super) fn unannounced_addresses(&self, lease: i64) -> Vec<Claim> {
-        let addresses = self.addresses.iter().filter(|(_, held)| held.lease != lease);
-        addresses.map(|((network, address), held)| Claim::Address(*network, *address, held.value)).collect()
+        let addresses = self.addresses.iter().filter(|(_, state)| state.lease != lease);
+        addresses.map(|((network, address), state)| Claim::Address(*network, *address, state.value)).collect()
     }
 
-    /// The endpoints that were not announced under this lease, and can be: others are not to be told of one whose address
-    /// is somebody else's by now.
+    /// Returns the endpoints that were not announced under this lease. An endpoint that lost an
+    /// address to another one is not announced.
     pub(super) fn unannounced_endpoints(&self, lease: i64) -> Vec<Claim> {
-        let in_conflict = self.addresses.iter().filter(|(_, held)| held.conflict.is_some());
-        let in_conflict: HashSet<_> = in_conflict.map(|((network, _), held)| (*network, held.value)).collect();
-        let endpoints = self.endpoints.iter().filter(|(key, held)| held.lease != lease && !in_conflict.contains(key));
-        endpoints.map(|(_, held)| Claim::Endpoint(held.value.clone())).collect()
+        let in_conflict = self.addresses.iter().filter(|(_, state)| state.conflict.is_some());
+        let in_conflict: HashSet<_> = in_conflict.map(|((network, _), state)| (*network, state.value)).collect();
+        let endpoints = self.endpoints.iter().filter(|(key, state)| state.lease != lease && !in_conflict.contains(key));
+        endpoints.map(|(_, state)| Claim::Endpoint(state.value.clone())).collect()
     }
 
-    /// What came of announcing it: done under this lease, or why not. Returns whether a conflict is new.
-    pub(super) fn announced(&mut self, claim: &Claim, outcome: Result<i64, String>) -> bool {
+    /// Records the result of an announcement: the lease, or the conflict. Returns whether the
+    /// conflict is new.
+    pub(super) fn set_announced(&mut self, claim: &Claim, outcome: Result<i64, String>) -> bool {
         let (lease, conflict) = match claim {
             Claim::Address(network, address, _) => match self.addresses.get_mut(&(*network, *address)) {
-                Some(held) => (&mut held.lease, &mut held.conflict),
+                Some(state) => (&mut state.lease, &mut state.conflict),
                 None => return false,
             },
             Claim::Endpoint(endpoint) => match self.endpoints.get_mut(&(endpoint.network, endpoint.id)) {
-                Some(held) => (&mut held.lease, &mut held.conflict),
+                Some(state) => (&mut state.lease, &mut state.conflict),
                 None => return false,
             },
         };
         match outcome {
-            Ok(under) => {
-                (*lease, *conflict) = (under, None);
+            Ok(new_lease) => {
+                (*lease, *conflict) = (new_lease, None);
                 false
             }
-            Err(why) => conflict.replace(why.clone()) != Some(why),
+            Err(reason) => conflict.replace(reason.clone()) != Some(reason),
         }
     }
 
-    /// The keys of all that this host has.
+    /// Returns the keys of all claims.
     pub(super) fn keys(&self) -> HashSet<Key> {
         let addresses = self.addresses.keys().map(|(network, address)| Key::Address(*network, *address));
-        let endpoints = self.endpoints.values().flat_map(|held| {
-            let endpoint = &held.value;
+        let endpoints = self.endpoints.values().flat_map(|state| {
+            let endpoint = &state.value;
             let name = Key::Name(endpoint.network, endpoint.name.clone());
             [name, Key::Endpoint(endpoint.network, endpoint.id)]
         });
         addresses.chain(endpoints).collect()
     }
 
-    /// Why what could not be announced could not, a line each.
+    /// Returns the conflicts, one line each.
     pub(super) fn conflicts(&self) -> Vec<String> {
-        let addresses = self.addresses.values().filter_map(|held| held.conflict.clone());
-        addresses.chain(self.endpoints.values().filter_map(|held| held.conflict.clone())).collect()
+        let addresses = self.addresses.values().filter_map(|state| state.conflict.clone());
+        addresses.chain(self.endpoints.values().filter_map(|state| state.conflict.clone())).collect()
     }
 }
 
@@ -213,73 +224,76 @@ mod tests {
     }
 
     #[test]
-    fn what_is_held_is_announced_once_per_lease() {
+    fn claims_are_announced_once_per_lease() {
         let mut owned = Owned::default();
         let claims = [Claim::Address(NETWORK, address(), ONE), Claim::Endpoint(endpoint())];
         for claim in &claims {
-            owned.hold(claim.clone(), 7);
+            owned.record(claim.clone(), 7);
         }
         let keys = [Key::Name(NETWORK, endpoint().name), Key::Endpoint(NETWORK, ONE), Key::Address(NETWORK, address())];
         assert_eq!(owned.keys(), keys.into());
-        assert!(!owned.lacks(7) && owned.lacks(8));
+        assert!(!owned.has_unannounced(7) && owned.has_unannounced(8));
         assert_eq!([owned.unannounced_addresses(7), owned.unannounced_endpoints(7)].concat(), []);
         assert_eq!([owned.unannounced_addresses(8), owned.unannounced_endpoints(8)].concat(), claims);
-        assert!(!owned.announced(&claims[0], Ok(8)));
-        assert!(owned.announced(&claims[1], Err("gone".to_owned())));
-        assert!(!owned.announced(&claims[1], Err("gone".to_owned())), "said before");
+        assert!(!owned.set_announced(&claims[0], Ok(8)));
+        assert!(owned.set_announced(&claims[1], Err("gone".to_owned())));
+        assert!(!owned.set_announced(&claims[1], Err("gone".to_owned())), "the conflict is not new");
         assert_eq!(owned.unannounced_addresses(8), []);
         assert_eq!(owned.unannounced_endpoints(8), claims[1..]);
         assert_eq!(owned.conflicts(), ["gone"]);
-        owned.announced(&claims[1], Ok(8));
+        owned.set_announced(&claims[1], Ok(8));
         assert!(owned.conflicts().is_empty());
     }
 
     #[test]
-    fn an_endpoint_that_lost_its_address_is_not_announced_until_it_is_free_again() {
+    fn an_endpoint_that_lost_its_address_is_announced_when_the_address_is_free_again() {
         let mut owned = Owned::default();
         let address = Claim::Address(NETWORK, address(), ONE);
-        owned.hold(address.clone(), 7);
-        owned.hold(Claim::Endpoint(endpoint()), 7);
-        owned.hold(Claim::Endpoint(SharedEndpoint { id: TWO, ..endpoint() }), 7);
-        owned.announced(&address, Err("taken".to_owned()));
+        owned.record(address.clone(), 7);
+        owned.record(Claim::Endpoint(endpoint()), 7);
+        owned.record(Claim::Endpoint(SharedEndpoint { id: TWO, ..endpoint() }), 7);
+        owned.set_announced(&address, Err("taken".to_owned()));
         let others = [Claim::Endpoint(SharedEndpoint { id: TWO, ..endpoint() })];
         assert_eq!(owned.unannounced_endpoints(8), others);
-        owned.announced(&address, Ok(8));
+        owned.set_announced(&address, Ok(8));
         assert_eq!(owned.unannounced_endpoints(8).len(), 2);
     }
 
     #[test]
-    fn what_is_given_up_is_taken_back_once_and_not_announced() {
+    fn a_released_claim_is_queued_once_and_not_announced() {
         let mut owned = Owned::default();
-        owned.hold(Claim::Address(NETWORK, address(), ONE), 7);
-        owned.hold(Claim::Endpoint(endpoint()), 7);
+        owned.record(Claim::Address(NETWORK, address(), ONE), 7);
+        owned.record(Claim::Endpoint(endpoint()), 7);
         let others = Release::Address(NETWORK, address(), TWO);
-        owned.give_up(others.clone());
-        assert!(owned.has(NETWORK, address(), ONE), "another endpoint's release is not this one's");
-        assert_eq!([ONE, TWO].map(|id| owned.other_holder(NETWORK, address(), id)), [None, Some(ONE)]);
+        owned.queue_release(others.clone());
+        assert!(
+            owned.has_address(NETWORK, address(), ONE),
+            "another endpoint's release does not release this endpoint's address"
+        );
+        assert_eq!([ONE, TWO].map(|id| owned.other_endpoint_with(NETWORK, address(), id)), [None, Some(ONE)]);
         let releases = [Release::Address(NETWORK, address(), ONE), Release::Endpoint(NETWORK, ONE, endpoint().name)];
         for release in &releases {
-            owned.give_up(release.clone());
-            owned.give_up(release.clone());
+            owned.queue_release(release.clone());
+            owned.queue_release(release.clone());
         }
-        assert!(!owned.lacks(8));
+        assert!(!owned.has_unannounced(8));
         assert_eq!(owned.pending_count(), 3);
-        owned.released(&[others]);
+        owned.remove_released(&[others]);
         assert_eq!(owned.pending(9), releases);
-        assert!(!owned.announced(&Claim::Endpoint(endpoint()), Err("late".to_owned())));
+        assert!(!owned.set_announced(&Claim::Endpoint(endpoint()), Err("late".to_owned())));
         assert!(owned.conflicts().is_empty());
     }
 
     #[test]
-    fn what_is_claimed_again_is_not_taken_back() {
+    fn claiming_again_cancels_the_release() {
         let mut owned = Owned::default();
-        owned.give_up(Release::Address(NETWORK, address(), ONE));
-        owned.give_up(Release::Endpoint(NETWORK, ONE, endpoint().name));
-        owned.keep(&Claim::Address(NETWORK, address(), TWO));
-        assert_eq!(owned.pending_count(), 2, "what another endpoint claims is still to be taken back from this one");
-        owned.hold(Claim::Address(NETWORK, address(), ONE), 7);
+        owned.queue_release(Release::Address(NETWORK, address(), ONE));
+        owned.queue_release(Release::Endpoint(NETWORK, ONE, endpoint().name));
+        owned.cancel_release(&Claim::Address(NETWORK, address(), TWO));
+        assert_eq!(owned.pending_count(), 2, "a claim by another endpoint does not cancel this endpoint's release");
+        owned.record(Claim::Address(NETWORK, address(), ONE), 7);
         assert_eq!(owned.pending_count(), 1);
-        owned.keep(&Claim::Endpoint(endpoint()));
+        owned.cancel_release(&Claim::Endpoint(endpoint()));
         assert_eq!(owned.pending_count(), 0);
     }
 }

@@ -1,4 +1,4 @@
-//! One after the other, without each waiting out the same failure.
+//! Serialises requests that would conflict, and shares an etcd failure among the waiting ones.
 
 use std::future::Future;
 
@@ -7,23 +7,25 @@ use tokio::time::Instant;
 
 use super::error::ClusterError;
 
-/// Those who want the same thing of etcd, one after the other: at once they would only get into each other's way. Whoever
-/// waited while etcd did not answer has its answer, too: the tenth in the queue fails as soon as the first.
+/// A queue of requests that change the same keys in etcd. In parallel, their transactions would
+/// make each other fail. A request that waited while another one found etcd unreachable gets the
+/// same error: the tenth in the queue fails as soon as the first.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    /// The last time that etcd did not answer.
-    failed: Mutex<Option<(Instant, ClusterError)>>,
+    /// Time and error of the latest request that found etcd unreachable.
+    last_failure: Mutex<Option<(Instant, ClusterError)>>,
 }
 
 impl Queue {
-    /// Works when it is its turn.
+    /// Runs `work` when all earlier requests are done.
     ///
     /// # Errors
-    /// Those of the work, or of one before it that found etcd away.
+    /// The error of the work, or that of an earlier request that found etcd unreachable while this
+    /// one waited.
     pub(super) async fn run<T>(&self, work: impl Future<Output = Result<T, ClusterError>>) -> Result<T, ClusterError> {
         let arrived = Instant::now();
-        let mut failed = self.failed.lock().await;
-        if let Some((when, error)) = &*failed
+        let mut last_failure = self.last_failure.lock().await;
+        if let Some((when, error)) = &*last_failure
             && *when > arrived
         {
             return Err(error.clone());
@@ -32,7 +34,7 @@ impl Queue {
         if let Err(error) = &result
             && error.is_unreachable()
         {
-            *failed = Some((Instant::now(), error.clone()));
+            *last_failure = Some((Instant::now(), error.clone()));
         }
         result
     }
@@ -46,13 +48,13 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn those_who_waited_fail_with_the_first_and_those_who_come_later_try_again() {
+    async fn waiting_requests_fail_with_the_first_and_later_ones_try_again() {
         let (queue, tries) = (Queue::default(), AtomicUsize::new(0));
         let failing = || async {
             tries.fetch_add(1, Ordering::Relaxed);
             tokio::time::sleep(Duration::from_millis(20)).await;
             let error = |text: &str| text.to_owned();
-            Err::<(), _>(ClusterError::Unreachable { endpoints: error("a"), message: error("b"), doing: error("c") })
+            Err::<(), _>(ClusterError::Unreachable { endpoints: error("a"), message: error("b"), purpose: error("c") })
         };
         let (one, two, three) = tokio::join!(queue.run(failing()), queue.run(failing()), queue.run(failing()));
         assert!(one.is_err() && one == two && two == three);

@@ -1,4 +1,5 @@
-//! What the hosts of a cluster tell each other. JSON; a field that is unknown is ignored, so that versions mix.
+//! Records of the cluster in etcd. JSON; unknown fields are ignored, so that hosts of different
+//! versions can share a cluster.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,106 +9,106 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::vni::Vni;
+use crate::model::Vni;
 use crate::model::{EndpointId, EndpointName, HostId, NetworkId, NetworkName, StationMac, SubnetConfig};
 
-/// A host of the cluster.
+/// Record of a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Host {
-    /// Its id; stays the same for ever.
+    /// Id. Never changes.
     pub id: HostId,
-    /// Its name, for people.
+    /// Name, for messages.
     pub name: String,
-    /// Where its tunnels end.
+    /// Tunnel address in the underlay.
     pub address: IpAddr,
-    /// Its key, where tunnels are encrypted.
+    /// WireGuard public key, if tunnels are encrypted.
     #[serde(default)]
     pub public_key: Option<String>,
 }
 
-/// Its name with its address: machines that were cloned are all called the same.
+/// Name and address. Cloned machines may all have the same name.
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", self.name, self.address)
     }
 }
 
-/// A network that all hosts of the cluster have.
+/// Record of a network, which exists on all hosts of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SharedNetwork {
-    /// Its id.
+    /// Id.
     pub id: NetworkId,
-    /// Its name; one in the cluster.
+    /// Name, unique in the cluster.
     pub name: NetworkName,
-    /// Its number on the wire; one in the cluster.
+    /// VNI, unique in the cluster.
     pub vni: Vni,
-    /// Its subnets, with gateways and ranges.
+    /// Subnets with gateways and ranges.
     pub subnets: Vec<SubnetConfig>,
-    /// Whether there is no way out of it.
+    /// Whether the network has no connection to the outside.
     #[serde(default)]
     pub internal: bool,
-    /// The options as they were given.
+    /// Options as the user gave them.
     #[serde(default)]
     pub options: BTreeMap<String, String>,
     /// Labels.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
-    /// When it was created.
+    /// Time of creation.
     #[serde(with = "time::serde::rfc3339")]
     pub created: OffsetDateTime,
 }
 
-/// A network that is to be created.
+/// A network to be created.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkDraft {
-    /// Its name.
+    /// Name.
     pub name: NetworkName,
-    /// Its VNI; the lowest that is free from 4096 upwards if it is left open.
+    /// VNI; `None` for the lowest free one from 4096 upwards.
     pub vni: Option<Vni>,
-    /// Its subnets, with gateways and ranges.
+    /// Subnets with gateways and ranges.
     pub subnets: Vec<SubnetConfig>,
-    /// Whether there is no way out of it.
+    /// Whether the network has no connection to the outside.
     pub internal: bool,
-    /// The options as they were given.
+    /// Options as the user gave them.
     pub options: BTreeMap<String, String>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
 }
 
-/// An endpoint of a network of the cluster.
+/// Record of an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SharedEndpoint {
-    /// Its id.
+    /// Id.
     pub id: EndpointId,
-    /// The network it is in.
+    /// Id of its network.
     pub network: NetworkId,
-    /// The host it is on.
+    /// Id of its host.
     pub host: HostId,
-    /// Its name; one in the network.
+    /// Name, unique in the network.
     pub name: EndpointName,
-    /// Further names, which others may have, too.
+    /// Further names. Other endpoints may have the same ones.
     #[serde(default)]
     pub aliases: Vec<String>,
-    /// Its MAC address.
+    /// MAC address.
     pub mac: StationMac,
-    /// Its IPv4 address.
+    /// IPv4 address.
     #[serde(default)]
     pub ipv4: Option<Ipv4Addr>,
-    /// Its IPv6 address.
+    /// IPv6 address.
     #[serde(default)]
     pub ipv6: Option<Ipv6Addr>,
-    /// Its VLAN in the network, 1 to 4094; 0 if it is in none.
+    /// VLAN in the network, 1 to 4094; 0 for none.
     #[serde(default)]
     pub vlan: u16,
 }
 
-/// Who has an address or a name. Not JSON but `HOST/ENDPOINT`: transactions compare it byte by byte, so all versions must
-/// write it alike.
+/// Owner of an address or a name, written as `HOST/ENDPOINT` and not as JSON: transactions compare
+/// it byte by byte, so all versions must write the same bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Owner {
-    /// The host.
+    /// Host.
     pub host: HostId,
-    /// The endpoint on it.
+    /// Endpoint on the host.
     pub endpoint: EndpointId,
 }
 
@@ -117,9 +118,9 @@ impl fmt::Display for Owner {
     }
 }
 
-/// A string that is no owner.
+/// A string that is not an owner.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("invalid owner `{0}` (a host's and an endpoint's id)")]
+#[error("invalid owner `{0}` (two ids, as in HOST/ENDPOINT)")]
 pub struct InvalidOwner(pub String);
 
 impl FromStr for Owner {
@@ -138,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn owners_there_and_back() {
+    fn parsing_a_displayed_owner_returns_the_owner() {
         let owner = Owner { host: HostId::from_bytes([1; 32]), endpoint: EndpointId::from_bytes([2; 32]) };
         assert_eq!(owner.to_string().parse(), Ok(owner));
         for bad in ["", "/", "a/b", &"0".repeat(129)] {
@@ -167,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_refused() {
+    fn records_with_an_invalid_vni_are_refused() {
         let id = "ab".repeat(32);
         let network = |vni: u32| {
             format!(r#"{{"id":"{id}","name":"web","vni":{vni},"subnets":[],"created":"2026-01-02T03:04:05Z"}}"#)

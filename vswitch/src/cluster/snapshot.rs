@@ -1,4 +1,4 @@
-//! What the hosts of the cluster have, and how it changes. Pure.
+//! Records of all hosts, and their changes. Pure.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -6,50 +6,51 @@ use super::keys::{Key, Keys};
 use super::records::{Host, SharedEndpoint, SharedNetwork};
 use crate::model::{EndpointId, HostId, NetworkId, NetworkName};
 
-/// All there is in the cluster.
+/// All records of the cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
-    /// The hosts.
+    /// Hosts.
     pub hosts: BTreeMap<HostId, Host>,
-    /// The networks.
+    /// Networks.
     pub networks: BTreeMap<NetworkName, SharedNetwork>,
-    /// The endpoints of all hosts, this one included.
+    /// Endpoints of all hosts, this one included.
     pub endpoints: BTreeMap<(NetworkId, EndpointId), SharedEndpoint>,
 }
 
-/// What has changed. In the order in which it did, so an endpoint's network comes before it.
+/// A change of the records, in etcd's order: a network comes before its endpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Update {
-    /// This is all there is: at first, and after a gap. What is not in it is gone.
+    /// A complete snapshot, at the start and after a gap. Anything that it does not contain no
+    /// longer exists.
     Resync(Snapshot),
-    /// A host is there.
+    /// A host has joined.
     HostUp(Host),
-    /// A host says something new of itself.
+    /// The record of a host has changed.
     HostChanged(Host),
-    /// A host has left, or has been silent for longer than its lease.
+    /// A host has left, or was silent for longer than its lease.
     HostGone(HostId),
-    /// A network is there, or is different.
+    /// A network was created or has changed.
     NetworkPut(SharedNetwork),
     /// A network was removed.
     NetworkGone(NetworkId),
-    /// An endpoint is there, or is different.
+    /// An endpoint was announced or has changed.
     EndpointPut(SharedEndpoint),
-    /// An endpoint is gone.
+    /// An endpoint was removed.
     EndpointGone {
-        /// The network it was in.
+        /// Network of the endpoint.
         network: NetworkId,
-        /// Its id.
+        /// Id of the endpoint.
         endpoint: EndpointId,
     },
 }
 
-/// Reads records, and says once of each that cannot be read.
+/// Parses records. Logs an unreadable record once.
 #[derive(Debug, Default)]
-pub(super) struct Reader {
+pub(super) struct RecordReader {
     unreadable: HashSet<Vec<u8>>,
 }
 
-/// A record under its key.
+/// A parsed record.
 #[derive(Debug)]
 enum Record {
     Host(Host),
@@ -57,15 +58,14 @@ enum Record {
     Endpoint(SharedEndpoint),
 }
 
-impl Reader {
+impl RecordReader {
     fn read(&mut self, keys: &Keys, key: &[u8], value: &[u8]) -> Option<Record> {
         let record = match keys.decode(key)? {
-            Key::Host(id) => json::<Host>(value).and_then(|host| same(host.id == id, Record::Host(host))),
-            Key::Network(name) => {
-                json::<SharedNetwork>(value).and_then(|network| same(network.name == name, Record::Network(network)))
-            }
-            Key::Endpoint(network, id) => json::<SharedEndpoint>(value).and_then(|endpoint| {
-                same((endpoint.network, endpoint.id) == (network, id), Record::Endpoint(endpoint))
+            Key::Host(id) => parse_json::<Host>(value).and_then(|host| check_key(host.id == id, Record::Host(host))),
+            Key::Network(name) => parse_json::<SharedNetwork>(value)
+                .and_then(|network| check_key(network.name == name, Record::Network(network))),
+            Key::Endpoint(network, id) => parse_json::<SharedEndpoint>(value).and_then(|endpoint| {
+                check_key((endpoint.network, endpoint.id) == (network, id), Record::Endpoint(endpoint))
             }),
             Key::Id(_) | Key::Vni(_) | Key::Address(..) | Key::Name(..) => return None,
         };
@@ -77,7 +77,7 @@ impl Reader {
             Err(message) => {
                 if self.unreadable.insert(key.to_owned()) {
                     let key = String::from_utf8_lossy(key);
-                    tracing::warn!(%key, "a record in etcd cannot be read and is left out: {message}");
+                    tracing::warn!(%key, "cannot parse a record in etcd, which is ignored: {message}");
                 }
                 None
             }
@@ -85,17 +85,17 @@ impl Reader {
     }
 }
 
-fn json<T: serde::de::DeserializeOwned>(value: &[u8]) -> Result<T, String> {
+fn parse_json<T: serde::de::DeserializeOwned>(value: &[u8]) -> Result<T, String> {
     serde_json::from_slice(value).map_err(|error| error.to_string())
 }
 
-fn same(is_same: bool, record: Record) -> Result<Record, String> {
-    if is_same { Ok(record) } else { Err("it is another's than the key says".to_owned()) }
+fn check_key(matches_key: bool, record: Record) -> Result<Record, String> {
+    if matches_key { Ok(record) } else { Err("the key and the record name different objects".to_owned()) }
 }
 
 impl Snapshot {
-    /// Puts a key. What has changed, if anything.
-    pub(super) fn put(&mut self, reader: &mut Reader, keys: &Keys, key: &[u8], value: &[u8]) -> Option<Update> {
+    /// Applies the write of a key. Returns the change, if any.
+    pub(super) fn put(&mut self, reader: &mut RecordReader, keys: &Keys, key: &[u8], value: &[u8]) -> Option<Update> {
         match reader.read(keys, key, value)? {
             Record::Host(host) => match self.hosts.insert(host.id, host.clone()) {
                 None => Some(Update::HostUp(host)),
@@ -112,8 +112,8 @@ impl Snapshot {
         }
     }
 
-    /// Deletes a key. What has changed, if anything.
-    pub(super) fn delete(&mut self, reader: &mut Reader, keys: &Keys, key: &[u8]) -> Option<Update> {
+    /// Applies the deletion of a key. Returns the change, if any.
+    pub(super) fn delete(&mut self, reader: &mut RecordReader, keys: &Keys, key: &[u8]) -> Option<Update> {
         reader.unreadable.remove(key);
         match keys.decode(key)? {
             Key::Host(id) => self.hosts.remove(&id).map(|_| Update::HostGone(id)),
@@ -136,8 +136,8 @@ mod tests {
     }
 
     #[test]
-    fn a_host_comes_changes_and_goes_once_each() {
-        let (keys, mut reader, mut all) = (Keys::new("/v"), Reader::default(), Snapshot::default());
+    fn a_host_joins_changes_and_leaves_with_one_update_each() {
+        let (keys, mut reader, mut all) = (Keys::new("/v"), RecordReader::default(), Snapshot::default());
         let key = keys.encode(&Key::Host(host("a").id)).into_bytes();
         let mut put = |all: &mut Snapshot, host: &Host| {
             all.put(&mut reader, &keys, &key, &serde_json::to_vec(host).expect("JSON"))
@@ -151,8 +151,8 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_left_out() {
-        let (keys, mut reader, mut all) = (Keys::new("/v"), Reader::default(), Snapshot::default());
+    fn unreadable_records_are_ignored() {
+        let (keys, mut reader, mut all) = (Keys::new("/v"), RecordReader::default(), Snapshot::default());
         let key = keys.encode(&Key::Host(HostId::from_bytes([8; 32]))).into_bytes();
         let another = serde_json::to_vec(&host("a")).expect("JSON");
         for value in [b"{".as_slice(), b"{}", &another] {

@@ -1,4 +1,4 @@
-//! Joining a cluster: who this host is there, and where its tunnels end.
+//! Joining a cluster: the identity of this host, and the address that its tunnels end at.
 
 use std::fs;
 use std::io;
@@ -16,37 +16,37 @@ use crate::model::{HostId, Instance, Peer, random_error};
 use crate::switch::{Membership, SwitchError};
 use crate::wireguard;
 
-/// How long a host that knows its address waits for names to be resolved.
+/// The longest time that a host with a known address waits for the resolution of names.
 const RESOLVING: Duration = Duration::from_secs(5);
 
-/// The cluster that `up --cluster` names.
+/// The options of `up --cluster`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterOptions {
-    /// Where etcd is, and how this host makes itself known there.
+    /// The addresses of etcd, and the credentials.
     pub etcd: cluster::Options,
-    /// The address of this host that the others send to; the one by which it reaches etcd, if none is given.
+    /// The address that other hosts send to; `None` for the source address of packets to etcd.
     pub advertise: Option<IpAddr>,
 }
 
-/// Why this host is in no cluster.
+/// The reason why this host could not join.
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
-    /// Not an address of this host.
+    /// The address is none of this host's.
     #[error(
         "{0} is no address of this host (--advertise takes the one that the other hosts reach it by; `ip address` shows those there are)"
     )]
     NotOwn(IpAddr),
-    /// No address that other hosts could reach.
+    /// The host has no address that other hosts can reach.
     #[error(
         "no address of this host leads to etcd at {0} (name the one that the other hosts reach it by with --advertise)"
     )]
     NoAddress(String),
-    /// Names without addresses.
+    /// A name of etcd cannot be resolved.
     #[error("cannot resolve {name}: {message} (name etcd by its address, or see to /etc/hosts and /etc/resolv.conf)")]
     Unresolved {
         /// The name.
         name: String,
-        /// Why not.
+        /// The error.
         message: String,
     },
     /// etcd, or its options.
@@ -55,7 +55,7 @@ pub enum JoinError {
 }
 
 impl JoinError {
-    /// The name for programs.
+    /// Returns the stable code of the error for programs.
     pub const fn code(&self) -> &'static str {
         match self {
             Self::NotOwn(_) | Self::NoAddress(_) => "invalid_advertise",
@@ -65,10 +65,11 @@ impl JoinError {
     }
 }
 
-/// Joins. A host that was in the cluster before starts whether etcd answers or not: what it has goes on.
+/// Joins the cluster. A host that was a member before starts even if etcd is unreachable, because
+/// its endpoints have to run on.
 ///
 /// # Errors
-/// [`JoinError`], or what cannot be read or written.
+/// [`JoinError`], or a file cannot be read or written.
 pub async fn join(options: &ClusterOptions, instance: &Instance, netlink: &Netlink) -> Result<Membership, DaemonError> {
     let own: Vec<IpAddr> = netlink.addresses(None).await?.into_iter().map(|(_, address)| address.addr()).collect();
     let directory = instance.state_directory();
@@ -78,7 +79,7 @@ pub async fn join(options: &ClusterOptions, instance: &Instance, netlink: &Netli
         path: id_file.clone(),
         source,
     })?;
-    // A host that is cut off has no way to etcd, and maybe not even its address yet.
+    // A host without its network has no route to etcd, and maybe not even its address yet.
     let recorded = if known { host_address(&address_file) } else { None };
     let address = match (options.advertise, recorded) {
         (Some(address), _) => address.to_canonical(),
@@ -88,12 +89,12 @@ pub async fn join(options: &ClusterOptions, instance: &Instance, netlink: &Netli
             Ok(Err(_)) | Err(_) => recorded,
         },
     };
-    // What cannot be a peer's to others.
+    // An address that other hosts cannot use as a peer's.
     let usable = Peer::parse_address(&address.to_string()).is_ok();
     if !usable || !(own.contains(&address) || recorded == Some(address)) {
         return Err(JoinError::NotOwn(address).into());
     }
-    // For encrypted networks, whoever creates the first.
+    // The key is for encrypted networks, which any host may create.
     let key = wireguard::load_or_create(&instance.key_file()).map_err(SwitchError::from)?;
     let host = Host { id, name: host_name(), address, public_key: Some(key.public().to_string()) };
     let cluster = if known {
@@ -114,7 +115,8 @@ pub async fn join(options: &ClusterOptions, instance: &Instance, netlink: &Netli
     Ok(Membership::new(cluster, host))
 }
 
-/// The id that this host has had since it was first in a cluster, or a new one; and whether it is the former.
+/// Returns the id that this host got when it first joined a cluster, or a new one; and whether the
+/// id is old.
 fn host_id(file: &Path) -> io::Result<(HostId, bool)> {
     let invalid = |text: String| io::Error::new(io::ErrorKind::InvalidData, text);
     match fs::read_to_string(file) {
@@ -126,18 +128,18 @@ fn host_id(file: &Path) -> io::Result<(HostId, bool)> {
     }
 }
 
-/// What people call this host.
+/// Returns the host name.
 fn host_name() -> String {
     let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
     name.filter(|name| !name.is_empty()).unwrap_or_else(|| "unnamed".to_owned())
 }
 
-/// The address that this host was last known by in the cluster. Without one that can be read, it is found as at first.
+/// Returns the last known address of this host in the cluster, if the file can be read.
 fn host_address(file: &Path) -> Option<IpAddr> {
     fs::read_to_string(file).ok()?.trim().parse().ok()
 }
 
-/// The address by which this host reaches etcd.
+/// Returns the address by which this host reaches etcd.
 async fn towards(etcd: &cluster::Options) -> Result<IpAddr, JoinError> {
     let text = etcd.to_string();
     let (mut resolved, mut unresolved) = (false, None);
@@ -158,7 +160,8 @@ async fn towards(etcd: &cluster::Options) -> Result<IpAddr, JoinError> {
     Err(unresolved.filter(|_| !resolved).unwrap_or(JoinError::NoAddress(text)))
 }
 
-/// The address that this host sends from to a member. Nothing is sent: connecting a UDP socket only asks for the route.
+/// Returns the source address of packets to a member. Sends nothing: connecting a UDP socket only
+/// looks up the route.
 fn way_to(member: SocketAddr) -> Option<IpAddr> {
     let any: SocketAddr = if member.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0_u16; 8], 0).into() };
     let socket = UdpSocket::bind(any).ok()?;
@@ -172,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_is_read_back_and_nonsense_is_no_id() {
+    fn an_id_is_read_back_and_an_invalid_one_is_refused() {
         let directory = tempfile::tempdir().expect("a directory");
         let file = directory.path().join("host-id");
         let (id, known) = host_id(&file).expect("a new one");

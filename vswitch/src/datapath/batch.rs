@@ -1,16 +1,18 @@
-//! Reading a whole hash map, thousands of entries a call: BPF_MAP_LOOKUP_BATCH (kernel 5.6, 057996380a42), which aya has not.
+//! Reads a whole hash map, thousands of entries per call: BPF_MAP_LOOKUP_BATCH (kernel 5.6,
+//! 057996380a42), which aya does not support.
 
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// The command of bpf(2) (linux/bpf.h).
+/// The command number of bpf(2) (linux/bpf.h).
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 
-/// Entries a call. The kernel hands over whole buckets: it wants room for the largest.
+/// Entries per call. The kernel returns whole buckets, so the buffer must have room for the largest
+/// bucket.
 const ENTRIES: usize = 4096;
 
-/// `union bpf_attr`, as far as this command reads it.
+/// The part of `union bpf_attr` that this command reads.
 #[repr(C)]
 struct Attributes {
     in_batch: u64,
@@ -23,15 +25,19 @@ struct Attributes {
     flags: u64,
 }
 
-/// Every entry that is there throughout; of those that come and go meanwhile, some.
+/// Returns every entry that stays in the map during the call. Entries that are added or removed
+/// meanwhile may be missing or present.
 ///
 /// # Errors
-/// What the kernel answers. Keys and values have to have the map's sizes, or it writes beyond them: the caller has checked.
+/// Returns the error of the kernel.
+///
+/// The caller must make sure that `K` and `V` have the sizes of the map's keys and values: the
+/// kernel would otherwise write beyond the buffers.
 pub(super) fn entries<K: aya::Pod, V: aya::Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<(K, V)>> {
     let mut all = Vec::new();
     let mut keys = vec![MaybeUninit::<K>::uninit(); ENTRIES];
     let mut values = vec![MaybeUninit::<V>::uninit(); ENTRIES];
-    // Where the kernel goes on; for a hash map the number of a bucket.
+    // The position at which the kernel continues; for a hash map a bucket number.
     let (mut token, mut begun) = (0_u32, false);
     loop {
         let mut attributes = Attributes {
@@ -44,17 +50,19 @@ pub(super) fn entries<K: aya::Pod, V: aya::Pod>(map: BorrowedFd<'_>) -> io::Resu
             element_flags: 0,
             flags: 0,
         };
-        // SAFETY: the attributes are whole, and the two buffers have room for `count` keys and values.
+        // SAFETY: all attributes are initialized, and both buffers have room for `count` keys and
+        // values.
         let answer =
             unsafe { libc::syscall(libc::SYS_bpf, BPF_MAP_LOOKUP_BATCH, &raw mut attributes, size_of::<Attributes>()) };
         let error = (answer < 0).then(io::Error::last_os_error);
-        // ENOENT: these were the last.
+        // ENOENT: these entries were the last.
         let last = error.as_ref().is_some_and(|error| error.raw_os_error() == Some(libc::ENOENT));
         if let Some(error) = error.filter(|_| !last) {
             return Err(error);
         }
         let read = keys.iter().zip(&values).take(attributes.count as usize);
-        // SAFETY: the kernel has written the first `count` of both; any bit pattern is valid (Pod).
+        // SAFETY: the kernel has written the first `count` elements of both buffers; any bit
+        // pattern is valid (Pod).
         all.extend(read.map(|(key, value)| unsafe { (key.assume_init(), value.assume_init()) }));
         if last {
             return Ok(all);

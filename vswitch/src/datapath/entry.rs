@@ -1,4 +1,4 @@
-//! What the tables say of a port, made of what was asked for. Pure.
+//! Builds the table entries of a port from its [`PortSpec`], without side effects.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -8,8 +8,9 @@ use vswitch_common::tables::{NeighborKey, Port, PortKind, VlanKey};
 
 use super::{PortSpec, Trunk};
 
-/// Whether a port's station has an entry of its own in the FDB: not if it shares its address with its parent, or there is
-/// none.
+/// Reports whether a port's station has a static FDB entry of its own. False for a tunnel, which
+/// has no station, for a child that shares its MAC address with its parent, and for a child that
+/// has its parent to itself (passthru).
 pub(super) fn fixed(port: &Port) -> bool {
     match port.kind() {
         Some(PortKind::Child) => !port.has(Port::BY_ADDRESS | Port::PASSTHRU),
@@ -21,10 +22,10 @@ pub(super) fn flags(spec: &PortSpec) -> u32 {
     let rules = &spec.rules;
     let container = matches!(spec.kind, PortKind::Container | PortKind::Child);
     let tunnel = spec.kind == PortKind::Tunnel;
-    let place = &spec.rules.place;
+    let parent = &spec.rules.parent;
     let flags = [
         (Port::XDP_EGRESS, spec.xdp_egress),
-        // What is isolated here is so from all other endpoints, wherever they are.
+        // An isolated endpoint is isolated from all other endpoints, on every host.
         (Port::ISOLATED, rules.isolated && container || tunnel),
         (Port::SPLIT_HORIZON, rules.split_horizon || tunnel),
         (Port::SPOOF_GUARD, rules.spoof_guard && container),
@@ -38,24 +39,25 @@ pub(super) fn flags(spec: &PortSpec) -> u32 {
         (Port::ARP_SUPPRESS, rules.arp_suppress),
         (Port::SNOOPING, rules.snooping),
         (Port::ROUTER, rules.router || tunnel || spec.kind == PortKind::Uplink),
-        (Port::APART, place.apart),
-        (Port::REFLECTED, place.reflected),
-        (Port::BY_ADDRESS, place.by_address),
-        (Port::ROUTED, place.routed),
-        (Port::STACK, place.stack),
-        (Port::HOST_ACCESS, place.host_access),
-        (Port::PASSTHRU, place.passthru),
+        (Port::APART, parent.apart),
+        (Port::REFLECTED, parent.reflected),
+        (Port::BY_ADDRESS, parent.by_address),
+        (Port::ROUTED, parent.routed),
+        (Port::STACK, parent.stack),
+        (Port::HOST_ACCESS, parent.host_access),
+        (Port::PASSTHRU, parent.passthru),
     ];
     flags.into_iter().filter(|(_, set)| *set).fold(0, |all, (flag, _)| all | flag)
 }
 
-/// Frames in a second as frames in a tick, at least one.
+/// Converts frames per second to frames per tick, rounded up, so at least 1 for any rate above 0.
 pub(super) fn per_tick(pps: u32) -> u32 {
     let frames = (u64::from(pps) << 30).div_ceil(1_000_000_000);
     u32::try_from(frames).unwrap_or(u32::MAX)
 }
 
-/// The addresses of a port's station as the programs know them: IPv4 in the order of the wire, IPv6.
+/// Returns the first IPv4 address (network byte order) and the first IPv6 address of a port's
+/// station, as the programs store them. An absent address is 0 or unspecified.
 pub(super) fn own(addresses: &[IpAddr]) -> (u32, Address) {
     let four =
         addresses.iter().find_map(|address| if let IpAddr::V4(four) = address { Some(four.octets()) } else { None });
@@ -71,10 +73,11 @@ pub(super) fn mapped(address: IpAddr) -> Address {
     }
 }
 
-/// The keys by which a port's station is found: all its addresses, and the link-local one of its MAC address.
+/// Returns the NEIGHBORS keys of a port's station: all its addresses, and the link-local address
+/// derived from its MAC address unless the network distinguishes children by IP address.
 pub(super) fn neighbors(spec: &PortSpec) -> BTreeSet<NeighborKey> {
     let key = |address| NeighborKey { address, network: spec.network, vlan: VlanKey(spec.rules.vlan), reserved: 0 };
     let given = spec.addresses.iter().map(|address| mapped(*address));
-    let link_local = Some(Address::link_local(spec.mac)).filter(|_| !spec.rules.place.by_address);
+    let link_local = Some(Address::link_local(spec.mac)).filter(|_| !spec.rules.parent.by_address);
     given.chain(link_local).map(key).collect()
 }

@@ -1,4 +1,4 @@
-//! What can go wrong with the datapath, with the object it went wrong with.
+//! Errors of the datapath, each with the object that it concerns.
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -13,89 +13,90 @@ pub enum DatapathError {
     /// The object could not be loaded into the kernel.
     #[error("cannot load the eBPF programs: {}", chain(.0))]
     Load(aya::EbpfError),
-    /// The verifier or the kernel refused one program.
+    /// The verifier or the kernel refused a program.
     #[error("the kernel refuses the eBPF program {program}: {}", chain(.cause))]
     Program {
-        /// Its name.
+        /// The name of the program.
         program: &'static str,
-        /// What the kernel said.
+        /// The error of the kernel.
         cause: ProgramError,
     },
-    /// A hook on a device was refused.
+    /// The kernel refused to attach a program to a device.
     #[error("cannot attach {program} to {device}: {}", chain(.cause))]
     Attach {
-        /// Its name.
+        /// The name of the program.
         program: &'static str,
         /// The device.
         device: String,
-        /// What the kernel said.
+        /// The error of the kernel.
         cause: ProgramError,
     },
-    /// A pin in bpffs could not be made, opened or removed.
+    /// A pin in bpffs could not be created, opened or removed.
     #[error("cannot use the pin {path}: {message}")]
     Pin {
         /// The path in bpffs.
         path: PathBuf,
-        /// What went wrong.
+        /// The cause.
         message: String,
     },
     /// A table could not be read or written.
     #[error("cannot access the table {table}: {}", chain(.cause))]
     Table {
-        /// Its name.
+        /// The name of the table.
         table: &'static str,
-        /// What the kernel said.
+        /// The error of the kernel.
         cause: MapError,
     },
     /// No port number is free.
     #[error("the switch has no free port (it has room for {limit})")]
     NoFreePort {
-        /// How many it can have.
+        /// The highest possible number of ports.
         limit: u32,
     },
-    /// The table of subnets has no room for a network's.
+    /// The table of subnets has no room for the subnets of another network.
     #[error("the switch has no room for the subnets of another network (it has room for {limit} in all)")]
     NoRoomForSubnets {
-        /// How many subnets and addresses of the host it can have.
+        /// The highest possible number of subnets and host addresses in all networks.
         limit: u32,
     },
-    /// A network has a number that the switch does not have.
+    /// The number of a network is out of range.
     #[error("the switch has no network number {} (they go from 1 to {limit})", .number.0)]
     NoSuchNetwork {
-        /// The number.
+        /// The network's number.
         number: NetworkNumber,
-        /// The highest.
+        /// The highest valid number.
         limit: u32,
     },
-    /// No such port.
+    /// No port has this number.
     #[error("the switch has no port {}", .0.0)]
     NoSuchPort(PortNumber),
-    /// The kernel does not take such a frame for a test run.
+    /// The kernel refuses a test run with this frame.
     #[error(
         "the kernel does not run {program} on a frame of {length} bytes: too short for what it says it is, or too long"
     )]
     TraceRefused {
-        /// The program.
+        /// The name of the program.
         program: &'static str,
-        /// The frame's length.
+        /// The length of the frame in bytes.
         length: usize,
     },
-    /// A traced run did not happen.
+    /// The kernel did not run the program, or the program returned no record.
     #[error("cannot run {program} on the frame: {message}")]
     Trace {
-        /// The program.
+        /// The name of the program.
         program: &'static str,
-        /// What the kernel said.
+        /// The error of the kernel.
         message: String,
     },
 }
 
-/// An error with all its causes: aya's name the call, and what the kernel answered is the innermost.
+/// Formats an error with all its causes: an error of aya names the call, and the innermost cause is
+/// the answer of the kernel.
 pub(super) fn chain(error: &dyn Error) -> String {
     let causes = std::iter::successors(Some(error), |&error| error.source());
     let mut parts: Vec<String> = Vec::new();
     for cause in causes.map(ToString::to_string) {
-        // Some repeat their cause in their own words.
+        // Some errors repeat their cause in their own text.
         if !parts.last().is_some_and(|last| last.ends_with(&cause)) {
             parts.push(cause);
         }

@@ -1,4 +1,5 @@
-//! Hooks: which program sits where, attached by links that are pinned and so outlive the daemon.
+//! The hooks and the programs on them. Programs are attached by pinned links, which outlive the
+//! daemon.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -12,6 +13,7 @@ use aya::programs::xdp::{XdpLink, XdpMode};
 use aya::sys::SyscallError;
 use aya::util::KernelVersion;
 use vswitch_common::tables::{Port, PortKind};
+use vswitch_common::tail_call::TailCall;
 
 use super::load::{Pins, pin_error, remove_pin};
 use super::ports::PortTable;
@@ -19,75 +21,70 @@ use super::programs::Programs;
 use super::{DatapathError, Mode};
 use crate::kernel::clsact;
 
-/// Priority and handle of our filter where tc has no links (clsact): they name it for replacement and removal.
+/// Priority and handle of our filter where tc has no links (clsact). They identify the filter for
+/// replacement and removal.
 const CLSACT: (u16, TcHandle) = (1, TcHandle::new(0, 0x7673));
-/// The same of the one on the underlay, whose device may be a port, too: that one is asked first.
+/// Priority and handle of the underlay filter. The underlay device may be a port, too; the filter
+/// of the port runs first.
 const CLSACT_UNDERLAY: (u16, TcHandle) = (2, TcHandle::new(0, 0x7674));
 
-/// A place where a program of ours runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Hook {
-    Container,
-    Host,
-    Uplink,
-    Child,
-    Parent,
-    /// What leaves by a parent.
-    ParentOut,
-    /// What comes out of the tunnel.
-    Tunnel,
-    /// What arrives on a device that leads to peers, which is no port.
-    Underlay,
-    /// What comes out of WireGuard, at its device, which is no port.
-    Wireguard,
-    /// What is to go into it.
-    WireguardOut,
-    /// What arrives behind the receiver, which is no port.
-    Receiver,
-    ContainerXdp,
-    UplinkXdp,
-    ParentXdp,
+/// Declares each hook once: its name, the name of its program in the object and of the program's
+/// pin, and the programs that it calls, also through others.
+macro_rules! hooks {
+    ($($(#[doc = $doc:literal])* $hook:ident = $program:literal, [$($call:ident),*];)*) => {
+        /// A place at which one of our programs runs.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub(super) enum Hook {
+            $($(#[doc = $doc])* $hook,)*
+        }
+
+        impl Hook {
+            pub(super) const ALL: [Self; [$($program),*].len()] = [$(Self::$hook),*];
+
+            /// Returns the name of the program in the object and of its pin.
+            pub(super) const fn program(self) -> &'static str {
+                match self {
+                    $(Self::$hook => $program,)*
+                }
+            }
+
+            /// Returns the programs that the hook's program calls, and those that they call.
+            pub(super) const fn tail_calls(self) -> &'static [TailCall] {
+                match self {
+                    $(Self::$hook => &[$(TailCall::$call),*],)*
+                }
+            }
+        }
+    };
+}
+
+hooks! {
+    Container = "from_container", [GuardedGroupFromContainer, GroupFromContainer, Carry];
+    Host = "from_host", [GroupFromHost, Carry];
+    Uplink = "from_uplink", [GroupFromUplink, Carry];
+    Child = "from_child", [GuardedGroupFromChild, GroupFromChild, Carry];
+    Parent = "from_parent", [GroupFromParent, Carry];
+    /// Frames that leave by a parent.
+    ParentOut = "to_parent", [Carry];
+    /// Packets that leave the tunnel device.
+    Tunnel = "from_tunnel", [GroupFromTunnel, Carry];
+    /// Packets that arrive on a device that leads to peers, whether the device is a port or not.
+    /// Tunnel packets pass on to a device that has another of the programs.
+    Underlay = "from_underlay", [];
+    /// Packets that leave the WireGuard device, which is no port.
+    Wireguard = "from_wireguard", [];
+    /// Packets that enter the WireGuard device.
+    WireguardOut = "to_wireguard", [];
+    /// Packets that arrive behind the receiver, which is no port.
+    Receiver = "from_receiver", [];
+    // An XDP program cannot call a classifier. It defers such frames to the tc program.
+    ContainerXdp = "from_container_xdp", [];
+    UplinkXdp = "from_uplink_xdp", [];
+    ParentXdp = "from_parent_xdp", [];
 }
 
 impl Hook {
-    pub(super) const ALL: [Self; 14] = [
-        Self::Container,
-        Self::Host,
-        Self::Uplink,
-        Self::Child,
-        Self::Parent,
-        Self::ParentOut,
-        Self::Tunnel,
-        Self::Underlay,
-        Self::Wireguard,
-        Self::WireguardOut,
-        Self::Receiver,
-        Self::ContainerXdp,
-        Self::UplinkXdp,
-        Self::ParentXdp,
-    ];
-
-    /// The program's name in the object, and of its pin.
-    pub(super) const fn program(self) -> &'static str {
-        match self {
-            Self::Container => "from_container",
-            Self::Host => "from_host",
-            Self::Uplink => "from_uplink",
-            Self::Child => "from_child",
-            Self::Parent => "from_parent",
-            Self::ParentOut => "to_parent",
-            Self::Tunnel => "from_tunnel",
-            Self::Underlay => "from_underlay",
-            Self::Wireguard => "from_wireguard",
-            Self::WireguardOut => "to_wireguard",
-            Self::Receiver => "from_receiver",
-            Self::ContainerXdp => "from_container_xdp",
-            Self::UplinkXdp => "from_uplink_xdp",
-            Self::ParentXdp => "from_parent_xdp",
-        }
-    }
-
-    /// The tc program of a kind of port.
+    /// Returns the tc hook of a kind of port.
     pub(super) const fn tc(kind: PortKind) -> Self {
         match kind {
             PortKind::Container => Self::Container,
@@ -99,7 +96,8 @@ impl Hook {
         }
     }
 
-    /// The XDP program of a kind of port; what the host sends has never been a bare frame.
+    /// Returns the XDP hook of a kind of port. A host port has none, because packets that the host
+    /// sends are sk_buffs from the start.
     pub(super) const fn xdp(kind: PortKind) -> Option<Self> {
         match kind {
             PortKind::Container => Some(Self::ContainerXdp),
@@ -113,7 +111,7 @@ impl Hook {
         matches!(self, Self::ContainerXdp | Self::UplinkXdp | Self::ParentXdp)
     }
 
-    /// On which side of the device a tc program is.
+    /// Returns the side of the device on which a tc program runs.
     const fn side(self) -> TcAttachType {
         match self {
             Self::ParentOut | Self::WireguardOut => TcAttachType::Egress,
@@ -121,7 +119,7 @@ impl Hook {
         }
     }
 
-    /// What names its filter on clsact.
+    /// Returns the priority and handle of the hook's filter on clsact.
     const fn clsact(self) -> (u16, TcHandle) {
         match self {
             Self::Underlay => CLSACT_UNDERLAY,
@@ -129,19 +127,19 @@ impl Hook {
         }
     }
 
-    /// All that a port of a kind may have.
+    /// Returns all hooks that a port of a kind may have.
     fn of(kind: PortKind) -> impl Iterator<Item = Self> {
         let out = (kind == PortKind::Parent).then_some(Self::ParentOut);
         [Some(Self::tc(kind)), out, Self::xdp(kind)].into_iter().flatten()
     }
 }
 
-/// How tc programs are attached.
+/// The mechanism that attaches tc programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TcHook {
-    /// By links, kernel 6.6 and newer (e420bed02507).
+    /// Links, kernel 6.6 and newer (e420bed02507).
     Tcx,
-    /// As filters of the clsact qdisc.
+    /// Filters of the clsact qdisc.
     Clsact,
 }
 
@@ -161,14 +159,14 @@ impl TcHook {
     }
 }
 
-/// Which hooks serve each kind of port, in the words of `status`.
+/// The hooks that serve each kind of port, in the wording of `status`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hooks {
     /// Container ports.
     pub container: String,
-    /// The host's ports.
+    /// Host ports.
     pub host: String,
-    /// Uplinks, where the driver has XDP.
+    /// Uplinks whose driver supports XDP.
     pub uplink: String,
 }
 
@@ -184,7 +182,7 @@ impl Hooks {
     }
 }
 
-/// Attaches a tc program to its side of a device, or puts it in the place of the one that is there.
+/// Attaches a tc program to its side of a device, or replaces the attached program.
 pub(super) fn attach_tc(
     programs: &mut Programs,
     tc: TcHook,
@@ -200,18 +198,20 @@ pub(super) fn attach_tc(
             if replace(programs, hook, &pin)? {
                 return Ok(());
             }
-            let program = programs.classifier(hook);
+            let program = programs.classifier(hook)?;
             let order = TcAttachOptions::TcxOrder(LinkOrder::first());
             let id = program.attach_with_options(device, hook.side(), order).map_err(failed)?;
             let link = program.take_link(id).map_err(failed)?;
             pin_link(FdLink::try_from(link), &pin)
         }
         TcHook::Clsact => {
-            // Fails where the qdisc is there already; without it, attaching says what is wrong.
+            // Fails if the qdisc exists already. If the qdisc is missing for another reason,
+            // attaching the filter returns the error.
             let _ = qdisc_add_clsact(device);
             let (priority, handle) = hook.clsact();
-            let program = programs.classifier(hook);
-            // A link to a filter that may not exist yet: attaching to it makes or replaces the filter.
+            let program = programs.classifier(hook)?;
+            // A link to a filter that may not exist yet: attaching to the link creates or replaces
+            // the filter.
             let filter = SchedClassifierLink::attached(device, hook.side(), priority, handle, None);
             let filter = filter.map_err(|error| failed(TcError::IoError(error).into()))?;
             let id = match program.attach_to_link(filter) {
@@ -221,14 +221,15 @@ pub(super) fn attach_tc(
                     program.attach_with_options(device, hook.side(), options).map_err(failed)?
                 }
             };
-            // The filter stays when we go: no link of the kernel's, and nothing to pin.
+            // The filter must stay when the daemon exits. It has no kernel link, so nothing is
+            // pinned.
             std::mem::forget(program.take_link(id).map_err(failed)?);
             Ok(())
         }
     }
 }
 
-/// Attaches an XDP program to a device in native mode, or puts it in the place of our own that is there.
+/// Attaches an XDP program to a device in native mode, or replaces our attached program.
 pub(super) fn attach_xdp(
     programs: &mut Programs,
     hook: Hook,
@@ -241,13 +242,13 @@ pub(super) fn attach_xdp(
         return Ok(());
     }
     let failed = |cause| DatapathError::Attach { program: hook.program(), device: device.to_owned(), cause };
-    let program = programs.xdp(hook);
+    let program = programs.xdp(hook)?;
     let id = program.attach_to_if_index(ifindex, XdpMode::Driver).map_err(failed)?;
     let link = program.take_link(id).map_err(failed)?;
     pin_link(FdLink::try_from(link), &pin)
 }
 
-/// Takes the program off that looks at what leaves by a parent, if it is there.
+/// Removes the egress program of a parent, if it is attached.
 pub(super) fn detach_out(tc: TcHook, device: &str, ifindex: u32, pins: &Pins<'_>) -> Result<(), DatapathError> {
     if tc == TcHook::Clsact {
         let (priority, handle) = CLSACT;
@@ -256,15 +257,15 @@ pub(super) fn detach_out(tc: TcHook, device: &str, ifindex: u32, pins: &Pins<'_>
     remove_pin(&pins.link(ifindex, Hook::ParentOut))
 }
 
-/// Takes our program for the underlay off a device, which may be gone already.
+/// Removes our underlay program from a device, which may no longer exist.
 pub(super) fn detach_underlay(ifindex: u32, pins: &Pins<'_>) -> Result<(), DatapathError> {
     remove_pin(&pins.link(ifindex, Hook::Underlay))?;
     release_underlay(ifindex);
     Ok(())
 }
 
-/// Forgets these programs of ours, but for those at one device: the others are gone, and took them with them but for the pins
-/// of their links.
+/// Removes the pinned links of these hooks, except those on `device`. The other devices no longer
+/// exist; only the pins of their links are left.
 pub(super) fn forget(hooks: &[Hook], device: Option<u32>, pins: &Pins<'_>) -> Result<(), DatapathError> {
     let links = std::fs::read_dir(pins.links()).map_err(|error| pin_error(&pins.links(), &error))?;
     for link in links.flatten() {
@@ -278,14 +279,15 @@ pub(super) fn forget(hooks: &[Hook], device: Option<u32>, pins: &Pins<'_>) -> Re
     Ok(())
 }
 
-/// The same where tc has no links, also for what a daemon that died has left.
+/// Removes the underlay filter from a device where tc has no links (clsact), including the filter
+/// of a daemon that died.
 pub fn release_underlay(ifindex: u32) {
     if TcHook::of_this_kernel() == TcHook::Clsact {
         release(ifindex, CLSACT_UNDERLAY, &[TcAttachType::Ingress]);
     }
 }
 
-/// Takes our programs off a device, which may be gone already.
+/// Removes our programs from a device, which may no longer exist.
 pub(super) fn detach(tc: TcHook, kind: PortKind, ifindex: u32, pins: &Pins<'_>) -> Result<(), DatapathError> {
     for hook in Hook::of(kind) {
         remove_pin(&pins.link(ifindex, hook))?;
@@ -296,8 +298,9 @@ pub(super) fn detach(tc: TcHook, kind: PortKind, ifindex: u32, pins: &Pins<'_>) 
     Ok(())
 }
 
-/// Takes our filter off a device where it hangs on clsact, and clsact with it if it is empty then. With tcx there is
-/// nothing to do: links go with their pins. Also for what a daemon that died has left on an interface that stays.
+/// Removes our filters from a device that uses clsact, and the clsact qdisc if it is empty then.
+/// Does nothing with tcx, where links disappear with their pins. Also removes the filters that a
+/// dead daemon left on an interface that stays.
 pub fn release_device(ifindex: u32) {
     if TcHook::of_this_kernel() != TcHook::Clsact {
         return;
@@ -308,7 +311,7 @@ pub fn release_device(ifindex: u32) {
 fn release(ifindex: u32, (priority, handle): (u16, TcHandle), sides: &[TcAttachType]) {
     let Ok(name) = nix::net::if_::if_indextoname(ifindex) else { return };
     let Ok(device) = name.to_str() else { return };
-    // Dropping the link removes the filter; an error means that it is gone.
+    // Dropping the link removes the filter. An error means that the filter no longer exists.
     for side in sides {
         drop(SchedClassifierLink::attached(device, *side, priority, handle, None));
     }
@@ -317,7 +320,23 @@ fn release(ifindex: u32, (priority, handle): (u16, TcHandle), sides: &[TcAttachT
     }
 }
 
-/// Puts the programs just loaded in the place of an earlier daemon's, on every port.
+/// Returns the hooks on which an earlier daemon left programs.
+pub(super) fn in_use(tc: TcHook, pins: &Pins<'_>, ports: &PortTable) -> Result<Vec<Hook>, DatapathError> {
+    let mut names = BTreeSet::new();
+    let links = std::fs::read_dir(pins.links()).map_err(|error| pin_error(&pins.links(), &error))?;
+    for link in links.flatten() {
+        if let Some((_, program)) = link.file_name().to_str().and_then(|name| name.split_once('-')) {
+            names.insert(program.to_owned());
+        }
+    }
+    // clsact has no links to list, so the hooks follow from the kinds of the ports.
+    let kinds: Vec<PortKind> =
+        ports.iter().filter(|_| tc == TcHook::Clsact).filter_map(|(_, port)| port.kind()).collect();
+    let on_ports = |hook: &Hook| !hook.is_xdp() && kinds.iter().any(|kind| Hook::of(*kind).any(|of| of == *hook));
+    Ok(Hook::ALL.into_iter().filter(|hook| names.contains(hook.program()) || on_ports(hook)).collect())
+}
+
+/// Replaces the programs of an earlier daemon with those of this daemon, on every port.
 pub(super) fn replace_programs(
     programs: &mut Programs,
     tc: TcHook,
@@ -335,7 +354,8 @@ pub(super) fn replace_programs(
             let hooks = Hook::of(kind).filter(|hook| !hook.is_xdp());
             let mut hooks = hooks.filter(|hook| *hook != Hook::ParentOut || port.has(Port::HOST_ACCESS));
             let attached = hooks.try_for_each(|hook| attach_tc(programs, tc, hook, device, port.ifindex, pins));
-            // A namespace is taken down in the background: a device that goes meanwhile is no port for long.
+            // The kernel removes a namespace in the background. An error is ignored if the device
+            // disappeared meanwhile, because its port is about to be removed.
             let there = nix::net::if_::if_nametoindex(device) == Ok(port.ifindex);
             attached.or_else(|error| if there { Err(error) } else { Ok(()) })?;
         }
@@ -343,8 +363,9 @@ pub(super) fn replace_programs(
     Ok(())
 }
 
-/// The same on the devices that lead to peers, as far as links tell which they are: returns them. And behind the receiver, and
-/// on the tunnels' device, which has it whether there are tunnels or not.
+/// Replaces the programs of an earlier daemon on the devices that lead to peers, behind the
+/// receiver and on the tunnel device, as far as pinned links identify these devices. Returns the
+/// devices that lead to peers. The tunnel device has its program with or without tunnels.
 pub(super) fn replace_on_underlay(programs: &mut Programs, pins: &Pins<'_>) -> Result<BTreeSet<u32>, DatapathError> {
     let mut devices = BTreeSet::new();
     let links = std::fs::read_dir(pins.links()).map_err(|error| pin_error(&pins.links(), &error))?;
@@ -363,7 +384,8 @@ pub(super) fn replace_on_underlay(programs: &mut Programs, pins: &Pins<'_>) -> R
     Ok(devices)
 }
 
-/// Puts our program into a pinned link. False if there is none; one whose device is gone is removed.
+/// Replaces the program of a pinned link. Returns false if no usable link exists. A pin whose
+/// device no longer exists is removed.
 fn replace(programs: &mut Programs, hook: Hook, pin: &Path) -> Result<bool, DatapathError> {
     let pinned = match PinnedLink::from_pin(pin) {
         Ok(pinned) => FdLink::from(pinned),
@@ -372,20 +394,20 @@ fn replace(programs: &mut Programs, hook: Hook, pin: &Path) -> Result<bool, Data
         }
         Err(error) => return Err(DatapathError::Pin { path: pin.to_owned(), message: error.to_string() }),
     };
-    // The links that we take back out here stay attached: the pin holds them.
+    // The links taken out of the program here stay attached, because the pin holds them.
     let replaced = if hook.is_xdp() {
-        let program = programs.xdp(hook);
+        let program = programs.xdp(hook)?;
         XdpLink::try_from(pinned).map_err(|_| ()).and_then(|link| {
             program.attach_to_link(link).and_then(|id| program.take_link(id)).map(drop).map_err(|_| ())
         })
     } else {
-        let program = programs.classifier(hook);
+        let program = programs.classifier(hook)?;
         SchedClassifierLink::try_from(pinned).map_err(|_| ()).and_then(|link| {
             program.attach_to_link(link).and_then(|id| program.take_link(id)).map(drop).map_err(|_| ())
         })
     };
     if replaced.is_err() {
-        // ENOLINK: its device is gone, or another by now.
+        // ENOLINK: the device no longer exists, or the index belongs to another device now.
         remove_pin(pin)?;
     }
     Ok(replaced.is_ok())

@@ -1,10 +1,11 @@
-//! The core over the live tables, read from the daemon: what it decides about a frame, and every entry that it looked at.
+//! Runs the core on the live tables from the daemon, and records its decision about a frame with
+//! every entry that it looked up.
 
 use std::cell::RefCell;
 use std::ops::Deref;
 
 use aya::maps::MapError;
-use vswitch_common::forward::{Copied, Flooded, forward, forward_early};
+use vswitch_common::forward::{Copied, Flooded, forward, forward_xdp};
 use vswitch_common::packet::address::Address;
 use vswitch_common::packet::{Received, TunnelKey};
 use vswitch_common::tables::{
@@ -16,59 +17,61 @@ use vswitch_common::verdict::{Decision, Verdict};
 use super::tables::Maps;
 use super::{Datapath, DatapathError};
 
-/// Where a program looks at a frame.
+/// The hook at which a program processes a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// Before the kernel has made a packet of it.
+    /// XDP, before the kernel allocates an sk_buff.
     Xdp,
     /// tcx or clsact.
     Tc,
 }
 
-/// An entry that the core looked at, with what was there.
+/// A table entry that the core looked up, with the result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lookup {
-    /// Which port a device is.
+    /// The port of a device.
     Device(u32, PortNumber),
-    /// A port's entry.
+    /// The entry of a port.
     Port(PortNumber, Option<Port>),
-    /// Where a station is.
+    /// The FDB entry of a station.
     Station(FdbKey, Option<FdbEntry>),
-    /// What holds for a network.
+    /// The entry of a network.
     Network(NetworkNumber, Network),
-    /// Whose the packets of a peer are.
+    /// The port that packets of a peer enter by.
     Tunnel(TunnelKey, Option<PortNumber>),
-    /// Whose an IP address is.
+    /// The subnet that contains an IP address.
     Subnet(Address, Option<Subnet>),
-    /// Whose station has an IP address.
+    /// The port whose station has an IP address.
     Neighbor(NeighborKey, PortNumber),
-    /// Whether a VLAN is on the list of a trunk.
+    /// Whether the list of a trunk contains a VLAN.
     Trunk(PortNumber, VlanKey, bool),
-    /// Whether an address is the station's own in another network.
+    /// Whether an address is the station's own address in another network.
     Own(OwnKey, bool),
-    /// Whether a port listens to a group.
+    /// Whether a port is a listener of a group.
     Listener(ListenerKey, bool),
-    /// What a class of a port's frames has used of its allowance.
+    /// The storm-control window of a class of a port's frames: how much of its allowance the class
+    /// has used.
     Storm(PortNumber, u32, StormWindow),
 }
 
-/// What the core decided, and what it looked at for it, in order.
+/// A decision of the core, with the lookups that led to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reasoned {
     /// The decision.
     pub decision: Decision,
-    /// The entries; one that was looked at again is here once.
+    /// The lookups in order. Each distinct lookup occurs once.
     pub lookups: Vec<Lookup>,
-    /// Of a flood, what each port of the network gets, as far as it gets anything or would if it were shorter.
+    /// For a flood: the copy that each port of the network gets, including ports that get none
+    /// because the frame is too long for them.
     pub copies: Vec<(PortNumber, Copied)>,
 }
 
 impl Datapath {
-    /// What the core decides at the tick `now` about a frame that the device `ifindex` received, in the words
-    /// of the live tables. Nothing changes by it.
+    /// Returns the decision of the core at the tick `now` about a frame that the device `ifindex`
+    /// received, with the live tables. Changes nothing.
     ///
     /// # Errors
-    /// [`DatapathError::Table`] if a table cannot be read.
+    /// Returns [`DatapathError::Table`] if a table cannot be read.
     pub fn reason(
         &self,
         stage: Stage,
@@ -80,7 +83,7 @@ impl Datapath {
         let state = self.state();
         let tables = LiveTables { maps: &state.maps, seen: RefCell::default(), failed: RefCell::default() };
         let decision = match stage {
-            Stage::Xdp => forward_early(ifindex, kind, frame.bytes, &tables, now),
+            Stage::Xdp => forward_xdp(ifindex, kind, frame.bytes, &tables, now),
             Stage::Tc => forward(ifindex, frame, &tables, now),
         };
         let copies = tables.copies(&decision, frame);
@@ -95,12 +98,13 @@ impl Datapath {
 struct LiveTables<'a> {
     maps: &'a Maps,
     seen: RefCell<Vec<Lookup>>,
-    /// The first table that could not be read: what was decided without it counts for nothing.
+    /// The first table that could not be read. A decision that was made without the table is
+    /// discarded.
     failed: RefCell<Option<DatapathError>>,
 }
 
 impl LiveTables<'_> {
-    /// Walks over the ports of the network as the program does that carries a flood out.
+    /// Walks over the ports of the network as the program does that replicates a flood.
     fn copies(&self, decision: &Decision, frame: &Received<'_>) -> Vec<(PortNumber, Copied)> {
         if !matches!(decision.verdict(), Some(Verdict::Flood(_))) {
             return Vec::new();
@@ -130,7 +134,8 @@ impl LiveTables<'_> {
         }
     }
 
-    /// What a table answered; that it has no such entry is an answer.
+    /// Returns the entry that a table lookup found, or `None` if the entry does not exist. Notes
+    /// any other error.
     fn read<T>(&self, table: &'static str, answer: Result<T, MapError>) -> Option<T> {
         match answer {
             Ok(value) => Some(value),

@@ -1,4 +1,4 @@
-//! Who listens to which multicast group, as the programs know it.
+//! The listeners of multicast groups in the programs' table.
 
 use std::collections::BTreeSet;
 
@@ -10,10 +10,10 @@ use super::load::{Datapath, State};
 use super::tables::removed;
 
 impl Datapath {
-    /// Every listener.
+    /// Returns every listener.
     ///
     /// # Errors
-    /// What the kernel refused.
+    /// Returns the error of the kernel.
     pub fn listeners(&self) -> Result<BTreeSet<ListenerKey>, DatapathError> {
         self.state().listeners()
     }
@@ -21,15 +21,16 @@ impl Datapath {
     /// Makes a port a listener of a group.
     ///
     /// # Errors
-    /// What the kernel refused: there are [`vswitch_common::tables::MAX_LISTENERS`] already.
+    /// Returns the error of the kernel, for instance if the table already has
+    /// [`vswitch_common::tables::MAX_LISTENERS`] entries.
     pub fn listen(&self, key: &ListenerKey) -> Result<(), DatapathError> {
         self.state().maps.listeners.insert(key, 1, 0).map_err(failed)
     }
 
-    /// Makes it none any more; false if it was none.
+    /// Removes a port from a group. Returns false if the port was no listener.
     ///
     /// # Errors
-    /// What the kernel refused.
+    /// Returns the error of the kernel.
     pub fn unlisten(&self, key: &ListenerKey) -> Result<bool, DatapathError> {
         removed(self.state().maps.listeners.remove(key), "LISTENERS")
     }

@@ -1,4 +1,5 @@
-//! What the programs know of networks: which addresses are in them, which of these are the host's, and what is internal.
+//! The programs' tables of networks: the subnets, the host's addresses in them, and whether a
+//! network is internal.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -13,28 +14,31 @@ use vswitch_common::tables::{MAX_PORTS, MAX_SUBNETS, Network, NetworkNumber, Por
 use super::tables::{Maps, removed};
 use super::{Datapath, DatapathError};
 
-/// A network, as the programs keep it apart from others.
+/// The properties by which the programs separate a network from the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkSpec {
-    /// Its number.
+    /// The network's number.
     pub number: NetworkNumber,
-    /// Nothing is routed into it or out of it.
+    /// Whether no packet is routed into the network or out of it.
     pub internal: bool,
-    /// Its subnets, each with the host's own address in it. No other network has addresses in them.
+    /// The subnets of the network, each with the host's own address in it. No other network has
+    /// addresses in these subnets.
     pub subnets: Vec<(IpNet, IpAddr)>,
-    /// The VNI of an overlay network, 24 bits.
+    /// The VNI of an overlay network, 24 bits; `None` for other networks.
     pub vni: Option<u32>,
 }
 
-/// Prefix length and prefix, as the table has them.
+/// Prefix length and prefix, as the SUBNETS table stores them.
 type Prefix = (u32, Address);
 
 impl Datapath {
-    /// Brings what the programs know of a network in line with `spec`; its ports stay. To be called before its first
-    /// port is added, and for every network after [`Datapath::open`].
+    /// Updates the programs' tables of a network to match `spec`; the ports of the network stay.
+    /// The caller calls this before it adds the network's first port, and for every network after
+    /// [`Datapath::open`].
     ///
     /// # Errors
-    /// [`DatapathError::NoRoomForSubnets`], and then nothing has changed; or what the kernel refused.
+    /// Returns [`DatapathError::NoRoomForSubnets`], in which case nothing has changed, or the error
+    /// of the kernel.
     pub fn set_network(&self, spec: &NetworkSpec) -> Result<(), DatapathError> {
         let wanted = spec.prefixes();
         let mut state = self.state();
@@ -42,10 +46,11 @@ impl Datapath {
         state.maps.set_vni(spec.number, spec.vni.unwrap_or(0))
     }
 
-    /// Forgets what [`Datapath::set_network`] told of a network. Nothing happens if it told nothing.
+    /// Removes the entries that [`Datapath::set_network`] made for a network. Does nothing if no
+    /// entries exist.
     ///
     /// # Errors
-    /// What the kernel refused.
+    /// Returns the error of the kernel.
     pub fn remove_network(&self, number: NetworkNumber) -> Result<(), DatapathError> {
         let mut state = self.state();
         state.maps.set_network(number, 0, BTreeMap::new())?;
@@ -54,10 +59,11 @@ impl Datapath {
 }
 
 impl NetworkSpec {
-    /// The entries of the table.
+    /// Returns the network's entries for the SUBNETS table.
     fn prefixes(&self) -> BTreeMap<Prefix, Subnet> {
         let subnets = self.subnets.iter().map(|(subnet, _)| (prefix(*subnet), 0));
-        // After the subnets: in one of a single address that is the host's.
+        // The gateways follow the subnets: in a subnet of a single address, the gateway's entry
+        // replaces the subnet's.
         let gateways = self.subnets.iter().map(|(_, gateway)| (prefix(IpNet::from(*gateway)), Subnet::GATEWAY));
         subnets.chain(gateways).map(|(prefix, flags)| (prefix, Subnet { network: self.number, flags })).collect()
     }
@@ -70,7 +76,8 @@ fn prefix(subnet: IpNet) -> Prefix {
     }
 }
 
-/// The table of subnets, with what is in it, so as not to search it: all of it can be read back.
+/// The SUBNETS table with a copy of its contents, which saves searching the map. All of the copy
+/// can be read back from the map.
 pub(super) struct SubnetTable {
     table: LpmTrie<MapData, Address, Subnet>,
     present: BTreeMap<Prefix, Subnet>,
@@ -85,12 +92,13 @@ impl SubnetTable {
         Ok(Self { table, present })
     }
 
-    /// Whose an address is, by the longest prefix.
+    /// Returns the subnet of an address, by the longest matching prefix.
     pub(super) fn of(&self, address: Address) -> Result<Subnet, MapError> {
         self.table.get(&Key::new(u128::BITS, address), 0)
     }
 
-    /// Whether there is room for entries, beside those of the network that stay until they are in.
+    /// Reports whether the table has room for `wanted` in addition to the present entries, because
+    /// old entries of the network stay until the new entries are added.
     fn has_room_for(&self, wanted: &BTreeMap<Prefix, Subnet>) -> bool {
         let new = wanted.keys().filter(|prefix| !self.present.contains_key(prefix)).count();
         self.present.len() + new <= MAX_SUBNETS as usize
@@ -129,7 +137,8 @@ impl Maps {
         if !self.subnets.has_room_for(&wanted) {
             return Err(DatapathError::NoRoomForSubnets { limit: MAX_SUBNETS });
         }
-        // Old ones go only when the new ones are there: no address that stays is unknown in between.
+        // Old entries are removed only after the new ones are added, so that an address that stays
+        // in the network is known at all times.
         let prefixes: BTreeSet<_> = wanted.keys().copied().collect();
         self.subnets.add(wanted)?;
         self.change_network(number, |network| network.flags = flags)?;
@@ -138,18 +147,19 @@ impl Maps {
 }
 
 impl Maps {
-    /// Says which VNI a network has; 0 is none. Its tunnels are added after this, and removed before.
+    /// Sets the VNI of a network; 0 means none. The caller adds the network's tunnels after this
+    /// call with a VNI, and removes them before the VNI changes.
     fn set_vni(&mut self, number: NetworkNumber, vni: u32) -> Result<(), DatapathError> {
         let table = "NETWORKS";
         let before = self.networks.get(&number.0, 0).map_err(|cause| DatapathError::Table { table, cause })?.vni;
         if before != vni && before != 0 {
-            removed(self.tunnels.remove(&TunnelKey::anybody(before)), "TUNNELS")?;
+            removed(self.tunnels.remove(&TunnelKey::any_peer(before)), "TUNNELS")?;
         }
         self.change_network(number, |network| network.vni = vni)?;
         if vni == 0 {
             return Ok(());
         }
-        let inserted = self.tunnels.insert(TunnelKey::anybody(vni), PortNumber::NONE, 0);
+        let inserted = self.tunnels.insert(TunnelKey::any_peer(vni), PortNumber::NONE, 0);
         inserted.map_err(|cause| DatapathError::Table { table: "TUNNELS", cause })
     }
 }

@@ -1,4 +1,4 @@
-//! Making devices into ports and back, and reading what they did.
+//! Turns devices into ports and back, and reads the counters of ports.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -8,39 +8,44 @@ use aya::maps::PerCpuValues;
 use vswitch_common::Mac;
 use vswitch_common::packet::address::Address;
 use vswitch_common::tables::{
-    FdbKey, MAX_PORTS, Neighbor, NeighborKey, NetworkNumber, OwnKey, Port, PortCounters, PortKind, PortNumber, VlanKey,
-    Way, trunk_key,
+    DirectRoute, FdbKey, MAX_PORTS, Neighbor, NeighborKey, NetworkNumber, OwnKey, Port, PortCounters, PortKind,
+    PortNumber, VlanKey, trunk_key,
 };
 
 use super::entry::{fixed, flags, mapped, neighbors, own, per_tick};
 use super::error::chain;
 use super::hooks::{self, Hook, Hooks};
 use super::load::{Datapath, Pins, State};
+use super::programs::Programs;
 use super::stations::station;
 use super::tables::{Maps, removed, set};
 use super::tunnels::is_tunnel;
 use super::{DatapathError, Mode, PortSpec, Trunk, Xdp};
 
-/// What the daemon remembers of the port table, so as not to search it: all of it can be read back from the maps.
+/// The daemon's cache of the port tables, which saves searching the maps. All of it can be read
+/// back from the maps.
 #[derive(Debug, Default)]
 pub(super) struct PortTable {
     pub(super) ports: BTreeMap<PortNumber, Port>,
-    /// The ports of each network, in the order of its list: from `Network::first` along `Port::next`.
+    /// The ports of each network, in the order of the linked list from `Network::first` along
+    /// `Port::next`.
     members: HashMap<NetworkNumber, Vec<PortNumber>>,
-    /// The number given last. Numbers go round, so that a stale FDB entry seldom meets a new port.
+    /// The port number assigned last. Numbers are assigned in a cycle, so that a stale FDB entry
+    /// seldom refers to a new port.
     last: u32,
     hooks: HashMap<PortNumber, String>,
     pub(super) neighbors: HashMap<PortNumber, BTreeSet<NeighborKey>>,
-    /// Of tunnels: the endpoints of the other host.
+    /// For tunnels: the stations of the endpoints on the other host.
     pub(super) remotes: HashMap<PortNumber, BTreeSet<FdbKey>>,
-    /// The stations behind each that somebody has written: they go with it.
+    /// The stations that were written by an operator behind each port. They are removed with the
+    /// port.
     pub(super) by_hand: HashMap<PortNumber, BTreeSet<FdbKey>>,
     owned: HashMap<PortNumber, BTreeSet<OwnKey>>,
     trunks: HashMap<PortNumber, BTreeSet<u16>>,
 }
 
 impl PortTable {
-    /// Reads the table back from the maps.
+    /// Reads the table from the maps.
     pub(super) fn read(maps: &Maps) -> Result<Self, DatapathError> {
         let ports: BTreeMap<_, _> = maps.used_ports()?.into_iter().collect();
         let mut table = Self { last: ports.keys().next_back().map_or(0, |number| number.0), ..Self::default() };
@@ -69,7 +74,8 @@ impl PortTable {
             let key = key.map_err(failed("TRUNKS"))?;
             table.trunks.entry(PortNumber(key >> 16)).or_default().insert(key as u16);
         }
-        // A daemon that died half-way may have left a port that is on no list: it gets on it when it is added again.
+        // A daemon that died half-way may have left a port that is on no list. `add` puts such a
+        // port back on its list.
         table.ports = ports;
         Ok(table)
     }
@@ -83,13 +89,13 @@ impl PortTable {
         self.iter().find(of_device).map(|(number, _)| number)
     }
 
-    /// The port of a peer in a network.
+    /// Returns the tunnel port to a peer in a network.
     fn of_peer(&self, network: NetworkNumber, remote: Address) -> Option<PortNumber> {
         let members = self.members.get(&network)?;
         members
             .iter()
             .copied()
-            .find(|number| self.ports.get(number).is_some_and(|port| is_tunnel(port) && port.ipv6 == remote))
+            .find(|number| self.ports.get(number).is_some_and(|port| is_tunnel(port) && port.peer() == remote))
     }
 
     fn free_number(&self) -> Option<PortNumber> {
@@ -99,12 +105,18 @@ impl PortTable {
 }
 
 impl Datapath {
-    /// Makes a device a port: table entries first, then the programs, so that the first frame finds its way.
-    /// A device that is a port already keeps its number and its counters, and is brought in line with `spec`.
+    /// Makes a device a port. The table entries are written before the programs are attached, so
+    /// that the first frame is forwarded. A device that already is a port keeps its number and its
+    /// counters, and its entries are updated to match `spec`.
     ///
     /// # Errors
-    /// [`DatapathError::NoFreePort`], or what the kernel refused; then the device is no port.
+    /// Returns [`DatapathError::NoFreePort`] or the error of the kernel; the device is then no
+    /// port.
     pub fn add_port(&self, spec: &PortSpec) -> Result<PortNumber, DatapathError> {
+        // The programs are locked before the state: the state is then never locked
+        // during a load.
+        let mut programs = self.programs();
+        self.load_for(&mut programs, spec)?;
         let mut state = self.state();
         let known = match (spec.kind, spec.addresses.first()) {
             (PortKind::Tunnel, Some(remote)) => state.ports.of_peer(spec.network, mapped(*remote)),
@@ -114,65 +126,94 @@ impl Datapath {
             && state.ports.ports[&number].network != spec.network
         {
             self.remove(&mut state, number)?;
-            return self.add(&mut state, spec, None);
+            return self.add(&mut state, &mut programs, spec, None);
         }
-        self.add(&mut state, spec, known)
+        self.add(&mut state, &mut programs, spec, known)
     }
 
-    fn add(&self, state: &mut State, spec: &PortSpec, known: Option<PortNumber>) -> Result<PortNumber, DatapathError> {
+    fn add(
+        &self,
+        state: &mut State,
+        programs: &mut Programs,
+        spec: &PortSpec,
+        known: Option<PortNumber>,
+    ) -> Result<PortNumber, DatapathError> {
         let number =
             known.or_else(|| state.ports.free_number()).ok_or(DatapathError::NoFreePort { limit: MAX_PORTS - 1 })?;
-        let added = state.enter(spec, number, known.is_none()).and_then(|()| self.attach(state, spec));
+        let added = state.enter(spec, number, known.is_none()).and_then(|()| self.attach(programs, spec));
         match added {
             Ok(hooks) => {
                 state.ports.hooks.insert(number, hooks);
                 Ok(number)
             }
             Err(error) => {
-                // What could not be added whole is taken back; that error, not this one's, is what the caller needs.
+                // A partly added port is removed. An error of the removal is ignored, because the
+                // caller needs the first error.
                 let _ = self.remove(state, number);
                 Err(error)
             }
         }
     }
 
-    /// Attaches the programs; says which, in the words of `status`.
-    fn attach(&self, state: &mut State, spec: &PortSpec) -> Result<String, DatapathError> {
+    /// Loads the programs that a port needs. Verification may take long, so it runs before the
+    /// state is locked.
+    fn load_for(&self, programs: &mut Programs, spec: &PortSpec) -> Result<(), DatapathError> {
+        let mut hooks = vec![Hook::tc(spec.kind)];
+        if spec.kind == PortKind::Parent && spec.rules.parent.host_access {
+            hooks.push(Hook::ParentOut);
+        }
+        programs.ensure(&hooks)?;
+        match self.xdp_hook(spec).map(|hook| programs.ensure(&[hook])) {
+            // The port works without XDP, and `attach` reports why.
+            Some(Err(_)) if spec.xdp == Xdp::Auto => Ok(()),
+            Some(loaded) => loaded,
+            None => Ok(()),
+        }
+    }
+
+    /// Returns the XDP hook that a port should have.
+    fn xdp_hook(&self, spec: &PortSpec) -> Option<Hook> {
+        Hook::xdp(spec.kind).filter(|_| spec.xdp != Xdp::Off && self.options.mode != Mode::Tc)
+    }
+
+    /// Attaches the programs of a port. Returns the hooks in use, in the wording of `status`.
+    fn attach(&self, programs: &mut Programs, spec: &PortSpec) -> Result<String, DatapathError> {
         if spec.kind == PortKind::Tunnel {
-            // All tunnels are on one device, which has it already.
+            // All tunnels share one device, whose program is attached already.
             return Ok(self.tc.name().to_owned());
         }
         let pins = Pins(&self.options.directory);
-        hooks::attach_tc(&mut state.programs, self.tc, Hook::tc(spec.kind), &spec.device, spec.ifindex, &pins)?;
+        hooks::attach_tc(programs, self.tc, Hook::tc(spec.kind), &spec.device, spec.ifindex, &pins)?;
         let tc = self.tc.name();
         if spec.kind == PortKind::Parent {
-            if spec.rules.place.host_access {
-                let out = Hook::ParentOut;
-                hooks::attach_tc(&mut state.programs, self.tc, out, &spec.device, spec.ifindex, &pins)?;
+            if spec.rules.parent.host_access {
+                hooks::attach_tc(programs, self.tc, Hook::ParentOut, &spec.device, spec.ifindex, &pins)?;
             } else {
                 hooks::detach_out(self.tc, &spec.device, spec.ifindex, &pins)?;
             }
         }
-        let Some(hook) = Hook::xdp(spec.kind).filter(|_| spec.xdp != Xdp::Off && self.options.mode != Mode::Tc) else {
+        let Some(hook) = self.xdp_hook(spec) else {
             if let Some(hook) = Hook::xdp(spec.kind) {
                 super::load::remove_pin(&pins.link(spec.ifindex, hook))?;
             }
             return Ok(tc.to_owned());
         };
-        match hooks::attach_xdp(&mut state.programs, hook, &spec.device, spec.ifindex, &pins) {
+        match hooks::attach_xdp(programs, hook, &spec.device, spec.ifindex, &pins) {
             Ok(()) => Ok(format!("xdp+{tc}")),
-            Err(DatapathError::Attach { cause, .. }) if spec.xdp == Xdp::Auto => {
+            Err(DatapathError::Attach { cause, .. } | DatapathError::Program { cause, .. })
+                if spec.xdp == Xdp::Auto =>
+            {
                 Ok(format!("{tc} (no XDP: {})", chain(&cause)))
             }
             Err(error) => Err(error),
         }
     }
 
-    /// Says which addresses a port's station has in other networks: it may speak from them, too. Nothing happens if the port
-    /// is gone.
+    /// Sets the addresses that a port's station has in other networks, and from which the station
+    /// may also send. Does nothing if the port no longer exists.
     ///
     /// # Errors
-    /// What the kernel refused.
+    /// Returns the error of the kernel.
     pub fn set_addresses_elsewhere(&self, number: PortNumber, addresses: &[IpAddr]) -> Result<(), DatapathError> {
         let mut state = self.state();
         if !state.ports.ports.contains_key(&number) {
@@ -182,10 +223,11 @@ impl Datapath {
         state.own(number, addresses.iter().map(key).collect())
     }
 
-    /// Makes a port a plain device again: programs, FDB entries and table entry go. Nothing happens if it is gone.
+    /// Turns a port back into a plain device: removes its programs, its FDB entries and its table
+    /// entry. Does nothing if the port no longer exists.
     ///
     /// # Errors
-    /// What the kernel refused; the rest is removed all the same.
+    /// Returns the first error of the kernel; everything else is removed nevertheless.
     pub fn remove_port(&self, number: PortNumber) -> Result<(), DatapathError> {
         let mut state = self.state();
         if state.ports.ports.contains_key(&number) { self.remove(&mut state, number) } else { Ok(()) }
@@ -194,57 +236,68 @@ impl Datapath {
     fn remove(&self, state: &mut State, number: PortNumber) -> Result<(), DatapathError> {
         let Some(port) = state.ports.ports.get(&number).copied() else { return Ok(()) };
         let detached = match port.kind() {
-            // Its device keeps the program, for the other tunnels and against strangers.
+            // The tunnel device keeps its program, which serves the other tunnels and drops frames
+            // of unknown peers.
             Some(PortKind::Tunnel) => Ok(()),
             Some(kind) => hooks::detach(self.tc, kind, port.ifindex, &Pins(&self.options.directory)),
             None => Ok(()),
         };
-        // The next tunnel of this number does not leave by the way of this one.
+        // The direct route is cleared, so that a later tunnel with this port number does not
+        // inherit it.
         let forgotten = match port.kind() {
-            Some(PortKind::Tunnel) => set(&mut state.maps.ways, "WAYS", number.0, Way::default()),
+            Some(PortKind::Tunnel) => set(&mut state.maps.ways, "WAYS", number.0, DirectRoute::default()),
             _ => Ok(()),
         };
         state.leave(number, &port).and(detached).and(forgotten)
     }
 
-    /// The ports, by number.
+    /// Returns all ports, ordered by number.
     pub fn ports(&self) -> Result<Vec<(PortNumber, Port)>, DatapathError> {
         Ok(self.state().ports.iter().map(|(number, port)| (number, *port)).collect())
     }
 
-    /// One port, if there is one of that number.
+    /// Returns the port of this number, or `None` if the number is not in use.
     pub fn port(&self, number: PortNumber) -> Option<Port> {
         self.state().ports.ports.get(&number).copied()
     }
 
-    /// What went through a port, summed over the CPUs. Port number 0 has what came from devices that are no ports.
+    /// Returns the counters of a port, summed over the CPUs. Port number 0 counts the frames of
+    /// devices that are no ports.
     ///
     /// # Errors
-    /// [`DatapathError::NoSuchPort`] above the table's end.
+    /// Returns [`DatapathError::NoSuchPort`] if the number is beyond the end of the table.
     pub fn counters(&self, number: PortNumber) -> Result<PortCounters, DatapathError> {
         let state = self.state();
         let per_cpu = state.maps.counters.get(&number.0, 0).map_err(|_| DatapathError::NoSuchPort(number))?;
         Ok(per_cpu.iter().fold(PortCounters::default(), |sum, cpu| sum.plus(cpu)))
     }
 
-    /// Which hooks serve each kind of port.
+    /// Returns the hooks that serve each kind of port.
     pub fn hooks(&self) -> Hooks {
         Hooks::of(self.options.mode, self.tc)
     }
 
-    /// Which hooks serve this very port, with the reason where XDP was wanted and is not to be had.
+    /// Returns the hooks that serve one port, with the reason if XDP was requested but is not
+    /// available.
     pub fn port_hooks(&self, number: PortNumber) -> Option<String> {
         self.state().ports.hooks.get(&number).cloned()
     }
 
+    /// Locks the programs. Lock order: the programs first, then the state.
+    pub(super) fn programs(&self) -> MutexGuard<'_, Programs> {
+        // A load that panicked has pinned only complete programs.
+        self.programs.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
-        // Every step leaves maps and memory usable, so a panic in another thread is no reason to stop.
+        // Every step leaves maps and memory usable, so a panic in another thread does not prevent
+        // further use.
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
 impl State {
-    /// Writes the table entries of a port. A new one comes to the head of its network's list.
+    /// Writes the table entries of a port. A new port becomes the head of its network's list.
     fn enter(&mut self, spec: &PortSpec, number: PortNumber, new: bool) -> Result<(), DatapathError> {
         let members = self.ports.members.entry(spec.network).or_default();
         let listed = members.contains(&number);
@@ -292,7 +345,7 @@ impl State {
             self.fix(station(&port), number)?;
         }
         if spec.kind == PortKind::Tunnel {
-            // Who is known to be behind it stays so.
+            // The known stations and neighbors behind the tunnel are kept.
             let key = self.tunnel_key(&port)?;
             self.maps
                 .tunnels
@@ -305,20 +358,20 @@ impl State {
         if spec.kind == PortKind::Parent {
             self.maps.change_network(spec.network, |entry| entry.parent = number)?;
         }
-        if spec.kind == PortKind::Child && spec.rules.place.passthru {
+        if spec.kind == PortKind::Child && spec.rules.parent.passthru {
             self.maps.change_network(spec.network, |entry| entry.only = number)?;
         }
         self.head(spec.network)
     }
 
-    /// Writes where the list of a network's ports begins.
+    /// Writes the first port of a network's list into the network's entry.
     fn head(&mut self, network: NetworkNumber) -> Result<(), DatapathError> {
         let members = self.ports.members.get(&network);
         let first = members.and_then(|members| members.first()).copied().unwrap_or(PortNumber::NONE);
         self.maps.change_network(network, |entry| entry.first = first)
     }
 
-    /// Brings the list of a trunk's VLANs in line.
+    /// Updates the TRUNKS entries of a port to match `trunk`.
     fn list_vlans(&mut self, number: PortNumber, trunk: &Trunk) -> Result<(), DatapathError> {
         let none = BTreeSet::new();
         let wanted = if let Trunk::Vlans(vlans) = trunk { vlans } else { &none };
@@ -337,7 +390,7 @@ impl State {
         Ok(())
     }
 
-    /// Brings what is known of the addresses of a port's station in line.
+    /// Updates the NEIGHBORS entries of a port's station to match `wanted`.
     fn make_known(&mut self, number: PortNumber, mac: Mac, wanted: BTreeSet<NeighborKey>) -> Result<(), DatapathError> {
         let failed = |cause| DatapathError::Table { table: "NEIGHBORS", cause };
         let known = self.ports.neighbors.remove(&number).unwrap_or_default();
@@ -353,7 +406,7 @@ impl State {
         Ok(())
     }
 
-    /// Forgets whose an address is, if it is that of this port.
+    /// Removes a neighbor entry if it belongs to this port.
     pub(super) fn forget_neighbor(&mut self, number: PortNumber, key: &NeighborKey) -> Result<(), DatapathError> {
         if self.maps.neighbors.get(key, 0).is_ok_and(|owner| owner.port == number) {
             removed(self.maps.neighbors.remove(key), "NEIGHBORS")?;
@@ -361,7 +414,8 @@ impl State {
         Ok(())
     }
 
-    /// Brings the addresses that a port's station has elsewhere in line.
+    /// Updates the OWNED entries of a port to match `wanted`: the addresses of its station in other
+    /// networks.
     fn own(&mut self, number: PortNumber, wanted: BTreeSet<OwnKey>) -> Result<(), DatapathError> {
         let failed = |cause| DatapathError::Table { table: "OWNED", cause };
         let owned = self.ports.owned.remove(&number).unwrap_or_default();
@@ -377,7 +431,7 @@ impl State {
         Ok(())
     }
 
-    /// Removes the table entries of a port, and the stations behind it.
+    /// Removes the table entries of a port and the stations behind it.
     fn leave(&mut self, number: PortNumber, port: &Port) -> Result<(), DatapathError> {
         self.ports.ports.remove(&number);
         self.ports.hooks.remove(&number);
@@ -393,7 +447,7 @@ impl State {
         }
         let learned = self.maps.learned.get(&number.0, 0).is_ok_and(|learned| learned > 0);
         let forgotten = if learned { self.forget(|_, entry| entry.port == number) } else { Ok(0) };
-        // What is written is not counted there.
+        // LEARNED does not count the entries written by an operator.
         let forgotten = forgotten.and(self.forget_by_hand(number));
         let unknown = self.make_known(number, Mac::ZERO, BTreeSet::new()).and(self.forget_remotes(number));
         let vlans = self.list_vlans(number, &Trunk::None).and(self.own(number, BTreeSet::new()));
@@ -404,7 +458,7 @@ impl State {
         device.and(forgotten).and(unlisted).and(unknown).and(vlans).and(deaf)
     }
 
-    /// A parent that goes leaves its children without one.
+    /// Clears the references of a network to this port, as its parent and as its only child.
     fn unlink(&mut self, number: PortNumber, network: NetworkNumber) -> Result<(), DatapathError> {
         self.maps.change_network(network, |entry| {
             for place in [&mut entry.parent, &mut entry.only] {
@@ -415,7 +469,7 @@ impl State {
         })
     }
 
-    /// Takes a port off its network's list: the one before it is made to point at the one behind it.
+    /// Removes a port from its network's list: the port before it is linked to the port behind it.
     fn unlist(&mut self, number: PortNumber, port: &Port) -> Result<(), DatapathError> {
         let Some(members) = self.ports.members.get_mut(&port.network) else { return Ok(()) };
         let Some(place) = members.iter().position(|member| *member == number) else { return Ok(()) };

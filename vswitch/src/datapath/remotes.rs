@@ -1,4 +1,5 @@
-//! Endpoints of other hosts of a cluster: where they are, and whose their addresses are, without anybody having asked.
+//! Endpoints on other hosts of a cluster: the tunnels that lead to them and the owners of their IP
+//! addresses, known without ARP or neighbor discovery.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -13,39 +14,41 @@ use super::tables::removed;
 use super::tunnels::is_tunnel;
 use super::{Datapath, DatapathError};
 
-/// An endpoint of another host.
+/// An endpoint on another host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remote {
-    /// The tunnel that it is behind.
+    /// The tunnel port behind which the endpoint is.
     pub port: PortNumber,
-    /// Its place in the network.
+    /// Network, VLAN and MAC address of the endpoint.
     pub station: FdbKey,
-    /// Its IP addresses.
+    /// IP addresses of the endpoint.
     pub addresses: Vec<IpAddr>,
 }
 
 impl Datapath {
-    /// Says where an endpoint of another host is. An endpoint here that has the same address keeps it. Nothing happens if the
-    /// tunnel is gone.
+    /// Adds or moves an endpoint on another host. A local endpoint with the same MAC or IP address
+    /// keeps it. Does nothing if the tunnel no longer exists.
     ///
     /// # Errors
-    /// What the kernel refused: a table is full.
+    /// Returns the error of the kernel, for instance that a table is full.
     pub fn put_remote(&self, remote: &Remote) -> Result<(), DatapathError> {
         self.state().put_remote(remote)
     }
 
-    /// Takes back what [`Datapath::put_remote`] said. Nothing happens if it is somewhere else by now.
+    /// Removes the entries that [`Datapath::put_remote`] made. Entries that meanwhile belong to
+    /// another port stay.
     ///
     /// # Errors
-    /// What the kernel refused.
+    /// Returns the error of the kernel.
     pub fn remove_remote(&self, remote: &Remote) -> Result<(), DatapathError> {
         self.state().remove_remote(remote)
     }
 
-    /// Takes back all that an earlier daemon has said and nobody wants; returns how much.
+    /// Removes all remote stations that are not in `wanted`, such as those of an earlier daemon,
+    /// and returns their number.
     ///
     /// # Errors
-    /// What the kernel refused.
+    /// Returns the error of the kernel.
     pub fn keep_remotes(&self, wanted: &BTreeSet<(PortNumber, FdbKey)>) -> Result<usize, DatapathError> {
         let mut state = self.state();
         let there = state.ports.remotes.iter().flat_map(|(port, keys)| keys.iter().map(|key| (*port, *key)));
@@ -53,7 +56,8 @@ impl Datapath {
         for (port, station) in &stray {
             state.remove_station_of(*port, station)?;
         }
-        // Of the addresses that a stray one had, those are left that its MAC address stands behind.
+        // The IP addresses of a removed endpoint go too. An address stays if its MAC address is
+        // still wanted.
         let macs = |port| move |key: &&(PortNumber, FdbKey)| key.0 == port;
         let ports: Vec<PortNumber> = state.ports.remotes.keys().copied().collect();
         for port in ports {
@@ -119,7 +123,7 @@ impl State {
         Ok(())
     }
 
-    /// Forgets the endpoints behind a tunnel that goes.
+    /// Removes the endpoints behind a tunnel that is removed.
     pub(super) fn forget_remotes(&mut self, port: PortNumber) -> Result<(), DatapathError> {
         for station in self.ports.remotes.remove(&port).unwrap_or_default() {
             self.remove_station_of(port, &station)?;
@@ -128,7 +132,8 @@ impl State {
     }
 }
 
-/// The keys by which an endpoint is found: all its addresses, and the link-local one of its MAC address.
+/// Returns the NEIGHBORS keys of an endpoint: all its addresses, and the link-local address derived
+/// from its MAC address.
 fn keys(remote: &Remote) -> impl Iterator<Item = NeighborKey> + use<> {
     let FdbKey { network, vlan, mac } = remote.station;
     let given: Vec<Address> = remote.addresses.iter().map(|address| mapped(*address)).collect();

@@ -1,4 +1,4 @@
-//! The FDB: where stations are, written by hand, learned by the programs, forgotten by the daemon.
+//! The FDB: stations are written by operators, learned by the programs, and aged by the daemon.
 
 use std::io;
 use std::os::fd::AsFd as _;
@@ -12,23 +12,24 @@ use super::tables::{removed, set};
 use super::{DatapathError, batch};
 
 impl Datapath {
-    /// Every station in the FDB. Nobody waits for it: a large one takes a while to read.
+    /// Returns every station in the FDB. Reads without the lock, because a large FDB takes long to
+    /// read.
     ///
     /// # Errors
-    /// What the kernel refused.
+    /// Returns the error of the kernel.
     pub fn fdb(&self) -> Result<Vec<(FdbKey, FdbEntry)>, DatapathError> {
         batch::entries(self.fdb.fd().as_fd()).map_err(unread)
     }
 
-    /// How many stations can be learned in all.
+    /// Returns the highest number of stations that can be learned.
     pub const fn learnable(&self) -> u32 {
         self.options.fdb_size
     }
 
-    /// What the FDB has about one station.
+    /// Returns the FDB entry of a station.
     ///
     /// # Errors
-    /// What the kernel refused.
+    /// Returns the error of the kernel.
     pub fn fdb_entry(&self, key: &FdbKey) -> Result<Option<FdbEntry>, DatapathError> {
         match self.state().maps.fdb.get(key, 0) {
             Ok(entry) => Ok(Some(entry)),
@@ -37,35 +38,37 @@ impl Datapath {
         }
     }
 
-    /// Writes a static entry, in place of a learned one if there is one. It goes with its port.
+    /// Adds a static entry, which replaces a learned one. The entry is removed with its port.
     ///
     /// # Errors
-    /// What the kernel refused: the FDB is full.
+    /// Returns the error of the kernel, for instance that the FDB is full.
     pub fn fdb_add_static(&self, key: FdbKey, port: PortNumber) -> Result<(), DatapathError> {
         self.state().write_by_hand(key, FdbEntry { port, flags: FdbEntry::STATIC, ..FdbEntry::default() })
     }
 
-    /// Writes an entry that ages like a learned one, and does not move while it is there.
+    /// Adds a sticky entry, which ages like a learned entry and does not move to another port while
+    /// it exists.
     ///
     /// # Errors
-    /// What the kernel refused: the FDB is full.
+    /// Returns the error of the kernel, for instance that the FDB is full.
     pub fn fdb_add_sticky(&self, key: FdbKey, port: PortNumber) -> Result<(), DatapathError> {
         let entry = FdbEntry { port, seen: Self::now(), flags: FdbEntry::STICKY, ..FdbEntry::default() };
         self.state().write_by_hand(key, entry)
     }
 
-    /// Removes an entry, static or learned; false if there is none.
+    /// Removes an entry, static or learned. Returns false if the entry does not exist.
     ///
     /// # Errors
-    /// What the kernel refused.
+    /// Returns the error of the kernel.
     pub fn fdb_remove(&self, key: &FdbKey) -> Result<bool, DatapathError> {
         self.state().remove_station(key)
     }
 
-    /// Removes learned entries that `stale` names, and those of ports that are gone; returns how many.
+    /// Removes the learned entries that `stale` selects, and those of ports that no longer exist.
+    /// Returns the number of removed entries.
     ///
     /// # Errors
-    /// What the kernel refused.
+    /// Returns the error of the kernel.
     pub fn forget(&self, stale: impl Fn(&FdbKey, &FdbEntry) -> bool) -> Result<usize, DatapathError> {
         let stations = self.fdb()?;
         let mut state = self.state();
@@ -82,38 +85,40 @@ impl Datapath {
         Ok(count)
     }
 
-    /// Removes learned entries not heard for `ageing` seconds, and those of ports that are gone; returns how many.
+    /// Removes the learned entries from which no frame came for `ageing` seconds, and those of
+    /// ports that no longer exist. Returns the number of removed entries.
     ///
     /// # Errors
-    /// What the kernel refused.
+    /// Returns the error of the kernel.
     pub fn age(&self, ageing: u32) -> Result<usize, DatapathError> {
         self.forget(|_, entry| Self::age_of(entry) >= u64::from(ageing))
     }
 
-    /// The time on the clock of [`FdbEntry::seen`].
+    /// Returns the current tick on the clock of [`FdbEntry::seen`].
     pub fn now() -> u32 {
         let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
         now.map_or(0, |now| tick(now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64))
     }
 
-    /// How long ago a learned station was last heard, in seconds.
+    /// Returns the time in seconds since the last frame of a learned station.
     pub fn age_of(entry: &FdbEntry) -> u64 {
         ticks_to_seconds(Self::now().saturating_sub(entry.seen))
     }
 
-    /// Whether a station moved too often and is held where it is at the moment.
+    /// Reports whether a station moved too often and is currently held at its port.
     pub fn is_held(entry: &FdbEntry) -> bool {
         entry.is_held(Self::now())
     }
 }
 
 impl PortTable {
-    /// Reads back which stations were written behind ports; a port's own, which goes with it anyway, is among them.
+    /// Reads the stations that were written behind each port from the FDB. A port's own station is
+    /// among them, which does no harm because it is removed with the port anyway.
     pub(super) fn read_stations(&mut self, fdb: &MapData) -> Result<(), DatapathError> {
         for (key, entry) in batch::entries::<FdbKey, FdbEntry>(fdb.fd().as_fd()).map_err(unread)? {
             if entry.flags & FdbEntry::REMOTE != 0 {
                 self.remotes.entry(entry.port).or_default().insert(key);
-            } else if entry.is_fixed() {
+            } else if entry.is_static_or_sticky() {
                 self.by_hand.entry(entry.port).or_default().insert(key);
             }
         }
@@ -122,7 +127,7 @@ impl PortTable {
 }
 
 impl State {
-    /// Removes the stations that `gone` names; returns how many.
+    /// Removes the stations that `gone` selects. Returns the number of removed stations.
     pub(super) fn forget(&mut self, gone: impl Fn(&FdbKey, &FdbEntry) -> bool) -> Result<usize, DatapathError> {
         let stations = batch::entries(self.fdb.fd().as_fd()).map_err(unread)?;
         let mut count = 0;
@@ -132,7 +137,7 @@ impl State {
         Ok(count)
     }
 
-    /// Removes a station if it still is what is to go.
+    /// Removes a station if its present entry still satisfies `goes`.
     fn remove_if(&mut self, key: &FdbKey, goes: impl Fn(&FdbEntry) -> bool) -> Result<bool, DatapathError> {
         match self.maps.fdb.get(key, 0) {
             Ok(entry) if goes(&entry) => self.remove_station(key),
@@ -145,14 +150,15 @@ impl State {
         self.write(key, FdbEntry { port, flags: FdbEntry::STATIC, ..FdbEntry::default() })
     }
 
-    /// Writes an entry that is not counted as learned, and notes it: a port that goes has to find it.
+    /// Writes an entry that does not count as learned, and records it, so that the removal of its
+    /// port finds it.
     fn write_by_hand(&mut self, key: FdbKey, entry: FdbEntry) -> Result<(), DatapathError> {
         self.write(key, entry)?;
         self.ports.by_hand.entry(entry.port).or_default().insert(key);
         Ok(())
     }
 
-    /// Forgets what was written behind a port that goes.
+    /// Removes the stations written by an operator behind a port that is removed.
     pub(super) fn forget_by_hand(&mut self, port: PortNumber) -> Result<(), DatapathError> {
         for station in self.ports.by_hand.remove(&port).unwrap_or_default() {
             self.remove_if(&station, |entry| entry.port == port)?;
@@ -164,7 +170,8 @@ impl State {
         if let Ok(before) = self.maps.fdb.get(&key, 0) {
             self.discount(&before)?;
         }
-        // A program that has just looked at a learned entry may write it back once more; then ours is written again.
+        // A program that has just read a learned entry may write it back once more. The entry is
+        // then written again.
         loop {
             self.maps.fdb.insert(key, entry, 0).map_err(failed)?;
             let written = self.maps.fdb.get(&key, 0).map_err(failed)?;
@@ -186,9 +193,10 @@ impl State {
         Ok(gone)
     }
 
-    /// Counts a station that is learned no longer out, of its port and of all: the programs learn as many as may be.
+    /// Counts a removed learned station in FORGOTTEN, for its port and for the whole FDB, because
+    /// the programs limit the number of learned stations.
     fn discount(&mut self, entry: &FdbEntry) -> Result<(), DatapathError> {
-        if entry.is_fixed() {
+        if entry.is_static_or_sticky() {
             return Ok(());
         }
         let table = "FORGOTTEN";
@@ -201,7 +209,7 @@ impl State {
     }
 }
 
-/// The key of a port's own station.
+/// Returns the FDB key of a port's own station.
 pub(super) fn station(port: &Port) -> FdbKey {
     FdbKey { network: port.network, vlan: port.vlan, mac: port.mac }
 }

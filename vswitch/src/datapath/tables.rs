@@ -1,21 +1,22 @@
-//! The pinned maps, typed.
+//! Typed access to the pinned maps.
 
 use std::borrow::BorrowMut;
 
 use aya::Ebpf;
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, ProgramArray};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use vswitch_common::observe::{FrameFilter, Shown};
 use vswitch_common::packet::TunnelKey;
 use vswitch_common::packet::address::Address;
 use vswitch_common::tables::{
-    FdbEntry, FdbKey, ListenerKey, MAX_PORTS, NEAR_DEVICES, Neighbor, NeighborKey, Network, NetworkNumber, OwnKey,
-    Port, PortCounters, PortNumber, StormWindow, TunnelEnd, Way,
+    DirectRoute, FdbEntry, FdbKey, ListenerKey, MAX_PORTS, NEAR_DEVICES, Neighbor, NeighborKey, Network, NetworkNumber,
+    OwnKey, Port, PortCounters, PortNumber, StormWindow, TunnelEnd,
 };
-use vswitch_common::watch::{Watch, Watched};
 
 use super::DatapathError;
+use super::load::Pins;
 use super::networks::SubnetTable;
 
-/// The maps of one instance.
+/// The maps of an instance.
 pub(super) struct Maps {
     devices: Array<MapData, PortNumber>,
     far_devices: HashMap<MapData, u32, PortNumber>,
@@ -30,50 +31,48 @@ pub(super) struct Maps {
     pub(super) neighbors: HashMap<MapData, NeighborKey, Neighbor>,
     pub(super) owned: HashMap<MapData, OwnKey, u32>,
     pub(super) trunks: HashMap<MapData, u32, u32>,
-    pub(super) carriers: ProgramArray<MapData>,
     pub(super) listeners: HashMap<MapData, ListenerKey, u32>,
     pub(super) tunnels: HashMap<MapData, TunnelKey, PortNumber>,
     pub(super) underlay: HashMap<MapData, Address, TunnelEnd>,
-    pub(super) ways: Array<MapData, Way>,
-    pub(super) watch: Array<MapData, Watch>,
-    pub(super) watched: PerCpuArray<MapData, Watched>,
+    pub(super) ways: Array<MapData, DirectRoute>,
+    pub(super) watch: Array<MapData, FrameFilter>,
+    pub(super) watched: PerCpuArray<MapData, Shown>,
     pub(super) storms: Array<MapData, StormWindow>,
 }
 
 impl Maps {
-    /// Takes the maps out of a loaded object.
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
+    /// Opens the pinned maps.
+    pub(super) fn pinned(pins: &Pins<'_>) -> Result<Self, DatapathError> {
         Ok(Self {
-            devices: take(ebpf, "DEVICES")?,
-            far_devices: take(ebpf, "FAR_DEVICES")?,
-            ports: take(ebpf, "PORTS")?,
-            networks: take(ebpf, "NETWORKS")?,
-            subnets: SubnetTable::read(take(ebpf, "SUBNETS")?)?,
-            fdb: take(ebpf, "FDB")?,
-            counters: take(ebpf, "COUNTERS")?,
-            learned: take(ebpf, "LEARNED")?,
-            forgotten: take(ebpf, "FORGOTTEN")?,
-            learnable: take(ebpf, "LEARNABLE")?,
-            neighbors: take(ebpf, "NEIGHBORS")?,
-            owned: take(ebpf, "OWNED")?,
-            trunks: take(ebpf, "TRUNKS")?,
-            carriers: take(ebpf, "CARRIERS")?,
-            listeners: take(ebpf, "LISTENERS")?,
-            tunnels: take(ebpf, "TUNNELS")?,
-            underlay: take(ebpf, "UNDERLAY")?,
-            ways: take(ebpf, "WAYS")?,
-            watch: take(ebpf, "WATCH")?,
-            watched: take(ebpf, "WATCHED")?,
-            storms: take(ebpf, "STORMS")?,
+            devices: open(pins, "DEVICES")?,
+            far_devices: open(pins, "FAR_DEVICES")?,
+            ports: open(pins, "PORTS")?,
+            networks: open(pins, "NETWORKS")?,
+            subnets: SubnetTable::read(open(pins, "SUBNETS")?)?,
+            fdb: open(pins, "FDB")?,
+            counters: open(pins, "COUNTERS")?,
+            learned: open(pins, "LEARNED")?,
+            forgotten: open(pins, "FORGOTTEN")?,
+            learnable: open(pins, "LEARNABLE")?,
+            neighbors: open(pins, "NEIGHBORS")?,
+            owned: open(pins, "OWNED")?,
+            trunks: open(pins, "TRUNKS")?,
+            listeners: open(pins, "LISTENERS")?,
+            tunnels: open(pins, "TUNNELS")?,
+            underlay: open(pins, "UNDERLAY")?,
+            ways: open(pins, "WAYS")?,
+            watch: open(pins, "WATCH")?,
+            watched: open(pins, "WATCHED")?,
+            storms: open(pins, "STORMS")?,
         })
     }
 
-    /// Which port a device is, where the programs look it up.
+    /// Returns the port of a device, from the map in which the programs look it up.
     pub(super) fn port_of_device(&self, ifindex: u32) -> Result<PortNumber, MapError> {
         if ifindex < NEAR_DEVICES { self.devices.get(&ifindex, 0) } else { self.far_devices.get(&ifindex, 0) }
     }
 
-    /// Says which port a device is; [`PortNumber::NONE`] if it is none any more.
+    /// Sets the port of a device; [`PortNumber::NONE`] removes it.
     pub(super) fn set_device(&mut self, ifindex: u32, number: PortNumber) -> Result<(), DatapathError> {
         if ifindex < NEAR_DEVICES {
             return set(&mut self.devices, "DEVICES", ifindex, number);
@@ -85,7 +84,7 @@ impl Maps {
         self.far_devices.insert(ifindex, number, 0).map_err(|cause| DatapathError::Table { table, cause })
     }
 
-    /// Changes what is known of a network. What `change` leaves as it is stays.
+    /// Changes the entry of a network. Fields that `change` does not modify stay as they are.
     pub(super) fn change_network(
         &mut self,
         number: NetworkNumber,
@@ -97,7 +96,7 @@ impl Maps {
         set(&mut self.networks, table, number.0, network)
     }
 
-    /// The entries of the port table in use, by number.
+    /// Returns the entries of the port table that are in use, ordered by number.
     pub(super) fn used_ports(&self) -> Result<Vec<(PortNumber, Port)>, DatapathError> {
         let mut ports = Vec::new();
         for number in 1..MAX_PORTS {
@@ -110,6 +109,14 @@ impl Maps {
     }
 }
 
+/// Opens a pinned map.
+fn open<T: TryFrom<Map, Error = MapError>>(pins: &Pins<'_>, table: &'static str) -> Result<T, DatapathError> {
+    let failed = |cause| DatapathError::Table { table, cause };
+    let map = Map::from_map_data(pins.open_map(table)?).map_err(failed)?;
+    T::try_from(map).map_err(failed)
+}
+
+/// Moves a map out of an object.
 pub(super) fn take<T: TryFrom<Map, Error = MapError>>(
     ebpf: &mut Ebpf,
     table: &'static str,
@@ -120,7 +127,7 @@ pub(super) fn take<T: TryFrom<Map, Error = MapError>>(
     }
 }
 
-/// Whether a removal removed something; that it was gone is no error.
+/// Reports whether a removal removed an entry. A missing entry is no error.
 pub(super) fn removed(result: Result<(), MapError>, table: &'static str) -> Result<bool, DatapathError> {
     match result {
         Ok(()) => Ok(true),

@@ -1,5 +1,5 @@
-//! Asking the loaded programs what they would do with a frame, without doing it: BPF_PROG_TEST_RUN on a second copy of
-//! them that shares the live tables and only records its decision.
+//! Traces a frame through the programs without forwarding it: BPF_PROG_TEST_RUN on a second copy of
+//! the programs, which shares the live tables and only records its decision.
 
 use std::fmt;
 use std::io::ErrorKind;
@@ -13,33 +13,34 @@ use vswitch_common::trace::{RECORDED, Trace};
 
 use super::hooks::Hook;
 use super::live::Stage;
-use super::load::{Pins, load, set_carriers};
+use super::load::{Pins, load};
+use super::programs::{TAIL_CALLS, load_apart};
 use super::{Datapath, DatapathError};
 
-/// The recording copy of the programs.
+/// A recording copy of the programs.
 pub struct Tracer {
     ebpf: Ebpf,
     record: Array<MapData, Trace>,
-    /// What the programs call by their tails; emptied by the kernel when nobody holds it any more.
-    _carriers: ProgramArray<MapData>,
+    /// The tail-called programs, which are recording copies as well.
+    tail_calls: ProgramArray<MapData>,
 }
 
-/// The shortest frame that the kernel takes in a test run: an Ethernet header.
+/// Length in bytes of the shortest frame that the kernel accepts in a test run: an Ethernet header.
 pub const SHORTEST: usize = 14;
 
 impl Datapath {
-    /// Loads a recording copy of the programs on this instance's tables.
+    /// Opens a recording copy of the programs on this instance's tables. Each program is loaded
+    /// before its first run.
     ///
     /// # Errors
-    /// As for [`Datapath::open`].
+    /// Fails as [`Datapath::open`] does.
     pub fn tracer(&self) -> Result<Tracer, DatapathError> {
         let mut ebpf = load(&Pins(&self.options.directory), self.options.fdb_entries(), Some(&1))?;
         let failed = |cause| DatapathError::Table { table: "TRACE", cause };
         let record = ebpf.take_map("TRACE").ok_or(aya::maps::MapError::InvalidName { name: "TRACE".to_owned() });
         let record = record.and_then(Array::try_from).map_err(failed)?;
-        let mut carriers = super::tables::take(&mut ebpf, "CARRIERS")?;
-        set_carriers(&ebpf, &mut carriers)?;
-        Ok(Tracer { ebpf, record, _carriers: carriers })
+        let tail_calls = super::tables::take(&mut ebpf, TAIL_CALLS)?;
+        Ok(Tracer { ebpf, record, tail_calls })
     }
 }
 
@@ -50,7 +51,7 @@ impl fmt::Debug for Tracer {
 }
 
 impl Tracer {
-    /// The name of the program that [`Tracer::tc`] or [`Tracer::xdp`] runs.
+    /// Returns the name of the program that [`Tracer::tc`] or [`Tracer::xdp`] runs.
     pub const fn program(stage: Stage, kind: PortKind) -> Option<&'static str> {
         match (stage, Hook::xdp(kind)) {
             (Stage::Tc, _) => Some(Hook::tc(kind).program()),
@@ -59,20 +60,22 @@ impl Tracer {
         }
     }
 
-    /// What the tc program of this kind of port decides about a frame that the device `ifindex` received with `mark`.
+    /// Returns the decision of the tc program of this kind of port about a frame that the device
+    /// `ifindex` received with `mark`.
     ///
     /// # Errors
-    /// [`DatapathError::TraceRefused`] if the kernel does not run it: the frame is shorter than [`SHORTEST`], or than
-    /// the IP header that its EtherType announces (kernel 6.18), or longer than a page; [`DatapathError::Trace`] else.
+    /// Returns [`DatapathError::TraceRefused`] if the kernel refuses the frame: the frame is
+    /// shorter than [`SHORTEST`], shorter than the IP header that its EtherType announces (kernel
+    /// 6.18), or longer than a page. Returns [`DatapathError::Trace`] for other failures.
     pub fn tc(&mut self, kind: PortKind, ifindex: u32, mark: u32, frame: &[u8]) -> Result<Trace, DatapathError> {
         self.classify(Hook::tc(kind), ifindex, 0, mark, [0; 5], frame)
     }
 
-    /// What the program of tunnels decides about a frame of which a tunnel, the device `ifindex`, said `key`, and whose outer
-    /// packet had `mark`.
+    /// Returns the decision of the tunnel program about a frame that came out of the tunnel device
+    /// `ifindex` with the tunnel metadata `key`, and whose outer packet had `mark`.
     ///
     /// # Errors
-    /// As for [`Tracer::tc`].
+    /// Fails as [`Tracer::tc`] does.
     pub fn out_of_tunnel(
         &mut self,
         ifindex: u32,
@@ -80,23 +83,25 @@ impl Tracer {
         mark: u32,
         frame: &[u8],
     ) -> Result<Trace, DatapathError> {
-        let [a, b, c, d] = key.remote.words();
-        self.classify(Hook::Tunnel, ifindex, 0, mark, [key.vni, a, b, c, d], frame)
+        self.classify(Hook::Tunnel, ifindex, 0, mark, key.to_words(), frame)
     }
 
-    /// What the program at the device of WireGuard decides about a packet, which has no Ethernet header.
+    /// Returns the decision of the program on the WireGuard device about a packet without an
+    /// Ethernet header.
     ///
     /// # Errors
-    /// As for [`Tracer::tc`].
+    /// Fails as [`Tracer::tc`] does.
     pub fn out_of_wireguard(&mut self, packet: &[u8]) -> Result<Trace, DatapathError> {
         self.classify(Hook::Wireguard, 0, 0, 0, [0; 5], packet)
     }
 
-    /// What the program at a parent decides about a frame that leaves by it, the device `ifindex`: one that the host sends
-    /// itself, or has received by the device `from` if that is not 0.
+    /// Returns the decision of the egress program of a parent about a frame that leaves through the
+    /// parent, the device `ifindex`. The host sent the frame itself if `from` is 0, and otherwise
+    /// received it on the device `from`.
     ///
     /// # Errors
-    /// As for [`Tracer::tc`]; [`DatapathError::Trace`] also if it leaves the frame alone, as that of a port.
+    /// Fails as [`Tracer::tc`] does. Returns [`DatapathError::Trace`] also if the program passes
+    /// the frame without a decision, as it does for the frame of a port.
     pub fn tc_out(&mut self, ifindex: u32, from: u32, mark: u32, frame: &[u8]) -> Result<Trace, DatapathError> {
         self.classify(Hook::ParentOut, ifindex, from, mark, [0; 5], frame)
     }
@@ -110,8 +115,9 @@ impl Tracer {
         control: [u32; 5],
         frame: &[u8],
     ) -> Result<Trace, DatapathError> {
-        // struct __sk_buff (linux/bpf.h), 192 bytes: the mark is its third word, ingress_ifindex its tenth, ifindex its
-        // eleventh, and the control block from its thirteenth on. Most others have to be zero.
+        // struct __sk_buff (linux/bpf.h), 192 bytes: `mark` is the third word, `ingress_ifindex`
+        // the tenth, `ifindex` the eleventh, and the control block starts at the thirteenth. Most
+        // other fields must be zero.
         let mut context = [0_u8; 192];
         context[8..12].copy_from_slice(&mark.to_ne_bytes());
         context[36..40].copy_from_slice(&from.to_ne_bytes());
@@ -120,21 +126,25 @@ impl Tracer {
             place.copy_from_slice(&word.to_ne_bytes());
         }
         let options = TestRunOptions { data_in: Some(frame), ctx_in: Some(&context), ..TestRunOptions::new() };
+        load_apart(&mut self.ebpf, hook, &mut self.tail_calls)?;
         let ran = classifier(&mut self.ebpf, hook).test_run(options);
         self.recorded(hook, frame.len(), ran.map(|result| result.return_value))
     }
 
-    /// The same for its XDP program, if that kind of port has one.
+    /// Returns the decision of the XDP program of this kind of port about a frame that the device
+    /// `ifindex` received. Returns `None` if that kind of port has no XDP program.
     ///
     /// # Errors
-    /// As for [`Tracer::tc`].
+    /// Fails as [`Tracer::tc`] does.
     pub fn xdp(&mut self, kind: PortKind, ifindex: u32, frame: &[u8]) -> Result<Option<Trace>, DatapathError> {
         let Some(hook) = Hook::xdp(kind) else { return Ok(None) };
-        // struct xdp_md (linux/bpf.h): data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+        // struct xdp_md (linux/bpf.h): data, data_end, data_meta, ingress_ifindex, rx_queue_index,
+        // egress_ifindex.
         let mut context = [0_u8; 24];
         context[4..8].copy_from_slice(&(frame.len() as u32).to_ne_bytes());
         context[12..16].copy_from_slice(&ifindex.to_ne_bytes());
         let options = TestRunOptions { data_in: Some(frame), ctx_in: Some(&context), ..TestRunOptions::new() };
+        load_apart(&mut self.ebpf, hook, &mut self.tail_calls)?;
         let ran = xdp(&mut self.ebpf, hook).test_run(options);
         self.recorded(hook, frame.len(), ran.map(|result| result.return_value)).map(Some)
     }
@@ -152,7 +162,7 @@ impl Tracer {
     }
 }
 
-/// The classifier of a hook.
+/// Returns the classifier of a hook.
 fn classifier(ebpf: &mut Ebpf, hook: Hook) -> &mut SchedClassifier {
     match ebpf.program_mut(hook.program()) {
         Some(Program::SchedClassifier(program)) => program,
@@ -160,7 +170,7 @@ fn classifier(ebpf: &mut Ebpf, hook: Hook) -> &mut SchedClassifier {
     }
 }
 
-/// The XDP program of a hook.
+/// Returns the XDP program of a hook.
 fn xdp(ebpf: &mut Ebpf, hook: Hook) -> &mut XdpProgram {
     match ebpf.program_mut(hook.program()) {
         Some(Program::Xdp(program)) => program,

@@ -1,4 +1,4 @@
-//! Ports that are tunnels: many on one device, told apart by the peer and the network.
+//! Tunnel ports: many on one device, distinguished by peer and network.
 
 use std::net::IpAddr;
 
@@ -12,31 +12,33 @@ use super::load::{Datapath, Pins, State};
 use super::tables::set;
 
 impl Datapath {
-    /// Puts the program on the tunnels' device, by its number and its name, or in the place of an earlier daemon's; and forgets
-    /// the one on another device that is gone. It stays for as long as the device does, whether there are tunnels or not:
-    /// without it, what anybody sends would be the host's.
+    /// Attaches the tunnel program to the tunnel device, given by index and name, or replaces the
+    /// program of an earlier daemon. Removes the links to other tunnel devices, which no longer
+    /// exist. The program stays as long as the device does, with or without tunnels: without the
+    /// program, the host would accept the frames of any sender.
     ///
     /// # Errors
-    /// What the kernel refused.
+    /// Returns the error of the kernel.
     pub fn guard_tunnels(&self, device: Option<(u32, &str)>) -> Result<(), DatapathError> {
-        let mut state = self.state();
+        let programs = &mut *self.programs();
         let pins = Pins(&self.options.directory);
         hooks::forget(&[Hook::Tunnel], device.map(|(ifindex, _)| ifindex), &pins)?;
         match device {
-            Some((ifindex, name)) => hooks::attach_tc(&mut state.programs, self.tc, Hook::Tunnel, name, ifindex, &pins),
+            Some((ifindex, name)) => hooks::attach_tc(programs, self.tc, Hook::Tunnel, name, ifindex, &pins),
             None => Ok(()),
         }
     }
 
-    /// Says how long a packet into the tunnel to a peer may be; returns what it was before, if that was something else.
-    /// Nothing happens if the port is gone, or another's.
+    /// Sets the length in bytes of the longest packet for the tunnel to a peer. Returns the
+    /// previous value if it was different. Does nothing if the port no longer exists or belongs to
+    /// another peer.
     ///
     /// # Errors
-    /// What the kernel refused.
+    /// Returns the error of the kernel.
     pub fn set_tunnel_mtu(&self, number: PortNumber, peer: IpAddr, mtu: u16) -> Result<Option<u16>, DatapathError> {
         let mut state = self.state();
         let Some(port) = state.ports.ports.get(&number).copied() else { return Ok(None) };
-        if !is_tunnel(&port) || port.ipv6 != mapped(peer) || port.mtu == mtu {
+        if !is_tunnel(&port) || port.peer() != mapped(peer) || port.mtu == mtu {
             return Ok(None);
         }
         let changed = Port { mtu, ..port };
@@ -47,15 +49,15 @@ impl Datapath {
 }
 
 impl State {
-    /// By what a tunnel is found.
+    /// Returns the key of a tunnel in the map TUNNELS.
     pub(super) fn tunnel_key(&self, port: &Port) -> Result<TunnelKey, DatapathError> {
         let network = self.maps.networks.get(&port.network.0, 0);
         let network = network.map_err(|cause| DatapathError::Table { table: "NETWORKS", cause })?;
-        Ok(TunnelKey::new(port.ipv6, network.vni))
+        Ok(TunnelKey::new(port.peer(), network.vni))
     }
 }
 
-/// Whether a port is one.
+/// Reports whether a port is a tunnel.
 pub(super) fn is_tunnel(port: &Port) -> bool {
     port.kind() == Some(PortKind::Tunnel)
 }

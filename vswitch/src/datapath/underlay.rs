@@ -1,65 +1,72 @@
-//! The underlay: the devices that lead to peers, and our addresses there.
+//! The underlay: the devices that lead to peers, and this host's addresses there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use vswitch_common::packet::address::Address;
-use vswitch_common::tables::{PortKind, TunnelEnd, Way};
+use vswitch_common::tables::{DirectRoute, PortKind, TunnelEnd};
 
 use super::entry::mapped;
 use super::hooks::{self, Hook};
 use super::load::{Pins, State, remove_pin};
+use super::programs::Programs;
 use super::tables::{removed, set};
 use super::{Datapath, DatapathError};
 
-/// Where tunnels end.
+/// The local ends of the tunnels.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UnderlaySpec {
-    /// The devices that lead to peers, with their names.
+    /// Index and name of each device that leads to peers.
     pub devices: Vec<(u32, String)>,
-    /// The addresses of this host that tunnels end at, `MAX_UNDERLAY` of them at most.
+    /// The addresses of this host at which tunnels end, at most `MAX_UNDERLAY`.
     pub addresses: BTreeSet<IpAddr>,
     /// The UDP port of the tunnels.
     pub port: u16,
-    /// Behind which TCP is gathered, if it is there.
+    /// The receiver, behind which GRO merges the TCP packets of tunnels; `None` if it does not
+    /// exist.
     pub receiver: Option<Receiver>,
-    /// How packets leave for peers without the tunnels' device, where they can.
+    /// The direct routes to peers, by which packets leave without the tunnel device. Some peers
+    /// have none.
     pub ways: BTreeMap<Ipv4Addr, WayOut>,
 }
 
-/// How packets leave for a peer.
+/// The direct route of packets to a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WayOut {
-    /// This host's address on that way.
+    /// This host's address on the route.
     pub source: Ipv4Addr,
-    /// The device, one of Ethernet.
+    /// The index of the device, which must be an Ethernet device.
     pub ifindex: u32,
-    /// The longest inner IP packet that fits.
+    /// Length in bytes of the longest inner IP packet that fits.
     pub mtu: u16,
 }
 
-/// A pair of devices. What goes into the first is gathered behind the second.
+/// A pair of devices. GRO merges packets that are sent into the first device, behind the second.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receiver {
-    /// The index of the first.
+    /// The index of the first device.
     pub into: u32,
-    /// The index of the second, where our program is.
+    /// The index of the second device, which has our program.
     pub out_of: u32,
-    /// Its name.
+    /// The name of the second device.
     pub device: String,
 }
 
 impl Datapath {
-    /// Brings the programs and the table of the underlay in line. Devices stay the host's own: what is no tunnel's packet
-    /// passes as if nobody had looked.
+    /// Updates the underlay programs and tables to match `spec`. The devices stay the host's own: a
+    /// packet that belongs to no tunnel passes unchanged.
     ///
     /// # Errors
-    /// What the kernel refused; what was done so far stays.
+    /// Returns the error of the kernel. Changes made before the error stay.
     pub fn set_underlay(&self, spec: &UnderlaySpec) -> Result<(), DatapathError> {
+        let mut hooks: Vec<Hook> = spec.receiver.iter().map(|_| Hook::Receiver).collect();
+        hooks.extend(spec.devices.first().map(|_| Hook::Underlay));
+        let mut programs = self.programs();
+        programs.ensure(&hooks)?;
         let mut state = self.state();
         let pins = Pins(&self.options.directory);
-        // Before anything is sent there.
-        self.set_receiver(&mut state, spec.receiver.as_ref(), &pins)?;
+        // The receiver is set up before the tables send packets to it.
+        self.set_receiver(&mut programs, &mut state, spec.receiver.as_ref(), &pins)?;
         let failed = |cause| DatapathError::Table { table: "UNDERLAY", cause };
         let wanted: BTreeSet<Address> = spec.addresses.iter().copied().map(mapped).collect();
         let there = state.maps.underlay.keys().collect::<Result<Vec<Address>, _>>().map_err(failed)?;
@@ -72,7 +79,7 @@ impl Datapath {
             receiver: spec.receiver.as_ref().map_or(0, |receiver| receiver.into),
         };
         for address in wanted {
-            // What the programs noted there stays.
+            // The flags that the programs set in the entry are kept.
             let there = state.maps.underlay.get(&address, 0).ok();
             if there.is_none_or(|there| (there.port, there.receiver) != (end.port, end.receiver)) {
                 let flags = there.map_or(0, |there| there.flags);
@@ -80,13 +87,13 @@ impl Datapath {
             }
         }
         let tunnels = state.ports.iter().filter(|(_, port)| port.kind() == Some(PortKind::Tunnel));
-        let tunnels: Vec<_> = tunnels.map(|(number, port)| (number, port.ipv6)).collect();
+        let tunnels: Vec<_> = tunnels.map(|(number, port)| (number, port.peer())).collect();
         for (number, peer) in tunnels {
             let way = match IpAddr::from(peer.octets()).to_canonical() {
                 IpAddr::V4(peer) => spec.ways.get(&peer),
                 IpAddr::V6(_) => None,
             };
-            let way = way.map_or(Way::default(), |way| Way {
+            let way = way.map_or(DirectRoute::default(), |way| DirectRoute {
                 source: u32::from_ne_bytes(way.source.octets()),
                 ifindex: way.ifindex,
                 port: spec.port,
@@ -102,20 +109,22 @@ impl Datapath {
         }
         for (ifindex, device) in &spec.devices {
             if !state.underlay.contains(ifindex) {
-                hooks::attach_tc(&mut state.programs, self.tc, Hook::Underlay, device, *ifindex, &pins)?;
+                hooks::attach_tc(&mut programs, self.tc, Hook::Underlay, device, *ifindex, &pins)?;
                 state.underlay.insert(*ifindex);
             }
         }
         Ok(())
     }
 
-    /// Whether a device is the one behind which TCP is gathered.
+    /// Reports whether a device is the receiver's second device, behind which GRO merges TCP
+    /// packets.
     pub fn is_receiver(&self, ifindex: u32) -> bool {
         self.state().receiver == Some(ifindex)
     }
 
     fn set_receiver(
         &self,
+        programs: &mut Programs,
         state: &mut State,
         receiver: Option<&Receiver>,
         pins: &Pins<'_>,
@@ -125,7 +134,7 @@ impl Datapath {
             remove_pin(&pins.link(before, Hook::Receiver))?;
         }
         if let Some(Receiver { out_of, device, .. }) = receiver.filter(|_| state.receiver.is_none()) {
-            hooks::attach_tc(&mut state.programs, self.tc, Hook::Receiver, device, *out_of, pins)?;
+            hooks::attach_tc(programs, self.tc, Hook::Receiver, device, *out_of, pins)?;
             state.receiver = wanted;
         }
         Ok(())

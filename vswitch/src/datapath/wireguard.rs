@@ -1,23 +1,26 @@
-//! The device of WireGuard: what passes there is a tunnel's.
+//! The programs on the WireGuard device, which carries the packets of encrypted tunnels only.
 
 use super::hooks::{self, Hook};
 use super::load::Pins;
 use super::{Datapath, DatapathError};
 
 impl Datapath {
-    /// Puts the programs on the device of WireGuard, by its number and its name, or in the place of an earlier daemon's; and
-    /// forgets those on another one that is gone. Until this is done, nothing that comes out of it is believed.
+    /// Attaches the programs to the WireGuard device, given by index and name, or replaces the
+    /// programs of an earlier daemon. Removes the links to another WireGuard device, which no
+    /// longer exists. Until the programs are attached, no packet that comes out of the device is
+    /// accepted as a tunnel packet.
     ///
     /// # Errors
-    /// What the kernel refused.
+    /// Returns the error of the kernel.
     pub fn set_wireguard(&self, device: Option<(u32, &str)>) -> Result<(), DatapathError> {
-        let mut state = self.state();
+        let programs = &mut *self.programs();
         let pins = Pins(&self.options.directory);
-        let programs = [Hook::WireguardOut, Hook::Wireguard];
-        hooks::forget(&programs, device.map(|(ifindex, _)| ifindex), &pins)?;
+        let both = [Hook::WireguardOut, Hook::Wireguard];
+        hooks::forget(&both, device.map(|(ifindex, _)| ifindex), &pins)?;
         if let Some((ifindex, name)) = device {
-            for hook in programs {
-                hooks::attach_tc(&mut state.programs, self.tc, hook, name, ifindex, &pins)?;
+            programs.ensure(&both)?;
+            for hook in both {
+                hooks::attach_tc(programs, self.tc, hook, name, ifindex, &pins)?;
             }
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! What a query is answered with. Pure: names are asked of [`Names`], and nobody else.
+//! Decides how a query is answered. The decision does no I/O: names come only from [`Names`].
 
 use std::net::IpAddr;
 
@@ -8,43 +8,43 @@ use hickory_proto::rr::{Name, RData, RecordType};
 
 use super::Names;
 use super::error::Transport;
-use super::message::{Query, Unanswerable, record};
+use super::message::{Query, Rejected, record};
 use super::rotation::Rotation;
 use crate::model::NetworkId;
 
-/// How long a client may keep an answer, in seconds. Containers come, go and are replaced, and asking again costs one hop on
-/// the same machine, so a client that keeps answers gains nothing but the address of a container that is gone (Docker's 600
-/// are known for that). Not 0, which some caches take for an error.
+/// TTL of an answer, in seconds. Containers are replaced often, and a new query costs one hop on
+/// the same machine. A long TTL would only keep the address of a removed container in the client's
+/// cache, as Docker's 600 seconds do. The value is not 0 because some caches treat 0 as an error.
 const TTL: u32 = 5;
 
-/// What is done about a query.
+/// The action for a query.
 #[derive(Debug)]
 pub(super) enum Decision {
-    /// Nothing.
-    Silence,
-    /// This is answered.
+    /// Send no answer.
+    Ignore,
+    /// Send this answer to the client.
     Answer(Vec<u8>),
-    /// The host's resolvers are asked.
+    /// Forward the query to the host's resolvers.
     Forward(Query),
 }
 
-/// Decides about what a client of a network sent.
+/// Decides how to answer the message `bytes`, which `client` of `network` sent.
 pub(super) fn decide(
-    asked: &[u8],
+    bytes: &[u8],
     transport: Transport,
     names: &dyn Names,
     network: NetworkId,
     client: IpAddr,
     rotation: &Rotation,
 ) -> Decision {
-    let query = match Query::read(asked, transport) {
+    let query = match Query::parse(bytes, transport) {
         Ok(query) => query,
-        Err(Unanswerable::Silence) => return Decision::Silence,
-        Err(Unanswerable::Refusal(bytes)) => return Decision::Answer(bytes),
+        Err(Rejected::Ignore) => return Decision::Ignore,
+        Err(Rejected::Answer(bytes)) => return Decision::Answer(bytes),
     };
     let forwards = names.forwards(network);
     let kind = query.question().query_type;
-    let answer = |code, records: Vec<RData>| {
+    let respond = |code, records: Vec<RData>| {
         let mut message: Message = query.response(code);
         message.metadata.authoritative = true;
         message.metadata.recursion_available = forwards;
@@ -54,20 +54,22 @@ pub(super) fn decide(
 
     if let Some(name) = query.name() {
         if let Some(addresses) = names.addresses(network, client, &name) {
-            // Of another type there is nothing, here or anywhere: NOERROR without answers, and so a client that asks for
-            // both A and AAAA goes on with the one that it gets.
-            let mut of_type: Vec<RData> = addresses.into_iter().filter_map(|address| data(kind, address)).collect();
+            // A query for another record type gets NOERROR without answers, because no other server
+            // knows the name either. A client that queries both A and AAAA then continues with the
+            // type that has records.
+            let mut of_type: Vec<RData> =
+                addresses.into_iter().filter_map(|address| record_data(kind, address)).collect();
             rotation.rotate(&name, kind, &mut of_type);
-            return answer(ResponseCode::NoError, of_type);
+            return respond(ResponseCode::NoError, of_type);
         }
         if let Some(address) = query.reversed_address() {
-            let found = names.name_of(network, client, address).and_then(|name| pointer(&name));
+            let found = names.name_of(network, client, address).and_then(|name| pointer_data(&name));
             match found {
-                Some(pointer) => {
-                    let asked = matches!(kind, RecordType::PTR | RecordType::ANY);
-                    return answer(ResponseCode::NoError, asked.then_some(pointer).into_iter().collect());
+                Some(data) => {
+                    let is_asked = matches!(kind, RecordType::PTR | RecordType::ANY);
+                    return respond(ResponseCode::NoError, is_asked.then_some(data).into_iter().collect());
                 }
-                None if names.is_ours(network, address) => return answer(ResponseCode::NXDomain, Vec::new()),
+                None if names.is_ours(network, address) => return respond(ResponseCode::NXDomain, Vec::new()),
                 None => {}
             }
         }
@@ -75,14 +77,16 @@ pub(super) fn decide(
     if forwards {
         return Decision::Forward(query);
     }
-    // Not REFUSED, though that would be the truth: musl takes no notice of it and waits until its time is up, 5 s by
-    // default, and glibc asks again and then calls it temporary, for which programs try again for ever. Both take NXDOMAIN at
-    // once, and go on through the search list. Without an SOA record, nobody caches it (RFC 2308 section 5).
-    answer(ResponseCode::NXDomain, Vec::new())
+    // REFUSED would be the exact code, but resolvers handle it badly. musl ignores it and waits for
+    // its timeout, 5 s by default. glibc retries and then reports a temporary failure, which makes
+    // programs retry for ever. Both accept NXDOMAIN at once and continue with the search list. An
+    // NXDOMAIN without an SOA record is not cached (RFC 2308 section 5).
+    respond(ResponseCode::NXDomain, Vec::new())
 }
 
-/// The data of an address, if it is of the type that is asked for.
-fn data(kind: RecordType, address: IpAddr) -> Option<RData> {
+/// Returns the record data of `address`, or `None` if its record type does not match the queried
+/// type `kind`.
+fn record_data(kind: RecordType, address: IpAddr) -> Option<RData> {
     match (kind, address) {
         (RecordType::A | RecordType::ANY, IpAddr::V4(address)) => Some(RData::A(A(address))),
         (RecordType::AAAA | RecordType::ANY, IpAddr::V6(address)) => Some(RData::AAAA(AAAA(address))),
@@ -90,8 +94,9 @@ fn data(kind: RecordType, address: IpAddr) -> Option<RData> {
     }
 }
 
-/// A pointer to a name, unless DNS cannot write it: ours may have two dots in a row.
-fn pointer(name: &str) -> Option<RData> {
+/// Returns the PTR record data for `name`, or `None` if DNS cannot encode it: an endpoint name may
+/// have two dots in a row.
+fn pointer_data(name: &str) -> Option<RData> {
     let mut name = Name::from_ascii(name).ok()?;
     name.set_fqdn(true);
     Some(RData::PTR(PTR(name)))

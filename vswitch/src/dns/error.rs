@@ -1,15 +1,15 @@
-//! Why an address cannot be served.
+//! Errors of the DNS server, and the transport protocols of DNS.
 
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 
-/// What carries a query.
+/// Transport protocol of a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
-    /// One datagram each (RFC 1035 section 4.2.1).
+    /// One message per datagram (RFC 1035 section 4.2.1).
     Udp,
-    /// Many on a connection, each behind its length (RFC 7766).
+    /// Several messages per connection, each preceded by its length (RFC 7766).
     Tcp,
 }
 
@@ -22,37 +22,38 @@ impl fmt::Display for Transport {
     }
 }
 
-/// Why an address cannot be served.
+/// Reason why the server cannot listen on an address.
 #[derive(Debug, thiserror::Error)]
 pub enum DnsError {
-    /// Somebody else has the port.
+    /// Another process or network holds the port.
     #[error("cannot answer DNS queries at {address} ({transport}): another DNS server listens on it")]
     InUse {
-        /// The address and port.
+        /// Address and port of the socket.
         address: SocketAddr,
-        /// Of which protocol.
+        /// Transport protocol of the socket.
         transport: Transport,
     },
-    /// The address is on no interface, or not ready: an IPv6 address is not while the kernel looks for duplicates of it.
+    /// No interface has the address, or the address is not ready: an IPv6 address is not ready
+    /// during duplicate address detection.
     #[error("cannot answer DNS queries at {address}: no interface has this address")]
     NoAddress {
-        /// The address and port.
+        /// Address and port of the socket.
         address: SocketAddr,
     },
     /// The port is below 1024, and the process lacks CAP_NET_BIND_SERVICE.
     #[error("cannot answer DNS queries at {address}: no permission to listen on the port")]
     Permission {
-        /// The address and port.
+        /// Address and port of the socket.
         address: SocketAddr,
     },
-    /// Anything else.
+    /// Any other socket error.
     #[error("cannot answer DNS queries at {address} ({transport}): {source}")]
     Socket {
-        /// The address and port.
+        /// Address and port of the socket.
         address: SocketAddr,
-        /// Of which protocol.
+        /// Transport protocol of the socket.
         transport: Transport,
-        /// What the kernel says.
+        /// Error that the kernel returned.
         source: io::Error,
     },
 }

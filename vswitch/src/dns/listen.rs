@@ -1,4 +1,4 @@
-//! The sockets of one address, and the tasks that answer on them.
+//! Sockets of one server address, and the tasks that answer queries on them.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -20,44 +20,53 @@ use super::rotation::Rotation;
 use super::{Limits, Shared};
 use crate::model::NetworkId;
 
-/// More than a datagram can carry.
-const DATAGRAM: usize = 1 << 16;
-/// Queries by UDP that are being answered at once, after which the others wait in the socket. Well more than can wait for
-/// the host's resolvers, so that those never take it up: our own names are answered at once.
-const UNDER_WAY: usize = 2048;
-/// Queries of one TCP connection that are being answered at once, before the next is read.
-const PIPELINE: usize = 32;
-/// TCP connections that wait to be accepted.
+/// Size of the receive buffer in bytes, larger than the largest UDP payload.
+const DATAGRAM_BUFFER: usize = 1 << 16;
+/// Maximum number of UDP queries answered concurrently; further queries wait in the socket. The
+/// number is well above the limit of forwarded queries ([`Limits`]), so that forwarded queries
+/// never block queries for endpoint names, which are answered without waiting.
+const MAX_CONCURRENT: usize = 2048;
+/// Maximum number of queries of one TCP connection answered concurrently. The next query is read
+/// after that.
+const MAX_PIPELINED: usize = 32;
+/// Backlog of TCP connections that wait to be accepted.
 const BACKLOG: u32 = 128;
-/// How long to wait when the kernel has no room for one more socket: nothing tells when it has.
-const NO_ROOM: Duration = Duration::from_millis(100);
+/// Delay after a socket error, for example when no file descriptor is left. No event reports that
+/// one is free again.
+const RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// A network as its server sees it.
+/// State that the sockets of one network share.
 pub(super) struct Network {
     id: NetworkId,
     shared: Arc<Shared>,
     rotation: Rotation,
     connections: Arc<Quota<IpAddr>>,
-    idle: Duration,
+    idle_timeout: Duration,
 }
 
 impl Network {
-    /// Nothing rotated, nobody connected.
+    /// Creates the state without connections and with an empty rotation.
     pub(super) fn new(id: NetworkId, shared: Arc<Shared>, limits: &Limits) -> Self {
-        let (each, all) = limits.connections;
-        Self { id, shared, rotation: Rotation::default(), connections: Quota::new(each, all), idle: limits.idle }
+        let (per_client, total) = limits.connections;
+        Self {
+            id,
+            shared,
+            rotation: Rotation::default(),
+            connections: Quota::new(per_client, total),
+            idle_timeout: limits.idle_timeout,
+        }
     }
 
-    /// The answer to what a client sent, if it gets one.
-    async fn answer(&self, asked: &[u8], transport: Transport, client: IpAddr) -> Option<Vec<u8>> {
+    /// Returns the answer to the message `query_bytes`, or `None` if the client gets none.
+    async fn answer(&self, query_bytes: &[u8], transport: Transport, client: IpAddr) -> Option<Vec<u8>> {
         let shared = &*self.shared;
-        let query = match decide(asked, transport, &*shared.names, self.id, client, &self.rotation) {
-            Decision::Silence => return None,
+        let query = match decide(query_bytes, transport, &*shared.names, self.id, client, &self.rotation) {
+            Decision::Ignore => return None,
             Decision::Answer(answer) => return Some(answer),
             Decision::Forward(query) => query,
         };
-        let forwarded = match shared.forwards.take((self.id, client)) {
-            Some(_share) => shared.upstream.ask(&query, |address| shared.own().contains(&address)).await,
+        let forwarded = match shared.forwards.acquire((self.id, client)) {
+            Some(_share) => shared.upstream.ask(&query, |address| shared.own_addresses().contains(&address)).await,
             None => None,
         };
         Some(forwarded.unwrap_or_else(|| {
@@ -68,17 +77,20 @@ impl Network {
     }
 }
 
-/// One address that is served. It ends when dropped or closed.
+/// One server address with its UDP and TCP socket. Both tasks stop when it is dropped or closed.
 #[derive(Debug)]
 pub(super) struct Listener {
     udp: JoinHandle<()>,
     tcp: JoinHandle<()>,
-    /// Both tasks end when this is dropped.
+    /// Sender whose drop stops both tasks.
     _running: watch::Sender<()>,
 }
 
 impl Listener {
-    /// Binds both sockets, and starts to answer.
+    /// Binds both sockets and starts the tasks that answer.
+    ///
+    /// # Errors
+    /// One of the sockets cannot be opened at this address.
     pub(super) fn open(address: SocketAddr, network: Arc<Network>) -> Result<Self, DnsError> {
         let udp = bind_udp(address).map_err(|error| DnsError::new(address, Transport::Udp, error))?;
         let tcp = bind_tcp(address).map_err(|error| DnsError::new(address, Transport::Tcp, error))?;
@@ -88,19 +100,20 @@ impl Listener {
         Ok(Self { udp, tcp, _running: running })
     }
 
-    /// Ends it. The sockets are closed when these tasks are done.
+    /// Stops the listener. The sockets are closed when the returned tasks have finished.
     pub(super) fn close(self) -> [JoinHandle<()>; 2] {
         [self.udp, self.tcp]
     }
 
-    /// Whether one of its tasks does no longer answer.
+    /// Reports whether one of the two tasks has finished.
     pub(super) fn has_ended(&self) -> bool {
         self.udp.is_finished() || self.tcp.is_finished()
     }
 }
 
 fn bind_udp(address: SocketAddr) -> io::Result<UdpSocket> {
-    // Without SO_REUSEADDR, with which another process could take the port, and the queries, from us.
+    // SO_REUSEADDR is not set: with it, another process could bind the port and receive the
+    // queries.
     let socket = std::net::UdpSocket::bind(address)?;
     socket.set_nonblocking(true)?;
     UdpSocket::from_std(socket)
@@ -108,7 +121,8 @@ fn bind_udp(address: SocketAddr) -> io::Result<UdpSocket> {
 
 fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // Connections of a daemon that ended linger for a minute (TIME-WAIT), and must not keep the next one from starting.
+    // Connections of an earlier daemon stay in TIME-WAIT for a minute. Without SO_REUSEADDR they
+    // would block this bind.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
@@ -117,34 +131,34 @@ fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
 async fn answer_datagrams(socket: UdpSocket, network: Arc<Network>, mut stop: watch::Receiver<()>) {
     let socket = Arc::new(socket);
     let mut tasks = JoinSet::new();
-    let mut buffer = vec![0; DATAGRAM];
+    let mut buffer = vec![0; DATAGRAM_BUFFER];
     loop {
         let received = tokio::select! {
-            received = socket.recv_from(&mut buffer), if tasks.len() < UNDER_WAY => received,
+            received = socket.recv_from(&mut buffer), if tasks.len() < MAX_CONCURRENT => received,
             Some(_) = tasks.join_next() => continue,
             _ = stop.changed() => break,
         };
         match received {
             Ok((length, client)) => {
-                let (socket, network, asked) = (socket.clone(), network.clone(), buffer[..length].to_vec());
+                let (socket, network, query) = (socket.clone(), network.clone(), buffer[..length].to_vec());
                 tasks.spawn(async move {
-                    let Some(answer) = network.answer(&asked, Transport::Udp, client.ip()).await else {
+                    let Some(answer) = network.answer(&query, Transport::Udp, client.ip()).await else {
                         return;
                     };
-                    // Nobody waits for room in the socket, which those could fill who do not answer ARP: it is UDP, and
-                    // the client asks again.
+                    // The task does not wait for room in the send buffer, because clients that do
+                    // not answer ARP can fill it. A UDP client repeats its query.
                     if let Err(error) = socket.try_send_to(&answer, client) {
-                        tracing::debug!("no DNS answer to {client}: {error}");
+                        tracing::debug!("cannot send a DNS answer to {client}: {error}");
                     }
                 });
             }
             Err(error) => {
-                tracing::debug!("DNS queries: {error}");
-                sleep(NO_ROOM).await;
+                tracing::debug!("cannot receive a DNS query: {error}");
+                sleep(RETRY_DELAY).await;
             }
         }
     }
-    // With the tasks goes the last hold on the socket.
+    // The tasks hold the last references to the socket.
     tasks.shutdown().await;
 }
 
@@ -157,9 +171,9 @@ async fn accept(listener: TcpListener, network: Arc<Network>, mut stop: watch::R
             _ = stop.changed() => break,
         };
         match accepted {
-            // One too many is closed at once.
+            // A connection above the quota is closed at once.
             Ok((stream, client)) => {
-                if let Some(share) = network.connections.take(client.ip()) {
+                if let Some(share) = network.connections.acquire(client.ip()) {
                     let network = network.clone();
                     tasks.spawn(async move {
                         answer_stream(stream, client.ip(), network).await;
@@ -168,38 +182,40 @@ async fn accept(listener: TcpListener, network: Arc<Network>, mut stop: watch::R
                 }
             }
             Err(error) => {
-                tracing::debug!("DNS queries by TCP: {error}");
-                sleep(NO_ROOM).await;
+                tracing::debug!("cannot accept a DNS connection: {error}");
+                sleep(RETRY_DELAY).await;
             }
         }
     }
     tasks.shutdown().await;
 }
 
-/// Answers the queries of a connection as answers come, in any order (RFC 7766 section 7).
+/// Answers the queries of a connection in the order in which the answers become available (RFC 7766
+/// section 7).
 async fn answer_stream(stream: TcpStream, client: IpAddr, network: Arc<Network>) {
     let (mut reader, writer) = stream.into_split();
-    let (answers, written) = mpsc::channel(PIPELINE);
-    let mut write = Box::pin(write_answers(writer, written, network.idle));
+    let (answers, written) = mpsc::channel(MAX_PIPELINED);
+    let mut write = Box::pin(write_answers(writer, written, network.idle_timeout));
     let read = async {
         let mut tasks = JoinSet::new();
         loop {
             while tasks.try_join_next().is_some() {}
-            if tasks.len() >= PIPELINE {
+            if tasks.len() >= MAX_PIPELINED {
                 tasks.join_next().await;
             }
-            let Ok(Ok(asked)) = timeout(network.idle, read_message(&mut reader)).await else {
+            let Ok(Ok(query)) = timeout(network.idle_timeout, read_message(&mut reader)).await else {
                 break;
             };
             let (answers, network) = (answers.clone(), network.clone());
             tasks.spawn(async move {
-                if let Some(answer) = network.answer(&asked, Transport::Tcp, client).await {
-                    // If nobody takes it, the connection is broken.
+                if let Some(answer) = network.answer(&query, Transport::Tcp, client).await {
+                    // Sending fails only after the writer has stopped, because the connection is
+                    // broken.
                     let _ = answers.send(answer).await;
                 }
             });
         }
-        // A client that sends no more may still wait for answers.
+        // A client that has closed its sending side may still wait for answers.
         while tasks.join_next().await.is_some() {}
     };
     tokio::select! {
@@ -210,18 +226,18 @@ async fn answer_stream(stream: TcpStream, client: IpAddr, network: Arc<Network>)
     write.await;
 }
 
-async fn write_answers(mut writer: OwnedWriteHalf, mut answers: mpsc::Receiver<Vec<u8>>, patience: Duration) {
+async fn write_answers(mut writer: OwnedWriteHalf, mut answers: mpsc::Receiver<Vec<u8>>, write_timeout: Duration) {
     while let Some(answer) = answers.recv().await {
-        let Ok(framed) = framed(&answer) else {
+        let Ok(framed) = with_length(&answer) else {
             continue;
         };
-        if !matches!(timeout(patience, writer.write_all(&framed)).await, Ok(Ok(()))) {
+        if !matches!(timeout(write_timeout, writer.write_all(&framed)).await, Ok(Ok(()))) {
             return;
         }
     }
 }
 
-/// Reads one message of a connection (RFC 1035 section 4.2.2).
+/// Reads one length-prefixed message from a TCP connection (RFC 1035 section 4.2.2).
 pub(super) async fn read_message(reader: &mut OwnedReadHalf) -> io::Result<Vec<u8>> {
     let length = reader.read_u16().await?;
     let mut message = vec![0; usize::from(length)];
@@ -229,8 +245,9 @@ pub(super) async fn read_message(reader: &mut OwnedReadHalf) -> io::Result<Vec<u
     Ok(message)
 }
 
-/// A message as it is written to a connection: length and message at once, which some clients want in one segment.
-pub(super) fn framed(message: &[u8]) -> io::Result<Vec<u8>> {
+/// Returns the message with its length in front, as sent on TCP. Both parts are in one buffer
+/// because some clients require them in one segment.
+pub(super) fn with_length(message: &[u8]) -> io::Result<Vec<u8>> {
     let length = u16::try_from(message.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
     Ok([&length.to_be_bytes(), message].concat())
 }

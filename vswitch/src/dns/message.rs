@@ -1,4 +1,4 @@
-//! Queries as they came, and answers to them, as bytes.
+//! Parses queries and encodes the answers to them.
 
 use std::net::IpAddr;
 
@@ -8,17 +8,18 @@ use hickory_proto::serialize::binary::{BinDecodable as _, BinDecoder, BinEncodab
 
 use super::error::Transport;
 
-/// Of a message, before anything else (RFC 1035 section 4.1.1).
+/// Length of the message header in bytes (RFC 1035 section 4.1.1).
 const HEADER: usize = 12;
-/// Type and class, behind the name of a question.
+/// Length of the type and class that follow the name of a question, in bytes.
 const TYPE_AND_CLASS: usize = 4;
-/// What fits into a datagram for a client that does not say (RFC 1035 section 2.3.4), and more than any may ask for less of
-/// (RFC 6891 section 6.2.3).
-const SMALLEST_LIMIT: u16 = 512;
-/// The largest query that is worth sending us in one datagram: one that no link fragments.
-const OUR_LIMIT: u16 = 1232;
+/// Maximum length of a UDP answer to a client without EDNS, in bytes (RFC 1035 section 2.3.4). A
+/// smaller value in EDNS counts as this value (RFC 6891 section 6.2.3).
+const MIN_ANSWER_LIMIT: u16 = 512;
+/// UDP payload size in bytes that the server advertises in EDNS: a datagram of this size is not
+/// fragmented on usual links.
+const ADVERTISED_LIMIT: u16 = 1232;
 
-/// A query that can be answered: one question, and nothing that we do not understand around it.
+/// A query that the server supports: a well-formed message with exactly one question.
 #[derive(Clone, Debug)]
 pub(super) struct Query {
     raw: Vec<u8>,
@@ -29,28 +30,34 @@ pub(super) struct Query {
     transport: Transport,
 }
 
-/// What is no such query.
+/// Result for a message that is not a supported query.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Unanswerable {
-    /// Nothing to say. An answer to an answer could go back and forth for ever.
-    Silence,
-    /// A query all the same, and this is what its sender is told.
-    Refusal(Vec<u8>),
+pub(super) enum Rejected {
+    /// The message gets no answer. An answer to a response could make two servers answer each other
+    /// for ever.
+    Ignore,
+    /// The message is a query, and this is the error answer to its sender.
+    Answer(Vec<u8>),
 }
 
 impl Query {
-    /// Reads what came.
-    pub(super) fn read(raw: &[u8], transport: Transport) -> Result<Self, Unanswerable> {
+    /// Parses a received message.
+    ///
+    /// # Errors
+    /// The message is not a supported query; the error says whether its sender gets an error
+    /// answer.
+    pub(super) fn parse(raw: &[u8], transport: Transport) -> Result<Self, Rejected> {
         let mut decoder = BinDecoder::new(raw);
-        let Header { metadata, counts } = Header::read(&mut decoder).map_err(|_| Unanswerable::Silence)?;
+        let Header { metadata, counts } = Header::read(&mut decoder).map_err(|_| Rejected::Ignore)?;
         if metadata.message_type != MessageType::Query {
-            return Err(Unanswerable::Silence);
+            return Err(Rejected::Ignore);
         }
-        let refuse = |code| Unanswerable::Refusal(bare(&metadata, code));
+        let refuse = |code| Rejected::Answer(header_only(&metadata, code));
         if metadata.op_code != OpCode::Query {
             return Err(refuse(ResponseCode::NotImp));
         }
-        // RFC 9619: exactly one. Before anything is read, for the count claims room for as many.
+        // RFC 9619: a query has exactly one question. The count is checked before any record is
+        // read, because the decoder allocates room for as many records as the counts claim.
         if counts.queries != 1 {
             return Err(refuse(ResponseCode::FormErr));
         }
@@ -64,7 +71,7 @@ impl Query {
             edns = found.or(edns);
         }
         let query = Self { raw: raw.to_vec(), metadata, question, question_end, edns, transport };
-        let refuse = |code| Unanswerable::Refusal(query.encode(query.response(code)));
+        let refuse = |code| Rejected::Answer(query.encode(query.response(code)));
         // RFC 6891 section 6.1.3.
         if query.edns.as_ref().is_some_and(|edns| edns.version() > 0) {
             return Err(refuse(ResponseCode::BADVERS));
@@ -75,24 +82,25 @@ impl Query {
         Ok(query)
     }
 
-    /// What is asked.
+    /// Returns the question.
     pub(super) fn question(&self) -> &Question {
         &self.question
     }
 
-    /// How it came.
+    /// Returns the transport protocol over which the query arrived.
     pub(super) fn transport(&self) -> Transport {
         self.transport
     }
 
-    /// The name that is asked for, in lower case and without the final dot, if it could be the name of an endpoint.
+    /// Returns the queried name in lower case and without the final dot, or `None` if it cannot be
+    /// an endpoint's name.
     pub(super) fn name(&self) -> Option<String> {
         if !matches!(self.question.query_class, DNSClass::IN | DNSClass::ANY) || self.question.name.is_root() {
             return None;
         }
         let mut name = String::new();
         for label in &self.question.name {
-            // A dot within a label is not one between two.
+            // A dot inside a label must not be mistaken for a separator of labels.
             if !label.iter().all(|byte| byte.is_ascii_graphic() && *byte != b'.') {
                 return None;
             }
@@ -104,13 +112,13 @@ impl Query {
         Some(name)
     }
 
-    /// The address whose name is asked for, below `in-addr.arpa` or `ip6.arpa`.
+    /// Returns the address of a reverse query (a full name below `in-addr.arpa` or `ip6.arpa`).
     pub(super) fn reversed_address(&self) -> Option<IpAddr> {
         let net = self.question.name.parse_arpa_name().ok()?;
         (net.prefix_len() == net.max_prefix_len()).then(|| net.addr())
     }
 
-    /// A response with nothing but the question in it.
+    /// Returns a response that holds only the question and, if the query has it, EDNS.
     pub(super) fn response(&self, code: ResponseCode) -> Message {
         let mut message = Message::response(self.metadata.id, self.metadata.op_code);
         message.metadata = Metadata::response_from_request(&self.metadata);
@@ -122,35 +130,38 @@ impl Query {
         message
     }
 
-    /// The bytes of a response. Records are left out, and the client told so, until it fits.
+    /// Encodes a response. Records that exceed the client's limit are removed, and the TC bit is
+    /// set then.
     pub(super) fn encode(&self, mut message: Message) -> Vec<u8> {
-        // An AAAA record whose name is a pointer to the question's; an A record is 16. So never too many are left out.
-        const LARGEST: usize = 28;
+        // Length of an AAAA record whose name is a pointer to the question's name; an A record has
+        // 16 bytes. Dividing by the larger length never removes too many records.
+        const LARGEST_RECORD: usize = 28;
         loop {
             let bytes = match message.to_vec() {
                 Ok(bytes) => bytes,
                 Err(error) => {
-                    tracing::warn!("cannot write an answer about {}: {error}", self.question.name);
-                    return bare(&self.metadata, ResponseCode::ServFail);
+                    tracing::warn!("cannot encode the DNS answer for {}: {error}", self.question.name);
+                    return header_only(&self.metadata, ResponseCode::ServFail);
                 }
             };
-            let excess = bytes.len().saturating_sub(self.limit());
+            let excess = bytes.len().saturating_sub(self.max_answer_length());
             if excess == 0 || message.answers.is_empty() {
                 return bytes;
             }
             message.metadata.truncation = true;
-            message.answers.truncate(message.answers.len().saturating_sub(excess.div_ceil(LARGEST)));
+            message.answers.truncate(message.answers.len().saturating_sub(excess.div_ceil(LARGEST_RECORD)));
         }
     }
 
-    /// The query, to be sent on under another id.
+    /// Returns the bytes of the query with another message id, for forwarding.
     pub(super) fn with_id(&self, id: u16) -> Vec<u8> {
         let mut bytes = self.raw.clone();
         bytes[..2].copy_from_slice(&id.to_be_bytes());
         bytes
     }
 
-    /// Whether this answers the query that was sent on under `id` (RFC 5452 section 9.1).
+    /// Reports whether `answer` answers the query that was forwarded with `id` (RFC 5452 section
+    /// 9.1).
     pub(super) fn is_answered_by(&self, answer: &[u8], id: u16) -> bool {
         let mut decoder = BinDecoder::new(answer);
         let Ok(Header { metadata, counts }) = Header::read(&mut decoder) else {
@@ -160,33 +171,35 @@ impl Query {
             return false;
         };
         let (name, rest) = question.split_at(question.len().saturating_sub(TYPE_AND_CLASS));
-        let (own_name, own_rest) = self.raw_question().split_at(name.len());
+        let (query_name, query_rest) = self.raw_question().split_at(name.len());
         metadata.id == id
             && metadata.message_type == MessageType::Response
             && metadata.op_code == OpCode::Query
             && counts.queries == 1
-            // Some servers change the case of what they repeat.
-            && name.eq_ignore_ascii_case(own_name)
-            && rest == own_rest
+            // Some servers change the case of the name that they repeat.
+            && name.eq_ignore_ascii_case(query_name)
+            && rest == query_rest
     }
 
-    /// An answer to the query that was sent on, made the answer to this one. It must be one ([`Self::is_answered_by`]).
+    /// Gives a resolver's answer the id and the question of this query. The caller must have
+    /// checked the answer with [`Self::is_answered_by`].
     pub(super) fn adopt(&self, mut answer: Vec<u8>) -> Vec<u8> {
         answer[..2].copy_from_slice(&self.raw[..2]);
         answer[HEADER..self.question_end].copy_from_slice(self.raw_question());
         answer
     }
 
-    /// Whether an answer is no longer than the client can take.
+    /// Reports whether an answer is within the length that the client accepts.
     pub(super) fn fits(&self, answer: &[u8]) -> bool {
-        answer.len() <= self.limit()
+        answer.len() <= self.max_answer_length()
     }
 
-    /// What remains of an adopted answer that is longer: that it was (RFC 2181 section 9).
-    pub(super) fn cut(&self, answer: &[u8]) -> Vec<u8> {
+    /// Replaces an adopted answer that is too long by one without records and with the TC bit set
+    /// (RFC 2181 section 9).
+    pub(super) fn truncate(&self, answer: &[u8]) -> Vec<u8> {
         let mut metadata = match Header::read(&mut BinDecoder::new(answer)) {
             Ok(header) => header.metadata,
-            Err(_) => return bare(&self.metadata, ResponseCode::ServFail),
+            Err(_) => return header_only(&self.metadata, ResponseCode::ServFail),
         };
         metadata.truncation = true;
         let mut message = self.response(metadata.response_code);
@@ -198,51 +211,53 @@ impl Query {
         &self.raw[HEADER..self.question_end]
     }
 
-    /// The longest answer that the client can take, in bytes.
-    fn limit(&self) -> usize {
+    /// Returns the maximum length of an answer that the client accepts, in bytes.
+    fn max_answer_length(&self) -> usize {
         match self.transport {
             Transport::Udp => {
-                let asked = self.edns.as_ref().map_or(SMALLEST_LIMIT, Edns::max_payload);
-                usize::from(asked.max(SMALLEST_LIMIT))
+                let advertised = self.edns.as_ref().map_or(MIN_ANSWER_LIMIT, Edns::max_payload);
+                usize::from(advertised.max(MIN_ANSWER_LIMIT))
             }
             Transport::Tcp => usize::from(u16::MAX),
         }
     }
 
-    /// RFC 6891 section 6.1.1: in each answer to a query that has one. DO is repeated (RFC 3225 section 3).
+    /// Returns the EDNS record of the answer, or `None` if the query has none (RFC 6891 section
+    /// 6.1.1). The DO bit of the query is repeated (RFC 3225 section 3).
     fn response_edns(&self) -> Option<Edns> {
-        let asked = self.edns.as_ref()?;
+        let requested = self.edns.as_ref()?;
         let mut edns = Edns::new();
-        edns.set_max_payload(OUR_LIMIT).set_dnssec_ok(asked.flags().dnssec_ok);
+        edns.set_max_payload(ADVERTISED_LIMIT).set_dnssec_ok(requested.flags().dnssec_ok);
         Some(edns)
     }
 }
 
-/// Whether a server says in this answer that it could not, or would not; another may know (as in glibc's resolver).
+/// Reports whether a resolver's answer has a code after which the next resolver is tried, as
+/// glibc's resolver does.
 pub(super) fn is_failure(answer: &[u8]) -> bool {
     Header::read(&mut BinDecoder::new(answer)).is_ok_and(|header| {
         matches!(header.metadata.response_code, ResponseCode::ServFail | ResponseCode::NotImp | ResponseCode::Refused)
     })
 }
 
-/// Whether there is more to the answer than is in it.
+/// Reports whether the TC bit of the answer is set.
 pub(super) fn is_truncated(answer: &[u8]) -> bool {
     Header::read(&mut BinDecoder::new(answer)).is_ok_and(|header| header.metadata.truncation)
 }
 
-/// A header, and nothing else: for a query of which no more is understood.
-fn bare(query: &Metadata, code: ResponseCode) -> Vec<u8> {
+/// Returns an answer that is only a header, for a query whose question could not be parsed.
+fn header_only(query: &Metadata, code: ResponseCode) -> Vec<u8> {
     let mut metadata = Metadata::response_from_request(query);
     metadata.response_code = code;
     let mut bytes = Vec::with_capacity(HEADER);
     let header = Header { metadata, counts: Default::default() };
     if let Err(error) = header.emit(&mut BinEncoder::new(&mut bytes)) {
-        tracing::warn!("cannot write a DNS header: {error}");
+        tracing::warn!("cannot encode a DNS header: {error}");
     }
     bytes
 }
 
-/// The record of an answer to this question.
+/// Returns an answer record for the name of `question`.
 pub(super) fn record(question: &Question, ttl: u32, data: hickory_proto::rr::RData) -> Record {
     Record::from_rdata(question.name.clone(), ttl, data)
 }

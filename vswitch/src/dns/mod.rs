@@ -1,10 +1,11 @@
-//! A DNS server for each network, on the network's gateway addresses: the names of its endpoints are answered here, all
-//! others by the host's resolvers.
+//! DNS server of each network, on the network's gateway addresses. It answers the names of
+//! endpoints and forwards all other queries to the host's resolvers.
 //!
-//! A query goes `listen` (sockets) -> `answer` (what is said, decided without I/O) -> `upstream` (the host's resolvers, if
-//! it is not ours). Messages are read and written by `hickory-proto`. `hickory-server` is not used: it has no bound on TCP
-//! connections, answers the queries of one connection one after the other, and re-encodes what it relays, while a relayed
-//! answer is passed on here as it came, whatever is in it.
+//! A query passes `listen` (sockets), `answer` (the decision, without I/O) and, for names of no
+//! endpoint, `upstream` (the host's resolvers). `hickory-proto` parses and encodes messages.
+//! `hickory-server` is not used for three reasons: it does not limit TCP connections, it answers
+//! the queries of one connection in sequence, and it re-encodes forwarded answers. This server
+//! forwards the records of an answer unchanged, including unknown record types.
 
 mod answer;
 mod error;
@@ -33,35 +34,43 @@ pub use self::resolvers::ResolverFiles;
 use self::upstream::Upstream;
 use crate::model::NetworkId;
 
-/// What the switch knows of names. Implemented by the switch; must be quick and never block.
+/// Names and addresses of endpoints. The switch implements this trait; its functions must return
+/// quickly and never block.
 pub trait Names: Send + Sync + 'static {
-    /// Addresses of `name` (lower case, without the final dot) as the client at `client` in `network` sees it; `None`: not
-    /// one of ours, and somebody else may know it. IPv4 and IPv6 mixed, in any order that stays the same: the server rotates.
+    /// Returns the addresses of `name` (lower case, without the final dot) for the client at
+    /// `client` in `network`. `None` means that no endpoint has this name and that another resolver
+    /// may know it. IPv4 and IPv6 addresses may be mixed in any stable order; the server rotates
+    /// them.
     fn addresses(&self, network: NetworkId, client: IpAddr, name: &str) -> Option<Vec<IpAddr>>;
-    /// The name of an address of ours, without the final dot, as the client at `client` in `network` sees it.
+    /// Returns the name of an endpoint's address, without the final dot, for the client at `client`
+    /// in `network`.
     fn name_of(&self, network: NetworkId, client: IpAddr, address: IpAddr) -> Option<String>;
-    /// Whether `address` lies in a subnet of ours: then nobody else is asked for its name.
+    /// Reports whether `address` is in a subnet of the switch. Reverse queries for such an address
+    /// are never forwarded.
     fn is_ours(&self, network: NetworkId, address: IpAddr) -> bool;
-    /// Whether other names may be asked of the host's resolvers; false for `--internal` networks.
+    /// Reports whether queries for other names may be forwarded to the host's resolvers; false for
+    /// `--internal` networks.
     fn forwards(&self, network: NetworkId) -> bool;
 }
 
-/// The port of DNS (RFC 1035 section 4.2).
+/// Port number of DNS (RFC 1035 section 4.2).
 const PORT: u16 = 53;
 
-/// What one client, or all of them, may use, and for how long.
+/// Limits on connections, forwarded queries and waiting times.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// TCP connections of a network: of one client, and of all.
+    /// Maximum number of TCP connections of a network: per client, and in total.
     connections: (usize, usize),
-    /// Queries that wait for the host's resolvers, each with a socket of its own: of one client, and of all networks.
+    /// Maximum number of queries that wait for the host's resolvers, each with a socket of its own:
+    /// per client, and in total over all networks.
     forwards: (usize, usize),
-    /// How long a TCP client may take to send a query, or to take an answer.
-    idle: Duration,
-    /// How long one resolver may take before the next is asked.
-    attempt: Duration,
-    /// How long all of them may take. A client's own patience is 5 s (glibc, musl): SERVFAIL has to come before that.
-    forward: Duration,
+    /// Maximum time for a TCP client to send a query or to read an answer.
+    idle_timeout: Duration,
+    /// Maximum time for one resolver to answer; the next resolver is asked after that.
+    attempt_timeout: Duration,
+    /// Maximum time for all resolvers together. Clients wait 5 s (glibc, musl), so SERVFAIL must be
+    /// sent before that.
+    forward_timeout: Duration,
 }
 
 impl Default for Limits {
@@ -69,14 +78,15 @@ impl Default for Limits {
         Self {
             connections: (16, 128),
             forwards: (64, 512),
-            idle: Duration::from_secs(10),
-            attempt: Duration::from_secs(2),
-            forward: Duration::from_millis(4500),
+            idle_timeout: Duration::from_secs(10),
+            attempt_timeout: Duration::from_secs(2),
+            forward_timeout: Duration::from_millis(4500),
         }
     }
 }
 
-/// The DNS servers of all networks. A clone is another handle to the same; with the last one, all stop.
+/// DNS servers of all networks. Clones share the same servers; the servers stop when the last clone
+/// is dropped.
 #[derive(Clone)]
 pub struct DnsServer {
     inner: Arc<Inner>,
@@ -87,42 +97,45 @@ struct Inner {
     limits: Limits,
     port: u16,
     state: Mutex<State>,
-    /// Held by the call of `serve` that is under way.
-    turn: tokio::sync::Mutex<()>,
+    /// Lock that serializes calls of `serve`.
+    serve_lock: tokio::sync::Mutex<()>,
 }
 
-/// What the servers of all networks have in common.
+/// State that the servers of all networks share.
 struct Shared {
     names: Arc<dyn Names>,
     upstream: Upstream,
     forwards: Arc<Quota<(NetworkId, IpAddr)>>,
-    /// Where we serve, for no query to be forwarded to ourselves.
-    own: Mutex<BTreeSet<IpAddr>>,
+    /// Addresses of this server, which are excluded as resolvers so that no query is forwarded to
+    /// the server itself.
+    own_addresses: Mutex<BTreeSet<IpAddr>>,
 }
 
 #[derive(Default)]
 struct State {
-    networks: BTreeMap<NetworkId, Served>,
-    /// Tasks that were told to end, and hold their sockets until they have.
-    leaving: Vec<JoinHandle<()>>,
+    networks: BTreeMap<NetworkId, ServedNetwork>,
+    /// Tasks that are stopping. Their sockets stay open until they have finished.
+    stopping: Vec<JoinHandle<()>>,
 }
 
-struct Served {
+struct ServedNetwork {
     network: Arc<Network>,
     listeners: BTreeMap<IpAddr, Listener>,
 }
 
 impl DnsServer {
-    /// A server that serves no network yet.
+    /// Creates a server that serves no network yet.
     pub fn new(names: Arc<dyn Names>, resolvers: ResolverFiles) -> Self {
         Self::with_port(names, resolvers, PORT, Limits::default())
     }
 
-    /// The same on another port than 53, where the host's resolvers are then asked, too.
+    /// Creates a server on another port than 53. The host's resolvers are then asked at that port
+    /// as well.
     pub(crate) fn with_port(names: Arc<dyn Names>, resolvers: ResolverFiles, port: u16, limits: Limits) -> Self {
-        let upstream = Upstream::new(resolvers, port, limits.attempt, limits.forward);
-        let (each, all) = limits.forwards;
-        let shared = Shared { names, upstream, forwards: Quota::new(each, all), own: Mutex::default() };
+        let upstream = Upstream::new(resolvers, port, limits.attempt_timeout, limits.forward_timeout);
+        let (per_client, total) = limits.forwards;
+        let shared =
+            Shared { names, upstream, forwards: Quota::new(per_client, total), own_addresses: Mutex::default() };
         let shared = Arc::new(shared);
         Self {
             inner: Arc::new(Inner {
@@ -130,21 +143,23 @@ impl DnsServer {
                 limits,
                 port,
                 state: Mutex::default(),
-                turn: tokio::sync::Mutex::default(),
+                serve_lock: tokio::sync::Mutex::default(),
             }),
         }
     }
 
-    /// Starts to answer on these addresses, port 53, UDP and TCP, for the network, in place of those served for it before.
-    /// An address that was among those is served without a gap. To be called within a tokio runtime.
+    /// Serves `network` on exactly these addresses, on port 53 over UDP and TCP. The addresses
+    /// replace those of an earlier call. An address that was already served is served without
+    /// interruption. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// An address cannot be served; then those served before still are, and none of the others.
+    /// The server cannot listen on one of the addresses. The earlier addresses are then still
+    /// served, and no new one is.
     pub async fn serve(&self, network: NetworkId, addresses: Vec<IpAddr>) -> Result<(), DnsError> {
-        let _turn = self.inner.turn.lock().await;
-        let leaving = mem::take(&mut self.state().leaving);
-        for task in leaving {
-            // However it ended, its socket is closed.
+        let _guard = self.inner.serve_lock.lock().await;
+        let stopping = mem::take(&mut self.state().stopping);
+        for task in stopping {
+            // The result is ignored: the socket is closed even if the task panicked.
             let _ = task.await;
         }
         self.replace(network, addresses.into_iter().collect())
@@ -152,36 +167,37 @@ impl DnsServer {
 
     fn replace(&self, id: NetworkId, addresses: BTreeSet<IpAddr>) -> Result<(), DnsError> {
         let mut state = self.state();
-        let before = state.networks.get(&id);
-        let network = match before {
+        let current = state.networks.get(&id);
+        let network = match current {
             Some(served) => served.network.clone(),
             None => Arc::new(Network::new(id, self.inner.shared.clone(), &self.inner.limits)),
         };
-        let serves = |address: &IpAddr| {
-            before.and_then(|served| served.listeners.get(address)).is_some_and(|listener| !listener.has_ended())
+        let is_served = |address: &IpAddr| {
+            current.and_then(|served| served.listeners.get(address)).is_some_and(|listener| !listener.has_ended())
         };
         let mut opened = BTreeMap::new();
-        for address in addresses.iter().filter(|address| !serves(address)) {
+        for address in addresses.iter().filter(|address| !is_served(address)) {
             let listener = Listener::open(SocketAddr::new(*address, self.inner.port), network.clone())?;
             opened.insert(*address, listener);
         }
 
         let mut listeners = state.networks.remove(&id).map(|served| served.listeners).unwrap_or_default();
         for address in opened.keys() {
-            // One that has ended, if any.
+            // Removes the earlier listener of the address, which has ended.
             listeners.remove(address);
         }
         let (kept, unwanted): (BTreeMap<_, _>, BTreeMap<_, _>) =
             listeners.into_iter().partition(|(address, _)| addresses.contains(address));
         opened.extend(kept);
         if !opened.is_empty() {
-            state.networks.insert(id, Served { network, listeners: opened });
+            state.networks.insert(id, ServedNetwork { network, listeners: opened });
         }
         self.close(&mut state, unwanted);
         Ok(())
     }
 
-    /// Stops to answer for the network: its addresses, its TCP connections, and what waits for the host's resolvers.
+    /// Stops serving the network: closes its sockets and TCP connections and cancels its forwarded
+    /// queries.
     pub fn stop(&self, network: NetworkId) {
         let mut state = self.state();
         if let Some(served) = state.networks.remove(&network) {
@@ -189,17 +205,18 @@ impl DnsServer {
         }
     }
 
-    /// The addresses served for the network, in order; none if it is not served.
+    /// Returns the addresses served for the network, in ascending order. The list is empty if the
+    /// network is not served.
     pub fn serving(&self, network: NetworkId) -> Vec<IpAddr> {
         self.state().networks.get(&network).map(|served| served.listeners.keys().copied().collect()).unwrap_or_default()
     }
 
-    /// Ends listeners, and notes what is still served.
+    /// Stops listeners and updates the set of served addresses.
     fn close(&self, state: &mut State, listeners: BTreeMap<IpAddr, Listener>) {
-        state.leaving.retain(|task| !task.is_finished());
-        state.leaving.extend(listeners.into_values().flat_map(Listener::close));
-        let own = state.networks.values().flat_map(|served| served.listeners.keys().copied()).collect();
-        *self.inner.shared.own() = own;
+        state.stopping.retain(|task| !task.is_finished());
+        state.stopping.extend(listeners.into_values().flat_map(Listener::close));
+        let addresses = state.networks.values().flat_map(|served| served.listeners.keys().copied()).collect();
+        *self.inner.shared.own_addresses() = addresses;
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -209,12 +226,12 @@ impl DnsServer {
 
 impl fmt::Debug for DnsServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.inner.shared.own().iter()).finish()
+        f.debug_set().entries(self.inner.shared.own_addresses().iter()).finish()
     }
 }
 
 impl Shared {
-    fn own(&self) -> MutexGuard<'_, BTreeSet<IpAddr>> {
-        self.own.lock().unwrap_or_else(PoisonError::into_inner)
+    fn own_addresses(&self) -> MutexGuard<'_, BTreeSet<IpAddr>> {
+        self.own_addresses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,24 +1,24 @@
-//! Bounds of what is used at once, by one client and by all: one that wants everything leaves room for the others.
+//! Concurrent-use limits per client and in total, so that one client cannot use up a resource.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// So many for each client, and so many for all.
+/// Counter of the resources in use, with a limit per client and a total limit.
 #[derive(Debug)]
 pub(super) struct Quota<Client: Eq + Hash> {
-    each: usize,
-    all: usize,
+    per_client: usize,
+    total: usize,
     used: Mutex<Used<Client>>,
 }
 
 #[derive(Debug)]
 struct Used<Client> {
-    by: HashMap<Client, usize>,
+    per_client: HashMap<Client, usize>,
     total: usize,
 }
 
-/// One of them, given back when dropped.
+/// One unit of a quota, released when dropped.
 #[derive(Debug)]
 pub(super) struct Share<Client: Eq + Hash> {
     quota: Arc<Quota<Client>>,
@@ -26,19 +26,19 @@ pub(super) struct Share<Client: Eq + Hash> {
 }
 
 impl<Client: Copy + Eq + Hash> Quota<Client> {
-    /// `each` for one client, `all` for all of them.
-    pub(super) fn new(each: usize, all: usize) -> Arc<Self> {
-        Arc::new(Self { each, all, used: Mutex::new(Used { by: HashMap::new(), total: 0 }) })
+    /// Creates a quota of `per_client` units per client and `total` units in total.
+    pub(super) fn new(per_client: usize, total: usize) -> Arc<Self> {
+        Arc::new(Self { per_client, total, used: Mutex::new(Used { per_client: HashMap::new(), total: 0 }) })
     }
 
-    /// Takes one, if there is one left for the client.
-    pub(super) fn take(self: &Arc<Self>, client: Client) -> Option<Share<Client>> {
+    /// Takes one unit for the client, or returns `None` if a limit is reached.
+    pub(super) fn acquire(self: &Arc<Self>, client: Client) -> Option<Share<Client>> {
         let mut used = self.used();
-        let own = used.by.get(&client).copied().unwrap_or(0);
-        if own >= self.each || used.total >= self.all {
+        let count = used.per_client.get(&client).copied().unwrap_or(0);
+        if count >= self.per_client || used.total >= self.total {
             return None;
         }
-        used.by.insert(client, own + 1);
+        used.per_client.insert(client, count + 1);
         used.total += 1;
         Some(Share { quota: self.clone(), client })
     }
@@ -54,10 +54,10 @@ impl<Client: Eq + Hash> Drop for Share<Client> {
     fn drop(&mut self) {
         let mut used = self.quota.used();
         used.total -= 1;
-        if let Some(own) = used.by.get_mut(&self.client) {
-            *own -= 1;
-            if *own == 0 {
-                used.by.remove(&self.client);
+        if let Some(count) = used.per_client.get_mut(&self.client) {
+            *count -= 1;
+            if *count == 0 {
+                used.per_client.remove(&self.client);
             }
         }
     }
@@ -68,17 +68,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_client_cannot_take_what_is_left_for_others() {
+    fn one_client_cannot_use_up_the_total_quota() {
         let quota = Quota::new(2, 3);
-        let first: Vec<_> = (0..3).map_while(|_| quota.take('a')).collect();
+        let first: Vec<_> = (0..3).map_while(|_| quota.acquire('a')).collect();
         assert_eq!(first.len(), 2);
-        let second: Vec<_> = (0..3).map_while(|_| quota.take('b')).collect();
+        let second: Vec<_> = (0..3).map_while(|_| quota.acquire('b')).collect();
         assert_eq!(second.len(), 1);
-        assert!(quota.take('c').is_none());
+        assert!(quota.acquire('c').is_none());
         drop(first);
-        assert!(quota.take('c').is_some());
+        assert!(quota.acquire('c').is_some());
         drop(second);
         assert_eq!(quota.used().total, 0);
-        assert!(quota.used().by.is_empty());
+        assert!(quota.used().per_client.is_empty());
     }
 }

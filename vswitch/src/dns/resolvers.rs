@@ -1,4 +1,4 @@
-//! The host's resolvers, as its files name them.
+//! Reads the addresses of the host's resolvers from resolv.conf(5) files.
 
 use std::fs;
 use std::io;
@@ -10,14 +10,16 @@ use std::time::{Duration, SystemTime};
 
 use nix::net::if_::if_nametoindex;
 
-/// Files that are older than this when they are read are known by their stamp from then on: a second change within a tick of
-/// the kernel's clock would leave the first one's.
-const SETTLED: Duration = Duration::from_secs(2);
+/// Minimum age of a file's last change for which the file's stamp is trusted. Two changes within
+/// one tick of the kernel's clock leave the same stamp, so a younger file is read again for each
+/// query.
+const MIN_STAMP_AGE: Duration = Duration::from_secs(2);
 
-/// Where the host's resolvers are read from: `/etc/resolv.conf`, unless told otherwise (resolv.conf(5)). If those it names
-/// are loopback addresses, a stub on the host, and nobody answers there since the daemon serves another network namespace,
-/// those that systemd-resolved's stub asks are taken: `/run/systemd/resolve/resolv.conf`. A missing file names none. Changes
-/// of the files are noticed with the next query.
+/// Paths of the files that name the host's resolvers. The default is `/etc/resolv.conf`
+/// (resolv.conf(5)). If all its addresses are loopback addresses, they belong to a stub resolver on
+/// the host. A daemon that serves another network namespace cannot reach such a stub. The resolvers
+/// behind systemd-resolved's stub are then used, from `/run/systemd/resolve/resolv.conf`. A missing
+/// file counts as empty. A change of a file takes effect with the next query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResolverFiles {
     host: PathBuf,
@@ -25,7 +27,7 @@ pub struct ResolverFiles {
 }
 
 impl ResolverFiles {
-    /// Other files: the host's, and the one with the resolvers behind its stub.
+    /// Sets the path of the host's file and of the file with the resolvers behind its stub.
     pub fn new(host: impl Into<PathBuf>, behind_stub: impl Into<PathBuf>) -> Self {
         Self { host: host.into(), behind_stub: behind_stub.into() }
     }
@@ -37,46 +39,47 @@ impl Default for ResolverFiles {
     }
 }
 
-/// What the files say now.
+/// Current content of both files.
 #[derive(Debug)]
 pub(super) struct Resolvers {
-    host: Watched,
-    behind_stub: Watched,
+    host: CachedFile,
+    behind_stub: CachedFile,
 }
 
 impl Resolvers {
-    /// Of these files; each resolver is asked at `port`.
+    /// Reads resolvers from `files` and gives each the port `port`.
     pub(super) fn new(files: ResolverFiles, port: u16) -> Self {
-        Self { host: Watched::new(files.host, port), behind_stub: Watched::new(files.behind_stub, port) }
+        Self { host: CachedFile::new(files.host, port), behind_stub: CachedFile::new(files.behind_stub, port) }
     }
 
-    /// Those that the host itself asks, in its order.
-    pub(super) fn of_host(&self) -> Arc<[SocketAddr]> {
+    /// Returns the resolvers of the host's file, in file order.
+    pub(super) fn host_resolvers(&self) -> Arc<[SocketAddr]> {
         self.host.read()
     }
 
-    /// Those that the host's stub asks.
-    pub(super) fn behind_stub(&self) -> Arc<[SocketAddr]> {
+    /// Returns the resolvers behind the host's stub, in file order.
+    pub(super) fn stub_upstreams(&self) -> Arc<[SocketAddr]> {
         self.behind_stub.read()
     }
 }
 
-/// A file that is read again when it has changed. It is looked at for each query that is forwarded, which costs a
-/// microsecond, and a watch would be lost when the file, or the symbolic link that it often is, is replaced.
+/// A file that is read again after a change. Each forwarded query calls stat(2) on it, which costs
+/// a microsecond. inotify is not used: its watch is lost when the file, or the symbolic link in its
+/// place, is replaced.
 #[derive(Debug)]
-struct Watched {
+struct CachedFile {
     path: PathBuf,
     port: u16,
-    read: Mutex<Option<Read>>,
+    content: Mutex<Option<Content>>,
 }
 
 #[derive(Debug)]
-struct Read {
+struct Content {
     stamp: Option<Stamp>,
     resolvers: Arc<[SocketAddr]>,
 }
 
-/// What changes when a file does.
+/// Metadata of a file that differs after a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stamp {
     device: u64,
@@ -85,33 +88,33 @@ struct Stamp {
     changed: (i64, i64),
 }
 
-impl Watched {
+impl CachedFile {
     fn new(path: PathBuf, port: u16) -> Self {
-        Self { path, port, read: Mutex::new(None) }
+        Self { path, port, content: Mutex::new(None) }
     }
 
     fn read(&self) -> Arc<[SocketAddr]> {
-        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-        let stamp = stamp(&self.path);
-        match &*read {
-            Some(before) if before.stamp.is_some() && before.stamp == stamp => before.resolvers.clone(),
+        let mut content = self.content.lock().unwrap_or_else(PoisonError::into_inner);
+        let stamp = read_stamp(&self.path);
+        match &*content {
+            Some(cached) if cached.stamp.is_some() && cached.stamp == stamp => cached.resolvers.clone(),
             _ => {
                 let resolvers: Arc<[SocketAddr]> = match fs::read_to_string(&self.path) {
-                    Ok(text) => parse(&text, self.port).into(),
+                    Ok(text) => parse_nameservers(&text, self.port).into(),
                     Err(error) if error.kind() == io::ErrorKind::NotFound => Arc::default(),
                     Err(error) => {
                         tracing::warn!("cannot read {}: {error}", self.path.display());
                         Arc::default()
                     }
                 };
-                *read = Some(Read { stamp: stamp.filter(settled), resolvers: resolvers.clone() });
+                *content = Some(Content { stamp: stamp.filter(is_old_enough), resolvers: resolvers.clone() });
                 resolvers
             }
         }
     }
 }
 
-fn stamp(path: &Path) -> Option<Stamp> {
+fn read_stamp(path: &Path) -> Option<Stamp> {
     let metadata = fs::metadata(path).ok()?;
     Some(Stamp {
         device: metadata.dev(),
@@ -121,22 +124,22 @@ fn stamp(path: &Path) -> Option<Stamp> {
     })
 }
 
-fn settled(stamp: &Stamp) -> bool {
+fn is_old_enough(stamp: &Stamp) -> bool {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let changed = Duration::from_secs(u64::try_from(stamp.changed.0).unwrap_or(0));
-    now.checked_sub(changed).is_some_and(|age| age > SETTLED)
+    now.checked_sub(changed).is_some_and(|age| age > MIN_STAMP_AGE)
 }
 
-/// The `nameserver` lines of a resolv.conf(5).
-fn parse(text: &str, port: u16) -> Vec<SocketAddr> {
+/// Returns the addresses of the `nameserver` lines of a resolv.conf(5), without duplicates.
+fn parse_nameservers(text: &str, port: u16) -> Vec<SocketAddr> {
     let mut resolvers = Vec::new();
     for line in text.lines() {
         let mut words = line.split_ascii_whitespace();
         if words.next() != Some("nameserver") {
             continue;
         }
-        let Some(resolver) = words.next().and_then(|word| resolver(word, port)) else {
-            tracing::debug!("no resolver in `{line}`");
+        let Some(resolver) = words.next().and_then(|word| parse_resolver(word, port)) else {
+            tracing::debug!("no resolver address in the line `{line}`");
             continue;
         };
         if !resolvers.contains(&resolver) {
@@ -146,8 +149,9 @@ fn parse(text: &str, port: u16) -> Vec<SocketAddr> {
     resolvers
 }
 
-/// An address, with the interface behind `%` that a link-local one needs (RFC 4007 section 11).
-fn resolver(word: &str, port: u16) -> Option<SocketAddr> {
+/// Parses an address, optionally with a zone after `%` as link-local addresses need (RFC 4007
+/// section 11).
+fn parse_resolver(word: &str, port: u16) -> Option<SocketAddr> {
     if let Some((address, interface)) = word.split_once('%') {
         let address: Ipv6Addr = address.parse().ok()?;
         let scope = interface.parse().ok().or_else(|| if_nametoindex(interface).ok())?;
@@ -161,36 +165,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nameserver_lines_are_resolvers_and_nothing_else_is() {
+    fn only_nameserver_lines_name_resolvers() {
         let text = "# nameserver 10.0.0.9\n; nameserver 10.0.0.8\nnameserver 10.0.0.1\n\tnameserver\t2001:db8::1 # here\n\
                     search example.org\noptions ndots:0\nnameserver\nnameserver nowhere\nnameserver 10.0.0.1\n\
                     nameserver fe80::1%lo\nnameserver fe80::2%7\nnameserver fe80::3%none\nnameservers 10.0.0.7";
         let expected = ["10.0.0.1:53", "[2001:db8::1]:53", "[fe80::1%1]:53", "[fe80::2%7]:53"];
         let expected: Vec<SocketAddr> = expected.iter().map(|text| text.parse().expect("an address")).collect();
-        assert_eq!(parse(text, 53), expected);
+        assert_eq!(parse_nameservers(text, 53), expected);
     }
 
     #[test]
-    fn a_file_is_read_again_whenever_it_changed_and_names_nobody_while_it_is_missing() {
+    fn a_changed_file_is_read_again_and_a_missing_file_is_empty() {
         let directory = tempfile::tempdir().expect("a directory");
         let file = directory.path().join("resolv.conf");
         let resolvers = Resolvers::new(ResolverFiles::new(&file, directory.path().join("none")), 53);
-        let now = || resolvers.of_host().iter().map(|resolver| resolver.ip().to_string()).collect::<Vec<_>>();
-        assert!(now().is_empty());
-        // Of the same size, in place, and faster than the clock of the file system.
+        let current =
+            || resolvers.host_resolvers().iter().map(|resolver| resolver.ip().to_string()).collect::<Vec<_>>();
+        assert!(current().is_empty());
+        // The changes keep the size and the inode, and happen within one tick of the file system's
+        // clock.
         for last in 1..=9 {
             fs::write(&file, format!("nameserver 10.0.0.{last}\n")).expect("written");
-            assert_eq!(now(), [format!("10.0.0.{last}")]);
+            assert_eq!(current(), [format!("10.0.0.{last}")]);
         }
         fs::remove_file(&file).expect("removed");
-        assert!(now().is_empty());
-        assert!(resolvers.behind_stub().is_empty());
+        assert!(current().is_empty());
+        assert!(resolvers.stub_upstreams().is_empty());
     }
 
     #[test]
-    fn a_file_that_has_settled_is_known_by_its_stamp() {
+    fn only_an_old_stamp_is_trusted() {
         let old = Stamp { device: 1, inode: 1, size: 1, changed: (1_000, 0) };
-        assert!(settled(&old));
-        assert!(!settled(&Stamp { changed: (i64::MAX, 0), ..old }));
+        assert!(is_old_enough(&old));
+        assert!(!is_old_enough(&Stamp { changed: (i64::MAX, 0), ..old }));
     }
 }

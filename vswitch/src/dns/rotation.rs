@@ -1,21 +1,23 @@
-//! Whose turn it is to be the first of several addresses behind one name.
+//! Rotates the order of several addresses behind one name.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use hickory_proto::rr::RecordType;
 
-/// Names whose turn is remembered, before all start again: more than a network has.
+/// Maximum number of counters, more than a network has names. All counters are reset when it is
+/// reached.
 const REMEMBERED: usize = 10_000;
 
-/// Counts answers, by name and by type: a client that asks for A and AAAA in turn would otherwise always get the same one.
+/// Answer counters per name and record type. With one counter per name, a client that alternates A
+/// and AAAA queries would always get the same address first.
 #[derive(Debug, Default)]
 pub(super) struct Rotation {
     turns: Mutex<HashMap<(String, RecordType), usize>>,
 }
 
 impl Rotation {
-    /// Puts the one whose turn it is in front, and those that follow it behind.
+    /// Rotates `several` by the number of earlier answers for this name and type.
     pub(super) fn rotate<T>(&self, name: &str, kind: RecordType, several: &mut [T]) {
         if several.len() < 2 {
             return;
@@ -35,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_has_its_turn_whatever_else_is_asked_between() {
+    fn each_name_and_type_rotates_independently() {
         let rotation = Rotation::default();
         let turn = |name: &str, kind| {
             let mut several = [1, 2, 3];

@@ -1,4 +1,4 @@
-//! Asks the host's resolvers what is not known here.
+//! Forwards queries to the host's resolvers.
 
 use std::collections::HashMap;
 use std::io;
@@ -11,62 +11,65 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
 use super::error::Transport;
-use super::listen::{framed, read_message};
+use super::listen::{read_message, with_length};
 use super::message::{Query, is_failure, is_truncated};
 use super::resolvers::{ResolverFiles, Resolvers};
 
-/// How often all resolvers are asked, as long as there is time.
-const ROUNDS: usize = 2;
-/// How long a resolver that did not answer is asked after the others.
-const SHUNNED: Duration = Duration::from_secs(30);
-/// More than a datagram can carry.
-const DATAGRAM: usize = 1 << 16;
+/// Maximum number of attempts per resolver. Only a resolver that did not answer is asked again.
+const MAX_ATTEMPTS: usize = 2;
+/// Time during which a resolver that did not answer is asked after all others.
+const DEPRIORITIZED: Duration = Duration::from_secs(30);
+/// Size of the receive buffer in bytes, larger than the largest UDP payload.
+const DATAGRAM_BUFFER: usize = 1 << 16;
 
 /// The host's resolvers.
 #[derive(Debug)]
 pub(super) struct Upstream {
     resolvers: Resolvers,
-    attempt: Duration,
-    all: Duration,
-    /// Those that did not answer, and when.
-    silent: Mutex<HashMap<SocketAddr, Instant>>,
+    attempt_timeout: Duration,
+    total_timeout: Duration,
+    /// Resolvers that did not answer, with the time of the last attempt.
+    unresponsive: Mutex<HashMap<SocketAddr, Instant>>,
 }
 
-/// What came of asking one resolver.
+/// Result of a query to one resolver.
 #[derive(Debug)]
 enum Outcome {
-    /// It answers. The answer is adopted already.
+    /// An answer, already adopted ([`Query::adopt`]).
     Answer(Vec<u8>),
-    /// It says that it cannot.
+    /// An answer with a failure code ([`is_failure`]).
     Failure(Vec<u8>),
-    /// Nothing came in time.
-    Silence,
-    /// There is nobody, as the kernel says at once.
+    /// No answer within the time limit.
+    Timeout,
+    /// A socket error, for example because no server listens at the address.
     Unreachable,
 }
 
-/// What came of asking all of them. Failures are kept apart, for there may be no time left to report them.
+/// Result of a query to several resolvers. A failure answer is returned separately, so that it is
+/// also available when the total time limit cancels the attempt.
 #[derive(Debug)]
-enum Asked {
-    /// One answers.
+enum Resolution {
+    /// The answer of one resolver.
     Answer(Vec<u8>),
-    /// One at least is there, but says that it cannot, or says nothing in time.
-    Nothing,
-    /// There is nobody at any of these addresses.
-    Nobody,
+    /// At least one resolver exists, but it answered with a failure or not in time.
+    Failed,
+    /// None of the addresses is reachable.
+    Unreachable,
 }
 
 impl Upstream {
-    /// Asks those of `files` at `port`: each for `attempt`, for `all` in all.
-    pub(super) fn new(files: ResolverFiles, port: u16, attempt: Duration, all: Duration) -> Self {
-        Self { resolvers: Resolvers::new(files, port), attempt, all, silent: Mutex::default() }
+    /// Creates a forwarder to the resolvers of `files` at `port`. Each attempt may take `attempt`,
+    /// a query in total `all`.
+    pub(super) fn new(files: ResolverFiles, port: u16, attempt_timeout: Duration, total_timeout: Duration) -> Self {
+        Self { resolvers: Resolvers::new(files, port), attempt_timeout, total_timeout, unresponsive: Mutex::default() }
     }
 
-    /// The answer of the first resolver that has one, as the client gets it; `None` if nobody answers. Those that are `own`
-    /// are left out: we would ask ourselves.
-    pub(super) async fn ask(&self, query: &Query, own: impl Fn(IpAddr) -> bool) -> Option<Vec<u8>> {
+    /// Returns the first answer of a resolver, in the form in which the client gets it, or else the
+    /// first failure answer. Returns `None` if no resolver answers. Addresses for which `is_own` is
+    /// true are skipped, because the query would come back to this server.
+    pub(super) async fn ask(&self, query: &Query, is_own: impl Fn(IpAddr) -> bool) -> Option<Vec<u8>> {
         let mut failure = None;
-        match timeout(self.all, self.ask_host(query, own, &mut failure)).await {
+        match timeout(self.total_timeout, self.ask_host(query, is_own, &mut failure)).await {
             Ok(Some(answer)) => Some(answer),
             Ok(None) | Err(_) => failure,
         }
@@ -75,117 +78,121 @@ impl Upstream {
     async fn ask_host(
         &self,
         query: &Query,
-        own: impl Fn(IpAddr) -> bool,
+        is_own: impl Fn(IpAddr) -> bool,
         failure: &mut Option<Vec<u8>>,
     ) -> Option<Vec<u8>> {
         let without_own = |resolvers: Arc<[SocketAddr]>| {
-            resolvers.iter().copied().filter(|resolver| !own(resolver.ip())).collect::<Vec<_>>()
+            resolvers.iter().copied().filter(|resolver| !is_own(resolver.ip())).collect::<Vec<_>>()
         };
-        let mut resolvers = without_own(self.resolvers.of_host());
-        let mut asked = self.ask_all(&resolvers, query, failure).await;
-        let stub = !resolvers.is_empty() && resolvers.iter().all(|resolver| resolver.ip().is_loopback());
-        if stub && matches!(asked, Asked::Nobody) {
-            resolvers = without_own(self.resolvers.behind_stub());
-            asked = self.ask_all(&resolvers, query, failure).await;
+        let mut resolvers = without_own(self.resolvers.host_resolvers());
+        let mut resolution = self.ask_all(&resolvers, query, failure).await;
+        let is_stub = !resolvers.is_empty() && resolvers.iter().all(|resolver| resolver.ip().is_loopback());
+        if is_stub && matches!(resolution, Resolution::Unreachable) {
+            resolvers = without_own(self.resolvers.stub_upstreams());
+            resolution = self.ask_all(&resolvers, query, failure).await;
         }
-        match asked {
-            Asked::Answer(answer) => Some(answer),
-            Asked::Nothing | Asked::Nobody => None,
+        match resolution {
+            Resolution::Answer(answer) => Some(answer),
+            Resolution::Failed | Resolution::Unreachable => None,
         }
     }
 
-    /// Asks each in turn, and those that were silent once more.
-    async fn ask_all(&self, resolvers: &[SocketAddr], query: &Query, failure: &mut Option<Vec<u8>>) -> Asked {
-        let mut waiting = self.likely_first(resolvers);
-        let mut nobody = true;
-        for _ in 0..ROUNDS {
+    /// Asks the resolvers in sequence, and those that did not answer once more.
+    async fn ask_all(&self, resolvers: &[SocketAddr], query: &Query, failure: &mut Option<Vec<u8>>) -> Resolution {
+        let mut waiting = self.responsive_first(resolvers);
+        let mut unreachable = true;
+        for _ in 0..MAX_ATTEMPTS {
             let mut silent = Vec::new();
             for resolver in waiting {
                 match self.ask_one(resolver, query).await {
-                    Outcome::Answer(answer) => return Asked::Answer(answer),
+                    Outcome::Answer(answer) => return Resolution::Answer(answer),
                     Outcome::Failure(answer) => {
                         failure.get_or_insert(answer);
                     }
-                    Outcome::Silence => silent.push(resolver),
+                    Outcome::Timeout => silent.push(resolver),
                     Outcome::Unreachable => continue,
                 }
-                nobody = false;
+                unreachable = false;
             }
             if failure.is_some() {
                 break;
             }
             waiting = silent;
         }
-        if nobody { Asked::Nobody } else { Asked::Nothing }
+        if unreachable { Resolution::Unreachable } else { Resolution::Failed }
     }
 
     async fn ask_one(&self, resolver: SocketAddr, query: &Query) -> Outcome {
-        let asked = match query.transport() {
-            Transport::Udp => timeout(self.attempt, by_udp(resolver, query)).await,
-            Transport::Tcp => timeout(self.attempt, by_tcp(resolver, query)).await,
+        let received = match query.transport() {
+            Transport::Udp => timeout(self.attempt_timeout, query_udp(resolver, query)).await,
+            Transport::Tcp => timeout(self.attempt_timeout, query_tcp(resolver, query)).await,
         };
-        let answer = match asked {
+        let answer = match received {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) => {
-                tracing::debug!("the resolver {resolver} is not reached: {error}");
-                self.note(resolver, query.transport(), false);
+                tracing::debug!("cannot reach the resolver {resolver}: {error}");
+                self.record_result(resolver, query.transport(), false);
                 return Outcome::Unreachable;
             }
             Err(_) => {
                 tracing::debug!("the resolver {resolver} does not answer");
-                self.note(resolver, query.transport(), false);
-                return Outcome::Silence;
+                self.record_result(resolver, query.transport(), false);
+                return Outcome::Timeout;
             }
         };
-        self.note(resolver, query.transport(), true);
+        self.record_result(resolver, query.transport(), true);
         if is_failure(&answer) {
             return Outcome::Failure(answer);
         }
         if query.transport() == Transport::Tcp || (query.fits(&answer) && !is_truncated(&answer)) {
             return Outcome::Answer(answer);
         }
-        // There is more, which may fit all the same: the resolver may have kept to a limit of its own. If not, the client gets
-        // what came first, for old ones (musl before 1.2.4) do not come by TCP, and make do with a part.
-        let whole = match timeout(self.attempt, by_tcp(resolver, query)).await {
-            Ok(Ok(whole)) if query.fits(&whole) => Some(whole),
+        // The answer over UDP is incomplete. The complete answer may still fit into the client's
+        // limit, because the resolver may have used a smaller limit of its own. If it does not fit,
+        // the client gets the incomplete answer: old clients (musl before 1.2.4) do not repeat the
+        // query over TCP and use the part.
+        let complete = match timeout(self.attempt_timeout, query_tcp(resolver, query)).await {
+            Ok(Ok(complete)) if query.fits(&complete) => Some(complete),
             _ => None,
         };
-        Outcome::Answer(whole.unwrap_or_else(|| if query.fits(&answer) { answer } else { query.cut(&answer) }))
+        Outcome::Answer(complete.unwrap_or_else(|| if query.fits(&answer) { answer } else { query.truncate(&answer) }))
     }
 
-    /// In their order, but those last that were silent lately.
-    fn likely_first(&self, resolvers: &[SocketAddr]) -> Vec<SocketAddr> {
-        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
-        silent.retain(|_, since| since.elapsed() < SHUNNED);
-        let (last, mut first): (Vec<_>, Vec<_>) = resolvers.iter().partition(|resolver| silent.contains_key(resolver));
+    /// Returns the resolvers in their order, with those that recently did not answer at the end.
+    fn responsive_first(&self, resolvers: &[SocketAddr]) -> Vec<SocketAddr> {
+        let mut unresponsive = self.unresponsive.lock().unwrap_or_else(PoisonError::into_inner);
+        unresponsive.retain(|_, since| since.elapsed() < DEPRIORITIZED);
+        let (last, mut first): (Vec<_>, Vec<_>) =
+            resolvers.iter().partition(|resolver| unresponsive.contains_key(resolver));
         first.extend(last);
         first
     }
 
-    fn note(&self, resolver: SocketAddr, transport: Transport, answers: bool) {
-        // Some do not answer by TCP at all, and are as good as any by UDP.
+    fn record_result(&self, resolver: SocketAddr, transport: Transport, answered: bool) {
+        // Some resolvers never answer over TCP but work over UDP.
         if transport == Transport::Tcp {
             return;
         }
-        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
-        if answers {
-            silent.remove(&resolver);
+        let mut unresponsive = self.unresponsive.lock().unwrap_or_else(PoisonError::into_inner);
+        if answered {
+            unresponsive.remove(&resolver);
         } else {
-            silent.insert(resolver, Instant::now());
+            unresponsive.insert(resolver, Instant::now());
         }
     }
 }
 
-/// Asks from a port that the kernel picks at random, under a random id, and waits for the answer to just that: whoever wants
-/// to answer in the resolver's place has to guess both (RFC 5452).
-async fn by_udp(resolver: SocketAddr, query: &Query) -> io::Result<Vec<u8>> {
+/// Sends the query over UDP and waits for the matching answer. The kernel picks a random source
+/// port, and the id is random: a spoofed answer has to match both (RFC 5452).
+async fn query_udp(resolver: SocketAddr, query: &Query) -> io::Result<Vec<u8>> {
     let any: IpAddr = if resolver.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0)).await?;
-    // Nobody else's datagrams are received, and it is told when there is nobody.
+    // A connected socket receives datagrams of the resolver only, and reports when its port is
+    // closed.
     socket.connect(resolver).await?;
     let id = rand::random();
     socket.send(&query.with_id(id)).await?;
-    let mut buffer = vec![0; DATAGRAM];
+    let mut buffer = vec![0; DATAGRAM_BUFFER];
     loop {
         let length = socket.recv(&mut buffer).await?;
         if query.is_answered_by(&buffer[..length], id) {
@@ -194,10 +201,10 @@ async fn by_udp(resolver: SocketAddr, query: &Query) -> io::Result<Vec<u8>> {
     }
 }
 
-async fn by_tcp(resolver: SocketAddr, query: &Query) -> io::Result<Vec<u8>> {
+async fn query_tcp(resolver: SocketAddr, query: &Query) -> io::Result<Vec<u8>> {
     let (mut reader, mut writer) = TcpStream::connect(resolver).await?.into_split();
     let id = rand::random();
-    writer.write_all(&framed(&query.with_id(id))?).await?;
+    writer.write_all(&with_length(&query.with_id(id))?).await?;
     loop {
         let answer = read_message(&mut reader).await?;
         if query.is_answered_by(&answer, id) {

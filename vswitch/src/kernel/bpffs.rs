@@ -1,4 +1,4 @@
-//! The instance's own BPF file system, where programs, links and maps are pinned.
+//! BPF file system of the instance, where programs, links and maps are pinned.
 
 use std::fs;
 use std::io;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-/// A bpffs could not be mounted or taken away.
+/// Error of mounting or removing a bpffs.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} the BPF file system at {}: {source}", path.display())]
 pub struct BpffsError {
@@ -16,15 +16,16 @@ pub struct BpffsError {
     source: io::Error,
 }
 
-/// Whether a bpffs is mounted at the path.
+/// Reports whether a bpffs is mounted at the path.
 pub fn is_mounted(path: &Path) -> bool {
     statfs(path).is_ok_and(|statistics| statistics.filesystem_type() == BPF_FS_MAGIC)
 }
 
-/// Mounts a bpffs, making the directory where there is none. What is mounted there already stays.
+/// Mounts a bpffs and creates its directory if needed. A bpffs that is already mounted there is
+/// kept.
 ///
 /// # Errors
-/// What the kernel said.
+/// The directory cannot be created or the bpffs cannot be mounted.
 pub fn ensure(path: &Path) -> Result<(), BpffsError> {
     let failed = |source| BpffsError { action: "mount", path: path.to_owned(), source };
     if is_mounted(path) {
@@ -35,16 +36,16 @@ pub fn ensure(path: &Path) -> Result<(), BpffsError> {
     mount(Some("bpf"), path, Some("bpf"), flags, Some("mode=0700")).map_err(|errno| failed(errno.into()))
 }
 
-/// Takes the bpffs away with all its pins, and the directory. Fine if it is not there.
+/// Unmounts the bpffs, removes all its pins and its directory. Succeeds if none of them exists.
 ///
 /// # Errors
-/// What the kernel said.
+/// The kernel refused one of these steps.
 pub fn remove(path: &Path) -> Result<(), BpffsError> {
     let failed = |action| move |source| BpffsError { action, path: path.to_owned(), source };
     while is_mounted(path) {
-        // Pins hold what is pinned for as long as the file system is mounted anywhere, and whoever was started with mounts
-        // of their own has it too.
-        clear(path).map_err(failed("remove the pins from"))?;
+        // Pins keep their objects alive as long as the file system is mounted anywhere. Processes
+        // with a mount namespace of their own may still have a copy of this mount.
+        remove_pins(path).map_err(failed("remove the pins from"))?;
         umount2(path, MntFlags::MNT_DETACH).map_err(|errno| failed("unmount")(errno.into()))?;
     }
     match fs::remove_dir(path) {
@@ -53,10 +54,11 @@ pub fn remove(path: &Path) -> Result<(), BpffsError> {
     }
 }
 
-fn clear(directory: &Path) -> io::Result<()> {
+fn remove_pins(directory: &Path) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
-        // Names with dots are the kernel's own (bpf_lookup): maps.debug and progs.debug, which it does not let go of.
+        // Names with dots belong to the kernel (bpf_lookup): maps.debug and progs.debug, which
+        // cannot be removed.
         if entry.file_name().as_encoded_bytes().contains(&b'.') {
             continue;
         }

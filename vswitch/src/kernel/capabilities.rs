@@ -1,4 +1,4 @@
-//! What this process may do and what this kernel can.
+//! Detects the privileges of this process and the features of the kernel.
 
 use std::fs;
 use std::io;
@@ -6,81 +6,81 @@ use std::path::Path;
 
 use nix::errno::Errno;
 
-/// A kernel release, of which the first two numbers count.
+/// Kernel release, compared by its first two numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Release {
-    /// As uname(2) has it.
+    /// Release string of uname(2).
     pub text: String,
-    /// Major and minor number.
+    /// Major and minor version.
     pub version: (u32, u32),
 }
 
-/// The oldest kernel that vswitch runs on.
+/// Oldest supported kernel version.
 pub const OLDEST: (u32, u32) = (6, 1);
-/// The first kernel with tcx (commit e420bed02507).
+/// First kernel version with tcx (commit e420bed02507).
 pub const TCX: (u32, u32) = (6, 6);
 
-/// The capabilities that the daemon needs: numbers and names of capabilities(7).
+/// Capabilities that the daemon needs, with their number and name in capabilities(7).
 const NEEDED: [(u32, &str); 3] = [(12, "CAP_NET_ADMIN"), (21, "CAP_SYS_ADMIN"), (39, "CAP_BPF")];
 
-/// What was found.
+/// Privileges and kernel features that were detected.
 #[derive(Clone, Debug)]
 pub struct Capabilities {
-    /// The effective user.
+    /// Effective user id.
     pub euid: u32,
-    /// Needed capabilities that the process has not.
+    /// Needed capabilities that the process lacks.
     pub missing: Vec<&'static str>,
-    /// The kernel.
+    /// Kernel release.
     pub release: Release,
-    /// bpf(2) answers.
+    /// `Ok` if the kernel implements bpf(2), otherwise the error it returned.
     pub bpf: Result<(), Errno>,
-    /// The kernel describes its own types (CONFIG_DEBUG_INFO_BTF).
+    /// The kernel provides BTF of its own types (CONFIG_DEBUG_INFO_BTF).
     pub btf: bool,
-    /// tc programs are attached by links.
+    /// The kernel supports tcx, which attaches tc programs by links.
     pub tcx: bool,
 }
 
-/// Why vswitch cannot run here.
+/// Reason why vswitch cannot run on this machine.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unable {
     /// A capability is missing.
     #[error("no permission: this needs root (user {euid} lacks {missing})")]
     Privilege {
-        /// The effective user.
+        /// Effective user id.
         euid: u32,
-        /// What it lacks.
+        /// Names of the missing capabilities, separated by commas.
         missing: String,
     },
-    /// Too old.
+    /// The kernel is older than [`OLDEST`].
     #[error("the kernel {release} is too old")]
     Kernel {
-        /// Its release.
+        /// Release string of the kernel.
         release: String,
     },
-    /// No bpf(2).
+    /// The kernel does not implement bpf(2).
     #[error("the kernel {release} has no BPF: {errno}")]
     Bpf {
-        /// Its release.
+        /// Release string of the kernel.
         release: String,
-        /// What it said.
+        /// Error of bpf(2).
         errno: Errno,
     },
-    /// No BTF.
+    /// The kernel provides no BTF.
     #[error("the kernel {release} has no BTF: /sys/kernel/btf/vmlinux is missing")]
     Btf {
-        /// Its release.
+        /// Release string of the kernel.
         release: String,
     },
 }
 
 impl Capabilities {
-    /// Looks.
+    /// Detects the privileges and the kernel features.
     ///
     /// # Errors
-    /// Where /proc is not mounted.
+    /// uname(2) failed or /proc is not mounted.
     pub fn detect() -> io::Result<Self> {
-        let release = release(&nix::sys::utsname::uname()?.release().to_string_lossy());
-        let effective = effective(&fs::read_to_string("/proc/thread-self/status")?);
+        let release = parse_release(&nix::sys::utsname::uname()?.release().to_string_lossy());
+        let effective = parse_effective(&fs::read_to_string("/proc/thread-self/status")?);
         let missing = NEEDED.iter().filter(|(number, _)| effective >> number & 1 == 0).map(|(_, name)| *name).collect();
         Ok(Self {
             euid: nix::unistd::geteuid().as_raw(),
@@ -92,10 +92,10 @@ impl Capabilities {
         })
     }
 
-    /// The first thing that keeps vswitch from running here.
+    /// Checks that vswitch can run on this machine.
     ///
     /// # Errors
-    /// That thing.
+    /// The first missing requirement.
     pub fn require(&self) -> Result<(), Unable> {
         let release = self.release.text.clone();
         if !self.missing.is_empty() {
@@ -114,7 +114,8 @@ impl Capabilities {
     }
 }
 
-/// Asks bpf(2) for the first program id: harmless, and ENOENT is an answer.
+/// Tests bpf(2) with a query for the first program id, which has no side effect. ENOENT and EPERM
+/// also show that bpf(2) exists.
 fn probe_bpf() -> Result<(), Errno> {
     const BPF_PROG_GET_NEXT_ID: libc::c_int = 11;
     match bpf(BPF_PROG_GET_NEXT_ID, &mut [0; 16]) {
@@ -123,8 +124,9 @@ fn probe_bpf() -> Result<(), Errno> {
     }
 }
 
-/// Asks what is attached by tcx to loopback, which changes nothing; kernels without it do not know the question. No
-/// answer if we may not ask.
+/// Tests for tcx with a query for the tcx programs of the loopback device, which has no side
+/// effect. Kernels without tcx return EINVAL. Returns `None` if the result is unknown, for example
+/// without permission.
 fn probe_tcx() -> Option<bool> {
     const BPF_PROG_QUERY: libc::c_int = 16;
     const BPF_TCX_INGRESS: u32 = 46;
@@ -138,22 +140,23 @@ fn probe_tcx() -> Option<bool> {
     }
 }
 
-/// bpf(2), with attributes in words (union bpf_attr).
+/// Calls bpf(2). `attributes` is the union bpf_attr as 32-bit words.
 fn bpf(command: libc::c_int, attributes: &mut [u32; 16]) -> Result<(), Errno> {
     let size = size_of_val(attributes) as libc::c_uint;
-    // SAFETY: the attribute block is valid and as long as we say; commands used here have no pointers in it but null.
+    // SAFETY: the attribute block is valid for `size` bytes, and all its pointers are null for the
+    // commands used here.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_mut_ptr(), size) };
     Errno::result(result).map(drop)
 }
 
-fn release(text: &str) -> Release {
+fn parse_release(text: &str) -> Release {
     let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     Release { text: text.to_owned(), version }
 }
 
-/// The effective capabilities in /proc/PID/status.
-fn effective(status: &str) -> u64 {
+/// Returns the effective capability set in the text of /proc/PID/status, or 0 if it cannot be read.
+fn parse_effective(status: &str) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0)
 }
@@ -163,35 +166,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn releases_are_read() {
-        assert_eq!(release("6.1.0-42-cloud-amd64").version, (6, 1));
-        assert_eq!(release("6.18.44-fc-v669").version, (6, 18));
-        assert_eq!(release("7").version, (7, 0));
+    fn kernel_releases_are_parsed() {
+        assert_eq!(parse_release("6.1.0-42-cloud-amd64").version, (6, 1));
+        assert_eq!(parse_release("6.18.44-fc-v669").version, (6, 18));
+        assert_eq!(parse_release("7").version, (7, 0));
     }
 
     #[test]
-    fn effective_capabilities_are_read() {
-        assert_eq!(effective("CapPrm:\t0\nCapEff:\t000001ffffffffff\n"), 0x1ff_ffff_ffff);
-        assert_eq!(effective(""), 0);
+    fn effective_capabilities_are_parsed() {
+        assert_eq!(parse_effective("CapPrm:\t0\nCapEff:\t000001ffffffffff\n"), 0x1ff_ffff_ffff);
+        assert_eq!(parse_effective(""), 0);
     }
 
     #[test]
-    fn the_first_obstacle_is_named() {
-        let able = Capabilities {
+    fn the_first_missing_requirement_is_reported() {
+        let supported = Capabilities {
             euid: 0,
             missing: Vec::new(),
-            release: release("6.1.0"),
+            release: parse_release("6.1.0"),
             bpf: Ok(()),
             btf: true,
             tcx: false,
         };
-        assert_eq!(able.require(), Ok(()));
-        let user = Capabilities { euid: 1000, missing: vec!["CAP_BPF"], btf: false, ..able.clone() };
+        assert_eq!(supported.require(), Ok(()));
+        let user = Capabilities { euid: 1000, missing: vec!["CAP_BPF"], btf: false, ..supported.clone() };
         assert!(matches!(user.require(), Err(Unable::Privilege { euid: 1000, .. })));
-        let old = Capabilities { release: release("5.15.0"), ..able.clone() };
+        let old = Capabilities { release: parse_release("5.15.0"), ..supported.clone() };
         assert!(matches!(old.require(), Err(Unable::Kernel { .. })));
-        let without = Capabilities { bpf: Err(Errno::ENOSYS), ..able.clone() };
-        assert!(matches!(without.require(), Err(Unable::Bpf { .. })));
-        assert!(matches!(Capabilities { btf: false, ..able }.require(), Err(Unable::Btf { .. })));
+        let without_bpf = Capabilities { bpf: Err(Errno::ENOSYS), ..supported.clone() };
+        assert!(matches!(without_bpf.require(), Err(Unable::Bpf { .. })));
+        assert!(matches!(Capabilities { btf: false, ..supported }.require(), Err(Unable::Btf { .. })));
     }
 }

@@ -1,4 +1,5 @@
-//! The clsact queueing discipline, on which tc programs hang where there is no tcx (before kernel 6.6).
+//! Removes the clsact queueing discipline, to which tc programs are attached on kernels without tcx
+//! (before 6.6).
 
 use std::io;
 
@@ -7,37 +8,37 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::tc::{TcHandle, TcMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
-/// Removes the discipline from a device of the calling thread's namespace, unless a filter, anybody's, hangs on it.
-/// Fine if there is none, or no such device.
+/// Removes the clsact discipline from a device of the calling thread's namespace, unless any filter
+/// is attached to it. Succeeds if the discipline or the device does not exist.
 ///
 /// # Errors
-/// What the kernel said.
+/// The netlink socket failed or the kernel refused a request.
 pub fn remove_if_empty(ifindex: u32) -> io::Result<()> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
     for hook in [TcHandle::MIN_INGRESS, TcHandle::MIN_EGRESS] {
         let parent = TcHandle { major: TcHandle::CLSACT.major, minor: hook };
-        let request = RouteNetlinkMessage::GetTrafficFilter(message(ifindex, TcHandle::UNSPEC, parent));
-        if ask(&socket, request, NLM_F_REQUEST | NLM_F_DUMP)? {
+        let query = RouteNetlinkMessage::GetTrafficFilter(tc_message(ifindex, TcHandle::UNSPEC, parent));
+        if send_request(&socket, query, NLM_F_REQUEST | NLM_F_DUMP)? {
             return Ok(());
         }
     }
     let handle = TcHandle { major: TcHandle::CLSACT.major, minor: 0 };
-    let request = RouteNetlinkMessage::DelQueueDiscipline(message(ifindex, handle, TcHandle::CLSACT));
-    ask(&socket, request, NLM_F_REQUEST | NLM_F_ACK).map(drop)
+    let removal = RouteNetlinkMessage::DelQueueDiscipline(tc_message(ifindex, handle, TcHandle::CLSACT));
+    send_request(&socket, removal, NLM_F_REQUEST | NLM_F_ACK).map(drop)
 }
 
-fn message(ifindex: u32, handle: TcHandle, parent: TcHandle) -> TcMessage {
+fn tc_message(ifindex: u32, handle: TcHandle, parent: TcHandle) -> TcMessage {
     let mut message = TcMessage::with_index(ifindex.cast_signed());
     message.header.handle = handle;
     message.header.parent = parent;
     message
 }
 
-/// Sends a request and reads the whole answer; whether there was anything in it. That there is nothing to ask about is
-/// an answer without anything.
-fn ask(socket: &Socket, request: RouteNetlinkMessage, flags: u16) -> io::Result<bool> {
+/// Sends a request, reads the whole answer and reports whether it had any content. A missing
+/// device, discipline or filter counts as an empty answer.
+fn send_request(socket: &Socket, request: RouteNetlinkMessage, flags: u16) -> io::Result<bool> {
     let mut request = NetlinkMessage::from(request);
     request.header.flags = flags;
     request.finalize();
@@ -56,9 +57,9 @@ fn ask(socket: &Socket, request: RouteNetlinkMessage, flags: u16) -> io::Result<
                 NetlinkPayload::Error(error) if error.code.is_none() => return Ok(found),
                 NetlinkPayload::Error(error) => {
                     let error = error.to_io();
-                    let nothing = [libc::ENOENT, libc::EINVAL, libc::ENODEV, libc::EOPNOTSUPP];
+                    let not_found = [libc::ENOENT, libc::EINVAL, libc::ENODEV, libc::EOPNOTSUPP];
                     return match error.raw_os_error() {
-                        Some(number) if nothing.contains(&number) => Ok(found),
+                        Some(number) if not_found.contains(&number) => Ok(found),
                         _ => Err(error),
                     };
                 }

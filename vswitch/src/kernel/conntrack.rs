@@ -1,5 +1,5 @@
-//! Connections that the kernel tracks, and forgetting them: a UDP flow that goes on keeps the translation that it began
-//! with, to a container that is gone.
+//! Deletes entries of the kernel's connection tracking. A UDP flow that continues would otherwise
+//! keep its old address translation, to a container that was removed.
 
 mod message;
 
@@ -13,66 +13,67 @@ use nix::errno::Errno;
 
 use message::{Answer, Entry};
 
-/// Which connections.
+/// Selection of tracked connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flows {
-    /// Those that were begun to a port.
+    /// Connections whose first packet was sent to a port.
     ToPort {
-        /// The protocol's number in the IP header.
+        /// Protocol number of the IP header.
         protocol: u8,
-        /// The port, before it was translated.
+        /// Destination port before translation.
         port: u16,
-        /// The address before it was translated; any if there is none.
+        /// Destination address before translation; `None` matches any address.
         address: Option<IpAddr>,
     },
-    /// Those that an address answers, which is where they were translated to.
+    /// Connections that are translated to an address: the source address of their replies.
     AnsweredBy(IpAddr),
 }
 
-/// The kernel did not forget them.
+/// Error of listing or deleting tracked connections.
 #[derive(Debug, thiserror::Error)]
 pub enum ConntrackError {
-    /// No socket.
+    /// The netlink socket cannot be opened.
     #[error("cannot open a netlink socket for connection tracking: {0}")]
     Socket(#[source] io::Error),
-    /// The kernel cannot do it.
-    #[error("the kernel does not show its tracked connections: it was built without CONFIG_NF_CT_NETLINK")]
+    /// The kernel has no netlink interface to connection tracking.
+    #[error("the kernel cannot list tracked connections: it was built without CONFIG_NF_CT_NETLINK")]
     Unsupported,
-    /// Not allowed.
+    /// The process lacks the permission.
     #[error("cannot {0} tracked connections: no permission")]
     Permission(&'static str),
-    /// Anything else.
+    /// Any other error of the kernel.
     #[error("cannot {action} tracked connections: {}", errno.desc())]
     Kernel {
-        /// What was tried.
+        /// Action that failed.
         action: &'static str,
-        /// The kernel's error number.
+        /// Error number of the kernel.
         errno: Errno,
     },
-    /// No answer.
+    /// Sending or receiving on the socket failed.
     #[error("cannot {action} tracked connections: {source}")]
     Io {
-        /// What was tried.
+        /// Action that failed.
         action: &'static str,
-        /// What came of it.
+        /// Error of the socket.
         source: io::Error,
     },
-    /// A list that was another each time it was read.
-    #[error("cannot list tracked connections: they keep changing while they are read")]
-    Unsteady,
-    /// A thread of ours died.
-    #[error("a thread of the daemon failed: {0}")]
+    /// The list changed during each attempt to read it.
+    #[error("cannot list tracked connections: the list keeps changing during the read")]
+    Changing,
+    /// The worker thread panicked or was cancelled.
+    #[error("a worker thread of the daemon failed: {0}")]
     Thread(#[from] tokio::task::JoinError),
 }
 
-/// How often a list is read that changes meanwhile.
-const ATTEMPTS: usize = 5;
+/// Maximum number of attempts to read a list that changes during the read.
+const MAX_ATTEMPTS: usize = 5;
 
-/// Forgets connections in the namespace of the daemon's threads, and returns how many. The next packet of such a flow
-/// begins a new one. All that are tracked are read to find them: a millisecond per thousand, on a thread of its own.
+/// Deletes matching connections in the namespace of the daemon's threads and returns their number.
+/// The next packet of such a flow starts a new connection. The function reads the list of all
+/// tracked connections on a blocking thread, which takes a millisecond per thousand connections.
 ///
 /// # Errors
-/// What the kernel said. Some may be forgotten.
+/// The kernel refused a request. Some of the connections may already be deleted.
 pub async fn forget(flows: Vec<Flows>) -> Result<usize, ConntrackError> {
     if flows.is_empty() {
         return Ok(0);
@@ -80,64 +81,65 @@ pub async fn forget(flows: Vec<Flows>) -> Result<usize, ConntrackError> {
     tokio::task::spawn_blocking(move || forget_now(&flows)).await?
 }
 
-/// The same, in the namespace of the calling thread.
+/// Deletes matching connections in the namespace of the calling thread and returns their number.
 ///
 /// # Errors
 /// As [`forget`].
 pub fn forget_now(flows: &[Flows]) -> Result<usize, ConntrackError> {
     let socket = Socket::new(NETLINK_NETFILTER).map_err(ConntrackError::Socket)?;
     socket.connect(&SocketAddr::new(0, 0)).map_err(ConntrackError::Socket)?;
-    let mut forgotten = 0;
-    for _ in 0..ATTEMPTS {
+    let mut deleted = 0;
+    for _ in 0..MAX_ATTEMPTS {
         let mut found = Vec::new();
-        let whole = list(&socket, |entry| {
+        let complete = list(&socket, |entry| {
             if flows.iter().any(|flows| flows.matches(&entry)) {
                 found.push(entry);
             }
         })?;
         for entry in &found {
-            forgotten += usize::from(delete(&socket, entry)?);
+            deleted += usize::from(delete(&socket, entry)?);
         }
-        if whole {
-            return Ok(forgotten);
+        if complete {
+            return Ok(deleted);
         }
     }
-    Err(ConntrackError::Unsteady)
+    Err(ConntrackError::Changing)
 }
 
 impl Flows {
     fn matches(&self, entry: &Entry) -> bool {
         match *self {
             Self::ToPort { protocol, port, address } => {
-                let to = &entry.original;
-                (to.protocol, to.destination_port) == (Some(protocol), Some(port))
-                    && address.is_none_or(|address| to.destination == Some(address))
+                let first = &entry.original;
+                (first.protocol, first.destination_port) == (Some(protocol), Some(port))
+                    && address.is_none_or(|address| first.destination == Some(address))
             }
             Self::AnsweredBy(address) => entry.reply.source == Some(address),
         }
     }
 }
 
-/// Reads all connections, and returns whether none can have been missed.
+/// Calls `each` for every tracked connection. Returns false if the list changed during the read, so
+/// that connections may be missing.
 fn list(socket: &Socket, mut each: impl FnMut(Entry)) -> Result<bool, ConntrackError> {
     const ACTION: &str = "list";
     send(socket, &message::dump(), ACTION)?;
-    let mut whole = true;
+    let mut complete = true;
     loop {
         for answer in receive(socket, ACTION)? {
             match answer {
                 Answer::Entry(entry) => each(*entry),
-                Answer::Interrupted => whole = false,
-                Answer::End(None) => return Ok(whole),
+                Answer::Interrupted => complete = false,
+                Answer::End(None) => return Ok(complete),
                 Answer::End(Some(errno)) => return Err(refused(ACTION, errno)),
             }
         }
     }
 }
 
-/// Whether it was still there.
+/// Deletes a connection. Returns false if it no longer existed.
 fn delete(socket: &Socket, entry: &Entry) -> Result<bool, ConntrackError> {
-    const ACTION: &str = "forget";
+    const ACTION: &str = "delete";
     send(socket, &message::delete(entry), ACTION)?;
     loop {
         for answer in receive(socket, ACTION)? {
@@ -154,7 +156,7 @@ fn delete(socket: &Socket, entry: &Entry) -> Result<bool, ConntrackError> {
 fn refused(action: &'static str, errno: Errno) -> ConntrackError {
     match errno {
         Errno::EPERM | Errno::EACCES => ConntrackError::Permission(action),
-        // Nobody answers for this subsystem.
+        // No subsystem handles the request.
         Errno::EINVAL | Errno::EOPNOTSUPP => ConntrackError::Unsupported,
         errno => ConntrackError::Kernel { action, errno },
     }
@@ -164,7 +166,7 @@ fn send(socket: &Socket, message: &[u8], action: &'static str) -> Result<(), Con
     socket.send(message, 0).map(drop).map_err(|source| ConntrackError::Io { action, source })
 }
 
-/// The answers in one datagram.
+/// Returns the messages of the next datagram.
 fn receive(socket: &Socket, action: &'static str) -> Result<Vec<Answer>, ConntrackError> {
     let datagram = loop {
         match socket.recv_from_full() {
@@ -177,7 +179,7 @@ fn receive(socket: &Socket, action: &'static str) -> Result<Vec<Answer>, Conntra
     let mut answers = Vec::new();
     while let Ok(header) = NetlinkBuffer::new_checked(rest) {
         let length = header.length() as usize;
-        answers.extend(message::read(&rest[..length]));
+        answers.extend(message::parse(&rest[..length]));
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
     Ok(answers)
@@ -190,7 +192,7 @@ mod tests {
     use message::Tuple;
 
     #[test]
-    fn flows_are_found_by_either_end() {
+    fn flows_match_by_original_destination_or_reply_source() {
         let address = |text: &str| text.parse::<IpAddr>().expect("an address");
         let entry = Entry {
             original: Tuple {
@@ -202,9 +204,9 @@ mod tests {
             reply: Tuple { source: Some(address("172.17.0.2")), ..Tuple::default() },
             ..Entry::default()
         };
-        let to = |protocol, port, address| Flows::ToPort { protocol, port, address }.matches(&entry);
-        assert!(to(17, 53, None) && to(17, 53, Some(address("192.0.2.1"))));
-        assert!(!to(6, 53, None) && !to(17, 54, None) && !to(17, 53, Some(address("192.0.2.2"))));
+        let matches = |protocol, port, address| Flows::ToPort { protocol, port, address }.matches(&entry);
+        assert!(matches(17, 53, None) && matches(17, 53, Some(address("192.0.2.1"))));
+        assert!(!matches(6, 53, None) && !matches(17, 54, None) && !matches(17, 53, Some(address("192.0.2.2"))));
         assert!(Flows::AnsweredBy(address("172.17.0.2")).matches(&entry));
         assert!(!Flows::AnsweredBy(address("192.0.2.1")).matches(&entry));
     }

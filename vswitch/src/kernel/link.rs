@@ -1,4 +1,4 @@
-//! Links: as the kernel reports them, and the messages that make and change them.
+//! Parses link messages of the kernel and builds the messages that create and change links.
 
 use std::os::fd::{AsFd as _, AsRawFd as _};
 
@@ -13,55 +13,55 @@ use super::netns::Netns;
 /// A network device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
-    /// Its number in its namespace.
+    /// Interface index in its namespace.
     pub index: u32,
-    /// Its name there.
+    /// Interface name.
     pub name: String,
-    /// Its address, if it is one of Ethernet.
+    /// MAC address; `None` if the link-layer address is not an Ethernet address.
     pub mac: Option<Mac>,
-    /// Its MTU in bytes, without the Ethernet header.
+    /// MTU in bytes, without the Ethernet header.
     pub mtu: u32,
-    /// What makes it: "veth", "bridge"; nothing for hardware.
+    /// Kind of virtual device, for example "veth" or "bridge"; `None` for hardware.
     pub kind: Option<String>,
-    /// Switched on.
+    /// Administratively up (IFF_UP).
     pub up: bool,
-    /// Switched on and with carrier (IFF_LOWER_UP). Kernels from 6.8 on have acted on it by then (facd15dfd691) and pass
-    /// frames; older ones may still do so a little later.
+    /// Up and with carrier (IFF_LOWER_UP). Kernels from 6.8 on (commit facd15dfd691) pass frames
+    /// when they report this flag. Older kernels may start to pass frames a little later.
     pub running: bool,
-    /// Its alias, where our mark is.
+    /// Interface alias, which holds the mark of vswitch.
     pub alias: Option<String>,
-    /// For a veth, the number of its other end, in the other end's namespace.
+    /// For a veth, the interface index of its peer in the peer's namespace.
     pub peer_index: Option<u32>,
-    /// Which namespace the other end is in, if not in this one.
+    /// Id of the peer's namespace, if it is not in this one.
     pub peer_netnsid: Option<i32>,
-    /// Takes in all frames (IFF_PROMISC, as set by an administrator).
+    /// Promiscuous mode set by an administrator (IFF_PROMISC).
     pub promiscuous: bool,
-    /// The XDP program that is attached, by its id.
+    /// Id of the attached XDP program.
     pub xdp_program: Option<u32>,
-    /// The loopback device.
+    /// Whether this is the loopback device.
     pub loopback: bool,
-    /// The bridge or bond that it belongs to.
+    /// Interface index of the bridge or bond that the device belongs to.
     pub master: Option<u32>,
-    /// Of a VXLAN device, the UDP port that it listens on.
+    /// For a VXLAN device, the UDP port that it listens on.
     pub vxlan_port: Option<u16>,
 }
 
-/// A pair of veth to be made.
+/// Description of a veth pair to create.
 #[derive(Clone, Copy, Debug)]
 pub struct VethSpec<'a> {
-    /// The end in the connection's namespace.
+    /// Name of the first end, which is created in the connection's namespace.
     pub name: &'a str,
-    /// Its address; the kernel's choice if none.
+    /// MAC address of the first end; `None` lets the kernel choose.
     pub mac: Option<Mac>,
-    /// The MTU of both.
+    /// MTU of both ends in bytes.
     pub mtu: u32,
-    /// The first end's alias.
+    /// Alias of the first end.
     pub alias: Option<&'a str>,
-    /// The other end's name.
+    /// Name of the peer.
     pub peer_name: &'a str,
-    /// Its address; the kernel's choice if none.
+    /// MAC address of the peer; `None` lets the kernel choose.
     pub peer_mac: Option<Mac>,
-    /// The namespace it is made in; the connection's own if none.
+    /// Namespace in which the peer is created; `None` means the connection's namespace.
     pub peer_netns: Option<&'a Netns>,
 }
 
@@ -95,7 +95,7 @@ impl From<&LinkMessage> for Link {
                 LinkAttribute::Link(index) => lower = Some(*index),
                 LinkAttribute::LinkNetNsId(id) => link.peer_netnsid = Some(*id),
                 LinkAttribute::Controller(index) => link.master = Some(*index),
-                LinkAttribute::Xdp(entries) => link.xdp_program = entries.iter().find_map(program),
+                LinkAttribute::Xdp(entries) => link.xdp_program = entries.iter().find_map(xdp_program),
                 LinkAttribute::LinkInfo(entries) => {
                     link.kind = entries.iter().find_map(kind);
                     link.vxlan_port = entries.iter().find_map(vxlan_port);
@@ -103,20 +103,20 @@ impl From<&LinkMessage> for Link {
                 _ => {}
             }
         }
-        // Of other kinds this is the device below.
+        // For other kinds the attribute names the lower device.
         link.peer_index = lower.filter(|_| link.kind.as_deref() == Some("veth"));
         link
     }
 }
 
-fn program(entry: &LinkXdp) -> Option<u32> {
+fn xdp_program(entry: &LinkXdp) -> Option<u32> {
     match entry {
         LinkXdp::ProgId(id) if *id != 0 => Some(*id),
         _ => None,
     }
 }
 
-/// The kernel's own word for a kind.
+/// Returns the kind of the device, in the kernel's spelling.
 fn kind(entry: &LinkInfo) -> Option<String> {
     match entry {
         LinkInfo::Kind(kind) => Some(kind.to_string()),
@@ -124,7 +124,7 @@ fn kind(entry: &LinkInfo) -> Option<String> {
     }
 }
 
-/// IFLA_VXLAN_PORT (linux/if_link.h).
+/// Returns the value of IFLA_VXLAN_PORT (linux/if_link.h).
 fn vxlan_port(entry: &LinkInfo) -> Option<u16> {
     let LinkInfo::Data(InfoData::Vxlan(data)) = entry else { return None };
     data.iter().find_map(|entry| match entry {
@@ -133,69 +133,72 @@ fn vxlan_port(entry: &LinkInfo) -> Option<u16> {
     })
 }
 
-/// Whether a message is about a device itself, and not about its part in a bridge.
-pub(super) fn is_of_device(message: &LinkMessage) -> bool {
+/// Reports whether a message is about the device itself. Messages about its role as a bridge port
+/// have the family AF_BRIDGE.
+pub(super) fn is_about_device(message: &LinkMessage) -> bool {
     message.header.interface_family == AddressFamily::Unspec
 }
 
-pub(super) fn at(index: u32) -> LinkMessage {
+pub(super) fn by_index(index: u32) -> LinkMessage {
     let mut message = LinkMessage::default();
     message.header.index = index;
     message
 }
 
-/// Asks for links without their statistics, which are most of an answer.
-pub(super) fn query() -> LinkMessage {
-    with(LinkMessage::default(), LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]))
+/// Returns a query for links without their statistics, which would make up most of the answer.
+pub(super) fn query_all() -> LinkMessage {
+    with_attribute(LinkMessage::default(), LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]))
 }
 
-pub(super) fn query_index(index: u32) -> LinkMessage {
-    let mut message = query();
+pub(super) fn query_by_index(index: u32) -> LinkMessage {
+    let mut message = query_all();
     message.header.index = index;
     message
 }
 
-pub(super) fn query_name(name: &str) -> LinkMessage {
-    with(query(), LinkAttribute::IfName(name.to_owned()))
+pub(super) fn query_by_name(name: &str) -> LinkMessage {
+    with_attribute(query_all(), LinkAttribute::IfName(name.to_owned()))
 }
 
-pub(super) fn alias(index: u32, alias: &str) -> LinkMessage {
-    with(at(index), LinkAttribute::IfAlias(alias.to_owned()))
+pub(super) fn set_alias(index: u32, alias: &str) -> LinkMessage {
+    with_attribute(by_index(index), LinkAttribute::IfAlias(alias.to_owned()))
 }
 
-pub(super) fn mtu(index: u32, mtu: u32) -> LinkMessage {
-    with(at(index), LinkAttribute::Mtu(mtu))
+pub(super) fn set_mtu(index: u32, mtu: u32) -> LinkMessage {
+    with_attribute(by_index(index), LinkAttribute::Mtu(mtu))
 }
 
-pub(super) fn mac(index: u32, mac: Mac) -> LinkMessage {
-    with(at(index), LinkAttribute::Address(mac.0.to_vec()))
+pub(super) fn set_mac(index: u32, mac: Mac) -> LinkMessage {
+    with_attribute(by_index(index), LinkAttribute::Address(mac.0.to_vec()))
 }
 
-pub(super) fn flag(index: u32, flag: LinkFlags, on: bool) -> LinkMessage {
-    let mut message = at(index);
+pub(super) fn set_flag(index: u32, flag: LinkFlags, on: bool) -> LinkMessage {
+    let mut message = by_index(index);
     message.header.flags = if on { flag } else { LinkFlags::empty() };
     message.header.change_mask = flag;
     message
 }
 
-/// The order for a pair: one end, with the other described inside.
-pub(super) fn veth(spec: &VethSpec<'_>) -> LinkMessage {
-    let mut peer = end(spec.peer_name, spec.peer_mac, spec.mtu);
+/// Returns the request that creates a veth pair. The peer is described in an attribute of the first
+/// end.
+pub(super) fn create_veth(spec: &VethSpec<'_>) -> LinkMessage {
+    let mut peer = basic_link(spec.peer_name, spec.peer_mac, spec.mtu);
     if let Some(netns) = spec.peer_netns {
-        peer = with(peer, LinkAttribute::NetNsFd(netns.as_fd().as_raw_fd()));
+        peer = with_attribute(peer, LinkAttribute::NetNsFd(netns.as_fd().as_raw_fd()));
     }
     let pair = vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer)))];
-    with(end(spec.name, spec.mac, spec.mtu), LinkAttribute::LinkInfo(pair))
+    with_attribute(basic_link(spec.name, spec.mac, spec.mtu), LinkAttribute::LinkInfo(pair))
 }
 
-/// The order for a VXLAN device that is told for each packet where it goes, and tells where it came from
-/// (`ip link add type vxlan external`): one for all tunnels, on a UDP port. It learns nothing by itself.
-pub(super) fn vxlan(name: &str, port: u16) -> LinkMessage {
+/// Returns the request that creates a VXLAN device in collect-metadata mode
+/// (`ip link add type vxlan external`). The sender sets the tunnel destination for each packet, and received packets
+/// carry their tunnel metadata. One device serves all tunnels on a UDP port. Learning is off.
+pub(super) fn create_vxlan(name: &str, port: u16) -> LinkMessage {
     let data = vec![
         InfoVxlan::CollectMetadata(true),
         InfoVxlan::Port(port),
         InfoVxlan::Learning(false),
-        // Others may send so over IPv6, too (RFC 6935).
+        // Peers may send UDP over IPv6 with a zero checksum (RFC 6935).
         InfoVxlan::UDPZeroCsumRX(true),
     ];
     let info = vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(InfoData::Vxlan(data))];
@@ -204,19 +207,19 @@ pub(super) fn vxlan(name: &str, port: u16) -> LinkMessage {
     message
 }
 
-/// The order for a WireGuard device, which has no keys yet.
-pub(super) fn wireguard(name: &str, mtu: u32) -> LinkMessage {
-    with(end(name, None, mtu), LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Wireguard)]))
+/// Returns the request that creates a WireGuard device without keys.
+pub(super) fn create_wireguard(name: &str, mtu: u32) -> LinkMessage {
+    with_attribute(basic_link(name, None, mtu), LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Wireguard)]))
 }
 
-fn end(name: &str, mac: Option<Mac>, mtu: u32) -> LinkMessage {
+fn basic_link(name: &str, mac: Option<Mac>, mtu: u32) -> LinkMessage {
     let mut message = LinkMessage::default();
     message.attributes = vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::Mtu(mtu)];
     message.attributes.extend(mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
     message
 }
 
-fn with(mut message: LinkMessage, attribute: LinkAttribute) -> LinkMessage {
+fn with_attribute(mut message: LinkMessage, attribute: LinkAttribute) -> LinkMessage {
     message.attributes.push(attribute);
     message
 }
@@ -225,8 +228,8 @@ fn with(mut message: LinkMessage, attribute: LinkAttribute) -> LinkMessage {
 mod tests {
     use super::*;
 
-    fn report(kind: InfoKind) -> LinkMessage {
-        let mut message = at(7);
+    fn link_message(kind: InfoKind) -> LinkMessage {
+        let mut message = by_index(7);
         message.header.flags = LinkFlags::Up | LinkFlags::LowerUp;
         message.attributes = vec![
             LinkAttribute::IfName("vp0".to_owned()),
@@ -239,8 +242,8 @@ mod tests {
     }
 
     #[test]
-    fn a_veth_is_read() {
-        let link = Link::from(&report(InfoKind::Veth));
+    fn a_veth_message_is_parsed() {
+        let link = Link::from(&link_message(InfoKind::Veth));
         assert_eq!((link.index, link.name.as_str(), link.kind.as_deref()), (7, "vp0", Some("veth")));
         assert_eq!((link.mac, link.peer_index), (Some(Mac([2, 0, 0, 0, 0, 1])), Some(3)));
         assert!(link.up && link.running);
@@ -248,23 +251,23 @@ mod tests {
     }
 
     #[test]
-    fn the_port_of_a_vxlan_device_is_read() {
-        let mut message = vxlan("vx0", 4790);
+    fn the_udp_port_of_a_vxlan_device_is_parsed() {
+        let mut message = create_vxlan("vx0", 4790);
         assert_eq!(Link::from(&message).vxlan_port, Some(4790));
         message.attributes.retain(|attribute| !matches!(attribute, LinkAttribute::LinkInfo(_)));
         assert_eq!(Link::from(&message).vxlan_port, None);
     }
 
     #[test]
-    fn only_a_veth_has_another_end() {
-        assert_eq!(Link::from(&report(InfoKind::Vlan)).peer_index, None);
+    fn only_a_veth_has_a_peer() {
+        assert_eq!(Link::from(&link_message(InfoKind::Vlan)).peer_index, None);
     }
 
     #[test]
-    fn a_port_that_leaves_its_bridge_is_told_from_a_device_that_goes() {
-        let mut port = report(InfoKind::Veth);
-        assert!(is_of_device(&port));
+    fn bridge_port_messages_are_not_about_the_device() {
+        let mut port = link_message(InfoKind::Veth);
+        assert!(is_about_device(&port));
         port.header.interface_family = AddressFamily::Bridge;
-        assert!(!is_of_device(&port));
+        assert!(!is_about_device(&port));
     }
 }

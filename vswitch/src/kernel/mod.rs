@@ -1,4 +1,6 @@
-//! The kernel as the control plane sees it: namespaces, links, addresses, routes, offloads, sysctls, bare frames, the MTU of paths, who has an address on a wire, and what it can do.
+//! Access of the control plane to the kernel: namespaces, links, addresses, routes, offloads,
+//! sysctls, raw frames, path MTU, address probes, connection tracking, IPsec policies and feature
+//! detection.
 
 pub mod bpffs;
 pub mod capabilities;

@@ -1,6 +1,7 @@
-//! Links, addresses, routes and neighbors by rtnetlink, on the tokio runtime.
+//! Manages links, addresses, routes, rules and neighbors by rtnetlink, on the tokio runtime.
 //!
-//! A connection belongs to one namespace, the one its socket was made in. Its task ends with the last clone of the handle.
+//! A connection belongs to the namespace in which its socket was created. Its task ends when the
+//! last clone of the handle is dropped.
 
 mod connection;
 mod error;
@@ -25,14 +26,16 @@ pub use error::{Hint, NetlinkError};
 pub use events::LinkEvent;
 pub use route::{Path, ROUTE_PROTOCOL, Route};
 
-/// A connection to rtnetlink in one namespace, which it keeps alive: one in a foreign namespace is never stored.
+/// A connection to rtnetlink in one namespace. The connection keeps the namespace alive, so a
+/// connection in a foreign namespace is never stored.
 #[derive(Clone, Debug)]
 pub struct Netlink {
     connection: Connection,
 }
 
 impl Netlink {
-    /// In the namespace of the calling thread. Has to be called on a runtime.
+    /// Opens a connection in the namespace of the calling thread. Must be called on a tokio
+    /// runtime.
     ///
     /// # Errors
     /// [`NetlinkError::Socket`].
@@ -40,7 +43,8 @@ impl Netlink {
         Connection::open(None).map(|connection| Self { connection })
     }
 
-    /// In another one: a thread goes in, makes the socket and hands it out.
+    /// Opens a connection in another namespace. A thread enters the namespace, opens the socket and
+    /// returns it.
     ///
     /// # Errors
     /// [`NetlinkError::Netns`] or [`NetlinkError::Socket`].
@@ -48,30 +52,30 @@ impl Netlink {
         Connection::open(Some(netns)).map(|connection| Self { connection })
     }
 
-    /// Every link of the namespace.
+    /// Returns all links of the namespace.
     ///
     /// # Errors
-    /// As the kernel has it.
+    /// The kernel refused the request.
     pub async fn links(&self) -> Result<Vec<Link>, NetlinkError> {
-        let request = Request::new(RouteNetlinkMessage::GetLink(link::query()), NLM_F_REQUEST | NLM_F_DUMP);
+        let request = Request::new(RouteNetlinkMessage::GetLink(link::query_all()), NLM_F_REQUEST | NLM_F_DUMP);
         let messages = self.connection.dump("list the links", request).await?;
-        Ok(messages.iter().filter_map(link_in).collect())
+        Ok(messages.iter().filter_map(parse_link).collect())
     }
 
-    /// A link by its number.
+    /// Returns the link with this interface index, or `None` if it does not exist.
     ///
     /// # Errors
-    /// As the kernel has it; that there is none is no error.
+    /// The kernel refused the request.
     pub async fn link(&self, index: u32) -> Result<Option<Link>, NetlinkError> {
-        self.find(link::query_index(index), &by_index(index)).await
+        self.find(link::query_by_index(index), &link_object(index)).await
     }
 
-    /// A link by its name.
+    /// Returns the link with this name, or `None` if it does not exist.
     ///
     /// # Errors
-    /// As the kernel has it; that there is none is no error.
+    /// The kernel refused the request.
     pub async fn link_by_name(&self, name: &str) -> Result<Option<Link>, NetlinkError> {
-        self.find(link::query_name(name), name).await
+        self.find(link::query_by_name(name), name).await
     }
 
     async fn find(&self, query: LinkMessage, object: &str) -> Result<Option<Link>, NetlinkError> {
@@ -80,27 +84,30 @@ impl Netlink {
         let [answer] = self.connection.transact(OPERATION, [request]).await?;
         match answer {
             Ok(messages) => {
-                let unread = NetlinkError::NoAnswer { operation: OPERATION, object: object.to_owned() };
-                messages.iter().find_map(link_in).map(Some).ok_or(unread)
+                let unreadable = NetlinkError::NoAnswer { operation: OPERATION, object: object.to_owned() };
+                messages.iter().find_map(parse_link).map(Some).ok_or(unreadable)
             }
             Err(refusal) if refusal.errno == Errno::ENODEV => Ok(None),
             Err(refusal) => Err(NetlinkError::refused(OPERATION, object, refusal)),
         }
     }
 
-    /// Makes a pair of veth, each end where it belongs and under its final name, in one call. Both are down. Returns the
-    /// number of the first end. If it fails, neither is there.
+    /// Creates a veth pair in one call, each end in its namespace and with its final name. Both
+    /// ends are down. Returns the interface index of the first end. If the call fails, neither end
+    /// exists.
     ///
     /// # Errors
-    /// [`NetlinkError::Exists`] with the name that is taken: the peer's, if the first is free.
+    /// [`NetlinkError::Exists`] with the name that is in use: the peer's name if the first name is
+    /// free.
     pub async fn create_veth(&self, spec: &VethSpec<'_>) -> Result<u32, NetlinkError> {
-        const OPERATION: &str = "make the device";
-        let create = RouteNetlinkMessage::NewLink(link::veth(spec));
-        // The kernel says neither which number it gave (from 6.2 on it does, if asked to echo) nor which of the two
-        // names is taken: so we ask right behind.
+        const OPERATION: &str = "create the device";
+        let create = RouteNetlinkMessage::NewLink(link::create_veth(spec));
+        // The answer holds neither the new interface index (kernels from 6.2 on can echo it) nor
+        // which of the two names is in use. A query for the first name therefore follows in the
+        // same datagram.
         let requests = [
             Request::new(create, NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL),
-            Request::acknowledged(RouteNetlinkMessage::GetLink(link::query_name(spec.name))),
+            Request::acknowledged(RouteNetlinkMessage::GetLink(link::query_by_name(spec.name))),
         ];
         let [created, first] = self.connection.transact(OPERATION, requests).await?;
         if let Err(refusal) = created {
@@ -109,11 +116,12 @@ impl Netlink {
             return Err(NetlinkError::refused(OPERATION, object, refusal));
         }
         let first = first.map_err(|refusal| NetlinkError::refused(OPERATION, spec.name, refusal))?;
-        let unread = NetlinkError::NoAnswer { operation: OPERATION, object: spec.name.to_owned() };
-        let index = first.iter().find_map(link_in).ok_or(unread)?.index;
-        // The kernel takes an alias only for a device that exists (rtnl_newlink_create ignores IFLA_IFALIAS).
+        let unreadable = NetlinkError::NoAnswer { operation: OPERATION, object: spec.name.to_owned() };
+        let index = first.iter().find_map(parse_link).ok_or(unreadable)?.index;
+        // The kernel accepts an alias only for an existing device (rtnl_newlink_create ignores
+        // IFLA_IFALIAS).
         if let Some(alias) = spec.alias
-            && let Err(error) = self.change(index, "mark", link::alias(index, alias)).await
+            && let Err(error) = self.change(index, "set the alias of", link::set_alias(index, alias)).await
         {
             self.delete_link(index).await?;
             return Err(error);
@@ -121,261 +129,279 @@ impl Netlink {
         Ok(index)
     }
 
-    /// Makes a VXLAN device that is told for each packet where it goes, on a UDP port of this namespace: down, and marked
-    /// with an alias. Returns its number.
+    /// Creates a VXLAN device in collect-metadata mode on a UDP port of this namespace. The device
+    /// is down and has `mark` as its alias. Returns its interface index.
     ///
     /// # Errors
-    /// [`NetlinkError::Exists`], or as the kernel has it. That the port is somebody else's shows when it is switched on.
+    /// [`NetlinkError::Exists`], or the kernel refused the request. A UDP port that is in use is
+    /// only reported when the device is switched on.
     pub async fn create_vxlan(&self, name: &str, port: u16, mark: &str) -> Result<u32, NetlinkError> {
-        const OPERATION: &str = "make the device";
-        let create = RouteNetlinkMessage::NewLink(link::vxlan(name, port));
+        const OPERATION: &str = "create the device";
+        let create = RouteNetlinkMessage::NewLink(link::create_vxlan(name, port));
         let request = Request::new(create, NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL);
         let [created] = self.connection.transact(OPERATION, [request]).await?;
         created.map_err(|refusal| NetlinkError::refused(OPERATION, name, refusal))?;
-        let unread = NetlinkError::NoAnswer { operation: OPERATION, object: name.to_owned() };
-        let index = self.link_by_name(name).await?.ok_or(unread)?.index;
-        if let Err(error) = self.change(index, "mark", link::alias(index, mark)).await {
+        let unreadable = NetlinkError::NoAnswer { operation: OPERATION, object: name.to_owned() };
+        let index = self.link_by_name(name).await?.ok_or(unreadable)?.index;
+        if let Err(error) = self.change(index, "set the alias of", link::set_alias(index, mark)).await {
             self.delete_link(index).await?;
             return Err(error);
         }
         Ok(index)
     }
 
-    /// Makes a WireGuard device, down and without keys. Returns its number.
+    /// Creates a WireGuard device that is down and has no keys. Returns its interface index.
     ///
     /// # Errors
-    /// [`NetlinkError::Exists`]; [`NetlinkError::Kernel`] with EOPNOTSUPP where the kernel has no WireGuard.
+    /// [`NetlinkError::Exists`]; [`NetlinkError::Kernel`] with EOPNOTSUPP if the kernel has no
+    /// WireGuard.
     pub async fn create_wireguard(&self, name: &str, mtu: u32) -> Result<u32, NetlinkError> {
-        const OPERATION: &str = "make the device";
-        let create = RouteNetlinkMessage::NewLink(link::wireguard(name, mtu));
+        const OPERATION: &str = "create the device";
+        let create = RouteNetlinkMessage::NewLink(link::create_wireguard(name, mtu));
         let requests = [
             Request::new(create, NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL),
-            Request::acknowledged(RouteNetlinkMessage::GetLink(link::query_name(name))),
+            Request::acknowledged(RouteNetlinkMessage::GetLink(link::query_by_name(name))),
         ];
         let [created, found] = self.connection.transact(OPERATION, requests).await?;
         let refused = |refusal| NetlinkError::refused(OPERATION, name, refusal);
         created.map_err(refused)?;
-        let unread = NetlinkError::NoAnswer { operation: OPERATION, object: name.to_owned() };
-        Ok(found.map_err(refused)?.iter().find_map(link_in).ok_or(unread)?.index)
+        let unreadable = NetlinkError::NoAnswer { operation: OPERATION, object: name.to_owned() };
+        Ok(found.map_err(refused)?.iter().find_map(parse_link).ok_or(unreadable)?.index)
     }
 
-    /// Removes a link; fine if it is gone.
+    /// Removes a link. Succeeds if it does not exist.
     ///
     /// # Errors
-    /// As the kernel has it.
+    /// The kernel refused the request.
     pub async fn delete_link(&self, index: u32) -> Result<(), NetlinkError> {
-        let request = Request::acknowledged(RouteNetlinkMessage::DelLink(link::at(index)));
-        let done_if = Some(Errno::ENODEV);
-        self.connection.change([Change { operation: "remove", object: by_index(index), request, done_if }]).await
+        let request = Request::acknowledged(RouteNetlinkMessage::DelLink(link::by_index(index)));
+        let ignored_errno = Some(Errno::ENODEV);
+        self.connection
+            .change([Change { operation: "remove", object: link_object(index), request, ignored_errno }])
+            .await
     }
 
     /// Switches a link on.
     ///
     /// # Errors
-    /// [`NetlinkError::NotFound`] and others.
+    /// [`NetlinkError::NotFound`], or the kernel refused the request.
     pub async fn set_up(&self, index: u32) -> Result<(), NetlinkError> {
-        self.connection.change([up(index)]).await
+        self.connection.change([switch_on(index)]).await
     }
 
     /// Switches a link off.
     ///
     /// # Errors
-    /// [`NetlinkError::NotFound`] and others.
+    /// [`NetlinkError::NotFound`], or the kernel refused the request.
     pub async fn set_down(&self, index: u32) -> Result<(), NetlinkError> {
-        self.change(index, "switch off", link::flag(index, LinkFlags::Up, false)).await
+        self.change(index, "switch off", link::set_flag(index, LinkFlags::Up, false)).await
     }
 
-    /// Sets a link's MTU.
+    /// Sets the MTU of a link in bytes.
     ///
     /// # Errors
-    /// [`NetlinkError::NotFound`], or the driver cannot.
+    /// [`NetlinkError::NotFound`], or the driver does not support this MTU.
     pub async fn set_mtu(&self, index: u32, mtu: u32) -> Result<(), NetlinkError> {
-        self.change(index, "set the MTU of", link::mtu(index, mtu)).await
+        self.change(index, "set the MTU of", link::set_mtu(index, mtu)).await
     }
 
-    /// Marks a link with an alias.
+    /// Sets the alias of a link.
     ///
     /// # Errors
-    /// [`NetlinkError::NotFound`] and others.
+    /// [`NetlinkError::NotFound`], or the kernel refused the request.
     pub async fn set_alias(&self, index: u32, mark: &str) -> Result<(), NetlinkError> {
-        self.change(index, "mark", link::alias(index, mark)).await
+        self.change(index, "set the alias of", link::set_alias(index, mark)).await
     }
 
-    /// Has a link take in all frames, or no longer.
+    /// Switches the promiscuous mode of a link on or off.
     ///
     /// # Errors
-    /// [`NetlinkError::NotFound`] and others.
+    /// [`NetlinkError::NotFound`], or the kernel refused the request.
     pub async fn set_promiscuous(&self, index: u32, on: bool) -> Result<(), NetlinkError> {
-        self.change(index, "set the promiscuous mode of", link::flag(index, LinkFlags::Promisc, on)).await
+        self.change(index, "set the promiscuous mode of", link::set_flag(index, LinkFlags::Promisc, on)).await
     }
 
-    /// Gives a link another MAC address. Its neighbor entries go.
+    /// Sets the MAC address of a link. The kernel then removes the link's neighbor entries.
     ///
     /// # Errors
-    /// [`NetlinkError::NotFound`], or the driver cannot; some only while the link is down.
+    /// [`NetlinkError::NotFound`], or the driver refuses the change. Some drivers allow it only
+    /// while the link is down.
     pub async fn set_mac(&self, index: u32, mac: Mac) -> Result<(), NetlinkError> {
-        self.change(index, "set the MAC address of", link::mac(index, mac)).await
+        self.change(index, "set the MAC address of", link::set_mac(index, mac)).await
     }
 
-    /// Has a link do without ARP and neighbor discovery (IFF_NOARP), or no longer. If that changes, its neighbor entries
-    /// go.
+    /// Sets or clears IFF_NOARP: a link with this flag uses neither ARP nor neighbor discovery. A
+    /// change of the flag removes the link's neighbor entries.
     ///
     /// # Errors
-    /// [`NetlinkError::NotFound`] and others.
+    /// [`NetlinkError::NotFound`], or the kernel refused the request.
     pub async fn set_noarp(&self, index: u32, on: bool) -> Result<(), NetlinkError> {
-        self.change(index, "switch ARP on or off for", link::flag(index, LinkFlags::Noarp, on)).await
+        self.change(index, "switch ARP on or off for", link::set_flag(index, LinkFlags::Noarp, on)).await
     }
 
     async fn change(&self, index: u32, operation: &'static str, message: LinkMessage) -> Result<(), NetlinkError> {
         self.connection.change([link_change(index, operation, message)]).await
     }
 
-    /// Gives a link an address; fine if it has it. One of IPv6 is usable at once: whoever gives addresses out has seen
-    /// to it that no two are the same.
+    /// Adds an address to a link. Succeeds if the link has it. An IPv6 address is usable at once,
+    /// without duplicate address detection: the allocation of addresses already ensures that they
+    /// are unique.
     ///
     /// # Errors
-    /// [`NetlinkError::NotFound`] and others.
+    /// [`NetlinkError::NotFound`], or the kernel refused the request.
     pub async fn add_address(&self, index: u32, address: IpNet) -> Result<(), NetlinkError> {
         self.connection.change([route::add_address(index, address)]).await
     }
 
-    /// The addresses of a link, or of all.
+    /// Returns the addresses of one link, or of all links, each with the interface index.
     ///
     /// # Errors
-    /// As the kernel has it.
+    /// The kernel refused the request.
     pub async fn addresses(&self, index: Option<u32>) -> Result<Vec<(u32, IpNet)>, NetlinkError> {
         let messages = self.connection.dump("list the addresses", route::query_addresses()).await?;
-        let addresses = messages.iter().filter_map(route::address);
-        Ok(addresses.filter(|(of, _)| index.is_none_or(|index| *of == index)).collect())
+        let addresses = messages.iter().filter_map(route::parse_address);
+        Ok(addresses.filter(|(link, _)| index.is_none_or(|index| *link == index)).collect())
     }
 
-    /// Adds a default route of metric 0, unless there is one of the gateway's family. Of two that come at once, the
-    /// kernel takes the first.
+    /// Adds a default route of metric 0, unless the gateway's address family already has one. Of
+    /// two concurrent requests the kernel accepts the first.
     ///
     /// # Errors
-    /// [`NetlinkError::Kernel`] where the gateway cannot be reached by that device, and others.
+    /// [`NetlinkError::Kernel`] if the gateway is not reachable by that device, or the kernel
+    /// refused the request.
     pub async fn add_default_route(&self, via: IpAddr, index: u32) -> Result<(), NetlinkError> {
-        self.connection.change([route::add_default(via, index)]).await
+        self.connection.change([route::add_default_route(via, index)]).await
     }
 
-    /// Adds a default route of metric 0, in the place of the one that is there.
+    /// Adds a default route of metric 0 and replaces an existing one.
     ///
     /// # Errors
-    /// As of [`Netlink::add_default_route`].
+    /// The same as of [`Netlink::add_default_route`].
     pub async fn replace_default_route(&self, via: IpAddr, index: u32) -> Result<(), NetlinkError> {
-        self.connection.change([route::replace_default(via, index)]).await
+        self.connection.change([route::replace_default_route(via, index)]).await
     }
 
-    /// Adds a default route by a device alone, of scope link in IPv4 and of protocol [`ROUTE_PROTOCOL`], unless there is
-    /// one of the family: as of [`Netlink::add_default_route`].
+    /// Adds a default route with a device and no gateway, unless the address family already has
+    /// one. The route has the protocol [`ROUTE_PROTOCOL`], and scope link in IPv4.
     ///
     /// # Errors
-    /// [`NetlinkError::NotFound`]; [`NetlinkError::Kernel`] where the device is not up, and others.
-    pub async fn default_by_device(&self, index: u32, ipv6: bool) -> Result<(), NetlinkError> {
-        self.connection.change([route::default_by_device(index, ipv6)]).await
+    /// [`NetlinkError::NotFound`]; [`NetlinkError::Kernel`] if the device is down or the kernel
+    /// refused the request.
+    pub async fn add_default_device_route(&self, index: u32, ipv6: bool) -> Result<(), NetlinkError> {
+        self.connection.change([route::add_default_device_route(index, ipv6)]).await
     }
 
-    /// Adds a route by a device alone, of scope link in IPv4 and of protocol [`ROUTE_PROTOCOL`], in the main table; fine
-    /// if it is there. Bits of the destination behind its prefix do not count.
+    /// Adds a route with a device and no gateway to the main table. The route has the protocol
+    /// [`ROUTE_PROTOCOL`], and scope link in IPv4. Host bits of the destination are ignored.
+    /// Succeeds if the route exists.
     ///
     /// # Errors
-    /// As of [`Netlink::default_by_device`].
+    /// The same as of [`Netlink::add_default_device_route`].
     pub async fn add_device_route(&self, index: u32, destination: IpNet) -> Result<(), NetlinkError> {
-        self.connection.change([route::add_by_device(index, destination)]).await
+        self.connection.change([route::add_device_route(index, destination)]).await
     }
 
-    /// Removes a route that [`Netlink::add_device_route`] added; fine if it is gone. Those of other protocols stay.
+    /// Removes a route that [`Netlink::add_device_route`] added. Succeeds if it does not exist.
+    /// Routes of other protocols are kept.
     ///
     /// # Errors
-    /// As the kernel has it.
+    /// The kernel refused the request.
     pub async fn remove_device_route(&self, index: u32, destination: IpNet) -> Result<(), NetlinkError> {
-        unless_gone(self.connection.change([route::remove_by_device(index, destination)]).await)
+        ignore_not_found(self.connection.change([route::remove_device_route(index, destination)]).await)
     }
 
-    /// Has packets to a prefix refused (EHOSTUNREACH) where no longer one leads elsewhere: a route of this metric and of
-    /// protocol [`ROUTE_PROTOCOL`]; fine if it is there.
+    /// Adds an unreachable route: packets to the prefix fail with EHOSTUNREACH unless a more
+    /// specific route matches. The route has this metric and the protocol [`ROUTE_PROTOCOL`].
+    /// Succeeds if it exists.
     ///
     /// # Errors
-    /// As the kernel has it.
+    /// The kernel refused the request.
     pub async fn add_unreachable(&self, destination: IpNet, metric: u32) -> Result<(), NetlinkError> {
         self.connection.change([route::add_unreachable(destination, metric)]).await
     }
 
-    /// Removes a route that [`Netlink::add_unreachable`] added; fine if it is gone. Those of other metrics stay.
+    /// Removes a route that [`Netlink::add_unreachable`] added. Succeeds if it does not exist.
+    /// Routes with another metric are kept.
     ///
     /// # Errors
-    /// As the kernel has it.
+    /// The kernel refused the request.
     pub async fn remove_unreachable(&self, destination: IpNet, metric: u32) -> Result<(), NetlinkError> {
         self.connection.change([route::remove_unreachable(destination, metric)]).await
     }
 
-    /// Has packets to a prefix go by host routes of the main table, or be refused (ENETUNREACH), whatever other routes and
-    /// rules there are or come to be: two rules, of this priority and the next, of protocol [`ROUTE_PROTOCOL`]. Fine if they
-    /// are there. Links and sysctls that are switched off and on, which take routes with them, leave rules alone.
+    /// Adds two rules that allow packets to a prefix only by host routes of the main table. Other
+    /// packets to the prefix fail with ENETUNREACH, independent of other routes and of rules with a
+    /// lower precedence. The rules have this priority and the next one, and the protocol
+    /// [`ROUTE_PROTOCOL`]. Succeeds if they exist. Rules stay when a link or IPv6 is switched off
+    /// and on, whereas routes are lost.
     ///
     /// # Errors
-    /// [`NetlinkError::Kernel`] with EOPNOTSUPP or EAFNOSUPPORT: the kernel is without CONFIG_IPV6_MULTIPLE_TABLES or IPv6.
+    /// [`NetlinkError::Kernel`] with EOPNOTSUPP or EAFNOSUPPORT: the kernel has no
+    /// CONFIG_IPV6_MULTIPLE_TABLES or no IPv6.
     pub async fn add_guard(&self, destination: Ipv6Net, priority: u32) -> Result<(), NetlinkError> {
         self.connection.change(route::add_guard(destination, priority)).await
     }
 
-    /// Removes the rules that [`Netlink::add_guard`] added; fine if they are gone.
+    /// Removes the rules that [`Netlink::add_guard`] added. Succeeds if they do not exist.
     ///
     /// # Errors
-    /// As of [`Netlink::add_guard`].
+    /// The same as of [`Netlink::add_guard`].
     pub async fn remove_guard(&self, destination: Ipv6Net, priority: u32) -> Result<(), NetlinkError> {
         self.connection.change(route::remove_guard(destination, priority)).await
     }
 
-    /// Tells a link for good which station has an address (NUD_PERMANENT), under [`ROUTE_PROTOCOL`] and in the place of
-    /// what it knew.
+    /// Adds a permanent neighbor entry (NUD_PERMANENT) with the protocol [`ROUTE_PROTOCOL`] to a
+    /// link and replaces an existing entry.
     ///
     /// # Errors
-    /// [`NetlinkError::NotFound`] and others.
+    /// [`NetlinkError::NotFound`], or the kernel refused the request.
     pub async fn add_neighbor(&self, index: u32, address: IpAddr, mac: Mac) -> Result<(), NetlinkError> {
         self.connection.change([route::add_neighbor(index, address, mac)]).await
     }
 
-    /// Has a link forget which station has an address, whoever told it; fine if it does not know, or is gone.
+    /// Removes a neighbor entry of a link, of any protocol. Succeeds if the entry or the link does
+    /// not exist.
     ///
     /// # Errors
-    /// As the kernel has it.
+    /// The kernel refused the request.
     pub async fn remove_neighbor(&self, index: u32, address: IpAddr) -> Result<(), NetlinkError> {
-        unless_gone(self.connection.change([route::remove_neighbor(index, address)]).await)
+        ignore_not_found(self.connection.change([route::remove_neighbor(index, address)]).await)
     }
 
-    /// Removes every route, of whatever table, and every neighbor of protocol [`ROUTE_PROTOCOL`]: those of a link, or
-    /// all of the namespace.
+    /// Removes all routes (of any table) and neighbors of the protocol [`ROUTE_PROTOCOL`], of one
+    /// link or of the whole namespace.
     ///
     /// # Errors
-    /// The first, as the kernel has it; the rest is removed all the same.
-    pub async fn remove_ours(&self, index: Option<u32>) -> Result<(), NetlinkError> {
-        let mut there = self.connection.dump("list the routes", route::query_routes()).await?;
-        there.extend(self.connection.dump("list the neighbors", route::query_neighbors()).await?);
+    /// The first refusal of the kernel. The other entries are removed all the same.
+    pub async fn remove_own_routes_and_neighbors(&self, index: Option<u32>) -> Result<(), NetlinkError> {
+        let mut entries = self.connection.dump("list the routes", route::query_routes()).await?;
+        entries.extend(self.connection.dump("list the neighbors", route::query_neighbors()).await?);
         let mut result = Ok(());
-        // One by one: of several, the failure of one whose link has gone meanwhile would hide another's.
-        for change in there.iter().filter_map(|message| route::removal(message, index)) {
-            result = result.and(unless_gone(self.connection.change([change]).await));
+        // Each entry is removed by its own call. In one call, the error of an entry whose link
+        // vanished meanwhile would hide the error of another entry.
+        for change in entries.iter().filter_map(|message| route::removal(message, index)) {
+            result = result.and(ignore_not_found(self.connection.change([change]).await));
         }
         result
     }
 
-    /// The routes of the main table, v4 and v6, to others than this host itself.
+    /// Returns the IPv4 and IPv6 routes of the main table, without the routes to this host itself.
     ///
     /// # Errors
-    /// As the kernel has it.
+    /// The kernel refused the request.
     pub async fn routes(&self) -> Result<Vec<Route>, NetlinkError> {
         let messages = self.connection.dump("list the routes", route::query_routes()).await?;
         Ok(messages.iter().filter_map(Route::from_message).collect())
     }
 
-    /// The way that the kernel would send a packet to an address; `None` if it knows none, or is that address itself.
+    /// Returns the path that the kernel selects for packets to an address. Returns `None` if the
+    /// kernel has no route, or if the address belongs to this host.
     ///
     /// # Errors
-    /// As the kernel has it.
+    /// The kernel refused the request.
     pub async fn path(&self, to: Ipv4Addr) -> Result<Option<Path>, NetlinkError> {
-        const OPERATION: &str = "find the way to";
-        let [answer] = self.connection.transact(OPERATION, [route::query_path(to)]).await?;
+        const OPERATION: &str = "find the route to";
+        let [answer] = self.connection.transact(OPERATION, [route::query_route(to)]).await?;
         match answer {
             Ok(messages) => Ok(messages.iter().find_map(Path::from_message)),
             Err(refusal) if matches!(refusal.errno, Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EACCES) => {
@@ -385,72 +411,77 @@ impl Netlink {
         }
     }
 
-    /// Gives a link addresses, switches it on and adds default routes by it, all in one call to the kernel. Addresses
-    /// and default routes that are there are fine. If something fails, the rest may have been done.
+    /// Adds addresses to a link, switches it on and adds default routes by it, all in one call to
+    /// the kernel. Addresses and default routes that exist are no error. If one change fails, the
+    /// others may have been made.
     ///
     /// # Errors
-    /// The first, as of [`Netlink::add_address`], [`Netlink::set_up`] and [`Netlink::add_default_route`].
+    /// The first error of [`Netlink::add_address`], [`Netlink::set_up`] or
+    /// [`Netlink::add_default_route`].
     pub async fn configure(&self, index: u32, addresses: &[IpNet], gateways: &[IpAddr]) -> Result<(), NetlinkError> {
         let addresses = addresses.iter().map(|address| route::add_address(index, *address));
-        // Behind it, for the kernel refuses routes by a link that is down.
-        let gateways = gateways.iter().map(|via| route::add_default(*via, index));
-        self.connection.change(addresses.chain([up(index)]).chain(gateways)).await
+        // The routes follow the switching on, because the kernel refuses routes by a link that is
+        // down.
+        let gateways = gateways.iter().map(|via| route::add_default_route(*via, index));
+        self.connection.change(addresses.chain([switch_on(index)]).chain(gateways)).await
     }
 
-    /// Follows the links of the calling thread's namespace from now on, until the receiver is dropped.
+    /// Subscribes to the link events of the calling thread's namespace, until the receiver is
+    /// dropped.
     ///
     /// # Errors
     /// [`NetlinkError::Socket`].
     pub fn link_events() -> Result<mpsc::UnboundedReceiver<LinkEvent>, NetlinkError> {
-        events::follow(None)
+        events::subscribe_to_links(None)
     }
 
-    /// Whether anything has changed since it was last asked that packets find their way by: links, addresses or routes of
-    /// a namespace, or of the calling thread's, of either family. One event may stand for many; the channel ends when the
-    /// socket breaks.
+    /// Subscribes to changes of links, addresses and routes of both address families, in `netns` or
+    /// in the calling thread's namespace. One event may stand for several changes. The channel is
+    /// closed when the socket fails.
     ///
     /// # Errors
     /// [`NetlinkError::Netns`] or [`NetlinkError::Socket`].
     pub fn path_events(netns: Option<&Netns>) -> Result<mpsc::Receiver<()>, NetlinkError> {
-        events::follow_paths(netns)
+        events::subscribe_to_paths(netns)
     }
 
-    /// Follows the links of another namespace, which stays alive meanwhile.
+    /// Subscribes to the link events of another namespace, and keeps the namespace alive meanwhile.
     ///
     /// # Errors
     /// [`NetlinkError::Netns`] or [`NetlinkError::Socket`].
     pub fn link_events_in(netns: &Netns) -> Result<mpsc::UnboundedReceiver<LinkEvent>, NetlinkError> {
-        events::follow(Some(netns))
+        events::subscribe_to_links(Some(netns))
     }
 }
 
-fn up(index: u32) -> Change {
-    link_change(index, "switch on", link::flag(index, LinkFlags::Up, true))
+fn switch_on(index: u32) -> Change {
+    link_change(index, "switch on", link::set_flag(index, LinkFlags::Up, true))
 }
 
 fn link_change(index: u32, operation: &'static str, message: LinkMessage) -> Change {
     let request = Request::acknowledged(RouteNetlinkMessage::SetLink(message));
-    Change { operation, object: by_index(index), request, done_if: None }
+    Change { operation, object: link_object(index), request, ignored_errno: None }
 }
 
-/// A removal whose link has gone, and what was to be removed with it, is done.
-fn unless_gone(removed: Result<(), NetlinkError>) -> Result<(), NetlinkError> {
+/// Treats the error that the link does not exist as success: the kernel removed the entry together
+/// with the link.
+fn ignore_not_found(removed: Result<(), NetlinkError>) -> Result<(), NetlinkError> {
     match removed {
         Err(NetlinkError::NotFound { .. }) => Ok(()),
         other => other,
     }
 }
 
-fn by_index(index: u32) -> String {
+fn link_object(index: u32) -> String {
     format!("link {index}")
 }
 
-/// The link that a message tells of. Bridges tell of their ports by the same messages, in their own address family:
-/// a port that leaves its bridge is not a link that is gone.
-fn link_in(message: &RouteNetlinkMessage) -> Option<Link> {
+/// Returns the link in a message. Bridges report their ports by the same messages with the family
+/// AF_BRIDGE. These are ignored, because a port that leaves its bridge is not a removed link.
+fn parse_link(message: &RouteNetlinkMessage) -> Option<Link> {
     match message {
         RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link) => {
-            link::is_of_device(link).then(|| link.into())
+            link::is_about_device(link).then(|| link.into())
         }
         _ => None,
     }

@@ -1,7 +1,7 @@
-//! Network namespaces, by descriptors that are opened once and checked.
+//! Network namespaces, as file descriptors that are opened once and checked.
 //!
-//! Namespaces are entered by short-lived threads only: a thread of the runtime that stayed in a foreign one would serve
-//! the next request there.
+//! Only short-lived threads enter a namespace. A thread of the runtime that stayed in a foreign
+//! namespace would handle the next request there.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -21,128 +21,131 @@ use serde::{Deserialize, Serialize};
 const NSFS: FsType = FsType(0x6e73_6673);
 const PROC: FsType = FsType(0x9fa0);
 
-/// Symbolic links in one path; the kernel's own limit.
+/// Maximum number of symbolic links in one path, the same limit as the kernel's.
 const MAX_SYMLINKS: usize = 40;
 
 mod ioctl {
-    //! `NS_GET_NSTYPE`, `_IO(0xb7, 3)` (linux/nsfs.h): the CLONE_NEW* flag of a namespace.
+    //! `NS_GET_NSTYPE`, `_IO(0xb7, 3)` (linux/nsfs.h): returns the CLONE_NEW* flag of a namespace.
     nix::ioctl_none!(ns_get_nstype, 0xb7, 3);
 }
 
-/// What names a namespace as long as it lives.
+/// Identity of a namespace, unique as long as the namespace exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct NetnsId {
-    /// Device of the nsfs.
+    /// Device number of the nsfs.
     pub dev: u64,
-    /// Inode in it.
+    /// Inode number in the nsfs.
     pub inode: u64,
 }
 
-/// An open network namespace. Holding it keeps the namespace alive, so it is never stored.
+/// An open network namespace. The open descriptor keeps the namespace alive, so a `Netns` is never
+/// stored.
 #[derive(Debug)]
 pub struct Netns {
     descriptor: OwnedFd,
     id: NetnsId,
-    /// Where it was found, for messages.
+    /// Path from which the namespace was opened, for messages.
     path: PathBuf,
 }
 
-/// Why a path is no network namespace to attach.
+/// Reason why a path cannot be used as a network namespace.
 #[derive(Debug, thiserror::Error)]
 pub enum NetnsError {
-    /// Nothing there.
+    /// The path does not exist.
     #[error("no such namespace: {}", path.display())]
     NotFound {
-        /// The path.
+        /// Path that was given.
         path: PathBuf,
     },
-    /// Something there, but no namespace.
+    /// The path exists but is not a namespace.
     #[error("{} is not a namespace", path.display())]
     NotNamespace {
-        /// The path.
+        /// Path that was given.
         path: PathBuf,
     },
-    /// A namespace of another kind.
-    #[error("{} is a namespace of kind {kind}, not a network namespace", path.display())]
+    /// The path is a namespace of another kind.
+    #[error("{} is a {kind} namespace, not a network namespace", path.display())]
     WrongKind {
-        /// The path.
+        /// Path that was given.
         path: PathBuf,
-        /// Its kind, as in /proc/PID/ns.
+        /// Kind of the namespace, by its name in /proc/PID/ns.
         kind: &'static str,
     },
-    /// On the way is a symbolic link that somebody other than root can change.
-    #[error("{} leads through the symbolic link {}, which others than root can change", path.display(), link.display())]
+    /// The path contains a symbolic link that users other than root can change.
+    #[error("{} contains the symbolic link {}, which users other than root can change", path.display(), link.display())]
     UntrustedSymlink {
-        /// The path.
+        /// Path that was given.
         path: PathBuf,
-        /// The link.
+        /// Path of the symbolic link.
         link: PathBuf,
     },
-    /// The kernel does not let us.
+    /// The process lacks the permission.
     #[error("no permission to use the namespace {}", path.display())]
     PermissionDenied {
-        /// The path.
+        /// Path that was given.
         path: PathBuf,
     },
-    /// Anything else.
+    /// Any other error.
     #[error("cannot use the namespace {}: {source}", path.display())]
     Io {
-        /// The path.
+        /// Path that was given.
         path: PathBuf,
-        /// What the kernel said.
+        /// Error that the kernel returned.
         source: io::Error,
     },
 }
 
 impl Netns {
-    /// Opens the namespace at an absolute path, once. Symbolic links are followed only where root alone could have made
-    /// them, and at /proc/PID/ns/net.
+    /// Opens the namespace at an absolute path. The path is resolved once. Symbolic links are
+    /// followed only where root alone could have created them, and at /proc/PID/ns/net.
     ///
     /// # Errors
-    /// A [`NetnsError`] that says what the path is instead.
+    /// [`NetnsError`]: the path cannot be opened or is not a network namespace.
     pub fn open(path: &Path) -> Result<Self, NetnsError> {
-        let descriptor = walk(path)?;
-        let failed = |errno: Errno| error(path, errno);
+        let descriptor = resolve(path)?;
+        let failed = |errno: Errno| error_from(path, errno);
         if fstatfs(&descriptor).map_err(failed)?.filesystem_type() != NSFS {
             return Err(NetnsError::NotNamespace { path: path.to_owned() });
         }
-        // The walk opened it by O_PATH; setns and ioctl want it open. Reopened through /proc it is the same file.
+        // `resolve` returns an O_PATH descriptor, which setns(2) and ioctl(2) do not accept.
+        // Reopening it through /proc opens the same file.
         let reopened = File::open(format!("/proc/self/fd/{}", descriptor.as_raw_fd()));
         let file = reopened.map_err(|source| io_error(path, source))?;
-        // SAFETY: an ioctl without argument on a descriptor that is open.
+        // SAFETY: the ioctl has no argument, and the descriptor is open.
         let kind = unsafe { ioctl::ns_get_nstype(file.as_raw_fd()) }.map_err(failed)?;
         if kind != CloneFlags::CLONE_NEWNET.bits() {
             return Err(NetnsError::WrongKind { path: path.to_owned(), kind: kind_name(kind) });
         }
-        Self::of(path, file)
+        Self::from_file(path, file)
     }
 
-    /// The namespace of the calling thread.
+    /// Returns the namespace of the calling thread.
     ///
     /// # Errors
-    /// [`NetnsError::Io`] where /proc is not mounted.
+    /// [`NetnsError`] if /proc is not mounted.
     pub fn current() -> Result<Self, NetnsError> {
         let path = Path::new("/proc/thread-self/ns/net");
         let file = File::open(path).map_err(|source| io_error(path, source))?;
-        Self::of(path, file)
+        Self::from_file(path, file)
     }
 
-    fn of(path: &Path, file: File) -> Result<Self, NetnsError> {
+    fn from_file(path: &Path, file: File) -> Result<Self, NetnsError> {
         let metadata = file.metadata().map_err(|source| io_error(path, source))?;
         let id = NetnsId { dev: metadata.dev(), inode: metadata.ino() };
         Ok(Self { descriptor: file.into(), id, path: path.to_owned() })
     }
 
-    /// Which one it is.
+    /// Returns the identity of the namespace.
     pub fn id(&self) -> NetnsId {
         self.id
     }
 
-    /// Runs `action` inside, on a thread that ends with it.
+    /// Runs `action` in the namespace, on a new thread that ends with it. A panic of `action`
+    /// continues in the calling thread.
     ///
     /// # Errors
-    /// [`NetnsError::PermissionDenied`] or [`NetnsError::Io`] if the kernel refuses the thread or the entry. A panic of
-    /// `action` goes on here.
+    /// [`NetnsError::PermissionDenied`] or [`NetnsError::Io`] if the kernel refuses to create the
+    /// thread or to enter the namespace.
     pub fn enter<T: Send>(&self, action: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
         let failed = |source| io_error(&self.path, source);
         std::thread::scope(|scope| {
@@ -158,15 +161,17 @@ impl Netns {
     }
 }
 
-/// Which process a path of the form /proc/PID/... is of, such that no other has the same: when it began, and since which
-/// boot. `None` for other paths, and where the process is gone.
+/// Returns a unique identity of the process in a path of the form /proc/PID/...: the boot id and
+/// the start time of the process. Returns `None` for other paths, and if the process does not
+/// exist.
 pub fn process_behind(path: &Path) -> Option<String> {
     let pid: u32 = path.strip_prefix("/proc").ok()?.components().next()?.as_os_str().to_str()?.parse().ok()?;
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in parentheses may hold anything; the start time is the 22nd field, the 20th behind it (proc(5)).
-    let began = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.to_owned();
+    // The command name in parentheses may contain any character. The start time is field 22, the
+    // 20th field after the name (proc(5)).
+    let start_time = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.to_owned();
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    Some(format!("{} {began}", boot.trim_end()))
+    Some(format!("{} {start_time}", boot.trim_end()))
 }
 
 impl AsFd for Netns {
@@ -175,12 +180,12 @@ impl AsFd for Netns {
     }
 }
 
-fn error(path: &Path, errno: Errno) -> NetnsError {
+fn error_from(path: &Path, errno: Errno) -> NetnsError {
     let path = path.to_owned();
     match errno {
         Errno::ENOENT | Errno::ENOTDIR | Errno::ESRCH => NetnsError::NotFound { path },
         Errno::EACCES | Errno::EPERM => NetnsError::PermissionDenied { path },
-        // Not a file that knows this ioctl.
+        // The file does not support the ioctl.
         Errno::ENOTTY => NetnsError::NotNamespace { path },
         errno => NetnsError::Io { path, source: errno.into() },
     }
@@ -199,39 +204,40 @@ fn kind_name(flag: i32) -> &'static str {
     }
 }
 
-/// One directory of the walk.
-struct Place {
+/// A path component that was opened during the walk.
+struct OpenedPath {
     descriptor: OwnedFd,
     path: PathBuf,
 }
 
-/// Walks a path from the root, one component at a time, and returns an O_PATH descriptor of its end.
-fn walk(path: &Path) -> Result<OwnedFd, NetnsError> {
-    let failed = |errno: Errno| error(path, errno);
-    let directory = OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_DIRECTORY;
-    let root = || nix::fcntl::open("/", directory, Mode::empty()).map_err(failed);
+/// Resolves a path from the root, one component at a time, and returns an O_PATH descriptor of its
+/// last component.
+fn resolve(path: &Path) -> Result<OwnedFd, NetnsError> {
+    let failed = |errno: Errno| error_from(path, errno);
+    let directory_flags = OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_DIRECTORY;
+    let root = || nix::fcntl::open("/", directory_flags, Mode::empty()).map_err(failed);
     if !path.is_absolute() {
         return Err(NetnsError::NotFound { path: path.to_owned() });
     }
-    let mut places = vec![Place { descriptor: root()?, path: PathBuf::from("/") }];
+    let mut parents = vec![OpenedPath { descriptor: root()?, path: PathBuf::from("/") }];
     let mut rest: Vec<OsString> = components(path);
     let mut symlinks = 0;
     while let Some(name) = rest.pop() {
         if name == ".." {
-            if places.len() > 1 {
-                places.pop();
+            if parents.len() > 1 {
+                parents.pop();
             }
             continue;
         }
-        let Some(here) = places.last() else { unreachable!("the root stays") };
+        let Some(directory) = parents.last() else { unreachable!("the root directory is never removed") };
         let flags = OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
-        let next = openat(&here.descriptor, name.as_os_str(), flags, Mode::empty()).map_err(failed)?;
-        let next = Place { descriptor: next, path: here.path.join(&name) };
+        let next = openat(&directory.descriptor, name.as_os_str(), flags, Mode::empty()).map_err(failed)?;
+        let next = OpenedPath { descriptor: next, path: directory.path.join(&name) };
         match SFlag::from_bits_truncate(fstat(&next.descriptor).map_err(failed)?.st_mode) & SFlag::S_IFMT {
             SFlag::S_IFLNK => {}
             _ if rest.is_empty() => return Ok(next.descriptor),
             SFlag::S_IFDIR => {
-                places.push(next);
+                parents.push(next);
                 continue;
             }
             _ => return Err(failed(Errno::ENOTDIR)),
@@ -240,64 +246,66 @@ fn walk(path: &Path) -> Result<OwnedFd, NetnsError> {
         if symlinks > MAX_SYMLINKS {
             return Err(failed(Errno::ELOOP));
         }
-        match trust(here, &next).map_err(failed)? {
-            // What the link says is only for people: to follow it is to open it.
-            Trust::Namespace if rest.is_empty() => {
+        match link_owner(directory, &next).map_err(failed)? {
+            // The text of such a link is only informative: the kernel resolves the link when it is
+            // opened.
+            LinkOwner::Kernel if rest.is_empty() => {
                 let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
-                return openat(&here.descriptor, name.as_os_str(), flags, Mode::empty()).map_err(failed);
+                return openat(&directory.descriptor, name.as_os_str(), flags, Mode::empty()).map_err(failed);
             }
-            Trust::Root => {
+            LinkOwner::Root => {
                 let target = PathBuf::from(readlinkat(&next.descriptor, "").map_err(failed)?);
                 if target.is_absolute() {
-                    places = vec![Place { descriptor: root()?, path: PathBuf::from("/") }];
+                    parents = vec![OpenedPath { descriptor: root()?, path: PathBuf::from("/") }];
                 }
                 rest.extend(components(&target));
             }
-            Trust::Namespace | Trust::Nobody => {
+            LinkOwner::Kernel | LinkOwner::Untrusted => {
                 return Err(NetnsError::UntrustedSymlink { path: path.to_owned(), link: next.path });
             }
         }
     }
-    places.pop().map(|place| place.descriptor).ok_or_else(|| NetnsError::NotFound { path: path.to_owned() })
+    parents.pop().map(|directory| directory.descriptor).ok_or_else(|| NetnsError::NotFound { path: path.to_owned() })
 }
 
-/// Who has said where a symbolic link leads.
-enum Trust {
-    /// Root.
+/// Party that controls the target of a symbolic link.
+enum LinkOwner {
+    /// Root alone.
     Root,
-    /// The kernel: it is a namespace of a process, one of /proc/PID/ns.
-    Namespace,
-    /// Whoever wants to.
-    Nobody,
+    /// The kernel: the link is one of /proc/PID/ns and leads to a namespace of the process.
+    Kernel,
+    /// Possibly a user other than root.
+    Untrusted,
 }
 
-/// The inode of procfs's own root (`PROC_ROOT_INO`).
-const PROC_ROOT: u64 = 1;
+/// Inode number of the root of procfs (`PROC_ROOT_INO`).
+const PROC_ROOT_INODE: u64 = 1;
 
-fn trust(directory: &Place, link: &Place) -> Result<Trust, Errno> {
+fn link_owner(directory: &OpenedPath, link: &OpenedPath) -> Result<LinkOwner, Errno> {
     let parent = fstat(&directory.descriptor)?;
     if fstatfs(&link.descriptor)?.filesystem_type() == PROC {
         if directory.path.file_name() == Some(OsStr::new("ns")) {
-            return Ok(Trust::Namespace);
+            return Ok(LinkOwner::Kernel);
         }
-        // A process chooses where its `cwd`, `root` and `fd/N` lead, and their text means something to itself alone. It is
-        // otherwise with `self` and its like at the top.
-        if parent.st_ino != PROC_ROOT {
-            return Ok(Trust::Nobody);
+        // A process chooses the targets of its `cwd`, `root` and `fd/N`, and their text is valid
+        // only for the process itself. Links at the top of procfs, such as `self`, are created by
+        // the kernel.
+        if parent.st_ino != PROC_ROOT_INODE {
+            return Ok(LinkOwner::Untrusted);
         }
     }
-    let root_alone = parent.st_uid == 0 && parent.st_mode & 0o022 == 0;
-    Ok(if root_alone && fstat(&link.descriptor)?.st_uid == 0 { Trust::Root } else { Trust::Nobody })
+    let only_root_can_write = parent.st_uid == 0 && parent.st_mode & 0o022 == 0;
+    Ok(if only_root_can_write && fstat(&link.descriptor)?.st_uid == 0 { LinkOwner::Root } else { LinkOwner::Untrusted })
 }
 
 fn io_error(path: &Path, source: io::Error) -> NetnsError {
     match source.raw_os_error() {
-        Some(errno) => error(path, Errno::from_raw(errno)),
+        Some(errno) => error_from(path, Errno::from_raw(errno)),
         None => NetnsError::Io { path: path.to_owned(), source },
     }
 }
 
-/// The names in a path, last first.
+/// Returns the components of a path in reverse order.
 fn components(path: &Path) -> Vec<OsString> {
     let names = path.components().filter_map(|component| match component {
         Component::Normal(name) => Some(name),
@@ -312,13 +320,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_in_a_path_last_first() {
+    fn path_components_are_returned_in_reverse_order() {
         assert_eq!(components(Path::new("/run/./netns/../x")), ["x", "..", "netns", "run"]);
         assert!(components(Path::new("/")).is_empty());
     }
 
     #[test]
-    fn kinds_have_the_names_of_proc() {
+    fn namespace_kinds_have_the_names_of_proc() {
         assert_eq!(kind_name(CloneFlags::CLONE_NEWUTS.bits()), "uts");
         assert_eq!(kind_name(0), "unknown");
     }

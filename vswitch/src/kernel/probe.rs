@@ -1,5 +1,6 @@
-//! Whether a machine on a wire has an address already: asked by ARP probes (RFC 5227, 2.1.1) and by the solicitations of
-//! duplicate address detection (RFC 4862, 5.4), which nobody learns anything from.
+//! Finds out whether a machine on a wire already has an address. The module sends ARP probes (RFC
+//! 5227 section 2.1.1) and the neighbor solicitations of duplicate address detection (RFC 4862
+//! section 5.4). Neither creates nor changes a neighbor entry on the receivers.
 
 use std::io;
 use std::mem;
@@ -18,125 +19,126 @@ use vswitch_common::tables::VlanKey;
 
 use super::packet;
 
-/// How often each address is asked for: a frame may get lost.
+/// Number of probes for each address. More than one is sent because a frame may get lost.
 const PROBES: u32 = 2;
-/// Hop limit of neighbor discovery (RFC 4861, 7.1.1).
-const UNROUTED: u8 = 255;
-/// Bytes of a frame that are looked at: an advertisement with its first option ends before.
-const LOOKED_AT: usize = 128;
+/// Hop limit of neighbor discovery packets, which shows that no router forwarded them (RFC 4861
+/// section 7.1.1).
+const HOP_LIMIT: u8 = 255;
+/// Size of the receive buffer in bytes. It holds an advertisement up to the end of its first
+/// option.
+const BUFFER_SIZE: usize = 128;
 
-/// Where to ask.
+/// Interface and VLAN on which to send probes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProbeOn {
-    /// The interface, by its number.
+    /// Interface index.
     pub index: u32,
-    /// The station that asks, the interface's own address: what it sends is no answer.
+    /// MAC address of the interface, used as the sender. Frames from this address are not answers.
     pub mac: Mac,
-    /// The 802.1Q VLAN on the interface's wire, 1 to 4094; 0 for untagged frames.
+    /// 802.1Q VLAN id on the wire, 1 to 4094; 0 for untagged frames.
     pub vlan: u16,
 }
 
-/// Who has an address on the wire.
+/// Station that has an address on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Holder {
-    /// The address, one of those asked for.
+    /// The address, one of the probed ones.
     pub address: IpAddr,
-    /// Whose station says that it has it.
+    /// MAC address of the station that uses the address.
     pub mac: Mac,
 }
 
-/// It could not be found out who has an address.
+/// Error of probing for an address.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
-    /// No socket on the interface, or none that hears what it has to.
-    #[error("cannot listen on interface {index} for who has an address: {source}")]
+    /// The socket on the interface cannot be opened, configured or read.
+    #[error("cannot listen for answers to address probes on interface {index}: {source}")]
     Listen {
-        /// The interface.
+        /// Interface index.
         index: u32,
-        /// What the kernel said.
+        /// Error that the kernel returned.
         source: io::Error,
     },
-    /// The question could not be sent: the interface is not up, for one.
-    #[error("cannot ask on interface {index} who has {address}: {source}")]
-    Ask {
-        /// The interface.
+    /// The probe cannot be sent, for example because the interface is down.
+    #[error("cannot send a probe for the address {address} on interface {index}: {source}")]
+    Send {
+        /// Interface index.
         index: u32,
-        /// The address in question.
+        /// Address that was to be probed.
         address: IpAddr,
-        /// What the kernel said.
+        /// Error that the kernel returned.
         source: io::Error,
     },
 }
 
-/// Asks on an interface of the calling thread's namespace whether some machine has one of these addresses; returns the
-/// first that says so, or `None` where nobody has within `patience`. Each address is asked for twice, half of that time
-/// apart. This host's own addresses are not found: its frames do not come back to it.
+/// Probes for addresses on an interface. Returns the first station that answers for one of them, or
+/// `None` if none answers within `timeout`. Each address is probed twice, half of that time apart.
+/// Addresses of this host are not found, because its own frames do not come back to it.
 ///
-/// The socket is made when the future is first polled, in the namespace of the thread that does. Frames that an XDP
-/// program of the interface takes are not heard.
+/// The socket is opened when the future is first polled, in the namespace of the polling thread.
+/// Frames that an XDP program of the interface consumes are not received.
 ///
 /// # Errors
-/// What the kernel refused: there is no such interface or it is not up.
-pub async fn holder(on: &ProbeOn, addresses: &[IpAddr], patience: Duration) -> Result<Option<Holder>, ProbeError> {
+/// The kernel refused the socket or a frame: the interface does not exist or is down.
+pub async fn find_holder(on: &ProbeOn, addresses: &[IpAddr], timeout: Duration) -> Result<Option<Holder>, ProbeError> {
     if addresses.is_empty() {
         return Ok(None);
     }
     let listen = |source| ProbeError::Listen { index: on.index, source };
-    // SAFETY: the descriptor is the socket's own, and stays open and the same for as long as this has the socket.
+    // SAFETY: the descriptor belongs to the socket, which the `AsyncFd` owns and keeps open.
     let register = |socket| unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
     let socket = open(on).and_then(|socket| register(socket).map_err(io::Error::from)).map_err(listen)?;
     for _ in 0..PROBES {
         for address in addresses {
-            packet::send_by(socket.get_ref(), on.index, &probe(on, *address)).map_err(|source| ProbeError::Ask {
-                index: on.index,
-                address: *address,
-                source,
-            })?;
+            packet::send_on(socket.get_ref(), on.index, &probe_frame(on, *address))
+                .map_err(|source| ProbeError::Send { index: on.index, address: *address, source })?;
         }
-        if let Ok(heard) = tokio::time::timeout(patience / PROBES, hear(&socket, on, addresses)).await {
-            return heard.map(Some).map_err(listen);
+        if let Ok(answer) = tokio::time::timeout(timeout / PROBES, wait_for_answer(&socket, on, addresses)).await {
+            return answer.map(Some).map_err(listen);
         }
     }
     Ok(None)
 }
 
-/// Waits for an answer.
-async fn hear(socket: &AsyncFd<OwnedFd>, on: &ProbeOn, addresses: &[IpAddr]) -> io::Result<Holder> {
-    let mut buffer = [0; LOOKED_AT];
+/// Waits for a frame that answers for one of the addresses.
+async fn wait_for_answer(socket: &AsyncFd<OwnedFd>, on: &ProbeOn, addresses: &[IpAddr]) -> io::Result<Holder> {
+    let mut buffer = [0; BUFFER_SIZE];
     loop {
         let received = socket.async_io(Interest::READABLE, |socket| receive(socket, &mut buffer)).await?;
         let frame = buffer.get(..received.length).unwrap_or(&buffer);
         if !received.outgoing
-            && let Some(holder) = answer(frame, received.tag, on, addresses)
+            && let Some(holder) = parse_answer(frame, received.tag, on, addresses)
         {
             return Ok(holder);
         }
     }
 }
 
-/// The question whether somebody has an address, from a station that has none.
-fn probe(on: &ProbeOn, address: IpAddr) -> Vec<u8> {
+/// Returns the probe frame for an address. Its sender protocol address is unspecified.
+fn probe_frame(on: &ProbeOn, address: IpAddr) -> Vec<u8> {
     let ethernet = |destination: Mac| PacketBuilder::ethernet2(on.mac.0, destination.0);
     let mut frame = Vec::new();
-    // Writing into memory does not fail, and what is written is far shorter than a length field can say.
-    let written = match address {
+    // Writing to memory does not fail, and the frame is far shorter than the maximum of a length
+    // field.
+    let result = match address {
         IpAddr::V4(target) => {
             let (own, target) = (Ipv4Addr::UNSPECIFIED.octets(), target.octets());
             let (hardware, protocol, request) = (ArpHardwareId::ETHERNET, EtherType::IPV4, ArpOperation::REQUEST);
             let arp = ArpPacket::new(hardware, protocol, request, &on.mac.0, &own, &Mac::ZERO.0, &target);
-            let Ok(arp) = arp else { unreachable!("addresses of one length each") };
+            let Ok(arp) = arp else { unreachable!("each address has a fixed length") };
             ethernet(Mac::BROADCAST).arp(arp).write(&mut frame)
         }
         IpAddr::V6(target) => {
-            let group = packet::solicited(target).octets();
-            // Without the option of the sender's link-layer address, as it has no address (RFC 4861, 4.3).
+            let group = packet::solicited_node(target).octets();
+            // The source link-layer address option must not be present with an unspecified source
+            // (RFC 4861 section 4.3).
             let solicitation = Icmpv6Type::Unknown { type_u8: kind::SOLICITATION, code_u8: 0, bytes5to8: [0; 4] };
-            let ip = ethernet(group_mac(group)).ipv6(Ipv6Addr::UNSPECIFIED.octets(), group, UNROUTED);
+            let ip = ethernet(group_mac(group)).ipv6(Ipv6Addr::UNSPECIFIED.octets(), group, HOP_LIMIT);
             ip.icmpv6(solicitation).write(&mut frame, &target.octets())
         }
     };
-    if let Err(error) = written {
-        unreachable!("a short frame in memory: {error}");
+    if let Err(error) = result {
+        unreachable!("a write to memory failed: {error}");
     }
     if on.vlan != 0 {
         frame.splice(12..12, ethertype::VLAN.to_be_bytes().into_iter().chain(on.vlan.to_be_bytes()));
@@ -144,13 +146,13 @@ fn probe(on: &ProbeOn, address: IpAddr) -> Vec<u8> {
     frame
 }
 
-/// Where frames for a group of IPv6 go (RFC 2464, 7).
+/// Returns the MAC address of an IPv6 multicast group (RFC 2464 section 7).
 const fn group_mac(group: [u8; 16]) -> Mac {
     let [.., a, b, c, d] = group;
     Mac([0x33, 0x33, a, b, c, d])
 }
 
-/// A received frame, whose outermost tag is beside it.
+/// A received frame whose outermost VLAN tag is stored beside it.
 struct Untagged<'a> {
     bytes: &'a [u8],
     tag: Option<Tag>,
@@ -170,9 +172,10 @@ impl Packet for Untagged<'_> {
     }
 }
 
-/// Who has one of the addresses by what a frame says: another station than the one that asks, on the same VLAN. Whatever
-/// ARP packet another machine sends in the address's name is such an answer, and so is an advertisement of it.
-fn answer(frame: &[u8], tag: Option<Tag>, on: &ProbeOn, addresses: &[IpAddr]) -> Option<Holder> {
+/// Returns the station that a frame shows to have one of the addresses. The frame must come from
+/// another station than the probing one and be on the same VLAN. Any ARP request or reply whose
+/// sender address is the probed address counts, and so does a neighbor advertisement for it.
+fn parse_answer(frame: &[u8], tag: Option<Tag>, on: &ProbeOn, addresses: &[IpAddr]) -> Option<Holder> {
     let frame = Untagged { bytes: frame, tag };
     let ethernet = Ethernet::parse(&frame).ok()?;
     if ethernet.source == on.mac || ethernet.double || ethernet.vlan() != VlanKey(on.vlan) {
@@ -181,25 +184,26 @@ fn answer(frame: &[u8], tag: Option<Tag>, on: &ProbeOn, addresses: &[IpAddr]) ->
     let holder = match ethernet.ethertype {
         ethertype::ARP => {
             let arp = Arp::parse(&frame, ethernet.payload).ok()?;
-            let says = matches!(arp.operation, arp::REQUEST | arp::REPLY);
-            says.then_some(Holder { address: arp.sender.into(), mac: arp.sender_mac })
+            let has_sender = matches!(arp.operation, arp::REQUEST | arp::REPLY);
+            has_sender.then_some(Holder { address: arp.sender.into(), mac: arp.sender_mac })
         }
-        ethertype::IPV6 => advertised(&frame, &ethernet),
+        ethertype::IPV6 => parse_advertisement(&frame, &ethernet),
         _ => None,
     }?;
     addresses.contains(&holder.address).then_some(holder)
 }
 
-/// What a neighbor advertisement says whose ICMPv6 header follows the IPv6 header at once, if no router has passed it on.
-fn advertised(frame: &Untagged<'_>, ethernet: &Ethernet) -> Option<Holder> {
+/// Returns the address and station of a neighbor advertisement. The ICMPv6 header must directly
+/// follow the IPv6 header, and the hop limit must show that no router forwarded the packet.
+fn parse_advertisement(frame: &Untagged<'_>, ethernet: &Ethernet) -> Option<Holder> {
     let message = ethernet.payload + ipv6::HEADER;
     let [next, hops] = frame.read(ethernet.payload + 6)?;
     let [kind, code] = frame.read(message)?;
-    if (next, hops, kind, code) != (protocol::ICMPV6, UNROUTED, kind::ADVERTISEMENT, 0) {
+    if (next, hops, kind, code) != (protocol::ICMPV6, HOP_LIMIT, kind::ADVERTISEMENT, 0) {
         return None;
     }
     let target: [u8; 16] = frame.read(message + 8)?;
-    // The target's link-layer address, which is first of the options where there is any other (RFC 4861, 4.4).
+    // The target link-layer address option, if it is the first option (RFC 4861 section 4.4).
     let mac = match frame.read(message + neighbor::LENGTH) {
         Some([2, 1, a, b, c, d, e, f]) => Mac([a, b, c, d, e, f]),
         _ => ethernet.source,
@@ -207,103 +211,107 @@ fn advertised(frame: &Untagged<'_>, ethernet: &Ethernet) -> Option<Holder> {
     Some(Holder { address: IpAddr::from(target), mac })
 }
 
-/// A socket that hears what may be an answer on an interface.
+/// Opens a socket that receives possible answers on an interface.
 fn open(on: &ProbeOn) -> io::Result<OwnedFd> {
     let socket = packet::open()?;
-    // An interface whose IPv6 is off does not hear the group that advertisements go to. A card drops the tags that
-    // nobody has asked it for, unless it takes everything.
+    // An interface without IPv6 does not receive the all-nodes group, to which advertisements are
+    // sent. A network card may drop frames of VLANs that are not configured on it, unless it is in
+    // promiscuous mode.
     let all_nodes = libc::packet_mreq {
         mr_ifindex: i32::try_from(on.index).map_err(io::Error::other)?,
         mr_type: if on.vlan == 0 { libc::PACKET_MR_MULTICAST } else { libc::PACKET_MR_PROMISC } as u16,
         mr_alen: 6,
         mr_address: [0x33, 0x33, 0, 0, 0, 1, 0, 0],
     };
-    set(&socket, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &all_nodes)?;
+    set_option(&socket, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &all_nodes)?;
     let yes: libc::c_int = 1;
-    set(&socket, libc::SOL_PACKET, libc::PACKET_AUXDATA, &yes)?;
+    set_option(&socket, libc::SOL_PACKET, libc::PACKET_AUXDATA, &yes)?;
     let mut program = filter();
     let attached = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
-    set(&socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &attached)?;
-    // Of all EtherTypes: a socket of one is given its frames without their tags, and none that a bridge has taken.
-    let address = packet::address(on.index, libc::ETH_P_ALL as u16)?;
-    // SAFETY: the address is as long as is said.
+    set_option(&socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &attached)?;
+    // The socket is bound to all EtherTypes. A socket for one EtherType gets its frames without
+    // their tags, and gets no frame that a bridge consumed.
+    let address = packet::socket_address(on.index, libc::ETH_P_ALL as u16)?;
+    // SAFETY: the address is valid for the length passed with it.
     let bound = unsafe {
         libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size_of_val(&address) as libc::socklen_t)
     };
     if bound < 0 { Err(io::Error::last_os_error()) } else { Ok(socket) }
 }
 
-fn set<T>(socket: &OwnedFd, level: libc::c_int, option: libc::c_int, value: &T) -> io::Result<()> {
+fn set_option<T>(socket: &OwnedFd, level: libc::c_int, option: libc::c_int, value: &T) -> io::Result<()> {
     let (value, length) = (&raw const *value, size_of_val(value) as libc::socklen_t);
-    // SAFETY: the value is as long as is said, and the kernel copies it.
+    // SAFETY: the value is valid for the length passed with it, and the kernel copies it.
     let done = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, value.cast(), length) };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// A program of classic BPF that leaves ARP and neighbor advertisements, from whose frames the kernel has taken the tag:
-/// all else that passes by would be too much for the socket. What it leaves is looked at again.
+/// Returns a classic BPF program that accepts ARP and neighbor advertisements. It runs on frames
+/// from which the kernel has removed the tag. Without the filter, other traffic could overflow the
+/// socket. Accepted frames are checked again in [`parse_answer`].
 fn filter() -> [libc::sock_filter; 9] {
     const ARP: u32 = ethertype::ARP as u32;
     const IPV6: u32 = ethertype::IPV6 as u32;
     const ICMPV6: u32 = protocol::ICMPV6 as u32;
     const ADVERTISEMENT: u32 = kind::ADVERTISEMENT as u32;
     let step = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
-    let half = |offset| step(libc::BPF_LD | libc::BPF_H | libc::BPF_ABS, 0, 0, offset);
-    let byte = |offset| step(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, offset);
-    // How many steps are left out if it is equal, and how many if not.
-    let equal = |value, yes, no| step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, yes, no, value);
-    let keep = |bytes| step(libc::BPF_RET | libc::BPF_K, 0, 0, bytes);
+    let load_half = |offset| step(libc::BPF_LD | libc::BPF_H | libc::BPF_ABS, 0, 0, offset);
+    let load_byte = |offset| step(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, offset);
+    // `yes` and `no` are the numbers of steps to skip if the value is equal or not.
+    let jump_if_equal = |value, yes, no| step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, yes, no, value);
+    let accept = |bytes| step(libc::BPF_RET | libc::BPF_K, 0, 0, bytes);
     [
-        half(12),
-        equal(ARP, 5, 0),
-        equal(IPV6, 0, 5),
-        byte(20),
-        equal(ICMPV6, 0, 3),
-        byte(54),
-        equal(ADVERTISEMENT, 0, 1),
-        keep(u32::MAX),
-        keep(0),
+        load_half(12),
+        jump_if_equal(ARP, 5, 0),
+        jump_if_equal(IPV6, 0, 5),
+        load_byte(20),
+        jump_if_equal(ICMPV6, 0, 3),
+        load_byte(54),
+        jump_if_equal(ADVERTISEMENT, 0, 1),
+        accept(u32::MAX),
+        accept(0),
     ]
 }
 
-/// What is known of a received frame beside its bytes.
+/// Metadata of a received frame.
 struct Received {
-    /// How many bytes of it there are.
+    /// Number of bytes in the buffer.
     length: usize,
-    /// The tag that the kernel has taken out of it.
+    /// VLAN tag that the kernel removed from the frame.
     tag: Option<Tag>,
-    /// This host has sent it.
+    /// Whether this host sent the frame.
     outgoing: bool,
 }
 
-/// Takes the next frame, or its beginning.
+/// Receives the next frame, cut to the length of the buffer.
 fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<Received> {
-    // SAFETY: zeros are a value of each of these.
+    // SAFETY: all zeros is a valid value of both structures.
     let (mut sender, mut header): (libc::sockaddr_ll, libc::msghdr) = unsafe { (mem::zeroed(), mem::zeroed()) };
-    // Words, for what is put in there is aligned.
+    // 64-bit words give the alignment that control messages need.
     let mut control = [0_u64; 16];
-    let mut place = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let mut target = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     header.msg_name = (&raw mut sender).cast();
     header.msg_namelen = size_of_val(&sender) as libc::socklen_t;
-    header.msg_iov = &raw mut place;
+    header.msg_iov = &raw mut target;
     header.msg_iovlen = 1;
     header.msg_control = control.as_mut_ptr().cast();
     header.msg_controllen = size_of_val(&control) as _;
-    // SAFETY: all that the header points to is as long as it says and outlives the call.
+    // SAFETY: every pointer in the header is valid for its length and outlives the call.
     let length = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_DONTWAIT) };
     let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
-    Ok(Received { length, tag: tag(&header), outgoing: sender.sll_pkttype == libc::PACKET_OUTGOING })
+    Ok(Received { length, tag: vlan_tag(&header), outgoing: sender.sll_pkttype == libc::PACKET_OUTGOING })
 }
 
-/// The tag that the kernel has put beside a frame, in the header that it has filled in.
-fn tag(header: &libc::msghdr) -> Option<Tag> {
-    // SAFETY: the kernel has said how much of the buffer is filled in, and these stay within it.
+/// Returns the VLAN tag in the control message of a received frame.
+fn vlan_tag(header: &libc::msghdr) -> Option<Tag> {
+    // SAFETY: the kernel set the length of the control data, and the CMSG functions stay within it.
     let auxiliary = unsafe {
         let first = libc::CMSG_FIRSTHDR(&raw const *header);
         let message = first.as_ref()?;
-        let whole = message.cmsg_len as usize >= libc::CMSG_LEN(size_of::<libc::tpacket_auxdata>() as u32) as usize;
-        // Nothing else has been asked for.
-        if !whole || (message.cmsg_level, message.cmsg_type) != (libc::SOL_PACKET, libc::PACKET_AUXDATA) {
+        let is_complete =
+            message.cmsg_len as usize >= libc::CMSG_LEN(size_of::<libc::tpacket_auxdata>() as u32) as usize;
+        // PACKET_AUXDATA is the only control message that the socket enables.
+        if !is_complete || (message.cmsg_level, message.cmsg_type) != (libc::SOL_PACKET, libc::PACKET_AUXDATA) {
             return None;
         }
         libc::CMSG_DATA(first).cast::<libc::tpacket_auxdata>().read_unaligned()
@@ -330,24 +338,25 @@ mod tests {
         ["10.0.0.7", "fd00::7"].map(|address| address.parse().unwrap())
     }
 
-    fn ethernet(source: Mac, rest: &[u8]) -> Vec<u8> {
+    fn frame_from(source: Mac, rest: &[u8]) -> Vec<u8> {
         [&OWN.0[..], &source.0, rest].concat()
     }
 
-    /// What the holder answers to our own probes.
+    /// Returns the answers of a holder with the MAC address `source` to the probes for
+    /// [`addresses`].
     fn answers(source: Mac) -> [Vec<u8>; 2] {
-        let [four, six] = addresses().map(|address| probe(&UNTAGGED, address));
+        let [four, six] = addresses().map(|address| probe_frame(&UNTAGGED, address));
         let reply = Arp::parse(four.as_slice(), 14).unwrap().reply(source);
         let advertisement = Solicitation::read(six.as_slice(), 14).unwrap().advertisement(source, false);
         [
-            ethernet(source, &[&[8, 6], &reply[..]].concat()),
-            ethernet(source, &[&[0x86, 0xdd], &advertisement[..]].concat()),
+            frame_from(source, &[&[8, 6], &reply[..]].concat()),
+            frame_from(source, &[&[0x86, 0xdd], &advertisement[..]].concat()),
         ]
     }
 
     #[test]
-    fn probes_come_from_nobody_and_carry_the_tag() {
-        let [four, six] = addresses().map(|address| probe(&TAGGED, address));
+    fn probes_have_no_sender_address_and_carry_the_vlan_tag() {
+        let [four, six] = addresses().map(|address| probe_frame(&TAGGED, address));
         let outer = Ethernet::parse(four.as_slice()).unwrap();
         assert_eq!((outer.source, outer.destination, outer.vlan()), (OWN, Mac::BROADCAST, VlanKey(30)));
         let arp = Arp::parse(four.as_slice(), outer.payload).unwrap();
@@ -359,93 +368,98 @@ mod tests {
         assert!(solicitation.source.is_unspecified6());
         assert_eq!(IpAddr::from(solicitation.target.octets()), addresses()[1]);
         assert_eq!(six.len(), 14 + 4 + 40 + neighbor::LENGTH);
-        assert_eq!(probe(&UNTAGGED, addresses()[0]).len(), 14 + arp::LENGTH);
+        assert_eq!(probe_frame(&UNTAGGED, addresses()[0]).len(), 14 + arp::LENGTH);
     }
 
     #[test]
-    fn whoever_speaks_for_the_address_holds_it() {
+    fn a_frame_with_the_address_as_sender_shows_its_holder() {
         for (frame, address) in answers(OTHER).into_iter().zip(addresses()) {
             let holder = Some(Holder { address, mac: OTHER });
-            assert_eq!(answer(&frame, None, &UNTAGGED, &addresses()), holder);
-            assert_eq!(answer(&frame, None, &UNTAGGED, &["10.0.0.8".parse().unwrap()]), None);
+            assert_eq!(parse_answer(&frame, None, &UNTAGGED, &addresses()), holder);
+            assert_eq!(parse_answer(&frame, None, &UNTAGGED, &["10.0.0.8".parse().unwrap()]), None);
             for length in 0..14 + arp::LENGTH {
-                assert_eq!(answer(&frame[..length], None, &UNTAGGED, &addresses()), None, "{length} bytes");
+                assert_eq!(parse_answer(&frame[..length], None, &UNTAGGED, &addresses()), None, "{length} bytes");
             }
         }
         for (frame, _) in answers(OWN).into_iter().zip(addresses()) {
-            assert_eq!(answer(&frame, None, &UNTAGGED, &addresses()), None);
+            assert_eq!(parse_answer(&frame, None, &UNTAGGED, &addresses()), None);
         }
         let [mut arp, mut advertisement] = answers(OTHER);
-        // A request in the address's name is as good; an older protocol is not.
+        // A request with this sender address counts as well; another ARP operation does not.
         arp[21] = 1;
-        assert!(answer(&arp, None, &UNTAGGED, &addresses()).is_some());
+        assert!(parse_answer(&arp, None, &UNTAGGED, &addresses()).is_some());
         arp[21] = 3;
-        assert_eq!(answer(&arp, None, &UNTAGGED, &addresses()), None);
-        // Without the option, it is the sender.
-        assert!(answer(&advertisement[..78], None, &UNTAGGED, &addresses()).is_some_and(|holder| holder.mac == OTHER));
+        assert_eq!(parse_answer(&arp, None, &UNTAGGED, &addresses()), None);
+        // Without the option, the sender of the frame counts as the holder.
+        assert!(
+            parse_answer(&advertisement[..78], None, &UNTAGGED, &addresses()).is_some_and(|holder| holder.mac == OTHER)
+        );
         for (place, value) in [(20, 17), (21, 254), (54, 135), (55, 1), (62, 0xfe)] {
-            let before = mem::replace(&mut advertisement[place], value);
-            assert_eq!(answer(&advertisement, None, &UNTAGGED, &addresses()), None, "byte {place}");
-            advertisement[place] = before;
+            let original = mem::replace(&mut advertisement[place], value);
+            assert_eq!(parse_answer(&advertisement, None, &UNTAGGED, &addresses()), None, "byte {place}");
+            advertisement[place] = original;
         }
     }
 
     #[test]
-    fn others_probes_are_no_answers() {
-        let others = ProbeOn { mac: OTHER, ..UNTAGGED };
+    fn probes_of_other_stations_are_not_answers() {
+        let other_station = ProbeOn { mac: OTHER, ..UNTAGGED };
         for address in addresses() {
-            assert_eq!(answer(&probe(&others, address), None, &UNTAGGED, &addresses()), None);
+            assert_eq!(parse_answer(&probe_frame(&other_station, address), None, &UNTAGGED, &addresses()), None);
         }
     }
 
     #[test]
-    fn only_the_vlan_that_was_asked_counts() {
+    fn only_frames_of_the_probed_vlan_are_answers() {
         let tag = |tpid, tci| Some(Tag { tpid, tci });
         for frame in answers(OTHER) {
-            let hears = |on: &ProbeOn, tag| answer(&frame, tag, on, &addresses()).is_some();
-            // With its priority, whatever it is.
-            assert!(hears(&TAGGED, tag(ethertype::VLAN, 0xa01e)));
-            assert!(hears(&UNTAGGED, tag(ethertype::VLAN, 0xa000)));
-            assert!(!hears(&UNTAGGED, tag(ethertype::VLAN, 30)));
-            assert!(!hears(&TAGGED, None));
-            assert!(!hears(&TAGGED, tag(ethertype::VLAN, 31)));
-            assert!(!hears(&TAGGED, tag(ethertype::SERVICE_VLAN, 30)));
+            let is_answer = |on: &ProbeOn, tag| parse_answer(&frame, tag, on, &addresses()).is_some();
+            // The priority bits of the tag are ignored.
+            assert!(is_answer(&TAGGED, tag(ethertype::VLAN, 0xa01e)));
+            assert!(is_answer(&UNTAGGED, tag(ethertype::VLAN, 0xa000)));
+            assert!(!is_answer(&UNTAGGED, tag(ethertype::VLAN, 30)));
+            assert!(!is_answer(&TAGGED, None));
+            assert!(!is_answer(&TAGGED, tag(ethertype::VLAN, 31)));
+            assert!(!is_answer(&TAGGED, tag(ethertype::SERVICE_VLAN, 30)));
             let mut twice = frame.clone();
             twice.splice(12..12, [0x81, 0, 0, 30]);
-            assert!(answer(&twice, None, &TAGGED, &addresses()).is_some());
-            assert_eq!(answer(&twice, tag(ethertype::VLAN, 30), &TAGGED, &addresses()), None);
+            assert!(parse_answer(&twice, None, &TAGGED, &addresses()).is_some());
+            assert_eq!(parse_answer(&twice, tag(ethertype::VLAN, 30), &TAGGED, &addresses()), None);
         }
     }
 
     #[test]
-    fn the_targets_own_address_counts_before_the_senders() {
+    fn the_target_link_layer_address_has_precedence_over_the_sender() {
         let target = Address::new(addresses()[1].to_string().parse::<Ipv6Addr>().unwrap().octets());
-        let asked = Solicitation { source: Address::UNSPECIFIED, target };
-        let frame = ethernet(Mac([2, 0, 0, 0, 0, 9]), &[&[0x86, 0xdd], &asked.advertisement(OTHER, true)[..]].concat());
-        let holder = answer(&frame, None, &UNTAGGED, &addresses()).unwrap();
+        let solicitation = Solicitation { source: Address::UNSPECIFIED, target };
+        let frame = frame_from(
+            Mac([2, 0, 0, 0, 0, 9]),
+            &[&[0x86, 0xdd], &solicitation.advertisement(OTHER, true)[..]].concat(),
+        );
+        let holder = parse_answer(&frame, None, &UNTAGGED, &addresses()).unwrap();
         assert_eq!(holder.mac, OTHER);
     }
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..160), kind in 0..3_usize, tag in any::<Option<(u16, u16)>>(), vlan in 0..4095_u16) {
+        fn arbitrary_frames_never_cause_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..160), kind in 0..3_usize, tag in any::<Option<(u16, u16)>>(), vlan in 0..4095_u16) {
             let mut frame = bytes;
-            // Two of three with a header that leads further in.
+            // Two of three frames get an EtherType that is parsed further.
             if let (Some(place), Some(ethertype)) = (frame.get_mut(12..14), [[8, 6], [0x86, 0xdd]].get(kind)) {
                 place.copy_from_slice(ethertype);
             }
             let tag = tag.map(|(tpid, tci)| Tag { tpid, tci });
-            let _ = answer(&frame, tag, &ProbeOn { vlan, ..UNTAGGED }, &addresses());
+            let _ = parse_answer(&frame, tag, &ProbeOn { vlan, ..UNTAGGED }, &addresses());
         }
 
         #[test]
-        fn nor_does_an_answer_with_a_few_others(place in 0..86_usize, value in any::<u8>(), length in 0..86_usize) {
+        fn modified_answers_never_name_another_address(place in 0..86_usize, value in any::<u8>(), length in 0..86_usize) {
             for mut frame in answers(OTHER) {
                 if let Some(byte) = frame.get_mut(place) {
                     *byte = value;
                 }
                 frame.truncate(length);
-                let found = answer(&frame, None, &UNTAGGED, &addresses());
+                let found = parse_answer(&frame, None, &UNTAGGED, &addresses());
                 prop_assert!(found.is_none_or(|holder| addresses().contains(&holder.address)));
             }
         }

@@ -1,89 +1,93 @@
-//! Network settings under /proc/sys/net, in the namespace of the calling thread.
+//! Reads and writes sysctls under /proc/sys/net, in the namespace of the calling thread.
 //!
-//! The directory shows the namespace of whoever opens it, so these are called on the daemon's threads for its own
-//! namespace and inside [`super::netns::Netns::enter`] for another.
+//! The directory shows the namespace of the thread that opens it. For the daemon's own namespace,
+//! call the functions on the daemon's threads. For another namespace, call them inside
+//! [`super::netns::Netns::enter`].
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 
-/// A setting could not be read or written.
+/// Error of reading, writing or listing sysctls.
 #[derive(Debug, thiserror::Error)]
 pub enum SysctlError {
-    /// The kernel has no such setting, or no such device.
-    #[error("cannot {action} the setting {name}: the kernel has none of that name")]
+    /// The kernel has no such sysctl, or no such device.
+    #[error("cannot {action} the sysctl {name}: it does not exist")]
     Missing {
-        /// What was tried.
+        /// Action that failed.
         action: &'static str,
-        /// Its name, its parts joined by dots.
+        /// Name of the sysctl, its parts joined by dots.
         name: String,
     },
-    /// Not allowed, or /proc/sys can only be read.
-    #[error("cannot {action} the setting {name}: no permission")]
+    /// The process lacks the permission, or /proc/sys is mounted read-only.
+    #[error("cannot {action} the sysctl {name}: no permission")]
     Permission {
-        /// What was tried.
+        /// Action that failed.
         action: &'static str,
-        /// Its name.
+        /// Name of the sysctl.
         name: String,
     },
-    /// Anything else, such as a value that it does not take.
-    #[error("cannot {action} the setting {name}: {source}")]
+    /// Any other error, such as an invalid value.
+    #[error("cannot {action} the sysctl {name}: {source}")]
     Io {
-        /// What was tried.
+        /// Action that failed.
         action: &'static str,
-        /// Its name, with the value that was to be written.
+        /// Name of the sysctl, with the value that was to be written.
         name: String,
-        /// What the kernel said.
+        /// Error that the kernel returned.
         source: io::Error,
     },
 }
 
 impl SysctlError {
-    /// Whether the kernel has no such setting: no IPv6, for one.
+    /// Reports whether the sysctl does not exist, for example in a kernel without IPv6.
     pub const fn is_missing(&self) -> bool {
         matches!(self, Self::Missing { .. })
     }
 }
 
-/// Reads a setting, such as `["net", "ipv4", "ip_forward"]`.
+/// Reads a sysctl, such as `["net", "ipv4", "ip_forward"]`.
 ///
 /// # Errors
-/// What the kernel said, with the name.
+/// [`SysctlError`] with the name of the sysctl.
 pub fn read(parts: &[&str]) -> Result<String, SysctlError> {
     let value = path(parts).and_then(fs::read_to_string);
-    value.map(|value| value.trim_end().to_owned()).map_err(|source| error("read", parts.join("."), source))
+    value.map(|value| value.trim_end().to_owned()).map_err(|source| error_from("read", parts.join("."), source))
 }
 
-/// Writes a setting if it has another value; returns the value it had.
+/// Writes a sysctl if its value differs, and returns its previous value.
 ///
 /// # Errors
-/// What the kernel said, with the name.
+/// [`SysctlError`] with the name of the sysctl.
 pub fn write(parts: &[&str], value: &str) -> Result<String, SysctlError> {
-    let before = read(parts)?;
-    if before != value {
+    let previous = read(parts)?;
+    if previous != value {
         let written = path(parts)
-            // Without O_CREAT: a device that has gone since is then missing, and not forbidden.
+            // O_CREAT is not set: with it, the file of a device that was removed meanwhile would
+            // give a permission error.
             .and_then(|path| File::options().write(true).open(path))
             .and_then(|mut file| file.write_all(value.as_bytes()));
-        written.map_err(|source| error("write", format!("{}={value}", parts.join(".")), source))?;
+        written.map_err(|source| error_from("write", format!("{}={value}", parts.join(".")), source))?;
     }
-    Ok(before)
+    Ok(previous)
 }
 
-/// What a directory of settings holds, such as the devices in `["net", "ipv6", "conf"]`.
+/// Returns the sorted names in a directory of sysctls, such as the devices in
+/// `["net", "ipv6", "conf"]`.
 ///
 /// # Errors
-/// What the kernel said, with the name.
+/// [`SysctlError`] with the name of the directory.
 pub fn entries(parts: &[&str]) -> Result<Vec<String>, SysctlError> {
     let listed = path(parts).and_then(fs::read_dir);
-    let listed = listed.map_err(|source| error("list", parts.join("."), source))?;
-    // One that goes while the directory is read is left out.
+    let listed = listed.map_err(|source| error_from("list", parts.join("."), source))?;
+    // Entries that vanish while the directory is read are left out.
     let mut names: Vec<_> = listed.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.sort();
     Ok(names)
 }
 
-/// A setting's path, by its parts. Not by one dotted name: device names may have dots. They cannot lead elsewhere.
+/// Returns the path of a sysctl. The name is given in parts because device names may contain dots.
+/// Parts that would lead to another directory are refused with NotFound.
 fn path(parts: &[&str]) -> io::Result<PathBuf> {
     if parts.iter().any(|part| matches!(*part, "" | "." | "..") || part.contains('/')) {
         return Err(io::ErrorKind::NotFound.into());
@@ -93,7 +97,7 @@ fn path(parts: &[&str]) -> io::Result<PathBuf> {
     Ok(path)
 }
 
-fn error(action: &'static str, name: String, source: io::Error) -> SysctlError {
+fn error_from(action: &'static str, name: String, source: io::Error) -> SysctlError {
     match source.kind() {
         io::ErrorKind::NotFound => SysctlError::Missing { action, name },
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => SysctlError::Permission { action, name },
@@ -106,13 +110,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_with_dots_are_one_part() {
+    fn a_part_with_dots_is_one_path_component() {
         let found = path(&["net", "ipv4", "conf", "eth0.30", "arp_notify"]).unwrap();
         assert_eq!(found, PathBuf::from("/proc/sys/net/ipv4/conf/eth0.30/arp_notify"));
     }
 
     #[test]
-    fn parts_do_not_lead_elsewhere() {
+    fn parts_cannot_leave_their_directory() {
         for part in ["..", ".", "", "eth0/../../all"] {
             assert!(read(&["net", "ipv4", "conf", part, "forwarding"]).unwrap_err().is_missing(), "{part}");
         }

@@ -1,7 +1,7 @@
 //! Endpoints: attached network namespaces.
 //!
-//! A record is one endpoint in one network, as Docker's endpoints are. Records of one name belong to one namespace: what
-//! people call an endpoint, which may be in several networks at once.
+//! A record describes one endpoint in one network, as in Docker. Records with the same name belong
+//! to one namespace. To users they are one endpoint, which may be in several networks.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -12,93 +12,95 @@ use time::OffsetDateTime;
 
 use super::{EndpointId, EndpointName, EndpointOptions, InterfaceName, NetworkId, Published, StationMac};
 
-/// An endpoint in one network, as it is recorded.
+/// Record of an endpoint in one network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
-    /// Its id; another one in each network.
+    /// Id, different in each network.
     pub id: EndpointId,
-    /// Its name; one in a network, and one namespace's in an instance.
+    /// Name, unique in a network. In an instance, it stands for one namespace.
     pub name: EndpointName,
-    /// The network it is attached to.
+    /// Network that it is attached to.
     pub network: NetworkId,
-    /// Where it is attached.
+    /// Network namespace.
     pub netns: NetnsRecord,
-    /// Its interface and addresses; nothing on the networks `none` and `host`.
+    /// Interface and addresses; `None` on the networks `none` and `host`.
     pub address: Option<EndpointAddress>,
-    /// The name of the host in it, as it was given.
+    /// Host name of the container, as the user gave it.
     pub hostname: Option<String>,
     /// Further names.
     pub aliases: Vec<String>,
-    /// Its ports that the host has, too.
+    /// Published ports.
     #[serde(default)]
     pub published: Vec<Published>,
-    /// The network with the highest number has the default route; of those with the same, the first by name.
+    /// Priority as default gateway: the network with the highest number has the default route.
+    /// Among equal numbers, the first network by name has it.
     #[serde(default)]
     pub gw_priority: i32,
-    /// The options as they were given.
+    /// Options as the user gave them.
     #[serde(default)]
     pub options: BTreeMap<String, String>,
-    /// What they mean, with its VLANs.
+    /// Parsed options, including VLANs.
     #[serde(default)]
     pub port: EndpointOptions,
     /// Labels.
     pub labels: BTreeMap<String, String>,
-    /// When it was attached.
+    /// Time when the endpoint was attached.
     #[serde(with = "time::serde::rfc3339")]
     pub created: OffsetDateTime,
-    /// How far it is.
+    /// Phase of the attachment.
     pub phase: Phase,
 }
 
-/// The interface of an endpoint.
+/// Interface of an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointAddress {
-    /// Its name in the namespace.
+    /// Interface name in the namespace.
     pub ifname: InterfaceName,
-    /// Its MAC address.
+    /// MAC address.
     pub mac: StationMac,
-    /// Its IPv4 address.
+    /// IPv4 address.
     pub ipv4: Ipv4Addr,
-    /// Its IPv6 address, where the network has IPv6.
+    /// IPv6 address, if the network has IPv6.
     #[serde(default)]
     pub ipv6: Option<Ipv6Addr>,
-    /// Its MTU.
+    /// MTU.
     pub mtu: u32,
 }
 
 impl EndpointAddress {
-    /// Both addresses, IPv4 first.
+    /// Iterates over both addresses, IPv4 first.
     pub fn ips(&self) -> impl Iterator<Item = IpAddr> {
         std::iter::once(self.ipv4.into()).chain(self.ipv6.map(Into::into))
     }
 }
 
-/// A network namespace, by its path and by what was found there.
+/// Path and identity of a network namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetnsRecord {
-    /// The path as it was given.
+    /// Path as the user gave it.
     pub path: PathBuf,
-    /// Device of the nsfs inode.
+    /// Device number of the nsfs inode.
     pub dev: u64,
-    /// Number of the nsfs inode.
+    /// Inode number of the nsfs inode.
     pub inode: u64,
-    /// Which process it is, where the path is a process's: its number may be another's one day.
+    /// Identity of the process, if the path belongs to one: process ids are reused.
     #[serde(default)]
     pub process: Option<String>,
 }
 
-/// How far an endpoint is.
+/// Phase of an attachment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
-    /// Recorded, and being made: after a crash it may be half there.
+    /// Recorded and in progress. After a crash, parts of it may exist.
     Attaching,
-    /// All there.
+    /// Complete.
     Attached,
 }
 
 impl NetnsRecord {
-    /// Whether the path belongs to a process, so that another process's namespace may be behind it one day.
+    /// Reports whether the path belongs to a process. Another process may later have the same id,
+    /// and with it the path.
     pub fn is_of_process(&self) -> bool {
         self.path.starts_with("/proc")
     }

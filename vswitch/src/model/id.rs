@@ -7,15 +7,15 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// How many digits a table shows.
-const SHORT: usize = 12;
+/// Number of digits that tables show.
+const SHORT_DIGITS: usize = 12;
 
-/// A string that is no id.
+/// A string that is not an id.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invalid id `{0}` (an id is 64 hex digits)")]
 pub struct InvalidId(pub String);
 
-/// What to say where the kernel gave no random bytes.
+/// Formats the error message for a failure of the kernel's random numbers.
 pub fn random_error(error: &io::Error) -> String {
     format!("cannot read random bytes from /dev/urandom: {error}")
 }
@@ -26,7 +26,7 @@ fn random_bytes() -> io::Result<[u8; 32]> {
     Ok(bytes)
 }
 
-fn parse(text: &str) -> Result<[u8; 32], InvalidId> {
+fn parse_id(text: &str) -> Result<[u8; 32], InvalidId> {
     let invalid = || InvalidId(text.to_owned());
     if text.len() != 64 || !text.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')) {
         return Err(invalid());
@@ -46,27 +46,27 @@ macro_rules! id {
         pub struct $name([u8; 32]);
 
         impl $name {
-            /// A new one, from the kernel's random bytes.
+            /// Returns a random id from the kernel's random numbers.
             pub fn random() -> io::Result<Self> {
                 random_bytes().map(Self)
             }
 
-            /// The id with these bytes.
+            /// Creates an id from its bytes.
             pub const fn from_bytes(bytes: [u8; 32]) -> Self {
                 Self(bytes)
             }
 
-            /// The bytes.
+            /// Returns the bytes.
             pub const fn bytes(&self) -> &[u8; 32] {
                 &self.0
             }
 
-            /// The first twelve digits, as tables show it.
+            /// Returns the first twelve digits, as tables show them.
             pub fn short(&self) -> String {
-                self.digits(SHORT)
+                self.digits(SHORT_DIGITS)
             }
 
-            /// The first `count` digits.
+            /// Returns the first `count` digits.
             pub fn digits(&self, count: usize) -> String {
                 let mut text = self.to_string();
                 text.truncate(count);
@@ -90,7 +90,7 @@ macro_rules! id {
             type Err = InvalidId;
 
             fn from_str(text: &str) -> Result<Self, InvalidId> {
-                parse(text).map(Self)
+                parse_id(text).map(Self)
             }
         }
 
@@ -111,15 +111,15 @@ macro_rules! id {
 }
 
 id! {
-    /// The id of a network.
+    /// Id of a network.
     NetworkId
 }
 id! {
-    /// The id of an endpoint.
+    /// Id of an endpoint.
     EndpointId
 }
 id! {
-    /// The id of a host in a cluster.
+    /// Id of a host in a cluster.
     HostId
 }
 
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_there_and_back() {
+    fn parsing_a_displayed_id_returns_the_id() {
         let id = EndpointId::random().expect("random bytes");
         assert_eq!(id.to_string().len(), 64);
         assert_eq!(id.to_string().parse(), Ok(id));
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn only_64_small_hex_digits_are_an_id() {
+    fn only_64_lower_case_hex_digits_are_an_id() {
         for bad in ["", "abc", &"g".repeat(64), &"A".repeat(64), &"a".repeat(63), &"ä".repeat(32)] {
             assert!(bad.parse::<NetworkId>().is_err(), "{bad}");
         }

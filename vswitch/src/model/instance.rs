@@ -1,4 +1,4 @@
-//! An instance of vswitch: where its files are, what its devices are called, and the mark they bear.
+//! Instances of vswitch: their files, device names, and the marks on their devices.
 
 use std::path::{Path, PathBuf};
 
@@ -6,167 +6,172 @@ use sha2::{Digest as _, Sha256};
 
 use super::{EndpointId, InstanceName, NetworkId, NetworkName};
 
-/// The instance that nobody has to name.
-const DEFAULT: &str = "default";
-/// The longest name of an interface.
-const LONGEST_DEVICE: usize = 15;
+/// Name of the default instance.
+const DEFAULT_NAME: &str = "default";
+/// Maximum length of an interface name.
+const MAX_DEVICE_LENGTH: usize = 15;
 
-/// An instance by its name. Everything that it puts on the machine is named here.
+/// An instance, identified by its name. Names everything that the instance creates on the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Instance {
     name: InstanceName,
 }
 
-/// Whose device it is, as the mark on it says.
+/// Owner of a device, as its mark says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
-    /// The host's port in a network.
+    /// Host port of a network.
     Host,
-    /// An endpoint's port.
+    /// Port of an endpoint.
     Endpoint(EndpointId),
-    /// The device of the tunnels.
+    /// Tunnel device.
     Tunnel,
-    /// The device of WireGuard.
+    /// WireGuard device.
     Wireguard,
 }
 
 impl Instance {
-    /// The instance of this name.
+    /// Creates an instance from its name.
     pub const fn new(name: InstanceName) -> Self {
         Self { name }
     }
 
-    /// Its name.
+    /// Returns the name.
     pub const fn name(&self) -> &InstanceName {
         &self.name
     }
 
-    /// Whether it is the one that nobody has to name.
+    /// Reports whether this is the default instance.
     pub fn is_default(&self) -> bool {
-        self.name.as_str() == DEFAULT
+        self.name.as_str() == DEFAULT_NAME
     }
 
-    /// How to call the command line for it.
+    /// Returns the command for this instance.
     pub fn command(&self) -> String {
         if self.is_default() { "vswitch".to_owned() } else { format!("vswitch --instance {}", self.name) }
     }
 
-    /// What is there while it is up.
+    /// Returns the directory of files that exist while the instance is up.
     pub fn run_directory(&self) -> PathBuf {
         Path::new("/run/vswitch").join(self.name.as_str())
     }
 
-    /// What outlives `down`.
+    /// Returns the directory of files that remain after `down`.
     pub fn state_directory(&self) -> PathBuf {
         Path::new("/var/lib/vswitch").join(self.name.as_str())
     }
 
-    /// The socket of its API.
+    /// Returns the path of the API socket.
     pub fn socket(&self) -> PathBuf {
         self.run_directory().join("api.sock")
     }
 
-    /// Where its bpffs is mounted.
+    /// Returns the mount point of the bpffs.
     pub fn bpf_directory(&self) -> PathBuf {
         self.run_directory().join("bpf")
     }
 
-    /// Held locked by the daemon for as long as it lives.
+    /// Returns the file that the daemon keeps locked while it runs.
     pub fn lock_file(&self) -> PathBuf {
         self.run_directory().join("lock")
     }
 
-    /// What the daemon says.
+    /// Returns the log file of the daemon.
     pub fn log_file(&self) -> PathBuf {
         self.run_directory().join("daemon.log")
     }
 
-    /// Which network namespace it serves, for a `down` that comes after the daemon's death.
+    /// Returns the file that identifies the served network namespace, for a `down` after the daemon
+    /// has died.
     pub fn netns_file(&self) -> PathBuf {
         self.run_directory().join("netns.json")
     }
 
-    /// What it has recorded.
+    /// Returns the file of recorded state.
     pub fn store_file(&self) -> PathBuf {
         self.state_directory().join("state.redb")
     }
 
-    /// This host's private key for WireGuard.
+    /// Returns the file with this host's WireGuard private key.
     pub fn key_file(&self) -> PathBuf {
         self.state_directory().join("wireguard.key")
     }
 
-    /// The host's device in a network.
+    /// Returns the name of the host device of a network.
     pub fn host_device(&self, network: &NetworkName) -> String {
         let prefix = if self.is_default() { "vsw".to_owned() } else { format!("v{}", self.tag()) };
         let name = format!("{prefix}-{network}");
-        let taken = [self.tunnel_device(), self.wireguard_device()];
-        if name.len() <= LONGEST_DEVICE && !taken.contains(&name) && !self.receiver_devices().contains(&name) {
+        let reserved = [self.tunnel_device(), self.wireguard_device()];
+        if name.len() <= MAX_DEVICE_LENGTH && !reserved.contains(&name) && !self.receiver_devices().contains(&name) {
             return name;
         }
-        // Cut, with a hash of all of it, so that networks with a common beginning stay apart.
-        let tail = hex(&Sha256::digest(network.as_str()), 4);
-        format!("{}.{tail}", &name[..name.len().min(LONGEST_DEVICE - 5)])
+        // Shorten the name and append a hash of the whole, so that networks with a common prefix
+        // stay distinct.
+        let hash = hex(&Sha256::digest(network.as_str()), 4);
+        format!("{}.{hash}", &name[..name.len().min(MAX_DEVICE_LENGTH - 5)])
     }
 
-    /// The device of the tunnels to other hosts.
+    /// Returns the name of the tunnel device.
     pub fn tunnel_device(&self) -> String {
         if self.is_default() { "vsw-vxlan".to_owned() } else { format!("v{}-vxlan", self.tag()) }
     }
 
-    /// The device of WireGuard, by which the tunnels of encrypted networks go.
+    /// Returns the name of the WireGuard device, which carries the tunnels of encrypted networks.
     pub fn wireguard_device(&self) -> String {
         if self.is_default() { "vsw-wg".to_owned() } else { format!("v{}-wg", self.tag()) }
     }
 
-    /// The pair behind which TCP of tunnels is gathered: where it goes in, and where it comes out.
+    /// Returns the names of the veth pair that aggregates TCP segments from tunnels (GRO): first
+    /// its input, then its output.
     pub fn receiver_devices(&self) -> [String; 2] {
         ["rx0", "rx1"]
             .map(|end| if self.is_default() { format!("vsw-{end}") } else { format!("v{}-{end}", self.tag()) })
     }
 
-    /// The metric of the instance's own route that keeps what belongs into WireGuard from going elsewhere: it tells it from
-    /// those of other instances in the same namespace.
+    /// Returns the metric of the unreachable route that stops unencrypted packets to inner
+    /// addresses. The metric distinguishes the routes of several instances in one namespace.
     pub fn route_metric(&self) -> u32 {
         const BASE: u32 = 0x7600_0000;
         let [a, b, c, ..] = <[u8; 32]>::from(Sha256::digest(self.name.as_str()));
         BASE | u32::from_be_bytes([0, a, b, c])
     }
 
-    /// The priority of the first of the two rules that keep what belongs into WireGuard from going elsewhere: before any that
-    /// VPNs and operators make, as a rule, and seldom that of another instance of this namespace.
+    /// Returns the priority of the first of two rules that stop unencrypted packets to inner
+    /// addresses. Usually, it comes before rules of VPNs and operators, and differs from that of
+    /// other instances in the namespace.
     pub fn rule_priority(&self) -> u32 {
         const BASE: u32 = 100;
         BASE + (self.route_metric() & 0xfff) * 2
     }
 
-    /// The switch's end of the host's device.
+    /// Returns the name of a network's host port: the switch's end of the host device.
     pub fn host_port_device(&self, network: &NetworkId) -> String {
         format!("vh{}{}", self.tag(), network.digits(8))
     }
 
-    /// The switch's end of an endpoint's veth.
+    /// Returns the name of an endpoint's port: the switch's end of its veth pair.
     pub fn port_device(&self, endpoint: &EndpointId) -> String {
         format!("vp{}{}", self.tag(), endpoint.digits(8))
     }
 
-    /// Its table in nftables. Every character of a name may be in an identifier there.
+    /// Returns the name of the nftables table. All characters of an instance name are valid in it.
     pub fn nft_table(&self) -> String {
         format!("vswitch-{}", self.name)
     }
 
-    /// Its chain in iptables, where somebody's rules there would drop what is ours.
+    /// Returns the name of the iptables chain, for hosts whose iptables rules would drop vswitch's
+    /// traffic.
     pub fn iptables_chain(&self) -> String {
         format!("VSWITCH-{}", self.tag())
     }
 
-    /// Whether a device has a name that only this instance gives to a port of its switch.
+    /// Reports whether the device has a name that only this instance gives to its ports.
     pub fn is_port_device(&self, device: &str) -> bool {
         let tag = self.tag();
         ["vp", "vh"].iter().any(|kind| device.strip_prefix(kind).is_some_and(|rest| rest.starts_with(&tag)))
     }
 
-    /// The mark of a device, its alias.
+    /// Returns the mark of a device, which is stored as its alias.
     pub fn mark(&self, network: &NetworkName, owner: Owner) -> String {
         match owner {
             Owner::Host => format!("vswitch:{}:{network}:host", self.name),
@@ -176,17 +181,18 @@ impl Instance {
         }
     }
 
-    /// The mark of the device of the tunnels, which is all networks'.
+    /// Returns the mark of the tunnel device, which all networks share.
     pub fn tunnel_mark(&self) -> String {
         format!("vswitch:{}::tunnel", self.name)
     }
 
-    /// The mark of the device of WireGuard, which is all encrypted networks'.
+    /// Returns the mark of the WireGuard device, which all encrypted networks share.
     pub fn wireguard_mark(&self) -> String {
         format!("vswitch:{}::wireguard", self.name)
     }
 
-    /// Whose device it is, if the alias is this instance's mark.
+    /// Returns the owner of a device from its alias; `None` if the alias is not a mark of this
+    /// instance.
     pub fn owner(&self, alias: &str) -> Option<Owner> {
         let (_network, owner) =
             alias.strip_prefix("vswitch:")?.strip_prefix(self.name.as_str())?.strip_prefix(':')?.split_once(':')?;
@@ -198,12 +204,12 @@ impl Instance {
         }
     }
 
-    /// Whether the alias is the mark of any instance.
+    /// Reports whether the alias is the mark of any instance.
     pub fn is_marked(alias: &str) -> bool {
         alias.starts_with("vswitch:")
     }
 
-    /// Four digits that keep the device names of instances in one namespace apart.
+    /// Returns four hex digits that distinguish the device names of instances in one namespace.
     fn tag(&self) -> String {
         hex(&Sha256::digest(self.name.as_str()), 4)
     }
@@ -228,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn device_names_fit_and_stay_apart() {
+    fn device_names_fit_and_are_distinct() {
         let (default, other) = (instance("default"), instance("h1"));
         assert_eq!(default.host_device(&network("bridge")), "vsw-bridge");
         assert_ne!(default.host_device(&network("bridge")), other.host_device(&network("bridge")));
@@ -236,17 +242,18 @@ mod tests {
         for instance in [&default, &other] {
             assert_ne!(instance.host_device(&one), instance.host_device(&two));
             for name in [&one, &two, &network("bridge")] {
-                assert!(instance.host_device(name).len() <= LONGEST_DEVICE, "{}", instance.host_device(name));
+                assert!(instance.host_device(name).len() <= MAX_DEVICE_LENGTH, "{}", instance.host_device(name));
             }
         }
-        // A network may be called like the tunnels' device, or WireGuard's.
+        // A network may be named like the tunnel device, the WireGuard device or the receiver's
+        // devices.
         for instance in [&default, &other] {
             let [rx0, rx1] = instance.receiver_devices();
             let devices = [instance.tunnel_device(), instance.wireguard_device(), rx0, rx1];
             for (name, device) in ["vxlan", "wg", "rx0", "rx1"].into_iter().zip(devices) {
-                assert!(device.len() <= LONGEST_DEVICE);
+                assert!(device.len() <= MAX_DEVICE_LENGTH);
                 assert_ne!(instance.host_device(&network(name)), device);
-                assert!(instance.host_device(&network(name)).len() <= LONGEST_DEVICE);
+                assert!(instance.host_device(&network(name)).len() <= MAX_DEVICE_LENGTH);
             }
         }
         assert_ne!(default.route_metric(), other.route_metric());
@@ -257,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_is_read_by_its_own_instance_alone() {
+    fn a_mark_is_recognised_only_by_its_own_instance() {
         let (one, two) = (instance("h1"), instance("h1.b"));
         let id = EndpointId::from_bytes([7; 32]);
         for owner in [Owner::Host, Owner::Endpoint(id), Owner::Tunnel, Owner::Wireguard] {

@@ -1,4 +1,4 @@
-//! The MAC address of one station: neither a group's nor zero.
+//! MAC addresses of stations: unicast and not zero.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,31 +9,30 @@ use vswitch_common::Mac;
 
 use super::NetworkId;
 
-/// The MAC address of a station, which frames can come from.
+/// MAC address of a station, valid as the source of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct StationMac(Mac);
 
-/// A string that is no station's MAC address.
+/// A string that is not a station's MAC address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidStationMac {
     /// Not a MAC address.
     #[error("invalid MAC address `{0}` (six bytes in hex with colons, as in 02:42:ac:11:00:02)")]
     Syntax(String),
-    /// The address of a group.
-    #[error(
-        "MAC address {0} is a multicast address, and a station cannot have one (the lowest bit of its first byte must be 0)"
-    )]
+    /// A multicast address.
+    #[error("MAC address {0} is a multicast address (the lowest bit of the first byte must be 0)")]
     Multicast(Mac),
     /// All zeros.
-    #[error("MAC address 00:00:00:00:00:00 cannot be a station's (choose one such as 02:42:ac:11:00:02)")]
+    #[error("MAC address 00:00:00:00:00:00 is not valid for a station (choose one such as 02:42:ac:11:00:02)")]
     Zero,
 }
 
 impl StationMac {
-    /// The locally administered address that a name has in a network: the same whenever it is attached again. `attempt`
-    /// counts on from 0 where that address is taken. The network's id, which is random, keeps two hosts with the same
-    /// names on one segment apart.
+    /// Derives the locally administered address of an endpoint name in a network, so that the
+    /// endpoint keeps it when it is attached again. `attempt` starts at 0 and is increased while
+    /// the address is taken. The random id of the network separates hosts that use the same names
+    /// on one segment.
     pub fn generated(network: &NetworkId, name: &str, attempt: u32) -> Self {
         let mut hash = Sha256::new();
         hash.update(network.bytes());
@@ -44,12 +43,12 @@ impl StationMac {
         let digest = hash.finalize();
         let mut bytes = [0; 6];
         bytes.copy_from_slice(&digest[..6]);
-        // Locally administered, and not a group (IEEE 802, 8.4).
+        // Locally administered and unicast (IEEE 802, section 8.4).
         bytes[0] = bytes[0] & 0xfc | 0x02;
         Self(Mac(bytes))
     }
 
-    /// The address itself.
+    /// Returns the address.
     pub const fn get(self) -> Mac {
         self.0
     }
@@ -103,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_station_is_neither_a_group_nor_zero() {
+    fn group_addresses_and_zero_are_refused() {
         assert!("02:42:ac:11:00:02".parse::<StationMac>().is_ok());
         assert_eq!("00:00:00:00:00:00".parse::<StationMac>(), Err(InvalidStationMac::Zero));
         assert!(matches!("01:00:5e:00:00:01".parse::<StationMac>(), Err(InvalidStationMac::Multicast(_))));
@@ -112,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn generated_addresses_are_stable_local_and_apart() {
+    fn generated_addresses_are_stable_local_and_distinct() {
         let (one, two) = (NetworkId::from_bytes([1; 32]), NetworkId::from_bytes([2; 32]));
         let mac = StationMac::generated(&one, "web", 0);
         assert_eq!(mac, StationMac::generated(&one, "web", 0));

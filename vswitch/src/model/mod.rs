@@ -1,30 +1,38 @@
-//! Validated types: what an invalid value cannot be built of. Parse once at the edge, rely on it everywhere.
+//! Validated types: invalid values cannot be constructed. Input is parsed once, where it enters.
 
-mod drop_reason;
 mod endpoint;
 mod id;
 mod instance;
+mod key;
 mod mac;
 mod name;
 mod network;
+mod observe;
 mod options;
 mod peer;
+mod port;
 mod publish;
 mod subnet;
 mod vlan;
+mod vni;
+mod xdp;
 
-pub use drop_reason::explanation;
 pub use endpoint::{Endpoint, EndpointAddress, NetnsRecord, Phase};
 pub use id::{EndpointId, HostId, InvalidId, NetworkId, random_error};
 pub use instance::{Instance, Owner};
+pub use key::{KEY_LENGTH, KeyError, PublicKey};
 pub use mac::{InvalidStationMac, StationMac};
 pub use name::{EndpointName, InstanceName, InterfaceName, InvalidInterfaceName, InvalidName, NetworkName};
-pub use network::{Driver, InvalidDriver, Network, UplinkBefore, predefined};
+pub use network::{Driver, InvalidDriver, InvalidRecord, Network, NetworkKind, UplinkBefore, predefined};
+pub use observe::{Direction, FdbChangeKind, PeerState, StationKind, TraceProtocol};
 pub use options::{
-    BridgeOptions, DEFAULT_AGEING, EndpointOptions, InvalidOption, Layer, Learning, OverlayOptions, Passage,
-    PortOptions, WireOptions, XdpChoice,
+    BridgeOptions, DEFAULT_AGEING, EndpointOptions, InvalidOption, Layer, Learning, OverlayOptions, ParentOptions,
+    Passage, PortOptions, SwitchOptions, UplinkOptions, XdpChoice,
 };
 pub use peer::{InvalidPeer, Peer, PeerHost};
+pub use port::{ParentRules, PortRules, Trunk};
 pub use publish::{HostPort, InvalidPortRange, InvalidPublish, PortRange, Protocol, PublishSpec, Published};
 pub use subnet::{InvalidSubnet, Subnet, SubnetConfig};
 pub use vlan::{InvalidVlan, TrunkVlans, VlanId};
+pub use vni::{InvalidVni, Vni};
+pub use xdp::{Mode, Xdp};

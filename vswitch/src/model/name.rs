@@ -5,53 +5,53 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// The longest name of a network, an endpoint or an instance.
-const LONGEST: usize = 63;
-/// The longest name of an interface: IFNAMSIZ with its final zero is 16.
-const LONGEST_INTERFACE: usize = 15;
+/// Maximum length of the name of a network, an endpoint or an instance.
+const MAX_LENGTH: usize = 63;
+/// Maximum length of an interface name: IFNAMSIZ is 16 with the terminating zero.
+const MAX_INTERFACE_LENGTH: usize = 15;
 
-/// A string that is no name.
+/// An invalid name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "invalid {what} name `{name}` (letters, digits, `_`, `.` and `-`, at most 63, and a letter or digit to begin with)"
+    "invalid {what} name `{name}` (at most 63 letters, digits, `_`, `.` and `-`, and the first must be a letter or digit)"
 )]
 pub struct InvalidName {
-    /// Of what it should have been the name.
+    /// Kind of the name.
     pub what: &'static str,
-    /// The string.
+    /// The invalid name.
     pub name: String,
 }
 
-/// A string that is no name of a network interface.
+/// An invalid name of a network interface.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidInterfaceName {
     /// Longer than the kernel allows.
     #[error("interface name `{0}` is too long (at most 15 bytes)")]
     TooLong(String),
-    /// Empty, `.` or `..`, or with a character that the kernel refuses or reads as a pattern.
+    /// Empty, `.` or `..`, or contains a character that the kernel rejects or treats as a pattern.
     #[error("invalid interface name `{0}` (no blanks, no `/`, `:` or `%`, and not empty, `.` or `..`)")]
     Character(String),
 }
 
 fn is_name(text: &str) -> bool {
-    let follows = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'.' | b'-');
-    text.len() <= LONGEST
+    let is_allowed = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'.' | b'-');
+    text.len() <= MAX_LENGTH
         && text.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric())
-        && text.bytes().all(follows)
+        && text.bytes().all(is_allowed)
 }
 
-fn interface_name(text: &str) -> Result<(), InvalidInterfaceName> {
-    if text.len() > LONGEST_INTERFACE {
+fn check_interface_name(text: &str) -> Result<(), InvalidInterfaceName> {
+    if text.len() > MAX_INTERFACE_LENGTH {
         return Err(InvalidInterfaceName::TooLong(text.to_owned()));
     }
-    let refused = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '/' | ':' | '%');
-    if matches!(text, "" | "." | "..") || text.contains(refused) {
+    let is_refused = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '/' | ':' | '%');
+    if matches!(text, "" | "." | "..") || text.contains(is_refused) {
         return Err(InvalidInterfaceName::Character(text.to_owned()));
     }
     Ok(())
 }
 
-fn checked_name(what: &'static str, text: &str) -> Result<(), InvalidName> {
+fn check_name(what: &'static str, text: &str) -> Result<(), InvalidName> {
     if is_name(text) { Ok(()) } else { Err(InvalidName { what, name: text.to_owned() }) }
 }
 
@@ -63,7 +63,7 @@ macro_rules! name {
         pub struct $name(String);
 
         impl $name {
-            /// The name as text.
+            /// Returns the name as text.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -102,20 +102,20 @@ macro_rules! name {
 }
 
 name! {
-    /// The name of a network.
-    NetworkName, InvalidName, |text| checked_name("network", text)
+    /// Name of a network.
+    NetworkName, InvalidName, |text| check_name("network", text)
 }
 name! {
-    /// The name of an endpoint; one in an instance.
-    EndpointName, InvalidName, |text| checked_name("endpoint", text)
+    /// Name of an endpoint, unique in an instance.
+    EndpointName, InvalidName, |text| check_name("endpoint", text)
 }
 name! {
-    /// The name of an instance of vswitch.
-    InstanceName, InvalidName, |text| checked_name("instance", text)
+    /// Name of an instance of vswitch.
+    InstanceName, InvalidName, |text| check_name("instance", text)
 }
 name! {
-    /// The name of a network interface, as the kernel allows it.
-    InterfaceName, InvalidInterfaceName, interface_name
+    /// Name of a network interface that the kernel accepts.
+    InterfaceName, InvalidInterfaceName, check_interface_name
 }
 
 #[cfg(test)]
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_what_the_command_line_promises() {
+    fn names_follow_the_documented_rules() {
         for good in ["a", "0", "web-1", "web_1.example", &"x".repeat(63)] {
             assert!(good.parse::<EndpointName>().is_ok(), "{good}");
         }
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn interface_names_are_what_the_kernel_takes() {
+    fn interface_names_follow_the_rules_of_the_kernel() {
         for good in ["eth0", "a.b-c_d", "0", "fünf0", &"x".repeat(15)] {
             assert!(good.parse::<InterfaceName>().is_ok(), "{good}");
         }
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn an_invalid_name_cannot_come_in_by_json() {
+    fn an_invalid_name_in_json_is_refused() {
         assert!(serde_json::from_str::<NetworkName>("\"front\"").is_ok());
         assert!(serde_json::from_str::<NetworkName>("\"../front\"").is_err());
     }

@@ -1,5 +1,7 @@
 //! Networks.
 
+mod record;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
@@ -11,38 +13,40 @@ use vswitch_common::packet::ethernet;
 use vswitch_common::tables::NetworkNumber;
 
 use super::{
-    BridgeOptions, Endpoint, EndpointOptions, InterfaceName, NetworkId, NetworkName, OverlayOptions, SubnetConfig,
-    WireOptions,
+    BridgeOptions, DEFAULT_AGEING, Endpoint, EndpointOptions, InterfaceName, NetworkId, NetworkName, OverlayOptions,
+    ParentOptions, SubnetConfig, SwitchOptions, XdpChoice,
 };
+pub use record::InvalidRecord;
+use record::NetworkRecord;
 
-/// Bytes that a packet must be able to have for an interface to have IPv6 (RFC 8200, 5).
+/// Minimum MTU in bytes of an interface with IPv6 (RFC 8200, 5).
 const LEAST_IPV6: u32 = 1280;
 
-/// How a network is made.
+/// Name of a network's kind in the command line and in JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Driver {
-    /// A switch of its own.
+    /// A switch on this host.
     Bridge,
-    /// On the wire of an interface, with MAC addresses of their own.
+    /// Endpoints on the parent's segment, with MAC addresses of their own.
     Macvlan,
-    /// On the wire of an interface, with its MAC address.
+    /// Endpoints on the parent's segment, with the parent's MAC address.
     Ipvlan,
-    /// A switch on each of several hosts, with tunnels between them.
+    /// A switch on each of several hosts, with tunnels between the hosts.
     Overlay,
-    /// The host's own stack.
+    /// The host's own network stack.
     Host,
-    /// Loopback alone.
+    /// Loopback only.
     None,
 }
 
-/// A string that is no driver.
+/// A string that names no driver.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown driver `{0}` (networks are made with bridge, macvlan, ipvlan or overlay)")]
 pub struct InvalidDriver(pub String);
 
 impl Driver {
-    /// The name in the command line and in JSON.
+    /// Returns the name in the command line and in JSON.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Bridge => "bridge",
@@ -53,17 +57,11 @@ impl Driver {
             Self::None => "none",
         }
     }
-}
 
-impl Driver {
-    /// Whether its endpoints have interfaces of their own, with addresses.
-    pub const fn has_interfaces(self) -> bool {
-        matches!(self, Self::Bridge | Self::Macvlan | Self::Ipvlan | Self::Overlay)
-    }
-
-    /// Whether its networks are switches here, with a port of the host.
-    pub const fn is_switched(self) -> bool {
-        matches!(self, Self::Bridge | Self::Overlay)
+    /// Returns whether users can create networks with this driver. The networks `host` and `none`
+    /// exist once.
+    pub const fn is_creatable(self) -> bool {
+        !matches!(self, Self::Host | Self::None)
     }
 }
 
@@ -89,119 +87,198 @@ impl FromStr for Driver {
     }
 }
 
-/// The networks that are always there, with their drivers.
+/// Returns the names and drivers of the networks that always exist.
 pub const fn predefined() -> [(&'static str, Driver); 3] {
     [("bridge", Driver::Bridge), ("host", Driver::Host), ("none", Driver::None)]
 }
 
-/// A network as it is recorded.
+/// Kind of a network, with the options of that kind. `plan::Kind` says what each can do and plans
+/// it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NetworkKind {
+    /// A switch on this host.
+    Bridge(BridgeOptions),
+    /// Endpoints on the parent's segment, with MAC addresses of their own.
+    Macvlan(ParentOptions),
+    /// Endpoints on the parent's segment, with the parent's MAC address.
+    Ipvlan(ParentOptions),
+    /// A switch on each of several hosts, with tunnels between the hosts.
+    Overlay(OverlayOptions),
+    /// The host's own network stack.
+    Host,
+    /// Loopback only.
+    None,
+}
+
+/// A network. Its stored form is separate from this type: see the module `record`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "NetworkRecord", into = "NetworkRecord")]
 pub struct Network {
-    /// Its id.
+    /// Id of the network.
     pub id: NetworkId,
-    /// Its name; one in an instance.
+    /// Name, unique in the instance.
     pub name: NetworkName,
-    /// Its number in the switch. Networks of the host's own stack or of loopback alone have one all the same.
-    #[serde(with = "number")]
+    /// Number in the datapath. Networks on one parent share a number; the networks `host` and
+    /// `none` have an unused one.
     pub number: NetworkNumber,
-    /// How it is made.
-    pub driver: Driver,
-    /// Its subnets.
+    /// Kind, with its options.
+    pub kind: NetworkKind,
+    /// Subnets.
     pub subnets: Vec<SubnetConfig>,
-    /// Whether there is no way out of it.
-    #[serde(default)]
+    /// No packet leaves the network.
     pub internal: bool,
-    /// The options as they were given.
+    /// Options as text, as the user gave them.
     pub options: BTreeMap<String, String>,
-    /// What they mean for its ports.
-    pub bridge: BridgeOptions,
-    /// Where its endpoints are on the wire, of macvlan and ipvlan.
-    #[serde(default)]
-    pub wire: Option<WireOptions>,
-    /// How it goes on on other hosts, of overlay.
-    #[serde(default)]
-    pub overlay: Option<OverlayOptions>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
-    /// When it was created.
-    #[serde(with = "time::serde::rfc3339")]
+    /// Time of creation.
     pub created: OffsetDateTime,
-    /// How the uplink was found, to be restored; recorded before anything on it is changed.
+    /// State of the uplink or parent before the network changed it, to restore it later.
     pub uplink_before: Option<UplinkBefore>,
 }
 
 impl Network {
-    /// The subnet that an address lies in.
+    /// Returns the driver: the name of the network's kind.
+    pub const fn driver(&self) -> Driver {
+        match self.kind {
+            NetworkKind::Bridge(_) => Driver::Bridge,
+            NetworkKind::Macvlan(_) => Driver::Macvlan,
+            NetworkKind::Ipvlan(_) => Driver::Ipvlan,
+            NetworkKind::Overlay(_) => Driver::Overlay,
+            NetworkKind::Host => Driver::Host,
+            NetworkKind::None => Driver::None,
+        }
+    }
+
+    /// Returns the options of the network's switch; `None` if the network is no switch on this
+    /// host.
+    pub const fn switch(&self) -> Option<&SwitchOptions> {
+        match &self.kind {
+            NetworkKind::Bridge(options) => Some(&options.switch),
+            NetworkKind::Overlay(options) => Some(&options.switch),
+            NetworkKind::Macvlan(_) | NetworkKind::Ipvlan(_) | NetworkKind::Host | NetworkKind::None => None,
+        }
+    }
+
+    /// Returns the options of a macvlan or ipvlan network.
+    pub const fn parent(&self) -> Option<&ParentOptions> {
+        match &self.kind {
+            NetworkKind::Macvlan(options) | NetworkKind::Ipvlan(options) => Some(options),
+            _ => None,
+        }
+    }
+
+    /// Returns the options of a macvlan or ipvlan network, to change them.
+    pub const fn parent_mut(&mut self) -> Option<&mut ParentOptions> {
+        match &mut self.kind {
+            NetworkKind::Macvlan(options) | NetworkKind::Ipvlan(options) => Some(options),
+            _ => None,
+        }
+    }
+
+    /// Returns the options of an overlay network.
+    pub const fn overlay(&self) -> Option<&OverlayOptions> {
+        if let NetworkKind::Overlay(options) = &self.kind { Some(options) } else { None }
+    }
+
+    /// Returns the options of an overlay network, to change them.
+    pub const fn overlay_mut(&mut self) -> Option<&mut OverlayOptions> {
+        if let NetworkKind::Overlay(options) = &mut self.kind { Some(options) } else { None }
+    }
+
+    /// Returns the uplink of a bridge network.
+    pub fn uplink(&self) -> Option<&InterfaceName> {
+        match &self.kind {
+            NetworkKind::Bridge(options) => options.uplink.as_ref().map(|uplink| &uplink.interface),
+            _ => None,
+        }
+    }
+
+    /// Returns the host interface that the network uses: its uplink, or its parent.
+    pub fn interface(&self) -> Option<&InterfaceName> {
+        self.parent().map(|options| &options.parent).or_else(|| self.uplink())
+    }
+
+    /// Returns the choice of XDP on the network's uplink or parent.
+    pub fn xdp(&self) -> XdpChoice {
+        match &self.kind {
+            NetworkKind::Bridge(BridgeOptions { uplink: Some(uplink), .. }) => uplink.xdp,
+            NetworkKind::Macvlan(options) | NetworkKind::Ipvlan(options) => options.xdp,
+            _ => XdpChoice::default(),
+        }
+    }
+
+    /// Returns the MTU option in bytes; `None` if the MTU is detected.
+    pub const fn mtu(&self) -> Option<u32> {
+        match &self.kind {
+            NetworkKind::Macvlan(options) | NetworkKind::Ipvlan(options) => options.mtu,
+            NetworkKind::Bridge(BridgeOptions { switch, .. }) | NetworkKind::Overlay(OverlayOptions { switch, .. }) => {
+                switch.mtu
+            }
+            NetworkKind::Host | NetworkKind::None => None,
+        }
+    }
+
+    /// Returns the seconds after which a learned station is removed from the FDB.
+    pub fn ageing(&self) -> u32 {
+        self.switch().map_or(DEFAULT_AGEING, |switch| switch.ageing)
+    }
+
+    /// Returns the subnet that contains an address.
     pub fn subnet_of(&self, address: IpAddr) -> Option<&SubnetConfig> {
         self.subnets.iter().find(|config| config.subnet.net().contains(&address))
     }
 
-    /// The host's own addresses in it.
+    /// Returns the gateway of each subnet.
     pub fn gateways(&self) -> impl Iterator<Item = IpAddr> {
         self.subnets.iter().map(|config| config.gateway)
     }
 
-    /// The gateway of the subnet that an address lies in: a router on the wire, or the host; none where the host routes
-    /// what comes by the device.
+    /// Returns the gateway of the subnet that contains an address: a router on the wire, or the
+    /// host. `None` if the host routes packets of the device without a gateway address.
     pub fn gateway_of(&self, address: IpAddr) -> Option<IpAddr> {
-        let routed = self.wire.as_ref().is_some_and(WireOptions::is_routed);
+        let routed = self.parent().is_some_and(ParentOptions::is_routed);
         self.subnet_of(address).map(|config| config.gateway).filter(|_| !routed)
     }
 
-    /// The host's interface that it has: its uplink, or its parent.
-    pub fn interface(&self) -> Option<&InterfaceName> {
-        self.wire.as_ref().map(|wire| &wire.parent).or(self.bridge.uplink.as_ref())
-    }
-
-    /// Whether the host takes what an endpoint sends to the outside.
+    /// Returns whether an endpoint sends packets to addresses outside of the network.
     pub fn has_way_out(&self, endpoint: &Endpoint) -> bool {
-        self.wire.is_some() || !self.internal && endpoint.port.reaches_host()
+        self.parent().is_some() || !self.internal && endpoint.port.reaches_host()
     }
 
-    /// The MTU of an endpoint's interface, where that of the network is `mtu`, in bytes: the tag that its frames have in tunnels
-    /// takes its part, unless that cost it IPv6.
+    /// Returns the MTU in bytes of an endpoint's interface in a network with this MTU. The VLAN tag
+    /// that the endpoint's frames carry in tunnels reduces it, but not below the minimum of IPv6.
     pub fn endpoint_mtu(&self, port: &EndpointOptions, mtu: u32) -> u32 {
         mtu.saturating_sub(self.tag_room(port)).max(mtu.min(LEAST_IPV6))
     }
 
-    /// Bytes that an endpoint has to leave for the tag of its VLAN, beside which others in the network need leave none.
+    /// Returns the bytes by which an endpoint's MTU is smaller than the network's, for the tag of
+    /// its VLAN in tunnels.
     pub fn tag_room(&self, port: &EndpointOptions) -> u32 {
-        if self.overlay.is_some() && port.is_tagged() { ethernet::TAG as u32 } else { 0 }
+        if self.overlay().is_some() && port.is_tagged() { ethernet::TAG as u32 } else { 0 }
     }
 
-    /// The longest packet that an endpoint sends and takes, in bytes, with the tag that it leaves room for; none without an address.
+    /// Returns the length in bytes of the longest packet that an endpoint sends and accepts,
+    /// including the room for its tag; `None` for an endpoint without an address.
     pub fn longest_of(&self, endpoint: &Endpoint) -> Option<u32> {
         Some(endpoint.address.as_ref()?.mtu + self.tag_room(&endpoint.port))
     }
 
-    /// Whether it cannot be removed.
+    /// Returns whether the network always exists and cannot be removed.
     pub fn is_predefined(&self) -> bool {
         predefined().iter().any(|(name, _)| *name == self.name.as_str())
     }
 }
 
-/// How an uplink was before it became one.
+/// State of an interface before it became an uplink or parent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UplinkBefore {
-    /// Which interface.
+    /// Name of the interface.
     pub interface: InterfaceName,
-    /// Its index then: another device of the same name is another device.
+    /// Index of the interface. A device with the same name and another index is another device.
     pub index: u32,
-    /// Whether it was promiscuous.
+    /// The interface was promiscuous.
     pub promiscuous: bool,
-    /// Whether it took VLAN tags off by itself; `None` if that was left alone.
+    /// The driver removed VLAN tags from received frames; `None` if the setting was not changed.
     pub rx_vlan_offload: Option<bool>,
-}
-
-mod number {
-    use serde::{Deserialize as _, Deserializer, Serializer};
-    use vswitch_common::tables::NetworkNumber;
-
-    pub fn serialize<S: Serializer>(number: &NetworkNumber, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_u32(number.0)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<NetworkNumber, D::Error> {
-        u32::deserialize(deserializer).map(NetworkNumber)
-    }
 }

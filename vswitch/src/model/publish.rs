@@ -1,4 +1,4 @@
-//! Published ports, as `-p` asks for them: Docker's syntax, Docker's words where it is wrong.
+//! Published ports as given with `-p`: Docker's syntax and error messages.
 
 mod parse;
 mod range;
@@ -12,11 +12,11 @@ use serde::{Deserialize, Serialize};
 pub use parse::InvalidPublish;
 pub use range::{InvalidPortRange, PortRange};
 
-/// What a port is a port of.
+/// Transport protocol of a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
-    /// TCP, what is meant where nothing is said.
+    /// TCP, the default.
     Tcp,
     /// UDP.
     Udp,
@@ -24,8 +24,9 @@ pub enum Protocol {
     Sctp,
 }
 
-/// A `-p`: which ports of an endpoint are to be reached by which of the host's. As many host ports as there are
-/// container ports, or a choice of them for a single one, or none: then the switch chooses.
+/// A `-p` value: container ports and the host ports that lead to them. Either as many host ports as
+/// container ports, or a range to choose from for a single container port, or none, so that vswitch
+/// chooses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct PublishSpec {
@@ -35,37 +36,37 @@ pub struct PublishSpec {
     protocol: Protocol,
 }
 
-/// How the host's port of one container port is found.
+/// Choice of the host port for one container port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostPort {
-    /// Any that is free.
+    /// Any free port.
     Automatic,
-    /// This one.
+    /// This port.
     Exactly(u16),
-    /// One of these that is free.
+    /// Any free port of this range.
     OneOf(PortRange),
 }
 
-/// One published port. Its host port is decided.
+/// One published port, with its final host port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Published {
-    /// Of which protocol.
+    /// Protocol.
     pub protocol: Protocol,
-    /// At which of the host's addresses: all of them, IPv4 and IPv6, where none is named; all of one family where it is
-    /// that family's unspecified address.
+    /// Host address: `None` for all addresses, IPv4 and IPv6. An unspecified address stands for all
+    /// addresses of its family.
     #[schema(value_type = Option<String>)]
     pub host_ip: Option<IpAddr>,
-    /// The host's port.
+    /// Host port.
     pub host_port: u16,
-    /// The endpoint's port.
+    /// Container port.
     pub container_port: u16,
 }
 
 impl Protocol {
-    /// All there are.
+    /// All protocols.
     pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
 
-    /// Its name, in lower case.
+    /// Returns the name in lower case.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
@@ -74,7 +75,7 @@ impl Protocol {
         }
     }
 
-    /// Its number in the IP header.
+    /// Returns the protocol number in the IP header.
     pub const fn number(self) -> u8 {
         match self {
             Self::Tcp => 6,
@@ -85,17 +86,17 @@ impl Protocol {
 }
 
 impl PublishSpec {
-    /// Of its parts.
+    /// Creates a value from its parts.
     ///
     /// # Errors
-    /// [`InvalidPublish::Ranges`] if there are several container ports and another number of host ports.
+    /// [`InvalidPublish::Ranges`] for several container ports and a different number of host ports.
     pub fn new(
         host_ip: Option<IpAddr>,
         host: Option<PortRange>,
         container: PortRange,
         protocol: Protocol,
     ) -> Result<Self, InvalidPublish> {
-        // An address in IPv6's clothes is the IPv4 address for all that follows.
+        // An IPv4-mapped IPv6 address means the IPv4 address.
         let host_ip = host_ip.map(|address| address.to_canonical());
         match host {
             Some(host) if container.count() > 1 && container.count() != host.count() => {
@@ -105,57 +106,57 @@ impl PublishSpec {
         }
     }
 
-    /// The same at this host address, if it names none.
+    /// Returns the value with this host address if it has none.
     #[must_use]
-    pub fn or_at(self, host_ip: Option<IpAddr>) -> Self {
+    pub fn with_default_host_ip(self, host_ip: Option<IpAddr>) -> Self {
         Self { host_ip: self.host_ip.or(host_ip), ..self }
     }
 
-    /// The host's address; all if there is none.
+    /// Returns the host address; `None` for all addresses.
     pub const fn host_ip(&self) -> Option<IpAddr> {
         self.host_ip
     }
 
-    /// The host's ports; the switch chooses if there are none.
+    /// Returns the host ports; `None` if vswitch chooses.
     pub const fn host(&self) -> Option<PortRange> {
         self.host
     }
 
-    /// The endpoint's ports.
+    /// Returns the container ports.
     pub const fn container(&self) -> PortRange {
         self.container
     }
 
-    /// The protocol.
+    /// Returns the protocol.
     pub const fn protocol(&self) -> Protocol {
         self.protocol
     }
 
-    /// Each container port with where its host port comes from.
+    /// Iterates over the container ports, each with the choice of its host port.
     pub fn ports(&self) -> impl Iterator<Item = (u16, HostPort)> + use<> {
         let (host, container) = (self.host, self.container);
         container.ports().map(move |port| {
-            let from = match host {
+            let choice = match host {
                 None => HostPort::Automatic,
                 Some(host) if host.count() == container.count() => {
                     HostPort::Exactly(host.first() + (port - container.first()))
                 }
                 Some(host) => HostPort::OneOf(host),
             };
-            (port, from)
+            (port, choice)
         })
     }
 }
 
 impl Published {
-    /// Whether both would be for the same packets.
+    /// Reports whether both match the same packets.
     pub fn collides(&self, other: &Self) -> bool {
-        let all_of_family = |one: IpAddr, other: IpAddr| one.is_unspecified() && one.is_ipv4() == other.is_ipv4();
-        let addresses = match (self.host_ip, other.host_ip) {
+        let covers_family = |one: IpAddr, other: IpAddr| one.is_unspecified() && one.is_ipv4() == other.is_ipv4();
+        let same_address = match (self.host_ip, other.host_ip) {
             (None, _) | (_, None) => true,
-            (Some(one), Some(other)) => one == other || all_of_family(one, other) || all_of_family(other, one),
+            (Some(one), Some(other)) => one == other || covers_family(one, other) || covers_family(other, one),
         };
-        addresses && (self.protocol, self.host_port) == (other.protocol, other.host_port)
+        same_address && (self.protocol, self.host_port) == (other.protocol, other.host_port)
     }
 }
 
@@ -172,7 +173,7 @@ impl FromStr for PublishSpec {
     type Err = InvalidPublish;
 
     fn from_str(text: &str) -> Result<Self, InvalidPublish> {
-        parse::spec(text)
+        parse::parse_spec(text)
     }
 }
 
@@ -209,7 +210,8 @@ impl fmt::Display for PublishSpec {
     }
 }
 
-/// As `docker port` and `docker ps` write it: `0.0.0.0:8080->80/tcp`, without the address where it is all.
+/// Formats the port as `docker port` and `docker ps` do: `0.0.0.0:8080->80/tcp`, without the
+/// address if it is `None`.
 impl fmt::Display for Published {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write_address(f, self.host_ip)?;
@@ -240,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn host_ports_belong_to_container_ports() {
+    fn each_container_port_has_its_choice_of_host_port() {
         let ports = |text| spec(text).ports().collect::<Vec<_>>();
         assert_eq!(ports("80"), [(80, HostPort::Automatic)]);
         assert_eq!(ports("80-81"), [(80, HostPort::Automatic), (81, HostPort::Automatic)]);
@@ -251,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_published_port_reads_as_in_docker() {
+    fn a_published_port_is_displayed_as_in_docker() {
         let published = |host_ip: Option<&str>| {
             let host_ip = host_ip.map(|address| address.parse().expect("an address"));
             Published { protocol: Protocol::Udp, host_ip, host_port: 53, container_port: 5353 }.to_string()
@@ -262,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn json_is_what_people_write() {
+    fn json_has_the_text_of_the_option() {
         assert_eq!(serde_json::to_value(spec("[::1]:8080:80/UDP")).unwrap(), "[::1]:8080:80/udp");
         assert!(serde_json::from_str::<PublishSpec>("\"80:81:82:83\"").is_err());
         let published = Published { protocol: Protocol::Tcp, host_ip: None, host_port: 1, container_port: 2 };
@@ -290,17 +292,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_printed_is_read_again(spec in any_spec()) {
+        fn parsing_a_displayed_value_returns_the_value(spec in any_spec()) {
             prop_assert_eq!(spec.to_string().parse::<PublishSpec>(), Ok(spec));
         }
 
         #[test]
-        fn nothing_that_is_typed_breaks_it(text in "\\PC*") {
+        fn no_text_makes_the_parser_panic(text in "\\PC*") {
             let _any = text.parse::<PublishSpec>();
         }
 
         #[test]
-        fn what_looks_right_is_right_or_says_why(text in "(\\[[:0-9a-f]{0,6}\\]:|[0-9.]{0,9}:)?[0-9-]{0,6}:?[0-9-]{0,6}(/[a-z]{0,4})?") {
+        fn similar_texts_are_valid_or_refused_with_a_hint(text in "(\\[[:0-9a-f]{0,6}\\]:|[0-9.]{0,9}:)?[0-9-]{0,6}:?[0-9-]{0,6}(/[a-z]{0,4})?") {
             match text.parse::<PublishSpec>() {
                 Ok(spec) => prop_assert!(spec.ports().all(|(port, _)| port > 0)),
                 Err(error) => prop_assert!(error.to_string().ends_with(')'), "{}", error),
@@ -308,14 +310,14 @@ mod tests {
         }
 
         #[test]
-        fn every_container_port_gets_a_host_port_of_its_range(spec in any_spec()) {
-            for (port, from) in spec.ports().take(100) {
+        fn host_ports_are_in_the_host_range(spec in any_spec()) {
+            for (port, choice) in spec.ports().take(100) {
                 prop_assert!(spec.container().contains(port));
-                match (from, spec.host()) {
+                match (choice, spec.host()) {
                     (HostPort::Automatic, host) => prop_assert_eq!(host, None),
                     (HostPort::Exactly(host_port), Some(host)) => prop_assert!(host.contains(host_port)),
                     (HostPort::OneOf(choice), host) => prop_assert_eq!(Some(choice), host),
-                    (HostPort::Exactly(_), None) => prop_assert!(false, "a host port of nowhere"),
+                    (HostPort::Exactly(_), None) => prop_assert!(false, "an exact host port without a host range"),
                 }
             }
         }

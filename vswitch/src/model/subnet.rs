@@ -8,86 +8,84 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-/// A subnet, written without host bits.
+/// A subnet without host bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Subnet(IpNet);
 
-/// A subnet that a network cannot have.
+/// An invalid subnet of a network.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSubnet {
     /// Not an address with a prefix length.
     #[error("invalid subnet `{0}` (an address and a prefix length, as in 10.1.2.0/24 or fd00:1:2::/64)")]
     Syntax(String),
-    /// An address inside it instead of its own.
-    #[error("{given} is an address inside of a subnet (the subnet is {meant})")]
+    /// Contains host bits.
+    #[error("subnet {given} has host bits set (the subnet is {subnet})")]
     HostBits {
-        /// What was given.
+        /// The given address and prefix length.
         given: IpNet,
-        /// The subnet it lies in.
-        meant: IpNet,
+        /// The subnet that contains it.
+        subnet: IpNet,
     },
-    /// Too small for a gateway and an endpoint, or no subnet at all.
+    /// Too small for a gateway and an endpoint, or too large.
     #[error("subnet {subnet} cannot hold a gateway and endpoints (the prefix length must be from 8 to {longest})")]
     Size {
         /// The subnet.
         subnet: IpNet,
-        /// The longest prefix of its family.
+        /// Longest allowed prefix of its address family.
         longest: u8,
     },
-    /// Loopback, multicast and the like.
-    #[error(
-        "subnet {0} holds addresses that no host can have (use a unicast one, such as 10.1.2.0/24 or fd00:1:2::/64)"
-    )]
+    /// Loopback, multicast and other addresses that are not unicast.
+    #[error("subnet {0} is not unicast (use one such as 10.1.2.0/24 or fd00:1:2::/64)")]
     NotUnicast(IpNet),
-    /// A gateway that is none of the subnet's hosts.
-    #[error("gateway {gateway} is not a host's address in {subnet} (choose one between its first and its last)")]
+    /// The gateway is not a host address of the subnet.
+    #[error("gateway {gateway} is not a host address of {subnet} (choose one between the first and the last address)")]
     Gateway {
         /// The gateway.
         gateway: IpAddr,
         /// The subnet.
         subnet: Subnet,
     },
-    /// A range that is no part of the subnet.
-    #[error("range {range} is not within {subnet} (choose a part of the subnet)")]
+    /// The range is not part of the subnet.
+    #[error("range {range} is not part of subnet {subnet} (choose a part of the subnet)")]
     Range {
         /// The range.
         range: IpNet,
         /// The subnet.
         subnet: Subnet,
     },
-    /// An auxiliary address that is none of the subnet's hosts.
+    /// The auxiliary address is not a host address of the subnet.
     #[error(
-        "auxiliary address {name}={address} is not a host's address in {subnet} (choose one between its first and its last)"
+        "auxiliary address {name}={address} is not a host address of {subnet} (choose one between the first and the last address)"
     )]
     Auxiliary {
-        /// Its name.
+        /// Name of the auxiliary address.
         name: String,
         /// The address.
         address: IpAddr,
         /// The subnet.
         subnet: Subnet,
     },
-    /// An auxiliary address that is somebody else's.
+    /// The auxiliary address is already reserved.
     #[error("auxiliary address {name}={address} is already in use, by {holder} (choose another)")]
     AuxiliaryInUse {
-        /// Its name.
+        /// Name of the auxiliary address.
         name: String,
         /// The address.
         address: IpAddr,
-        /// Whose it is.
+        /// Holder of the address.
         holder: String,
     },
 }
 
 impl Subnet {
-    /// The subnet, if it is one that a network can have.
+    /// Creates a subnet if a network can have it.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// [`InvalidSubnet`].
     pub fn new(net: IpNet) -> Result<Self, InvalidSubnet> {
         if net.trunc() != net {
-            return Err(InvalidSubnet::HostBits { given: net, meant: net.trunc() });
+            return Err(InvalidSubnet::HostBits { given: net, subnet: net.trunc() });
         }
         let longest = net.max_prefix_len() - 2;
         if !(8..=longest).contains(&net.prefix_len()) {
@@ -96,40 +94,42 @@ impl Subnet {
         if is_unicast(net.network()) { Ok(Self(net)) } else { Err(InvalidSubnet::NotUnicast(net)) }
     }
 
-    /// The unique-local subnet of a network that was given none (RFC 4193, 3.2): its 40 random bits are `random`.
+    /// Returns the IPv6 subnet of a network for which the user gave none: a unique local one with
+    /// the 40 random bits `random` (RFC 4193, section 3.2).
     pub fn unique_local(random: [u8; 5]) -> Self {
         let [a, b, c, d, e] = random;
         let prefix = Ipv6Addr::from([0xfd, a, b, c, d, e, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
         Self(IpNet::new_assert(prefix.into(), 64))
     }
 
-    /// As address and prefix length.
+    /// Returns the address and prefix length.
     pub const fn net(&self) -> IpNet {
         self.0
     }
 
-    /// Whether it is an IPv6 one.
+    /// Reports whether this is an IPv6 subnet.
     pub const fn is_ipv6(&self) -> bool {
         matches!(self.0, IpNet::V6(_))
     }
 
-    /// An address in it, with its prefix length, as an interface has it.
+    /// Returns an address of the subnet with the prefix length, as it is assigned to an interface.
     pub fn with_prefix(&self, address: IpAddr) -> IpNet {
         IpNet::new_assert(address, self.0.prefix_len())
     }
 
-    /// Whether a host can have this address: in the subnet, and neither its first nor, in IPv4, its last.
+    /// Reports whether a host can have the address: it is in the subnet, and neither the first nor,
+    /// for IPv4, the last one.
     pub fn is_host(&self, address: IpAddr) -> bool {
         let last = !self.is_ipv6() && address == self.0.broadcast();
         self.0.contains(&address) && address != self.0.network() && !last
     }
 
-    /// Whether any address is in both.
+    /// Reports whether the subnets have a common address.
     pub fn overlaps(&self, other: &IpNet) -> bool {
         self.0.contains(other) || other.contains(&self.0)
     }
 
-    /// The first address that a host can have: the gateway, unless another is given.
+    /// Returns the first host address, which is the default gateway.
     pub fn first_host(&self) -> IpAddr {
         match self.0.network() {
             IpAddr::V4(first) => Ipv4Addr::from_bits(first.to_bits() + 1).into(),
@@ -138,7 +138,8 @@ impl Subnet {
     }
 }
 
-/// Whether hosts can have addresses that begin like this. Link-local ones are every link's, and no network's.
+/// Reports whether the subnet that begins with `first` holds unicast addresses. Link-local
+/// addresses are excluded, because they exist on every link.
 fn is_unicast(first: IpAddr) -> bool {
     match first {
         IpAddr::V4(first) => {
@@ -179,25 +180,25 @@ impl fmt::Display for Subnet {
     }
 }
 
-/// A subnet of a network, with its gateway and the range that addresses are given from.
+/// A subnet of a network, with its gateway and the range of automatic addresses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SubnetConfig {
     /// The subnet.
     pub subnet: Subnet,
-    /// The host's own address in it.
+    /// Gateway: the host's own address in the subnet.
     pub gateway: IpAddr,
-    /// Where automatic addresses are taken from, if not from all of the subnet.
+    /// Range of automatic addresses; `None` for the whole subnet.
     pub ip_range: Option<IpNet>,
-    /// Addresses that are somebody else's, by the names they were given with.
+    /// Reserved addresses by the names that the user gave them. They are in use outside of vswitch.
     #[serde(default)]
     pub auxiliary: BTreeMap<String, IpAddr>,
 }
 
 impl SubnetConfig {
-    /// Puts subnet, gateway and range together; the gateway is the first address unless given.
+    /// Combines subnet, gateway and range. The default gateway is the first host address.
     ///
     /// # Errors
-    /// A gateway or a range outside of the subnet.
+    /// The gateway or the range is outside of the subnet.
     pub fn new(subnet: Subnet, gateway: Option<IpAddr>, ip_range: Option<IpNet>) -> Result<Self, InvalidSubnet> {
         let gateway = gateway.unwrap_or_else(|| subnet.first_host());
         if !subnet.is_host(gateway) {
@@ -210,11 +211,11 @@ impl SubnetConfig {
         Ok(Self { subnet, gateway, ip_range, auxiliary: BTreeMap::new() })
     }
 
-    /// Keeps an address for somebody else.
+    /// Reserves an address that is in use outside of vswitch.
     ///
     /// # Errors
-    /// [`InvalidSubnet::Auxiliary`] if it is no host's address here, [`InvalidSubnet::AuxiliaryInUse`] if it is kept
-    /// already, or the gateway's.
+    /// [`InvalidSubnet::Auxiliary`] if it is not a host address of the subnet,
+    /// [`InvalidSubnet::AuxiliaryInUse`] if it is already reserved or the gateway.
     pub fn reserve(&mut self, name: String, address: IpAddr) -> Result<(), InvalidSubnet> {
         if !self.subnet.is_host(address) {
             return Err(InvalidSubnet::Auxiliary { name, address, subnet: self.subnet });
@@ -242,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn subnets_are_unicast_and_have_room() {
+    fn only_unicast_subnets_of_a_valid_size_are_accepted() {
         for good in ["10.0.0.0/8", "10.201.0.0/24", "192.168.1.252/30"] {
             assert_eq!(subnet(good).to_string(), good);
         }
@@ -263,14 +264,14 @@ mod tests {
     }
 
     #[test]
-    fn hosts_are_all_but_the_first_and_the_last() {
+    fn ipv4_hosts_are_all_but_the_first_and_the_last_address() {
         let subnet = subnet("10.0.0.0/30");
         let hosts: Vec<_> = (0..8).map(|n| IpAddr::from([10, 0, 0, n])).filter(|a| subnet.is_host(*a)).collect();
         assert_eq!(hosts, [IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2])]);
     }
 
     #[test]
-    fn gateway_and_range_lie_within() {
+    fn gateway_range_and_auxiliary_addresses_must_be_in_the_subnet() {
         let subnet = subnet("10.0.0.0/24");
         assert_eq!(SubnetConfig::new(subnet, None, None).expect("valid").gateway, IpAddr::from([10, 0, 0, 1]));
         let mut config = SubnetConfig::new(subnet, None, None).expect("valid");
@@ -293,12 +294,12 @@ mod tests {
         assert!(!overlaps("10.0.0.0/24", "10.0.1.0/24"));
     }
     #[test]
-    fn unique_local_subnets_have_their_random_bits() {
+    fn unique_local_subnets_contain_the_random_bits() {
         assert_eq!(Subnet::unique_local([1, 2, 3, 4, 5]).to_string(), "fd01:203:405::/64");
     }
 
     #[test]
-    fn the_last_address_of_ipv6_is_a_host_and_the_first_is_none() {
+    fn ipv6_hosts_are_all_but_the_first_address() {
         let subnet = subnet("fd00::/126");
         let hosts: Vec<_> =
             (0..5).filter(|n| subnet.is_host(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, *n).into())).collect();

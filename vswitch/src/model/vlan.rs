@@ -1,4 +1,4 @@
-//! VLANs of endpoints: the one of untagged frames, and those of a trunk.
+//! VLANs of endpoints: the VLAN of untagged frames, and the VLANs of a trunk.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -6,37 +6,37 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A VLAN as IEEE 802.1Q numbers them: 1 to 4094.
+/// VLAN id of IEEE 802.1Q: 1 to 4094.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(try_from = "u16", into = "u16")]
 pub struct VlanId(u16);
 
-/// A VLAN, or a list of them, that is none.
+/// An invalid VLAN or list of VLANs.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidVlan {
-    /// No VLAN.
+    /// Not a VLAN id.
     #[error("invalid VLAN `{0}` (a number from 1 to 4094)")]
     Id(String),
-    /// No list of VLANs.
+    /// Not a list of VLANs.
     #[error("invalid trunk `{0}` (VLANs from 1 to 4094, as in 10,20-30, or all)")]
     Trunk(String),
 }
 
-/// The VLANs whose frames an endpoint sends and gets with a tag.
+/// VLANs whose frames an endpoint sends and receives with a tag.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TrunkVlans {
-    /// It is no trunk.
+    /// The endpoint is not a trunk.
     #[default]
     None,
-    /// These.
+    /// These VLANs.
     Listed(BTreeSet<VlanId>),
-    /// All.
+    /// All VLANs.
     All,
 }
 
 impl VlanId {
-    /// The number.
+    /// Returns the VLAN id.
     pub const fn get(self) -> u16 {
         self.0
     }
@@ -67,7 +67,7 @@ impl FromStr for VlanId {
 
     fn from_str(text: &str) -> Result<Self, InvalidVlan> {
         let invalid = || InvalidVlan::Id(text.to_owned());
-        // `parse` takes a plus sign, which no VLAN has.
+        // `parse` accepts a plus sign, which a VLAN id must not have.
         let number = text.parse::<u16>().ok().filter(|_| text.bytes().all(|digit| digit.is_ascii_digit()));
         Self::try_from(number.ok_or_else(invalid)?).map_err(|_| invalid())
     }
@@ -102,8 +102,8 @@ mod tests {
     #[test]
     fn a_vlan_is_a_number_from_1_to_4094() {
         assert_eq!("30".parse::<VlanId>().map(VlanId::get), Ok(30));
-        for bad in ["", "0", "4095", "65536", "-1", "+1", "x", "s30"] {
-            let error = bad.parse::<VlanId>().expect_err("no VLAN");
+        for bad in ["", "0", "4095", "4096", "65536", "65566", "-1", "+1", "x", "s30", "030x", "3 0"] {
+            let error = bad.parse::<VlanId>().expect_err("an invalid VLAN");
             assert_eq!(error.to_string(), format!("invalid VLAN `{bad}` (a number from 1 to 4094)"));
         }
     }
@@ -117,7 +117,7 @@ mod tests {
         assert_eq!("4094".parse(), Ok(listed(&[4094])));
         assert_eq!("all".parse(), Ok(TrunkVlans::All));
         for bad in ["", "10,", "20-10", "0-5", "1-4095", "none", "10 20", "1-2-3"] {
-            let error = bad.parse::<TrunkVlans>().expect_err("no trunk");
+            let error = bad.parse::<TrunkVlans>().expect_err("an invalid trunk");
             assert_eq!(
                 error.to_string(),
                 format!("invalid trunk `{bad}` (VLANs from 1 to 4094, as in 10,20-30, or all)")
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn they_are_recorded_as_numbers() {
+    fn vlans_are_numbers_in_json() {
         let trunk: TrunkVlans = "10,20".parse().expect("a trunk");
         let text = serde_json::to_string(&trunk).expect("JSON");
         assert_eq!(text, r#"{"listed":[10,20]}"#);

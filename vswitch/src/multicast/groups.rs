@@ -1,4 +1,4 @@
-//! The groups that the ports of all networks listen to, with the times at which they cease to.
+//! Groups that the ports of all networks listen to, with their expiry times.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -6,38 +6,43 @@ use std::time::{Duration, Instant};
 
 use vswitch_common::tables::{NetworkNumber, Port, PortKind, PortNumber, VlanKey};
 
-use super::querier::{LAST_MEMBER, MEMBERSHIP, Querier, ROBUSTNESS, Rules, comes_first};
+use super::querier::{Querier, QuerierSettings, has_precedence};
 use super::query::Query;
-use super::{Change, Family, Heard, Listener, Message, Question, is_snooped};
+use super::query::{LAST_MEMBER, MEMBERSHIP, ROBUSTNESS};
+use super::{Change, Family, Listener, Message, Question, SnoopedMessage, is_snooped};
 
-/// How many groups a port may listen to: more than any host does, and a small part of the table.
+/// Maximum number of groups per port, which is more than any host joins and a small part of the
+/// table.
 pub const MAX_GROUPS: usize = 512;
-/// Queries about one group that are sent into a network in a second: whoever leaves groups makes us send to everybody.
-const MAX_SPECIFIC: u32 = 32;
-/// What that is counted over.
-const SECOND: Duration = Duration::from_secs(1);
+/// Maximum number of group-specific queries per network and second. Without a limit, a host could
+/// flood the network with queries by leaving groups.
+const MAX_SPECIFIC_QUERIES: u32 = 32;
+/// Period over which group-specific queries are counted.
+const COUNTING_PERIOD: Duration = Duration::from_secs(1);
 
-/// What is to be done.
+/// An action that the caller must take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// The port is to get the group's frames.
+    /// Send the group's frames to the port.
     Listen(Listener),
-    /// It is not to get them any more.
+    /// Stop sending the group's frames to the port.
     Unlisten(Listener),
-    /// A query is to be sent into the network.
-    Ask(NetworkNumber, Query),
-    /// A port listens to as many groups as may be; said once of each.
-    Full(PortNumber),
+    /// Send a query into the network.
+    SendQuery(NetworkNumber, Query),
+    /// Report that a port reached [`MAX_GROUPS`]; returned once per port.
+    LimitReached(PortNumber),
 }
 
-/// What has to be known of a port.
+/// Properties of a port that affect snooping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PortFacts {
-    /// A multicast router may be behind it. It gets all multicast, so nothing is kept of its groups.
+    /// A multicast router may be behind the port. The port gets all multicast frames, so its groups
+    /// are not tracked.
     pub router: bool,
-    /// It is the host's own: what it asks is asked by us, or by a router that the host is itself.
+    /// The port is the host port. Its queries come from the switch itself, or from the host as a
+    /// router.
     pub host: bool,
-    /// One host alone is behind it: what it leaves nobody else there wants.
+    /// Fast leave: at most one host is behind the port, so a Leave removes the group at once.
     pub single: bool,
 }
 
@@ -53,106 +58,119 @@ impl From<&Port> for PortFacts {
     }
 }
 
-/// A group, as it is shown.
+/// A group with its listeners, for display.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
-    /// The network.
+    /// Network of the group.
     pub network: NetworkNumber,
-    /// The VLAN in it.
+    /// VLAN in the network.
     pub vlan: VlanKey,
-    /// The group.
+    /// Group address.
     pub group: IpAddr,
-    /// Who listens.
+    /// Ports that listen to the group.
     pub ports: Vec<PortNumber>,
-    /// When the last of them is forgotten, if none says anything; `None` if nobody asks them to.
+    /// Time until the last listener expires without further reports; `None` if they do not expire,
+    /// because no querier is active.
     pub expires_in: Option<Duration>,
 }
 
-/// Where queriers are: what they ask reaches one VLAN of a network, by one of the protocols.
+/// Scope of a querier: one VLAN of a network and one protocol.
 type Segment = (NetworkNumber, VlanKey, Family);
 
-/// All groups.
+/// Snooping state of all networks.
 #[derive(Debug, Default)]
 pub struct Groups {
-    networks: BTreeMap<NetworkNumber, Rules>,
+    networks: BTreeMap<NetworkNumber, QuerierSettings>,
     queriers: BTreeMap<Segment, Querier>,
-    listeners: BTreeMap<Listener, Times>,
-    ports: BTreeMap<PortNumber, Load>,
-    /// Queries about one group, since when and how many.
-    specific: BTreeMap<NetworkNumber, (Instant, u32)>,
-    /// When something is to be done, at the latest.
-    wake: Option<Instant>,
+    listeners: BTreeMap<Listener, Timers>,
+    ports: BTreeMap<PortNumber, PortLoad>,
+    /// Start of the current counting period and number of group-specific queries in it.
+    specific_queries: BTreeMap<NetworkNumber, (Instant, u32)>,
+    /// Latest time of the next call of [`Groups::poll`].
+    next_poll: Option<Instant>,
 }
 
-/// What is known of a listener.
+/// Timers of a listener.
 #[derive(Clone, Copy, Debug)]
-struct Times {
-    /// When it was last heard.
-    heard: Instant,
-    /// When it is gone unless it is heard, because somebody behind the port has left.
-    until: Option<Instant>,
-    /// When to ask a second time.
-    again: Option<Instant>,
+struct Timers {
+    /// Time of its last report.
+    last_report: Instant,
+    /// Time at which it expires without a report, after a host behind the port left the group.
+    leaves_at: Option<Instant>,
+    /// Time of the second group-specific query.
+    query_again_at: Option<Instant>,
 }
 
-/// What a port has.
+/// Number of groups of a port, and of refused groups.
 #[derive(Clone, Copy, Debug, Default)]
-struct Load {
+struct PortLoad {
     groups: usize,
     refused: u64,
 }
 
 impl Groups {
-    /// The networks whose multicast goes to those who listen alone. What is known of others is forgotten.
-    pub fn set_networks(&mut self, now: Instant, networks: BTreeMap<NetworkNumber, Rules>) -> Vec<Action> {
-        // A number is given again: it is another network if the host has another station there.
-        let stays = |number: &NetworkNumber, before: &BTreeMap<NetworkNumber, Rules>| {
-            let (before, now) = (before.get(number), networks.get(number));
-            before.zip(now).is_some_and(|(before, now)| before.asker.mac == now.asker.mac)
+    /// Sets the networks with snooping. Removes the state of all other networks.
+    pub fn set_networks(&mut self, now: Instant, networks: BTreeMap<NetworkNumber, QuerierSettings>) -> Vec<Action> {
+        // Network numbers are reused. A number belongs to another network if the MAC address of the
+        // switch's queries there has changed.
+        let is_same_network = |number: &NetworkNumber, before: &BTreeMap<NetworkNumber, QuerierSettings>| {
+            let (old, new) = (before.get(number), networks.get(number));
+            old.zip(new).is_some_and(|(old, new)| old.source.mac == new.source.mac)
         };
-        self.queriers.retain(|(network, ..), _| stays(network, &self.networks));
-        let gone = self.listeners.keys().filter(|listener| !networks.contains_key(&listener.network));
-        let gone: Vec<Listener> = gone.copied().collect();
-        for (number, rules) in &networks {
-            // In the host's own VLAN: its port is in no other, so that no query of ours gets there.
+        self.queriers.retain(|(network, ..), _| is_same_network(network, &self.networks));
+        let removed = self.listeners.keys().filter(|listener| !networks.contains_key(&listener.network));
+        let removed: Vec<Listener> = removed.copied().collect();
+        for (number, settings) in &networks {
+            // The switch's own querier serves only the VLAN of the host port. The host port is in
+            // no other VLAN, so queries of the switch reach no other VLAN.
             for family in [Family::Ipv4, Family::Ipv6] {
                 let querier = self.queriers.entry((*number, VlanKey::NONE, family)).or_default();
-                querier.set_own(now, rules.querier);
+                querier.set_own(now, settings.querier);
             }
         }
         self.networks = networks;
-        self.wake = Some(now);
-        gone.into_iter().map(|listener| self.remove(listener)).collect()
+        self.next_poll = Some(now);
+        removed.into_iter().map(|listener| self.remove(listener)).collect()
     }
 
-    /// Takes over what an earlier daemon knew, as if it had been heard now.
+    /// Takes over the listeners of an earlier daemon, as if each had sent a report now.
     pub fn take_over(&mut self, now: Instant, listeners: impl IntoIterator<Item = Listener>) -> Vec<Action> {
         let mut actions = Vec::new();
         for listener in listeners {
             match self.networks.contains_key(&listener.network) && is_snooped(listener.group) {
-                true => actions.extend(self.join(now, listener).filter(|action| matches!(action, Action::Full(_)))),
+                true => {
+                    actions.extend(self.join(now, listener).filter(|action| matches!(action, Action::LimitReached(_))));
+                }
                 false => actions.push(Action::Unlisten(listener)),
             }
         }
         actions
     }
 
-    /// Takes note of a message that came in by a port. `place` has the port, and the network and the VLAN of the frame.
-    pub fn hear(
+    /// Processes a message that a port received. `place` is the network and VLAN of the frame, and
+    /// the port.
+    pub fn process(
         &mut self,
         now: Instant,
         place: (NetworkNumber, VlanKey, PortNumber),
         facts: PortFacts,
-        heard: &Heard,
+        received: &SnoopedMessage,
     ) -> Vec<Action> {
         let (network, vlan, port) = place;
-        let Some(rules) = self.networks.get(&network).copied() else { return Vec::new() };
-        match &heard.message {
+        let Some(settings) = self.networks.get(&network).copied() else { return Vec::new() };
+        match &received.message {
             Message::Query(question) => {
-                // Of an endpoint it is none: nobody is to make the others talk, or us silent.
+                // Queries from endpoints are ignored. Otherwise an endpoint could make the others
+                // send reports, or silence the switch's querier.
                 if facts.router || facts.host {
-                    let first = facts.router && comes_first(heard.source, &rules.asker);
-                    self.asked(now, (network, vlan, Family::of(heard.source)), question, first, facts.router);
+                    let precedes = facts.router && has_precedence(received.source, &settings.source);
+                    self.process_query(
+                        now,
+                        (network, vlan, Family::of(received.source)),
+                        question,
+                        precedes,
+                        facts.router,
+                    );
                 }
                 Vec::new()
             }
@@ -165,7 +183,7 @@ impl Groups {
                         Change::Leave if facts.single => {
                             self.listeners.contains_key(&listener).then(|| self.remove(listener))
                         }
-                        Change::Leave | Change::Fewer => self.doubt(now, listener),
+                        Change::Leave | Change::Fewer => self.process_leave(now, listener),
                     }
                 });
                 actions.collect()
@@ -174,64 +192,65 @@ impl Groups {
         }
     }
 
-    /// Does what is due.
+    /// Returns the actions that are due: queries to send and listeners that expired.
     pub fn poll(&mut self, now: Instant) -> Vec<Action> {
         let mut actions = Vec::new();
         for ((network, _, family), querier) in &mut self.queriers {
             if querier.is_due(now) {
-                actions.push(Action::Ask(*network, Query::General(*family)));
+                actions.push(Action::SendQuery(*network, Query::General(*family)));
             }
         }
         let mut expired = Vec::new();
-        let mut wake = self.queriers.values().filter_map(Querier::next).min();
-        for (listener, times) in &mut self.listeners {
-            if times.again.is_some_and(|again| again <= now) {
-                times.again = None;
-                actions.push(Action::Ask(listener.network, Query::Specific(listener.group)));
+        let mut next_poll = self.queriers.values().filter_map(Querier::next_query).min();
+        for (listener, timers) in &mut self.listeners {
+            if timers.query_again_at.is_some_and(|time| time <= now) {
+                timers.query_again_at = None;
+                actions.push(Action::SendQuery(listener.network, Query::Specific(listener.group)));
             }
-            let end = end(&self.queriers, now, listener, times);
-            match end {
+            let expiry_time = expiry(&self.queriers, now, listener, timers);
+            match expiry_time {
                 Some(end) if end <= now => expired.push(*listener),
-                _ => wake = [wake, times.again, end].into_iter().flatten().min(),
+                _ => next_poll = [next_poll, timers.query_again_at, expiry_time].into_iter().flatten().min(),
             }
         }
-        self.wake = wake;
+        self.next_poll = next_poll;
         actions.extend(expired.into_iter().map(|listener| self.remove(listener)));
         actions
     }
 
-    /// When to [`Groups::poll`].
-    pub fn next(&self) -> Option<Instant> {
-        self.wake
+    /// Returns the time of the next call of [`Groups::poll`], or `None` if nothing is pending.
+    pub fn next_poll(&self) -> Option<Instant> {
+        self.next_poll
     }
 
-    /// A port is gone: what it listened to, and how many groups it was refused.
+    /// Removes a port. Returns its listeners and the number of groups that it was refused.
     pub fn forget_port(&mut self, port: PortNumber) -> (Vec<Listener>, u64) {
         let Some(load) = self.ports.remove(&port) else { return (Vec::new(), 0) };
         (self.listeners.extract_if(.., |listener, _| listener.port == port).map(|(one, _)| one).collect(), load.refused)
     }
 
-    /// The ports that listen, or did.
+    /// Returns the ports that listen to a group, or did earlier.
     pub fn ports(&self) -> BTreeSet<PortNumber> {
         self.ports.keys().copied().collect()
     }
 
-    /// Forgets a listener that could not be made one.
+    /// Removes a listener that could not be added to the table.
     pub fn forget(&mut self, listener: Listener) {
         self.remove(listener);
     }
 
-    /// In whose name is asked in a network.
-    pub fn rules(&self, network: NetworkNumber) -> Option<Rules> {
+    /// Returns the querier settings of a network.
+    pub fn settings(&self, network: NetworkNumber) -> Option<QuerierSettings> {
         self.networks.get(&network).copied()
     }
 
-    /// All groups, by network, VLAN and address.
+    /// Returns all groups, sorted by network, VLAN and address.
     pub fn groups(&self, now: Instant) -> Vec<Group> {
         let mut groups: Vec<Group> = Vec::new();
-        for (listener, times) in &self.listeners {
+        for (listener, timers) in &self.listeners {
             let Listener { network, vlan, group, port } = *listener;
-            let expires_in = end(&self.queriers, now, listener, times).map(|end| end.saturating_duration_since(now));
+            let expires_in =
+                expiry(&self.queriers, now, listener, timers).map(|end| end.saturating_duration_since(now));
             match groups.last_mut().filter(|last| (last.network, last.vlan, last.group) == (network, vlan, group)) {
                 Some(last) => {
                     last.ports.push(port);
@@ -243,63 +262,67 @@ impl Groups {
         groups
     }
 
-    fn asked(&mut self, now: Instant, segment: Segment, question: &Question, first: bool, router: bool) {
+    fn process_query(&mut self, now: Instant, segment: Segment, question: &Question, precedes: bool, router: bool) {
         let querier = self.queriers.entry(segment).or_default();
-        // A question about one group makes nobody the querier: it may be our own that comes back to us.
+        // A group-specific query does not take part in the election: it may be a query of this
+        // switch that came back.
         match question.group {
             None => {
-                querier.hear(now, first);
-                self.wake_by(now + MEMBERSHIP);
+                querier.record_query(now, precedes);
+                self.poll_by(now + MEMBERSHIP);
             }
-            // Somebody left, and the router asks whether others are left (RFC 3376, 6.6.1 and 6.4.2).
+            // A host left the group, and the router asks for remaining listeners (RFC 3376 sections
+            // 6.6.1 and 6.4.2).
             Some(group) if router && !question.suppress && !question.sources => {
                 let until = now + question.response.max(LAST_MEMBER) * ROBUSTNESS;
                 let (network, vlan, _) = segment;
                 let of_group = self.listeners.iter_mut().filter(|(listener, _)| {
                     (listener.network, listener.vlan, listener.group) == (network, vlan, group)
                 });
-                for (_, times) in of_group {
-                    times.until = Some(times.until.map_or(until, |before| before.min(until)));
+                for (_, timers) in of_group {
+                    timers.leaves_at = Some(timers.leaves_at.map_or(until, |earlier| earlier.min(until)));
                 }
-                self.wake_by(until);
+                self.poll_by(until);
             }
             Some(_) => {}
         }
     }
 
-    /// Also of a listener that is known the table is written: should it ever have got lost there, it is not for long.
+    /// Records a report of a listener. The action is also returned for a known listener, so that an
+    /// entry that was lost from the table is written again.
     fn join(&mut self, now: Instant, listener: Listener) -> Option<Action> {
         let load = self.ports.entry(listener.port).or_default();
         if !self.listeners.contains_key(&listener) {
             if load.groups >= MAX_GROUPS {
                 load.refused += 1;
-                return (load.refused == 1).then_some(Action::Full(listener.port));
+                return (load.refused == 1).then_some(Action::LimitReached(listener.port));
             }
             load.groups += 1;
         }
-        self.listeners.insert(listener, Times { heard: now, until: None, again: None });
-        self.wake_by(now + MEMBERSHIP);
+        self.listeners.insert(listener, Timers { last_report: now, leaves_at: None, query_again_at: None });
+        self.poll_by(now + MEMBERSHIP);
         Some(Action::Listen(listener))
     }
 
-    /// Somebody behind a port has left a group, and perhaps nobody is left: asks. Where another asks, that one will, on
-    /// the same occasion; and where nobody does, the port keeps the group, for nothing would give it back.
-    fn doubt(&mut self, now: Instant, listener: Listener) -> Option<Action> {
+    /// Handles a leave on a port with possibly several hosts: sends a group-specific query. If
+    /// another querier is active, that one sends the query. Without any querier the listener is
+    /// kept, because no report would add it again.
+    fn process_leave(&mut self, now: Instant, listener: Listener) -> Option<Action> {
         let querier = self.queriers.get(&(listener.network, listener.vlan, Family::of(listener.group)))?;
-        let ours = querier.is_ours() && listener.vlan == VlanKey::NONE;
-        let times = self.listeners.get_mut(&listener).filter(|times| ours && times.until.is_none())?;
-        let (since, count) = self.specific.entry(listener.network).or_insert((now, 0));
-        if now >= *since + SECOND {
+        let is_querier = querier.is_active() && listener.vlan == VlanKey::NONE;
+        let timers = self.listeners.get_mut(&listener).filter(|timers| is_querier && timers.leaves_at.is_none())?;
+        let (since, count) = self.specific_queries.entry(listener.network).or_insert((now, 0));
+        if now >= *since + COUNTING_PERIOD {
             (*since, *count) = (now, 0);
         }
         *count += 1;
-        if *count > MAX_SPECIFIC {
+        if *count > MAX_SPECIFIC_QUERIES {
             return None;
         }
-        times.until = Some(now + LAST_MEMBER * ROBUSTNESS);
-        times.again = Some(now + LAST_MEMBER);
-        self.wake_by(now + LAST_MEMBER);
-        Some(Action::Ask(listener.network, Query::Specific(listener.group)))
+        timers.leaves_at = Some(now + LAST_MEMBER * ROBUSTNESS);
+        timers.query_again_at = Some(now + LAST_MEMBER);
+        self.poll_by(now + LAST_MEMBER);
+        Some(Action::SendQuery(listener.network, Query::Specific(listener.group)))
     }
 
     fn remove(&mut self, listener: Listener) -> Action {
@@ -311,18 +334,25 @@ impl Groups {
         Action::Unlisten(listener)
     }
 
-    fn wake_by(&mut self, time: Instant) {
-        self.wake = Some(self.wake.map_or(time, |wake| wake.min(time)));
+    fn poll_by(&mut self, time: Instant) {
+        self.next_poll = Some(self.next_poll.map_or(time, |planned| planned.min(time)));
     }
 }
 
-/// When a listener is forgotten if it is not heard again.
-fn end(queriers: &BTreeMap<Segment, Querier>, now: Instant, listener: &Listener, times: &Times) -> Option<Instant> {
+/// Returns the time at which a listener expires without another report. Returns `None` if it does
+/// not expire.
+fn expiry(
+    queriers: &BTreeMap<Segment, Querier>,
+    now: Instant,
+    listener: &Listener,
+    timers: &Timers,
+) -> Option<Instant> {
     let segment = (listener.network, listener.vlan, Family::of(listener.group));
-    let asked = queriers.get(&segment).and_then(|querier| querier.since(now));
-    // Who had nobody to answer to before that has been silent only since.
-    let silent = asked.map(|since| times.heard.max(since) + MEMBERSHIP);
-    [silent, times.until].into_iter().flatten().min()
+    let active_since = queriers.get(&segment).and_then(|querier| querier.active_since(now));
+    // Before the querier's first query, listeners had no reason to send a report, so the interval
+    // starts there.
+    let silence_ends = active_since.map(|since| timers.last_report.max(since) + MEMBERSHIP);
+    [silence_ends, timers.leaves_at].into_iter().flatten().min()
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
-//! Who listens to which multicast group (RFC 4541): what IGMP and MLD messages say, and what follows from it.
+//! IGMP and MLD snooping (RFC 4541): tracks the groups that ports listen to, and sends queries.
 //!
-//! Nothing here looks at a clock or at the kernel: frames and times come in as values, and what is to be done goes out.
+//! The module is pure: it reads neither a clock nor the kernel. Frames and times are parameters,
+//! and the functions return the actions to take.
 
 mod groups;
 mod message;
@@ -13,36 +14,36 @@ use vswitch_common::packet::address::Address;
 use vswitch_common::tables::{ListenerKey, NetworkNumber, PortNumber, VlanKey};
 
 pub use groups::{Action, Group, Groups, MAX_GROUPS, PortFacts};
-pub use message::{Change, Heard, Message, Question, Record, Unread, parse};
-pub use querier::Rules;
-pub use query::{Asker, Query};
+pub use message::{Change, Message, ParseError, Question, Record, SnoopedMessage, parse};
+pub use querier::QuerierSettings;
+pub use query::{Query, QuerySource};
 
-/// Which of the two protocols: groups of IPv4 are IGMP's, those of IPv6 are MLD's.
+/// Address family of a group, which determines the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
-    /// IGMP.
+    /// IPv4 groups, managed by IGMP.
     Ipv4,
-    /// MLD.
+    /// IPv6 groups, managed by MLD.
     Ipv6,
 }
 
 impl Family {
-    /// That of an address.
+    /// Returns the family of an address.
     pub const fn of(address: IpAddr) -> Self {
         if address.is_ipv4() { Self::Ipv4 } else { Self::Ipv6 }
     }
 }
 
-/// A port that listens to a group. In the order in which people want to see them.
+/// A port that listens to a group. The order of the fields is the sort order of display.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Listener {
-    /// The network.
+    /// Network of the port.
     pub network: NetworkNumber,
-    /// The VLAN in it.
+    /// VLAN in the network.
     pub vlan: VlanKey,
-    /// The group.
+    /// Group address.
     pub group: IpAddr,
-    /// The port.
+    /// Port that joined the group.
     pub port: PortNumber,
 }
 
@@ -64,14 +65,15 @@ impl From<ListenerKey> for Listener {
     }
 }
 
-/// Whether a group is one that ports listen to or not. The others are flooded, and nobody has to ask for them: what every
-/// host is in, and what stays on a link (RFC 4541, 2.1.2 and 3; RFC 3810, 6).
+/// Reports whether frames of a group are sent only to its listeners. Frames of the other groups are
+/// flooded without a join: groups that every host is in, and groups that stay on a link (RFC 4541
+/// sections 2.1.2 and 3; RFC 3810 section 6).
 pub fn is_snooped(group: IpAddr) -> bool {
     match group {
         IpAddr::V4(group) => group.is_multicast() && group.octets()[..3] != [224, 0, 0],
         IpAddr::V6(group) => {
             let [first, second, ..] = group.octets();
-            // Scopes 0 and 1: reserved, and within one host.
+            // Scope 0 is reserved, and scope 1 stays within one host.
             let leaves_the_host = first == 0xff && second & 0xf > 1;
             let all_nodes = group.segments() == [0xff02, 0, 0, 0, 0, 0, 0, 1];
             let solicited_node = group.octets()[..13] == [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff];
@@ -80,16 +82,18 @@ pub fn is_snooped(group: IpAddr) -> bool {
     }
 }
 
-/// The sum of RFC 1071 over bytes and what came before; 0xffff over what has its checksum in it.
-fn sum(before: u32, bytes: &[u8]) -> u32 {
+/// Returns the 16-bit one's complement sum (RFC 1071) of `bytes`, added to the sum `initial`. The
+/// result is 0xffff for data that contains its correct checksum.
+fn sum(initial: u32, bytes: &[u8]) -> u32 {
     let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0)));
-    let sum = words.fold(u64::from(before), |sum, word| sum + u64::from(word));
+    let sum = words.fold(u64::from(initial), |sum, word| sum + u64::from(word));
     let sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
     let folded = (sum & 0xffff) + (sum >> 16);
     ((folded & 0xffff) + (folded >> 16)) as u32
 }
 
-/// The sum of the pseudo header before an ICMPv6 message (RFC 8200, 8.1).
+/// Returns the sum of the pseudo header of an ICMPv6 message with this length in bytes (RFC 8200
+/// section 8.1).
 fn pseudo_header(source: std::net::Ipv6Addr, destination: std::net::Ipv6Addr, length: usize) -> u32 {
     let next = vswitch_common::packet::protocol::ICMPV6;
     let addresses = sum(sum(0, &source.octets()), &destination.octets());
@@ -101,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_always_flooded_is_not_snooped() {
+    fn groups_that_are_always_flooded_are_not_snooped() {
         for group in
             ["224.0.0.1", "224.0.0.251", "ff02::1", "ff02::1:ff00:7", "ff00::5", "ff01::2", "ff11::3", "10.0.0.1"]
         {
@@ -113,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_is_an_entry_of_the_table_and_back() {
+    fn a_listener_survives_the_conversion_to_a_table_key() {
         for group in ["239.1.2.3", "ff15::1234"] {
             let group = group.parse().expect("an address");
             let listener = Listener { network: NetworkNumber(3), vlan: VlanKey(30), group, port: PortNumber(7) };

@@ -1,103 +1,93 @@
-//! Who asks in a network, and when (RFC 3376, 6.6 and 8; RFC 3810, 7.6 and 9).
+//! Querier election and query timers (RFC 3376 sections 6.6 and 8; RFC 3810 sections 7.6 and 9).
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::query::Asker;
+use super::query::{INTERVAL, OTHER_QUERIER, QuerySource, STARTUP};
 
-/// How many messages in a row may get lost.
-pub(super) const ROBUSTNESS: u32 = 2;
-/// From one general query to the next.
-pub(super) const INTERVAL: Duration = Duration::from_secs(125);
-/// How long the answers to it may take.
-pub(super) const RESPONSE: Duration = Duration::from_secs(10);
-/// From the first general query to the second: a quarter of the others' interval.
-pub(super) const STARTUP: Duration = Duration::from_secs(31);
-/// How long the answers to a query about one group may take.
-pub(super) const LAST_MEMBER: Duration = Duration::from_secs(1);
-/// How long a querier may be silent: `ROBUSTNESS * INTERVAL + RESPONSE / 2`.
-pub(super) const OTHER_QUERIER: Duration = Duration::from_secs(255);
-/// How long a listener may be silent: `ROBUSTNESS * INTERVAL + RESPONSE`.
-pub(super) const MEMBERSHIP: Duration = Duration::from_secs(260);
-
-/// What holds for a network.
+/// Querier settings of a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rules {
-    /// Whether we ask where nobody else does.
+pub struct QuerierSettings {
+    /// Whether the switch sends queries if no other querier has precedence.
     pub querier: bool,
-    /// In whose name.
-    pub asker: Asker,
+    /// Sender addresses of the switch's queries.
+    pub source: QuerySource,
 }
 
-/// Who asks in one VLAN of a network by one of the protocols.
+/// Querier state of one VLAN of a network, for one protocol.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Querier {
-    /// Since when queries are heard without a break, and the last one.
-    heard: Option<(Instant, Instant)>,
-    /// Ours, where we would ask.
-    own: Option<Own>,
+    /// Times of the first and the last query of an uninterrupted series.
+    queries: Option<(Instant, Instant)>,
+    /// The switch's own querier, if it is enabled.
+    own: Option<OwnQuerier>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Own {
-    /// When to ask next.
-    next: Instant,
-    /// From the last time to the next.
-    pace: Duration,
-    /// Another asks, and we shall when it has been silent for long enough.
-    defers: bool,
+struct OwnQuerier {
+    /// Time of the next query.
+    next_query: Instant,
+    /// Interval between the next query and the one after it.
+    interval: Duration,
+    /// Whether another querier has precedence. The switch starts to send queries when the other one
+    /// counts as gone.
+    deferring: bool,
 }
 
 impl Querier {
-    /// Whether we would ask here from now on.
-    pub fn set_own(&mut self, now: Instant, wanted: bool) {
-        match (wanted, self.own) {
-            (true, None) => self.own = Some(Own { next: now, pace: STARTUP, defers: false }),
+    /// Enables or disables the switch's own querier.
+    pub fn set_own(&mut self, now: Instant, enabled: bool) {
+        match (enabled, self.own) {
+            (true, None) => self.own = Some(OwnQuerier { next_query: now, interval: STARTUP, deferring: false }),
             (false, Some(_)) => self.own = None,
             _ => {}
         }
     }
 
-    /// Somebody has asked: one to whom we defer, or another, or we ourselves.
-    pub fn hear(&mut self, now: Instant, first: bool) {
-        let since = self.since(now).unwrap_or(now);
-        self.heard = Some((since, now));
-        if let Some(own) = self.own.as_mut().filter(|_| first) {
-            *own = Own { next: now + OTHER_QUERIER, pace: INTERVAL, defers: true };
+    /// Records a general query at the time `now`. `precedes` says that its sender has precedence
+    /// over the switch's own querier.
+    pub fn record_query(&mut self, now: Instant, precedes: bool) {
+        let since = self.active_since(now).unwrap_or(now);
+        self.queries = Some((since, now));
+        if let Some(own) = self.own.as_mut().filter(|_| precedes) {
+            *own = OwnQuerier { next_query: now + OTHER_QUERIER, interval: INTERVAL, deferring: true };
         }
     }
 
-    /// Since when listeners have been asked. `None` if nobody asks: then they do not have to answer, and nothing follows
-    /// from their silence.
-    pub fn since(&self, now: Instant) -> Option<Instant> {
-        self.heard.filter(|(_, last)| now < *last + OTHER_QUERIER).map(|(since, _)| since)
+    /// Returns the time since which queries have been sent without interruption. Returns `None`
+    /// without an active querier: listeners then send no reports, so a missing report has no
+    /// meaning.
+    pub fn active_since(&self, now: Instant) -> Option<Instant> {
+        self.queries.filter(|(_, last)| now < *last + OTHER_QUERIER).map(|(since, _)| since)
     }
 
-    /// Whether it is we who ask.
-    pub fn is_ours(&self) -> bool {
-        self.own.is_some_and(|own| !own.defers)
+    /// Reports whether the switch is the querier.
+    pub fn is_active(&self) -> bool {
+        self.own.is_some_and(|own| !own.deferring)
     }
 
-    /// Whether to ask now. If so, the next time is set.
+    /// Reports whether a query is due. If it is, records the query and sets the time of the next
+    /// one.
     pub fn is_due(&mut self, now: Instant) -> bool {
-        let Some(own) = self.own.as_mut().filter(|own| own.next <= now) else { return false };
-        *own = Own { next: now + own.pace, pace: INTERVAL, defers: false };
-        self.hear(now, false);
+        let Some(own) = self.own.as_mut().filter(|own| own.next_query <= now) else { return false };
+        *own = OwnQuerier { next_query: now + own.interval, interval: INTERVAL, deferring: false };
+        self.record_query(now, false);
         true
     }
 
-    /// When to ask next.
-    pub fn next(&self) -> Option<Instant> {
-        self.own.map(|own| own.next)
+    /// Returns the time of the next query.
+    pub fn next_query(&self) -> Option<Instant> {
+        self.own.map(|own| own.next_query)
     }
 }
 
-/// Whether one who asks is to be deferred to: of two queriers the one with the lower address asks (RFC 3376, 6.6.2). One
-/// without an address is a switch that wants to know something, and no querier (RFC 4541, 2.1.1).
-pub(super) fn comes_first(source: IpAddr, asker: &Asker) -> bool {
-    let own = match source {
-        IpAddr::V4(_) => IpAddr::from(asker.ipv4),
-        IpAddr::V6(_) => asker.link_local.into(),
+/// Reports whether the sender of a query has precedence over the switch. The querier with the lower
+/// address wins the election (RFC 3376 section 6.6.2). A query without a source address comes from
+/// a snooping switch, which takes no part in the election (RFC 4541 section 2.1.1).
+pub(super) fn has_precedence(sender: IpAddr, own: &QuerySource) -> bool {
+    let own_address = match sender {
+        IpAddr::V4(_) => IpAddr::from(own.ipv4),
+        IpAddr::V6(_) => own.link_local.into(),
     };
-    !source.is_unspecified() && (own.is_unspecified() || source < own)
+    !sender.is_unspecified() && (own_address.is_unspecified() || sender < own_address)
 }

@@ -1,21 +1,27 @@
-//! The names that the DNS servers of the networks know: endpoints, their aliases and hostnames.
+//! The DNS names of endpoints: names, aliases, hostnames.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
-use super::cluster::addresses;
-use super::state::{EndpointEntry, State};
 use crate::dns::Names;
-use crate::model::{Driver, Endpoint, EndpointName, NetworkId, Phase};
+use crate::model::{Endpoint, EndpointName, NetworkId, Phase};
+use crate::switch::context::Context;
+use crate::switch::others::addresses;
+use crate::switch::state::{EndpointEntry, State};
 
-/// What the switch knows of names. It looks at the state for each question: there is nothing to be kept in line.
+/// The DNS names of endpoints. Every query reads the state, so no index has to be updated.
 #[derive(Debug)]
-pub(super) struct Directory(pub(super) Arc<Mutex<State>>);
+pub struct Directory(Arc<Context>);
 
 impl Directory {
+    /// Returns the directory of the endpoints of this host and of the cluster.
+    pub const fn new(context: Arc<Context>) -> Self {
+        Self(context)
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state()
     }
 }
 
@@ -28,7 +34,8 @@ impl Names for Directory {
             let record = &entry.record;
             if is_on_host(&state, record) {
                 if is_called(record, name) {
-                    // The host's own addresses in the network that is asked in: where its ports are reached.
+                    // The ports of an endpoint in the host network are reached at the host's
+                    // addresses in the client's network.
                     found.extend(state.networks.get(&network)?.record.gateways());
                 }
                 continue;
@@ -50,7 +57,7 @@ impl Names for Directory {
                 found.extend(state.others.named(*network, name).flat_map(addresses));
             }
         }
-        // Several may be on the host.
+        // Several endpoints of this name may be in the host network, with the same addresses.
         found.sort_unstable();
         found.dedup();
         (!found.is_empty()).then_some(found)
@@ -80,7 +87,8 @@ impl Names for Directory {
     }
 }
 
-/// The networks whose names a client sees: all that it is in, if it is an endpoint of the network that it asks in.
+/// Returns the networks whose names a client sees: all networks of the endpoint that has the
+/// client's address, or the client's network alone.
 fn visible(state: &State, network: NetworkId, client: IpAddr) -> BTreeSet<NetworkId> {
     let endpoint: Option<&EndpointName> =
         state.endpoints_of(network).find(|entry| has_address(entry, client)).map(|entry| &entry.record.name);
@@ -93,17 +101,17 @@ fn has_address(entry: &EndpointEntry, address: IpAddr) -> bool {
 }
 
 fn is_on_host(state: &State, record: &Endpoint) -> bool {
-    state.networks.get(&record.network).is_some_and(|entry| entry.record.driver == Driver::Host)
+    state.networks.get(&record.network).is_some_and(|entry| entry.record.capabilities().host_namespace)
 }
 
-/// `NAME` of `NAME.NETWORK`; networks may have dots in their names.
+/// Returns `NAME` of `NAME.NETWORK`. Network names may contain dots.
 fn before_network<'a>(name: &'a str, network: &str) -> Option<&'a str> {
     let dot = name.len().checked_sub(network.len() + 1)?;
     let (before, after) = (name.get(..dot)?, name.get(dot..)?);
     after.strip_prefix('.')?.eq_ignore_ascii_case(network).then_some(before)
 }
 
-/// Whether an endpoint is called like this: by its name, an alias, its hostname or its short id.
+/// Returns whether an endpoint has this name, alias, hostname or short id.
 fn is_called(record: &Endpoint, name: &str) -> bool {
     let others = record.aliases.iter().chain(&record.hostname).map(String::as_str);
     let mut names = std::iter::once(record.name.as_str()).chain(others);

@@ -1,4 +1,4 @@
-//! What happens behind the switch's back: devices that come and go, stations that fall silent.
+//! Reactions to changes of devices that the switch did not make, and the ageing of stations.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -7,23 +7,24 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use vswitch_common::tables::NetworkNumber;
 
-use super::state::NetworkEntry;
-use super::{Switch, SwitchError};
 use crate::datapath::Datapath;
 use crate::kernel::netlink::{Link, LinkEvent, Netlink};
-use crate::kernel::netns::{self, NetnsId};
-use crate::model::{DEFAULT_AGEING, EndpointId, NetworkId, Owner, Phase};
+use crate::model::{DEFAULT_AGEING, EndpointId, NetworkId, Owner};
+use crate::switch::Switch;
+use crate::switch::error::SwitchError;
+use crate::switch::state::NetworkEntry;
 
-/// How often everything is looked at again, should an event ever be missed.
+/// The interval at which all ports are compared with all links, in case an event was missed.
 const RESYNC: Duration = Duration::from_secs(60);
-/// How often endpoints without a device are looked at: nobody tells when their processes end.
+/// The interval at which endpoints without a device are checked: no event reports the end of their
+/// processes.
 const VANISHED: Duration = Duration::from_secs(3);
-/// How long to wait before link events are asked for again.
+/// The pause before the socket of link events is opened again.
 const RETRY: Duration = Duration::from_secs(1);
-/// How often stations are aged, unless a network forgets faster.
+/// The interval at which stations are aged, unless a network has a shorter ageing time.
 const AGEING: Duration = Duration::from_secs(10);
 
-/// What the loss of a device means.
+/// The object that lost its device.
 #[derive(Clone, Copy, Debug)]
 enum Loss {
     Endpoint(EndpointId),
@@ -35,7 +36,7 @@ enum Loss {
 
 impl Switch {
     /// Follows the links of the host's namespace, for as long as the daemon lives.
-    pub async fn follow_links(self: Arc<Self>, mut events: mpsc::UnboundedReceiver<LinkEvent>) {
+    pub(super) async fn follow_links(self: Arc<Self>, mut events: mpsc::UnboundedReceiver<LinkEvent>) {
         let mut resync = tokio::time::interval(RESYNC);
         let mut vanished = tokio::time::interval(VANISHED);
         resync.tick().await;
@@ -43,8 +44,8 @@ impl Switch {
             let event = tokio::select! {
                 event = events.recv() => event,
                 _ = vanished.tick() => {
-                    if let Ok(_leave) = self.leave().await {
-                        self.release_vanished().await;
+                    if let Ok(_change) = self.context.begin_change().await {
+                        self.endpoints.release_vanished().await;
                     }
                     continue;
                 }
@@ -59,7 +60,8 @@ impl Switch {
                     }
                 }
                 None => {
-                    // The socket broke. What it did not tell is found by looking, once there is another.
+                    // The socket failed. A comparison finds the missed events once a new socket is
+                    // open.
                     tokio::time::sleep(RETRY).await;
                     match Netlink::link_events() {
                         Ok(again) => events = again,
@@ -73,20 +75,20 @@ impl Switch {
 
     fn removed(self: &Arc<Self>, ifindex: u32) {
         let losses = {
-            let state = self.state();
+            let state = self.context.state();
             let endpoint =
                 state.endpoints.values().find(|entry| entry.port.is_some_and(|port| port.ifindex == ifindex));
             let networks = || state.networks.values();
             let host = networks().find(|entry| entry.host_port.is_some_and(|port| port.ifindex == ifindex));
             let mut all_tunnels = networks().filter_map(|entry| entry.tunnels.as_ref()).flat_map(BTreeMap::values);
-            let tunnels = all_tunnels.any(|port| port.ifindex == ifindex) || self.datapath.is_receiver(ifindex);
+            let tunnels = all_tunnels.any(|port| port.ifindex == ifindex) || self.context.datapath.is_receiver(ifindex);
             let uplinks =
                 networks().filter(|entry| entry.uplink.as_ref().is_some_and(|uplink| uplink.port.ifindex == ifindex));
             let one = None
                 .or_else(|| endpoint.map(|entry| Loss::Endpoint(entry.record.id)))
                 .or_else(|| host.map(|entry| Loss::HostPort(entry.record.id)))
                 .or_else(|| tunnels.then_some(Loss::Tunnels))
-                .or_else(|| self.encryption.is_device(ifindex).then_some(Loss::Wireguard));
+                .or_else(|| self.overlay.encryption.is_device(ifindex).then_some(Loss::Wireguard));
             one.into_iter().chain(uplinks.map(|entry| Loss::Uplink(entry.record.id))).collect::<Vec<_>>()
         };
         for loss in losses {
@@ -97,11 +99,11 @@ impl Switch {
 
     async fn settle(&self, loss: Loss, ifindex: u32) {
         let settled = match loss {
-            Loss::Endpoint(id) => self.reap(id, ifindex).await,
-            Loss::HostPort(id) => self.remake_host_port(id, ifindex).await,
-            Loss::Uplink(id) => self.uplink_removed(id, ifindex).await,
-            Loss::Tunnels => self.tunnels_lost().await,
-            Loss::Wireguard => self.wireguard_lost().await,
+            Loss::Endpoint(id) => self.endpoints.reap(id, ifindex).await,
+            Loss::HostPort(id) => self.networks.remake_host_port(id, ifindex).await,
+            Loss::Uplink(id) => self.macvlan.uplink_removed(id, ifindex).await,
+            Loss::Tunnels => self.overlay.tunnels_lost().await,
+            Loss::Wireguard => self.overlay.wireguard_lost().await,
         };
         match settled {
             Ok(()) | Err(SwitchError::ShuttingDown) => {}
@@ -113,7 +115,7 @@ impl Switch {
 
     fn changed(self: &Arc<Self>, link: &Link) {
         let (changed, renamed) = {
-            let state = self.state();
+            let state = self.context.state();
             let networks = state.networks.values();
             let changed = networks.clone().filter(|entry| match (&entry.uplink, entry.record.interface()) {
                 (Some(uplink), _) => uplink.port.ifindex == link.index && link.mac != Some(uplink.mac),
@@ -122,7 +124,7 @@ impl Switch {
             });
             let renamed = networks.filter(|entry| {
                 let here = entry.uplink.as_ref().is_some_and(|uplink| uplink.port.ifindex == link.index);
-                here && entry.record.wire.as_ref().is_some_and(|wire| wire.parent.as_str() != link.name)
+                here && entry.record.parent().is_some_and(|options| options.parent.as_str() != link.name)
             });
             let id = |entry: &NetworkEntry| entry.record.id;
             (changed.map(id).collect::<Vec<_>>(), renamed.map(id).collect::<Vec<_>>())
@@ -130,7 +132,7 @@ impl Switch {
         for id in renamed {
             let (switch, name) = (self.clone(), link.name.clone());
             tokio::spawn(async move {
-                if let Err(error) = switch.parent_renamed(id, &name).await {
+                if let Err(error) = switch.macvlan.parent_renamed(id, &name).await {
                     tracing::warn!("the new name {name} of a parent was not recorded: {error}");
                 }
             });
@@ -139,24 +141,24 @@ impl Switch {
             let (switch, link) = (self.clone(), link.clone());
             tokio::spawn(async move {
                 let name = link.name.clone();
-                match switch.uplink_changed(id, link).await {
+                match switch.macvlan.uplink_changed(id, link).await {
                     Ok(()) | Err(SwitchError::ShuttingDown) => {}
-                    Err(error) => tracing::warn!("{name} could not be taken in as an uplink again: {error}"),
+                    Err(error) => tracing::warn!("cannot make {name} an uplink again: {error}"),
                 }
             });
         }
     }
 
-    /// Compares all ports with all links: what an event would have said.
+    /// Compares all ports with all links, and reacts as to the missed events.
     async fn resync(self: &Arc<Self>) -> Result<(), SwitchError> {
-        let links = self.netlink.links().await?;
+        let links = self.context.netlink.links().await?;
         let there: BTreeSet<u32> = links.iter().map(|link| link.index).collect();
         let ours: BTreeSet<EndpointId> = {
-            let owners = links.iter().filter_map(|link| self.instance.owner(link.alias.as_deref()?));
+            let owners = links.iter().filter_map(|link| self.context.instance.owner(link.alias.as_deref()?));
             owners.filter_map(|owner| if let Owner::Endpoint(id) = owner { Some(id) } else { None }).collect()
         };
         let gone: Vec<u32> = {
-            let state = self.state();
+            let state = self.context.state();
             let endpoints = state.endpoints.values().filter(|entry| !ours.contains(&entry.record.id));
             let endpoints = endpoints.filter_map(|entry| entry.port);
             let networks = state.networks.values();
@@ -169,51 +171,21 @@ impl Switch {
         };
         gone.into_iter().for_each(|ifindex| self.removed(ifindex));
         links.iter().for_each(|link| self.changed(link));
-        self.refresh_parents().await?;
-        self.refresh_underlay().await?;
-        self.retry_outside().await
+        self.macvlan.refresh_parents().await?;
+        self.overlay.refresh_underlay().await?;
+        self.nat.retry_nat().await
     }
 
-    /// Releases endpoints without a device, whose namespaces nobody tells of.
-    async fn release_vanished(&self) {
-        let without_device: Vec<_> = {
-            let state = self.state();
-            let attached = state.endpoints.values().filter(|entry| entry.record.phase == Phase::Attached);
-            attached
-                .filter(|entry| entry.port.is_none())
-                .map(|entry| (entry.record.clone(), entry.exclusive.clone()))
-                .collect()
-        };
-        for (endpoint, exclusive) in without_device {
-            let _exclusive = exclusive.lock().await;
-            let recorded = NetnsId { dev: endpoint.netns.dev, inode: endpoint.netns.inode };
-            // A process's number may be another's by now, and the host's namespace is always there.
-            let process = &endpoint.netns.process;
-            let renewed = process.is_some() && netns::process_behind(&endpoint.netns.path) != *process;
-            let still = match self.open_netns(&endpoint.netns.path).await {
-                Ok(netns) => netns.id() == recorded,
-                // On the host's own stack.
-                Err(SwitchError::OwnNamespace(_)) => self.own_netns == recorded,
-                Err(_) => false,
-            };
-            if renewed || !still {
-                self.close_outside(&endpoint).await;
-                self.forget(endpoint.id).await;
-                self.settle_endpoint(&endpoint, true).await;
-                tracing::info!("endpoint {} is released: {} is gone", endpoint.name, endpoint.netns.path.display());
-            }
-        }
-    }
-
-    /// Forgets stations that have fallen silent, for as long as the daemon lives.
-    pub async fn age_stations(self: Arc<Self>) {
+    /// Removes stations that exceed the ageing time, for as long as the daemon lives.
+    pub(super) async fn age_stations(self: Arc<Self>) {
         loop {
             let ages = self.ages();
             let shortest = ages.iter().map(|(_, age)| *age).min().unwrap_or(DEFAULT_AGEING);
             let interval = AGEING.min(Duration::from_secs(u64::from(shortest)) / 2).max(Duration::from_secs(1));
             tokio::time::sleep(interval).await;
             let switch = self.clone();
-            let aged = tokio::task::spawn_blocking(move || switch.age(&switch.ages()).and(switch.hear_peers())).await;
+            let aged =
+                tokio::task::spawn_blocking(move || switch.age(&switch.ages()).and(switch.overlay.hear_peers())).await;
             if let Ok(Err(error)) = aged {
                 tracing::warn!("ageing stations: {error}");
             }
@@ -221,19 +193,19 @@ impl Switch {
     }
 
     fn ages(&self) -> Vec<(NetworkNumber, u32)> {
-        self.state().networks.values().map(|entry| (entry.record.number, entry.record.bridge.ageing)).collect()
+        self.context.state().networks.values().map(|entry| (entry.record.number, entry.record.ageing())).collect()
     }
 
     fn age(&self, ages: &[(NetworkNumber, u32)]) -> Result<(), SwitchError> {
         let longest = ages.iter().map(|(_, age)| *age).max().unwrap_or(DEFAULT_AGEING);
-        self.datapath.age(longest)?;
+        self.context.datapath.age(longest)?;
         if ages.iter().all(|(_, age)| *age == longest) {
             return Ok(());
         }
-        for (key, entry) in self.datapath.fdb()? {
+        for (key, entry) in self.context.datapath.fdb()? {
             let age = ages.iter().find(|(number, _)| *number == key.network).map_or(longest, |(_, age)| *age);
             if !entry.is_static() && Datapath::age_of(&entry) >= u64::from(age) {
-                self.datapath.fdb_remove(&key)?;
+                self.context.datapath.fdb_remove(&key)?;
             }
         }
         Ok(())

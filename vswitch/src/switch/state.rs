@@ -1,107 +1,125 @@
-//! What the switch knows, and the decisions on it: names, addresses and numbers are given here, under one lock.
+//! The state of the switch, and the decisions on names, addresses and numbers. All of it is under
+//! one lock.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
+use std::time::Instant;
 
 use ipnet::IpNet;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use vswitch_common::Mac;
 use vswitch_common::tables::{MAX_PORTS, NetworkNumber, PortNumber};
 
-use super::SwitchError;
-use super::cluster::Others;
-use super::overlay::{OverlayError, PeerEntry};
-use crate::ipam;
 use crate::kernel::netns::NetnsId;
 use crate::model::{
-    Driver, Endpoint, EndpointAddress, EndpointId, EndpointName, InterfaceName, Network, NetworkId, NetworkName,
-    OverlayOptions, Phase, StationMac, Subnet, SubnetConfig,
+    Endpoint, EndpointAddress, EndpointId, EndpointName, InterfaceName, Network, NetworkId, NetworkName, Peer, Phase,
+    StationMac, Subnet, SubnetConfig, Vni,
 };
+use crate::plan::ipam;
+use crate::switch::error::SwitchError;
+use crate::switch::others::Others;
+use crate::switch::overlay::OverlayError;
 
-/// Everything that is there.
+/// The networks, endpoints and peers of this host, and those of the cluster.
 #[derive(Debug, Default)]
 pub struct State {
     pub networks: BTreeMap<NetworkId, NetworkEntry>,
     pub endpoints: BTreeMap<EndpointId, EndpointEntry>,
     pub peers: BTreeMap<IpAddr, PeerEntry>,
-    /// What other hosts of the cluster have.
+    /// The networks and endpoints of other hosts in the cluster.
     pub others: Others,
 }
 
-/// A network, with what it has in the kernel.
+/// A network with its ports in the kernel.
 #[derive(Debug)]
 pub struct NetworkEntry {
     pub record: Network,
-    /// Whether it is there for others: not while it is made or removed.
+    /// Whether other requests find the network: false while it is created or removed.
     pub ready: bool,
-    /// The MTU that its endpoints get.
+    /// The MTU of new endpoints.
     pub mtu: u32,
     pub host_port: Option<PortHandle>,
     pub uplink: Option<UplinkPort>,
-    /// The tunnels by peer, of an overlay network that is made; `None` for others, and while it is made or removed.
+    /// The tunnels by peer; `None` for a network that is no overlay network, and while it is
+    /// created or removed.
     pub tunnels: Option<BTreeMap<IpAddr, PortHandle>>,
-    /// Held by whoever works on its devices.
+    /// Held while the devices of the network are changed.
     pub exclusive: Arc<AsyncMutex<()>>,
 }
 
-/// An endpoint, with what it has in the kernel.
+/// An endpoint with its port in the kernel.
 #[derive(Debug)]
 pub struct EndpointEntry {
     pub record: Endpoint,
     pub port: Option<PortHandle>,
-    /// Held by whoever works on it.
+    /// Held while the endpoint is changed.
     pub exclusive: Arc<AsyncMutex<()>>,
 }
 
-/// A port and its device.
+/// A peer, and when a frame last came from it.
+#[derive(Clone, Debug)]
+pub struct PeerEntry {
+    pub record: Peer,
+    /// The count of frames from the peer at the last look.
+    pub frames: u64,
+    pub heard: Option<Instant>,
+}
+
+impl PeerEntry {
+    pub const fn new(record: Peer) -> Self {
+        Self { record, frames: 0, heard: None }
+    }
+}
+
+/// A port with its device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PortHandle {
     pub ifindex: u32,
     pub number: PortNumber,
 }
 
-/// An uplink that is there.
+/// The port of an uplink or parent whose interface exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UplinkPort {
     pub port: PortHandle,
-    /// The interface's own address.
+    /// The MAC address of the interface.
     pub mac: Mac,
-    /// The host's own IP addresses there, as far as they matter: of a parent.
+    /// The host's IP addresses on the interface; collected for parents only.
     pub addresses: Vec<IpAddr>,
-    /// Whether XDP runs on it.
+    /// Whether XDP runs on the interface.
     pub xdp: bool,
-    /// Why not, where somebody may wonder.
+    /// The reason why XDP does not run, if the reason is worth a note.
     pub note: Option<&'static str>,
 }
 
-/// What somebody wants attached, as far as it is known before an address is given.
+/// An endpoint to admit, before it has addresses.
 #[derive(Debug)]
 pub struct Wanted {
     pub endpoint: Endpoint,
     pub ip: Option<Ipv4Addr>,
     pub ip6: Option<Ipv6Addr>,
     pub mac: Option<StationMac>,
-    /// The parent's MAC address, where endpoints have that.
+    /// The MAC address of the parent, if endpoints share it.
     pub parent_mac: Option<StationMac>,
-    /// The interface; the next that is free if not given.
+    /// The interface in the namespace; the next free one for `None`.
     pub ifname: Option<InterfaceName>,
-    /// Addresses that are taken outside of the switch.
+    /// Addresses in use outside of the switch.
     pub taken: Vec<IpAddr>,
 }
 
-/// What somebody wants made a network, as far as it is known before it gets subnets.
+/// A network to admit, before it has subnets.
 #[derive(Debug)]
 pub struct WantedNetwork {
     pub network: Network,
-    /// Whether it is to have an IPv6 subnet, even if none is given.
+    /// Whether the network gets an IPv6 subnet even if the user named none.
     pub ipv6: bool,
-    /// The MTU that its endpoints get.
+    /// The MTU of new endpoints.
     pub mtu: u32,
 }
 
 impl State {
-    /// The network of this name, or whose id begins like this.
+    /// Returns the network with this name, or with an id that starts with `reference`.
     pub fn network(&self, reference: &str) -> Result<&NetworkEntry, SwitchError> {
         let ready = || self.networks.values().filter(|entry| entry.ready);
         if let Some(entry) = ready().find(|entry| entry.record.name.as_str() == reference) {
@@ -111,8 +129,8 @@ impl State {
         found.ok_or_else(|| SwitchError::NetworkNotFound(reference.to_owned()))
     }
 
-    /// The endpoint of this name, or one of whose ids begins like this, in every network that it is in: first where its
-    /// default route is, or would be.
+    /// Returns the endpoint with this name, or with an id that starts with `reference`, in each of
+    /// its networks: the network with the default route first.
     pub fn endpoint(&self, reference: &str) -> Result<Vec<&EndpointEntry>, SwitchError> {
         let found = self.connections(reference);
         if !found.is_empty() {
@@ -123,41 +141,45 @@ impl State {
         Ok(self.connections(found.record.name.as_str()))
     }
 
-    /// All that is attached at the namespace of an endpoint, itself too, in the order of [`State::gateway_order`]. They
-    /// share a default route, and where names are asked for, whatever they are called.
+    /// Returns all connections of the namespace of an endpoint, this one included, in the order of
+    /// [`State::gateway_order`]. They share a default route and DNS servers, whatever their names
+    /// are.
     pub fn sharing(&self, endpoint: &Endpoint) -> Vec<&EndpointEntry> {
         let mut there: Vec<_> = self.endpoints.values().filter(|entry| same_place(&entry.record, endpoint)).collect();
         there.sort_by_cached_key(|entry| self.gateway_order(&entry.record));
         there
     }
 
-    /// The endpoint of exactly this name in every network that it is in, in the order of [`State::gateway_order`].
+    /// Returns the endpoint with exactly this name in each of its networks, in the order of
+    /// [`State::gateway_order`].
     pub fn connections(&self, name: &str) -> Vec<&EndpointEntry> {
         let mut named: Vec<_> = self.endpoints.values().filter(|entry| entry.record.name.as_str() == name).collect();
         named.sort_by_cached_key(|entry| self.gateway_order(&entry.record));
         named
     }
 
-    /// An endpoint as it is in one network.
+    /// Returns an endpoint in one network.
     pub fn endpoint_in(&self, name: &EndpointName, network: NetworkId) -> Option<&EndpointEntry> {
         self.endpoints_of(network).find(|entry| entry.record.name == *name)
     }
 
-    /// What an endpoint's networks are sorted by: where the default route is comes first. Docker's order: the higher
-    /// priority, then the network's name. Networks without a way out come last.
+    /// Returns the sort key of an endpoint's networks; the default route goes by the first. As in
+    /// Docker: the higher priority, then the network's name. Networks without a route to other
+    /// networks come last.
     pub fn gateway_order(&self, endpoint: &Endpoint) -> (bool, i32, String) {
         let network = self.networks.get(&endpoint.network).map(|entry| &entry.record);
-        let without = network.is_none_or(|network| !network.driver.has_interfaces() || !network.has_way_out(endpoint));
+        let without =
+            network.is_none_or(|network| network.capabilities().interfaces.is_err() || !network.has_way_out(endpoint));
         let name = network.map_or_else(String::new, |network| network.name.to_string());
         (without, endpoint.gw_priority.saturating_neg(), name)
     }
 
-    /// The endpoints of a network.
+    /// Returns the endpoints of a network.
     pub fn endpoints_of(&self, network: NetworkId) -> impl Iterator<Item = &EndpointEntry> {
         self.endpoints.values().filter(move |entry| entry.record.network == network)
     }
 
-    /// The endpoints that are there for others, by name.
+    /// Returns the attached endpoints by name.
     pub fn attached(&self) -> Vec<&EndpointEntry> {
         let attached = self.endpoints.values().filter(|entry| entry.record.phase == Phase::Attached);
         let mut attached: Vec<_> = attached.collect();
@@ -165,7 +187,8 @@ impl State {
         attached
     }
 
-    /// Checks a network against those there are, and gives it subnets where none is given; its VNI is left open.
+    /// Checks a network against the existing ones, and chooses the missing subnets. Does not choose
+    /// a VNI.
     pub fn check_network(
         &self,
         network: &mut Network,
@@ -174,7 +197,7 @@ impl State {
         routes: &[IpNet],
     ) -> Result<(), SwitchError> {
         self.check_name(&network.name)?;
-        if network.overlay.is_some_and(|overlay| overlay.vni != 0) {
+        if network.overlay().is_some_and(|overlay| overlay.vni.is_some()) {
             self.give_vni(network)?;
         }
         self.give_subnets(network, ipv6, pools, routes)
@@ -185,7 +208,7 @@ impl State {
         if is_taken { Err(SwitchError::NetworkExists(name.clone())) } else { Ok(()) }
     }
 
-    /// Takes a network in, not ready yet: gives it a number, and a subnet where none is given.
+    /// Adds a network that is not ready yet: chooses its number, its VNI and the missing subnets.
     pub fn admit_network(
         &mut self,
         wanted: WantedNetwork,
@@ -194,19 +217,19 @@ impl State {
     ) -> Result<(Network, OwnedMutexGuard<()>), SwitchError> {
         let WantedNetwork { mut network, ipv6, mtu } = wanted;
         self.check_name(&network.name)?;
-        let uplink = network.bridge.uplink.as_ref();
-        let bridged = |entry: &&NetworkEntry| uplink.is_some() && entry.record.bridge.uplink.as_ref() == uplink;
+        let uplink = network.uplink();
+        let bridged = |entry: &&NetworkEntry| uplink.is_some() && entry.record.uplink() == uplink;
         if let (Some(interface), Some(other)) = (uplink, self.networks.values().find(bridged)) {
             return Err(SwitchError::UplinkInUse { interface: interface.clone(), network: other.record.name.clone() });
         }
         self.give_vni(&mut network)?;
         self.give_subnets(&mut network, ipv6, pools, routes)?;
-        let parent = network.wire.as_ref().map(|wire| &wire.parent);
+        let parent = network.parent().map(|options| &options.parent);
         let there = self.networks.values().map(|entry| &entry.record);
         let on_parent =
-            there.filter(|_| parent.is_some()).find(|other| other.wire.as_ref().map(|wire| &wire.parent) == parent);
+            there.filter(|_| parent.is_some()).find(|other| other.parent().map(|options| &options.parent) == parent);
         network.number = match on_parent {
-            // One segment on the wire, and in the switch.
+            // Networks on one parent are one segment, in the datapath as on the wire.
             Some(other) => other.number,
             None => self.free_number()?,
         };
@@ -225,18 +248,19 @@ impl State {
         Ok((network, guard))
     }
 
-    /// Checks the VNI of an overlay network, or gives it the first that is free.
+    /// Checks the VNI of an overlay network, or chooses the first free one.
     fn give_vni(&self, network: &mut Network) -> Result<(), SwitchError> {
-        let Some(overlay) = &mut network.overlay else { return Ok(()) };
-        let others = self.networks.values().filter_map(|entry| Some((entry.record.overlay?.vni, &entry.record.name)));
-        let others: BTreeMap<u32, &NetworkName> = others.collect();
-        if let Some(holder) = others.get(&overlay.vni) {
-            return Err(OverlayError::VniInUse { vni: overlay.vni, network: (*holder).clone() }.into());
-        }
-        if overlay.vni == 0 {
-            let mut free =
-                (OverlayOptions::FIRST_VNI..=OverlayOptions::LAST_VNI).filter(|vni| !others.contains_key(vni));
-            overlay.vni = free.next().ok_or(OverlayError::NoFreeVni)?;
+        let Some(overlay) = network.overlay_mut() else { return Ok(()) };
+        let others =
+            self.networks.values().filter_map(|entry| Some((entry.record.overlay()?.vni?, &entry.record.name)));
+        let others: BTreeMap<Vni, &NetworkName> = others.collect();
+        let Some(vni) = overlay.vni else {
+            let mut free = Vni::automatic().filter(|vni| !others.contains_key(vni));
+            overlay.vni = Some(free.next().ok_or(OverlayError::NoFreeVni)?);
+            return Ok(());
+        };
+        if let Some(holder) = others.get(&vni) {
+            return Err(OverlayError::VniInUse { vni, network: (*holder).clone() }.into());
         }
         Ok(())
     }
@@ -258,11 +282,11 @@ impl State {
                 return Err(SwitchError::SubnetOverlap { subnet, other, network });
             }
         }
-        if !network.driver.is_switched() {
+        if !network.capabilities().switched {
             return Ok(());
         }
-        // In a cluster etcd says whose is which; otherwise each host would choose for itself.
-        if network.overlay.is_some_and(|overlay| !overlay.shared)
+        // In a cluster etcd decides on the subnet. Without one, each host would choose another.
+        if network.overlay().is_some_and(|overlay| !overlay.shared)
             && !network.subnets.iter().any(|config| !config.subnet.is_ipv6())
         {
             return Err(OverlayError::NoSubnet(network.name.clone()).into());
@@ -278,10 +302,10 @@ impl State {
             let subnet = if pools.iter().any(Subnet::is_ipv6) {
                 ipam::free_subnet(pools, true, &used, routes).map_err(SwitchError::Pool)?
             } else {
-                Subnet::unique_local(match network.overlay {
-                    // The same on every host.
+                Subnet::unique_local(match network.overlay() {
+                    // Derived from the VNI, so that every host chooses the same subnet.
                     Some(overlay) if !overlay.shared => {
-                        let [a, b, c, d] = overlay.vni.to_be_bytes();
+                        let [a, b, c, d] = overlay.vni_number().to_be_bytes();
                         [0x76, a, b, c, d]
                     }
                     _ => {
@@ -305,7 +329,7 @@ impl State {
         free.map(NetworkNumber).ok_or(SwitchError::NoFreeNetwork { limit: MAX_PORTS - 1 })
     }
 
-    /// Takes an endpoint in: gives it its addresses. Nobody else gets the same from now on.
+    /// Adds an endpoint with its addresses. No other endpoint gets the same ones from here on.
     pub fn admit_endpoint(&mut self, wanted: Wanted) -> Result<(Endpoint, Network, OwnedMutexGuard<()>), SwitchError> {
         let mut endpoint = wanted.endpoint.clone();
         let gone = || SwitchError::NetworkNotFound(endpoint.network.to_string());
@@ -390,7 +414,7 @@ impl State {
         Ok(())
     }
 
-    /// `eth0`, or the next that no other connection of the namespace has.
+    /// Returns `eth0`, or the next name that no other connection of the namespace uses.
     fn free_interface(&self, endpoint: &Endpoint) -> InterfaceName {
         let there = self.endpoints.values().filter(|other| same_place(&other.record, endpoint));
         let used: BTreeSet<&InterfaceName> =
@@ -405,7 +429,7 @@ impl State {
     fn check_free(&self, endpoint: &Endpoint, network: &Network) -> Result<(), SwitchError> {
         if let Some(other) = self.endpoints_of(network.id).find(|other| {
             same_place(&other.record, endpoint)
-                && (network.driver != Driver::Host || other.record.name == endpoint.name)
+                && (!network.capabilities().host_namespace || other.record.name == endpoint.name)
         }) {
             return Err(SwitchError::AlreadyAttached {
                 path: endpoint.netns.path.clone(),
@@ -420,13 +444,13 @@ impl State {
         Ok(())
     }
 
-    /// Whether an endpoint is attached at this namespace.
+    /// Returns whether an endpoint is attached at this namespace.
     pub fn is_at(entry: &EndpointEntry, netns: NetnsId) -> bool {
         (entry.record.netns.dev, entry.record.netns.inode) == (netns.dev, netns.inode)
     }
 }
 
-/// Whether two are at the same namespace.
+/// Returns whether two endpoints are at the same namespace.
 fn same_place(one: &Endpoint, other: &Endpoint) -> bool {
     (one.netns.dev, one.netns.inode) == (other.netns.dev, other.netns.inode)
 }
@@ -450,7 +474,7 @@ fn by_id<'a, T>(
     }
 }
 
-/// Locks a lock that nobody else has seen.
+/// Locks a lock that no other task has seen yet.
 fn lock_new(lock: &Arc<AsyncMutex<()>>) -> OwnedMutexGuard<()> {
     match lock.clone().try_lock_owned() {
         Ok(guard) => guard,

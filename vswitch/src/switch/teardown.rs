@@ -1,18 +1,18 @@
-//! `down`: everything of an instance goes, whether its daemon is alive to do it or not.
+//! `down`: removes everything of an instance, with its daemon or without.
 
 use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::overlay::remove_guard;
-use super::{Switch, SwitchError};
-use crate::etc::Etc;
+use crate::etc_files::Etc;
 use crate::kernel::bpffs::{self, BpffsError};
 use crate::kernel::netlink::{Netlink, NetlinkError};
 use crate::model::{Instance, Network, Owner};
-use crate::outside::{self, Wanted};
+use crate::switch::Switch;
+use crate::switch::error::SwitchError;
+use crate::switch::overlay::remove_guard;
 
-/// A file of the instance could not be removed.
+/// The reason why a file of the instance could not be removed.
 #[derive(Debug, thiserror::Error)]
 pub enum RemoveError {
     /// The bpffs.
@@ -21,60 +21,60 @@ pub enum RemoveError {
     /// A directory.
     #[error("cannot remove {path}: {source}", path = path.display())]
     Directory {
-        /// Which.
+        /// The path.
         path: std::path::PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
 }
 
 impl Switch {
-    /// Gives every uplink back and removes every device. The programs go with the bpffs, which is the caller's.
+    /// Restores every uplink and removes every device. The caller removes the programs with the
+    /// bpffs.
     ///
     /// # Errors
-    /// What the kernel refused; the rest is removed all the same.
+    /// The first change that the kernel refused. All others are carried out.
     pub async fn tear_down(&self) -> Result<(), SwitchError> {
-        self.close().await;
-        let networks: Vec<Network> = self.state().networks.values().map(|entry| entry.record.clone()).collect();
+        self.context.close().await;
+        let networks: Vec<Network> = self.context.state().networks.values().map(|entry| entry.record.clone()).collect();
         let mut failed = None;
         for network in networks.into_iter().filter(|network| network.uplink_before.is_some()) {
-            let released = match self.release_uplink(&network).await {
-                // As it is found next time is how it will be given back.
-                Ok(()) => self.record_network(&Network { uplink_before: None, ..network }).await,
+            let released = match self.macvlan.release_uplink(&network).await {
+                // The settings are recorded anew when the interface is used next.
+                Ok(()) => self.context.record_network(&Network { uplink_before: None, ..network }).await,
                 Err(error) => Err(error),
             };
             if let Err(error) = released {
                 failed.get_or_insert(error);
             }
         }
-        if let Err(error) = self.release_underlay().await {
+        if let Err(error) = self.overlay.release_underlay().await {
             failed.get_or_insert(error);
         }
-        self.leave_cluster().await;
-        self.stop_names();
-        if let Err(error) = Etc::default().remove_all(self.instance.name(), |_| false) {
+        self.context.leave_cluster().await;
+        self.networks.stop_names();
+        if let Err(error) = Etc::default().remove_all(self.context.instance.name(), |_| false) {
             tracing::warn!("{error}");
         }
-        // Nothing is wanted any more, so that nobody restores it; then what an earlier daemon may have left.
-        let emptied = self.outside.apply(Wanted::default()).await;
-        if let Err(error) = emptied.and(outside::remove(&self.instance).await) {
+        if let Err(error) = self.nat.remove().await {
             failed.get_or_insert(error.into());
         }
-        if let Err(error) = remove_leftovers(&self.netlink, &self.instance).await {
+        if let Err(error) = remove_leftovers(&self.context.netlink, &self.context.instance).await {
             failed.get_or_insert(error.into());
         }
-        if let Err(error) = self.end_encryption().await {
+        if let Err(error) = self.overlay.end_encryption().await {
             failed.get_or_insert(error);
         }
         failed.map_or(Ok(()), Err)
     }
 }
 
-/// Removes every device that bears the instance's mark: that of the tunnels first, and WireGuard's last, so that nothing is
-/// sent that WireGuard does not take. Then the route that saw to that, too.
+/// Removes every device with the mark of the instance: the tunnels' device first and WireGuard's
+/// last, so that no tunnel packet is sent that bypasses WireGuard. Then removes the route that
+/// guards this.
 ///
 /// # Errors
-/// What the kernel refused.
+/// The kernel refused a change.
 pub async fn remove_leftovers(netlink: &Netlink, instance: &Instance) -> Result<(), NetlinkError> {
     let links = netlink.links().await?.into_iter();
     let mut ours: Vec<(Owner, u32)> =
@@ -90,10 +90,10 @@ pub async fn remove_leftovers(netlink: &Netlink, instance: &Instance) -> Result<
     remove_guard(netlink, instance).await
 }
 
-/// Removes the instance's bpffs and its run directory, and what it has recorded if that is wanted.
+/// Removes the bpffs and the run directory of an instance, and with `purge` the state directory.
 ///
 /// # Errors
-/// The first that cannot be removed.
+/// The first file that cannot be removed.
 pub fn remove_files(instance: &Instance, purge: bool) -> Result<(), RemoveError> {
     if instance.bpf_directory().exists() {
         bpffs::remove(&instance.bpf_directory())?;

@@ -1,4 +1,4 @@
-//! What a WireGuard device refuses.
+//! Errors of WireGuard devices.
 
 use std::io;
 
@@ -7,80 +7,74 @@ use crate::kernel::netlink::NetlinkError;
 use crate::kernel::netns::NetnsError;
 use crate::kernel::sysctl::SysctlError;
 
-/// A WireGuard device could not be made, changed or asked.
+/// A WireGuard device could not be created, changed or read.
 #[derive(Debug, thiserror::Error)]
 pub enum WireguardError {
-    /// The kernel's was asked for, and it has none.
-    #[error("this kernel has no WireGuard: load its module `wireguard`, or let the daemon do its work")]
+    /// The kernel backend was requested, but the kernel has no WireGuard.
+    #[error("this kernel has no WireGuard (load the module `wireguard`, or let the daemon do the encryption)")]
     NoKernel,
-    /// The name is no device's.
-    #[error("{name:?} is no name for a device: it has to have 1 to 15 letters, digits or hyphens")]
+    /// The name is invalid for a device.
+    #[error("invalid device name {name:?} (1 to 15 letters, digits or hyphens)")]
     Name {
         /// The name.
         name: String,
     },
-    /// There is a device of that name that is something else.
-    #[error("the device {name} is there already and is not of WireGuard: remove it (`ip link delete {name}`)")]
+    /// A device with this name exists and is not a WireGuard device.
+    #[error("the device {name} already exists and is not a WireGuard device (remove it with `ip link delete {name}`)")]
     Taken {
-        /// Its name.
+        /// The name.
         name: String,
     },
-    /// The MTU is out of bounds.
-    #[error(
-        "an MTU of {mtu} is not possible for WireGuard: it has to be from {} to {}",
-        super::MTU_LEAST,
-        super::MTU_MOST
-    )]
+    /// The MTU is out of range.
+    #[error("invalid MTU {mtu} for WireGuard (from {} to {})", super::MIN_MTU, super::MAX_MTU)]
     Mtu {
-        /// In bytes.
+        /// MTU in bytes.
         mtu: u32,
     },
-    /// The UDP port could not be had.
+    /// The UDP port could not be bound.
     #[error(
         "cannot use UDP port {port} for WireGuard: {source} (choose another with `up --wireguard-port`, the same on every host)"
     )]
     Port {
         /// The port.
         port: u16,
-        /// What the kernel said.
+        /// Error of the kernel.
         source: io::Error,
     },
-    /// No tun device.
-    #[error(
-        "cannot make the tun device {name}, by which the daemon does what WireGuard in the kernel would do: {source}"
-    )]
+    /// The tun device could not be created.
+    #[error("cannot create the tun device {name} for WireGuard in the daemon: {source}")]
     Tun {
-        /// Its name.
+        /// Name of the device.
         name: String,
-        /// What the kernel said.
+        /// Error of the kernel.
         source: io::Error,
     },
-    /// A peer with our own key.
-    #[error("the public key {0} is this host's own: a peer has its own")]
+    /// A peer has this host's own key.
+    #[error("the public key {0} is this host's own (give the key of the peer)")]
     OwnKey(PublicKey),
-    /// A peer that cannot be reached at its endpoint.
-    #[error("{endpoint} is no endpoint of a peer: it has to be the address of one host, and a port")]
+    /// A peer's endpoint is not a unicast address with a port.
+    #[error("invalid endpoint {endpoint} of a peer (a unicast address and a port)")]
     Endpoint {
         /// The endpoint.
         endpoint: std::net::SocketAddr,
     },
-    /// The kernel refused a change or a question.
+    /// The kernel refused a request.
     #[error("cannot {operation} the WireGuard device {name}: {source}")]
     Generic {
-        /// What was to be done.
+        /// Operation, as in "add a peer to".
         operation: &'static str,
-        /// The device.
+        /// Name of the device.
         name: String,
-        /// What the kernel said.
+        /// Error of the kernel.
         source: io::Error,
     },
-    /// The device itself, its address or its routes.
+    /// The link, its address or its routes could not be changed.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
-    /// The namespace.
+    /// The namespace could not be entered.
     #[error(transparent)]
     Netns(#[from] NetnsError),
-    /// A setting of the device.
+    /// A sysctl of the device could not be written.
     #[error(transparent)]
     Sysctl(#[from] SysctlError),
 }

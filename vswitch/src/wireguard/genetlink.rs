@@ -1,4 +1,5 @@
-//! The kernel's WireGuard devices by generic netlink (linux/wireguard.h), one request at a time.
+//! Generic netlink interface to the kernel's WireGuard devices (linux/wireguard.h). One request at
+//! a time.
 
 use std::fmt::Debug;
 use std::io;
@@ -21,12 +22,13 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::kernel::netns::{Netns, NetnsError};
 
-/// Seconds. The kernel answers before send(2) returns; an answer that is not there soon is lost.
-const PATIENCE: i64 = 5;
-/// Where messages begin (`NLMSG_ALIGNTO`).
+/// Receive timeout in seconds. The kernel answers before send(2) returns, so an answer that does
+/// not arrive soon is lost.
+const RECEIVE_TIMEOUT: i64 = 5;
+/// Alignment of messages (`NLMSG_ALIGNTO`).
 const ALIGNMENT: usize = 4;
 
-/// A socket that knows the number of the family "wireguard".
+/// A socket with the resolved id of the family "wireguard".
 pub(super) struct Genetlink {
     socket: Socket,
     family: u16,
@@ -34,52 +36,53 @@ pub(super) struct Genetlink {
 }
 
 impl Genetlink {
-    /// In the namespace of the calling thread, or in another one.
+    /// Opens a socket in the given namespace, or in that of the calling thread.
     ///
     /// # Errors
-    /// The namespace could not be entered; or the socket could not be made, or the kernel has no such family (`ENOENT`).
+    /// The outer error: the namespace could not be entered. The inner error: the socket could not
+    /// be created, or the kernel has no such family (`ENOENT`).
     pub(super) fn open(netns: Option<&Netns>) -> Result<io::Result<Self>, NetnsError> {
         let socket = || Socket::new(NETLINK_GENERIC);
         let socket = match netns {
             Some(netns) => netns.enter(socket)?,
             None => socket(),
         };
-        Ok(socket.and_then(Self::with))
+        Ok(socket.and_then(Self::connect))
     }
 
-    fn with(mut socket: Socket) -> io::Result<Self> {
+    fn connect(mut socket: Socket) -> io::Result<Self> {
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
-        // SAFETY: the descriptor is the socket's, which outlives the borrow.
+        // SAFETY: the descriptor belongs to the socket, which outlives the borrow.
         let descriptor = unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) };
-        setsockopt(&descriptor, sockopt::ReceiveTimeout, &TimeVal::seconds(PATIENCE))?;
-        let mut opened = Self { socket, family: 0, sequence: 0 };
+        setsockopt(&descriptor, sockopt::ReceiveTimeout, &TimeVal::seconds(RECEIVE_TIMEOUT))?;
+        let mut genetlink = Self { socket, family: 0, sequence: 0 };
         let name = GenlCtrlAttrs::FamilyName(WireguardMessage::family_name().to_owned());
-        let question = GenlCtrl { cmd: GenlCtrlCmd::GetFamily, nlas: vec![name] };
-        let (request, _) = opened.encode(GenlMessage::from_payload(question), NLM_F_ACK);
-        let answers: Vec<GenlCtrl> = opened.exchange(&request)?;
-        let id = answers.iter().flat_map(|answer| &answer.nlas).find_map(|attribute| match attribute {
+        let query = GenlCtrl { cmd: GenlCtrlCmd::GetFamily, nlas: vec![name] };
+        let (request, _) = genetlink.encode(GenlMessage::from_payload(query), NLM_F_ACK);
+        let payloads: Vec<GenlCtrl> = genetlink.exchange(&request)?;
+        let id = payloads.iter().flat_map(|answer| &answer.nlas).find_map(|attribute| match attribute {
             GenlCtrlAttrs::FamilyId(id) => Some(*id),
             _ => None,
         });
-        opened.family = id.ok_or_else(|| io::Error::from(Errno::ENOENT))?;
-        Ok(opened)
+        genetlink.family = id.ok_or_else(|| io::Error::from(Errno::ENOENT))?;
+        Ok(genetlink)
     }
 
     /// Changes a device.
     ///
     /// # Errors
-    /// As the kernel has it.
+    /// The error of the kernel.
     pub(super) fn set(&mut self, index: u32, attribute: WireguardAttribute) -> io::Result<()> {
         let attributes = vec![WireguardAttribute::IfIndex(index), attribute];
         let message = WireguardMessage { cmd: WireguardCmd::SetDevice, attributes };
         self.request(message, NLM_F_ACK).map(drop)
     }
 
-    /// The peers of a device, each in as many pieces as the kernel makes of it.
+    /// Lists the peers of a device. The kernel may split a peer into several entries.
     ///
     /// # Errors
-    /// As the kernel has it.
+    /// The error of the kernel.
     pub(super) fn peers(&mut self, index: u32) -> io::Result<Vec<WireguardPeer>> {
         let attributes = vec![WireguardAttribute::IfIndex(index)];
         let message = WireguardMessage { cmd: WireguardCmd::GetDevice, attributes };
@@ -87,7 +90,7 @@ impl Genetlink {
         for attribute in self.request(message, NLM_F_DUMP)?.into_iter().flat_map(|answer| answer.attributes) {
             match attribute {
                 WireguardAttribute::Peers(more) => peers.extend(more),
-                // The kernel says that too, without being asked.
+                // The kernel also sends the private key.
                 mut other => wipe(&mut other),
             }
         }
@@ -102,7 +105,8 @@ impl Genetlink {
         self.exchange(&request)
     }
 
-    /// The bytes of a request, in which there may be a private key; and back what it was made of.
+    /// Serialises a request, which may contain a private key. Also returns the payload, so that it
+    /// can be wiped.
     fn encode<F>(&mut self, message: GenlMessage<F>, flags: u16) -> (Zeroizing<Vec<u8>>, F)
     where
         F: GenlFamily + Emitable + Debug,
@@ -115,45 +119,45 @@ impl Genetlink {
         header.flags = NLM_F_REQUEST | flags;
         header.sequence_number = self.sequence;
         let mut request = Zeroizing::new(vec![0; length]);
-        let (head, body) = request.split_at_mut(header.buffer_len());
-        header.emit(head);
-        message.emit(body);
+        let (header_bytes, message_bytes) = request.split_at_mut(header.buffer_len());
+        header.emit(header_bytes);
+        message.emit(message_bytes);
         (request, message.payload)
     }
 
-    /// Sends one request and reads all that answers it.
+    /// Sends a request and reads its complete answer.
     fn exchange<F>(&mut self, request: &[u8]) -> io::Result<Vec<F>>
     where
         F: Debug + ParseableParametrized<[u8], GenlHeader>,
         GenlMessage<F>: NetlinkDeserializable,
     {
         self.socket.send(request, 0)?;
-        let mut answers = Vec::new();
+        let mut payloads = Vec::new();
         loop {
             let (datagram, _) = self.socket.recv_from_full()?;
             let datagram = Zeroizing::new(datagram);
             let mut rest = datagram.as_slice();
             while !rest.is_empty() {
-                let unread = |error| io::Error::new(io::ErrorKind::InvalidData, error);
-                let answer = NetlinkMessage::<GenlMessage<F>>::deserialize(rest).map_err(unread)?;
+                let malformed = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+                let answer = NetlinkMessage::<GenlMessage<F>>::deserialize(rest).map_err(malformed)?;
                 let length = (answer.header.length as usize).next_multiple_of(ALIGNMENT);
                 rest = rest.get(length..).unwrap_or_default();
-                // What is left of a request that was given up.
+                // The answer to an earlier request that timed out.
                 if answer.header.sequence_number != self.sequence {
                     continue;
                 }
                 match answer.payload {
-                    NetlinkPayload::InnerMessage(message) => answers.push(message.payload),
+                    NetlinkPayload::InnerMessage(message) => payloads.push(message.payload),
                     NetlinkPayload::Error(error) => {
                         return match error.code {
                             Some(code) => Err(io::Error::from_raw_os_error(-code.get())),
-                            None => Ok(answers),
+                            None => Ok(payloads),
                         };
                     }
                     NetlinkPayload::Done(done) if done.code < 0 => {
                         return Err(io::Error::from_raw_os_error(-done.code));
                     }
-                    NetlinkPayload::Done(_) => return Ok(answers),
+                    NetlinkPayload::Done(_) => return Ok(payloads),
                     _ => {}
                 }
             }
@@ -161,7 +165,7 @@ impl Genetlink {
     }
 }
 
-/// Takes a private key out of memory.
+/// Erases a private key from memory.
 fn wipe(attribute: &mut WireguardAttribute) {
     if let WireguardAttribute::PrivateKey(key) = attribute {
         key.zeroize();

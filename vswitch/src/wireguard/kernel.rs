@@ -17,22 +17,24 @@ use super::{KEEPALIVE, PeerStatus, WireguardError};
 use crate::kernel::netlink::{Netlink, NetlinkError};
 use crate::kernel::netns::Netns;
 
-/// The kernel's own word for its WireGuard devices.
+/// Kind of WireGuard links, as the kernel reports it.
 const KIND: &str = "wireguard";
-/// Bits of an address of IPv6.
-const WHOLE: u8 = 128;
+/// Length of an IPv6 address in bits.
+const IPV6_BITS: u8 = 128;
 
-/// A device of the kernel's. It outlives the daemon, its peers and sessions too; [`Kernel::close`] removes it.
+/// A WireGuard device of the kernel. It outlives the daemon with its peers and sessions.
+/// [`Kernel::close`] removes it.
 pub(super) struct Kernel {
     index: u32,
     name: String,
-    /// It was not there before.
-    made: bool,
+    /// Whether [`Kernel::open`] created the device.
+    created: bool,
     genetlink: Arc<Mutex<Genetlink>>,
 }
 
 impl Kernel {
-    /// Makes the device, down; or takes one over that is there, whose peers stay. `None` if the kernel has no WireGuard.
+    /// Creates the device, which is down, or takes over an existing one, whose peers stay. Returns
+    /// `None` if the kernel has no WireGuard.
     pub(super) async fn open(
         netlink: &Netlink,
         name: &str,
@@ -41,7 +43,7 @@ impl Kernel {
         mtu: u32,
         netns: Option<&Netns>,
     ) -> Result<Option<Self>, WireguardError> {
-        let (index, made) = match netlink.create_wireguard(name, mtu).await {
+        let (index, created) = match netlink.create_wireguard(name, mtu).await {
             Ok(index) => (index, true),
             Err(NetlinkError::Kernel { errno: Errno::EOPNOTSUPP, .. }) => return Ok(None),
             Err(NetlinkError::Exists { .. }) => match netlink.link_by_name(name).await? {
@@ -50,10 +52,10 @@ impl Kernel {
             },
             Err(error) => return Err(error.into()),
         };
-        match Self::with(index, made, name, key, port, netns).await {
+        match Self::configure(index, created, name, key, port, netns).await {
             Ok(kernel) => Ok(Some(kernel)),
             Err(error) => {
-                if made {
+                if created {
                     netlink.delete_link(index).await?;
                 }
                 Err(error)
@@ -61,21 +63,21 @@ impl Kernel {
         }
     }
 
-    async fn with(
+    async fn configure(
         index: u32,
-        made: bool,
+        created: bool,
         name: &str,
         key: &PrivateKey,
         port: u16,
         netns: Option<&Netns>,
     ) -> Result<Self, WireguardError> {
-        let genetlink = Genetlink::open(netns)?.map_err(|source| generic("find", name, source))?;
-        let kernel = Self { index, name: name.to_owned(), made, genetlink: Arc::new(Mutex::new(genetlink)) };
+        let genetlink = Genetlink::open(netns)?.map_err(|source| request_error("find", name, source))?;
+        let kernel = Self { index, name: name.to_owned(), created, genetlink: Arc::new(Mutex::new(genetlink)) };
         let key = key.clone();
-        let secret = move || WireguardAttribute::PrivateKey(key.secret().to_bytes());
-        kernel.work("set the key of", move |genetlink| genetlink.set(index, secret())).await?;
+        let private_key = move || WireguardAttribute::PrivateKey(key.secret().to_bytes());
+        kernel.run_blocking("set the key of", move |genetlink| genetlink.set(index, private_key())).await?;
         let listen = WireguardAttribute::ListenPort(port);
-        match kernel.work("set the port of", move |genetlink| genetlink.set(index, listen)).await {
+        match kernel.run_blocking("set the port of", move |genetlink| genetlink.set(index, listen)).await {
             Err(WireguardError::Generic { source, .. }) => Err(WireguardError::Port { port, source }),
             set => set.map(|()| kernel),
         }
@@ -85,17 +87,17 @@ impl Kernel {
         self.index
     }
 
-    /// Whether opening it made it, and did not find it.
+    /// Reports whether the device was created and not taken over.
     pub(super) const fn is_new(&self) -> bool {
-        self.made
+        self.created
     }
 
-    /// Adds a peer, or moves one; its sessions go on.
+    /// Adds a peer, or changes its endpoint. Its sessions continue.
     pub(super) async fn set_peer(&self, key: PublicKey, endpoint: SocketAddr) -> Result<(), WireguardError> {
         let allowed = WireguardAllowedIp(vec![
             WireguardAllowedIpAttr::Family(WireguardAddressFamily::Ipv6),
             WireguardAllowedIpAttr::IpAddr(IpAddr::V6(key.inner_address())),
-            WireguardAllowedIpAttr::Cidr(WHOLE),
+            WireguardAllowedIpAttr::Cidr(IPV6_BITS),
         ]);
         let peer = WireguardPeer(vec![
             WireguardPeerAttribute::PublicKey(*key.bytes()),
@@ -107,7 +109,7 @@ impl Kernel {
         self.change("add a peer to", peer).await
     }
 
-    /// Removes a peer; fine if it is none.
+    /// Removes a peer. A missing peer is no error.
     pub(super) async fn remove_peer(&self, key: &PublicKey) -> Result<(), WireguardError> {
         let flags = WireguardPeerFlags::RemoveMe | WireguardPeerFlags::UpdateOnly;
         let peer = vec![WireguardPeerAttribute::PublicKey(*key.bytes()), WireguardPeerAttribute::Flags(flags)];
@@ -117,14 +119,14 @@ impl Kernel {
     async fn change(&self, operation: &'static str, peer: WireguardPeer) -> Result<(), WireguardError> {
         let index = self.index;
         let peers = WireguardAttribute::Peers(vec![peer]);
-        self.work(operation, move |genetlink| genetlink.set(index, peers)).await
+        self.run_blocking(operation, move |genetlink| genetlink.set(index, peers)).await
     }
 
     pub(super) async fn peers(&self) -> Result<Vec<PeerStatus>, WireguardError> {
         let index = self.index;
-        let peers = self.work("list the peers of", move |genetlink| genetlink.peers(index)).await?;
+        let peers = self.run_blocking("list the peers of", move |genetlink| genetlink.peers(index)).await?;
         let mut statuses: Vec<PeerStatus> = peers.iter().filter_map(status).collect();
-        // One that is in two datagrams has nothing but its key in the second.
+        // A peer that spans two datagrams is repeated in the second one, with nothing but its key.
         statuses.dedup_by_key(|status| status.key);
         Ok(statuses)
     }
@@ -134,25 +136,25 @@ impl Kernel {
         Ok(netlink.delete_link(self.index).await?)
     }
 
-    /// Has the kernel do something, on a thread that may wait for it.
-    async fn work<T: Send + 'static>(
+    /// Runs a netlink operation on a thread for blocking work.
+    async fn run_blocking<T: Send + 'static>(
         &self,
         operation: &'static str,
-        work: impl FnOnce(&mut Genetlink) -> io::Result<T> + Send + 'static,
+        operate: impl FnOnce(&mut Genetlink) -> io::Result<T> + Send + 'static,
     ) -> Result<T, WireguardError> {
         let genetlink = self.genetlink.clone();
-        let done =
-            tokio::task::spawn_blocking(move || work(&mut genetlink.lock().unwrap_or_else(PoisonError::into_inner)));
-        let done = done.await.map_err(io::Error::other).flatten();
-        done.map_err(|source| generic(operation, &self.name, source))
+        let result =
+            tokio::task::spawn_blocking(move || operate(&mut genetlink.lock().unwrap_or_else(PoisonError::into_inner)));
+        let result = result.await.map_err(io::Error::other).flatten();
+        result.map_err(|source| request_error(operation, &self.name, source))
     }
 }
 
-fn generic(operation: &'static str, name: &str, source: io::Error) -> WireguardError {
+fn request_error(operation: &'static str, name: &str, source: io::Error) -> WireguardError {
     WireguardError::Generic { operation, name: name.to_owned(), source }
 }
 
-/// What the kernel says of a peer; `None` if that has no key.
+/// Reads the status of a peer; `None` if the entry has no key.
 fn status(WireguardPeer(attributes): &WireguardPeer) -> Option<PeerStatus> {
     let key = attributes.iter().find_map(|attribute| match attribute {
         WireguardPeerAttribute::PublicKey(key) => Some(PublicKey::from_bytes(*key)),
@@ -165,7 +167,7 @@ fn status(WireguardPeer(attributes): &WireguardPeer) -> Option<PeerStatus> {
             WireguardPeerAttribute::RxBytes(bytes) => status.received = *bytes,
             WireguardPeerAttribute::TxBytes(bytes) => status.sent = *bytes,
             WireguardPeerAttribute::LastHandshake(time) => {
-                status.last_handshake = since_1970(time.seconds, time.nano_seconds);
+                status.last_handshake = unix_time(time.seconds, time.nano_seconds);
             }
             _ => {}
         }
@@ -173,8 +175,8 @@ fn status(WireguardPeer(attributes): &WireguardPeer) -> Option<PeerStatus> {
     Some(status)
 }
 
-/// `None` for 0: there has been no handshake.
-fn since_1970(seconds: i64, nanoseconds: i64) -> Option<SystemTime> {
+/// Converts a time since 1970; `None` for 0, which means "no handshake yet".
+fn unix_time(seconds: i64, nanoseconds: i64) -> Option<SystemTime> {
     let (seconds, nanoseconds) = (u64::try_from(seconds).ok()?, u32::try_from(nanoseconds).ok()?);
     let since = Duration::new(seconds, nanoseconds.min(999_999_999));
     (!since.is_zero()).then(|| UNIX_EPOCH.checked_add(since))?
@@ -187,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_kernel_says_of_a_peer_is_read() {
+    fn the_status_of_a_peer_is_parsed() {
         let endpoint: SocketAddr = "[2001:db8::1]:51820".parse().unwrap();
         let time =
             |seconds, nano_seconds| WireguardPeerAttribute::LastHandshake(WireguardTimeSpec { seconds, nano_seconds });

@@ -1,4 +1,5 @@
-//! A host's private key in its file: of mode 0600 and the daemon's own, made once and complete from the beginning.
+//! File with a host's private key. It has mode 0600, belongs to the daemon's user, is created once,
+//! and is never incomplete.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -9,67 +10,67 @@ use zeroize::Zeroizing;
 
 use super::keys::PrivateKey;
 
-/// More than a key and the end of its line have.
-const LONGEST: u64 = 128;
-/// Bits of a mode that let others than the owner at a file.
-const OTHERS: u32 = 0o077;
+/// Upper limit for the size of the file in bytes: more than a key and its line end.
+const MAX_SIZE: u64 = 128;
+/// Mode bits that give access to users other than the owner.
+const OTHER_USERS: u32 = 0o077;
 
-/// A host's private key could not be had.
+/// The private key could not be read or created.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileError {
-    /// Others can read or change it.
+    /// Other users can read or change the file.
     #[error(
-        "the private key in {} can be read or changed by others (mode {mode:04o}): remove it, and a new one is made that only root reads", path.display()
+        "other users can read or change the private key in {}, which has mode {mode:04o} (remove the file, and a new key is created)", path.display()
     )]
-    Open {
+    Accessible {
         /// The file.
         path: PathBuf,
         /// Its mode.
         mode: u32,
     },
-    /// It is somebody else's.
+    /// The file belongs to another user.
     #[error(
-        "the private key in {} belongs to user {owner} and not to user {wanted}, who runs this: remove it, and a new one is made", path.display()
+        "the private key in {} belongs to user {owner}, and the daemon runs as user {expected} (remove the file, and a new key is created)", path.display()
     )]
     Owner {
         /// The file.
         path: PathBuf,
-        /// Whose it is.
+        /// User id of its owner.
         owner: u32,
-        /// Whose it should be.
-        wanted: u32,
+        /// User id of the daemon.
+        expected: u32,
     },
-    /// A symbolic link, a directory or something else that is no file.
-    #[error("the private key at {} is {what}, not a file of its own: remove it, and a new one is made", path.display())]
+    /// The path is not a regular file.
+    #[error("the private key at {} is {what}, not a regular file (remove it, and a new key is created)", path.display())]
     NotFile {
         /// The path.
         path: PathBuf,
-        /// What is there.
+        /// What the path is instead.
         what: &'static str,
     },
-    /// There is no key in it.
-    #[error("in {} is no private key, which is one line of 44 characters of base64: remove it, and a new one is made", path.display())]
+    /// The file does not contain a key.
+    #[error("the file {} contains no private key, which is one line of 44 characters of base64 (remove the file, and a new key is created)", path.display())]
     Malformed {
         /// The file.
         path: PathBuf,
     },
-    /// It could not be read or written.
+    /// The file could not be read or written.
     #[error("cannot {action} the private key in {}: {source}", path.display())]
     Io {
-        /// What was to be done.
+        /// Failed operation.
         action: &'static str,
         /// The file.
         path: PathBuf,
-        /// What the kernel said.
+        /// Error of the kernel.
         source: io::Error,
     },
 }
 
-/// Reads the private key in a file; makes a new one if there is no file. The directory has to be there.
+/// Reads the private key from a file, or creates the file with a new key. The directory must exist.
 ///
 /// # Errors
-/// [`KeyFileError`]: a file that others may read or change, that is somebody else's, that is no file, or that holds no
-/// key is left as it is.
+/// [`KeyFileError`]. A file that other users can access, that belongs to another user, that is not
+/// regular, or that contains no key is left unchanged.
 pub fn load_or_create(path: &Path) -> Result<PrivateKey, KeyFileError> {
     match load(path)? {
         Some(key) => Ok(key),
@@ -77,60 +78,62 @@ pub fn load_or_create(path: &Path) -> Result<PrivateKey, KeyFileError> {
     }
 }
 
-/// `None` if there is no file.
+/// Reads the key; `None` if the file does not exist.
 fn load(path: &Path) -> Result<Option<PrivateKey>, KeyFileError> {
-    let here = || path.to_owned();
-    // Not through a link, and without waiting for the far end of a pipe.
+    let owned_path = || path.to_owned();
+    // Do not follow a symbolic link, and do not wait for the other end of a FIFO.
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
     let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
-            return Err(KeyFileError::NotFile { path: here(), what: "a symbolic link" });
+            return Err(KeyFileError::NotFile { path: owned_path(), what: "a symbolic link" });
         }
-        Err(source) => return Err(KeyFileError::Io { action: "open", path: here(), source }),
+        Err(source) => return Err(KeyFileError::Io { action: "open", path: owned_path(), source }),
     };
-    let failed = |source| KeyFileError::Io { action: "read", path: here(), source };
+    let failed = |source| KeyFileError::Io { action: "read", path: owned_path(), source };
     let metadata = file.metadata().map_err(failed)?;
-    let (mode, owner, wanted) = (metadata.mode() & 0o7777, metadata.uid(), nix::unistd::geteuid().as_raw());
+    let (mode, owner, expected) = (metadata.mode() & 0o7777, metadata.uid(), nix::unistd::geteuid().as_raw());
     if !metadata.is_file() {
-        return Err(KeyFileError::NotFile { path: here(), what: "a directory or a device" });
+        return Err(KeyFileError::NotFile { path: owned_path(), what: "a directory or a device" });
     }
-    if owner != wanted {
-        return Err(KeyFileError::Owner { path: here(), owner, wanted });
+    if owner != expected {
+        return Err(KeyFileError::Owner { path: owned_path(), owner, expected });
     }
-    if mode & OTHERS != 0 {
-        return Err(KeyFileError::Open { path: here(), mode });
+    if mode & OTHER_USERS != 0 {
+        return Err(KeyFileError::Accessible { path: owned_path(), mode });
     }
-    // Room from the start: a buffer that grows leaves its older, shorter copies in memory.
-    let mut text = Zeroizing::new(String::with_capacity(LONGEST as usize + 1));
-    match file.take(LONGEST).read_to_string(&mut text) {
+    // Allocate the full size at once: a growing buffer would leave copies of the key in freed
+    // memory.
+    let mut text = Zeroizing::new(String::with_capacity(MAX_SIZE as usize + 1));
+    match file.take(MAX_SIZE).read_to_string(&mut text) {
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            return Err(KeyFileError::Malformed { path: here() });
+            return Err(KeyFileError::Malformed { path: owned_path() });
         }
         Err(error) => return Err(failed(error)),
     }
     let key = PrivateKey::from_base64(text.strip_suffix('\n').unwrap_or(&text));
-    key.map(Some).ok_or_else(|| KeyFileError::Malformed { path: here() })
+    key.map(Some).ok_or_else(|| KeyFileError::Malformed { path: owned_path() })
 }
 
-/// Makes one elsewhere first, so that there is never half of a key. Of two that do it at once, both get the first's.
+/// Writes the key to a temporary file first, so that the key file is never incomplete. If two
+/// processes do this at the same time, both get the key of the first.
 fn create(path: &Path) -> Result<PrivateKey, KeyFileError> {
     let failed = |source| KeyFileError::Io { action: "write", path: path.to_owned(), source };
     let key = PrivateKey::generate();
-    let mut new = path.as_os_str().to_owned();
-    new.push(format!(".{}.new", std::process::id()));
-    let new = PathBuf::from(new);
-    // What is left of one that was killed at it, and had our number.
-    match fs::remove_file(&new) {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(format!(".{}.new", std::process::id()));
+    let temporary = PathBuf::from(temporary);
+    // Left over from a process with the same id that was killed here.
+    match fs::remove_file(&temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
-    // link(2) fails where rename(2) would replace what is there.
-    let made = write(&new, &key).and_then(|()| fs::hard_link(&new, path));
-    let removed = fs::remove_file(&new);
-    match made {
+    // link(2) fails if the key file exists, where rename(2) would replace it.
+    let created = write(&temporary, &key).and_then(|()| fs::hard_link(&temporary, path));
+    let removed = fs::remove_file(&temporary);
+    match created {
         Ok(()) => removed.map_err(failed)?,
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             removed.map_err(failed)?;
@@ -140,7 +143,7 @@ fn create(path: &Path) -> Result<PrivateKey, KeyFileError> {
     }
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)?;
-    tracing::info!("made a new private key of WireGuard in {}; the public one is {}", path.display(), key.public());
+    tracing::info!("created a WireGuard private key in {}; the public key is {}", path.display(), key.public());
     Ok(key)
 }
 
@@ -157,65 +160,66 @@ mod tests {
 
     use super::*;
 
-    fn place() -> (tempfile::TempDir, PathBuf) {
+    fn key_path() -> (tempfile::TempDir, PathBuf) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("wireguard.key");
         (directory, path)
     }
 
     #[test]
-    fn a_key_is_made_once_and_for_its_owner_alone() {
-        let (directory, path) = place();
-        let made = load_or_create(&path).unwrap();
+    fn a_key_is_created_once_and_only_its_owner_can_read_it() {
+        let (directory, path) = key_path();
+        let created = load_or_create(&path).unwrap();
         let metadata = fs::metadata(&path).unwrap();
         assert_eq!((metadata.mode() & 0o7777, metadata.nlink(), metadata.len()), (0o600, 1, 45));
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
-        assert_eq!(load_or_create(&path).unwrap().public(), made.public());
+        assert_eq!(load_or_create(&path).unwrap().public(), created.public());
         fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).unwrap();
-        assert_eq!(load_or_create(&path).unwrap().public(), made.public());
+        assert_eq!(load_or_create(&path).unwrap().public(), created.public());
     }
 
     #[test]
-    fn many_that_make_it_at_once_get_the_same() {
-        let (_directory, path) = place();
-        // In one process they would share the name beside it: so by way of what comes after it.
+    fn concurrent_creation_gives_one_key() {
+        let (_directory, path) = key_path();
+        // Concurrent calls in one process would share the temporary file. So the second call runs
+        // after the first, and finds its file.
         let first = create(&path).unwrap().public();
         assert_eq!(create(&path).unwrap().public(), first);
         assert_eq!(load_or_create(&path).unwrap().public(), first);
     }
 
     #[test]
-    fn a_file_that_others_may_read_is_refused() {
-        let (_directory, path) = place();
+    fn a_file_that_other_users_can_access_is_refused() {
+        let (_directory, path) = key_path();
         load_or_create(&path).unwrap();
         for mode in [0o640, 0o604, 0o620, 0o601] {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
             let refused = load_or_create(&path).unwrap_err();
-            assert!(matches!(refused, KeyFileError::Open { mode: found, .. } if found == mode), "{refused}");
+            assert!(matches!(refused, KeyFileError::Accessible { mode: found, .. } if found == mode), "{refused}");
         }
     }
 
     #[test]
-    fn somebody_elses_file_is_refused() {
-        let (_directory, path) = place();
+    fn a_file_of_another_user_is_refused() {
+        let (_directory, path) = key_path();
         load_or_create(&path).unwrap();
-        // Only root can give it away.
+        // Only root can change the owner.
         if nix::unistd::geteuid().is_root() {
             std::os::unix::fs::chown(&path, Some(1234), None).unwrap();
-            assert!(matches!(load_or_create(&path), Err(KeyFileError::Owner { owner: 1234, wanted: 0, .. })));
+            assert!(matches!(load_or_create(&path), Err(KeyFileError::Owner { owner: 1234, expected: 0, .. })));
         }
     }
 
     #[test]
     fn links_and_directories_are_refused() {
-        let (directory, path) = place();
+        let (directory, path) = key_path();
         let elsewhere = directory.path().join("elsewhere");
         load_or_create(&elsewhere).unwrap();
         symlink(&elsewhere, &path).unwrap();
         let refused = load_or_create(&path).unwrap_err().to_string();
-        assert!(refused.contains("a symbolic link, not a file"), "{refused}");
+        assert!(refused.contains("a symbolic link, not a regular file"), "{refused}");
         fs::remove_file(&path).unwrap();
-        // One that leads nowhere, too.
+        // A dangling symbolic link.
         symlink(directory.path().join("nowhere"), &path).unwrap();
         assert!(matches!(load_or_create(&path), Err(KeyFileError::NotFile { .. })));
         fs::remove_file(&path).unwrap();
@@ -226,8 +230,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key_is_refused_and_kept() {
-        let (_directory, path) = place();
+    fn an_invalid_key_file_is_refused_and_kept() {
+        let (_directory, path) = key_path();
         for text in ["", "\n", "x\n", "AAAA\n", &"A".repeat(500), "\u{ff}\n"] {
             fs::write(&path, text).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();

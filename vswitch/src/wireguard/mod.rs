@@ -1,13 +1,15 @@
-//! The encrypted way between hosts: a WireGuard device, the kernel's where it has WireGuard, else one that the daemon
-//! serves with boringtun. Both speak the same protocol, so that hosts of either kind are each other's peers.
+//! Encrypted tunnels between hosts: a WireGuard device of the kernel, or, if the kernel has no
+//! WireGuard, a device that the daemon serves with boringtun. Both use the same protocol, so hosts
+//! with different backends can be peers.
 //!
-//! Every host has an address inside the tunnel that is made from its public key ([`PublicKey::inner_address`]). A peer's
-//! AllowedIPs are exactly this /128: what it sends from another address is dropped, and what goes to an address that is
-//! no peer's goes nowhere. A route for each peer leads to the device, and nothing else does.
+//! Every host has an inner address that is derived from its public key
+//! ([`PublicKey::inner_address`]). A peer's AllowedIPs are exactly this /128: packets that it sends
+//! from another address are dropped, and packets to an address without a peer are not sent. The
+//! device has one route per peer and no other.
 //!
-//! What this does not see to is seen to where it is used (`switch::overlay`): that packets for a peer's address do not leave
-//! this host by another way while there is no route for them, and that packets for our own address that came another way
-//! are not taken for a peer's.
+//! Two protections are the caller's (`switch::overlay`): packets to a peer's inner address must not
+//! leave the host another way while the route is missing, and packets to the own inner address that
+//! arrived another way must not be taken for a peer's.
 
 mod error;
 mod genetlink;
@@ -31,85 +33,91 @@ pub use keys::{KEY_LENGTH, KeyError, PrivateKey, PublicKey, inner_net};
 pub use userspace::Drops;
 use userspace::Userspace;
 
-/// Seconds between keepalives to every peer: NAT and firewalls on the way forget a flow of UDP after 30 s.
+/// Interval of keepalives to every peer, in seconds. NAT devices and firewalls forget a UDP flow
+/// after 30 s.
 pub const KEEPALIVE: u16 = 25;
-/// Bytes that a packet of an encrypted network has on the wire beyond its own: 40 of IPv6, 8 of UDP, 16 each of header and
-/// tag of a data message (the WireGuard paper, 5.4.6). Over IPv4 it is 20 fewer.
+/// Bytes that encryption adds to a packet on the wire: IPv6 header 40, UDP header 8, header and tag
+/// of a data message 16 each (the WireGuard paper, section 5.4.6). Over IPv4 it is 20 less.
 pub const OVERHEAD: u32 = 80;
-/// The least MTU: what IPv6 needs (RFC 8200, 5).
-pub const MTU_LEAST: u32 = 1280;
-/// The largest MTU: with [`OVERHEAD`], the longest packet of IPv4.
-pub const MTU_MOST: u32 = 65_535 - OVERHEAD;
+/// Smallest MTU: the minimum of IPv6 (RFC 8200, section 5).
+pub const MIN_MTU: u32 = 1280;
+/// Largest MTU: with [`OVERHEAD`], a packet has the maximum length of IPv4.
+pub const MAX_MTU: u32 = 65_535 - OVERHEAD;
 
-/// Who does WireGuard's work.
+/// Implementation of WireGuard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
-    /// The kernel. The device outlives the daemon, and traffic goes on without it.
+    /// The kernel. The device outlives the daemon, and its traffic continues.
     Kernel,
-    /// The daemon, on a tun device. When it stops, traffic stops and the device goes.
+    /// The daemon, with a tun device. When the daemon stops, traffic stops and the device
+    /// disappears.
     Userspace,
 }
 
-/// A device to be opened.
+/// Parameters of a device.
 #[derive(Clone, Copy, Debug)]
 pub struct DeviceSpec<'a> {
-    /// Its name, 1 to 15 letters, digits or hyphens.
+    /// Name: 1 to 15 letters, digits or hyphens.
     pub name: &'a str,
-    /// This host's key.
+    /// Private key of this host.
     pub key: &'a PrivateKey,
-    /// The UDP port for both families, on all addresses of the host; not 0.
+    /// UDP port, on all addresses of the host, IPv4 and IPv6. Not 0.
     pub port: u16,
-    /// Its MTU in bytes, [`MTU_LEAST`] to [`MTU_MOST`]: that of the way to the peers less [`OVERHEAD`].
+    /// MTU in bytes, [`MIN_MTU`] to [`MAX_MTU`]: the MTU of the path to the peers minus
+    /// [`OVERHEAD`].
     pub mtu: u32,
-    /// The namespace that it and its sockets are in; that of the calling thread if none.
+    /// Namespace of the device and its sockets; `None` for that of the calling thread.
     pub netns: Option<&'a Netns>,
-    /// Who is to do the work; the kernel if it can, if none is asked for.
+    /// Requested backend; `None` for the kernel if it has WireGuard, or else the daemon.
     pub backend: Option<Backend>,
 }
 
-/// What is known of a peer.
+/// State of a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerStatus {
-    /// Which one.
+    /// Public key.
     pub key: PublicKey,
-    /// Where its packets go. The daemon's stays as it was set; the kernel's follows a peer that moves.
+    /// Destination of packets to the peer. In the daemon it stays as configured; the kernel's
+    /// follows a peer that moves.
     pub endpoint: Option<SocketAddr>,
-    /// When keys were last agreed on; none if never.
+    /// Time of the latest handshake; `None` if there was none.
     pub last_handshake: Option<SystemTime>,
-    /// Bytes of WireGuard's messages from it.
+    /// Bytes of WireGuard messages from the peer.
     pub received: u64,
-    /// Bytes of WireGuard's messages to it.
+    /// Bytes of WireGuard messages to the peer.
     pub sent: u64,
 }
 
-/// An open WireGuard device with its address and routes. One that is dropped and not closed stays if it is the kernel's,
-/// as it does when the daemon dies, and goes a little later if it is the daemon's. It keeps its namespace alive.
+/// An open WireGuard device with its address and routes. If it is dropped without
+/// [`Device::close`], a kernel device stays, as when the daemon dies, and a userspace device
+/// disappears a little later. Holds a reference to its namespace.
 pub struct Device {
     netlink: Netlink,
     index: u32,
     own: PublicKey,
-    work: Work,
+    implementation: Implementation,
 }
 
-enum Work {
+enum Implementation {
     Kernel(Kernel),
     Userspace(Userspace),
 }
 
 impl Device {
-    /// Makes a device that is up, with this host's inner address. A WireGuard device of the kernel's that is there under
-    /// this name is taken over: its peers stay, and whoever opens it compares [`Device::peers`] with those it wants.
-    /// Whether the kernel has WireGuard is found by trying. Has to be called on a runtime.
+    /// Creates a device, sets it up and assigns this host's inner address. Takes over an existing
+    /// WireGuard device of the kernel with this name. Its peers stay, so the caller must compare
+    /// [`Device::peers`] with the peers that it wants. Support by the kernel is detected by trying.
+    /// Must be called on a tokio runtime.
     ///
     /// # Errors
-    /// [`WireguardError`]; then nothing that was not there before is left.
+    /// [`WireguardError`]. Nothing that was created for the device remains.
     pub async fn open(spec: &DeviceSpec<'_>) -> Result<Self, WireguardError> {
         let DeviceSpec { name, key, port, mtu, netns, backend } = *spec;
-        let letters = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-        if !(1..=15).contains(&name.len()) || !name.bytes().all(letters) {
+        let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+        if !(1..=15).contains(&name.len()) || !name.bytes().all(is_valid) {
             return Err(WireguardError::Name { name: name.to_owned() });
         }
-        if !(MTU_LEAST..=MTU_MOST).contains(&mtu) {
+        if !(MIN_MTU..=MAX_MTU).contains(&mtu) {
             return Err(WireguardError::Mtu { mtu });
         }
         if port == 0 {
@@ -124,20 +132,20 @@ impl Device {
             Some(Backend::Userspace) => None,
             Some(Backend::Kernel) | None => Kernel::open(&netlink, name, key, port, mtu, netns).await?,
         };
-        let work = match kernel {
-            Some(kernel) => Work::Kernel(kernel),
+        let implementation = match kernel {
+            Some(kernel) => Implementation::Kernel(kernel),
             None if backend == Some(Backend::Kernel) => return Err(WireguardError::NoKernel),
-            None => Work::Userspace(Userspace::open(name, key, port, netns)?),
+            None => Implementation::Userspace(Userspace::open(name, key, port, netns)?),
         };
-        let mut device = Self { netlink, index: 0, own: key.public(), work };
+        let mut device = Self { netlink, index: 0, own: key.public(), implementation };
         match device.configure(name, mtu, netns).await {
             Ok(()) => Ok(device),
             Err(error) => {
-                // One that was found goes on as it did.
-                if !matches!(&device.work, Work::Kernel(kernel) if !kernel.is_new()) {
+                // A device that was taken over stays.
+                if !matches!(&device.implementation, Implementation::Kernel(kernel) if !kernel.is_new()) {
                     device.close().await?;
                 }
-                // The kernel's takes its port when it is switched on.
+                // A kernel device binds its port when it is set up.
                 Err(match error {
                     WireguardError::Netlink(NetlinkError::Kernel { errno: nix::errno::Errno::EADDRINUSE, .. }) => {
                         WireguardError::Port { port, source: nix::errno::Errno::EADDRINUSE.into() }
@@ -149,128 +157,132 @@ impl Device {
     }
 
     async fn configure(&mut self, name: &str, mtu: u32, netns: Option<&Netns>) -> Result<(), WireguardError> {
-        self.index = match &self.work {
-            Work::Kernel(kernel) => kernel.index(),
-            Work::Userspace(_) => {
-                let gone = || WireguardError::Taken { name: name.to_owned() };
-                self.netlink.link_by_name(name).await?.ok_or_else(gone)?.index
+        self.index = match &self.implementation {
+            Implementation::Kernel(kernel) => kernel.index(),
+            Implementation::Userspace(_) => {
+                let not_found = || WireguardError::Taken { name: name.to_owned() };
+                self.netlink.link_by_name(name).await?.ok_or_else(not_found)?.index
             }
         };
-        let settings = || settings(name);
+        let enable = || enable_ipv6(name);
         match netns {
-            Some(netns) => netns.enter(settings)??,
-            None => settings()?,
+            Some(netns) => netns.enter(enable)??,
+            None => enable()?,
         }
         self.netlink.set_mtu(self.index, mtu).await?;
-        self.switch_on().await
+        self.assign_address_and_set_up().await
     }
 
-    async fn switch_on(&self) -> Result<(), WireguardError> {
-        Ok(self.netlink.configure(self.index, &[whole(&self.own)], &[]).await?)
+    async fn assign_address_and_set_up(&self) -> Result<(), WireguardError> {
+        Ok(self.netlink.configure(self.index, &[inner_host_net(&self.own)], &[]).await?)
     }
 
-    /// Whether the device, of which this is known now, is up and has this host's inner address.
+    /// Reports whether the device, now in the state `link`, is up and has this host's inner
+    /// address.
     ///
     /// # Errors
-    /// What the kernel refuses.
+    /// The error of the kernel.
     pub async fn is_ready(&self, link: &Link) -> Result<bool, WireguardError> {
         let addresses = self.netlink.addresses(Some(self.index)).await?;
-        Ok(link.up && addresses.iter().any(|(_, address)| *address == whole(&self.own)))
+        Ok(link.up && addresses.iter().any(|(_, address)| *address == inner_host_net(&self.own)))
     }
 
-    /// Sets the device up again after somebody switched it or its IPv6 off; it has this name now, in the namespace of the
-    /// calling thread. The routes to peers are as they were left: [`Device::route_to`].
+    /// Sets the device up again after it was set down or its IPv6 was disabled. `name` is its
+    /// present name in the namespace of the calling thread. Does not restore routes to peers: see
+    /// [`Device::add_route`].
     ///
     /// # Errors
-    /// What the kernel refuses.
+    /// The error of the kernel.
     pub async fn set_up(&self, name: &str) -> Result<(), WireguardError> {
-        settings(name)?;
-        self.switch_on().await
+        enable_ipv6(name)?;
+        self.assign_address_and_set_up().await
     }
 
-    /// Who does the work.
+    /// Returns the backend in use.
     pub const fn backend(&self) -> Backend {
-        match self.work {
-            Work::Kernel(_) => Backend::Kernel,
-            Work::Userspace(_) => Backend::Userspace,
+        match self.implementation {
+            Implementation::Kernel(_) => Backend::Kernel,
+            Implementation::Userspace(_) => Backend::Userspace,
         }
     }
 
-    /// The device's number in its namespace.
+    /// Returns the interface index in the device's namespace.
     pub const fn index(&self) -> u32 {
         self.index
     }
 
-    /// Adds a peer, with the route to its inner address; or moves one to another endpoint, whose sessions go on. The same
-    /// again changes nothing. A handshake begins at once, and keepalives go to it every [`KEEPALIVE`] seconds. In the
-    /// kernel the endpoint follows a peer whose packets come from elsewhere, until it is set again.
+    /// Adds a peer and the route to its inner address, or changes the endpoint of an existing peer,
+    /// whose sessions continue. Idempotent. The first handshake starts at once, and keepalives are
+    /// sent every [`KEEPALIVE`] seconds. In the kernel, the endpoint follows a peer whose packets
+    /// come from another address, until it is set again.
     ///
     /// # Errors
-    /// [`WireguardError::OwnKey`], [`WireguardError::Endpoint`], or what the kernel refuses.
+    /// [`WireguardError::OwnKey`], [`WireguardError::Endpoint`], or the error of the kernel.
     pub async fn set_peer(&self, key: PublicKey, endpoint: SocketAddr) -> Result<(), WireguardError> {
         if key == self.own {
             return Err(WireguardError::OwnKey(key));
         }
-        // One of IPv4 that is written as one of IPv6 would go to the wrong socket.
+        // An IPv4-mapped IPv6 address would select the wrong socket.
         let address = endpoint.ip().to_canonical();
         let endpoint = if address.is_ipv4() { SocketAddr::new(address, endpoint.port()) } else { endpoint };
         if endpoint.port() == 0 || address.is_unspecified() || address.is_multicast() {
             return Err(WireguardError::Endpoint { endpoint });
         }
-        match &self.work {
-            Work::Kernel(kernel) => kernel.set_peer(key, endpoint).await?,
-            Work::Userspace(userspace) => userspace.set_peer(key, endpoint),
+        match &self.implementation {
+            Implementation::Kernel(kernel) => kernel.set_peer(key, endpoint).await?,
+            Implementation::Userspace(userspace) => userspace.set_peer(key, endpoint),
         }
-        self.route_to(&key).await
+        self.add_route(&key).await
     }
 
-    /// Adds the route to a peer's inner address; fine if it is there.
+    /// Adds the route to a peer's inner address. An existing route is no error.
     ///
     /// # Errors
-    /// What the kernel refuses.
-    pub async fn route_to(&self, key: &PublicKey) -> Result<(), WireguardError> {
-        Ok(self.netlink.add_device_route(self.index, whole(key)).await?)
+    /// The error of the kernel.
+    pub async fn add_route(&self, key: &PublicKey) -> Result<(), WireguardError> {
+        Ok(self.netlink.add_device_route(self.index, inner_host_net(key)).await?)
     }
 
-    /// Removes a peer and the route to it: its packets are refused from now on. Fine if it is none.
+    /// Removes a peer and the route to it. Its packets are dropped from then on. A missing peer is
+    /// no error.
     ///
     /// # Errors
-    /// What the kernel refuses.
+    /// The error of the kernel.
     pub async fn remove_peer(&self, key: &PublicKey) -> Result<(), WireguardError> {
-        match &self.work {
-            Work::Kernel(kernel) => kernel.remove_peer(key).await?,
-            Work::Userspace(userspace) => userspace.remove_peer(key),
+        match &self.implementation {
+            Implementation::Kernel(kernel) => kernel.remove_peer(key).await?,
+            Implementation::Userspace(userspace) => userspace.remove_peer(key),
         }
-        Ok(self.netlink.remove_device_route(self.index, whole(key)).await?)
+        Ok(self.netlink.remove_device_route(self.index, inner_host_net(key)).await?)
     }
 
-    /// All peers, in no order.
+    /// Lists all peers, in no particular order.
     ///
     /// # Errors
-    /// What the kernel refuses.
+    /// The error of the kernel.
     pub async fn peers(&self) -> Result<Vec<PeerStatus>, WireguardError> {
-        match &self.work {
-            Work::Kernel(kernel) => kernel.peers().await,
-            Work::Userspace(userspace) => Ok(userspace.peers()),
+        match &self.implementation {
+            Implementation::Kernel(kernel) => kernel.peers().await,
+            Implementation::Userspace(userspace) => Ok(userspace.peers()),
         }
     }
 
-    /// What the daemon has dropped, by reason. The kernel keeps no such account.
+    /// Returns the drop counters of the userspace backend. The kernel has none.
     pub fn drops(&self) -> Option<Drops> {
-        match &self.work {
-            Work::Kernel(_) => None,
-            Work::Userspace(userspace) => Some(userspace.drops()),
+        match &self.implementation {
+            Implementation::Kernel(_) => None,
+            Implementation::Userspace(userspace) => Some(userspace.drops()),
         }
     }
 
-    /// Removes the device, and with it its address, its routes and all sessions. When this returns they are gone.
+    /// Removes the device with its address, routes and sessions. They are gone when this returns.
     ///
     /// # Errors
-    /// What the kernel refuses.
+    /// The error of the kernel.
     pub async fn close(self) -> Result<(), WireguardError> {
-        match self.work {
-            Work::Kernel(kernel) => kernel.close(&self.netlink).await,
-            Work::Userspace(userspace) => {
+        match self.implementation {
+            Implementation::Kernel(kernel) => kernel.close(&self.netlink).await,
+            Implementation::Userspace(userspace) => {
                 userspace.close().await;
                 Ok(())
             }
@@ -278,17 +290,17 @@ impl Device {
     }
 }
 
-/// Has a device in the namespace of the calling thread speak IPv6, with no addresses but those that it is given.
-fn settings(name: &str) -> Result<(), SysctlError> {
+/// Enables IPv6 on a device in the namespace of the calling thread, without any automatic address.
+fn enable_ipv6(name: &str) -> Result<(), SysctlError> {
     const NO_ADDRESS: &str = "1";
-    // Containers have IPv6 switched off for new devices.
+    // Containers often have IPv6 disabled for new devices.
     sysctl::write(&["net", "ipv6", "conf", name, "disable_ipv6"], "0")?;
     sysctl::write(&["net", "ipv6", "conf", name, "accept_ra"], "0")?;
     sysctl::write(&["net", "ipv6", "conf", name, "addr_gen_mode"], NO_ADDRESS)?;
     Ok(())
 }
 
-/// The inner address of a host alone, as a subnet.
-fn whole(key: &PublicKey) -> IpNet {
+/// Returns the inner address of a host as a /128.
+fn inner_host_net(key: &PublicKey) -> IpNet {
     Ipv6Net::from(key.inner_address()).into()
 }

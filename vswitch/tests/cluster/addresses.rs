@@ -1,4 +1,4 @@
-//! No address is handed out twice.
+//! Addresses: each is leased only once.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use vswitch::model::{EndpointId, NetworkId};
 use crate::harness::{Etcd, candidates, draft, endpoint, join};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_hundred_at_once_from_three_hosts_get_two_hundred_addresses() {
+async fn two_hundred_concurrent_requests_from_three_hosts_get_different_addresses() {
     let etcd = Etcd::start().await;
     let hosts = [join(&etcd, "one").await, join(&etcd, "two").await, join(&etcd, "three").await].map(Arc::new);
     let network = hosts[0].create_network(draft("blue", "10.9.0.0/24")).await.expect("created");
@@ -23,11 +23,11 @@ async fn two_hundred_at_once_from_three_hosts_get_two_hundred_addresses() {
         leases.spawn(async move { (host.lease_address(id, endpoint, candidates(0)).await, host, endpoint) });
     }
     let all = leases.join_all().await;
-    let given: BTreeSet<IpAddr> = all.iter().map(|(address, ..)| address.clone().expect("leased")).collect();
-    assert_eq!(given.len(), 200);
-    // From the first on, without gaps.
-    assert_eq!(given, candidates(0).take(200).collect());
-    // A revision a lease, or two where an answer was lost; none for tries in vain.
+    let leased: BTreeSet<IpAddr> = all.iter().map(|(address, ..)| address.clone().expect("leased")).collect();
+    assert_eq!(leased.len(), 200);
+    // The lowest addresses, without gaps.
+    assert_eq!(leased, candidates(0).take(200).collect());
+    // One revision per lease, or two if an answer was lost. A failed claim must not write.
     let after = hosts.iter().map(|host| host.health().revision).max().expect("three");
     assert!((200..=400).contains(&(after - before)), "{}", after - before);
 
@@ -44,42 +44,45 @@ async fn two_hundred_at_once_from_three_hosts_get_two_hundred_addresses() {
 
     let (address, host, endpoint) = &all[0];
     let address = address.clone().expect("leased");
-    let stranger = EndpointId::random().expect("random bytes");
-    host.release_address(network.id, stranger, address).await;
-    assert!(host.lease_address(network.id, stranger, candidates(0)).await.is_err(), "it was not the stranger's");
+    let other_endpoint = EndpointId::random().expect("random bytes");
+    host.release_address(network.id, other_endpoint, address).await;
+    assert!(
+        host.lease_address(network.id, other_endpoint, candidates(0)).await.is_err(),
+        "the release by another endpoint has no effect"
+    );
     assert_eq!(host.release_address(network.id, *endpoint, address).await, Released::Done);
-    assert_eq!(hosts[1].lease_address(network.id, stranger, candidates(0)).await, Ok(address));
+    assert_eq!(hosts[1].lease_address(network.id, other_endpoint, candidates(0)).await, Ok(address));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_that_is_asked_for_is_given_or_its_owner_named() {
+async fn a_requested_address_is_leased_or_its_owner_is_named() {
     let etcd = Etcd::start().await;
     let one = join(&etcd, "one").await;
     let two = join(&etcd, "two").await;
     let network = one.create_network(draft("blue", "10.9.0.0/24")).await.expect("created");
     let (web, db) = (endpoint(&network, "web"), endpoint(&network, "db"));
-    let six = IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 9]);
-    assert_eq!(one.claim_address(network.id, web.id, six).await, Ok(six));
-    assert_eq!(one.claim_address(network.id, web.id, six).await, Ok(six), "it has it already");
+    let nine = IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 9]);
+    assert_eq!(one.claim_address(network.id, web.id, nine).await, Ok(nine));
+    assert_eq!(one.claim_address(network.id, web.id, nine).await, Ok(nine), "the endpoint already has the address");
     one.put_endpoint(web.clone()).await.expect("announced");
-    let taken = two.claim_address(network.id, db.id, six).await.expect_err("taken");
+    let taken = two.claim_address(network.id, db.id, nine).await.expect_err("taken");
     assert_eq!(
         taken.to_string(),
         "address fd00::9 is already in use by endpoint web on host one (192.0.2.1) (choose another, or leave it out)"
     );
-    let only = two.lease_address(network.id, db.id, std::iter::once(six)).await;
-    assert_eq!(only, Err(ClusterError::Full { tried: 1 }), "the only one that is left was not asked for");
-    // The next, where there is a choice.
+    let only = two.lease_address(network.id, db.id, std::iter::once(nine)).await;
+    assert_eq!(only, Err(ClusterError::Full { tried: 1 }), "the only candidate is taken");
+    // With a choice, the next address is leased.
     let next = (9..).map(|last| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, last]));
     let ten = IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 10]);
     assert_eq!(two.lease_address(network.id, db.id, next).await, Ok(ten));
-    let nowhere = NetworkId::from_bytes([9; 32]);
-    assert_eq!(one.lease_address(nowhere, web.id, candidates(0)).await, Err(ClusterError::NetworkGone(nowhere)));
+    let no_network = NetworkId::from_bytes([9; 32]);
+    assert_eq!(one.lease_address(no_network, web.id, candidates(0)).await, Err(ClusterError::NetworkGone(no_network)));
     assert_eq!(one.lease_address(network.id, web.id, std::iter::empty()).await, Err(ClusterError::Full { tried: 0 }));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_network_with_thousands_of_leases_still_gives_the_first_free_one() {
+async fn the_first_free_address_is_found_behind_thousands_of_leases() {
     let etcd = Etcd::start().await;
     let one = join(&etcd, "one").await;
     let network = one.create_network(draft("blue", "10.9.0.0/16")).await.expect("created");

@@ -1,4 +1,5 @@
-//! The cluster's client against real etcd: three members each test, on loopback addresses of their own. No root needed.
+//! Tests of the cluster client against a real etcd: each test starts three members on loopback
+//! addresses of its own. No root privileges needed.
 
 mod addresses;
 mod harness;

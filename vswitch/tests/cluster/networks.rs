@@ -1,4 +1,4 @@
-//! Networks: what is one in the cluster is given once, whoever asks at the same moment.
+//! Networks: unique names, VNIs and subnets, also when several hosts claim them at the same moment.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -6,14 +6,14 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 use vswitch::cluster::{ClusterError, Vni};
 
-use crate::harness::{Etcd, Seen, candidates, draft, endpoint, join};
+use crate::harness::{Etcd, Observer, candidates, draft, endpoint, join};
 
 fn vni(number: u32) -> Vni {
     Vni::try_from(number).expect("a VNI")
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_name_and_one_vni_each_when_three_hosts_create_at_once() {
+async fn names_and_vnis_are_unique_when_three_hosts_create_networks_at_once() {
     let etcd = Etcd::start().await;
     let hosts = [join(&etcd, "one").await, join(&etcd, "two").await, join(&etcd, "three").await].map(Arc::new);
     let mut tries = JoinSet::new();
@@ -29,17 +29,17 @@ async fn one_name_and_one_vni_each_when_three_hosts_create_at_once() {
     let names: BTreeSet<_> = created.iter().map(|network| network.name.clone()).collect();
     let vnis: BTreeSet<_> = created.iter().map(|network| network.vni.number()).collect();
     assert_eq!((created.len(), names.len()), (10, 10));
-    assert_eq!(vnis, (4096..4106).collect(), "the lowest, without gaps");
+    assert_eq!(vnis, (4096..4106).collect(), "the lowest VNIs, without gaps");
     for failed in tries.iter().filter_map(|network| network.as_ref().err()) {
         assert!(matches!(failed, ClusterError::NameTaken(_)), "{failed}");
     }
-    let seen = Seen::from(&hosts[2]).await;
-    assert_eq!(seen.all.networks.len(), 10);
-    assert!(created.iter().all(|network| seen.all.networks.get(&network.name) == Some(network)));
+    let observer = Observer::from(&hosts[2]).await;
+    assert_eq!(observer.snapshot.networks.len(), 10);
+    assert!(created.iter().all(|network| observer.snapshot.networks.get(&network.name) == Some(network)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_asked_for_is_given_or_whose_it_is_named() {
+async fn requested_names_vnis_and_subnets_are_assigned_or_refused() {
     let etcd = Etcd::start().await;
     let (one, two) = (join(&etcd, "one").await, join(&etcd, "two").await);
     let mut blue = draft("blue", "10.9.0.0/24");
@@ -61,16 +61,16 @@ async fn what_is_asked_for_is_given_or_whose_it_is_named() {
     two.remove_network(&blue.name, blue.id).await.expect("removed");
     assert_eq!(two.remove_network(&blue.name, blue.id).await, Err(ClusterError::NetworkNotFound(blue.name.clone())));
     let again = one.create_network(draft("blue", "10.9.0.0/24")).await.expect("created");
-    assert_eq!(again.vni, vni(4097), "free again");
+    assert_eq!(again.vni, vni(4097), "the VNI is free again");
     let late = one.put_endpoint(endpoint(&blue, "web")).await;
-    assert_eq!(late, Err(ClusterError::NetworkGone(blue.id)), "another network of the same name is another");
+    assert_eq!(late, Err(ClusterError::NetworkGone(blue.id)), "the new network of the same name has another id");
     let removed = two.remove_network(&blue.name, blue.id).await;
-    assert_eq!(removed, Err(ClusterError::NetworkNotFound(blue.name.clone())), "so it stays");
+    assert_eq!(removed, Err(ClusterError::NetworkNotFound(blue.name.clone())), "the new network stays");
     one.remove_network(&again.name, again.id).await.expect("removed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_network_is_not_removed_while_any_host_has_endpoints_there() {
+async fn a_network_with_endpoints_on_any_host_is_not_removed() {
     let etcd = Etcd::start().await;
     let (one, two) = (join(&etcd, "one").await, join(&etcd, "two").await);
     let blue = one.create_network(draft("blue", "10.9.0.0/24")).await.expect("created");
@@ -94,13 +94,14 @@ async fn a_network_is_not_removed_while_any_host_has_endpoints_there() {
     one.remove_network(&blue.name, blue.id).await.expect("removed");
     let mut client = etcd.client(None).await.expect("a client");
     let all = etcd_client::GetOptions::new().with_prefix().with_keys_only();
-    let left = client.get("/vswitch/", Some(all)).await.expect("an answer");
-    let left: Vec<_> = left.kvs().iter().map(|found| String::from_utf8_lossy(found.key()).into_owned()).collect();
-    assert!(left.iter().all(|key| key.starts_with("/vswitch/hosts/")), "{left:?}");
+    let remaining = client.get("/vswitch/", Some(all)).await.expect("an answer");
+    let remaining: Vec<_> =
+        remaining.kvs().iter().map(|found| String::from_utf8_lossy(found.key()).into_owned()).collect();
+    assert!(remaining.iter().all(|key| key.starts_with("/vswitch/hosts/")), "{remaining:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_attach_and_a_removal_at_once_do_not_both_succeed() {
+async fn a_concurrent_attach_and_removal_do_not_both_succeed() {
     let etcd = Etcd::start().await;
     let (one, two) = (join(&etcd, "one").await, join(&etcd, "two").await);
     for round in 0..30 {
@@ -111,7 +112,7 @@ async fn an_attach_and_a_removal_at_once_do_not_both_succeed() {
             two.put_endpoint(web.clone()).await
         };
         let removal = async {
-            // Now before, now after, now in the midst.
+            // The delay grows, so that the removal comes before, during and after the attach.
             tokio::time::sleep(std::time::Duration::from_micros(300 * round)).await;
             one.remove_network(&network.name, network.id).await
         };

@@ -1,19 +1,21 @@
-//! etcd goes, in part or altogether, and comes back.
+//! Outages of one or all members of etcd.
 
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 use vswitch::cluster::{Cluster, ClusterError, Released};
 
-use crate::harness::{Etcd, PATIENCE, Seen, candidates, draft, endpoint, eventually, host, join, join_briefly};
+use crate::harness::{
+    Etcd, Observer, PATIENCE, candidates, draft, endpoint, eventually, host, join, join_with_short_lease,
+};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_member_of_three_is_not_missed() {
-    let mut etcd = Etcd::start().await;
+async fn one_stopped_member_of_three_has_no_effect() {
+    let mut etcd = Etcd::start_three().await;
     let (one, two) = (join(&etcd, "one").await, join(&etcd, "two").await);
     assert_eq!(one.health().members, 3);
     let blue = one.create_network(draft("blue", "10.9.0.0/24")).await.expect("created");
-    let mut seen = Seen::from(&two).await;
+    let mut observer = Observer::from(&two).await;
     for member in 0..3 {
         etcd.stop_member(member);
         for number in 0..10 {
@@ -21,54 +23,60 @@ async fn one_member_of_three_is_not_missed() {
             one.lease_address(blue.id, endpoint.id, candidates(0)).await.expect("leased");
             one.put_endpoint(endpoint).await.expect("announced");
         }
-        seen.until("all are seen", |seen| seen.all.endpoints.len() == 10 * (member + 1)).await;
+        observer
+            .until("all endpoints are reported", |observer| observer.snapshot.endpoints.len() == 10 * (member + 1))
+            .await;
         etcd.start_all().await;
-        // Until it has caught up, the next one would be one too many.
-        eventually("the member is back", async || is_in_step(&etcd, member).await).await;
+        // A second member must not stop before this one has caught up.
+        eventually("the member answers", async || answers_alone(&etcd, member).await).await;
     }
-    eventually("all is well", async || one.health().unreachable.is_none() && one.health().registered).await;
+    eventually("the host is registered", async || one.health().unreachable.is_none() && one.health().registered).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_member_that_hangs_is_not_missed_for_long() {
-    let etcd = Etcd::start().await;
+async fn a_hanging_member_delays_requests_only_briefly() {
+    let etcd = Etcd::start_three().await;
     let (one, two) = (join(&etcd, "one").await, join(&etcd, "two").await);
     let blue = one.create_network(draft("blue", "10.9.0.0/24")).await.expect("created");
-    let mut seen = Seen::from(&two).await;
+    let mut observer = Observer::from(&two).await;
     etcd.hang_member(0);
     for number in 0..10 {
         let endpoint = endpoint(&blue, &format!("e{number}"));
-        eventually("it is announced", async || one.put_endpoint(endpoint.clone()).await.is_ok()).await;
+        eventually("the endpoint is announced", async || one.put_endpoint(endpoint.clone()).await.is_ok()).await;
     }
-    seen.until("all are seen", |seen| seen.all.endpoints.len() == 10 && seen.hosts() == ["one", "two"]).await;
+    observer
+        .until("all endpoints are reported", |observer| {
+            observer.snapshot.endpoints.len() == 10 && observer.hosts() == ["one", "two"]
+        })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_nobody_waits_for_any_more_is_taken_back() {
+async fn claims_of_dropped_requests_are_released() {
     let etcd = Etcd::start().await;
-    let (one, two) = (join_briefly(&etcd, "one").await, join(&etcd, "two").await);
+    let (one, two) = (join_with_short_lease(&etcd, "one").await, join(&etcd, "two").await);
     let blue = one.create_network(draft("blue", "10.9.0.0/24")).await.expect("created");
-    let mut given_up = 0_i64;
+    let mut dropped = 0_i64;
     for wait in 0..40 {
         let lease = one.lease_address(blue.id, endpoint(&blue, "web").id, candidates(0));
-        given_up += i64::from(timeout(Duration::from_micros(250 * wait), lease).await.is_err());
+        dropped += i64::from(timeout(Duration::from_micros(250 * wait), lease).await.is_err());
     }
-    assert!(given_up > 0, "some were given up");
-    let kept = 40 - given_up;
-    eventually("all that was given up is taken back", async || one.health().pending == 0).await;
+    assert!(dropped > 0, "some requests were dropped");
+    let kept = 40 - dropped;
+    eventually("all releases are done", async || one.health().pending == 0).await;
     let mut client = etcd.client(None).await.expect("a client");
-    // A request that was on its way may have come after what took it back; then it is found later.
-    eventually("only what was not given up is left", async || {
+    // A claim that was still in progress may arrive after its release. The next sweep deletes it.
+    eventually("only the leased addresses are left", async || {
         let all = etcd_client::GetOptions::new().with_prefix().with_count_only();
-        let left = client.get(format!("/vswitch/addresses/{}/", blue.id), Some(all)).await.expect("an answer");
-        left.count() == kept
+        let remaining = client.get(format!("/vswitch/addresses/{}/", blue.id), Some(all)).await.expect("an answer");
+        remaining.count() == kept
     })
     .await;
     two.lease_address(blue.id, endpoint(&blue, "db").id, candidates(0)).await.expect("leased");
 }
 
-/// Whether a member answers for itself.
-async fn is_in_step(etcd: &Etcd, member: usize) -> bool {
+/// Reports whether a member answers on its own.
+async fn answers_alone(etcd: &Etcd, member: usize) -> bool {
     let Ok(Ok(alone)) = timeout(PATIENCE, Cluster::connect(etcd.options_of(member), host("probe"))).await else {
         return false;
     };
@@ -76,7 +84,7 @@ async fn is_in_step(etcd: &Etcd, member: usize) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_etcd_changes_fail_clearly_and_releases_are_done_later() {
+async fn without_etcd_changes_fail_and_releases_are_queued() {
     let mut etcd = Etcd::start().await;
     let (one, two) = (join(&etcd, "one").await, join(&etcd, "two").await);
     let blue = one.create_network(draft("blue", "10.9.0.0/24")).await.expect("created");
@@ -86,8 +94,8 @@ async fn without_etcd_changes_fail_clearly_and_releases_are_done_later() {
         addresses.push(one.lease_address(blue.id, endpoint.id, candidates(0)).await.expect("leased"));
         one.put_endpoint(endpoint.clone()).await.expect("announced");
     }
-    let mut seen = Seen::from(&two).await;
-    assert_eq!(seen.endpoints(), ["db", "web"]);
+    let mut observer = Observer::from(&two).await;
+    assert_eq!(observer.endpoints(), ["db", "web"]);
 
     etcd.stop_all();
     let begin = Instant::now();
@@ -100,48 +108,51 @@ async fn without_etcd_changes_fail_clearly_and_releases_are_done_later() {
         )
     })
     .await
-    .expect("an answer in time");
+    .expect("answers in time");
     eprintln!("all three failed after {:?}", begin.elapsed());
-    let error = network.expect_err("etcd is away");
+    let error = network.expect_err("etcd is unreachable");
     assert!(matches!(error, ClusterError::Unreachable { .. }), "{error:?}");
     let text = error.to_string();
     assert!(text.starts_with(&format!("cannot reach etcd at {}: ", etcd.options())), "{text}");
-    assert!(text.ends_with("(existing traffic goes on; this change needs it: to create a network)"), "{text}");
+    assert!(text.ends_with("(existing traffic goes on; etcd is needed to create a network)"), "{text}");
     assert!(
-        address.expect_err("etcd is away").is_unreachable() && announced.expect_err("etcd is away").is_unreachable()
+        address.expect_err("etcd is unreachable").is_unreachable()
+            && announced.expect_err("etcd is unreachable").is_unreachable()
     );
-    let outage = one.health().unreachable.expect("it is away");
-    assert!(!outage.why.is_empty());
+    let outage = one.health().unreachable.expect("an outage");
+    assert!(!outage.reason.is_empty());
 
     let begin = Instant::now();
     assert_eq!(one.remove_endpoint(blue.id, web.id).await, Released::Later);
     assert_eq!(one.release_address(blue.id, web.id, addresses[0]).await, Released::Later);
-    eprintln!("both releases were noted after {:?}: {text}", begin.elapsed());
+    eprintln!("both releases were queued after {:?}: {text}", begin.elapsed());
     assert!(one.health().pending >= 2, "{:?}", one.health());
-    // Who asks for it in vain is not in the way of that.
-    let again = one.claim_address(blue.id, other.id, addresses[0]).await;
-    assert!(again.expect_err("etcd is away").is_unreachable());
+    // A failed claim must not cancel the pending release.
+    let repeated = one.claim_address(blue.id, other.id, addresses[0]).await;
+    assert!(repeated.expect_err("etcd is unreachable").is_unreachable());
 
     etcd.start_all().await;
     eventually("the releases are done", async || one.health().pending == 0).await;
-    seen.until("one endpoint is left", |seen| seen.endpoints() == ["db"] && seen.hosts() == ["one", "two"]).await;
-    eventually("all is well", async || one.health().unreachable.is_none() && one.health().registered).await;
+    observer
+        .until("one endpoint is left", |observer| observer.endpoints() == ["db"] && observer.hosts() == ["one", "two"])
+        .await;
+    eventually("the host is registered", async || one.health().unreachable.is_none() && one.health().registered).await;
     let free = two.claim_address(blue.id, other.id, addresses[0]).await;
     assert_eq!(free, Ok(addresses[0]));
     let taken = two.claim_address(blue.id, other.id, addresses[1]).await;
     assert!(matches!(taken, Err(ClusterError::AddressTaken { .. })), "{taken:?}");
-    one.create_network(draft("red", "10.9.1.0/24")).await.expect("nothing is left of the first try");
+    one.create_network(draft("red", "10.9.1.0/24")).await.expect("the first attempt left nothing behind");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_can_start_before_etcd_does() {
+async fn a_host_can_start_before_etcd() {
     let mut etcd = Etcd::new(false);
-    let error = Cluster::connect(etcd.options(), host("one")).await.expect_err("etcd is away");
+    let error = Cluster::connect(etcd.options(), host("one")).await.expect_err("etcd is unreachable");
     assert!(matches!(error, ClusterError::Unreachable { .. }), "{error:?}");
-    let one = Cluster::start(etcd.options(), host("one")).await.expect("etcd is not needed");
+    let one = Cluster::start(etcd.options(), host("one")).await.expect("a start without etcd");
     assert!(!one.health().registered);
-    let watching = Seen::from(&one);
-    let (mut seen, ()) = tokio::join!(watching, etcd.start_all());
-    seen.until("it is registered", |seen| seen.hosts() == ["one"]).await;
+    let watching = Observer::from(&one);
+    let (mut observer, ()) = tokio::join!(watching, etcd.start_all());
+    observer.until("the host is registered", |observer| observer.hosts() == ["one"]).await;
     one.create_network(draft("blue", "10.9.0.0/24")).await.expect("created");
 }

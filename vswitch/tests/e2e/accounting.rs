@@ -1,4 +1,5 @@
-//! Frames in = frames delivered + frames dropped by name, whatever they look like.
+//! The counters of a port account for every frame: received frames = delivered frames + drops by
+//! reason. Valid and malformed frames are sent.
 
 use std::collections::BTreeMap;
 
@@ -6,23 +7,23 @@ use etherparse::PacketBuilder;
 
 use crate::harness::{Counters, Frame, Host, Mac, Netns, RawPort, settles};
 
-/// Where a frame of the mix must end up.
+/// The expected outcome of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Fate {
-    /// At b alone.
+    /// Delivered to b only.
     ToB,
-    /// In the host's stack alone.
+    /// Delivered to the host's stack only.
     ToHost,
-    /// At b, c and the wire, and at the host if it is a group's.
+    /// Flooded to b, c and the uplink; to the host as well if the destination is a group address.
     Everywhere,
-    /// Nowhere, for this reason.
+    /// Dropped for this reason.
     Dropped(&'static str),
 }
 
 /// How often each frame is sent.
 const TIMES: usize = 20;
 
-/// Frames from a: good ones, odd ones and broken ones.
+/// Frames that container a sends: valid, unusual and malformed ones.
 fn mix(a: Mac, b: Mac, c: Mac, host: Mac) -> Vec<(Fate, Frame)> {
     use Fate::{Dropped, Everywhere, ToB, ToHost};
     let ip = |protocol: u8, rest: &[u8]| {
@@ -66,17 +67,17 @@ fn mix(a: Mac, b: Mac, c: Mac, host: Mac) -> Vec<(Fate, Frame)> {
         (ToB, Frame::raw(b, a, &long_chain)),
         (ToB, Frame::raw(b, a, &[0x86, 0xdd, 0x60, 0, 0, 0, 0xff, 0xff])),
         (ToHost, Frame::new(host, a, "to the host")),
-        (Everywhere, Frame::new(Mac::BROADCAST, a, "to everybody")),
+        (Everywhere, Frame::new(Mac::BROADCAST, a, "broadcast")),
         (Everywhere, Frame::new(group, a, "to a group")),
-        (Everywhere, Frame::new(Mac([2, 0, 0, 0, 0, 0x99]), a, "to a stranger")),
-        (Everywhere, Frame::new(Mac::BROADCAST, Mac([2, 0, 0, 0, 0x88, 1]), "from somebody behind a")),
-        (Dropped("link_local"), Frame::new(control, a, "to the neighbor")),
+        (Everywhere, Frame::new(Mac([2, 0, 0, 0, 0, 0x99]), a, "to an unknown station")),
+        (Everywhere, Frame::new(Mac::BROADCAST, Mac([2, 0, 0, 0, 0x88, 1]), "from a nested station")),
+        (Dropped("link_local"), Frame::new(control, a, "link-local")),
         (Dropped("source_multicast"), Frame::new(b, group, "from a group")),
-        (Dropped("source_zero"), Frame::new(b, Mac::ZERO, "from nobody")),
-        (Dropped("destination_zero"), Frame::new(Mac::ZERO, a, "to nobody")),
-        (Dropped("source_spoofed"), Frame::new(b, c, "from c, says a")),
+        (Dropped("source_zero"), Frame::new(b, Mac::ZERO, "from zero")),
+        (Dropped("destination_zero"), Frame::new(Mac::ZERO, a, "to zero")),
+        (Dropped("source_spoofed"), Frame::new(b, c, "from c, sent by a")),
         (Dropped("same_port"), Frame::new(a, a, "to itself")),
-        // The kernel takes the outer tag off; the inner one is cut short.
+        // The kernel strips the outer tag. The inner tag is cut short.
         (Dropped("truncated"), Frame::raw(b, a, &[0x81, 0, 0, 5, 0x81, 0, 0, 7])),
     ]
 }
@@ -86,7 +87,8 @@ fn every_frame_is_accounted_for(datapath: &str) {
     let [a, b, c, wire] = ["a", "b", "c", "wire"].map(Netns::new);
     host.netns.wire("phys0", &wire, "eth0");
     host.start(&["--datapath", datapath]);
-    // What is malformed in a frame is what decides here, not who may send it, nor who listens.
+    // The guards and snooping are off, so that only the malformed part of a frame decides, not its
+    // sender or the group members.
     let options =
         ["uplink=phys0", "spoof_guard=off", "ra_guard=off", "dhcp_guard=off", "bpdu_guard=off", "mcast_snooping=off"];
     let options: Vec<&str> = options.into_iter().flat_map(|option| ["-o", option]).collect();
@@ -99,8 +101,9 @@ fn every_frame_is_accounted_for(datapath: &str) {
 
     let at_host =
         host.fdb(&["--network", "lan", "--static"]).into_iter().find(|station| station.port.ends_with("-lan"));
-    let mix = mix(at_a.mac, at_b.mac, at_c.mac, at_host.expect("the host's own station").mac);
-    // A port whose device is not up yet, because it is being attached, cannot be flooded to: not counted here.
+    let mix = mix(at_a.mac, at_b.mac, at_c.mac, at_host.expect("the host's entry").mac);
+    // A port whose device is not up yet (it is being attached) cannot be flooded to. Such failures
+    // are not counted here.
     let ports_before = host.ports(&["lan"]);
     let before = &ports_before[&at_a.name];
     for _ in 0..TIMES {
@@ -109,7 +112,8 @@ fn every_frame_is_accounted_for(datapath: &str) {
         }
     }
     let sent = (mix.len() * TIMES) as u64;
-    // What the container's own stack says beside it (neighbor discovery) is counted too: at least as many.
+    // The container's own stack may send frames as well (neighbor discovery), so the count is a
+    // lower limit.
     let after = settles(&format!("{sent} frames are counted"), || {
         let counters = host.counters(&at_a.name);
         let counted = counters.rx_frames - before.rx_frames >= sent && counters.rx_frames == counters.accounted();
@@ -132,19 +136,19 @@ fn every_frame_is_accounted_for(datapath: &str) {
         after.drops
     );
 
-    // Beside the frames of the mix, the container's own stack may have said something; not to the host alone.
-    let fated = |fate: Fate| (mix.iter().filter(|(other, _)| *other == fate).count() * TIMES) as u64;
-    assert_eq!(after.to_host - before.to_host, fated(Fate::ToHost), "to_host with {datapath}");
-    assert!(after.forwarded - before.forwarded >= fated(Fate::ToB), "forwarded with {datapath}");
-    assert!(after.flooded - before.flooded >= fated(Fate::Everywhere), "flooded with {datapath}");
+    // The container's own stack may have sent further frames, but none to the host only.
+    let sent_with = |fate: Fate| (mix.iter().filter(|(other, _)| *other == fate).count() * TIMES) as u64;
+    assert_eq!(after.to_host - before.to_host, sent_with(Fate::ToHost), "to_host with {datapath}");
+    assert!(after.forwarded - before.forwarded >= sent_with(Fate::ToB), "forwarded with {datapath}");
+    assert!(after.flooded - before.flooded >= sent_with(Fate::Everywhere), "flooded with {datapath}");
     let out = |ports: &BTreeMap<String, Counters>, port: &str| ports[port].tx_frames;
     let ports_after = host.ports(&["lan"]);
     for (port, fates) in [(&at_b.name, &[Fate::ToB, Fate::Everywhere][..]), (&at_c.name, &[Fate::Everywhere])] {
-        let expected: u64 = fates.iter().map(|fate| fated(*fate)).sum();
+        let expected: u64 = fates.iter().map(|fate| sent_with(*fate)).sum();
         assert!(out(&ports_after, port) - out(&ports_before, port) >= expected, "tx_frames of {port} with {datapath}");
     }
 
-    let mark = Frame::new(Mac::BROADCAST, at_a.mac, "the last one");
+    let mark = Frame::new(Mac::BROADCAST, at_a.mac, "mark");
     sender.send(&mark);
     for (name, receiver) in &receivers {
         let mut arrived = BTreeMap::<Frame, usize>::new();
@@ -165,24 +169,24 @@ fn every_frame_is_accounted_for(datapath: &str) {
     let returned = sender.pending();
     assert!(!mix.iter().any(|(_, frame)| returned.contains(frame)), "a frame came back with {datapath}");
 
-    // The same sum holds for every port there is, the wire's and the host's too.
+    // The same sum holds for every port, including the uplink and the host port.
     RawPort::open(&wire, "eth0").send(&Frame::new(Mac::BROADCAST, wire.mac("eth0"), "from the wire"));
     RawPort::open(&wire, "eth0").send(&Frame::new(
         Mac([0x01, 0x80, 0xc2, 0, 0, 2]),
         wire.mac("eth0"),
-        "for the host alone",
+        "for the host only",
     ));
     receivers[0].1.expect(&Frame::new(Mac::BROADCAST, wire.mac("eth0"), "from the wire"));
-    settles("the sum holds for every port", || {
+    settles("the counters of every port are balanced", || {
         let ports = host.ports(&["lan"]);
-        assert_eq!(ports.len(), 5, "three containers, the host, the wire: {ports:#?}");
+        assert_eq!(ports.len(), 5, "three containers, the host port, the uplink: {ports:#?}");
         let holds = |(port, counters): (&String, &Counters)| {
             counters.rx_frames == counters.accounted() && counters.tx_failed == ports_before[port].tx_failed
         };
         if ports.iter().all(holds) { Ok(()) } else { Err(ports) }
     });
     let uplink =
-        host.ports(&["lan"]).into_iter().find(|(port, _)| port.contains("phys0")).expect("a port for the wire").1;
+        host.ports(&["lan"]).into_iter().find(|(port, _)| port.contains("phys0")).expect("the uplink's port").1;
     assert!(uplink.flooded >= 1 && uplink.passed >= 1, "{uplink:#?}");
 }
 

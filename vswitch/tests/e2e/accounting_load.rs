@@ -1,4 +1,4 @@
-//! Every frame is counted once, under load from two CPUs, whatever it looks like.
+//! Every frame is counted exactly once under load from two CPUs, valid or malformed.
 
 use std::{
     collections::BTreeMap,
@@ -19,13 +19,13 @@ use crate::harness::{
     settles,
 };
 
-/// Frames of each sender.
+/// Number of frames per sender.
 const FRAMES: usize = 6000;
-/// Frames that are on their way at the same time: fewer than the kernel's queue between two veths takes
-/// (netdev_max_backlog), with all their copies.
+/// Number of frames in flight. With all their copies, they are fewer than the kernel's queue
+/// between two veths holds (netdev_max_backlog).
 const WINDOW: usize = 150;
 
-/// Numbers without a pattern, the same each time (xorshift64*).
+/// Reproducible pseudo-random numbers (xorshift64*).
 struct Random(u64);
 
 impl Random {
@@ -40,12 +40,12 @@ impl Random {
         (0..count).map(|_| self.below(256) as u8).collect()
     }
 
-    fn one<T: Clone>(&mut self, of: &[T]) -> T {
+    fn choose<T: Clone>(&mut self, of: &[T]) -> T {
         of[self.below(of.len())].clone()
     }
 }
 
-/// Who is there.
+/// The addresses used in the frames of one sender.
 #[derive(Clone, Copy)]
 struct Stations {
     own: (Mac, Ipv4Addr),
@@ -53,7 +53,7 @@ struct Stations {
     host: Mac,
 }
 
-/// Good payloads of every kind that is looked into.
+/// Valid payloads of every protocol that the datapath parses.
 fn payloads(Stations { own, other, .. }: Stations) -> Vec<Payload> {
     let (own6, other6) = (link_local(own.0), link_local(other.0));
     vec![
@@ -75,14 +75,14 @@ fn payloads(Stations { own, other, .. }: Stations) -> Vec<Payload> {
     ]
 }
 
-/// A frame of some kind: a good one, one with a part that is wrong, or nothing but noise.
-fn any(random: &mut Random, stations: Stations, payloads: &[Payload]) -> Frame {
+/// Returns a random frame: a valid one, one with a wrong part, or random bytes.
+fn random_frame(random: &mut Random, stations: Stations, payloads: &[Payload]) -> Frame {
     let (own, other) = (stations.own.0, stations.other.0);
     let group = Mac([0x33, 0x33, 0, 0, 0, 1]);
     let control = Mac([0x01, 0x80, 0xc2, 0, 0, 0]);
-    let to = random.one(&[other, other, other, stations.host, Mac::BROADCAST, group, control, own, Mac::ZERO]);
-    let from = random.one(&[own, own, own, own, own, own, other, Mac([2, 0, 0, 0, 0x77, 7]), group, Mac::ZERO]);
-    let mut payload = random.one(payloads);
+    let to = random.choose(&[other, other, other, stations.host, Mac::BROADCAST, group, control, own, Mac::ZERO]);
+    let from = random.choose(&[own, own, own, own, own, own, other, Mac([2, 0, 0, 0, 0x77, 7]), group, Mac::ZERO]);
+    let mut payload = random.choose(payloads);
     let Frame(mut bytes) = match random.below(8) {
         0 => {
             let length = 14 + random.below(200);
@@ -100,8 +100,8 @@ fn any(random: &mut Random, stations: Stations, payloads: &[Payload]) -> Frame {
             let count = random.below(4);
             let tags: Vec<Tag> = (0..count)
                 .map(|_| Tag {
-                    tpid: random.one(&[0x8100, 0x88a8]),
-                    tci: random.one(&[0, 0xe000, 10, 0xa00a, 20, 4095]),
+                    tpid: random.choose(&[0x8100, 0x88a8]),
+                    tci: random.choose(&[0, 0xe000, 10, 0xa00a, 20, 4095]),
                 })
                 .collect();
             payload.truncate(2 + random.below(payload.len() - 1));
@@ -112,20 +112,21 @@ fn any(random: &mut Random, stations: Stations, payloads: &[Payload]) -> Frame {
             payload[at] = random.below(256) as u8;
             behind(to, from, &[], &payload)
         }
-        // Answered.
+        // A request that ARP suppression answers.
         5 => behind(Mac::BROADCAST, own, &[], &arp(1, stations.own, (Mac::ZERO, stations.other.1))),
         6 => behind(to, from, &[], &payload),
         _ => behind(other, own, &[], &payload),
     };
-    // The kernel itself drops a frame whose outer tag is cut short (skb_vlan_untag), before anybody counts it.
+    // The kernel itself drops a frame whose outer tag is cut short (skb_vlan_untag) before the
+    // programs can count it.
     if [[0x81, 0], [0x88, 0xa8]].contains(&[bytes[12], bytes[13]]) {
         bytes.resize(bytes.len().max(20), 0);
     }
     Frame(bytes)
 }
 
-/// The sum that must hold for a port.
-fn holds(counters: &Counters) -> bool {
+/// Reports whether the counters account for every received frame.
+fn is_balanced(counters: &Counters) -> bool {
     counters.rx_frames == counters.accounted()
 }
 
@@ -134,11 +135,11 @@ fn every_frame_is_counted_once(datapath: &str) {
     let wire = Netns::new("wire");
     host.netns.wire("phys0", &wire, "eth0");
     host.start(&["--datapath", datapath]);
-    // The querier speaks when it likes to: not here, where frames are counted.
+    // The querier is off, because its frames would be counted.
     let options = ["-o", "uplink=phys0", "-o", "mcast_querier=false"];
     host.ok(&[&["network", "create", "--subnet", "10.133.0.0/24"], &options[..], &["lan"]].concat());
     let containers = ["a", "b", "c", "d"].map(Netns::new);
-    // Two that send, guarded and not, one of them a trunk; two that receive.
+    // Two senders, one guarded trunk port and one without guards, and two receivers.
     let flags: [&[&str]; 4] = [
         &["--trunk", "10,20"],
         &["-o", "spoof_guard=off", "-o", "ra_guard=off", "-o", "storm_pps=0"],
@@ -148,18 +149,18 @@ fn every_frame_is_counted_once(datapath: &str) {
     let at = std::array::from_fn::<_, 4, _>(|index| {
         host.attach(&containers[index], &[&["--network", "lan"], flags[index]].concat())
     });
-    // Nothing is sent and received but what is sent here.
+    // Only the frames of this test are sent and received.
     containers.iter().for_each(|container| container.silence("eth0"));
     wire.silence("eth0");
     let ports = containers.each_ref().map(|container| RawPort::open(container, "eth0"));
-    let host_device = host.ports(&["lan"]).into_keys().find(|port| port.ends_with("-lan")).expect("the host's own");
+    let host_device = host.ports(&["lan"]).into_keys().find(|port| port.ends_with("-lan")).expect("the host port");
     let stations = |own: usize| Stations {
         own: (at[own].mac, at[own].ipv4),
         other: (at[2].mac, at[2].ipv4),
         host: host.netns.mac(&host_device),
     };
 
-    let before = eventually("nothing is on its way", || {
+    let before = eventually("no frame is in flight", || {
         ports.iter().for_each(|port| drop(port.pending()));
         let before = host.ports(&["lan"]);
         ports.iter().all(|port| port.pending().is_empty()).then_some(before)
@@ -190,18 +191,17 @@ fn every_frame_is_counted_once(datapath: &str) {
                 let (port, stations, cpu, rx) = (&ports[sender], stations(sender), cpus[sender % cpus.len()], &rx);
                 scope.spawn(move || {
                     let mut own = CpuSet::new();
-                    own.set(cpu).expect("one of the set");
+                    own.set(cpu).expect("a CPU of the set");
                     sched_setaffinity(Pid::from_raw(0), &own).expect("a CPU of its own");
                     let (mut random, payloads) = (Random(0x5eed + sender as u64), payloads(stations));
                     for sent in (0..FRAMES).step_by(WINDOW) {
                         for _ in 0..WINDOW {
-                            port.send(&any(&mut random, stations, &payloads));
+                            port.send(&random_frame(&mut random, stations, &payloads));
                         }
                         let sent = (sent + WINDOW) as u64;
-                        settles(
-                            "they have come in",
-                            || if rx(sender) >= sent { Ok(()) } else { Err((rx(sender), sent)) },
-                        );
+                        settles("the frames are counted", || {
+                            if rx(sender) >= sent { Ok(()) } else { Err((rx(sender), sent)) }
+                        });
                     }
                 })
             })
@@ -213,9 +213,9 @@ fn every_frame_is_counted_once(datapath: &str) {
         received
     });
 
-    let after = settles("the sum holds for every port", || {
+    let after = settles("the counters of every port are balanced", || {
         let ports = host.ports(&["lan"]);
-        if ports.values().all(holds) { Ok(ports) } else { Err(ports) }
+        if ports.values().all(is_balanced) { Ok(ports) } else { Err(ports) }
     });
     let name = |index: usize| &at[index].name;
     for index in 0..4 {
@@ -223,10 +223,10 @@ fn every_frame_is_counted_once(datapath: &str) {
         let sent = if index < 2 { FRAMES as u64 } else { 0 };
         assert_eq!(after.rx_frames - before.rx_frames, sent, "in by {index} with {datapath}: {after:#?}");
         assert_eq!(after.tx_failed, before.tx_failed, "{index} with {datapath}");
-        // What was handed to a container has arrived there, no more and no less.
+        // The frames that the port sent to a container have arrived there, no more and no fewer.
         assert_eq!(after.tx_frames - before.tx_frames, received[index] as u64, "out by {index} with {datapath}");
     }
-    // All that can become of a frame has become of some.
+    // Every outcome and every drop reason listed here has occurred.
     let guarded = &after[name(0)];
     let kinds = [guarded.forwarded, guarded.flooded, guarded.to_host];
     assert!(kinds.iter().all(|count| *count > 0), "{guarded:#?}");

@@ -1,4 +1,4 @@
-//! `attach`, and what `ps`, `inspect` and `detach` make of it.
+//! `attach` and `detach`, and how `ps` and `inspect` show the endpoint.
 
 use std::{collections::BTreeSet, net::Ipv4Addr, process::Command};
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::harness::{Host, Netns, ping, spawn, tcp, udp, udp_broadcast};
 
 #[test]
-fn attach_tells_what_the_container_has() {
+fn attach_reports_the_device_and_addresses_of_the_container() {
     let host = Host::up(&[]);
     let container = Netns::new("a");
     let endpoint = host.attach(&container, &[]);
@@ -48,7 +48,7 @@ fn attach_tells_what_the_container_has() {
 }
 
 #[test]
-fn attach_prints_the_name_alone_to_a_person() {
+fn attach_without_json_prints_only_the_name() {
     let host = Host::up(&[]);
     let container = Netns::new("a");
     assert_eq!(host.ok(&["attach", "--netns", &container.path_argument(), "--name", "web"]), "web\n");
@@ -63,7 +63,7 @@ fn attach_prints_the_name_alone_to_a_person() {
 }
 
 #[test]
-fn attach_does_as_it_is_told() {
+fn attach_uses_the_given_name_interface_and_addresses() {
     let host = Host::up(&[]);
     let container = Netns::new("a");
     let endpoint = host.attach(
@@ -95,7 +95,7 @@ fn a_namespace_of_a_process_can_be_attached() {
     let mut sleep = named.command("sleep");
     let process = spawn(sleep.arg("10000"));
     let path = format!("/proc/{}/ns/net", process.id());
-    // It may not have entered its namespace yet.
+    // The process may not have entered its namespace yet.
     let wanted = std::fs::metadata(named.path()).unwrap();
     crate::harness::eventually("the process is in its namespace", || {
         use std::os::unix::fs::MetadataExt as _;
@@ -111,7 +111,7 @@ fn a_namespace_of_a_process_can_be_attached() {
 fn symlinks_that_only_root_can_make_are_followed() {
     let host = Host::up(&[]);
     let container = Netns::new("a");
-    // /var/run is such a link on Debian; where it is not, one of our own in /run.
+    // /var/run is such a link on Debian, but not everywhere, so the test makes a link in /run.
     let link = std::path::PathBuf::from(format!("/run/{}", container.name()));
     std::os::unix::fs::symlink(container.path(), &link).unwrap();
     let outcome = host.run(&["attach", "--netns", &link.to_string_lossy(), "--name", "linked"]);
@@ -139,8 +139,8 @@ fn three_containers_and_the_host_reach_each_other() {
         udp(container, &host.netns, gateway, 1400, 50);
         udp(&host.netns, container, addresses[from], 1400, 50);
     }
-    let everybody_else = [&containers[1], &containers[2], &*host.netns];
-    udp_broadcast(&containers[0], addresses[0], &everybody_else);
+    let others = [&containers[1], &containers[2], &*host.netns];
+    udp_broadcast(&containers[0], addresses[0], &others);
     let all: Vec<&Netns> = containers.iter().collect();
     udp_broadcast(&host.netns, gateway, &all);
 }
@@ -163,7 +163,7 @@ fn a_container_can_be_in_two_networks() {
 }
 
 #[test]
-fn networks_with_long_names_are_told_apart() {
+fn networks_with_long_names_do_not_collide() {
     let host = Host::up(&[]);
     let names = ["one", "two"].map(|end| format!("{}{end}", "a-network-with-a-very-long-name-".repeat(2)));
     let names = names.map(|name| name[name.len() - 60..].to_owned());
@@ -195,7 +195,7 @@ fn the_mtu_is_that_of_the_uplink() {
 }
 
 #[test]
-fn detach_frees_the_address_and_can_be_said_twice() {
+fn detach_frees_the_address_and_can_be_repeated() {
     let host = Host::up(&[]);
     let (a, b) = (Netns::new("a"), Netns::new("b"));
     let devices = host.netns.devices();
@@ -213,7 +213,7 @@ fn detach_frees_the_address_and_can_be_said_twice() {
 }
 
 #[test]
-fn the_container_keeps_what_was_its_own() {
+fn detach_leaves_the_containers_own_interface() {
     let host = Host::up(&[]);
     let (container, elsewhere) = (Netns::new("a"), Netns::new("b"));
     container.wire("own0", &elsewhere, "eth0");

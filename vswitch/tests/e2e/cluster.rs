@@ -1,31 +1,33 @@
-//! Hosts that share networks through etcd: containers on them are one segment, and nobody had to be told of anybody.
+//! Hosts that share networks through etcd. Their containers form one segment without any peer added
+//! by hand.
 
 use crate::harness::{
-    Clustered, Family, Frame, Mac, Netns, RawPort, heard, packets::SOLICITATION, ping, ping_with, settles, tcp,
-    tunnelled, udp,
+    Clustered, Family, Frame, Mac, Netns, RawPort, count_broadcasts, decapsulate, packets::SOLICITATION, ping,
+    ping_with, settles, tcp, udp,
 };
 
-/// What every host has to know of the others, and what is to come of it.
-fn one_segment(family: Family) {
+/// Checks membership, names, traffic, broadcasts and FDB entries between three hosts.
+fn check_one_segment(family: Family) {
     let cluster = Clustered::up(3, family, Clustered::LONG);
     for number in 0..3 {
         let others: Vec<usize> = (0..3).filter(|other| *other != number).collect();
-        cluster.has_members(number, &others);
-        cluster.is_joined(number, 3);
+        cluster.wait_for_members(number, &others);
+        cluster.wait_until_joined(number, 3);
         assert_eq!(cluster.status(number).endpoints, 2);
     }
     for (one, other) in cluster.pairs() {
         let (from, to) = (&cluster.containers[one], &cluster.containers[other]);
         let name = format!("c{other}");
         for name in [&name, &format!("{name}.net")] {
-            cluster.finds(one, name, &cluster.at[other]);
+            cluster.wait_for_name(one, name, &cluster.at[other]);
         }
         for address in cluster.addresses(other) {
             ping(from, address);
             ping_with(from, address, 4000);
             udp(from, to, address, 18, 50);
             udp(from, to, address, 1300, 50);
-            // Every byte is compared at its place, which says more than a checksum does.
+            // Every byte is compared with the one expected at its position, which is stricter than
+            // a checksum.
             tcp(from, to, address, 60 << 10);
         }
     }
@@ -33,29 +35,34 @@ fn one_segment(family: Family) {
         let others: Vec<&Netns> =
             (0..3).filter(|other| *other != number).map(|other| &cluster.containers[other]).collect();
         for _ in 0..5 {
-            assert_eq!(heard(&cluster.containers[number], cluster.at[number].ipv4, &others), [1, 1], "from {number}");
+            assert_eq!(
+                count_broadcasts(&cluster.containers[number], cluster.at[number].ipv4, &others),
+                [1, 1],
+                "from {number}"
+            );
         }
     }
-    // What a host was told it does not learn besides.
+    // An address with a static entry from the cluster is not learned as well.
     for (one, other) in cluster.pairs() {
         let mac = cluster.at[other].mac;
-        assert_eq!((cluster.told(one, mac), cluster.port_of(one, mac)), (Some(cluster.peer(other)), None));
+        assert_eq!((cluster.static_port_of(one, mac), cluster.port_of(one, mac)), (Some(cluster.peer(other)), None));
     }
 }
 
 #[test]
 fn containers_on_hosts_of_a_cluster_are_one_segment_over_ipv4() {
-    one_segment(Family::V4);
+    check_one_segment(Family::V4);
 }
 
 #[test]
 fn containers_on_hosts_of_a_cluster_are_one_segment_over_ipv6() {
-    one_segment(Family::V6);
+    check_one_segment(Family::V6);
 }
 
-/// Whether a frame asks for the MAC address of somebody else. Who asks for its own address, or has none yet, tells all that it
-/// is about to take it (RFC 5227, RFC 4862), and all are to hear of it.
-fn is_question(frame: &Frame) -> bool {
+/// Reports whether a frame is an ARP request or a neighbor solicitation for the address of another
+/// station. Requests for the sender's own address or from the unspecified address announce or probe
+/// an address (RFC 5227, RFC 4862). They are excluded, because they must reach all hosts.
+fn is_address_request(frame: &Frame) -> bool {
     let bytes = &frame.0;
     match bytes.get(12..14) {
         Some([0x08, 0x06]) => bytes.get(28..32) != bytes.get(38..42) && bytes.get(28..32) != Some(&[0; 4]),
@@ -68,13 +75,14 @@ fn is_question(frame: &Frame) -> bool {
 }
 
 #[test]
-fn what_is_known_is_sent_to_its_host_alone_and_asked_for_nowhere() {
+fn known_stations_are_sent_to_their_host_only_and_not_resolved_over_tunnels() {
     let cluster = Clustered::up(3, Family::V4, Clustered::LONG);
-    // What containers say of themselves when they come is for all, and goes first.
+    // The announcements that containers send when they are attached go to all hosts, so they must
+    // be over first.
     for (one, other) in cluster.pairs() {
         cluster.addresses(other).into_iter().for_each(|address| ping(&cluster.containers[one], address));
     }
-    // What the hosts send, at the other end of their wires.
+    // Captures what the hosts send, at the other end of their wires.
     let sent = [0, 1].map(|number| RawPort::open(&cluster.underlay, &format!("u{number}")));
     for container in &cluster.containers {
         container.ip("neigh flush dev eth0 nud all");
@@ -86,32 +94,36 @@ fn what_is_known_is_sent_to_its_host_alone_and_asked_for_nowhere() {
             udp(from, to, address, 1000, 20);
             tcp(from, to, address, 60 << 10);
         }
-        assert!(from.ip("neigh show dev eth0").contains(&cluster.at[other].mac.to_string()), "it has asked");
+        assert!(
+            from.ip("neigh show dev eth0").contains(&cluster.at[other].mac.to_string()),
+            "the address was resolved again"
+        );
     }
     let third = cluster.peer(2);
     for (number, sent) in sent.iter().enumerate() {
-        // After it comes nothing of what was sent before; it is for all, so the third host gets it.
-        let mark = Frame::new(Mac::BROADCAST, cluster.at[number].mac, "no more");
+        // Frames arrive in order, so nothing sent before the mark comes after it. The mark is a
+        // broadcast, so it reaches the third host, too.
+        let mark = Frame::new(Mac::BROADCAST, cluster.at[number].mac, "mark");
         RawPort::open(&cluster.containers[number], "eth0").send(&mark);
         let mut inside = Vec::new();
         sent.expect_such("the mark", |frame| {
-            let Some((to, frame)) = tunnelled(frame) else { return false };
+            let Some((to, frame)) = decapsulate(frame) else { return false };
             let is_mark = frame == mark && to.to_string() == third;
             inside.push((to.to_string(), frame));
             is_mark
         });
         let to_other = inside.iter().filter(|(to, _)| *to == cluster.peer(1 - number)).count();
-        assert!(to_other > 40, "{to_other} frames went to where they belong");
+        assert!(to_other > 40, "only {to_other} frames were sent to the other host");
         for (to, frame) in &inside {
-            assert!(!is_question(frame), "somebody on {to} was asked: {frame:02x?}");
-            let is_for_one = frame.0[0] & 1 == 0;
-            assert!(!is_for_one || *to != third, "it went to {to}, too: {frame:02x?}");
+            assert!(!is_address_request(frame), "a request was sent to {to}: {frame:02x?}");
+            let is_unicast = frame.0[0] & 1 == 0;
+            assert!(!is_unicast || *to != third, "a unicast frame was sent to {to}, too: {frame:02x?}");
         }
     }
 }
 
 #[test]
-fn the_first_host_leaves_room_for_the_tunnels_to_those_that_come_later() {
+fn the_mtu_leaves_room_for_tunnels_before_other_hosts_join() {
     for (family, mtu) in [(Family::V4, 1450), (Family::V6, 1430)] {
         let cluster = Clustered::down(2, family);
         cluster.join(0);
@@ -119,7 +131,7 @@ fn the_first_host_leaves_room_for_the_tunnels_to_those_that_come_later() {
         let inside = Netns::several("first", 2);
         let first = cluster.hosts[0].attach(&inside[0], &["--network", "net"]);
         cluster.join(1);
-        cluster.has_network(1, "net");
+        cluster.wait_for_network(1, "net");
         let second = cluster.hosts[1].attach(&inside[1], &["--network", "net"]);
         assert_eq!([first.mtu, second.mtu], [mtu; 2], "{family:?}");
         ping_with(&inside[0], second.ipv4, mtu as usize - 28);
@@ -127,18 +139,18 @@ fn the_first_host_leaves_room_for_the_tunnels_to_those_that_come_later() {
 }
 
 #[test]
-fn a_network_made_or_removed_anywhere_is_so_everywhere() {
+fn networks_are_created_and_removed_on_all_hosts() {
     let cluster = Clustered::down(3, Family::V4);
     (0..3).for_each(|number| drop(cluster.join(number)));
     for (number, name) in ["red", "green", "blue"].into_iter().enumerate() {
         cluster.hosts[number].ok(&["network", "create", "-d", "overlay", "--label", "made=here", name]);
     }
-    // From 4096 upwards, and each with a subnet of its own.
+    // VNIs are assigned from 4096 on. Each network has a subnet of its own.
     let details = |number: usize, name: &str| -> serde_json::Value {
         cluster.hosts[number].json::<Vec<serde_json::Value>>(&["network", "inspect", name]).remove(0)
     };
     for (place, name) in ["red", "green", "blue"].into_iter().enumerate() {
-        (0..3).for_each(|number| cluster.has_network(number, name));
+        (0..3).for_each(|number| cluster.wait_for_network(number, name));
         let first = details(0, name);
         assert_eq!((&first["vni"], &first["driver"]), (&(4096 + place).into(), &"overlay".into()), "{first:#}");
         assert_eq!(first["labels"]["made"], "here");
@@ -152,23 +164,25 @@ fn a_network_made_or_removed_anywhere_is_so_everywhere() {
     let subnets = ["red", "green", "blue"].map(|name| details(0, name)["subnets"][0]["subnet"].to_string());
     assert!(subnets[0] != subnets[1] && subnets[1] != subnets[2] && subnets[0] != subnets[2], "{subnets:?}");
 
-    // In one that has neither subnets nor a VNI of its own choice, two on different hosts reach each other.
+    // Two containers on different hosts reach each other in a network whose VNI and subnet were
+    // assigned.
     let inside = ["one", "two"].map(Netns::new);
     let at = [0, 2].map(|number| cluster.hosts[number].attach(&inside[number / 2], &["--network", "green"]));
-    settles("they are told of each other", || {
-        let told = [cluster.told(0, at[1].mac), cluster.told(2, at[0].mac)];
-        if told == [Some(cluster.peer(2)), Some(cluster.peer(0))] { Ok(()) } else { Err(told) }
+    settles("both hosts have an entry for the other container", || {
+        let ports = [cluster.static_port_of(0, at[1].mac), cluster.static_port_of(2, at[0].mac)];
+        if ports == [Some(cluster.peer(2)), Some(cluster.peer(0))] { Ok(()) } else { Err(ports) }
     });
-    // The other host has no endpoint there, and so no use for it.
-    assert_eq!(cluster.told(1, at[0].mac), None);
+    // Host 1 has no endpoint in this network, so it does not install entries for it.
+    assert_eq!(cluster.static_port_of(1, at[0].mac), None);
     ping(&inside[0], at[1].ipv4);
     tcp(&inside[1], &inside[0], at[0].ipv4, 60 << 10);
 
-    // Wherever it was made; and what no host has an endpoint in goes when any host prunes.
+    // Any host can remove a network that another host created. `prune` removes the networks that
+    // have no endpoint on any host.
     cluster.hosts[2].ok(&["network", "rm", "red"]);
     assert_eq!(cluster.hosts[1].ok(&["network", "prune", "-f"]), "blue\n");
     for number in 0..3 {
-        ["red", "blue"].into_iter().for_each(|name| cluster.has_no_network(number, name));
+        ["red", "blue"].into_iter().for_each(|name| cluster.wait_for_no_network(number, name));
         assert!(cluster.networks(number).contains(&"green".to_owned()));
     }
     let line = cluster.hosts[1].fails(1, &["network", "rm", "green"]);
@@ -180,8 +194,8 @@ fn a_network_made_or_removed_anywhere_is_so_everywhere() {
     assert!(line.contains(&at[1].name) && !line.contains(&at[0].name), "{line}");
     cluster.hosts[2].ok(&["detach", "--netns", &inside[1].path_argument()]);
     cluster.hosts[1].ok(&["network", "rm", "green"]);
-    (0..3).for_each(|number| cluster.has_no_network(number, "green"));
+    (0..3).for_each(|number| cluster.wait_for_no_network(number, "green"));
     for kind in ["networks", "ids", "vnis", "addresses", "names", "endpoints"] {
-        assert_eq!(cluster.keys(kind), Vec::<String>::new(), "what etcd has of {kind}");
+        assert_eq!(cluster.keys(kind), Vec::<String>::new(), "{kind} in etcd");
     }
 }

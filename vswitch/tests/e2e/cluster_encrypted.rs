@@ -1,17 +1,21 @@
-//! Encrypted networks in a cluster: hosts tell each other their keys, and nobody has to be told of any.
+//! Encrypted networks in a cluster: the hosts exchange their public keys through etcd, so none is
+//! configured by hand.
 
-use crate::harness::{Clustered, Family, Overheard, Tap, heard, ping, ping_with, reaches, settles, tcp, udp};
+use crate::harness::{
+    Clustered, Family, Tap, TapCounts, count_broadcasts, ping, ping_with, reaches, settles, tcp, udp,
+};
 
-/// Said in each direction.
-const SECRET: &[u8] = b"what only the other container may read";
+/// The text that is looked for in the clear on the underlay.
+const SECRET: &[u8] = b"the text that must not be readable";
 
-/// All pairs reach each other in every way, once the hosts have told each other all that is new.
+/// Checks that all pairs of containers reach each other with every protocol, once the hosts have
+/// received each other's records.
 #[track_caller]
 fn all_reach_each_other(cluster: &Clustered) {
     for (one, other) in cluster.pairs() {
         let (from, to) = (&cluster.containers[one], &cluster.containers[other]);
         for address in cluster.addresses(other) {
-            settles("they reach each other", || {
+            settles(&format!("container {one} reaches container {other}"), || {
                 let reach = reaches(from, to, address, false);
                 if reach.to_string() == "yes" { Ok(()) } else { Err(reach.to_string()) }
             });
@@ -23,12 +27,12 @@ fn all_reach_each_other(cluster: &Clustered) {
     }
 }
 
-/// Every host has the key of every other, as that says it is.
+/// Waits until every host has the public key that each other host reports for itself.
 #[track_caller]
-fn keys_are_known(cluster: &Clustered) {
+fn wait_for_keys(cluster: &Clustered) {
     for (one, other) in cluster.pairs() {
         let (key, address) = (cluster.key(other), cluster.peer(other));
-        settles("the key is known", || {
+        settles(&format!("host {one} has the key of host {other}"), || {
             let peers = cluster.peers(one);
             let known =
                 peers.iter().find(|peer| peer.address.to_string() == address).and_then(|peer| peer.public_key.clone());
@@ -38,18 +42,18 @@ fn keys_are_known(cluster: &Clustered) {
 }
 
 #[test]
-fn hosts_tell_each_other_their_keys_and_nothing_goes_in_the_clear() {
+fn hosts_exchange_keys_and_all_traffic_is_encrypted() {
     for family in [Family::V4, Family::V6] {
         let cluster = Clustered::encrypted(3, family, Clustered::LONG);
         let stations: Vec<_> = cluster.at.iter().map(|at| at.mac).collect();
-        let tap = Tap::on(&cluster, SECRET, &stations);
-        keys_are_known(&cluster);
+        let tap = Tap::start(&cluster, SECRET, &stations);
+        wait_for_keys(&cluster);
         all_reach_each_other(&cluster);
-        cluster.finds(0, "c1", &cluster.at[1]);
-        // What is for all goes to all, and in the dark, too.
+        cluster.wait_for_name(0, "c1", &cluster.at[1]);
+        // Broadcasts reach all hosts, encrypted as well.
         let others = [&cluster.containers[1], &cluster.containers[2]];
-        assert_eq!(heard(&cluster.containers[0], cluster.at[0].ipv4, &others), [1, 1]);
-        let Overheard { plain, encrypted } = tap.read();
+        assert_eq!(count_broadcasts(&cluster.containers[0], cluster.at[0].ipv4, &others), [1, 1]);
+        let TapCounts { plain, encrypted } = tap.read();
         assert!(plain == 0 && encrypted > 20, "{plain} in the clear, {encrypted} encrypted");
         let peers = cluster.peers(0);
         assert!(peers.iter().all(|peer| peer.last_handshake_seconds.is_some()), "{peers:?}");
@@ -57,22 +61,22 @@ fn hosts_tell_each_other_their_keys_and_nothing_goes_in_the_clear() {
 }
 
 #[test]
-fn a_new_key_and_a_lost_host_are_told_to_all() {
+fn a_new_key_and_a_lost_host_are_known_to_all_hosts() {
     let cluster = Clustered::encrypted(3, Family::V4, Clustered::BRIEF);
     all_reach_each_other(&cluster);
     let host = &cluster.hosts[1];
     let before = cluster.key(1);
     host.kill_daemon();
     for number in [0, 2] {
-        cluster.has_members(number, &[2 - number]);
+        cluster.wait_for_members(number, &[2 - number]);
     }
-    std::fs::remove_file(host.state_directory().join("wireguard.key")).expect("the key is there");
+    std::fs::remove_file(host.state_directory().join("wireguard.key")).expect("the key file exists");
     cluster.join(1);
     assert_ne!(cluster.key(1), before);
     for number in 0..3 {
         let others: Vec<usize> = (0..3).filter(|other| *other != number).collect();
-        cluster.has_members(number, &others);
+        cluster.wait_for_members(number, &others);
     }
-    keys_are_known(&cluster);
+    wait_for_keys(&cluster);
     all_reach_each_other(&cluster);
 }

@@ -1,110 +1,116 @@
-//! What cannot be in a cluster: one clear line with the way out, and nothing is changed.
+//! Refused cluster options and cluster operations: one clear error message with a remedy, and no
+//! change.
 
 use std::fs;
 
 use crate::harness::{AtRest, Clustered, Family, Host, Netns, Surroundings, eventually, ping, run, settles};
 
-/// `up` with these flags, which fails with one line that names these, and leaves nothing.
+/// Runs `up` with these flags. It must fail with a one-line message that contains all of `names`,
+/// and change nothing.
 #[track_caller]
-fn refused(host: &Host, flags: &[&str], names: &[&str]) {
+fn assert_refused(host: &Host, flags: &[&str], names: &[&str]) {
     let before = Surroundings::of(host, &[]);
     let outcome = run(host.command(&["up"]).args(flags));
     let line = match outcome.code {
-        // The command line itself is wrong; clap shows the usage with it.
+        // An error in the command line itself: clap prints the usage with it.
         Some(2) => outcome.stderr,
         _ => crate::harness::complaint(1, &outcome),
     };
     for name in names {
-        assert!(line.contains(name), "up {flags:?}: `{line}` does not name {name}");
+        assert!(line.contains(name), "up {flags:?}: `{line}` does not contain {name}");
     }
-    assert_eq!(Surroundings::of(host, &[]), before, "up {flags:?} left something");
+    assert_eq!(Surroundings::of(host, &[]), before, "up {flags:?} left something behind");
 }
 
 #[test]
-fn a_cluster_that_cannot_be_joined_is_refused_and_nothing_is_left() {
+fn up_fails_if_it_cannot_join_the_cluster_and_leaves_nothing() {
     let mut cluster = Clustered::down(1, Family::V4);
     let host = &cluster.hosts[0];
     let url = cluster.etcd.url();
-    // Nobody has this address, and nobody listens there.
+    // The first address does not exist, and nothing listens on the second.
     for silent in ["etcd://192.0.2.99:2379", "etcd://192.0.2.20:1"] {
-        refused(host, &["--cluster", silent], &["cannot reach etcd", silent.trim_start_matches("etcd://")]);
+        assert_refused(host, &["--cluster", silent], &["cannot reach etcd", silent.trim_start_matches("etcd://")]);
     }
-    refused(host, &["--cluster", "etcd://nosuchname.invalid"], &["cannot resolve nosuchname.invalid: ", "/etc/hosts"]);
-    refused(host, &["--cluster", "http://192.0.2.20:2379"], &["http://192.0.2.20:2379", "etcd://"]);
-    refused(host, &["--cluster", "etcd://192.0.2.20:x"], &["192.0.2.20:x", "HOST:PORT"]);
-    refused(host, &["--cluster", "etcd://me:secret@192.0.2.20:2379"], &["password in a file"]);
+    assert_refused(
+        host,
+        &["--cluster", "etcd://nosuchname.invalid"],
+        &["cannot resolve nosuchname.invalid: ", "/etc/hosts"],
+    );
+    assert_refused(host, &["--cluster", "http://192.0.2.20:2379"], &["http://192.0.2.20:2379", "etcd://"]);
+    assert_refused(host, &["--cluster", "etcd://192.0.2.20:x"], &["192.0.2.20:x", "HOST:PORT"]);
+    assert_refused(host, &["--cluster", "etcd://me:secret@192.0.2.20:2379"], &["password in a file"]);
     for foreign in ["192.0.2.77", "127.0.0.1", "224.0.0.1", "0.0.0.0"] {
-        refused(host, &["--cluster", &url, "--advertise", foreign], &[foreign, "--advertise"]);
+        assert_refused(host, &["--cluster", &url, "--advertise", foreign], &[foreign, "--advertise"]);
     }
-    refused(host, &["--cluster", &url, "--cluster-lease", "1"], &["a lease of 1 s", "from 2"]);
-    refused(host, &["--cluster", &url, "--cluster-prefix", "vswitch"], &["vswitch", "begins with `/`"]);
-    refused(host, &["--cluster", &url, "--cluster-cert", "/etc/hostname"], &["--cluster-key"]);
-    refused(host, &["--cluster", &url, "--cluster-user", "vswitch"], &["--cluster-password-file"]);
-    refused(host, &["--advertise", "192.0.2.1"], &["--cluster"]);
-    refused(host, &["--cluster", &url, "--cluster-ca", "/nonexistent"], &["/nonexistent"]);
-    assert_eq!(cluster.keys("hosts"), Vec::<String>::new(), "none of these has left itself in etcd");
+    assert_refused(host, &["--cluster", &url, "--cluster-lease", "1"], &["a lease of 1 s", "from 2"]);
+    assert_refused(host, &["--cluster", &url, "--cluster-prefix", "vswitch"], &["vswitch", "begins with `/`"]);
+    assert_refused(host, &["--cluster", &url, "--cluster-cert", "/etc/hostname"], &["--cluster-key"]);
+    assert_refused(host, &["--cluster", &url, "--cluster-user", "vswitch"], &["--cluster-password-file"]);
+    assert_refused(host, &["--advertise", "192.0.2.1"], &["--cluster"]);
+    assert_refused(host, &["--cluster", &url, "--cluster-ca", "/nonexistent"], &["/nonexistent"]);
+    assert_eq!(cluster.keys("hosts"), Vec::<String>::new(), "no refused host is recorded in etcd");
 
     cluster.etcd.stop_all();
-    refused(&cluster.hosts[0], &["--cluster", &url], &["cannot reach etcd", "192.0.2.21:2379"]);
+    assert_refused(&cluster.hosts[0], &["--cluster", &url], &["cannot reach etcd", "192.0.2.21:2379"]);
     cluster.start_etcd();
     cluster.join(0);
-    cluster.is_joined(0, 1);
+    cluster.wait_until_joined(0, 1);
 }
 
 #[test]
-fn a_password_that_is_wrong_is_refused() {
+fn a_wrong_password_is_refused() {
     let cluster = Clustered::down(1, Family::V4);
-    cluster.need_users();
+    cluster.require_users();
     let host = &cluster.hosts[0];
     let url = cluster.etcd.url();
     let [right, wrong] = ["secret", "guess"].map(|password| {
         let file = cluster.etcd.directory().join(password);
-        fs::write(&file, format!("{password}\n")).expect("a file of our own");
+        fs::write(&file, format!("{password}\n")).expect("writing the file");
         file.to_str().expect("text").to_owned()
     });
     let user = |file| ["--cluster", &url, "--cluster-user", "vswitch", "--cluster-password-file", file];
     let hint = ["refuses this host", "check user and password"];
-    refused(host, &["--cluster", &url], &hint);
-    refused(host, &user(&wrong), &hint);
-    refused(host, &[&user(&right)[..], &["--cluster-prefix", "/other"]].concat(), &hint);
-    refused(host, &user("/nonexistent"), &["/nonexistent", "password"]);
+    assert_refused(host, &["--cluster", &url], &hint);
+    assert_refused(host, &user(&wrong), &hint);
+    assert_refused(host, &[&user(&right)[..], &["--cluster-prefix", "/other"]].concat(), &hint);
+    assert_refused(host, &user("/nonexistent"), &["/nonexistent", "password"]);
     host.start(&user(&right));
-    cluster.is_joined(0, 1);
+    cluster.wait_until_joined(0, 1);
     host.ok(&["network", "create", "-d", "overlay", "net"]);
-    // What nobody is to see is not shown.
+    // The password is not shown.
     let outcome = host.run(&["status", "--format", "json"]);
     assert!(!outcome.stdout.contains("secret\""), "{}", outcome.stdout);
 }
 
 #[test]
-fn a_certificate_that_is_wrong_is_refused() {
+fn a_wrong_certificate_is_refused() {
     let cluster = Clustered::with_tls(1);
     let host = &cluster.hosts[0];
     let url = cluster.etcd.url();
     let files = cluster.etcd.certificates();
-    let [ca, stranger, cert, key] =
+    let [ca, foreign, cert, key] =
         [&files.authority, &files.stranger, &files.client, &files.client_key].map(|file| file.to_str().expect("text"));
     let identity = ["--cluster-cert", cert, "--cluster-key", key];
     let with = |ca| [&["--cluster", &url, "--cluster-ca", ca], &identity[..]].concat();
-    refused(host, &with(stranger), &["TLS", "192.0.2.21:2379", "authority"]);
-    refused(host, &["--cluster", &url, "--cluster-ca", ca], &["192.0.2.21:2379"]);
-    refused(host, &["--cluster", &url], &["192.0.2.21:2379"]);
-    refused(host, &with("/etc/hostname"), &["/etc/hostname"]);
+    assert_refused(host, &with(foreign), &["TLS", "192.0.2.21:2379", "authority"]);
+    assert_refused(host, &["--cluster", &url, "--cluster-ca", ca], &["192.0.2.21:2379"]);
+    assert_refused(host, &["--cluster", &url], &["192.0.2.21:2379"]);
+    assert_refused(host, &with("/etc/hostname"), &["/etc/hostname"]);
     let swapped = ["--cluster", &url, "--cluster-ca", ca, "--cluster-cert", key, "--cluster-key", cert];
-    refused(host, &swapped, &[key, "certificate"]);
+    assert_refused(host, &swapped, &[key, "certificate"]);
     host.start(&with(ca));
-    cluster.is_joined(0, 1);
+    cluster.wait_until_joined(0, 1);
     host.ok(&["network", "create", "-d", "overlay", "net"]);
 }
 
 #[test]
-fn what_does_not_fit_the_cluster_is_refused_on_every_host() {
+fn names_addresses_and_networks_in_use_on_another_host_are_refused() {
     let cluster = Clustered::up(2, Family::V4, Clustered::LONG);
     let guest = Netns::new("guest");
     {
         let at_rest = AtRest::new(&cluster.hosts[1], &[&guest]);
         let netns = guest.path_argument();
-        // It does not know the other host's endpoints by heart; etcd does.
+        // This host has no copy of the other host's endpoint names; etcd refuses the duplicates.
         let attach = ["attach", "--network", "net", "--netns", &netns];
         let with = |flags: &[&'static str]| [&attach[..], flags].concat();
         at_rest.refuses(&with(&["--name", "c0"]), &["c0", "already exists", "host0.test (192.0.2.1)"]);
@@ -130,62 +136,62 @@ fn what_does_not_fit_the_cluster_is_refused_on_every_host() {
         }
         at_rest.refuses(&["peer", "rm", &cluster.peer(0)], &[&cluster.peer(0), "cluster"]);
     }
-    // Refused on one host, and so nothing of it is to be seen on another.
+    // The operations refused on one host left nothing that another host can see.
     assert_eq!(cluster.status(0).endpoints, 1);
     assert_eq!(["addresses", "names", "networks", "vnis"].map(|kind| cluster.keys(kind).len()), [4, 2, 1, 1]);
     ping(&cluster.containers[0], cluster.at[1].ipv4);
-    // What is this host's own needs no cluster, and has none of its names.
+    // A network of another kind belongs to this host only. It needs no cluster and is not recorded
+    // in etcd.
     cluster.hosts[1].ok(&["network", "create", "own"]);
     assert_eq!(cluster.keys("networks"), ["net"]);
 }
 
 #[test]
-fn a_subnet_that_would_take_the_underlay_is_nobodys_in_the_cluster() {
+fn a_subnet_that_contains_an_underlay_address_is_refused() {
     let cluster = Clustered::down(3, Family::V4);
     (0..2).for_each(|number| drop(cluster.join(number)));
-    cluster.has_members(1, &[0]);
+    cluster.wait_for_members(1, &[0]);
     let create = |subnet| ["network", "create", "-d", "overlay", "--subnet", subnet, "under"];
     let line = cluster.hosts[1].fails(1, &create("192.0.2.0/24"));
     for name in ["192.0.2.0/24", "under", "192.0.2.1", "host0.test", "choose another subnet"] {
-        assert!(line.contains(name), "`{line}` does not name {name}");
+        assert!(line.contains(name), "`{line}` does not contain {name}");
     }
     assert_eq!(cluster.keys("networks"), Vec::<String>::new());
-    // The third is not there yet, and nobody knows that it will be in there: it does without.
+    // The third host has not joined yet, so its address in this subnet is unknown. It joins without
+    // the network.
     cluster.hosts[2].netns.ip("address add 198.51.100.3/24 dev under0");
     cluster.hosts[1].ok(&create("198.51.100.0/24"));
     let url = cluster.etcd.url();
     cluster.hosts[2].start(&["--cluster", &url, "--advertise", "198.51.100.3"]);
-    cluster.is_joined(2, 3);
-    eventually("it says why", || {
+    cluster.wait_until_joined(2, 3);
+    eventually("status names the reason", || {
         let status = cluster.hosts[2].ok(&["status"]);
         let names = ["network under of the cluster is not on this host", "198.51.100.3", "198.51.100.0/24"];
         names.iter().all(|name| status.contains(name)).then_some(())
     });
     assert!(!cluster.networks(2).contains(&"under".to_owned()));
-    cluster.has_network(0, "under");
+    cluster.wait_for_network(0, "under");
     cluster.hosts[1].ok(&["network", "rm", "under"]);
-    eventually("nothing is left to say", || {
-        (!cluster.hosts[2].ok(&["status"]).contains("network under")).then_some(())
-    });
+    eventually("the note is gone", || (!cluster.hosts[2].ok(&["status"]).contains("network under")).then_some(()));
 }
 
 #[test]
-fn a_network_that_could_not_be_made_is_made_when_what_was_in_the_way_is_gone() {
+fn a_network_is_created_once_the_conflicting_device_is_gone() {
     let cluster = Clustered::down(2, Family::V4);
     (0..2).for_each(|number| drop(cluster.join(number)));
     cluster.hosts[0].ok(&["network", "create", "-d", "overlay", "net"]);
-    cluster.has_network(1, "net");
+    cluster.wait_for_network(1, "net");
     let device = cluster.host_device(1).replace("-net", "-late");
     let netns = &cluster.hosts[1].netns;
     netns.ip(&format!("link add {device} type bridge"));
     cluster.hosts[0].ok(&["network", "create", "-d", "overlay", "late"]);
-    settles("it says so", || {
+    settles("status names the device", || {
         let notes = cluster.hosts[1].json::<serde_json::Value>(&["status"])["notes"].to_string();
         if notes.contains("late") && notes.contains(&device) { Ok(()) } else { Err(notes) }
     });
     netns.ip(&format!("link delete {device}"));
-    cluster.has_network(1, "late");
-    eventually("nothing is left to say", || {
+    cluster.wait_for_network(1, "late");
+    eventually("the note is gone", || {
         let notes = cluster.hosts[1].json::<serde_json::Value>(&["status"])["notes"].to_string();
         (!notes.contains("late")).then_some(())
     });

@@ -1,4 +1,4 @@
-//! What can be had once in a cluster is had once: addresses, names, networks.
+//! Addresses, names and networks are unique in a cluster.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,13 +8,14 @@ use std::{
 
 use crate::harness::{Attached, Clustered, Family, Netns, Outcome, both, complaint, eventually, ping, run, settles};
 
-/// How many namespaces each of three hosts has: all in one network, which has room for few more.
+/// Number of namespaces per host. All are attached to one network that has room for only a few
+/// more.
 const EACH: usize = 67;
-/// How many commands run at once on each host.
+/// Number of commands that run at the same time on each host.
 const AT_ONCE: usize = 8;
 
 /// Runs a command for each namespace of each host, on all hosts at once.
-fn on_all(cluster: &Clustered, crowds: &[Vec<Netns>], command: &[&str]) -> Vec<(usize, Outcome)> {
+fn run_on_all(cluster: &Clustered, crowds: &[Vec<Netns>], command: &[&str]) -> Vec<(usize, Outcome)> {
     thread::scope(|scope| {
         let mut threads = Vec::new();
         for (number, crowd) in crowds.iter().enumerate() {
@@ -29,21 +30,21 @@ fn on_all(cluster: &Clustered, crowds: &[Vec<Netns>], command: &[&str]) -> Vec<(
                 }));
             }
         }
-        threads.into_iter().flat_map(|thread| thread.join().expect("it runs to its end")).collect()
+        threads.into_iter().flat_map(|thread| thread.join().expect("the thread ends")).collect()
     })
 }
 
 #[test]
-fn two_hundred_attached_at_once_on_three_hosts_have_an_address_each() {
+fn two_hundred_concurrent_attaches_on_three_hosts_get_distinct_addresses() {
     let cluster = Clustered::down(3, Family::V4);
     (0..3).for_each(|number| drop(cluster.join(number)));
     let create =
         ["network", "create", "-d", "overlay", "--subnet", "10.77.0.0/24", "--subnet", "fd00:77::/64", "crowd"];
     cluster.hosts[0].ok(&create);
-    (0..3).for_each(|number| cluster.has_network(number, "crowd"));
+    (0..3).for_each(|number| cluster.wait_for_network(number, "crowd"));
     let crowds: Vec<_> = (0..3).map(|number| Netns::several(&format!("h{number}"), EACH)).collect();
 
-    let attached: Vec<(usize, Attached)> = on_all(&cluster, &crowds, &["attach", "--network", "crowd"])
+    let attached: Vec<(usize, Attached)> = run_on_all(&cluster, &crowds, &["attach", "--network", "crowd"])
         .into_iter()
         .map(|(number, outcome)| {
             assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""), "{outcome:#?}");
@@ -53,7 +54,8 @@ fn two_hundred_attached_at_once_on_three_hosts_have_an_address_each() {
     let all = 3 * EACH;
     let addresses: BTreeSet<IpAddr> = attached.iter().flat_map(|(_, at)| both(at)).collect();
     assert_eq!(addresses.len(), 2 * all, "an address was handed out twice");
-    let gateways = [attached[0].1.gateway.expect("one").into(), attached[0].1.gateway6.expect("one").into()];
+    let gateways =
+        [attached[0].1.gateway.expect("a gateway").into(), attached[0].1.gateway6.expect("a gateway").into()];
     assert!(gateways.iter().all(|gateway: &IpAddr| !addresses.contains(gateway)));
     let [names, macs] = [
         attached.iter().map(|(_, at)| at.name.clone()).collect::<BTreeSet<_>>(),
@@ -63,14 +65,14 @@ fn two_hundred_attached_at_once_on_three_hosts_have_an_address_each() {
     let kinds = ["addresses", "names", "endpoints"].map(|kind| cluster.keys(kind).len());
     assert_eq!(kinds, [2 * all, all, all]);
 
-    // Every host is told of all that the others have, and where.
+    // Every host has static FDB entries for all endpoints of the other hosts.
     for number in 0..3 {
         let expected: BTreeMap<_, _> = attached
             .iter()
             .filter(|(place, _)| *place != number)
             .map(|(place, at)| (at.mac.to_string(), cluster.peer(*place)))
             .collect();
-        settles("it is told of all", || {
+        settles(&format!("host {number} has all static entries"), || {
             let stations = cluster.hosts[number].fdb(&["--network", "crowd", "--static"]);
             let peers: BTreeMap<_, _> = stations
                 .into_iter()
@@ -85,23 +87,26 @@ fn two_hundred_attached_at_once_on_three_hosts_have_an_address_each() {
         both(at).into_iter().for_each(|address| ping(&crowds[0][*place], address));
     }
 
-    for (_, outcome) in on_all(&cluster, &crowds, &["detach"]) {
+    for (_, outcome) in run_on_all(&cluster, &crowds, &["detach"]) {
         assert_eq!(outcome.code, Some(0), "{outcome:#?}");
     }
-    eventually("all is given back", || {
+    eventually("all claims are released", || {
         ["addresses", "names", "endpoints"].iter().all(|kind| cluster.keys(kind).is_empty()).then_some(())
     });
     for number in 0..3 {
-        eventually("all is forgotten", || (cluster.status(number).endpoints == 0).then_some(()));
+        eventually(&format!("host {number} sees no endpoint"), || {
+            (cluster.status(number).endpoints == 0).then_some(())
+        });
     }
     cluster.hosts[2].ok(&["network", "rm", "crowd"]);
 }
 
 #[test]
-fn of_those_who_want_the_same_at_once_one_gets_it() {
+fn one_of_several_concurrent_claims_succeeds() {
     let cluster = Clustered::up(3, Family::V4, Clustered::LONG);
     let rivals = Netns::several("rival", 3);
-    // A command on each host at the same moment; who got it, and what the others were told.
+    // Runs one command on each host at the same time. Returns the host that succeeded, and checks
+    // the messages of the others.
     let race = |command: &dyn Fn(usize) -> Vec<String>, words: &[&str]| -> usize {
         let commands: Vec<_> = (0..3).map(command).collect();
         let outcomes: Vec<Outcome> = thread::scope(|scope| {
@@ -114,7 +119,7 @@ fn of_those_who_want_the_same_at_once_one_gets_it() {
                 })
             };
             let threads: Vec<_> = commands.iter().enumerate().map(start).collect();
-            threads.into_iter().map(|thread| thread.join().expect("it runs to its end")).collect()
+            threads.into_iter().map(|thread| thread.join().expect("the thread ends")).collect()
         });
         let winners: Vec<usize> = (0..3).filter(|number| outcomes[*number].code == Some(0)).collect();
         assert_eq!(winners.len(), 1, "{outcomes:#?}");
@@ -139,22 +144,22 @@ fn of_those_who_want_the_same_at_once_one_gets_it() {
         let by_network = |_| text(&["network", "create", "-d", "overlay", &network]);
         race(&by_network, &[&network, "already exists"]);
     }
-    // Those who lost have left nothing.
-    eventually("nothing is left", || {
+    // The refused commands have left nothing in etcd.
+    eventually("the claims of the losers are released", || {
         let left = ["addresses", "names", "endpoints", "networks"].map(|kind| cluster.keys(kind).len());
         (left == [6, 3, 3, 5]).then_some(())
     });
-    // Different networks at the same time: a VNI and a subnet for each.
+    // Different networks created at the same time get a VNI and a subnet each.
     let mut number = 0..;
     for _ in 0..2 {
         let created = thread::scope(|scope| {
             let threads: Vec<_> = (0..3)
                 .map(|host| {
-                    let (cluster, name) = (&cluster, format!("x{}", number.next().expect("there are more")));
+                    let (cluster, name) = (&cluster, format!("x{}", number.next().expect("endless")));
                     scope.spawn(move || cluster.hosts[host].run(&["network", "create", "-d", "overlay", &name]))
                 })
                 .collect();
-            threads.into_iter().map(|thread| thread.join().expect("it runs to its end")).collect::<Vec<_>>()
+            threads.into_iter().map(|thread| thread.join().expect("the thread ends")).collect::<Vec<_>>()
         });
         assert!(created.iter().all(|outcome| outcome.code == Some(0)), "{created:#?}");
     }
@@ -162,35 +167,39 @@ fn of_those_who_want_the_same_at_once_one_gets_it() {
 }
 
 #[test]
-fn an_endpoint_that_is_connected_later_is_one_of_the_cluster_too() {
+fn an_endpoint_connected_later_is_known_on_other_hosts() {
     let cluster = Clustered::up(2, Family::V4, Clustered::LONG);
     cluster.hosts[1].ok(&["network", "create", "local"]);
     let web = Netns::new("web");
     cluster.hosts[1].attach(&web, &["--network", "local", "--name", "web"]);
     cluster.hosts[1].ok(&["network", "connect", "--alias", "www", "net", "web"]);
-    let at = cluster.hosts[1].ps().into_iter().find(|at| at.name == "web" && at.network == "net").expect("it is there");
-    cluster.knows(0, at.mac, 1);
-    cluster.finds(0, "web", &at);
-    cluster.finds(0, "www", &at);
+    let at = cluster.hosts[1]
+        .ps()
+        .into_iter()
+        .find(|at| at.name == "web" && at.network == "net")
+        .expect("the endpoint is attached");
+    cluster.wait_for_entry(0, at.mac, 1);
+    cluster.wait_for_name(0, "web", &at);
+    cluster.wait_for_name(0, "www", &at);
     both(&at).into_iter().for_each(|address| ping(&cluster.containers[0], address));
-    assert_eq!(cluster.keys("endpoints").len(), 3, "what is this host's alone is nobody else's");
+    assert_eq!(cluster.keys("endpoints").len(), 3, "the endpoint of the local network is not in etcd");
     cluster.hosts[1].ok(&["network", "disconnect", "net", "web"]);
-    cluster.forgets(0, at.mac);
-    cluster.finds_none(0, "www.net");
-    eventually("it is given back", || (cluster.keys("addresses").len() == 4).then_some(()));
+    cluster.wait_for_no_entry(0, at.mac);
+    cluster.wait_for_no_name(0, "www.net");
+    eventually("its addresses are released", || (cluster.keys("addresses").len() == 4).then_some(()));
 }
 
 #[test]
-fn a_full_network_says_how_many_addresses_are_in_use_and_what_one_host_gives_back_another_has_at_once() {
+fn a_full_network_is_reported_and_a_released_address_is_usable_on_another_host() {
     let cluster = Clustered::up(2, Family::V4, Clustered::LONG);
     cluster.hosts[0].ok(&["network", "create", "-d", "overlay", "--subnet", "10.77.0.0/30", "small"]);
-    cluster.has_network(1, "small");
+    cluster.wait_for_network(1, "small");
     let [one, other] = ["one", "other"].map(Netns::new);
     let (of_one, of_other) = (one.path_argument(), other.path_argument());
     for round in 0..10 {
         let (here, there) = (round % 2, 1 - round % 2);
         cluster.hosts[here].attach(&one, &["--network", "small"]);
-        eventually("it is told", || (cluster.status(there).endpoints == 2).then_some(()));
+        eventually(&format!("host {there} sees the endpoint"), || (cluster.status(there).endpoints == 2).then_some(()));
         for number in [here, there] {
             let line = cluster.hosts[number].fails(1, &["attach", "--network", "small", "--netns", &of_other]);
             assert!(line.contains("no available address: all 1 in question"), "{line}");

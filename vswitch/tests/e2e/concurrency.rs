@@ -1,4 +1,4 @@
-//! Many clients at once.
+//! Many clients run commands at the same time.
 
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
@@ -55,10 +55,10 @@ fn thirty_two_clients_attach_and_detach_at_once() {
 }
 
 #[test]
-fn of_many_clients_that_want_the_same_one_gets_it() {
+fn one_of_many_concurrent_clients_gets_an_address_or_a_name() {
     let host = Host::up(&[]);
     let containers = Netns::several("c", 8);
-    let wanting = |options: fn(usize) -> Vec<String>| {
+    let compete = |options: fn(usize) -> Vec<String>| {
         let clients: Vec<_> = containers
             .iter()
             .enumerate()
@@ -75,14 +75,14 @@ fn of_many_clients_that_want_the_same_one_gets_it() {
         let endpoints = host.ps();
         assert_eq!(endpoints.len(), 1);
         host.ok(&["detach", &endpoints[0].name]);
-        assert!(containers.iter().all(|container| container.devices().len() == 1), "the others have their lo alone");
+        assert!(containers.iter().all(|container| container.devices().len() == 1), "the others have only lo");
     };
-    wanting(|index| ["--ip", "10.201.0.50", "--name", &format!("n{index}")].map(str::to_owned).to_vec());
-    wanting(|_| ["--name", "web"].map(str::to_owned).to_vec());
+    compete(|index| ["--ip", "10.201.0.50", "--name", &format!("n{index}")].map(str::to_owned).to_vec());
+    compete(|_| ["--name", "web"].map(str::to_owned).to_vec());
 }
 
 #[test]
-fn clients_that_attach_and_detach_the_same_container_leave_no_mess() {
+fn concurrent_attach_and_detach_of_one_container_leave_nothing() {
     let host = Host::up(&[]);
     let container = Netns::new("a");
     let before = Surroundings::of(&host, &[&container]);

@@ -1,4 +1,5 @@
-//! One endpoint in several networks: `network connect` and `disconnect`, while traffic flows.
+//! One endpoint in several networks: `network connect` and `network disconnect` while traffic
+//! flows.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -6,7 +7,7 @@ use serde_json::Value;
 
 use crate::harness::{AtRest, Attached, Frame, Host, Mac, Netns, RawPort, Stream, eventually, ping, tcp, udp};
 
-/// Makes networks 10.(83 + n).0.0/24 and fd00:(83 + n)::/64 of these names.
+/// Creates networks with these names and the subnets 10.(83 + n).0.0/24 and fd00:(83 + n)::/64.
 fn networks(host: &Host, names: &[&str]) {
     for (number, name) in (83..).zip(names) {
         let [ipv4, ipv6] = [format!("10.{number}.0.0/24"), format!("fd00:{number}::/64")];
@@ -20,7 +21,7 @@ fn connect(host: &Host, network: &str, endpoint: &str, options: &[&str]) -> Atta
 }
 
 #[test]
-fn traffic_in_one_network_does_not_notice_the_others() {
+fn traffic_in_one_network_is_not_disturbed_by_others() {
     let host = Host::up(&[]);
     networks(&host, &["front", "back"]);
     let [a, b, c] = ["a", "b", "c"].map(Netns::new);
@@ -56,7 +57,8 @@ fn an_endpoint_is_shown_in_each_of_its_networks() {
     let a = Netns::new("a");
     let path = a.path_argument();
     let in_front = host.attach(&a, &["--network", "front", "--name", "web"]);
-    // An attach is a way to connect, too; nobody has to say which interface.
+    // `attach` can connect an endpoint to a second network, too. The interface name is chosen
+    // automatically.
     let in_back = host.attach(&a, &["--network", "back", "--name", "web"]);
     assert_eq!((in_front.ifname.as_str(), in_back.ifname.as_str()), ("eth0", "eth1"));
     assert_ne!(in_front.mac, in_back.mac);
@@ -73,14 +75,14 @@ fn an_endpoint_is_shown_in_each_of_its_networks() {
         let shown: Vec<Value> = host.json(&["network", "inspect", network]);
         assert_eq!(shown[0]["attached"], serde_json::json!(["web"]), "{shown:#?}");
     }
-    // The name leads to all of it.
+    // `detach --netns` finds all endpoints of the namespace.
     host.ok(&["detach", "--netns", &path]);
     assert!(host.ps().is_empty() && a.devices() == ["lo".to_owned()].into());
     host.ok(&["network", "rm", "front", "back"]);
 }
 
 #[test]
-fn detach_takes_an_endpoint_out_of_all_its_networks() {
+fn detach_removes_an_endpoint_from_all_its_networks() {
     let host = Host::up(&[]);
     networks(&host, &["front", "back", "side"]);
     let [a, b] = ["a", "b"].map(Netns::new);
@@ -100,13 +102,13 @@ fn detach_takes_an_endpoint_out_of_all_its_networks() {
 }
 
 #[test]
-fn the_default_route_is_where_docker_would_have_it() {
+fn the_default_route_follows_the_rules_of_docker() {
     let host = Host::up(&[]);
     networks(&host, &["beta", "alpha", "gamma"]);
     host.ok(&["network", "create", "--internal", "--subnet", "10.89.0.0/24", "--subnet", "fd00:89::/64", "aaa"]);
     let a = Netns::new("a");
     let name = a.name().to_owned();
-    let leads_to = |subnet: u8, ifname: &str| {
+    let assert_default_route = |subnet: u8, ifname: &str| {
         for (ipv6, gateway) in [(false, format!("10.{subnet}.0.1")), (true, format!("fd00:{subnet}::1"))] {
             let gateway: IpAddr = gateway.parse().unwrap();
             assert_eq!(a.default_routes(ipv6), [(Some(gateway), ifname.to_owned())]);
@@ -116,29 +118,29 @@ fn the_default_route_is_where_docker_would_have_it() {
         assert_eq!(inspected["gateway"], format!("10.{subnet}.0.1"), "{inspected:#}");
     };
     host.attach(&a, &["--network", "beta"]);
-    leads_to(83, "eth0");
-    // Of the same priority, the first by name.
+    assert_default_route(83, "eth0");
+    // At equal priority, the first network by name has the default route.
     connect(&host, "alpha", &name, &[]);
-    leads_to(84, "eth1");
+    assert_default_route(84, "eth1");
     connect(&host, "gamma", &name, &["--gw-priority", "5"]);
-    leads_to(85, "eth2");
-    // An internal network has no way out, whatever it is called.
+    assert_default_route(85, "eth2");
+    // An internal network never has the default route, regardless of priority and name.
     connect(&host, "aaa", &name, &["--gw-priority", "9"]);
-    leads_to(85, "eth2");
+    assert_default_route(85, "eth2");
     host.ok(&["network", "disconnect", "gamma", &name]);
-    leads_to(84, "eth1");
+    assert_default_route(84, "eth1");
     connect(&host, "gamma", &name, &["--gw-priority", "-1"]);
-    leads_to(84, "eth1");
+    assert_default_route(84, "eth1");
     host.ok(&["network", "disconnect", "alpha", &name]);
-    leads_to(83, "eth0");
+    assert_default_route(83, "eth0");
     host.ok(&["network", "disconnect", "beta", &name]);
-    leads_to(85, "eth2");
+    assert_default_route(85, "eth2");
     host.ok(&["network", "disconnect", "gamma", &name]);
     assert_eq!((a.default_routes(false), a.default_routes(true)), (vec![], vec![]));
 }
 
 #[test]
-fn a_default_route_of_the_users_own_stays() {
+fn a_default_route_of_the_container_itself_stays() {
     let host = Host::up(&[]);
     networks(&host, &["beta", "alpha"]);
     let [a, elsewhere] = ["a", "elsewhere"].map(Netns::new);
@@ -161,7 +163,7 @@ fn a_default_route_of_the_users_own_stays() {
 }
 
 #[test]
-fn a_connection_has_what_it_was_asked_to_have() {
+fn connect_uses_the_given_addresses_and_interface_name() {
     let host = Host::up(&[]);
     networks(&host, &["front", "back"]);
     let [a, b] = ["a", "b"].map(Netns::new);
@@ -217,7 +219,8 @@ fn a_name_keeps_its_mac_address() {
     assert_eq!(mac(&a, "front", "web"), first, "after a restart");
 }
 
-/// Whether a frame is a gratuitous ARP of this station: it tells everybody its own address (RFC 5227, 3).
+/// Reports whether a frame is a gratuitous ARP of this station, which announces its own address
+/// (RFC 5227, 3).
 fn is_announcement(frame: &Frame, mac: Mac, ip: Ipv4Addr) -> bool {
     let bytes = &frame.0;
     bytes.len() >= 42
@@ -228,8 +231,8 @@ fn is_announcement(frame: &Frame, mac: Mac, ip: Ipv4Addr) -> bool {
         && bytes[38..42] == ip.octets()
 }
 
-/// Whether a frame is an unsolicited neighbor advertisement of this station (RFC 4861, 7.2.6), which overrides what was
-/// known of it.
+/// Reports whether a frame is an unsolicited neighbor advertisement of this station (RFC 4861,
+/// 7.2.6) with the override flag.
 fn is_advertisement(frame: &Frame, mac: Mac, ip: Ipv6Addr) -> bool {
     let bytes = &frame.0;
     let (solicited, overrides) = (0x40, 0x20);
@@ -243,32 +246,32 @@ fn is_advertisement(frame: &Frame, mac: Mac, ip: Ipv6Addr) -> bool {
 }
 
 #[test]
-fn who_comes_tells_its_neighbors() {
+fn a_new_endpoint_announces_its_addresses() {
     let host = Host::up(&[]);
     networks(&host, &["front", "back"]);
     let [a, neighbor] = ["a", "neighbor"].map(Netns::new);
     host.attach(&neighbor, &["--network", "front", "--name", "neighbor"]);
     connect(&host, "back", "neighbor", &[]);
     let [in_front, in_back] = ["eth0", "eth1"].map(|ifname| RawPort::open(&neighbor, ifname));
-    let tells = |port: &RawPort, endpoint: &Attached| {
+    let expect_arp = |port: &RawPort, endpoint: &Attached| {
         port.expect_such("a gratuitous ARP", |frame| is_announcement(frame, endpoint.mac, endpoint.ipv4));
     };
-    let tells6 = |port: &RawPort, endpoint: &Attached| {
+    let expect_advertisement = |port: &RawPort, endpoint: &Attached| {
         let ipv6 = endpoint.ipv6.unwrap();
         port.expect_such("a neighbor advertisement", |frame| is_advertisement(frame, endpoint.mac, ipv6));
     };
-    // Each looks from the next frame on, in whatever order the two come.
+    // Separate sockets, because the two announcements may come in either order.
     let more = [RawPort::open(&neighbor, "eth0"), RawPort::open(&neighbor, "eth1")];
     let endpoint = host.attach(&a, &["--network", "front"]);
-    tells(&in_front, &endpoint);
-    tells6(&more[0], &endpoint);
+    expect_arp(&in_front, &endpoint);
+    expect_advertisement(&more[0], &endpoint);
     let connected = connect(&host, "back", a.name(), &[]);
-    tells(&in_back, &connected);
-    tells6(&more[1], &connected);
+    expect_arp(&in_back, &connected);
+    expect_advertisement(&more[1], &connected);
 }
 
 #[test]
-fn an_address_that_moves_is_found_at_once() {
+fn an_address_with_a_new_mac_is_reached_at_once() {
     let host = Host::up(&[]);
     networks(&host, &["front"]);
     let [a, b, neighbor] = ["a", "b", "neighbor"].map(Netns::new);
@@ -278,7 +281,8 @@ fn an_address_that_moves_is_found_at_once() {
     for container in [&a, &b, &a] {
         let endpoint = host.attach(container, &flags);
         assert_ne!(last.replace(endpoint.mac), Some(endpoint.mac));
-        // The neighbor knows another station by this address, and would send to nobody for a while.
+        // The neighbor has a cache entry with the previous MAC address, and would use it for a
+        // while.
         for from in [&neighbor, &*host.netns] {
             ping(from, endpoint.ipv4);
             ping(from, endpoint.ipv6.unwrap());
@@ -288,7 +292,7 @@ fn an_address_that_moves_is_found_at_once() {
 }
 
 #[test]
-fn what_cannot_be_connected_is_refused() {
+fn invalid_connects_and_disconnects_are_refused() {
     let host = Host::up(&[]);
     networks(&host, &["front", "back"]);
     let [a, b] = ["a", "b"].map(Netns::new);
@@ -318,7 +322,7 @@ fn what_cannot_be_connected_is_refused() {
 }
 
 #[test]
-fn the_last_network_can_be_left() {
+fn an_endpoint_can_be_disconnected_from_its_last_network() {
     let host = Host::up(&[]);
     networks(&host, &["front"]);
     let a = Netns::new("a");
@@ -331,13 +335,13 @@ fn the_last_network_can_be_left() {
 }
 
 #[test]
-fn a_namespace_that_goes_leaves_all_its_networks() {
+fn a_deleted_namespace_is_removed_from_all_its_networks() {
     let host = Host::up(&[]);
     networks(&host, &["front", "back"]);
     let a = Netns::new("a");
     host.attach(&a, &["--network", "front", "--name", "web"]);
     connect(&host, "back", "web", &[]);
     a.delete();
-    eventually("it is released", || host.ps().is_empty().then_some(()));
+    eventually("the endpoints are removed", || host.ps().is_empty().then_some(()));
     host.ok(&["network", "rm", "front", "back"]);
 }

@@ -1,4 +1,5 @@
-//! The tests' own control: over a plain wire everything passes, and what is lost, changed or left is noticed.
+//! Checks of the harness itself: everything passes over a plain wire, and lost frames, changed
+//! frames and leftovers are noticed.
 
 use std::{net::Ipv4Addr, panic::AssertUnwindSafe, panic::catch_unwind};
 
@@ -61,27 +62,28 @@ fn frames_are_received_as_they_were_sent() {
     let short = Frame::raw(to, from, &[8, 0]);
     port_a.send(&short);
     port_b.expect(&short);
-    assert!(!port_a.pending().iter().any(|frame| sent.contains(frame)), "a port does not hear itself");
+    assert!(!port_a.pending().iter().any(|frame| sent.contains(frame)), "a port does not receive its own frames");
 }
 
 #[test]
-fn what_is_lost_or_not_there_is_noticed() {
+fn lost_datagrams_are_noticed() {
     let (a, b) = wire();
     let flow = Flow::start(&a, &b, B);
     flow.goes_on(50);
-    // A packet socket on the way cannot lose anything; a device that is down does. Its neighbor entry stays.
+    // A packet socket cannot drop frames of the flow, but a device with another MAC address does.
+    // The neighbor entry stays.
     b.ip("link set eth0 arp off");
     a.ip(&format!("neighbor replace {B} lladdr {} dev eth0 nud permanent", b.mac("eth0")));
     b.ip("link set eth0 address 02:00:00:00:00:77");
     std::thread::sleep(std::time::Duration::from_millis(200));
     b.ip(&format!("link set eth0 address {}", a.ip_json("neighbor show")[0]["lladdr"].as_str().unwrap()));
     flow.goes_on(50);
-    let complaint = catch_unwind(AssertUnwindSafe(|| flow.assert_complete())).expect_err("frames were lost");
-    assert!(complaint.downcast_ref::<String>().is_some_and(|text| text.contains("did not arrive")));
+    let message = catch_unwind(AssertUnwindSafe(|| flow.assert_complete())).expect_err("frames were lost");
+    assert!(message.downcast_ref::<String>().is_some_and(|text| text.contains("did not arrive")));
 }
 
 #[test]
-fn what_changes_around_a_switch_is_noticed() {
+fn changed_surroundings_are_noticed() {
     let host = Host::down();
     let before = Surroundings::of(&host, &[]);
     assert_eq!(Surroundings::of(&host, &[]), before);

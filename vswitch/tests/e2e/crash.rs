@@ -1,17 +1,18 @@
-//! A daemon that is killed at any moment, and what the next one makes of what it finds.
+//! The daemon is killed at arbitrary moments, and the next daemon cleans up or takes over what it
+//! finds.
 
 use std::{collections::BTreeSet, thread, time::Duration};
 
 use crate::harness::{Host, Netns, PATIENCE, Surroundings, eventually, ping, processes, spawn, tcp};
 
 #[test]
-fn a_daemon_killed_in_the_middle_of_attaching_leaves_no_half_endpoints() {
+fn a_daemon_killed_during_attach_leaves_no_partial_endpoints() {
     let host = Host::up(&[]);
     let peer = Netns::new("peer");
     let at_peer = host.attach(&peer, &[]);
     let containers = Netns::several("c", 6);
     let bare = host.netns.devices().len();
-    // At another moment each time: an attach takes some 10 ms.
+    // A different moment in each round. An attach takes about 10 ms.
     for delay in [0, 3, 6, 9, 14, 20] {
         let clients: Vec<_> = containers
             .iter()
@@ -27,14 +28,18 @@ fn a_daemon_killed_in_the_middle_of_attaching_leaves_no_half_endpoints() {
         let attached: BTreeSet<_> = endpoints.iter().map(|endpoint| endpoint.netns.clone()).collect();
         for (container, code) in containers.iter().zip(outcomes) {
             let is_attached = attached.contains(&container.path());
-            assert!(is_attached || code != Some(0), "{} was told that it is attached", container.name());
+            assert!(
+                is_attached || code != Some(0),
+                "{} is not attached although the client succeeded",
+                container.name()
+            );
             let devices = container.devices();
             assert_eq!(devices.contains("eth0"), is_attached, "{devices:?} after {delay} ms");
             if is_attached {
                 ping(container, at_peer.ipv4);
             }
         }
-        assert_eq!(host.netns.devices().len(), bare + endpoints.len() - 1, "one device an endpoint after {delay} ms");
+        assert_eq!(host.netns.devices().len(), bare + endpoints.len() - 1, "one device per endpoint after {delay} ms");
         let stations = host.fdb(&["--static"]);
         assert_eq!(stations.len(), endpoints.len() + 1, "the endpoints and the host: {stations:#?}");
         for container in &containers {
@@ -45,7 +50,7 @@ fn a_daemon_killed_in_the_middle_of_attaching_leaves_no_half_endpoints() {
 }
 
 #[test]
-fn a_daemon_killed_in_the_middle_of_detaching_leaves_no_half_endpoints() {
+fn a_daemon_killed_during_detach_leaves_no_partial_endpoints() {
     let host = Host::up(&[]);
     let containers = Netns::several("c", 6);
     let bare = host.netns.devices().len();
@@ -74,16 +79,16 @@ fn a_daemon_killed_in_the_middle_of_detaching_leaves_no_half_endpoints() {
 }
 
 #[test]
-fn a_daemon_killed_while_it_comes_up_leaves_the_way_free() {
+fn a_daemon_killed_during_up_does_not_block_the_next_one() {
     let host = Host::down();
     for delay in [5, 10, 16, 24, 35, 50, 80, 150] {
         let up = spawn(&mut host.command(&["up"]));
         thread::sleep(Duration::from_millis(delay));
-        eventually("all are dead", || {
+        eventually("all processes are dead", || {
             let alive = processes(host.instance());
             for process in &alive {
-                // Gone already, if it was `up` itself and done.
-                let _gone = nix::sys::signal::kill(*process, nix::sys::signal::Signal::SIGKILL);
+                // `up` itself may have ended already.
+                let _already_dead = nix::sys::signal::kill(*process, nix::sys::signal::Signal::SIGKILL);
             }
             alive.is_empty().then_some(())
         });
@@ -99,7 +104,7 @@ fn a_daemon_killed_while_it_comes_up_leaves_the_way_free() {
 }
 
 #[test]
-fn of_many_ups_at_once_one_starts_the_daemon() {
+fn concurrent_ups_start_one_daemon() {
     let host = Host::down();
     let ups: Vec<_> = (0..5).map(|_| spawn(&mut host.command(&["up"]))).collect();
     for up in ups {
@@ -112,7 +117,7 @@ fn of_many_ups_at_once_one_starts_the_daemon() {
 }
 
 #[test]
-fn up_and_down_at_once_end_in_one_or_the_other() {
+fn concurrent_up_and_down_end_in_a_consistent_state() {
     let host = Host::down();
     for _ in 0..5 {
         let both = ["up", "down"].map(|command| spawn(&mut host.command(&[command])));
@@ -130,11 +135,11 @@ fn up_and_down_at_once_end_in_one_or_the_other() {
 }
 
 #[test]
-fn down_waits_for_a_daemon_that_is_not_quite_dead() {
+fn down_waits_until_the_daemon_has_released_its_lock() {
     let host = Host::up(&[]);
     host.kill_daemon();
-    // As a thread of it has it that is still in the kernel.
-    let lock = std::fs::File::open(host.run_directory().join("lock")).expect("it is there");
+    // Holds the lock, as a thread of the daemon does that has not left the kernel yet.
+    let lock = std::fs::File::open(host.run_directory().join("lock")).expect("the lock file exists");
     lock.lock().expect("the daemon is dead");
     let down = spawn(&mut host.command(&["down"]));
     thread::sleep(Duration::from_millis(500));
@@ -146,7 +151,7 @@ fn down_waits_for_a_daemon_that_is_not_quite_dead() {
 }
 
 #[test]
-fn what_belongs_to_a_state_that_is_lost_is_removed() {
+fn leftovers_of_a_lost_state_directory_are_removed() {
     let host = Host::up(&[]);
     let [a, b] = ["a", "b"].map(Netns::new);
     let bare = host.netns.devices().len();
@@ -161,14 +166,14 @@ fn what_belongs_to_a_state_that_is_lost_is_removed() {
     for container in [&a, &b] {
         assert_eq!(container.devices().len(), 1, "only lo");
     }
-    assert_eq!(host.fdb(&[]).len(), 1, "the host's own");
+    assert_eq!(host.fdb(&[]).len(), 1, "the entry of the host");
     host.attach(&a, &[]);
     let at_b = host.attach(&b, &[]);
     tcp(&a, &b, at_b.ipv4, 1 << 20);
 }
 
 #[test]
-fn a_state_that_cannot_be_read_is_named_and_kept() {
+fn an_unreadable_state_file_is_reported_and_kept() {
     let host = Host::up(&[]);
     host.ok(&["network", "create", "mine"]);
     host.stop(&[]);
@@ -189,7 +194,7 @@ fn a_state_that_cannot_be_read_is_named_and_kept() {
 }
 
 #[test]
-fn a_client_that_goes_away_in_the_middle_changes_nothing() {
+fn a_client_killed_during_attach_leaves_a_consistent_state() {
     let host = Host::up(&[]);
     let containers = Netns::several("c", 6);
     let bare = host.netns.devices().len();
@@ -197,12 +202,13 @@ fn a_client_that_goes_away_in_the_middle_changes_nothing() {
         let client = spawn(&mut host.command(&["attach", "--netns", &container.path_argument()]));
         thread::sleep(Duration::from_millis(delay));
         drop(client);
-        // Attached or not: it comes to one of them, and can be detached.
+        // Whether the attach was completed or not, the detach must succeed.
         host.ok(&["detach", "--netns", &container.path_argument()]);
     }
     let begun = std::time::Instant::now();
     eventually("all is as before", || {
-        // A request whose client is gone may still have been under way when its container was detached.
+        // A request without its client may still have been in progress when its container was
+        // detached.
         for container in &containers {
             host.ok(&["detach", "--netns", &container.path_argument()]);
         }

@@ -1,10 +1,10 @@
-//! `doctor` looks at the ports: offloads, MTUs, XDP on uplinks.
+//! `doctor` checks the ports: offloads, MTUs, and XDP on uplinks.
 
 use serde_json::Value;
 
 use crate::harness::{Host, Netns};
 
-/// A finding, by what was looked at.
+/// Returns the finding of a check.
 #[track_caller]
 fn finding(host: &Host, check: &str) -> Value {
     let findings: Vec<Value> = host.json(&["doctor"]);
@@ -13,7 +13,7 @@ fn finding(host: &Host, check: &str) -> Value {
 }
 
 #[test]
-fn offloads_are_shown_with_what_the_path_needs() {
+fn doctor_shows_offloads_and_advises_on_wrong_ones() {
     let host = Host::up(&["--datapath", "xdp"]);
     let a = Netns::new("a");
     host.attach(&a, &["--name", "a"]);
@@ -34,7 +34,7 @@ fn offloads_are_shown_with_what_the_path_needs() {
 }
 
 #[test]
-fn mtus_that_differ_and_an_uplink_without_xdp_are_named() {
+fn doctor_reports_differing_mtus_and_an_uplink_without_xdp() {
     let host = Host::down();
     let [a, wire] = ["a", "wire"].map(Netns::new);
     host.netns.wire("phys0", &wire, "eth0");
@@ -50,7 +50,7 @@ fn mtus_that_differ_and_an_uplink_without_xdp_are_named() {
 }
 
 #[test]
-fn without_a_switch_the_machine_alone_is_looked_at() {
+fn doctor_without_an_instance_checks_only_the_machine() {
     let host = Host::down();
     let findings: Vec<Value> = host.json(&["doctor"]);
     assert!(!findings.is_empty() && findings.iter().all(|finding| finding.get("offloads").is_none()), "{findings:#?}");

@@ -1,12 +1,12 @@
-//! `down` leaves nothing; `up` brings back what was recorded.
+//! `down` leaves nothing behind, and `up` restores what was recorded.
 
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use crate::harness::{BpfObject, Host, Netns, Surroundings, ping, processes, tcp};
 
-/// A host in full use: two networks, an uplink with XDP, containers in both.
+/// A host with two networks, an uplink with XDP, and containers in both networks.
 struct Scene {
-    // Dropped first: the namespaces go before the switch is looked at a last time.
+    // The namespaces are dropped first, before the host checks for leftovers.
     containers: Vec<Netns>,
     _wire: Netns,
     host: Host,
@@ -29,7 +29,7 @@ fn scene(options: &[&str]) -> Scene {
         .collect();
     ping(&containers[0], addresses[1]);
     ping(&containers[2], addresses[3]);
-    assert_ne!(Surroundings::of(&host, &all), before, "there is something to remove");
+    assert_ne!(Surroundings::of(&host, &all), before, "the state has changed");
     Scene { containers, _wire: wire, host, before }
 }
 
@@ -42,7 +42,7 @@ fn assert_as_before(scene: &Scene) {
 fn down_leaves_no_device_pin_program_mount_file_or_process() {
     for datapath in ["auto", "tc", "xdp"] {
         let scene = scene(&["--datapath", datapath]);
-        let objects = scene.host.note_objects();
+        let objects = scene.host.record_objects();
         let count = |is: fn(&BpfObject) -> bool| objects.iter().filter(|object| is(object)).count();
         assert!(count(|object| matches!(object, BpfObject::Program(_))) > 0, "{objects:?}");
         assert!(count(|object| matches!(object, BpfObject::Map(_))) > 0, "{objects:?}");
@@ -61,14 +61,14 @@ fn down_cleans_up_after_a_daemon_that_was_killed() {
 }
 
 #[test]
-fn down_can_be_said_twice() {
+fn down_can_be_repeated() {
     let host = Host::up(&[]);
     host.stop(&[]);
     host.stop(&[]);
 }
 
 #[test]
-fn down_and_up_bring_every_endpoint_back_with_its_addresses() {
+fn up_after_down_restores_every_endpoint_with_its_addresses() {
     let host = Host::up(&[]);
     let (a, b) = (Netns::new("a"), Netns::new("b"));
     host.ok(&["network", "create", "--subnet", "10.99.0.0/24", "--label", "tier=front", "front"]);
@@ -94,7 +94,7 @@ fn down_and_up_bring_every_endpoint_back_with_its_addresses() {
 }
 
 #[test]
-fn purge_forgets_everything() {
+fn purge_removes_all_state() {
     let host = Host::up(&[]);
     let container = Netns::new("a");
     host.ok(&["network", "create", "mine"]);

@@ -1,4 +1,4 @@
-//! What the switch knows of stations, and the addresses that it refuses.
+//! FDB entries, and frames that are dropped because of their addresses.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -8,7 +8,7 @@ use std::{
 
 use crate::harness::{Attached, Frame, Host, Mac, Netns, RawPort, Station, eventually, ping};
 
-/// What lets an endpoint speak as others, and the spanning tree protocol.
+/// Options that let an endpoint send from other addresses and send BPDUs.
 const UNGUARDED: [&str; 4] = ["-o", "spoof_guard=off", "-o", "bpdu_guard=off"];
 
 /// Two containers and their devices.
@@ -39,7 +39,7 @@ fn station(host: &Host, mac: Mac) -> Option<Station> {
 }
 
 #[test]
-fn endpoints_are_known_from_the_start_and_forgotten_at_the_end() {
+fn endpoints_have_static_entries_while_attached() {
     let Pair { host, at_a, at_b, .. } = &pair("auto");
     for endpoint in [at_a, at_b] {
         let station = station(host, endpoint.mac).expect("a static entry");
@@ -79,7 +79,7 @@ fn a_station_behind_a_container_is_learned() {
         assert_eq!(behind(&at_a.name), [nested]);
         assert_eq!(behind(&at_b.name), []);
 
-        // Known now: only a gets it, and a third container does not.
+        // The station is known now: only a receives the frame, and a third container does not.
         let c = Netns::new("c");
         let at_c = host.attach(&c, &[]);
         let port_c = RawPort::open(&c, "eth0");
@@ -93,7 +93,7 @@ fn a_station_behind_a_container_is_learned() {
 }
 
 #[test]
-fn a_station_that_moves_is_followed() {
+fn a_station_that_moves_is_learned_at_its_new_port() {
     let Pair { host, port_a, port_b, at_a, at_b, .. } = &pair("auto");
     let nomad = mac("02:00:00:00:77:02");
     for (index, (sender, receiver, at)) in
@@ -119,8 +119,8 @@ fn link_local_control_frames_stay_on_their_link() {
         }
         let drops = |reason: &str| host.counters(&at_a.name).dropped(reason) - before.dropped(reason);
         eventually("sixteen drops are counted", || (drops("link_local") == 16).then_some(()));
-        // The next address after them is an ordinary group.
-        let group = Frame::new(mac("01:80:c2:00:00:10"), at_a.mac, "no control frame");
+        // The address after the reserved range is an ordinary group.
+        let group = Frame::new(mac("01:80:c2:00:00:10"), at_a.mac, "an ordinary frame");
         port_a.send(&group);
         let others = port_b.expect(&group);
         assert!(!others.iter().any(|frame| control.contains(frame)), "{datapath}: {others:02x?}");
@@ -133,22 +133,22 @@ fn link_local_control_frames_stay_on_their_link() {
 }
 
 #[test]
-fn frames_from_impossible_or_foreign_addresses_are_dropped_by_name() {
+fn frames_with_invalid_or_spoofed_addresses_are_dropped_by_reason() {
     for datapath in ["tc", "xdp"] {
         let Pair { host, port_a, port_b, at_a, at_b, .. } = &pair(datapath);
         let gateway = host
             .fdb(&["--static"])
             .into_iter()
             .find(|station| ![at_a.mac, at_b.mac].contains(&station.mac))
-            .expect("the host's own")
+            .expect("the host's entry")
             .mac;
         let cases = [
-            ("source_multicast", 3, Frame::new(at_b.mac, mac("03:00:00:00:00:01"), "a group speaks")),
-            ("source_multicast", 2, Frame::new(Mac::BROADCAST, Mac::BROADCAST, "everybody speaks")),
-            ("source_zero", 4, Frame::new(at_b.mac, Mac::ZERO, "nobody speaks")),
-            ("destination_zero", 2, Frame::new(Mac::ZERO, at_a.mac, "to nobody")),
-            ("source_spoofed", 5, Frame::new(Mac::BROADCAST, at_b.mac, "a speaks as b")),
-            ("source_spoofed", 1, Frame::new(at_b.mac, gateway, "a speaks as the host")),
+            ("source_multicast", 3, Frame::new(at_b.mac, mac("03:00:00:00:00:01"), "from a group")),
+            ("source_multicast", 2, Frame::new(Mac::BROADCAST, Mac::BROADCAST, "from broadcast")),
+            ("source_zero", 4, Frame::new(at_b.mac, Mac::ZERO, "from zero")),
+            ("destination_zero", 2, Frame::new(Mac::ZERO, at_a.mac, "to zero")),
+            ("source_spoofed", 5, Frame::new(Mac::BROADCAST, at_b.mac, "a uses the address of b")),
+            ("source_spoofed", 1, Frame::new(at_b.mac, gateway, "a uses the host's address")),
             ("same_port", 3, Frame::new(at_a.mac, at_a.mac, "to itself")),
         ];
         let before = host.counters(&at_a.name);
@@ -173,7 +173,7 @@ fn frames_from_impossible_or_foreign_addresses_are_dropped_by_name() {
             !others.iter().any(|other| cases.iter().any(|(_, _, frame)| other == frame)),
             "{datapath}: {others:02x?}"
         );
-        // None of it was believed.
+        // None of these addresses was learned.
         assert_eq!(station(host, at_b.mac).map(|station| station.port).as_ref(), Some(&at_b.name));
         assert!(host.fdb(&[]).iter().all(|station| !station.mac.is_multicast() && !station.mac.is_zero()));
     }
@@ -182,7 +182,8 @@ fn frames_from_impossible_or_foreign_addresses_are_dropped_by_name() {
 #[test]
 fn a_bridge_in_a_container_works_behind_its_port() {
     let Pair { host, a, at_b, .. } = &pair("auto");
-    // No bridge device: it is a module on some kernels. A second station on a's wire does: a proxy for what is nested.
+    // A Linux bridge is a module on some kernels, so two packet sockets copy the frames of the
+    // nested namespace.
     let nested = Netns::new("nested");
     a.wire("in0", &nested, "eth0");
     nested.ip("address add 10.201.0.240/24 dev eth0");
@@ -206,7 +207,7 @@ fn a_bridge_in_a_container_works_behind_its_port() {
 }
 
 #[test]
-fn a_station_that_falls_silent_is_forgotten() {
+fn a_silent_station_is_aged_out() {
     let host = Host::up(&[]);
     host.ok(&["network", "create", "--subnet", "10.95.0.0/24", "-o", "ageing=2", "-o", "spoof_guard=off", "short"]);
     let (a, b) = (Netns::new("a"), Netns::new("b"));
@@ -218,34 +219,36 @@ fn a_station_that_falls_silent_is_forgotten() {
     port_a.send(&hello);
     port_b.expect(&hello);
     assert!(station(&host, nested).is_some());
-    eventually("the station is forgotten", || station(&host, nested).is_none().then_some(()));
+    eventually("the station is aged out", || station(&host, nested).is_none().then_some(()));
     assert_eq!(host.fdb(&["--static", "--network", "short"]).len(), 3, "endpoints and the host stay");
 }
 
 #[test]
-fn stations_can_be_written_and_flushed_by_hand() {
+fn entries_can_be_added_deleted_and_flushed() {
     let Pair { host, port_a, port_b, at_a, at_b, .. } = &pair("auto");
-    let [fixed, heard] = ["02:00:00:00:44:01", "02:00:00:00:44:02"].map(mac);
+    let [fixed, learned] = ["02:00:00:00:44:01", "02:00:00:00:44:02"].map(mac);
     host.ok(&["fdb", "add", &fixed.to_string(), "bridge", &at_a.name]);
     host.ok(&["fdb", "add", &fixed.to_string(), "bridge", &at_b.name, "--vlan", "30"]);
-    let hello = Frame::new(Mac::BROADCAST, heard, "hello");
+    let hello = Frame::new(Mac::BROADCAST, learned, "hello");
     port_b.send(&hello);
     port_a.expect(&hello);
-    // Nobody else can speak as the one that was written.
-    port_b.send(&Frame::new(Mac::BROADCAST, fixed, "an impostor"));
-    eventually("the impostor is dropped", || (host.counters(&at_b.name).dropped("source_spoofed") == 1).then_some(()));
+    // Frames from the address of a static entry are dropped at any other port.
+    port_b.send(&Frame::new(Mac::BROADCAST, fixed, "spoofed"));
+    eventually("the spoofed frame is dropped", || {
+        (host.counters(&at_b.name).dropped("source_spoofed") == 1).then_some(())
+    });
     let rows = |host: &Host, mac: Mac| -> Vec<(String, u16, String)> {
         let stations = host.fdb(&[]).into_iter().filter(|station| station.mac == mac);
         stations.map(|station| (station.port, station.vlan, station.kind)).collect()
     };
-    let written = [(at_a.name.clone(), 0, "static".to_owned()), (at_b.name.clone(), 30, "static".to_owned())];
-    assert_eq!(rows(host, fixed), written);
+    let expected = [(at_a.name.clone(), 0, "static".to_owned()), (at_b.name.clone(), 30, "static".to_owned())];
+    assert_eq!(rows(host, fixed), expected);
     host.ok(&["fdb", "flush"]);
-    assert_eq!(rows(host, heard), []);
-    assert_eq!(rows(host, fixed), written);
+    assert_eq!(rows(host, learned), []);
+    assert_eq!(rows(host, fixed), expected);
     host.ok(&["fdb", "del", &fixed.to_string(), "bridge", "--vlan", "30"]);
-    assert_eq!(rows(host, fixed), written[..1]);
-    // What an endpoint needs stays.
+    assert_eq!(rows(host, fixed), expected[..1]);
+    // The entry of an endpoint cannot be removed.
     let line = host.fails(1, &["fdb", "del", &at_a.mac.to_string(), "bridge"]);
     assert!(line.contains(&at_a.mac.to_string()), "{line}");
     ping(&host.netns, at_a.ipv4);

@@ -1,4 +1,4 @@
-//! Sticky stations, and changes of the FDB as they come.
+//! Sticky FDB entries, and `fdb watch`.
 
 use std::io::{BufRead as _, BufReader, Lines};
 use std::process::{Child, ChildStdout, Stdio};
@@ -7,20 +7,21 @@ use serde_json::Value;
 
 use crate::harness::{Frame, Host, Mac, Netns, RawPort, eventually};
 
-/// A `fdb watch` that runs; ended with its guard.
+/// A running `fdb watch`. It is killed when dropped.
 struct Watch {
     process: Child,
     lines: Lines<BufReader<ChildStdout>>,
 }
 
 impl Watch {
-    /// Starts to watch, and returns when it does: it has seen a station come and go that was made for it.
+    /// Starts the command, and returns once it reports changes: it has reported an entry that this
+    /// function adds and removes repeatedly.
     fn start(host: &Host, options: &[&str]) -> Self {
         let mut command = host.command(&["fdb", "watch", "--format", "json"]);
         let mut process = command.args(options).stdout(Stdio::piped()).spawn().expect("a process");
         let stdout = process.stdout.take().expect("a pipe");
-        let herald = "02:00:00:00:00:f0";
-        let (add, del) = (["fdb", "add", herald, "bridge", "a"], ["fdb", "del", herald, "bridge"]);
+        let probe = "02:00:00:00:00:f0";
+        let (add, del) = (["fdb", "add", probe, "bridge", "a"], ["fdb", "del", probe, "bridge"]);
         let ready = std::thread::scope(|scope| {
             let first = scope.spawn(|| {
                 let mut lines = BufReader::new(stdout).lines();
@@ -32,11 +33,11 @@ impl Watch {
                 host.ok(&del);
                 std::thread::sleep(std::time::Duration::from_millis(300));
             }
-            first.join().expect("the thread lives")
+            first.join().expect("the reader ends")
         });
         ready.0.expect("a first line").expect("readable");
         let mut watch = Self { process, lines: ready.1 };
-        // What is left of it.
+        // Skips the remaining changes of that entry.
         host.ok(&add);
         host.ok(&["fdb", "add", "02:00:00:00:00:f1", "bridge", "a"]);
         while watch.next()["mac"] != "02:00:00:00:00:f1" {}
@@ -46,7 +47,7 @@ impl Watch {
     }
 
     fn next(&mut self) -> Value {
-        let line = self.lines.next().expect("it goes on").expect("readable");
+        let line = self.lines.next().expect("another line").expect("readable");
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"))
     }
 }
@@ -59,7 +60,7 @@ impl Drop for Watch {
 }
 
 #[test]
-fn changes_are_told_as_they_come() {
+fn watch_reports_changes_as_they_happen() {
     let host = Host::up(&[]);
     let [a, b] = ["a", "b"].map(Netns::new);
     let at_a = host.attach(&a, &["--name", "a", "-o", "spoof_guard=off"]);
@@ -72,29 +73,29 @@ fn changes_are_told_as_they_come() {
         let field = |name: &str| change[name].as_str().unwrap_or("-").to_owned();
         ["change", "mac", "network", "port", "kind", "from"].map(field)
     };
-    let nomads = |rest: [&str; 5]| {
+    let expected = |rest: [&str; 5]| {
         let [change, network, port, kind, from] = rest.map(str::to_owned);
         [change, nomad.to_string(), network, port, kind, from]
     };
     port_a.send(&hello);
     let first = watch.next();
-    assert_eq!(summary(&first), nomads(["add", "bridge", "a", "dynamic", "-"]), "{first:#}");
+    assert_eq!(summary(&first), expected(["add", "bridge", "a", "dynamic", "-"]), "{first:#}");
     assert!(first["time"].as_str().is_some_and(|time| time.ends_with('Z')), "{first:#}");
     port_b.send(&hello);
     let second = watch.next();
-    assert_eq!(summary(&second), nomads(["move", "bridge", "b", "dynamic", "a"]), "{second:#}");
+    assert_eq!(summary(&second), expected(["move", "bridge", "b", "dynamic", "a"]), "{second:#}");
     host.ok(&["fdb", "flush"]);
-    assert_eq!(summary(&watch.next()), nomads(["del", "bridge", "b", "dynamic", "-"]));
+    assert_eq!(summary(&watch.next()), expected(["del", "bridge", "b", "dynamic", "-"]));
     host.ok(&["fdb", "add", &nomad.to_string(), "bridge", "a", "--sticky"]);
-    assert_eq!(summary(&watch.next()), nomads(["add", "bridge", "a", "sticky", "-"]));
+    assert_eq!(summary(&watch.next()), expected(["add", "bridge", "a", "sticky", "-"]));
     host.ok(&["detach", "a"]);
     let mut gone: Vec<_> = (0..2).map(|_| watch.next()["mac"].as_str().unwrap().to_owned()).collect();
     gone.retain(|mac| *mac == at_a.mac.to_string() || *mac == nomad.to_string());
-    assert!(!gone.is_empty(), "what was behind the port is gone");
+    assert!(!gone.is_empty(), "the entries of the detached port are reported");
 }
 
 #[test]
-fn a_watch_ends_when_it_is_told_to_or_the_switch_goes_down() {
+fn watch_ends_after_its_count_or_when_the_instance_goes_down() {
     let host = Host::up(&[]);
     let [a, b] = ["a", "b"].map(Netns::new);
     host.attach(&a, &["--name", "a"]);
@@ -107,15 +108,16 @@ fn a_watch_ends_when_it_is_told_to_or_the_switch_goes_down() {
     let mut counted = host.command(&["fdb", "watch", "--count", "1", "--port", "b"]);
     let mut counted = counted.stdout(Stdio::piped()).spawn().expect("a process");
     let mut watch = Watch::start(&host, &[]);
-    // Whenever it begins to watch, changes at another port are none for it; the first at its own is.
+    // Changes at another port are not reported, regardless of when the command began. The first
+    // change at its own port is.
     let mut vlans = 1..4095;
-    eventually("it has counted one", || {
+    eventually("the command has ended", || {
         let vlan = vlans.next().expect("enough").to_string();
         host.ok(&["fdb", "add", "02:00:00:00:44:0b", "bridge", "a", "--vlan", &vlan]);
         host.ok(&["fdb", "add", "02:00:00:00:44:09", "bridge", "b", "--vlan", &vlan]);
         counted.try_wait().unwrap()
     });
-    let output = counted.wait_with_output().expect("it has ended");
+    let output = counted.wait_with_output().expect("the command has ended");
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && text.lines().count() == 1, "{output:?}");
     assert!(text.contains(" add  02:00:00:00:44:09 bridge vlan ") && text.ends_with(" b static\n"), "{text}");
@@ -125,26 +127,26 @@ fn a_watch_ends_when_it_is_told_to_or_the_switch_goes_down() {
 }
 
 #[test]
-fn a_sticky_station_stays_where_it_is_and_is_not_flushed() {
+fn a_sticky_entry_is_not_flushed_but_ages_out() {
     let host = Host::up(&[]);
     host.ok(&["network", "create", "--subnet", "10.96.0.0/24", "-o", "ageing=2", "-o", "spoof_guard=off", "short"]);
     let [a, b] = ["a", "b"].map(Netns::new);
     host.attach(&a, &["--network", "short", "--name", "a"]);
     host.attach(&b, &["--network", "short", "--name", "b"]);
     let mac = "02:00:00:00:44:08";
-    let seen = |host: &Host| host.fdb(&["--sticky"]).into_iter().find(|station| station.mac.to_string() == mac);
+    let entry = |host: &Host| host.fdb(&["--sticky"]).into_iter().find(|station| station.mac.to_string() == mac);
     host.ok(&["fdb", "add", mac, "short", "a", "--sticky"]);
-    let station = seen(&host).expect("it is written");
+    let station = entry(&host).expect("the entry exists");
     assert_eq!((station.port.as_str(), station.kind.as_str(), station.held), ("a", "sticky", false));
     assert!(station.age.is_some());
     host.ok(&["fdb", "flush"]);
-    assert!(seen(&host).is_some());
+    assert!(entry(&host).is_some());
     assert!(host.ok(&["fdb", "show"]).lines().next().is_some_and(|header| header.ends_with("HELD")));
-    eventually("it falls silent and is forgotten", || seen(&host).is_none().then_some(()));
+    eventually("the entry is aged out", || entry(&host).is_none().then_some(()));
 }
 
 #[test]
-fn a_flush_may_be_of_one_vlan() {
+fn a_flush_can_be_limited_to_one_vlan() {
     let host = Host::up(&[]);
     let [a, b] = ["a", "b"].map(Netns::new);
     let at_a = host.attach(&a, &["--name", "a", "-o", "spoof_guard=off", "--trunk", "all"]);

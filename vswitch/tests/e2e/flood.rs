@@ -1,10 +1,12 @@
-//! A flood of a million addresses from one endpoint, and others beside it who do not notice.
+//! An endpoint sends frames from a million source addresses. The other endpoints must not be
+//! affected.
 
 use crate::harness::{Attached, Flow, Frame, Host, Mac, Netns, RawPort, Stream, settles};
 
 const MILLION: u64 = 1_000_000;
 
-/// Addresses without a pattern, no two alike: an odd number is a generator of all residues of a power of two.
+/// Returns a million different addresses without a pattern. The multiplier is odd, so
+/// multiplication modulo a power of two never maps two numbers to the same result.
 fn addresses() -> impl Iterator<Item = Mac> {
     (1..=MILLION).map(|number| {
         let [.., a, b, c, d, e] = (number.wrapping_mul(0x9e37_79b9_7f4a_7c15) & 0xff_ffff_ffff).to_be_bytes();
@@ -12,7 +14,7 @@ fn addresses() -> impl Iterator<Item = Mac> {
     })
 }
 
-/// Two endpoints that talk, two ports whose stations are learned, and the one that floods.
+/// An endpoint that floods, and others that exchange traffic or have learned stations behind them.
 struct Segment {
     host: Host,
     flooder: Netns,
@@ -37,18 +39,19 @@ impl Segment {
         Self { host, flooder, at_flooder, others, at, wire }
     }
 
-    /// Stations that must not be lost, with where they are.
+    /// Returns the FDB entries that must survive the flood, with port and kind.
     fn stations(&self) -> Vec<(Mac, String, String)> {
         let stations = self.host.fdb(&["--network", "lan"]).into_iter();
         let others = stations.filter(|station| station.kind == "static" || station.port != self.at_flooder.name);
         others.map(|station| (station.mac, station.port, station.kind)).collect()
     }
 
-    /// Floods, with victims beside it; how many frames came in by the flooder's port.
+    /// Sends the flood while the other endpoints exchange traffic. Returns how many of its frames
+    /// came in by the flooder's port.
     fn flood(&self) -> u64 {
         let [b, c, d] = &self.others;
         let [at_b, at_c, at_d] = &self.at;
-        // Learned: one on the wire, and one nested in an endpoint.
+        // Two learned stations: one on the wire, and one nested in an endpoint.
         let port_b = RawPort::open(b, "eth0");
         for (netns, source) in [(d, NESTED), (&self.wire, self.wire.mac("eth0"))] {
             let hello = Frame::new(at_b.mac, source, "hello");
@@ -65,28 +68,28 @@ impl Segment {
         let refused = self.flooder.tx_dropped("eth0");
         let (flow, stream) = (Flow::start(b, c, at_c.ipv4), Stream::start(c, d, at_d.ipv4));
         flow.goes_on(50);
-        let nobody = Mac([2, 0, 0, 0, 0x99, 9]);
-        RawPort::open(&self.flooder, "eth0").send_from(&Frame::new(nobody, Mac::ZERO, "a flood"), addresses());
+        let unknown = Mac([2, 0, 0, 0, 0x99, 9]);
+        RawPort::open(&self.flooder, "eth0").send_from(&Frame::new(unknown, Mac::ZERO, "a flood"), addresses());
         flow.goes_on(50);
         stream.goes_on(1);
         flow.assert_complete();
         stream.assert_complete();
 
-        // Frames that the kernel lost before they came to the switch are none that it had to endure.
-        let came = MILLION - (self.flooder.tx_dropped("eth0") - refused);
-        let came = settles("the flood is counted", || {
+        // Frames that the kernel dropped before they reached the programs are not counted.
+        let received = MILLION - (self.flooder.tx_dropped("eth0") - refused);
+        let received = settles("the flood is counted", || {
             let counters = self.host.counters(&self.at_flooder.name);
             let counted = counters.rx_frames - before;
-            if counted >= came && counters.rx_frames == counters.accounted() {
+            if counted >= received && counters.rx_frames == counters.accounted() {
                 Ok(counted)
             } else {
-                Err((counted, came))
+                Err((counted, received))
             }
         });
         let after = self.stations();
         let lost: Vec<_> = stations.iter().filter(|station| !after.contains(station)).collect();
         assert!(lost.is_empty(), "{lost:?}");
-        came
+        received
     }
 
     fn learned(&self) -> usize {
@@ -94,41 +97,41 @@ impl Segment {
     }
 }
 
-/// What lets a million addresses of an endpoint be learned, or not.
-fn flooded_tables(up: &[&str], flags: &[&str], most: usize) {
+/// Floods from a port with learning on, whose stations may take up to `most` entries.
+fn check_flooded_table(up: &[&str], flags: &[&str], most: usize) {
     let segment = Segment::new(up, &[&["-o", "learning=on"], flags].concat());
     let before = segment.host.counters(&segment.at_flooder.name);
     segment.flood();
     let after = segment.host.counters(&segment.at_flooder.name);
     let learned = segment.learned();
     assert!(learned <= most, "{learned} of {most}");
-    // It had its share all the same.
+    // The permitted entries were used.
     assert!(learned >= most - 10, "{learned} of {most}");
     assert_eq!(after.learned - before.learned, learned as u64);
     assert!(after.learn_failed - before.learn_failed > MILLION / 2, "{after:?}");
     assert_eq!(after.dropped("source_spoofed"), 0);
-    // What nobody knows goes to everybody: that has a limit of its own.
+    // Frames to unknown destinations are flooded, which has a rate limit of its own.
     assert!(after.dropped("storm") > 0, "{after:?}");
 }
 
 #[test]
-fn a_million_addresses_of_one_endpoint_cost_nobody_else_an_entry() {
-    flooded_tables(&[], &[], 1024);
+fn a_flood_of_source_addresses_displaces_no_other_entry() {
+    check_flooded_table(&[], &[], 1024);
 }
 
 #[test]
-fn a_full_table_loses_nothing_that_is_in_it() {
-    // The whole table is the flooder's but for the two entries that were there before.
-    flooded_tables(&["--fdb-size", "3000"], &["-o", "fdb_limit=4000000"], 2998);
+fn a_full_table_keeps_its_entries() {
+    // The flooder gets the whole table except for the two entries that existed before.
+    check_flooded_table(&["--fdb-size", "3000"], &["-o", "fdb_limit=4000000"], 2998);
 }
 
 #[test]
-fn with_its_guard_on_a_flood_is_dropped_and_nothing_of_it_learned() {
+fn with_the_spoof_guard_a_flood_is_dropped_and_not_learned() {
     let segment = Segment::new(&[], &[]);
-    let came = segment.flood();
+    let received = segment.flood();
     let counters = segment.host.counters(&segment.at_flooder.name);
-    assert!(came > MILLION / 2, "{came}");
-    // Beside it the container's own stack may have said something.
-    assert!(came - counters.dropped("source_spoofed") < 20, "{came} came in: {counters:?}");
+    assert!(received > MILLION / 2, "{received}");
+    // The container's own stack may have sent some frames as well.
+    assert!(received - counters.dropped("source_spoofed") < 20, "{received} frames received: {counters:?}");
     assert_eq!((segment.learned(), counters.learned, counters.learn_failed), (0, 0, 0));
 }

@@ -1,4 +1,4 @@
-//! Each guard: the frame that must pass beside the one that must not.
+//! Each guard is tested with frames that must pass and frames that must be dropped.
 
 use std::{
     collections::BTreeMap,
@@ -15,22 +15,22 @@ use crate::harness::{
 };
 
 const PRIORITY: Tag = Tag { tpid: 0x8100, tci: 0xa000 };
-const NOBODY: Mac = Mac([2, 0, 0, 0, 0x99, 1]);
-const NOBODYS: Ipv4Addr = Ipv4Addr::new(10, 131, 0, 99);
-const NOBODYS6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x131, 0, 0, 0, 0, 0, 0x99);
-/// The network's, and of no endpoint.
+const UNKNOWN: Mac = Mac([2, 0, 0, 0, 0x99, 1]);
+const UNUSED4: Ipv4Addr = Ipv4Addr::new(10, 131, 0, 99);
+const UNUSED6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x131, 0, 0, 0, 0, 0, 0x99);
+/// The gateway address of the network, which belongs to no endpoint.
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 131, 0, 1);
 
-/// What becomes of a frame.
+/// The expected outcome of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Passes,
-    /// Dropped, for this reason.
-    Is(&'static str),
+    /// Dropped for this reason.
+    Dropped(&'static str),
 }
-use Fate::{Is, Passes};
+use Fate::{Dropped, Passes};
 
-/// Two endpoints, the first of which speaks.
+/// Two endpoints. The frames are sent by a.
 struct Pair {
     host: Host,
     at_a: Attached,
@@ -41,37 +41,38 @@ struct Pair {
 }
 
 impl Pair {
-    /// `flags` for the network, and for the one who speaks.
-    fn new(datapath: &str, network: &[&str], speaker: &[&str]) -> Self {
+    /// Creates the network with the flags `network`, and attaches a with the flags `sender`.
+    fn new(datapath: &str, network: &[&str], sender: &[&str]) -> Self {
         let host = Host::up(&["--datapath", datapath]);
-        // Answered by the switch or kept for those who listen, frames that pass would not be seen at b.
+        // Without these options, the switch would answer frames itself or deliver them to group
+        // members only, and b would not receive every frame that passes.
         let create = ["network", "create", "--subnet", "10.131.0.0/24", "--subnet", "fd00:131::/64"];
         let open = ["-o", "arp_suppress=off", "-o", "mcast_snooping=off"];
         host.ok(&[&create[..], &open, network, &["lan"]].concat());
         let containers = ["a", "b"].map(Netns::new);
-        let at_a = host.attach(&containers[0], &[&["--network", "lan"], speaker].concat());
+        let at_a = host.attach(&containers[0], &[&["--network", "lan"], sender].concat());
         let at_b = host.attach(&containers[1], &["--network", "lan"]);
         let [port_a, port_b] = containers.each_ref().map(|container| RawPort::open(container, "eth0"));
         Self { host, at_a, at_b, port_a, port_b, _containers: containers }
     }
 
-    /// Sends frames from a, each of which must meet its fate: b gets what passes and nothing else of them, and each drop is
-    /// counted by its name.
+    /// Sends frames from a and checks the outcome of each: b receives exactly the frames that must
+    /// pass, and each drop is counted under its reason.
     #[track_caller]
-    fn judge(&self, cases: &[(Fate, Frame)]) {
+    fn check(&self, cases: &[(Fate, Frame)]) {
         let before = self.host.counters(&self.at_a.name);
         for (_, frame) in cases {
             self.port_a.send(frame);
         }
         let mut expected = BTreeMap::<&str, u64>::new();
         for (fate, _) in cases {
-            if let Is(reason) = fate {
+            if let Dropped(reason) = fate {
                 *expected.entry(reason).or_default() += 1;
             }
         }
         let (passing, dropped): (Vec<_>, Vec<_>) = cases.iter().partition(|(fate, _)| *fate == Passes);
         let others = self.port_b.expect_all(passing.into_iter().map(|(_, frame)| frame));
-        settles("drops are counted by name", || {
+        settles("drops are counted by reason", || {
             let drops = self.host.counters(&self.at_a.name).drops;
             let more = |(reason, count): (&String, &u64)| {
                 let more = count - before.dropped(reason);
@@ -89,7 +90,8 @@ impl Pair {
         }
     }
 
-    /// Frames from a to b with these payloads, untagged, and with the same fate behind a tag without a VLAN, and two tags.
+    /// Builds frames from a to b with these payloads: untagged, behind a priority tag, and behind
+    /// two tags. The expected outcome is the same for all.
     fn tagged(&self, cases: &[(Fate, Payload)]) -> Vec<(Fate, Frame)> {
         let stacks: [&[Tag]; 4] = [&[], &[PRIORITY], &[PRIORITY, Tag::customer(5)], &[PRIORITY, PRIORITY]];
         let behind_each = |(fate, payload): &(Fate, Payload)| {
@@ -106,47 +108,47 @@ impl Pair {
         self.at_b.ipv6.expect("an IPv6 address")
     }
 
-    /// ICMPv6 from a's own address.
+    /// An ICMPv6 message from a's own address.
     fn icmpv6(&self, message: &[u8]) -> Payload {
         icmpv6(self.own6(), self.others6(), message)
     }
 }
 
 fn datagram4(source: Ipv4Addr) -> Payload {
-    ipv4(source, NOBODYS, protocol::UDP, &udp(7, 7777, "a datagram"))
+    ipv4(source, UNUSED4, protocol::UDP, &udp(7, 7777, "a datagram"))
 }
 
 fn datagram6(source: Ipv6Addr) -> Payload {
-    ipv6(source, NOBODYS6, protocol::UDP, &udp(7, 7777, "a datagram"))
+    ipv6(source, UNUSED6, protocol::UDP, &udp(7, 7777, "a datagram"))
 }
 
-/// Frames that speak for others: from whom they are said to be, and why they are dropped.
+/// Payloads that claim addresses of others, with the expected drop reason.
 fn spoofed(pair: &Pair) -> Vec<(Fate, Payload)> {
     let Pair { at_a: a, at_b: b, .. } = pair;
     let (own, others) = (pair.own6(), pair.others6());
-    let asked = (Mac::ZERO, NOBODYS);
-    let says = |source, message: &[u8]| icmpv6(source, others, message);
+    let target = (Mac::ZERO, UNUSED4);
+    let message_from = |source, message: &[u8]| icmpv6(source, others, message);
     vec![
-        (Is("ip_spoofed"), datagram4(b.ipv4)),
-        (Is("ip_spoofed"), datagram4(NOBODYS)),
-        (Is("ip_spoofed"), datagram4(GATEWAY)),
-        (Is("ip_spoofed"), ipv4(b.ipv4, NOBODYS, protocol::TCP, &[0; 20])),
-        (Is("ip_spoofed"), datagram6(others)),
-        (Is("ip_spoofed"), datagram6(link_local(b.mac))),
-        (Is("ip_spoofed"), datagram6(NOBODYS6)),
-        (Is("ip_spoofed"), ipv6(others, NOBODYS6, protocol::TCP, &[0; 20])),
-        (Is("arp_spoofed"), arp(1, (b.mac, a.ipv4), asked)),
-        (Is("arp_spoofed"), arp(1, (a.mac, b.ipv4), asked)),
-        (Is("arp_spoofed"), arp(2, (a.mac, NOBODYS), asked)),
-        (Is("arp_spoofed"), arp(2, (a.mac, GATEWAY), asked)),
-        (Is("neighbor_spoofed"), says(own, &discovery(ADVERTISEMENT, others, &[(2, a.mac)]))),
-        (Is("neighbor_spoofed"), says(own, &discovery(ADVERTISEMENT, NOBODYS6, &[(2, a.mac)]))),
-        (Is("neighbor_spoofed"), says(own, &discovery(ADVERTISEMENT, own, &[(2, b.mac)]))),
-        (Is("neighbor_spoofed"), says(own, &discovery(ADVERTISEMENT, own, &[(2, a.mac), (2, b.mac)]))),
-        (Is("neighbor_spoofed"), says(own, &discovery(ADVERTISEMENT, own, &[(2, a.mac); 3]))),
-        (Is("neighbor_spoofed"), says(own, &discovery(SOLICITATION, others, &[(1, b.mac)]))),
-        (Is("neighbor_spoofed"), says(Ipv6Addr::UNSPECIFIED, &discovery(SOLICITATION, others, &[]))),
-        (Is("neighbor_spoofed"), {
+        (Dropped("ip_spoofed"), datagram4(b.ipv4)),
+        (Dropped("ip_spoofed"), datagram4(UNUSED4)),
+        (Dropped("ip_spoofed"), datagram4(GATEWAY)),
+        (Dropped("ip_spoofed"), ipv4(b.ipv4, UNUSED4, protocol::TCP, &[0; 20])),
+        (Dropped("ip_spoofed"), datagram6(others)),
+        (Dropped("ip_spoofed"), datagram6(link_local(b.mac))),
+        (Dropped("ip_spoofed"), datagram6(UNUSED6)),
+        (Dropped("ip_spoofed"), ipv6(others, UNUSED6, protocol::TCP, &[0; 20])),
+        (Dropped("arp_spoofed"), arp(1, (b.mac, a.ipv4), target)),
+        (Dropped("arp_spoofed"), arp(1, (a.mac, b.ipv4), target)),
+        (Dropped("arp_spoofed"), arp(2, (a.mac, UNUSED4), target)),
+        (Dropped("arp_spoofed"), arp(2, (a.mac, GATEWAY), target)),
+        (Dropped("neighbor_spoofed"), message_from(own, &discovery(ADVERTISEMENT, others, &[(2, a.mac)]))),
+        (Dropped("neighbor_spoofed"), message_from(own, &discovery(ADVERTISEMENT, UNUSED6, &[(2, a.mac)]))),
+        (Dropped("neighbor_spoofed"), message_from(own, &discovery(ADVERTISEMENT, own, &[(2, b.mac)]))),
+        (Dropped("neighbor_spoofed"), message_from(own, &discovery(ADVERTISEMENT, own, &[(2, a.mac), (2, b.mac)]))),
+        (Dropped("neighbor_spoofed"), message_from(own, &discovery(ADVERTISEMENT, own, &[(2, a.mac); 3]))),
+        (Dropped("neighbor_spoofed"), message_from(own, &discovery(SOLICITATION, others, &[(1, b.mac)]))),
+        (Dropped("neighbor_spoofed"), message_from(Ipv6Addr::UNSPECIFIED, &discovery(SOLICITATION, others, &[]))),
+        (Dropped("neighbor_spoofed"), {
             // Behind an extension header.
             let message = checked(own, others, &discovery(ADVERTISEMENT, others, &[(2, a.mac)]));
             let options = [protocol::ICMPV6, 0, 1, 4, 0, 0, 0, 0];
@@ -155,74 +157,77 @@ fn spoofed(pair: &Pair) -> Vec<(Fate, Payload)> {
     ]
 }
 
-/// Frames that speak for the endpoint alone.
+/// Payloads that claim only the endpoint's own addresses.
 fn honest(pair: &Pair) -> Vec<(Fate, Payload)> {
     let Pair { at_a: a, .. } = pair;
     let (own, others, own_link_local) = (pair.own6(), pair.others6(), link_local(a.mac));
-    let asked = (Mac::ZERO, NOBODYS);
-    let says = |source, message: &[u8]| icmpv6(source, others, message);
+    let target = (Mac::ZERO, UNUSED4);
+    let message_from = |source, message: &[u8]| icmpv6(source, others, message);
     let payloads = vec![
         datagram4(a.ipv4),
-        // One who has no address yet.
+        // From a client that has no address yet.
         ipv4(Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST, protocol::UDP, &udp(68, 67, "discover")),
         datagram6(own),
         datagram6(own_link_local),
-        arp(1, (a.mac, a.ipv4), asked),
-        arp(2, (a.mac, a.ipv4), asked),
-        arp(1, (a.mac, Ipv4Addr::UNSPECIFIED), asked),
-        says(own, &discovery(ADVERTISEMENT, own, &[(2, a.mac)])),
-        says(own_link_local, &discovery(ADVERTISEMENT, own_link_local, &[(2, a.mac)])),
-        says(own, &discovery(SOLICITATION, others, &[(1, a.mac)])),
-        says(Ipv6Addr::UNSPECIFIED, &discovery(SOLICITATION, own, &[])),
+        arp(1, (a.mac, a.ipv4), target),
+        arp(2, (a.mac, a.ipv4), target),
+        arp(1, (a.mac, Ipv4Addr::UNSPECIFIED), target),
+        message_from(own, &discovery(ADVERTISEMENT, own, &[(2, a.mac)])),
+        message_from(own_link_local, &discovery(ADVERTISEMENT, own_link_local, &[(2, a.mac)])),
+        message_from(own, &discovery(SOLICITATION, others, &[(1, a.mac)])),
+        message_from(Ipv6Addr::UNSPECIFIED, &discovery(SOLICITATION, own, &[])),
     ];
     payloads.into_iter().map(|payload| (Passes, payload)).collect()
 }
 
 #[test]
-fn an_endpoint_speaks_for_itself_alone() {
+fn an_endpoint_can_use_only_its_own_addresses() {
     for datapath in ["tc", "xdp"] {
         let pair = Pair::new(datapath, &[], &[]);
         let (a, b) = (pair.at_a.mac, pair.at_b.mac);
         let cases = [honest(&pair), spoofed(&pair)].concat();
-        pair.judge(&pair.tagged(&cases));
-        // To everybody, and to a stranger, it is the same.
-        for to in [Mac::BROADCAST, NOBODY] {
+        pair.check(&pair.tagged(&cases));
+        // The outcome is the same for broadcasts and for an unknown destination.
+        for to in [Mac::BROADCAST, UNKNOWN] {
             let frames = cases.iter().map(|(fate, payload)| (*fate, behind(to, a, &[], payload)));
-            pair.judge(&frames.collect::<Vec<_>>());
+            pair.check(&frames.collect::<Vec<_>>());
         }
-        // The sender of the frame itself, whatever is in it.
-        let frames = [NOBODY, b, Mac::ZERO].into_iter().flat_map(|source| {
+        // The source address of the frame itself is checked regardless of its payload.
+        let frames = [UNKNOWN, b, Mac::ZERO].into_iter().flat_map(|source| {
             let reason = if source.is_zero() { "source_zero" } else { "source_spoofed" };
             [&[][..], &[PRIORITY], &[PRIORITY, Tag::customer(5)]]
-                .map(|tags| (Is(reason), Frame::tagged(b, source, tags, "not a")))
+                .map(|tags| (Dropped(reason), Frame::tagged(b, source, tags, "not from a")))
         });
         let mut frames: Vec<_> = frames.collect();
-        frames.push((Passes, Frame::new(b, a, "a itself")));
-        pair.judge(&frames);
+        frames.push((Passes, Frame::new(b, a, "from a")));
+        pair.check(&frames);
     }
 }
 
 #[test]
-fn nothing_hides_behind_llc_and_snap() {
+fn payloads_encapsulated_in_snap_are_dropped() {
     for datapath in ["tc", "xdp"] {
         let pair = Pair::new(datapath, &[], &[]);
-        // Not even what would pass without: nobody sends that so.
+        // Payloads that would pass otherwise are dropped as well, because no regular host sends
+        // them in SNAP.
         let hidden = [spoofed(&pair), honest(&pair)].concat();
-        let mut cases: Vec<_> = hidden.iter().map(|(_, payload)| (Is("snap_encapsulated"), snap(payload))).collect();
-        cases.push((Is("snap_encapsulated"), snap(&[&[0x81, 0, 0, 0][..], &hidden[0].1].concat())));
+        let mut cases: Vec<_> =
+            hidden.iter().map(|(_, payload)| (Dropped("snap_encapsulated"), snap(payload))).collect();
+        cases.push((Dropped("snap_encapsulated"), snap(&[&[0x81, 0, 0, 0][..], &hidden[0].1].concat())));
         // AppleTalk, IPX and IS-IS.
         cases.push((Passes, snap(&[&[0x80, 0x9b][..], &[7; 40]].concat())));
         cases.push((Passes, llc(&[&[0xe0, 0xe0, 3][..], &[7; 40]].concat())));
         cases.push((Passes, llc(&[&[0xfe, 0xfe, 3][..], &[7; 40]].concat())));
-        pair.judge(&pair.tagged(&cases));
-        // More tags than are looked behind.
+        pair.check(&pair.tagged(&cases));
+        // A frame with more tags than the parser follows.
         let deep = behind(pair.at_b.mac, pair.at_a.mac, &[PRIORITY; 3], &hidden[0].1);
-        pair.judge(&[(Is("truncated"), deep)]);
+        pair.check(&[(Dropped("truncated"), deep)]);
     }
 }
 
-/// What routers, DHCP servers and bridges say, and others beside it.
-fn roles(pair: &Pair) -> [(&'static str, Vec<Payload>, Vec<Payload>); 3] {
+/// By drop reason: payloads that only routers, DHCP servers or bridges may send, and similar
+/// payloads that must pass.
+fn role_messages(pair: &Pair) -> [(&'static str, Vec<Payload>, Vec<Payload>); 3] {
     let Pair { at_a: a, at_b: b, .. } = pair;
     let (own, others) = (pair.own6(), pair.others6());
     let of_igmp = |kind: u8| ipv4(a.ipv4, b.ipv4, protocol::IGMP, &[kind, 0, 0, 0, 239, 1, 2, 3]);
@@ -260,43 +265,45 @@ fn roles(pair: &Pair) -> [(&'static str, Vec<Payload>, Vec<Payload>); 3] {
 }
 
 #[test]
-fn endpoints_are_no_routers_dhcp_servers_or_bridges() {
+fn messages_of_routers_dhcp_servers_and_bridges_are_dropped() {
     for datapath in ["tc", "xdp"] {
         let pair = Pair::new(datapath, &[], &[]);
-        for (reason, refused, others) in roles(&pair) {
-            let refused = refused.into_iter().map(|payload| (Is(reason), payload));
+        for (reason, refused, others) in role_messages(&pair) {
+            let refused = refused.into_iter().map(|payload| (Dropped(reason), payload));
             let cases: Vec<_> = refused.chain(others.into_iter().map(|payload| (Passes, payload))).collect();
-            pair.judge(&pair.tagged(&cases));
+            pair.check(&pair.tagged(&cases));
         }
-        // What hides behind more headers than are followed is what it may be.
+        // A packet with more extension headers than the parser follows is dropped, because it may
+        // hide such a message.
         let hop = [protocol::DESTINATION_OPTIONS, 0, 1, 4, 0, 0, 0, 0];
         let last = [protocol::ICMPV6, 0, 1, 4, 0, 0, 0, 0];
-        let of_headers = |count: usize| {
+        let with_headers = |count: usize| {
             let chain = [hop.repeat(count - 1), last.to_vec(), [&[128, 0, 0, 0][..], &[0; 36]].concat()].concat();
             ipv6(pair.own6(), pair.others6(), protocol::DESTINATION_OPTIONS, &chain)
         };
-        pair.judge(&pair.tagged(&[(Passes, of_headers(2)), (Is("header_chain"), of_headers(3))]));
+        pair.check(&pair.tagged(&[(Passes, with_headers(2)), (Dropped("header_chain"), with_headers(3))]));
     }
 }
 
 #[test]
-fn bpdus_stop_at_their_group_and_at_any_other() {
+fn bpdus_are_dropped_whatever_their_destination_group() {
     let groups: [Mac; 3] =
         ["01:80:c2:00:00:00", "01:80:c2:00:00:10", "01:00:0c:cc:cc:cd"].map(|mac| mac.parse().unwrap());
     let to = |pair: &Pair, group: Mac, tags: &[Tag]| behind(group, pair.at_a.mac, tags, &bpdu());
     for datapath in ["tc", "xdp"] {
         let pair = Pair::new(datapath, &[], &[]);
         let each = groups.into_iter().flat_map(|group| [&[][..], &[PRIORITY]].map(|tags| to(&pair, group, tags)));
-        pair.judge(&each.map(|frame| (Is("bpdu"), frame)).collect::<Vec<_>>());
-        // Without the guard, the group is a link's own as on any bridge, and the others are groups like all.
+        pair.check(&each.map(|frame| (Dropped("bpdu"), frame)).collect::<Vec<_>>());
+        // Without the guard, the bridge group is link-local as on any bridge, and the others are
+        // ordinary groups.
         let pair = Pair::new(datapath, &[], &["-o", "bpdu_guard=off"]);
-        pair.judge(&[(Is("link_local"), to(&pair, groups[0], &[])), (Passes, to(&pair, groups[1], &[]))]);
-        // A network that forwards them.
+        pair.check(&[(Dropped("link_local"), to(&pair, groups[0], &[])), (Passes, to(&pair, groups[1], &[]))]);
+        // A network that forwards the bridge group.
         let pair = Pair::new(datapath, &["-o", "group_fwd_mask=1"], &[]);
-        pair.judge(&groups.map(|group| (Passes, to(&pair, group, &[]))));
-        // Even there, an endpoint may be kept from it.
+        pair.check(&groups.map(|group| (Passes, to(&pair, group, &[]))));
+        // The guard of an endpoint drops BPDUs in such a network, too.
         let pair = Pair::new(datapath, &["-o", "group_fwd_mask=1"], &["-o", "bpdu_guard=on"]);
-        pair.judge(&groups.map(|group| (Is("bpdu"), to(&pair, group, &[]))));
+        pair.check(&groups.map(|group| (Dropped("bpdu"), to(&pair, group, &[]))));
     }
 }
 
@@ -306,70 +313,73 @@ fn guards_can_be_switched_off_for_a_network_or_an_endpoint() {
     for (network, endpoint) in own {
         let pair = Pair::new("auto", network, endpoint);
         let cases = [honest(&pair), spoofed(&pair)].concat();
-        pair.judge(&pair.tagged(&cases.into_iter().map(|(_, payload)| (Passes, payload)).collect::<Vec<_>>()));
+        pair.check(&pair.tagged(&cases.into_iter().map(|(_, payload)| (Passes, payload)).collect::<Vec<_>>()));
         let (a, b) = (pair.at_a.mac, pair.at_b.mac);
-        pair.judge(&[
-            (Passes, Frame::new(b, NOBODY, "from somebody behind a")),
-            // Whose place is known stays there.
-            (Is("source_spoofed"), Frame::new(Mac::BROADCAST, b, "as b")),
-            (Passes, Frame::new(b, a, "a itself")),
+        pair.check(&[
+            (Passes, Frame::new(b, UNKNOWN, "from a nested station")),
+            // The address of another endpoint cannot be claimed even without the guard.
+            (Dropped("source_spoofed"), Frame::new(Mac::BROADCAST, b, "from b's address")),
+            (Passes, Frame::new(b, a, "from a")),
         ]);
-        // The other guards are as they were.
-        for (reason, refused, _) in roles(&pair) {
-            pair.judge(&pair.tagged(&refused.into_iter().map(|payload| (Is(reason), payload)).collect::<Vec<_>>()));
+        // The other guards are still on.
+        for (reason, refused, _) in role_messages(&pair) {
+            pair.check(
+                &pair.tagged(&refused.into_iter().map(|payload| (Dropped(reason), payload)).collect::<Vec<_>>()),
+            );
         }
     }
     for (option, index) in [("ra_guard=off", 0), ("dhcp_guard=off", 1), ("bpdu_guard=off", 2)] {
         for (network, endpoint) in [(&["-o", option][..], &[][..]), (&[], &["-o", option])] {
             let pair = Pair::new("auto", network, endpoint);
-            for (other, (reason, said, _)) in roles(&pair).into_iter().enumerate() {
-                let fate = if other == index { Passes } else { Is(reason) };
-                pair.judge(&pair.tagged(&said.into_iter().map(|payload| (fate, payload)).collect::<Vec<_>>()));
+            for (other, (reason, payloads, _)) in role_messages(&pair).into_iter().enumerate() {
+                let fate = if other == index { Passes } else { Dropped(reason) };
+                pair.check(&pair.tagged(&payloads.into_iter().map(|payload| (fate, payload)).collect::<Vec<_>>()));
             }
-            pair.judge(&pair.tagged(&spoofed(&pair)));
+            pair.check(&pair.tagged(&spoofed(&pair)));
         }
     }
-    // What the endpoint was asked to be goes before what its network is.
+    // The option of an endpoint overrides that of its network.
     let pair = Pair::new("auto", &["-o", "spoof_guard=off"], &["-o", "spoof_guard=on"]);
-    pair.judge(&pair.tagged(&spoofed(&pair)));
+    pair.check(&pair.tagged(&spoofed(&pair)));
 }
 
 #[test]
-fn who_is_behind_an_endpoint_is_learned_within_its_limit() {
+fn nested_stations_are_learned_up_to_the_fdb_limit() {
     for datapath in ["tc", "xdp"] {
         let pair = Pair::new(datapath, &[], &["-o", "learning=on", "-o", "fdb_limit=2"]);
         let Pair { host, at_a, at_b, port_b, .. } = &pair;
         let nested = [1, 2, 3].map(|last| Mac([2, 0, 0, 0, 0x77, last]));
-        // Its own packets and nobody else's: the addresses of endpoints stay theirs.
+        // A nested station may use its own addresses, but not those of endpoints.
         let of = |source: Mac, payload: Payload| behind(at_b.mac, source, &[], &payload);
         let [first, second, third] = nested;
         for mac in [first, second] {
-            pair.judge(&[
-                (Passes, of(mac, datagram4(NOBODYS))),
+            pair.check(&[
+                (Passes, of(mac, datagram4(UNUSED4))),
                 (Passes, of(mac, datagram6(link_local(mac)))),
-                (Passes, of(mac, arp(1, (mac, NOBODYS), (Mac::ZERO, at_b.ipv4)))),
-                (Is("ip_spoofed"), of(mac, datagram4(at_b.ipv4))),
-                (Is("ip_spoofed"), of(mac, datagram6(pair.others6()))),
-                (Is("arp_spoofed"), of(mac, arp(1, (mac, at_b.ipv4), (Mac::ZERO, NOBODYS)))),
-                (Is("arp_spoofed"), of(mac, arp(1, (at_a.mac, NOBODYS), (Mac::ZERO, at_b.ipv4)))),
+                (Passes, of(mac, arp(1, (mac, UNUSED4), (Mac::ZERO, at_b.ipv4)))),
+                (Dropped("ip_spoofed"), of(mac, datagram4(at_b.ipv4))),
+                (Dropped("ip_spoofed"), of(mac, datagram6(pair.others6()))),
+                (Dropped("arp_spoofed"), of(mac, arp(1, (mac, at_b.ipv4), (Mac::ZERO, UNUSED4)))),
+                (Dropped("arp_spoofed"), of(mac, arp(1, (at_a.mac, UNUSED4), (Mac::ZERO, at_b.ipv4)))),
             ]);
         }
-        pair.judge(&[(Is("source_spoofed"), of(at_b.mac, datagram4(NOBODYS)))]);
+        pair.check(&[(Dropped("source_spoofed"), of(at_b.mac, datagram4(UNUSED4)))]);
         let learned = || {
             let rows = host.fdb(&["--dynamic", "--port", &at_a.name]).into_iter();
             rows.map(|station| station.mac).collect::<Vec<_>>()
         };
         let failed = || host.counters(&at_a.name).learn_failed;
         assert_eq!((learned(), failed()), (vec![first, second], 0), "{datapath}");
-        // Beyond the limit it speaks, as with a bridge of Linux (fdb_max_learned), but nothing is kept of it.
-        pair.judge(&[(Passes, of(third, datagram4(NOBODYS)))]);
+        // Frames of stations beyond the limit pass, as on a Linux bridge (fdb_max_learned), but the
+        // stations are not learned.
+        pair.check(&[(Passes, of(third, datagram4(UNUSED4)))]);
         assert_eq!((learned(), failed()), (vec![first, second], 1), "{datapath}");
-        let answer = Frame::new(first, at_b.mac, "an answer");
+        let answer = Frame::new(first, at_b.mac, "a reply");
         port_b.send(&answer);
         pair.port_a.expect(&answer);
-        // There is room again where one is forgotten.
+        // Another station can be learned once an entry is removed.
         host.ok(&["fdb", "del", &first.to_string(), "lan"]);
-        pair.judge(&[(Passes, of(third, datagram4(NOBODYS)))]);
+        pair.check(&[(Passes, of(third, datagram4(UNUSED4)))]);
         assert_eq!((learned(), failed()), (vec![second, third], 1), "{datapath}");
     }
 }

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::harness::{Host, Netns, ping, tcp};
 
 #[test]
-fn instances_in_one_namespace_do_not_meet() {
+fn instances_in_one_namespace_are_independent() {
     let first = Host::up(&[]);
     let second = Host::beside(&first.netns);
     second.start(&[]);
@@ -44,7 +44,7 @@ fn instances_in_one_namespace_do_not_meet() {
 }
 
 #[test]
-fn a_container_of_one_instance_is_not_the_others() {
+fn a_container_of_one_instance_is_left_alone_by_another() {
     let first = Host::up(&[]);
     let second = Host::beside(&first.netns);
     second.start(&[]);
@@ -53,9 +53,9 @@ fn a_container_of_one_instance_is_not_the_others() {
     second.ok(&["detach", "a"]);
     second.ok(&["detach", "--netns", &container.path_argument()]);
     assert!(container.devices().contains("eth0"));
-    // Its interface is taken, by the other instance.
-    let complaint = second.fails(1, &["attach", "--netns", &container.path_argument()]);
-    assert!(complaint.contains("eth0"), "{complaint}");
+    // The interface name is used by the other instance.
+    let line = second.fails(1, &["attach", "--netns", &container.path_argument()]);
+    assert!(line.contains("eth0"), "{line}");
     second.attach(&container, &["--ifname", "eth1"]);
     first.stop(&[]);
     assert_eq!(container.devices(), ["lo", "eth1"].map(str::to_owned).into());

@@ -1,4 +1,4 @@
-//! IPv6 beside IPv4: all that is true of the one is true of the other.
+//! IPv6 works in all respects as IPv4 does.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -43,26 +43,28 @@ fn a_network_without_ipv6_has_none() {
 }
 
 #[test]
-fn no_neighbor_becomes_a_router() {
+fn router_advertisements_of_neighbors_are_ignored() {
     let host = Host::up(&[]);
     network(&host);
     for (name, names) in [("bridge", ["a", "b"]), ("six", ["c", "d"])] {
-        let [liar, victim] = names.map(Netns::new);
-        let at_victim = host.attach(&victim, &["--network", name]);
-        // What is not stopped at the liar's port is not believed either.
-        host.attach(&liar, &["--network", name, "-o", "ra_guard=off", "-o", "spoof_guard=off"]);
-        let before = (victim.addresses6("eth0"), victim.default_routes(true));
-        let (out, seen) = (RawPort::open(&liar, "eth0"), RawPort::open(&victim, "eth0"));
-        let advertisement = advertisement(liar.mac("eth0"));
+        let [sender, receiver] = names.map(Netns::new);
+        let at_receiver = host.attach(&receiver, &["--network", name]);
+        // The guards of the sender are off, so the advertisement arrives. The receiver must ignore
+        // it.
+        host.attach(&sender, &["--network", name, "-o", "ra_guard=off", "-o", "spoof_guard=off"]);
+        let before = (receiver.addresses6("eth0"), receiver.default_routes(true));
+        let (out, seen) = (RawPort::open(&sender, "eth0"), RawPort::open(&receiver, "eth0"));
+        let advertisement = advertisement(sender.mac("eth0"));
         out.send(&advertisement);
         seen.expect(&advertisement);
-        // What is sent behind it is answered, so the stack has dealt with it.
-        ping(&liar, at_victim.ipv4);
-        assert_eq!((victim.addresses6("eth0"), victim.default_routes(true)), before, "network {name}");
+        // The reply to a later packet shows that the stack has processed the advertisement.
+        ping(&sender, at_receiver.ipv4);
+        assert_eq!((receiver.addresses6("eth0"), receiver.default_routes(true)), before, "network {name}");
     }
 }
 
-/// A router advertisement (RFC 4861, 4.2) of the prefix 2001:db8:bad::/64, with a lifetime, to all nodes.
+/// Builds a router advertisement (RFC 4861, 4.2) to all nodes, with a lifetime and the prefix
+/// 2001:db8:bad::/64.
 fn advertisement(from: Mac) -> Frame {
     let mut router = vec![134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0];
     // Prefix information (RFC 4861, 4.6.2): on-link and autonomous, valid for an hour.
@@ -94,7 +96,7 @@ fn containers_and_the_host_reach_each_other_by_ipv6() {
         {
             ping(from, address);
             ping_with(from, address, 1400);
-            // More than a frame: in fragments.
+            // Larger than a frame, so it is sent in fragments.
             ping_with(from, address, 4000);
             tcp(from, to, address, 1 << 20);
             udp(from, to, address, 1400, 50);
@@ -108,12 +110,12 @@ fn an_ipv6_address_can_be_used_at_once() {
     network(&host);
     let [a, b] = ["a", "b"].map(Netns::new);
     let at_a = host.attach(&a, &["--network", "six"]).ipv6.unwrap();
-    // Duplicate address detection would take a second, and until then nobody could bind it.
+    // Duplicate address detection would take a second, during which the address could not be bound.
     let socket = a.inside(|| std::net::UdpSocket::bind((at_a, 0)));
     assert!(socket.is_ok(), "{socket:?}");
     assert_eq!(a.ip("-6 address show dev eth0 scope global tentative"), "");
     let at_b = host.attach(&b, &["--network", "six"]).ipv6.unwrap();
-    // One request, never repeated.
+    // A single request that is never repeated.
     Pinger::new(&b, at_a).ping(56);
     Pinger::new(&a, at_b).ping(56);
     Pinger::new(&host.netns, at_b).ping(56);

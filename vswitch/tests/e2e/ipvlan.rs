@@ -1,4 +1,4 @@
-//! ipvlan, frame by frame: one address on the wire for everybody.
+//! ipvlan, frame by frame: all endpoints use the parent's MAC address on the wire.
 
 use std::net::IpAddr;
 
@@ -6,12 +6,12 @@ use crate::harness::{
     Frame, Host, Mac, Netns, OnWire, Pinger, RawPort, Wire, both, ping, reaches, tcp, udp, udp_broadcast,
 };
 
-/// Who a frame is from.
+/// Returns the source address of a frame.
 fn source(Frame(bytes): &Frame) -> Mac {
     Mac(bytes[6..12].try_into().expect("a whole header"))
 }
 
-/// What a machine knows an address by.
+/// Returns the MAC address that a machine's neighbor table has for an address.
 fn neighbor(netns: &Netns, address: IpAddr) -> Option<Mac> {
     let rows = netns.ip_json("neigh show");
     let row = rows.iter().find(|row| row["dst"] == address.to_string())?;
@@ -19,16 +19,17 @@ fn neighbor(netns: &Netns, address: IpAddr) -> Option<Mac> {
 }
 
 #[test]
-fn the_wire_sees_the_parents_address_alone() {
+fn only_the_parents_mac_address_appears_on_the_wire() {
     for xdp in ["off", "native"] {
         let lan = OnWire::<2>::new("ipvlan", xdp, &["ipvlan_mode=l2"]);
-        let of_parent = lan.host.netns.mac("phys0");
+        let parent_mac = lan.host.netns.mac("phys0");
         let leaving = lan.wire.listen();
         let machine = &lan.wire.hosts[0];
         for (number, container) in lan.containers.iter().enumerate() {
-            assert_eq!((container.mac("eth0"), lan.at[number].mac), (of_parent, of_parent));
+            assert_eq!((container.mac("eth0"), lan.at[number].mac), (parent_mac, parent_mac));
             for (own, far) in lan.addresses(number).into_iter().zip(Wire::address(0)) {
-                // Asked for by either side.
+                // Address resolution starts at the machine for the first container, and at the
+                // container for the second.
                 if number == 0 {
                     ping(machine, own);
                 } else {
@@ -36,17 +37,18 @@ fn the_wire_sees_the_parents_address_alone() {
                 }
                 tcp(container, machine, far, 1 << 20);
                 udp(machine, container, own, 1400, 50);
-                assert_eq!(neighbor(machine, own), Some(of_parent), "xdp {xdp}: {own}");
+                assert_eq!(neighbor(machine, own), Some(parent_mac), "xdp {xdp}: {own}");
             }
         }
         let left = leaving.pending();
         assert!(!left.is_empty());
-        let strange: Vec<_> = left.iter().filter(|frame| source(frame) != of_parent).collect();
-        assert!(strange.is_empty(), "xdp {xdp}: {strange:02x?}");
+        let foreign: Vec<_> = left.iter().filter(|frame| source(frame) != parent_mac).collect();
+        assert!(foreign.is_empty(), "xdp {xdp}: {foreign:02x?}");
     }
 }
 
-/// Whether a frame is an IP packet from one of these addresses to another of them.
+/// Reports whether a frame is an IP packet whose source and destination are both among these
+/// addresses.
 fn between(Frame(bytes): &Frame, addresses: &[IpAddr]) -> bool {
     let at = |start: usize, length: usize| {
         let octets = bytes.get(start..start + length)?;
@@ -64,7 +66,7 @@ fn between(Frame(bytes): &Frame, addresses: &[IpAddr]) -> bool {
 }
 
 #[test]
-fn what_is_inside_stays_inside() {
+fn traffic_between_containers_does_not_reach_the_wire() {
     for xdp in ["off", "native"] {
         let lan = OnWire::<2>::new("ipvlan", xdp, &["ipvlan_mode=l2"]);
         let leaving = lan.wire.listen();
@@ -74,7 +76,7 @@ fn what_is_inside_stays_inside() {
         }
         let own = [lan.addresses(0), lan.addresses(1)].concat();
         let left: Vec<_> = leaving.pending().into_iter().filter(|frame| between(frame, &own)).collect();
-        // Neighbors may be looked for anywhere; what they are for is not there.
+        // Neighbor discovery may appear on the wire, but not the traffic between the containers.
         let left: Vec<_> = left.iter().filter(|frame| !matches!(frame.0.get(54), Some(133..=137))).collect();
         assert!(left.is_empty(), "xdp {xdp}: {left:02x?}");
     }
@@ -85,44 +87,44 @@ fn broadcasts_pass_in_l2() {
     for xdp in ["off", "native"] {
         let lan = OnWire::<2>::new("ipvlan", xdp, &["ipvlan_mode=l2"]);
         let [machine, other] = [&lan.wire.hosts[0], &lan.wire.hosts[1]];
-        let IpAddr::V4(of_machine) = Wire::address(0)[0] else { unreachable!() };
-        udp_broadcast(machine, of_machine, &[&lan.containers[0], &lan.containers[1], other, &lan.host.netns]);
+        let IpAddr::V4(machine_address) = Wire::address(0)[0] else { unreachable!() };
+        udp_broadcast(machine, machine_address, &[&lan.containers[0], &lan.containers[1], other, &lan.host.netns]);
         udp_broadcast(&lan.containers[0], lan.at[0].ipv4, &[&lan.containers[1], machine, other]);
     }
 }
 
 #[test]
-fn a_private_endpoint_does_not_have_what_a_reflecting_switch_sends_back() {
+fn a_private_endpoint_does_not_receive_hairpinned_frames() {
     for xdp in ["off", "native"] {
         let lan = OnWire::<2>::new("ipvlan", xdp, &["ipvlan_mode=l2", "ipvlan_flag=private"]);
-        lan.wire.reflecting(true);
-        let of_parent = lan.host.netns.mac("phys0");
-        // Though they know each other.
+        lan.wire.set_hairpin(true);
+        let parent_mac = lan.host.netns.mac("phys0");
+        // The containers have neighbor entries for each other.
         for (container, other) in [(0, 1), (1, 0)] {
             for address in lan.addresses(other) {
-                lan.containers[container].ip(&format!("neigh replace {address} lladdr {of_parent} dev eth0"));
+                lan.containers[container].ip(&format!("neigh replace {address} lladdr {parent_mac} dev eth0"));
             }
         }
         for address in lan.addresses(1) {
             let mut pinger = Pinger::new(&lan.containers[0], address);
             let at_b = RawPort::open(&lan.containers[1], "eth0");
             let sent = pinger.try_send(56);
-            // What the machine sends comes after it.
+            // The ping by the machine is delivered after the frames of the container.
             ping(&lan.wire.hosts[0], address);
             assert!(sent.is_err() || !pinger.answered(), "xdp {xdp}: {address} answers");
             let own = match lan.addresses(0)[usize::from(address.is_ipv6())] {
                 IpAddr::V4(address) => address.octets().to_vec(),
                 IpAddr::V6(address) => address.octets().to_vec(),
             };
-            let heard = at_b.pending();
+            let received = at_b.pending();
             let crossed: Vec<_> =
-                heard.iter().filter(|frame| frame.0.windows(own.len()).any(|window| window == own)).collect();
+                received.iter().filter(|frame| frame.0.windows(own.len()).any(|window| window == own)).collect();
             assert!(crossed.is_empty(), "xdp {xdp}: {crossed:02x?}");
         }
     }
 }
 
-/// A routed network with several subnets.
+/// Creates an ipvlan network in a routed mode with several subnets.
 fn routed(mode: &str, xdp: &str) -> (Host, Wire) {
     let host = Host::down();
     let wire = Wire::new(&host.netns, xdp, 1);
@@ -140,7 +142,7 @@ fn routed(mode: &str, xdp: &str) -> (Host, Wire) {
 }
 
 #[test]
-fn l3_has_routes_by_device_and_no_neighbors() {
+fn l3_containers_have_device_routes_and_no_neighbors() {
     for xdp in ["off", "native"] {
         let (host, wire) = routed("l3", xdp);
         let [a, b] = ["a", "b"].map(Netns::new);
@@ -162,13 +164,14 @@ fn l3_has_routes_by_device_and_no_neighbors() {
         }
         ping(&a, at_b.ipv4);
         tcp(&b, &a, at_a.ipv4, 1 << 20);
-        // Nobody on the wire is asked for them, and nothing of theirs is for everybody.
+        // No address of a container is resolved on the wire, and no packet between the containers
+        // appears there.
         let mac = host.netns.mac("phys0");
         let left = leaving.pending();
         let own = [both(&at_a), both(&at_b)].concat();
-        let asks =
+        let is_arp_request =
             |Frame(bytes): &Frame| bytes[12..14] == [0x08, 0x06] && matches!(bytes.get(38..40), Some([10, 142 | 143]));
-        let wrong: Vec<_> = left.iter().filter(|frame| asks(frame) || between(frame, &own)).collect();
+        let wrong: Vec<_> = left.iter().filter(|frame| is_arp_request(frame) || between(frame, &own)).collect();
         assert!(wrong.is_empty(), "xdp {xdp}: {wrong:02x?}");
         for container in [&a, &b] {
             let rows = container.ip_json("neigh show");
@@ -179,9 +182,9 @@ fn l3_has_routes_by_device_and_no_neighbors() {
 }
 
 #[test]
-fn l3s_is_for_the_hosts_firewall_both_ways() {
+fn l3s_traffic_passes_the_hosts_firewall_in_both_directions() {
     if crate::harness::run(std::process::Command::new("which").arg("nft")).code != Some(0) {
-        eprintln!("THERE IS NO nft on this machine: the host's firewall is NOT tried");
+        eprintln!("nft is NOT INSTALLED on this machine: the host's firewall is NOT tested");
         return;
     }
     for xdp in ["off", "native"] {
@@ -194,7 +197,7 @@ fn l3s_is_for_the_hosts_firewall_both_ways() {
         for (own, far) in both(&endpoint).into_iter().zip(Wire::address(0)) {
             ping(machine, own);
             tcp(&a, machine, far, 1 << 20);
-            // As for the kernel's own, it is not said by which hook it passes.
+            // As with the kernel's ipvlan, it is not specified which of the hooks the packets pass.
             for (chain, from, address) in [("saddr", &a, far), ("daddr", machine, own)] {
                 let family = if own.is_ipv4() { "ip" } else { "ip6" };
                 host.netns.ok("nft", "add table inet test");

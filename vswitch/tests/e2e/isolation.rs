@@ -24,20 +24,21 @@ fn no_frame_crosses_from_one_network_to_another() {
         let at_c = host.attach(&c, &["--network", "other"]);
         let [port_a, port_b, port_c] = [&a, &b, &c].map(|netns| RawPort::open(netns, "eth0"));
 
-        let stranger: Mac = "02:00:00:00:99:99".parse().unwrap();
+        let unknown: Mac = "02:00:00:00:99:99".parse().unwrap();
         let group: Mac = "01:00:5e:00:00:fb".parse().unwrap();
-        let crossing: Vec<Frame> = [Mac::BROADCAST, group, stranger, at_c.mac]
+        let crossing: Vec<Frame> = [Mac::BROADCAST, group, unknown, at_c.mac]
             .into_iter()
             .map(|destination| Frame::new(destination, at_a.mac, &format!("to {destination}")))
             .collect();
         for frame in &crossing {
             port_a.send(frame);
         }
-        // All four are flooded in their own network, for nobody there has these addresses.
+        // All four frames are flooded in their own network, because no station there has these
+        // addresses.
         for frame in &crossing {
             port_b.expect(frame);
         }
-        // A frame of its own network comes through to c, and nothing of the others came before it.
+        // c receives a frame of its own network, and no frame of the other network before it.
         let own = Frame::new(at_c.mac, host.netns.mac(&host_device(&host, "other")), "from the host");
         RawPort::open(&host.netns, &host_device(&host, "other")).send(&own);
         let seen = port_c.expect(&own);
@@ -46,7 +47,7 @@ fn no_frame_crosses_from_one_network_to_another() {
 }
 
 #[test]
-fn one_address_may_be_in_two_networks() {
+fn one_mac_address_can_be_used_in_two_networks() {
     let host = Host::up(&[]);
     host.ok(&["network", "create", "--subnet", "10.94.0.0/24", "other"]);
     let twin = "02:00:00:00:55:55";
@@ -66,20 +67,21 @@ fn one_address_may_be_in_two_networks() {
     assert_eq!(rows, [("bridge".to_owned(), a.name().to_owned()), ("other".to_owned(), c.name().to_owned())]);
 }
 
-/// The device that holds a network's gateway address.
+/// Returns the device that holds a network's gateway address.
 fn host_device(host: &Host, network: &str) -> String {
     let mark = format!("vswitch:{}:{network}:host", host.instance());
     let links = host.netns.ip_json("link show");
     let link = links
         .iter()
         .find(|link| link["ifalias"] == mark && host.netns.addresses(link["ifname"].as_str().unwrap()).len() == 1);
-    link.unwrap_or_else(|| panic!("no device with an address is marked {mark}: {links:#?}"))["ifname"]
+    link.unwrap_or_else(|| panic!("no device with an address has the alias {mark}: {links:#?}"))["ifname"]
         .as_str()
         .unwrap()
         .to_owned()
 }
 
-/// Two networks with IPv4 and IPv6, and a host that would route between them: nothing in its firewall is against it.
+/// Two networks with IPv4 and IPv6 on a host with forwarding on and no firewall rule against
+/// routing between them.
 struct TwoNetworks {
     a: Netns,
     c: Netns,
@@ -97,7 +99,8 @@ fn two_networks(options: &[&str]) -> TwoNetworks {
     }
     host.netns.set("net/ipv4/ip_forward", "1");
     host.netns.set("net/ipv6/conf/all/forwarding", "1");
-    // As Docker has it, where the kernel has it: ours are no bridges of Linux, and so it changes nothing.
+    // Docker's setting, if the kernel has br_netfilter. It has no effect, because vswitch does not
+    // use Linux bridges.
     for program in ["iptables", "ip6tables"] {
         let setting = format!("net/bridge/bridge-nf-call-{program}");
         if Path::new("/proc/sys").join(&setting).exists() {
@@ -107,7 +110,7 @@ fn two_networks(options: &[&str]) -> TwoNetworks {
     let [a, c] = ["a", "c"].map(Netns::new);
     let at_a = host.attach(&a, &["--network", "one"]);
     let at_c = host.attach(&c, &["--network", "two"]);
-    // Neighbors are known, so that what is sent later is what is asked about.
+    // Neighbors are resolved first, so that later only the packets under test are sent.
     for (container, endpoint) in [(&a, &at_a), (&c, &at_c)] {
         ping(&host.netns, endpoint.ipv4);
         ping(&host.netns, endpoint.ipv6.unwrap());
@@ -119,12 +122,12 @@ fn two_networks(options: &[&str]) -> TwoNetworks {
     TwoNetworks { a, c, at_a, at_c, host }
 }
 
-/// Drops of a kind, at all ports together.
+/// Returns the sum of the drops for a reason over all ports.
 fn dropped(host: &Host, reason: &str) -> u64 {
     host.ports(&[]).values().map(|counters| counters.dropped(reason)).sum()
 }
 
-/// Sends a datagram, an echo request and the first segment of a connection to an address, of which nothing comes back.
+/// Sends a datagram, an echo request and a TCP SYN to an address, and does not wait for replies.
 fn knock(from: &Netns, to: IpAddr) -> (Pinger, TcpStream, UdpSocket) {
     let mut pinger = Pinger::new(from, to);
     pinger.send(56);
@@ -145,17 +148,18 @@ fn knock(from: &Netns, to: IpAddr) -> (Pinger, TcpStream, UdpSocket) {
     })
 }
 
-/// Asserts that all of a knock is dropped for this reason, and nothing of it arrives at the port.
+/// Asserts that all packets of a knock are dropped for this reason, and that none arrives at the
+/// port.
 #[track_caller]
 fn assert_refused(host: &Host, from: &Netns, to: IpAddr, reason: &str, port: &RawPort) {
     port.pending();
     let before = dropped(host, reason);
     let (pinger, tcp, udp) = knock(from, to);
-    eventually(&format!("all that is sent to {to} is dropped as {reason}"), || {
+    eventually(&format!("all packets to {to} are dropped as {reason}"), || {
         (dropped(host, reason) >= before + 3).then_some(())
     });
     assert!(!pinger.answered(), "{to} answers");
-    assert!(tcp.peer_addr().is_err(), "{to} takes connections");
+    assert!(tcp.peer_addr().is_err(), "{to} accepts connections");
     assert!(udp.recv(&mut [0; 16]).is_err(), "{to} answers");
     let address = match to {
         IpAddr::V4(to) => to.octets().to_vec(),
@@ -165,17 +169,18 @@ fn assert_refused(host: &Host, from: &Netns, to: IpAddr, reason: &str, port: &Ra
         let bytes = &frame.0;
         bytes.get(30..34) == Some(&address[..]) || bytes.get(38..54) == Some(&address[..])
     });
-    // Neighbor discovery and ARP of the host are no part of it: it may look for whom it would send to.
+    // ARP and neighbor discovery by the host are excluded: it may resolve the address that it would
+    // forward to.
     let packets: Vec<_> = reached.filter(|frame| !matches!(frame.0.get(54), Some(133..=137))).collect();
     assert!(packets.is_empty(), "{packets:02x?}");
 }
 
 #[test]
-fn the_host_routes_nothing_from_one_network_to_another() {
+fn the_host_does_not_route_between_networks() {
     let TwoNetworks { a, c, at_a, at_c, host } = &two_networks(&[]);
     let port_a = RawPort::open(a, "eth0");
     let port_c = RawPort::open(c, "eth0");
-    // The second time without any rule of a firewall: what decides is none.
+    // The second round runs without any firewall rules: the decision does not depend on them.
     for _ in 0..2 {
         for to in [at_c.ipv4.into(), at_c.ipv6.unwrap().into()] {
             assert_refused(host, a, to, "other_network", &port_c);
@@ -190,33 +195,33 @@ fn the_host_routes_nothing_from_one_network_to_another() {
 }
 
 #[test]
-fn a_forged_sender_does_not_come_into_another_network() {
+fn packets_with_a_forged_source_do_not_reach_another_network() {
     let TwoNetworks { a, c, at_a, at_c, host } = &two_networks(&["-o", "spoof_guard=off"]);
     let port_c = RawPort::open(c, "eth0");
     port_c.pending();
     let gateway = host.netns.mac(&host_device(host, "one"));
-    // As if from outside, and as if from the other network itself.
+    // Once with an outside address, and once with an address of the other network.
     for source in [[192, 0, 2, 7], [10, 96, 0, 9]] {
         let before = dropped(host, "other_network");
         let packet = etherparse::PacketBuilder::ethernet2(at_a.mac.0, gateway.0)
             .ipv4(source, at_c.ipv4.octets(), 64)
             .udp(7777, 7777);
-        RawPort::open(a, "eth0").send(&whole(packet));
-        eventually("it is dropped", || (dropped(host, "other_network") > before).then_some(()));
+        RawPort::open(a, "eth0").send(&build_frame(packet));
+        eventually("the packet is dropped", || (dropped(host, "other_network") > before).then_some(()));
     }
     ping(&host.netns, at_c.ipv4);
     let packets: Vec<_> = port_c.pending().into_iter().filter(|frame| frame.0.get(23) == Some(&17)).collect();
     assert!(packets.is_empty(), "{packets:02x?}");
 }
 
-fn whole(packet: etherparse::PacketBuilderStep<etherparse::UdpHeader>) -> Frame {
+fn build_frame(packet: etherparse::PacketBuilderStep<etherparse::UdpHeader>) -> Frame {
     let mut bytes = Vec::new();
     packet.write(&mut bytes, b"knock").expect("room in memory");
     Frame(bytes)
 }
 
 #[test]
-fn without_icc_endpoints_have_the_gateway_alone() {
+fn without_icc_endpoints_reach_only_the_gateway() {
     let host = Host::up(&[]);
     host.ok(&["network", "create", "--subnet", "10.97.0.0/24", "--subnet", "fd00:97::/64", "-o", "icc=false", "apart"]);
     let [a, b] = ["a", "b"].map(Netns::new);
@@ -231,19 +236,19 @@ fn without_icc_endpoints_have_the_gateway_alone() {
         tcp(&host.netns, container, endpoint.ipv6.unwrap(), 1 << 16);
     }
     let port_b = RawPort::open(&b, "eth0");
-    // Straight, though they know each other's station.
+    // Sent directly, with neighbor entries for each other.
     a.ip(&format!("neigh replace {} lladdr {} dev eth0", at_b.ipv4, at_b.mac));
     a.ip(&format!("-6 neigh replace {} lladdr {} dev eth0", at_b.ipv6.unwrap(), at_b.mac));
     for to in [at_b.ipv4.into(), at_b.ipv6.unwrap().into()] {
         assert_refused(&host, &a, to, "isolated", &port_b);
     }
-    // By way of the host.
+    // Sent by way of the host.
     a.ip(&format!("route add {}/32 via {}", at_b.ipv4, at_a.gateway.unwrap()));
     a.ip(&format!("-6 route add {}/128 via {}", at_b.ipv6.unwrap(), at_a.gateway6.unwrap()));
     for to in [at_b.ipv4.into(), at_b.ipv6.unwrap().into()] {
         assert_refused(&host, &a, to, "isolated", &port_b);
     }
-    // To everybody: the host has it, the neighbor has not.
+    // Broadcast and multicast frames reach the host, but not the neighbor.
     let port_a = RawPort::open(&a, "eth0");
     let port_host = RawPort::open(&host.netns, &host_device(&host, "apart"));
     let group: Mac = "01:00:5e:00:00:fb".parse().unwrap();
@@ -259,13 +264,13 @@ fn without_icc_endpoints_have_the_gateway_alone() {
 }
 
 #[test]
-fn there_is_no_way_out_of_an_internal_network() {
+fn an_internal_network_is_not_routed() {
     let TwoNetworks { a, c, at_a, at_c, host } = &two_networks(&["--internal"]);
     assert_eq!((at_a.gateway, at_a.gateway6), (None, None));
     assert_eq!((a.default_routes(false), a.default_routes(true)), (vec![], vec![]));
     let shown: Vec<serde_json::Value> = host.json(&["network", "inspect", "one"]);
     assert_eq!(shown[0]["internal"], true);
-    // Neighbors and the host are there.
+    // Neighbors and the host are reachable.
     let b = Netns::new("b");
     let at_b = host.attach(&b, &["--network", "one"]);
     let gateways: [IpAddr; 2] = ["10.95.0.1".parse().unwrap(), "fd00:95::1".parse().unwrap()];
@@ -286,8 +291,8 @@ fn there_is_no_way_out_of_an_internal_network() {
     outside.ip("-6 route add fd00:95::/64 via 2001:db8::1");
     ping(&host.netns, Ipv4Addr::new(192, 0, 2, 2));
     ping(&outside, "2001:db8::1".parse::<Ipv6Addr>().unwrap());
-    // A route that somebody adds by hand leads nowhere: not outside, not to another network, not to the host's
-    // other addresses.
+    // Default routes added by hand lead nowhere: not outside, not to another network, and not to
+    // the host's other addresses.
     a.ip(&format!("route add default via {}", gateways[0]));
     a.ip(&format!("-6 route add default via {}", gateways[1]));
     let at_outside = RawPort::open(&outside, "eth0");
@@ -299,7 +304,7 @@ fn there_is_no_way_out_of_an_internal_network() {
         for to in [at_c.ipv4.into(), at_c.ipv6.unwrap().into()] {
             assert_refused(host, a, to, "internal", &at_c_port);
         }
-        // And none leads in.
+        // No route leads into the network from outside, either.
         let at_a_port = RawPort::open(a, "eth0");
         for to in [at_a.ipv4.into(), at_a.ipv6.unwrap().into()] {
             assert_refused(host, &outside, to, "internal", &at_a_port);
@@ -309,7 +314,7 @@ fn there_is_no_way_out_of_an_internal_network() {
 }
 
 #[test]
-fn the_hosts_loopback_is_not_for_containers() {
+fn containers_cannot_reach_the_hosts_loopback() {
     for flags in [&["-o", "spoof_guard=off"][..], &["-o", "spoof_guard=off", "--internal"]] {
         let TwoNetworks { a, at_a, host, .. } = &two_networks(flags);
         let device = host_device(host, "one");
@@ -323,20 +328,20 @@ fn the_hosts_loopback_is_not_for_containers() {
         for (source, destination, to) in [
             (own, loopback, gateway),
             (loopback, [10, 95, 0, 1], gateway),
-            // Once route_localnet is on, this would do as well.
+            // With route_localnet on, a broadcast frame could reach the loopback address as well.
             (own, loopback, Mac::BROADCAST),
         ] {
             let before = host.counters(a.name()).dropped("martian");
             let packet =
                 etherparse::PacketBuilder::ethernet2(at_a.mac.0, to.0).ipv4(source, destination, 64).udp(7777, 7777);
-            port.send(&whole(packet));
-            eventually("it is dropped", || (host.counters(a.name()).dropped("martian") > before).then_some(()));
+            port.send(&build_frame(packet));
+            eventually("the packet is dropped", || (host.counters(a.name()).dropped("martian") > before).then_some(()));
         }
         let packet =
             etherparse::PacketBuilder::ethernet2(at_a.mac.0, gateway.0).ipv4(own, [10, 95, 0, 1], 64).udp(7777, 7777);
-        port.send(&whole(packet));
+        port.send(&build_frame(packet));
         let mut buffer = [0; 16];
-        let sender = eventually("what is for the host arrives", || server.recv_from(&mut buffer).ok());
-        assert_eq!(sender.1.ip(), IpAddr::from(at_a.ipv4), "the first that arrived");
+        let sender = eventually("the packet for the host arrives", || server.recv_from(&mut buffer).ok());
+        assert_eq!(sender.1.ip(), IpAddr::from(at_a.ipv4), "the first packet received");
     }
 }

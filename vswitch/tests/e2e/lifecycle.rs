@@ -28,7 +28,7 @@ fn up_serves_the_predefined_networks() {
 }
 
 #[test]
-fn up_opens_its_socket_to_its_group_alone() {
+fn the_api_socket_is_accessible_to_its_group_only() {
     let host = Host::up(&[]);
     let socket = std::fs::metadata(host.socket()).unwrap();
     assert_eq!(socket.mode() & 0o7777, 0o660, "{:o}", socket.mode());
@@ -36,7 +36,7 @@ fn up_opens_its_socket_to_its_group_alone() {
 }
 
 #[test]
-fn status_tells_what_runs() {
+fn status_shows_version_kernel_hooks_and_counts() {
     let host = Host::up(&[]);
     let container = Netns::new("a");
     host.attach(&container, &[]);
@@ -53,7 +53,7 @@ fn status_tells_what_runs() {
 }
 
 #[test]
-fn up_takes_its_subnets_from_the_pools_that_it_is_given() {
+fn subnets_come_from_the_given_pools() {
     let host = Host::up(&["--pool", "10.66.0.0/22", "--pool", "10.67.0.0/24"]);
     let networks: Vec<Value> = host.json(&["network", "ls"]);
     assert_eq!(networks[0]["subnets"][0]["subnet"], "10.66.0.0/24");
@@ -65,8 +65,8 @@ fn up_takes_its_subnets_from_the_pools_that_it_is_given() {
         assert_eq!(inspected[0]["subnets"][0]["subnet"], subnet);
     }
     let before = Surroundings::of(&host, &[]);
-    let complaint = host.fails(1, &["network", "create", "five"]);
-    assert!(complaint.contains("pool") || complaint.contains("subnet"), "{complaint}");
+    let line = host.fails(1, &["network", "create", "five"]);
+    assert!(line.contains("pool") || line.contains("subnet"), "{line}");
     assert_eq!(Surroundings::of(&host, &[]), before);
 }
 
@@ -82,21 +82,21 @@ fn a_subnet_that_the_host_has_a_route_to_is_skipped() {
 }
 
 #[test]
-fn a_second_up_says_that_it_is_up_already() {
+fn a_second_up_reports_that_the_instance_is_up() {
     let host = Host::up(&[]);
     let daemon = host.daemon();
     let before = Surroundings::of(&host, &[]);
     let outcome = host.run(&["up"]);
     assert_eq!(outcome.code, Some(0), "{outcome:#?}");
-    let said = format!("{}{}", outcome.stdout, outcome.stderr);
-    assert!(said.contains("already"), "{outcome:#?}");
-    assert_eq!(said.lines().count(), 1, "{outcome:#?}");
+    let output = format!("{}{}", outcome.stdout, outcome.stderr);
+    assert!(output.contains("already"), "{outcome:#?}");
+    assert_eq!(output.lines().count(), 1, "{outcome:#?}");
     assert_eq!(host.daemon(), daemon);
     assert_eq!(Surroundings::of(&host, &[]), before);
 }
 
 #[test]
-fn a_second_up_names_the_options_that_it_does_not_run_with() {
+fn a_second_up_names_the_options_that_do_not_apply() {
     let started = ["--vxlan-port", "4799", "--pool", "10.66.0.0/22", "--fdb-size", "1024"];
     let host = Host::up(&started);
     let second = |flags: &[&str]| {
@@ -137,7 +137,7 @@ fn an_instance_serves_one_namespace() {
 }
 
 #[test]
-fn commands_without_a_daemon_say_so_in_one_line_with_status_3() {
+fn commands_without_a_daemon_fail_with_one_line_and_status_3() {
     let host = Host::down();
     let container = Netns::new("a");
     assert_commands_find_no_daemon(&host, &container);
@@ -147,7 +147,7 @@ fn commands_without_a_daemon_say_so_in_one_line_with_status_3() {
 }
 
 #[test]
-fn the_socket_of_a_dead_daemon_is_no_daemon() {
+fn commands_fail_with_status_3_on_the_socket_of_a_dead_daemon() {
     let host = Host::up(&[]);
     let container = Netns::new("a");
     host.kill_daemon();
@@ -170,13 +170,13 @@ fn assert_commands_find_no_daemon(host: &Host, container: &Netns) {
         &["stats"],
     ];
     for command in commands {
-        let complaint = host.fails(3, command);
-        assert!(complaint.contains(host.instance()) && complaint.contains("up"), "{command:?}: {complaint}");
+        let line = host.fails(3, command);
+        assert!(line.contains(host.instance()) && line.contains("up"), "{command:?}: {line}");
     }
 }
 
 #[test]
-fn up_in_the_foreground_tells_systemd_when_it_serves_and_ends_on_sigterm() {
+fn up_in_the_foreground_notifies_systemd_and_ends_on_sigterm() {
     let host = Host::down();
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("notify");
@@ -194,19 +194,19 @@ fn up_in_the_foreground_tells_systemd_when_it_serves_and_ends_on_sigterm() {
     let (a, b) = (Netns::new("a"), Netns::new("b"));
     host.attach(&a, &[]);
     let b_address = host.attach(&b, &[]).ipv4;
-    let objects = host.note_objects();
+    let objects = host.record_objects();
     kill(daemon.id(), Signal::SIGTERM).unwrap();
     let outcome = daemon.outcome();
     assert_eq!(outcome.code, Some(0), "{outcome:#?}");
     assert_eq!(host.daemon(), None);
-    assert!(!host.socket().exists(), "a daemon that ends in order takes its socket with it");
-    // Frames need no daemon.
+    assert!(!host.socket().exists(), "a daemon that ends regularly removes its socket");
+    // Frames are forwarded without a daemon.
     assert!(objects.iter().any(|object| matches!(object, BpfObject::Program(_)) && object.exists()));
     ping(&a, b_address);
 }
 
 #[test]
-fn up_in_the_foreground_needs_no_systemd() {
+fn up_in_the_foreground_works_without_systemd() {
     let host = Host::down();
     let daemon = spawn(&mut host.command(&["up", "--foreground"]));
     eventually("the daemon serves", || (host.run(&["status"]).code == Some(0)).then_some(()));
@@ -216,7 +216,7 @@ fn up_in_the_foreground_needs_no_systemd() {
 }
 
 #[test]
-fn wrong_usage_has_status_2() {
+fn wrong_usage_exits_with_status_2() {
     let host = Host::down();
     for command in [&["attach"][..], &["up", "--datapath", "warp"], &["teleport"], &["up", "--pool", "everything"]] {
         let outcome = host.run(command);

@@ -1,10 +1,10 @@
-//! What Prometheus collects is what `stats` shows.
+//! The metrics for Prometheus have the same values as `stats`.
 
 use std::collections::BTreeMap;
 
 use crate::harness::{Frame, Host, Mac, Netns, RawPort, ping, run, settles};
 
-/// The exposition, by name and labels.
+/// Returns the scraped samples, keyed by name and labels.
 fn scraped(host: &Host) -> BTreeMap<String, f64> {
     let outcome = run(host
         .netns
@@ -26,18 +26,18 @@ fn scraped(host: &Host) -> BTreeMap<String, f64> {
 }
 
 #[test]
-fn metrics_are_what_stats_shows() {
+fn metrics_have_the_values_of_stats() {
     let host = Host::up(&[]);
     host.ok(&["network", "create", "--subnet", "10.201.9.0/24", "lan"]);
     let [a, b] = ["a", "b"].map(Netns::new);
     let [at_a, at_b] = [&a, &b].map(|container| host.attach(container, &["--network", "lan"]));
     ping(&a, at_b.ipv4);
     let sender = RawPort::open(&a, "eth0");
-    sender.send(&Frame::new(at_b.mac, Mac::ZERO, "from nobody"));
-    let compared = settles("both say the same", || {
+    sender.send(&Frame::new(at_b.mac, Mac::ZERO, "from zero"));
+    let compared = settles("the metrics equal the counters", || {
         let (before, samples, after) = (host.ports(&["lan"]), scraped(&host), host.ports(&["lan"]));
         if before != after {
-            return Err("frames came in between".to_owned());
+            return Err("the counters changed in between".to_owned());
         }
         let mut compared = 0;
         for (port, counters) in &after {
@@ -58,9 +58,9 @@ fn metrics_are_what_stats_shows() {
                 (format!("vswitch_port_dropped_frames_total{{{labels},reason=\"{reason}\"}}"), *count)
             }));
             for (sample, value) in expected {
-                let got = samples.get(&sample).copied();
-                if got != Some(value as f64) {
-                    return Err(format!("{sample}: {got:?}, and not {value}"));
+                let found = samples.get(&sample).copied();
+                if found != Some(value as f64) {
+                    return Err(format!("{sample}: {found:?} instead of {value}"));
                 }
                 compared += 1;
             }
@@ -72,8 +72,8 @@ fn metrics_are_what_stats_shows() {
         if samples.get(&dropped) != Some(&1.0) {
             return Err(format!("{dropped}: {:?}", samples.get(&dropped)));
         }
-        let fixed = host.fdb(&["--network", "lan", "--static"]).len() as f64;
-        assert_eq!(samples["vswitch_fdb_entries{network=\"lan\",kind=\"static\"}"], fixed);
+        let entries = host.fdb(&["--network", "lan", "--static"]).len() as f64;
+        assert_eq!(samples["vswitch_fdb_entries{network=\"lan\",kind=\"static\"}"], entries);
         assert_eq!(samples["vswitch_endpoints{network=\"lan\"}"], 2.0);
         Ok(compared)
     });
@@ -81,13 +81,13 @@ fn metrics_are_what_stats_shows() {
 }
 
 #[test]
-fn a_networks_sum_is_that_of_its_ports() {
+fn the_sum_of_a_network_is_that_of_its_ports() {
     let host = Host::up(&[]);
     host.ok(&["network", "create", "--subnet", "10.201.9.0/24", "lan"]);
     let [a, b] = ["a", "b"].map(Netns::new);
     let [_, at_b] = [&a, &b].map(|container| host.attach(container, &["--network", "lan"]));
     ping(&a, at_b.ipv4);
-    settles("the sum is right", || {
+    settles("the sum equals that of the ports", || {
         let (ports, sums, after) = (host.ports(&["lan"]), host.ports(&["--sum", "lan"]), host.ports(&["lan"]));
         let total = |count: fn(&crate::harness::Counters) -> u64| ports.values().map(count).sum::<u64>();
         let (frames, bytes) = (total(|counters| counters.rx_frames), total(|counters| counters.tx_bytes));

@@ -1,12 +1,12 @@
-//! A station that moves is followed, until it moves too often.
+//! A station that moves is learned at its new port. One that moves too often is held.
 
 use serde_json::Value;
 
 use crate::harness::{Attached, Frame, Host, Mac, Netns, RawPort, Station, eventually, settles};
 
-const NOMAD: Mac = Mac([2, 0, 0, 0, 0x66, 2]);
+const STATION: Mac = Mac([2, 0, 0, 0, 0x66, 2]);
 
-/// Two places where it may be, and somebody who hears it.
+/// Two ports at which the station sends, and a third port that receives its frames.
 struct Places {
     host: Host,
     at: [Attached; 3],
@@ -23,54 +23,55 @@ impl Places {
         Self { host, at, ports, _containers: containers }
     }
 
-    /// It speaks at a place, and is heard.
+    /// Sends a frame from the station at a port, and waits until the listener receives it.
     #[track_caller]
-    fn speaks_at(&self, place: usize, text: &str) {
-        let hello = Frame::new(Mac::BROADCAST, NOMAD, text);
+    fn send_at(&self, place: usize, text: &str) {
+        let hello = Frame::new(Mac::BROADCAST, STATION, text);
         self.ports[place].send(&hello);
         self.ports[2].expect(&hello);
     }
 
     fn station(&self) -> Station {
-        self.host.fdb(&[]).into_iter().find(|station| station.mac == NOMAD).expect("it is learned")
+        self.host.fdb(&[]).into_iter().find(|station| station.mac == STATION).expect("the station is learned")
     }
 
     fn held_stations(&self) -> u64 {
         self.host.json::<Value>(&["status"])["held_stations"].as_u64().expect("a number")
     }
 
-    /// What is sent to it arrives at this place and not at the other.
+    /// Checks that a frame to the station arrives at this port and not at the other.
     #[track_caller]
-    fn is_reached_at(&self, place: usize, text: &str) {
-        let [speaker, listener] = [&self.ports[2], &self.ports[1 - place]];
-        let to = Frame::new(NOMAD, self.at[2].mac, text);
-        speaker.send(&to);
+    fn assert_reached_at(&self, place: usize, text: &str) {
+        let [sender, listener] = [&self.ports[2], &self.ports[1 - place]];
+        let to = Frame::new(STATION, self.at[2].mac, text);
+        sender.send(&to);
         self.ports[place].expect(&to);
         let mark = Frame::new(Mac::BROADCAST, self.at[2].mac, &format!("mark after {text}"));
-        speaker.send(&mark);
+        sender.send(&mark);
         assert!(!listener.expect(&mark).contains(&to), "{text}");
     }
 }
 
 #[test]
-fn one_that_moves_too_often_is_held_and_reported_and_may_move_again_later() {
+fn a_station_that_moves_too_often_is_held_and_reported_and_later_released() {
     let places = Places::new();
     let Places { host, at, ports, .. } = &places;
     for moves in 0..=5 {
-        places.speaks_at(moves % 2, &format!("here I am, {moves}"));
+        places.send_at(moves % 2, &format!("here I am, {moves}"));
         let station = places.station();
         assert_eq!((station.port.as_str(), station.moves), (at[moves % 2].name.as_str(), moves as u64));
         assert!(!station.held);
-        places.is_reached_at(moves % 2, &format!("after {moves} moves"));
+        places.assert_reached_at(moves % 2, &format!("after {moves} moves"));
     }
     assert_eq!(places.held_stations(), 0);
-    // Once more within ten seconds: that was heard, and is the last. (On a machine so slow that ten seconds have passed,
-    // the count has begun anew: it goes on until it is held.)
+    // One more move within ten seconds: the frame is still delivered, but the station is held at
+    // its previous port. (If more than ten seconds have passed on a slow machine, the count has
+    // started anew, so the loop repeats until the station is held.)
     let mut moves = 5;
-    let held_at = settles("it is held", || {
+    let held_at = settles("the station is held", || {
         let was_at = moves % 2;
         moves += 1;
-        places.speaks_at(moves % 2, &format!("here I am, {moves}"));
+        places.send_at(moves % 2, &format!("here I am, {moves}"));
         let station = places.station();
         if station.held { Ok(was_at) } else { Err(station) }
     });
@@ -78,36 +79,38 @@ fn one_that_moves_too_often_is_held_and_reported_and_may_move_again_later() {
     let station = places.station();
     assert_eq!((station.port.as_str(), station.moves), (at[held_at].name.as_str(), moves as u64 - 1));
     assert_eq!(places.held_stations(), 1);
-    let row = host.ok(&["fdb", "show"]).lines().find(|line| line.contains(&NOMAD.to_string())).map(str::to_owned);
+    let row = host.ok(&["fdb", "show"]).lines().find(|line| line.contains(&STATION.to_string())).map(str::to_owned);
     assert!(row.as_deref().is_some_and(|row| row.trim_end().ends_with("held")), "{row:?}");
     let log = host.run_directory().join("daemon.log");
-    settles("the log names it", || {
+    settles("the log names the station", || {
         let text = std::fs::read_to_string(&log).expect("a log");
-        let told = format!("station {NOMAD} of network bridge moves too often: it is held at {}", at[held_at].name);
-        if text.contains(&told) { Ok(()) } else { Err(text) }
+        let expected =
+            format!("station {STATION} of network bridge moves too often: it is held at {}", at[held_at].name);
+        if text.contains(&expected) { Ok(()) } else { Err(text) }
     });
-    places.is_reached_at(held_at, "where it is held");
+    places.assert_reached_at(held_at, "at the port where it is held");
 
-    // Elsewhere it is dropped by name, until it may move again.
+    // At the other port, frames of the station are dropped under their own reason until the hold
+    // ends.
     let before = host.counters(&at[elsewhere].name).dropped("station_held");
-    let impostor = Frame::new(Mac::BROADCAST, NOMAD, "too early");
-    ports[elsewhere].send(&impostor);
-    eventually("it is dropped", || {
+    let too_early = Frame::new(Mac::BROADCAST, STATION, "too early");
+    ports[elsewhere].send(&too_early);
+    eventually("the frame is dropped", || {
         (host.counters(&at[elsewhere].name).dropped("station_held") == before + 1).then_some(())
     });
-    places.is_reached_at(held_at, "still");
-    // Where it is held, it speaks all the time.
-    places.speaks_at(held_at, "at home");
+    places.assert_reached_at(held_at, "still");
+    // At the port where it is held, the station can send all the time.
+    places.send_at(held_at, "at home");
     let mut number = 0;
-    settles("it may move again", || {
+    settles("the station may move again", || {
         number += 1;
-        let frame = Frame::new(Mac::BROADCAST, NOMAD, &format!("now? {number}"));
+        let frame = Frame::new(Mac::BROADCAST, STATION, &format!("now? {number}"));
         ports[elsewhere].send(&frame);
         let mark = Frame::new(Mac::BROADCAST, at[elsewhere].mac, &format!("mark {number}"));
         ports[elsewhere].send(&mark);
-        let heard = ports[2].expect(&mark);
-        assert!(!heard.contains(&impostor), "it was dropped and arrived: {heard:02x?}");
-        if heard.contains(&frame) { Ok(()) } else { Err(number) }
+        let received = ports[2].expect(&mark);
+        assert!(!received.contains(&too_early), "the dropped frame arrived: {received:02x?}");
+        if received.contains(&frame) { Ok(()) } else { Err(number) }
     });
     let station = places.station();
     assert_eq!(
@@ -115,23 +118,23 @@ fn one_that_moves_too_often_is_held_and_reported_and_may_move_again_later() {
         (at[elsewhere].name.as_str(), moves as u64, false)
     );
     assert_eq!(places.held_stations(), 0);
-    places.is_reached_at(elsewhere, "after all");
+    places.assert_reached_at(elsewhere, "after all");
 }
 
 #[test]
-fn one_that_is_sticky_or_static_does_not_move() {
+fn a_sticky_or_static_entry_does_not_move() {
     let places = Places::new();
     let Places { host, at, ports, .. } = &places;
     for flags in [&[][..], &["--sticky"]] {
-        let add = ["fdb", "add", &NOMAD.to_string(), "bridge", &at[0].name];
+        let add = ["fdb", "add", &STATION.to_string(), "bridge", &at[0].name];
         host.ok(&[&add[..], flags].concat());
         let before = host.counters(&at[1].name).dropped("source_spoofed");
-        ports[1].send(&Frame::new(Mac::BROADCAST, NOMAD, "elsewhere"));
-        eventually("it is dropped", || {
+        ports[1].send(&Frame::new(Mac::BROADCAST, STATION, "elsewhere"));
+        eventually("the frame is dropped", || {
             (host.counters(&at[1].name).dropped("source_spoofed") == before + 1).then_some(())
         });
-        places.speaks_at(0, &format!("at home {flags:?}"));
+        places.send_at(0, &format!("at home {flags:?}"));
         assert_eq!((places.station().port, places.station().moves), (at[0].name.clone(), 0));
-        host.ok(&["fdb", "del", &NOMAD.to_string(), "bridge"]);
+        host.ok(&["fdb", "del", &STATION.to_string(), "bridge"]);
     }
 }

@@ -1,4 +1,5 @@
-//! What is too long: dropped by name where it is bridged, answered where it is routed; GSO packets pass.
+//! Frames that exceed an MTU are dropped by reason where they are bridged and answered where they
+//! are routed. GSO packets pass.
 
 use std::net::IpAddr;
 
@@ -8,20 +9,20 @@ use crate::harness::{
     ping, tcp, udp,
 };
 
-/// A frame of the experimental protocol with so many bytes behind its Ethernet header.
+/// Builds a frame of the experimental EtherType with `bytes` bytes behind its Ethernet header.
 fn long(destination: Mac, source: Mac, bytes: usize, mark: u8) -> Frame {
     behind(destination, source, &[], &[&[0x88, 0xb5], &vec![mark; bytes][..]].concat())
 }
 
 #[test]
-fn a_frame_too_long_for_a_port_is_dropped_by_name() {
+fn a_frame_too_long_for_a_port_is_dropped_as_too_big() {
     for datapath in ["tc", "xdp"] {
         let host = Host::up(&["--datapath", datapath]);
         host.ok(&["network", "create", "--subnet", "10.138.0.0/24", "-o", "mtu=1400", "small"]);
         let [a, b] = ["a", "b"].map(Netns::new);
         let [at_a, at_b] = [&a, &b].map(|container| host.attach(container, &["--network", "small"]));
         assert_eq!((at_a.mtu, at_b.mtu), (1400, 1400));
-        // One who believes that more is possible than is, and a veth that lets it have its way.
+        // The container's MTU is larger than that of its network, and the veths pass such frames.
         a.ip("link set eth0 mtu 1500");
         for device in host.netns.devices().into_iter().filter(|device| device != "lo") {
             host.netns.ip(&format!("link set {device} mtu 1500"));
@@ -30,32 +31,33 @@ fn a_frame_too_long_for_a_port_is_dropped_by_name() {
         let too_big = || host.counters(&at_a.name).dropped("too_big");
         let before = too_big();
         let fits = long(at_b.mac, at_a.mac, 1400, 1);
-        let longer = [1401, 1500].map(|bytes| long(at_b.mac, at_a.mac, bytes, 2));
-        for frame in longer.iter().chain([&fits]) {
+        let too_long = [1401, 1500].map(|bytes| long(at_b.mac, at_a.mac, bytes, 2));
+        for frame in too_long.iter().chain([&fits]) {
             port_a.send(frame);
         }
-        let heard = port_b.expect(&fits);
-        eventually("the longer ones are dropped", || (too_big() == before + 2).then_some(()));
-        let heard = [heard, port_b.pending()].concat();
-        assert!(!heard.iter().any(|frame| longer.contains(frame)), "{heard:02x?}");
-        // A tag does not count.
+        let received = port_b.expect(&fits);
+        eventually("both frames are dropped", || (too_big() == before + 2).then_some(()));
+        let received = [received, port_b.pending()].concat();
+        assert!(!received.iter().any(|frame| too_long.contains(frame)), "{received:02x?}");
+        // A VLAN tag does not count towards the MTU.
         let tagged = behind(at_b.mac, at_a.mac, &[Tag { tpid: 0x8100, tci: 0xa000 }], &fits.0[12..]);
         port_a.send(&tagged);
         port_b.expect(&tagged);
-        // A copy of a flood is none of the sender's drops: it is a copy that the other port did not take.
+        // A flooded copy that is too long is counted as tx_failed of the receiving port, not as a
+        // drop of the sender.
         let failed = host.counters(&at_b.name).tx_failed;
         port_a.send(&long(Mac::BROADCAST, at_a.mac, 1401, 3));
         eventually("the copy is counted", || (host.counters(&at_b.name).tx_failed == failed + 1).then_some(()));
-        let to_all = long(Mac::BROADCAST, at_a.mac, 1400, 4);
-        port_a.send(&to_all);
-        let heard = port_b.expect(&to_all);
-        assert!(heard.iter().all(|Frame(bytes)| bytes.len() <= 1418), "{heard:02x?}");
+        let broadcast = long(Mac::BROADCAST, at_a.mac, 1400, 4);
+        port_a.send(&broadcast);
+        let received = port_b.expect(&broadcast);
+        assert!(received.iter().all(|Frame(bytes)| bytes.len() <= 1418), "{received:02x?}");
         assert_eq!(too_big(), before + 2, "with {datapath}");
     }
 }
 
 #[test]
-fn gso_packets_pass_whatever_their_size() {
+fn gso_packets_larger_than_the_mtu_pass() {
     for datapath in ["tc", "xdp"] {
         let host = Host::up(&["--datapath", datapath]);
         host.ok(&[
@@ -74,12 +76,13 @@ fn gso_packets_pass_whatever_their_size() {
         for (from, to, address) in [(&a, &b, IpAddr::from(at_b.ipv4)), (&b, &a, at_a.ipv6.unwrap().into())] {
             let receiver = RawPort::open(to, "eth0");
             tcp(from, to, address, 16 << 20);
-            // They were packets of many segments, or this shows nothing. (Where XDP looks at them, they are cut before.)
+            // Checks that GSO packets were sent, without which this test proves nothing. (With XDP,
+            // they are segmented before.)
             let largest = receiver.pending().iter().map(|frame| frame.0.len()).max();
             assert!(datapath == "xdp" || largest > Some(1414), "{largest:?} bytes");
             drop(receiver);
             udp(from, to, address, 1300, 50);
-            // In fragments.
+            // Sent in fragments.
             udp(from, to, address, 8000, 10);
         }
         for (endpoint, port) in [(&at_a, &a), (&at_b, &b)] {
@@ -119,11 +122,11 @@ fn narrow() -> Narrow {
 }
 
 #[test]
-fn where_it_is_routed_the_sender_is_told_how_much_fits() {
+fn the_sender_of_a_routed_packet_learns_the_mtu() {
     let Narrow { host, a, outside } = &narrow();
     let at_a = host.ps().into_iter().next().expect("one endpoint");
     let stations = host.fdb(&["--network", "wide", "--static"]).into_iter();
-    let gateway = stations.into_iter().find(|station| station.port.ends_with("-wide")).expect("the host's own").mac;
+    let gateway = stations.into_iter().find(|station| station.port.ends_with("-wide")).expect("the host's entry").mac;
     let own6 = at_a.ipv6.expect("an IPv6 address");
     let [port_a, at_outside] = [a, outside].map(|netns| RawPort::open(netns, "eth0"));
     let [outside4, outside6] = addresses(OUTSIDE);
@@ -136,9 +139,9 @@ fn where_it_is_routed_the_sender_is_told_how_much_fits() {
         ]
         .map(|packet| behind(gateway, at_a.mac, &[], &packet))
     };
-    for (index, (fits, longer)) in packets(1300).into_iter().zip(packets(1301)).enumerate() {
-        port_a.send(&longer);
-        port_a.expect_such("how much fits", |Frame(bytes)| {
+    for (index, (fits, too_long)) in packets(1300).into_iter().zip(packets(1301)).enumerate() {
+        port_a.send(&too_long);
+        port_a.expect_such("the message with the MTU", |Frame(bytes)| {
             let [m0, m1] = 1300_u16.to_be_bytes();
             match index {
                 // Destination unreachable, fragmentation needed (RFC 1191, 4).
@@ -149,13 +152,13 @@ fn where_it_is_routed_the_sender_is_told_how_much_fits() {
         });
         port_a.send(&fits);
         let is_ours = |Frame(bytes): &Frame| bytes.ends_with(&[b'x'; 1000]);
-        let arrived = at_outside.expect_such("what fits", is_ours);
-        assert_eq!(arrived.0.len(), 1314, "the first that arrived");
+        let arrived = at_outside.expect_such("the packet that fits", is_ours);
+        assert_eq!(arrived.0.len(), 1314, "the first packet received");
     }
-    // Nothing of it was the switch's to drop.
+    // None of these packets was dropped by the switch.
     let counters = host.counters(&at_a.name);
     assert_eq!(counters.dropped("too_big"), 0, "{counters:?}");
-    // And so connections find their way, with packets of many segments.
+    // TCP connections adapt to the MTU of the path, with GSO packets.
     for address in addresses(OUTSIDE) {
         tcp(a, outside, address, 4 << 20);
     }

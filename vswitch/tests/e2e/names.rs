@@ -1,4 +1,5 @@
-//! Names: what a container asks its gateway, what the C library makes of it, and what is asked of the host's resolvers.
+//! DNS names: the answers of a gateway to a container, their effect on the C library's resolver,
+//! and the questions that are forwarded to the host's resolvers.
 
 use std::{
     collections::BTreeSet,
@@ -9,22 +10,21 @@ use std::{
 };
 
 use crate::harness::{
-    Answer, Attached, Host, Netns, Resolver, Surroundings, ask, ask_tcp, dig, eventually, getent,
-    written_for_namespaces,
+    Answer, Attached, Host, Netns, Resolver, Surroundings, ask, ask_tcp, dig, eventually, getent, resolv_confs_of,
 };
 
-/// Makes a network 10.(101 + n).0.0/24 and fd00:(101 + n)::/64.
-fn network(host: &Host, number: u8, name: &str, options: &[&str]) {
+/// Creates a network with the subnets 10.NUMBER.0.0/24 and fd00:NUMBER::/64.
+fn create_network(host: &Host, number: u8, name: &str, options: &[&str]) {
     let [ipv4, ipv6] = [format!("10.{number}.0.0/24"), format!("fd00:{number}::/64")];
     host.ok(&[&["network", "create", "--subnet", &ipv4, "--subnet", &ipv6], options, &[name]].concat());
 }
 
-/// What is answered for an endpoint, by type.
-fn both(endpoint: &Attached) -> [(&'static str, Answer); 2] {
+/// Returns the expected answers for an endpoint by record type.
+fn answers_for(endpoint: &Attached) -> [(&'static str, Answer); 2] {
     [("A", Answer::of(&[&endpoint.ipv4])), ("AAAA", Answer::of(&[&endpoint.ipv6.unwrap()]))]
 }
 
-/// The file that `ip netns exec` mounts.
+/// Returns the path of the file that `ip netns exec` mounts over /etc/resolv.conf.
 fn resolv_conf(netns: &Netns) -> PathBuf {
     Path::new("/etc/netns").join(netns.name()).join("resolv.conf")
 }
@@ -32,7 +32,7 @@ fn resolv_conf(netns: &Netns) -> PathBuf {
 #[test]
 fn an_endpoint_is_found_by_all_its_names() {
     let host = Host::up(&[]);
-    network(&host, 101, "front", &[]);
+    create_network(&host, 101, "front", &[]);
     let [a, b] = ["a", "b"].map(Netns::new);
     let flags =
         ["--network", "front", "--name", "web", "--hostname", "www.example", "--alias", "api", "--alias", "Shop"];
@@ -43,7 +43,7 @@ fn an_endpoint_is_found_by_all_its_names() {
         let names =
             ["web", "WEB", "web.front", "api", "api.front", "shop", "www.example", "www.example.front", &at_a.id[..12]];
         for name in names {
-            for (kind, answer) in both(&at_a) {
+            for (kind, answer) in answers_for(&at_a) {
                 assert_eq!(ask(&b, server, name, kind), answer, "{name} {kind} @{server}");
                 assert_eq!(ask_tcp(&b, server, name, kind), answer, "{name} {kind} @{server} by TCP");
             }
@@ -53,9 +53,9 @@ fn an_endpoint_is_found_by_all_its_names() {
             assert_eq!(ask(&b, server, &address.to_string(), "PTR"), name);
             assert_eq!(ask_tcp(&b, server, &address.to_string(), "PTR"), name);
         }
-        // Of another type there is nothing, and yet the name is there.
+        // The name exists but has no record of this type: NOERROR with an empty answer.
         assert_eq!(ask(&b, server, "web", "TXT"), Answer::of(&[]));
-        // An address of ours that nobody has is nobody else's.
+        // An unassigned address of one of our subnets is answered NXDOMAIN and not forwarded.
         assert_eq!(ask(&b, server, "10.101.0.99", "PTR"), Answer::no_such_name());
         assert_eq!(ask(&b, server, "fd00:101::99", "PTR"), Answer::no_such_name());
     }
@@ -64,7 +64,7 @@ fn an_endpoint_is_found_by_all_its_names() {
 #[test]
 fn dig_finds_endpoints() {
     let host = Host::up(&[]);
-    network(&host, 101, "front", &[]);
+    create_network(&host, 101, "front", &[]);
     let [a, b] = ["a", "b"].map(Netns::new);
     let at_a = host.attach(&a, &["--network", "front", "--name", "web"]);
     host.attach(&b, &["--network", "front", "--name", "client"]);
@@ -88,7 +88,7 @@ fn dig_finds_endpoints() {
 #[test]
 fn programs_in_a_namespace_find_their_neighbors() {
     let host = Host::up(&[]);
-    network(&host, 101, "front", &[]);
+    create_network(&host, 101, "front", &[]);
     let [a, b] = ["a", "b"].map(Netns::new);
     let at_a = host.attach(&a, &["--network", "front", "--name", "web", "--alias", "api"]);
     let at_b = host.attach(&b, &["--network", "front", "--name", "client"]);
@@ -114,9 +114,9 @@ fn names_work_on_the_predefined_network() {
 }
 
 #[test]
-fn endpoints_behind_one_alias_take_turns() {
+fn endpoints_with_one_alias_take_turns_in_answers() {
     let host = Host::up(&[]);
-    network(&host, 101, "front", &[]);
+    create_network(&host, 101, "front", &[]);
     let containers = Netns::several("c", 3);
     let endpoints: Vec<Attached> =
         containers.iter().map(|container| host.attach(container, &["--network", "front", "--alias", "pool"])).collect();
@@ -129,10 +129,14 @@ fn endpoints_behind_one_alias_take_turns() {
         let mut first = BTreeSet::new();
         for _ in 0..3 {
             let answer = ask(&client, server, "pool", kind);
-            assert_eq!(answer.data.iter().cloned().collect::<BTreeSet<_>>(), *all, "all of them, every time");
+            assert_eq!(
+                answer.data.iter().cloned().collect::<BTreeSet<_>>(),
+                *all,
+                "every answer has the addresses of all endpoints"
+            );
             first.insert(answer.data[0].clone());
         }
-        assert_eq!(first, *all, "each comes first once in three times");
+        assert_eq!(first, *all, "each address is the first one in one of three answers");
     }
     host.ok(&["detach", containers[1].name()]);
     let left = ask(&client, server, "pool", "A").sorted().data;
@@ -142,29 +146,29 @@ fn endpoints_behind_one_alias_take_turns() {
 }
 
 #[test]
-fn a_name_is_seen_in_the_networks_of_the_one_who_asks() {
+fn a_name_resolves_only_in_the_networks_of_its_endpoint() {
     let host = Host::with_resolv_conf("");
     host.start(&[]);
-    network(&host, 101, "front", &[]);
-    network(&host, 102, "back", &[]);
-    network(&host, 103, "far", &[]);
-    let [web, db, client, stranger] = ["web", "db", "client", "stranger"].map(Netns::new);
+    create_network(&host, 101, "front", &[]);
+    create_network(&host, 102, "back", &[]);
+    create_network(&host, 103, "far", &[]);
+    let [web, db, client, outsider] = ["web", "db", "client", "outsider"].map(Netns::new);
     let at_web = host.attach(&web, &["--network", "front", "--name", "web"]);
     let at_db = host.attach(&db, &["--network", "back", "--name", "db", "--alias", "store"]);
     host.attach(&client, &["--network", "front", "--name", "client"]);
-    let at_stranger = host.attach(&stranger, &["--network", "far", "--name", "stranger"]);
+    let at_outsider = host.attach(&outsider, &["--network", "far", "--name", "outsider"]);
     let server = at_web.gateway.unwrap();
-    let unknown = |name: &str, kind: &str| {
-        // Nobody else is there to be asked.
+    let assert_unknown = |name: &str, kind: &str| {
+        // No resolver is configured, so the question cannot be forwarded.
         assert_ne!(ask(&client, server, name, kind).code, hickory_proto::op::ResponseCode::NoError, "{name}");
     };
-    for name in ["db", "store", "db.back", "stranger"] {
-        unknown(name, "A");
+    for name in ["db", "store", "db.back", "outsider"] {
+        assert_unknown(name, "A");
         assert_eq!(getent(&client, "hosts", name), Vec::<String>::new(), "{name}");
     }
     let alias = ["network", "connect", "--alias", "shop", "back", "client"];
     host.ok(&alias);
-    // By whichever of its gateways it asks.
+    // Both gateways of the client answer for all of the client's networks.
     for server in [at_web.gateway.unwrap(), at_db.gateway.unwrap()] {
         for name in ["db", "store", "db.back"] {
             assert_eq!(ask(&client, server, name, "A"), Answer::of(&[&at_db.ipv4]), "{name} @{server}");
@@ -172,25 +176,25 @@ fn a_name_is_seen_in_the_networks_of_the_one_who_asks() {
         assert_eq!(ask(&client, server, "web", "A"), Answer::of(&[&at_web.ipv4]));
         assert_eq!(ask(&client, server, &at_db.ipv4.to_string(), "PTR"), Answer::of(&[&"db.back."]));
     }
-    unknown("stranger", "A");
+    assert_unknown("outsider", "A");
     assert_eq!(getent(&client, "ahostsv4", "db"), [at_db.ipv4.to_string()]);
-    // An alias belongs to the network that it was given in.
+    // An alias is valid only in the network for which it was given.
     let in_back =
         host.ps().into_iter().find(|endpoint| endpoint.name == "client" && endpoint.network == "back").unwrap();
     assert_eq!(ask(&db, at_db.gateway.unwrap(), "shop", "A"), Answer::of(&[&in_back.ipv4]));
     assert_ne!(ask(&web, server, "shop", "A").code, hickory_proto::op::ResponseCode::NoError);
-    assert_eq!(ask(&stranger, at_stranger.gateway.unwrap(), "stranger", "A"), Answer::of(&[&at_stranger.ipv4]));
+    assert_eq!(ask(&outsider, at_outsider.gateway.unwrap(), "outsider", "A"), Answer::of(&[&at_outsider.ipv4]));
 
     host.ok(&["network", "disconnect", "back", "client"]);
-    unknown("db", "A");
+    assert_unknown("db", "A");
     host.ok(&["detach", "web"]);
-    unknown("web", "A");
+    assert_unknown("web", "A");
 }
 
 #[test]
-fn a_name_that_is_replaced_leads_to_the_new_one() {
+fn a_reused_name_resolves_to_the_new_endpoint() {
     let host = Host::up(&[]);
-    network(&host, 101, "front", &[]);
+    create_network(&host, 101, "front", &[]);
     let [a, b, client] = ["a", "b", "client"].map(Netns::new);
     host.attach(&client, &["--network", "front"]);
     let at_a = host.attach(&a, &["--network", "front", "--name", "web", "--ip", "10.101.0.50"]);
@@ -202,11 +206,11 @@ fn a_name_that_is_replaced_leads_to_the_new_one() {
 }
 
 #[test]
-fn a_removed_network_is_served_again_when_it_is_made_again() {
+fn a_network_that_is_removed_and_created_again_has_names_again() {
     let host = Host::up(&[]);
     let a = Netns::new("a");
     for _ in 0..3 {
-        network(&host, 101, "front", &[]);
+        create_network(&host, 101, "front", &[]);
         let at_a = host.attach(&a, &["--network", "front", "--name", "web"]);
         assert_eq!(ask(&a, at_a.gateway.unwrap(), "web", "A"), Answer::of(&[&at_a.ipv4]));
         assert_eq!(ask_tcp(&a, at_a.gateway6.unwrap(), "web", "AAAA"), Answer::of(&[&at_a.ipv6.unwrap()]));
@@ -218,9 +222,9 @@ fn a_removed_network_is_served_again_when_it_is_made_again() {
 }
 
 #[test]
-fn names_are_served_after_the_daemon_is_killed() {
+fn names_resolve_again_after_the_daemon_was_killed() {
     let host = Host::up(&[]);
-    network(&host, 101, "front", &[]);
+    create_network(&host, 101, "front", &[]);
     let [a, b] = ["a", "b"].map(Netns::new);
     let at_a = host.attach(&a, &["--network", "front", "--name", "web", "--alias", "api"]);
     host.attach(&b, &["--network", "front"]);
@@ -232,8 +236,8 @@ fn names_are_served_after_the_daemon_is_killed() {
     assert_eq!(getent(&b, "ahostsv4", "api"), [at_a.ipv4.to_string()]);
 }
 
-/// A host whose resolver is a machine on a wire.
-fn with_upstream(names: &[(&str, Ipv4Addr)]) -> (Resolver, Netns, Host) {
+/// Starts a host whose resolver is a machine on a link of the host.
+fn start_with_upstream(names: &[(&str, Ipv4Addr)]) -> (Resolver, Netns, Host) {
     let host = Host::with_resolv_conf("nameserver 192.0.2.53\n");
     let wire = Netns::new("wire");
     host.netns.wire("up0", &wire, "eth0");
@@ -246,10 +250,10 @@ fn with_upstream(names: &[(&str, Ipv4Addr)]) -> (Resolver, Netns, Host) {
 }
 
 #[test]
-fn all_other_names_are_asked_of_the_hosts_resolvers() {
+fn other_names_are_forwarded_to_the_hosts_resolvers() {
     let example = Ipv4Addr::new(198, 51, 100, 7);
-    let (resolver, wire, host) = with_upstream(&[("www.example.com", example)]);
-    network(&host, 101, "front", &[]);
+    let (resolver, wire, host) = start_with_upstream(&[("www.example.com", example)]);
+    create_network(&host, 101, "front", &[]);
     let a = Netns::new("a");
     let at_a = host.attach(&a, &["--network", "front", "--name", "web"]);
     for server in [IpAddr::from(at_a.gateway.unwrap()), at_a.gateway6.unwrap().into()] {
@@ -261,7 +265,7 @@ fn all_other_names_are_asked_of_the_hosts_resolvers() {
     let asked: BTreeSet<String> = resolver.asked().into_iter().collect();
     assert!(asked.contains("www.example.com") && !asked.contains("web"), "{asked:?}");
 
-    // Another resolver, from the next question on.
+    // A changed resolv.conf takes effect from the next question on.
     let other = Ipv4Addr::new(198, 51, 100, 8);
     let second = Resolver::start(&wire, Ipv4Addr::new(192, 0, 2, 54), &[("www.example.com", other)]);
     host.write_resolv_conf("# changed\nnameserver 192.0.2.54\n");
@@ -270,10 +274,10 @@ fn all_other_names_are_asked_of_the_hosts_resolvers() {
 }
 
 #[test]
-fn an_internal_network_asks_nobody() {
-    let (resolver, _wire, host) = with_upstream(&[("www.example.com", Ipv4Addr::new(198, 51, 100, 7))]);
-    network(&host, 101, "inside", &["--internal"]);
-    network(&host, 102, "front", &[]);
+fn an_internal_network_forwards_no_questions() {
+    let (resolver, _wire, host) = start_with_upstream(&[("www.example.com", Ipv4Addr::new(198, 51, 100, 7))]);
+    create_network(&host, 101, "inside", &["--internal"]);
+    create_network(&host, 102, "front", &[]);
     let [a, b] = ["a", "b"].map(Netns::new);
     let at_a = host.attach(&a, &["--network", "inside", "--name", "web"]);
     host.attach(&b, &["--network", "inside", "--name", "client"]);
@@ -285,14 +289,14 @@ fn an_internal_network_asks_nobody() {
     assert_eq!(ask_tcp(&b, server, "secret.example.com", "A"), Answer::no_such_name());
     assert_eq!(ask(&b, server, "8.8.8.8", "PTR"), Answer::no_such_name());
     assert_eq!(resolver.asked(), Vec::<String>::new());
-    // Who is in another network as well may ask there.
+    // An endpoint that is also in an external network may resolve external names.
     host.ok(&["network", "connect", "front", "client"]);
     assert_eq!(getent(&b, "ahostsv4", "www.example.com"), ["198.51.100.7"]);
 }
 
 #[test]
-fn a_client_that_does_not_go_on_delays_nobody() {
-    // The resolver takes questions and says nothing.
+fn a_stalled_client_does_not_delay_other_clients() {
+    // The resolver receives questions and never answers.
     let host = Host::with_resolv_conf("nameserver 192.0.2.53\n");
     let wire = Netns::new("wire");
     host.netns.wire("up0", &wire, "eth0");
@@ -300,13 +304,13 @@ fn a_client_that_does_not_go_on_delays_nobody() {
     wire.ip("address add 192.0.2.53/24 dev eth0");
     let silent = wire.inside(|| UdpSocket::bind("192.0.2.53:53")).unwrap();
     host.start(&[]);
-    network(&host, 101, "front", &[]);
+    create_network(&host, 101, "front", &[]);
     let [a, b] = ["a", "b"].map(Netns::new);
     let at_a = host.attach(&a, &["--network", "front", "--name", "web"]);
     host.attach(&b, &["--network", "front", "--name", "client"]);
     let server = at_a.gateway.unwrap();
 
-    // Connections that say nothing, or half of a question.
+    // Connections that send nothing or only a part of a question.
     let idle: Vec<TcpStream> =
         (0..10).map(|_| b.inside(|| TcpStream::connect((server, 53))).expect("a connection")).collect();
     for (number, stream) in idle.iter().enumerate() {
@@ -322,14 +326,14 @@ fn a_client_that_does_not_go_on_delays_nobody() {
     question.add_query(hickory_proto::op::Query::query(name, hickory_proto::rr::RecordType::A));
     waiting.send(&question.to_vec().unwrap()).unwrap();
     silent.set_read_timeout(Some(crate::harness::PATIENCE)).unwrap();
-    silent.recv(&mut [0; 512]).expect("the resolver is asked");
+    silent.recv(&mut [0; 512]).expect("the question reaches the resolver");
 
     for _ in 0..20 {
         assert_eq!(ask(&b, server, "web", "A"), Answer::of(&[&at_a.ipv4]));
         assert_eq!(ask_tcp(&b, server, "web", "A"), Answer::of(&[&at_a.ipv4]));
         assert_eq!(ask_tcp(&a, server, "client.front", "AAAA").data.len(), 1);
     }
-    // All that time, nobody was made to go.
+    // The server has closed none of the idle connections in the meantime.
     for stream in &idle {
         stream.set_nonblocking(true).unwrap();
         let peeked = stream.peek(&mut [0; 1]).map_err(|error| error.kind());
@@ -338,11 +342,11 @@ fn a_client_that_does_not_go_on_delays_nobody() {
 }
 
 #[test]
-fn a_named_namespace_has_a_resolv_conf_for_as_long_as_it_is_attached() {
+fn a_named_namespace_has_a_resolv_conf_while_it_is_attached() {
     let host = Host::with_resolv_conf("nameserver 192.0.2.53\nsearch example.com\noptions ndots:2\n");
     host.start(&[]);
-    network(&host, 101, "front", &[]);
-    network(&host, 102, "back", &[]);
+    create_network(&host, 101, "front", &[]);
+    create_network(&host, 102, "back", &[]);
     let a = Netns::new("a");
     let file = resolv_conf(&a);
     let nameservers = || {
@@ -366,32 +370,34 @@ fn a_named_namespace_has_a_resolv_conf_for_as_long_as_it_is_attached() {
     assert!(!file.parent().unwrap().exists());
     host.start(&[]);
     assert_eq!(nameservers(), ["10.101.0.1", "fd00:101::1"]);
-    // A daemon that was killed has nothing removed for it before the next, or `down`.
+    // After a daemon was killed, the next daemon or `down` removes the file.
     host.kill_daemon();
     host.stop(&[]);
     assert!(!file.parent().unwrap().exists());
     host.start(&[]);
 
-    // The namespace goes, and with it what was written for it.
-    assert_eq!(written_for_namespaces(host.instance()), [file.clone()].into());
+    // The file is removed together with the namespace for which it was written.
+    assert_eq!(resolv_confs_of(host.instance()), [file.clone()].into());
     a.delete();
-    eventually("it is released", || written_for_namespaces(host.instance()).is_empty().then_some(()));
+    eventually("the file of the deleted namespace is removed", || {
+        resolv_confs_of(host.instance()).is_empty().then_some(())
+    });
     assert!(!file.parent().unwrap().exists());
 }
 
-/// A directory of the user's own in /etc/netns.
+/// A directory of the user in /etc/netns, removed when dropped.
 struct OwnFiles(PathBuf);
 
 impl Drop for OwnFiles {
     fn drop(&mut self) {
         let _removed = fs::remove_dir_all(&self.0);
-        // Ours only if nobody else has anything there.
+        // Fails if other files are there, which must stay.
         let _emptied = fs::remove_dir("/etc/netns");
     }
 }
 
 #[test]
-fn a_resolv_conf_of_the_users_own_stays() {
+fn a_resolv_conf_written_by_the_user_is_kept() {
     let host = Host::up(&[]);
     let a = Netns::new("a");
     let file = resolv_conf(&a);
@@ -403,7 +409,9 @@ fn a_resolv_conf_of_the_users_own_stays() {
     assert_eq!(fs::read_to_string(&file).unwrap(), "nameserver 192.0.2.53\n");
     host.ok(&["detach", a.name()]);
     assert_eq!(fs::read_to_string(&file).unwrap(), "nameserver 192.0.2.53\n");
-    eventually("all is as it was", || (Surroundings::of(&host, &[&a]) == before).then_some(()));
+    eventually("detach restores the state from before attach", || {
+        (Surroundings::of(&host, &[&a]) == before).then_some(())
+    });
     host.attach(&a, &[]);
     host.stop(&[]);
     assert_eq!(fs::read_to_string(&file).unwrap(), "nameserver 192.0.2.53\n");
@@ -412,13 +420,14 @@ fn a_resolv_conf_of_the_users_own_stays() {
 #[test]
 fn an_endpoint_on_the_host_is_found_by_its_name() {
     let host = Host::up(&[]);
-    network(&host, 101, "front", &[]);
+    create_network(&host, 101, "front", &[]);
     let a = Netns::new("a");
     let at_a = host.attach(&a, &["--network", "front"]);
     let gateways = [IpAddr::from(at_a.gateway.unwrap()), at_a.gateway6.unwrap().into()];
     let running =
         crate::harness::spawn(&mut host.command(&["run", "--network", "host", "--name", "agent", "sleep", "10000"]));
-    // Where its ports are reached from this network.
+    // The name resolves to the gateway, because the ports of the host are reached there from this
+    // network.
     eventually("the name resolves", || {
         (ask(&a, gateways[0], "agent", "A") == Answer::of(&[&gateways[0]])).then_some(())
     });

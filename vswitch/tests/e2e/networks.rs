@@ -1,10 +1,11 @@
-//! `network create`, `ls`, `inspect`, `rm`, `prune`: what a person who knows `docker network` expects.
+//! `network create`, `ls`, `inspect`, `rm` and `prune`, compared with the behaviour of `docker
+//! network`.
 
 use serde_json::{Value, json};
 
 use crate::harness::{AtRest, Host, Netns, ping, tcp};
 
-/// A network, as `network inspect` shows it.
+/// Returns a network as `network inspect` shows it.
 #[track_caller]
 fn inspect(host: &Host, network: &str) -> Value {
     let mut networks: Vec<Value> = host.json(&["network", "inspect", network]);
@@ -12,15 +13,15 @@ fn inspect(host: &Host, network: &str) -> Value {
     networks.remove(0)
 }
 
-/// The names that `network ls` lists with these flags.
+/// Returns the names that `network ls` lists with these flags.
 #[track_caller]
-fn listed(host: &Host, flags: &[&str]) -> Vec<String> {
+fn list(host: &Host, flags: &[&str]) -> Vec<String> {
     let networks: Vec<Value> = host.json(&[&["network", "ls"], flags].concat());
     networks.iter().map(|network| network["name"].as_str().unwrap().to_owned()).collect()
 }
 
 #[test]
-fn a_network_has_the_subnets_that_it_is_given() {
+fn a_network_has_the_subnets_given_at_creation() {
     let host = Host::up(&[]);
     let id = host.ok(&[
         "network",
@@ -84,17 +85,17 @@ fn a_network_has_the_subnets_that_it_is_given() {
         ping(&a, gateway);
         ping(&c, gateway);
     }
-    // One network, if two subnets: the host routes between them.
+    // The two subnets belong to one network, and the host routes between them.
     ping(&a, at_c.ipv4);
     assert_eq!(inspect(&host, "front")["endpoints"], 3);
 }
 
 #[test]
-fn a_network_without_a_subnet_gets_one_that_nobody_has() {
+fn a_network_without_a_subnet_gets_an_unused_one() {
     let host = Host::down();
     let wire = Netns::new("wire");
     host.netns.wire("phys0", &wire, "eth0");
-    // As a VPN's route would.
+    // An address on another interface of the host, as the route of a VPN would be.
     host.netns.ip("address add 10.55.1.9/24 dev phys0");
     host.start(&["--pool", "10.55.0.0/22"]);
     let subnets = |name: &str| inspect(&host, name)["subnets"][0]["subnet"].as_str().unwrap().to_owned();
@@ -111,7 +112,7 @@ fn a_network_without_a_subnet_gets_one_that_nobody_has() {
 }
 
 #[test]
-fn ipv6_without_a_subnet_is_unique_local() {
+fn ipv6_without_a_subnet_gets_a_unique_local_prefix() {
     let host = Host::up(&[]);
     host.ok(&["network", "create", "--ipv6", "one"]);
     host.ok(&["network", "create", "--ipv6", "--subnet", "10.64.0.0/24", "two"]);
@@ -132,7 +133,7 @@ fn ipv6_without_a_subnet_is_unique_local() {
 }
 
 #[test]
-fn dockers_names_of_options_mean_the_same() {
+fn option_names_of_docker_are_accepted() {
     let host = Host::up(&[]);
     let options = [
         ("com.docker.network.driver.mtu", "1300"),
@@ -145,7 +146,7 @@ fn dockers_names_of_options_mean_the_same() {
     host.ok(&[&["network", "create"], &flags[..], &["front"]].concat());
     let shown = inspect(&host, "front");
     for (name, value) in options {
-        assert_eq!(shown["options"][name], value, "as it was given: {shown:#}");
+        assert_eq!(shown["options"][name], value, "shown under the name that was given: {shown:#}");
     }
     let [a, b] = ["a", "b"].map(Netns::new);
     let at_a = host.attach(&a, &["--network", "front"]);
@@ -154,19 +155,19 @@ fn dockers_names_of_options_mean_the_same() {
     ping(&a, at_a.gateway.unwrap());
     let frame = crate::harness::Frame::new(at_b.mac, at_a.mac, "to a neighbor");
     crate::harness::RawPort::open(&a, "eth0").send(&frame);
-    crate::harness::eventually("neighbors are apart", || {
+    crate::harness::eventually("frames between endpoints are dropped", || {
         (host.counters(a.name()).dropped("isolated") > 0).then_some(())
     });
 }
 
 #[test]
-fn networks_are_listed_by_what_they_are() {
+fn network_ls_filters_networks() {
     let host = Host::up(&[]);
     host.ok(&["network", "create", "--label", "tier=front", "--subnet", "10.65.0.0/24", "web"]);
     host.ok(&["network", "create", "--label", "tier=back", "--internal", "--subnet", "10.66.0.0/24", "db"]);
     let a = Netns::new("a");
     host.attach(&a, &["--network", "web"]);
-    assert_eq!(listed(&host, &[]), ["bridge", "db", "host", "none", "web"]);
+    assert_eq!(list(&host, &[]), ["bridge", "db", "host", "none", "web"]);
     for (filter, names) in [
         ("name=b", &["bridge", "db", "web"][..]),
         ("driver=bridge", &["bridge", "db", "web"]),
@@ -179,11 +180,11 @@ fn networks_are_listed_by_what_they_are() {
         ("type=builtin", &["bridge", "host", "none"]),
         ("dangling=false", &["web"]),
     ] {
-        assert_eq!(listed(&host, &["--filter", filter]), names, "{filter}");
+        assert_eq!(list(&host, &["--filter", filter]), names, "{filter}");
     }
-    assert_eq!(listed(&host, &["-f", "label=tier", "-f", "internal=yes"]), ["db"]);
+    assert_eq!(list(&host, &["-f", "label=tier", "-f", "internal=yes"]), ["db"]);
     let id = inspect(&host, "web")["id"].as_str().unwrap().to_owned();
-    assert_eq!(listed(&host, &["--filter", &format!("id={}", &id[..10])]), ["web"]);
+    assert_eq!(list(&host, &["--filter", &format!("id={}", &id[..10])]), ["web"]);
     for filter in ["tier=front", "internal=perhaps", "type=other"] {
         let line = host.fails(1, &["network", "ls", "--filter", filter]);
         assert!(line.contains(filter) && line.contains("label"), "{line}");
@@ -203,7 +204,7 @@ fn networks_are_listed_by_what_they_are() {
 }
 
 #[test]
-fn networks_are_removed_when_nobody_is_in_them() {
+fn only_networks_without_endpoints_are_removed() {
     let host = Host::up(&[]);
     let before = host.netns.devices();
     for name in ["one", "two", "three", "four"] {
@@ -221,14 +222,14 @@ fn networks_are_removed_when_nobody_is_in_them() {
     assert!(complaint.starts_with("vswitch: nothing is removed"), "{}", declined.stderr);
     assert_eq!(host.ok(&["network", "prune", "-f"]), "four\n");
     assert_eq!(host.json::<Value>(&["network", "prune", "--force"]), json!({"deleted": []}));
-    assert_eq!(listed(&host, &[]), ["bridge", "host", "none", "one"]);
+    assert_eq!(list(&host, &[]), ["bridge", "host", "none", "one"]);
     host.ok(&["detach", "web"]);
     host.ok(&["network", "rm", "one"]);
     assert_eq!(host.netns.devices(), before);
 }
 
 #[test]
-fn predefined_networks_stay() {
+fn predefined_networks_cannot_be_created_or_removed() {
     let host = Host::up(&[]);
     let at_rest = AtRest::new(&host, &[]);
     for name in ["bridge", "host", "none"] {
@@ -243,7 +244,7 @@ fn predefined_networks_stay() {
 }
 
 #[test]
-fn what_is_wrong_with_a_network_is_said_in_dockers_words() {
+fn invalid_networks_are_refused_in_the_words_of_docker() {
     let host = Host::up(&[]);
     host.ok(&["network", "create", "--subnet", "10.67.0.0/24", "--subnet", "fd00:67::/64", "front"]);
     let at_rest = AtRest::new(&host, &[]);
@@ -290,7 +291,7 @@ fn what_is_wrong_with_a_network_is_said_in_dockers_words() {
 }
 
 #[test]
-fn addresses_that_cannot_be_had_are_refused() {
+fn unavailable_addresses_are_refused() {
     let host = Host::up(&[]);
     let create = "network create --subnet 10.70.0.0/29 --ip-range 10.70.0.4/31 --aux-address nas=10.70.0.6 small";
     host.ok(&create.split(' ').collect::<Vec<_>>());
@@ -317,7 +318,7 @@ fn addresses_that_cannot_be_had_are_refused() {
     refuses("large --ip fd00:71::2", &["fd00:71::2", "--ip6"]);
     refuses("nowhere", &["no network `nowhere`"]);
     drop(at_rest);
-    // Outside of the range, if somebody asks for it.
+    // An address outside the range may be assigned if it is given explicitly.
     let at_c = host.attach(&c, &["--network", "small", "--ip", "10.70.0.2"]);
     ping(&c, at_c.gateway.unwrap());
 }

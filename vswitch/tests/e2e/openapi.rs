@@ -1,4 +1,4 @@
-//! The API describes itself, and does what it says.
+//! The OpenAPI document of the server matches the paths that it serves.
 
 use serde_json::Value;
 
@@ -14,26 +14,26 @@ fn get(host: &Host, path: &str) -> (String, String) {
 }
 
 #[test]
-fn every_path_of_the_document_is_served() {
+fn every_get_path_of_the_document_is_served() {
     let host = Host::up(&[]);
     let a = Netns::new("a");
     let at_a = host.attach(&a, &[]);
     let (body, status) = get(&host, "/openapi.json");
     let document: Value = serde_json::from_str(&body).expect("JSON");
     assert_eq!((status.as_str(), document["openapi"].as_str().map(|version| &version[..2])), ("200", Some("3.")));
-    let mut asked = 0;
+    let mut requested = 0;
     for (path, operations) in document["paths"].as_object().expect("paths") {
         let Some(operation) = operations.get("get") else { continue };
-        // An answer that goes on has no end to wait for.
+        // A stream of events does not end, so its body cannot be read to the end.
         if operation["responses"]["200"]["content"].get("application/x-ndjson").is_some() {
             continue;
         }
         let path = path.replace("{network}", "bridge").replace("{endpoint}", &at_a.name);
         let (body, status) = get(&host, &path);
         assert_eq!(status, "200", "{path}: {body}");
-        asked += 1;
+        requested += 1;
     }
-    assert!(asked >= 8, "{asked}");
+    assert!(requested >= 8, "{requested}");
     let (body, status) = get(&host, "/v1/nowhere");
     let error: Value = serde_json::from_str(&body).expect("JSON");
     assert_eq!((status.as_str(), error["error"]["code"].as_str()), ("404", Some("no_such_path")));

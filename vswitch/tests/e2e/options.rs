@@ -1,4 +1,5 @@
-//! What networks and endpoints are asked to be: refused where it cannot be, shown, and there again after `down`.
+//! Options of networks and endpoints: invalid ones are refused; valid ones are shown and survive
+//! `down`.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +8,7 @@ use serde_json::{Value, json};
 use crate::harness::{Host, Netns, ping};
 
 #[test]
-fn options_of_endpoints_are_shown_and_come_back() {
+fn options_of_endpoints_are_shown_and_survive_restarts() {
     let host = Host::up(&[]);
     host.ok(&["network", "create", "--subnet", "10.121.0.0/24", "-o", "storm_pps=500", "-o", "learning=on", "lan"]);
     let [a, b] = ["a", "b"].map(Netns::new);
@@ -34,7 +35,7 @@ fn options_of_endpoints_are_shown_and_come_back() {
     assert_eq!(shown(&host), expected);
     let text = host.ok(&["inspect", "a"]);
     assert!(text.contains("fdb_limit=7, spoof_guard=off") && text.contains("10,20-22"), "{text}");
-    // In its VLAN, an endpoint is known, and the one without a VLAN is not.
+    // The static FDB entry of the endpoint is in its VLAN, and only there.
     let stations = host.fdb(&["--network", "lan", "--port", "a"]);
     assert_eq!(stations.iter().map(|station| station.vlan).collect::<Vec<_>>(), [30]);
 
@@ -49,12 +50,12 @@ fn options_of_endpoints_are_shown_and_come_back() {
 }
 
 #[test]
-fn in_a_vlan_there_is_no_gateway() {
+fn an_endpoint_in_a_vlan_has_no_gateway() {
     let host = Host::up(&[]);
     let [a, b] = ["a", "b"].map(Netns::new);
     let at_a = host.attach(&a, &["--vlan", "30"]);
     assert_eq!((at_a.gateway, at_a.nameservers, a.default_routes(false)), (None, vec![], vec![]));
-    // A trunk alone has its untagged frames where the host is.
+    // An endpoint with only `--trunk` sends untagged frames in the VLAN of the host.
     let at_b = host.attach(&b, &["--trunk", "10"]);
     assert_eq!((at_b.gateway.is_some(), b.default_routes(false).len()), (true, 1));
     ping(&b, at_b.gateway.unwrap());
@@ -63,7 +64,7 @@ fn in_a_vlan_there_is_no_gateway() {
 }
 
 #[test]
-fn routers_are_believed_where_that_is_asked_for() {
+fn router_advertisements_are_accepted_if_requested() {
     let host = Host::up(&[]);
     let [a, b] = ["a", "b"].map(Netns::new);
     host.attach(&a, &[]);
@@ -77,11 +78,11 @@ fn routers_are_believed_where_that_is_asked_for() {
 }
 
 #[test]
-fn link_local_addresses_go_with_the_mac_address_whatever_the_namespace_has() {
+fn link_local_addresses_derive_from_the_mac_address_despite_namespace_settings() {
     let host = Host::up(&[]);
     host.ok(&["network", "create", "--ipv6", "--subnet", "10.122.0.0/24", "six"]);
     let a = Netns::new("a");
-    // From a secret of its own (RFC 7217): 2 is IN6_ADDR_GEN_MODE_STABLE_PRIVACY.
+    // IN6_ADDR_GEN_MODE_STABLE_PRIVACY (2) generates link-local addresses from a secret (RFC 7217).
     a.set("net/ipv6/conf/default/stable_secret", "2001:db8::5ec7");
     a.set("net/ipv6/conf/default/addr_gen_mode", "2");
     let mac = host.attach(&a, &["--network", "six"]).mac.0;
@@ -93,7 +94,7 @@ fn link_local_addresses_go_with_the_mac_address_whatever_the_namespace_has() {
 }
 
 #[test]
-fn what_cannot_be_is_refused_with_what_can() {
+fn invalid_options_are_refused_with_the_valid_values() {
     let host = Host::up(&[]);
     let a = Netns::new("a");
     let path = a.path_argument();
@@ -132,11 +133,11 @@ fn what_cannot_be_is_refused_with_what_can() {
         let line = host.fails(1, &[&["attach", "--netns", &path, "--network", "none"], &flags[..]].concat());
         assert!(line.contains("loopback alone"), "{line}");
     }
-    assert_eq!((host.ps(), a.devices().len()), (vec![], 1), "nothing is half done");
+    assert_eq!((host.ps(), a.devices().len()), (vec![], 1), "a refused attach leaves nothing behind");
 }
 
 #[test]
-fn the_size_of_the_fdb_is_kept() {
+fn the_size_of_the_fdb_survives_a_killed_daemon() {
     let host = Host::up(&["--fdb-size", "1000"]);
     let a = Netns::new("a");
     host.attach(&a, &["--name", "a"]);
@@ -144,8 +145,8 @@ fn the_size_of_the_fdb_is_kept() {
     host.kill_daemon();
     host.start(&[]);
     let kept = host.fdb(&[]).iter().any(|station| station.mac.to_string() == "02:00:00:00:44:07");
-    assert!(kept, "the table is the same");
-    // `down` without a daemon takes it as it is.
+    assert!(kept, "a new daemon keeps the FDB of the killed one");
+    // `down` without a daemon keeps the map as it is.
     host.kill_daemon();
     host.stop(&[]);
     host.start(&["--fdb-size", "5000"]);

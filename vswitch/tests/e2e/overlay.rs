@@ -1,13 +1,14 @@
-//! Containers on several hosts in one network, whatever is between the hosts.
+//! Overlay networks: containers on several hosts in one network over an IPv4 or IPv6 underlay.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
 use crate::harness::{
-    Cloud, Family, Frame, Host, Mac, Netns, PATIENCE, RawPort, eventually, heard, ping, ping_with, tcp, udp,
+    Cloud, Family, Frame, Host, Mac, Netns, PATIENCE, RawPort, count_broadcasts, eventually, ping, ping_with, tcp, udp,
 };
 
-/// Every pair reaches each other, in all ways; then what was learned, and what was counted.
-fn one_segment(family: Family) {
+/// Tests that every pair of containers reaches each other with all protocols. Then checks the
+/// learned stations and the counters.
+fn check_one_segment(family: Family) {
     let cloud = Cloud::up(3, family);
     for (one, other) in cloud.pairs() {
         let (from, to) = (&cloud.containers[one], &cloud.containers[other]);
@@ -22,7 +23,11 @@ fn one_segment(family: Family) {
     }
     for (one, other) in cloud.pairs() {
         tcp(&cloud.containers[one], &cloud.containers[other], cloud.addresses(other)[0], 8 << 20);
-        assert_eq!(cloud.port_of(one, cloud.at[other].mac), Some(cloud.peer(other)), "learned behind its peer");
+        assert_eq!(
+            cloud.port_of(one, cloud.at[other].mac),
+            Some(cloud.peer(other)),
+            "the station is learned at the tunnel of its peer"
+        );
     }
     for number in 0..3 {
         let host = &cloud.hosts[number];
@@ -39,19 +44,19 @@ fn one_segment(family: Family) {
 
 #[test]
 fn containers_on_three_hosts_are_one_segment_over_ipv4() {
-    one_segment(Family::V4);
+    check_one_segment(Family::V4);
 }
 
 #[test]
 fn containers_on_three_hosts_are_one_segment_over_ipv6() {
-    one_segment(Family::V6);
+    check_one_segment(Family::V6);
 }
 
 #[test]
-fn a_broadcast_is_heard_once_by_all_the_others() {
+fn a_broadcast_is_received_once_by_every_other_container() {
     for family in [Family::V4, Family::V6] {
         let cloud = Cloud::up(3, family);
-        // Somebody more on one of the hosts, and the hosts themselves.
+        // One more container on one of the hosts also receives the broadcasts.
         let beside = Netns::new("beside");
         cloud.hosts[0].attach(&beside, &["--network", "net"]);
         for number in 0..3 {
@@ -59,10 +64,10 @@ fn a_broadcast_is_heard_once_by_all_the_others() {
             let others: Vec<&Netns> = others.chain([&beside]).collect();
             let from = &cloud.containers[number];
             for _ in 0..5 {
-                assert_eq!(heard(from, cloud.at[number].ipv4, &others), [1; 3], "from {number}, {family:?}");
+                assert_eq!(count_broadcasts(from, cloud.at[number].ipv4, &others), [1; 3], "from {number}, {family:?}");
             }
         }
-        // None hears its own.
+        // A sender does not receive its own broadcasts.
         let port = RawPort::open(&cloud.containers[0], "eth0");
         let [hello, mark] = ["hello", "mark"].map(|text| Frame::new(Mac::BROADCAST, cloud.at[0].mac, text));
         port.send(&hello);
@@ -70,17 +75,17 @@ fn a_broadcast_is_heard_once_by_all_the_others() {
         let from_one = Frame::new(cloud.at[0].mac, cloud.at[1].mac, "answer");
         port.send(&mark);
         listener.send(&from_one);
-        let came = port.expect(&from_one);
-        assert!(!came.contains(&hello) && !came.contains(&mark), "{came:02x?}");
+        let received = port.expect(&from_one);
+        assert!(!received.contains(&hello) && !received.contains(&mark), "{received:02x?}");
     }
 }
 
 #[test]
-fn the_gateway_answers_on_each_host_and_is_no_other_hosts() {
+fn each_host_has_a_gateway_of_its_own() {
     let cloud = Cloud::up(2, Family::V4);
     for number in 0..2 {
         let at = &cloud.at[number];
-        let gateways = [IpAddr::from(at.gateway.expect("a gateway")), at.gateway6.expect("another").into()];
+        let gateways = [IpAddr::from(at.gateway.expect("a gateway")), at.gateway6.expect("an IPv6 gateway").into()];
         for gateway in gateways {
             ping(&cloud.containers[number], gateway);
             tcp(&cloud.containers[number], &cloud.hosts[number].netns, gateway, 1 << 20);
@@ -90,28 +95,28 @@ fn the_gateway_answers_on_each_host_and_is_no_other_hosts() {
 }
 
 #[test]
-fn a_container_that_moves_to_another_host_is_reached_there() {
+fn a_container_that_moved_to_another_host_is_reached_there() {
     let cloud = Cloud::up(3, Family::V4);
     let [mac, ip] = ["02:00:00:00:44:01", "10.10.200.9"];
     let address = Ipv4Addr::new(10, 10, 200, 9);
-    let nomad = Netns::new("nomad");
+    let roaming = Netns::new("roaming");
     for (moves, place) in [1, 2, 1].into_iter().enumerate() {
         let host = &cloud.hosts[place];
-        host.attach(&nomad, &["--network", "net", "--mac", mac, "--ip", ip]);
-        // It speaks, as whoever comes does.
-        ping(&nomad, cloud.at[0].ipv4);
+        host.attach(&roaming, &["--network", "net", "--mac", mac, "--ip", ip]);
+        // The container sends first, as a newly attached container usually does.
+        ping(&roaming, cloud.at[0].ipv4);
         ping(&cloud.containers[0], address);
-        tcp(&cloud.containers[0], &nomad, address, 1 << 20);
+        tcp(&cloud.containers[0], &roaming, address, 1 << 20);
         let station = cloud.hosts[0].fdb(&[]).into_iter().find(|station| station.mac.to_string() == mac);
-        let station = station.expect("it is learned");
+        let station = station.expect("the station is learned");
         assert_eq!((station.port, station.moves), (cloud.peer(place), moves as u64));
         assert_eq!(station.kind, "dynamic");
-        host.ok(&["detach", "--netns", &nomad.path_argument()]);
+        host.ok(&["detach", "--netns", &roaming.path_argument()]);
     }
 }
 
 #[test]
-fn what_fits_is_what_the_underlay_leaves() {
+fn the_mtu_is_that_of_the_underlay_minus_the_headers() {
     for (family, mtu) in [(Family::V4, 1450), (Family::V6, 1430)] {
         let cloud = Cloud::up(2, family);
         assert_eq!([cloud.at[0].mtu, cloud.at[1].mtu], [mtu; 2], "{family:?}");
@@ -121,7 +126,7 @@ fn what_fits_is_what_the_underlay_leaves() {
             let full = Frame::raw(cloud.at[to].mac, cloud.at[from].mac, &bytes);
             RawPort::open(&cloud.containers[from], "eth0").send(&full);
             port.expect(&full);
-            // With DF, not one byte more.
+            // With DF set, a packet of this size passes, and one that is one byte longer does not.
             let size = mtu - 28;
             let text = cloud.at[to].ipv4.to_string();
             let ping = |size: u32| {
@@ -139,7 +144,7 @@ fn what_fits_is_what_the_underlay_leaves() {
 }
 
 #[test]
-fn the_host_sends_no_more_than_fits_after_a_peer_made_that_less() {
+fn the_mtu_of_the_host_device_follows_a_peer_that_reduces_it() {
     let cloud = Cloud::down(2, Family::V6);
     let host = &cloud.hosts[0];
     host.start(&[]);
@@ -149,22 +154,23 @@ fn the_host_sends_no_more_than_fits_after_a_peer_made_that_less() {
     let device = cloud.host_device(0);
     let mtu = || host.netns.device(&device).expect("the host's device")["mtu"].clone();
     assert_eq!((at_old.mtu, mtu()), (1450, 1450.into()));
-    cloud.acquaint(0);
+    cloud.add_all_peers(0);
     let at_new = host.attach(&new, &["--network", "net"]);
     assert_eq!((at_new.mtu, mtu()), (1430, 1430.into()));
-    let whole = |from: &Netns, to: IpAddr, length: u32| {
+    let ping_of_length = |from: &Netns, to: IpAddr, length: u32| {
         let size = (length - if to.is_ipv4() { 28 } else { 48 }).to_string();
         let mut ping = from.command("ping");
         crate::harness::run(ping.args(["-M", "do", "-c", "1", "-W", "20", "-s", &size, &to.to_string()]))
     };
     for to in crate::harness::both(&at_new) {
-        let said = whole(&host.netns, to, 1450);
-        let said = said.stdout + &said.stderr;
-        assert!(said.contains("1430"), "the host knows what fits: {said}");
-        assert_eq!(whole(&host.netns, to, 1430).code, Some(0), "{to}");
+        let output = ping_of_length(&host.netns, to, 1450);
+        let output = output.stdout + &output.stderr;
+        assert!(output.contains("1430"), "the host's stack reports the MTU: {output}");
+        assert_eq!(ping_of_length(&host.netns, to, 1430).code, Some(0), "{to}");
     }
-    // Who was there before may send to the host what he always could, also after a restart.
-    let gateways = [IpAddr::from(at_old.gateway.expect("a gateway")), at_old.gateway6.expect("another").into()];
+    // An endpoint that was attached before still sends packets of the old MTU to the host, also
+    // after a restart.
+    let gateways = [IpAddr::from(at_old.gateway.expect("a gateway")), at_old.gateway6.expect("an IPv6 gateway").into()];
     for restarted in [false, true] {
         if restarted {
             host.kill_daemon();
@@ -172,7 +178,7 @@ fn the_host_sends_no_more_than_fits_after_a_peer_made_that_less() {
             assert_eq!(mtu(), 1430);
         }
         for gateway in gateways {
-            assert_eq!(whole(&old, gateway, 1450).code, Some(0), "{gateway}, restarted: {restarted}");
+            assert_eq!(ping_of_length(&old, gateway, 1450).code, Some(0), "{gateway}, restarted: {restarted}");
             tcp(&old, &host.netns, gateway, 1 << 20);
             tcp(&new, &host.netns, gateway, 1 << 20);
         }
@@ -180,7 +186,7 @@ fn the_host_sends_no_more_than_fits_after_a_peer_made_that_less() {
 }
 
 #[test]
-fn in_a_vlan_its_tag_takes_its_part_of_what_fits() {
+fn the_mtu_in_a_vlan_is_smaller_by_the_tag() {
     for (family, encrypted) in [(Family::V4, false), (Family::V6, false), (Family::V4, true), (Family::V6, true)] {
         let up = if encrypted { Cloud::encrypted } else { Cloud::with };
         let cloud = up(2, family, &[], &[]);
@@ -190,36 +196,37 @@ fn in_a_vlan_its_tag_takes_its_part_of_what_fits() {
             .collect();
         let whole = cloud.at[0].mtu;
         assert_eq!([at[0].mtu, at[1].mtu], [whole - 4; 2], "{family:?}, encrypted: {encrypted}");
-        let full = |from: &Netns, to: IpAddr, length: u32| {
+        let ping_of_length = |from: &Netns, to: IpAddr, length: u32| {
             let size = (length - if to.is_ipv4() { 28 } else { 48 }).to_string();
             let mut ping = from.command("ping");
-            let said =
+            let output =
                 crate::harness::run(ping.args(["-M", "do", "-c", "1", "-W", "20", "-s", &size, &to.to_string()]));
-            (said.code == Some(0), said.stdout + &said.stderr)
+            (output.code == Some(0), output.stdout + &output.stderr)
         };
         for to in crate::harness::both(&at[1]) {
-            let (came, said) = full(&inside[0], to, whole - 4);
-            assert!(came, "{family:?}, encrypted: {encrypted}: {said}");
+            let (answered, output) = ping_of_length(&inside[0], to, whole - 4);
+            assert!(answered, "{family:?}, encrypted: {encrypted}: {output}");
             ping_with(&inside[0], to, 4000);
             tcp(&inside[0], &inside[1], to, 1 << 20);
         }
-        // One that was attached before, or believes that more is possible, is told.
+        // An endpoint that was attached before, or assumes a larger MTU, receives an ICMP error
+        // with the correct one.
         inside[0].ip(&format!("link set eth0 mtu {whole}"));
         let to = IpAddr::from(at[1].ipv4);
-        let (came, said) = full(&inside[0], to, whole);
-        assert!(!came && said.contains(&format!("mtu = {}", whole - 4)), "{said}");
+        let (answered, output) = ping_of_length(&inside[0], to, whole);
+        assert!(!answered && output.contains(&format!("mtu = {}", whole - 4)), "{output}");
         tcp(&inside[0], &inside[1], to, 1 << 20);
-        // A trunk takes what the others send without a tag.
+        // A trunk port receives frames that the other endpoints send without a tag.
         let trunk = Netns::new("trunk");
         let at_trunk = cloud.hosts[0].attach(&trunk, &["--network", "net", "--trunk", "30"]);
         assert_eq!(at_trunk.mtu, whole - 4);
-        let (came, said) = full(&cloud.containers[1], at_trunk.ipv4.into(), whole);
-        assert!(came, "{said}");
+        let (answered, output) = ping_of_length(&cloud.containers[1], at_trunk.ipv4.into(), whole);
+        assert!(answered, "{output}");
     }
 }
 
 #[test]
-fn networks_of_different_vnis_are_apart_and_one_may_be_called_vxlan() {
+fn networks_with_different_vnis_are_isolated_and_one_may_be_named_vxlan() {
     let cloud = Cloud::up(2, Family::V4);
     let inside = ["other0", "other1"].map(Netns::new);
     let ranges = ["10.11.1.0/24", "10.11.2.0/24"];
@@ -233,7 +240,8 @@ fn networks_of_different_vnis_are_apart_and_one_may_be_called_vxlan() {
     ping(&inside[0], at[1].ipv4);
     tcp(&inside[1], &inside[0], at[0].ipv4, 1 << 20);
     tcp(&cloud.containers[0], &cloud.containers[1], cloud.at[1].ipv4, 1 << 20);
-    // The same station there is another here.
+    // A MAC address in one network is a different station in the other, and a broadcast stays in
+    // its network.
     let ports = [&cloud.containers[1], &inside[1]].map(|netns| RawPort::open(netns, "eth0"));
     for (from, text, receiver, other) in
         [(&inside[0], "to vxlan", &ports[1], &ports[0]), (&cloud.containers[0], "to net", &ports[0], &ports[1])]
@@ -244,9 +252,9 @@ fn networks_of_different_vnis_are_apart_and_one_may_be_called_vxlan() {
         let mark = Frame::new(Mac::BROADCAST, cloud.at[0].mac, "mark");
         if text == "to vxlan" {
             RawPort::open(&cloud.containers[0], "eth0").send(&mark);
-            assert!(!other.expect(&mark).contains(&hello), "it came out of the other network");
+            assert!(!other.expect(&mark).contains(&hello), "the frame was received in the other network");
         } else {
-            assert!(!other.pending().contains(&hello), "it came out of the other network");
+            assert!(!other.pending().contains(&hello), "the frame was received in the other network");
         }
     }
     assert_eq!(cloud.peers(0)[0].networks, 2);
@@ -260,17 +268,17 @@ fn networks_of_different_vnis_are_apart_and_one_may_be_called_vxlan() {
     ping(&cloud.containers[0], cloud.at[1].ipv4);
 }
 
-/// A machine on the underlay that is no host of containers, beyond the last of them.
-fn outside(cloud: &Cloud) -> (Netns, IpAddr) {
+/// Adds a machine to the underlay that has no instance. Its address follows those of all hosts.
+fn add_outside_machine(cloud: &Cloud) -> (Netns, IpAddr) {
     let outside = Netns::new("outside");
     cloud.plug(&outside, 8);
     (outside, Cloud::address(Family::V4, 8))
 }
 
 #[test]
-fn endpoints_reach_outside_and_ports_are_published() {
+fn endpoints_reach_the_outside_and_publish_ports() {
     let cloud = Cloud::up(2, Family::V4);
-    let (outside, address) = outside(&cloud);
+    let (outside, address) = add_outside_machine(&cloud);
     for container in &cloud.containers {
         ping(container, address);
         tcp(container, &outside, address, 1 << 20);
@@ -280,17 +288,17 @@ fn endpoints_reach_outside_and_ports_are_published() {
     let listener = web.inside(|| std::net::TcpListener::bind((at.ipv4, 80))).expect("listening");
     let host = Cloud::address(Family::V4, 0);
     let connect = |from: &Netns| from.inside(|| std::net::TcpStream::connect((host, 8080)));
-    connect(&outside).expect("from outside");
-    listener.accept().expect("it came");
-    // A container on the other host gets there from its own host's address.
-    connect(&cloud.containers[1]).expect("from a container on the other host");
-    listener.accept().expect("it came");
+    connect(&outside).expect("a connection from outside");
+    listener.accept().expect("an accepted connection");
+    // A connection from the container on the other host comes from the address of that host.
+    connect(&cloud.containers[1]).expect("a connection from a container on the other host");
+    listener.accept().expect("an accepted connection");
 }
 
 #[test]
-fn what_containers_send_to_the_tunnels_port_of_others_is_masqueraded() {
+fn packets_to_the_vxlan_port_of_other_machines_are_masqueraded() {
     let cloud = Cloud::up(2, Family::V4);
-    let (outside, _) = outside(&cloud);
+    let (outside, _) = add_outside_machine(&cloud);
     for family in [Family::V4, Family::V6] {
         let to = Cloud::address(family, 8);
         let server = outside.inside(|| UdpSocket::bind((to, 4789))).expect("a socket");
@@ -299,9 +307,9 @@ fn what_containers_send_to_the_tunnels_port_of_others_is_masqueraded() {
         let client = cloud.containers[0].inside(|| UdpSocket::bind((any, 0))).expect("a socket");
         client.send_to(b"no tunnel's", (to, 4789)).expect("sending");
         let mut buffer = [0; 64];
-        let (length, from) = server.recv_from(&mut buffer).expect("it comes");
+        let (length, from) = server.recv_from(&mut buffer).expect("the datagram arrives");
         assert_eq!((&buffer[..length], from.ip()), (&b"no tunnel's"[..], Cloud::address(family, 0)));
-        // And the answer finds the way back.
+        // The answer is translated back and reaches the client.
         server.send_to(b"answer", from).expect("sending");
         client.set_read_timeout(Some(PATIENCE)).expect("a time limit");
         assert_eq!(client.recv(&mut buffer).expect("an answer"), 6);
@@ -309,37 +317,38 @@ fn what_containers_send_to_the_tunnels_port_of_others_is_masqueraded() {
 }
 
 #[test]
-fn a_host_with_more_addresses_than_there_is_room_for_has_peers() {
+fn a_host_with_more_addresses_than_the_map_holds_has_peers() {
     let mut cloud = Cloud::down(2, Family::V4);
-    // Before that of the underlay, by their order.
+    // These addresses sort before the address of the underlay.
     let many = "for n in $(seq 0 1099); do echo address add 10.99.$((n / 250)).$((n % 250))/32 dev lo; done | ip -b -";
     let added = crate::harness::run(cloud.hosts[0].netns.command("sh").args(["-c", many]));
     assert_eq!(added.code, Some(0), "{added:?}");
     for number in 0..2 {
         cloud.hosts[number].start(&[]);
-        cloud.acquaint(number);
+        cloud.add_all_peers(number);
         cloud.create(number, "net", Cloud::VNI, &[]);
     }
-    (0..2).for_each(|number| cloud.inhabit(number));
+    (0..2).for_each(|number| cloud.attach_container(number));
     for (one, other) in cloud.pairs() {
         tcp(&cloud.containers[one], &cloud.containers[other], cloud.at[other].ipv4, 1 << 20);
     }
     let status = |number: usize| cloud.hosts[number].ok(&["status"]);
     assert!(status(0).contains("1024 are known as ends of tunnels"), "{}", status(0));
     assert!(!status(1).contains("ends of tunnels"), "{}", status(1));
-    // What comes to the interface that leads to peers is looked at by the program there.
+    // The program on the interface that leads to peers checks the VXLAN header of each arriving
+    // packet.
     let sender = cloud.socket(&cloud.hosts[1].netns, 1);
     sender.send_to(&[0; 8], (Cloud::address(Family::V4, 0), 4789)).expect("sending");
-    eventually("it is dropped", || {
+    eventually("the packet is dropped because of its VXLAN header", || {
         let ports = cloud.hosts[0].ports(&[]);
         ports.iter().any(|(_, counters)| counters.dropped("vxlan_header") == 1).then_some(())
     });
 }
 
 #[test]
-fn an_internal_network_keeps_its_endpoints_in() {
+fn endpoints_of_an_internal_network_do_not_reach_the_outside() {
     let cloud = Cloud::with(2, Family::V4, &[], &["--internal"]);
-    let (outside, address) = outside(&cloud);
+    let (outside, address) = add_outside_machine(&cloud);
     for (one, other) in cloud.pairs() {
         for address in cloud.addresses(other) {
             ping(&cloud.containers[one], address);
@@ -350,14 +359,14 @@ fn an_internal_network_keeps_its_endpoints_in() {
 }
 
 #[test]
-fn names_resolve_on_the_host_where_they_are() {
+fn names_resolve_on_the_host_of_their_endpoint() {
     let cloud = Cloud::up(2, Family::V4);
     let host: &Host = &cloud.hosts[0];
     let web = Netns::new("web");
     let at = host.attach(&web, &["--network", "net", "--alias", "site"]);
     let server = cloud.at[0].nameservers[0];
     let ask = |name: &str| crate::harness::dig(&cloud.containers[0], server, &[name, "A"]);
-    eventually("it is answered", || {
+    eventually("the alias resolves", || {
         let answer = format!("{:?}", ask("site"));
         answer.contains(&at.ipv4.to_string()).then_some(())
     });

@@ -1,11 +1,13 @@
-//! A path between hosts that takes less than their interfaces: who sends into the network is told.
+//! Path MTU: a path between hosts with a smaller MTU than their interfaces is reported to the
+//! senders in the network.
 
 use crate::harness::{Attached, Cloud, Family, Host, Netns, both, eventually, ping, run, tcp, udp_broadcast_of};
 
-/// What the link in the middle takes, once it has shrunk.
+/// The MTU of the link in the middle after it has shrunk.
 const NARROW: u32 = 1400;
 
-/// Two hosts behind two routers, a container on each. They end before what they are on.
+/// Two hosts behind two routers, with a container on each host. The containers are dropped before
+/// the hosts, and the hosts before the routers.
 struct Path {
     at: Vec<Attached>,
     containers: Vec<Netns>,
@@ -69,35 +71,38 @@ impl Path {
         }
     }
 
-    /// Has a host's kernel hear of the path: over IPv4 outer packets are fragmented, and no router says a word.
+    /// Makes a host's kernel learn the path MTU. Over IPv4 the routers fragment outer packets and
+    /// send no ICMP errors for them.
     #[track_caller]
-    fn hear(&self, number: usize) {
+    fn learn_path_mtu(&self, number: usize) {
         let peer = self.peer(1 - number);
-        eventually("the kernel has heard", || {
+        eventually("the host's kernel learns the path MTU", || {
             let mut ping = self.hosts[number].netns.command("ping");
-            let said = run(ping.args(["-M", "do", "-c", "1", "-W", "1", "-s", "1430", &peer]));
-            (said.stdout + &said.stderr).contains(&format!("mtu={NARROW}")).then_some(())
+            let output = run(ping.args(["-M", "do", "-c", "1", "-W", "1", "-s", "1430", &peer]));
+            (output.stdout + &output.stderr).contains(&format!("mtu={NARROW}")).then_some(())
         });
     }
 
-    /// What a `ping` of one packet of so many bytes without fragments is told.
+    /// Sends one ping with DF in a packet of this length. Returns whether it was answered, and the
+    /// output.
     fn ping(&self, from: usize, to: std::net::IpAddr, length: u32) -> (bool, String) {
         let size = (length - if to.is_ipv4() { 28 } else { 48 }).to_string();
         let mut ping = self.containers[from].command("ping");
-        let said = run(ping.args(["-M", "do", "-c", "1", "-W", "1", "-s", &size, &to.to_string()]));
-        (said.code == Some(0), said.stdout + &said.stderr)
+        let output = run(ping.args(["-M", "do", "-c", "1", "-W", "1", "-s", &size, &to.to_string()]));
+        (output.code == Some(0), output.stdout + &output.stderr)
     }
 
-    /// The containers are told by ping what fits, and no other number.
+    /// Asserts that ping in the container reports exactly this MTU.
     #[track_caller]
-    fn told(&self, from: usize, fits: u32) {
+    fn assert_reported_mtu(&self, from: usize, fits: u32) {
         let before = self.at[from].mtu;
         for to in both(&self.at[1 - from]) {
-            eventually("ping is told", || {
-                let (_, said) = self.ping(from, to, before);
-                let says = |mtu: u32| said.contains(&format!("mtu={mtu}")) || said.contains(&format!("mtu: {mtu}"));
-                assert!(!says(before - 1), "{said}");
-                says(fits).then_some(())
+            eventually("ping reports the MTU", || {
+                let (_, output) = self.ping(from, to, before);
+                let reports =
+                    |mtu: u32| output.contains(&format!("mtu={mtu}")) || output.contains(&format!("mtu: {mtu}"));
+                assert!(!reports(before - 1), "{output}");
+                reports(fits).then_some(())
             });
             assert!(self.ping(from, to, fits).0, "{to}");
         }
@@ -105,7 +110,7 @@ impl Path {
 }
 
 #[test]
-fn over_ipv6_connections_go_on_when_the_path_shrinks() {
+fn connections_over_ipv6_survive_a_shrinking_path_mtu() {
     let path = Path::up(Family::V6);
     let [c0, c1] = [&path.containers[0], &path.containers[1]];
     for to in both(&path.at[1]) {
@@ -113,24 +118,26 @@ fn over_ipv6_connections_go_on_when_the_path_shrinks() {
         tcp(c0, c1, to, 1 << 20);
     }
     path.shrink();
-    // The first large packets tell the host, the next ones the containers.
+    // ICMP errors for the first large packets inform the host, those for the next ones the
+    // containers.
     for to in both(&path.at[1]) {
         tcp(c0, c1, to, 4 << 20);
     }
     for from in 0..2 {
-        path.told(from, NARROW - 70);
+        path.assert_reported_mtu(from, NARROW - 70);
     }
-    // What was let be cut up cannot be where the outer packet cannot: its sender is told, and cuts it up himself.
+    // Over IPv6, outer packets cannot be fragmented on the way, and thus inner packets without DF
+    // cannot either. Their sender receives the MTU and fragments them itself.
     for (from, to) in [(0, 1), (1, 0)] {
         path.containers[from].ip("route flush cache");
-        eventually("fragments go", || {
+        eventually("fragments arrive", || {
             let mut ping = path.containers[from].command("ping");
             let to = path.at[to].ipv4.to_string();
             (run(ping.args(["-c", "1", "-W", "1", "-s", "4000", &to])).code == Some(0)).then_some(())
         });
     }
-    // What was answered is accounted for.
-    eventually("all is accounted for", || {
+    // Frames that were answered with an ICMP error are also in the counters.
+    eventually("all frames are in the counters", || {
         let counters = path.hosts[0].counters(&path.at[0].name);
         (counters.rx_frames == counters.accounted()).then_some(())
     });
@@ -138,40 +145,40 @@ fn over_ipv6_connections_go_on_when_the_path_shrinks() {
 }
 
 #[test]
-fn over_ipv4_the_path_costs_speed_until_it_is_known() {
+fn packets_over_ipv4_are_fragmented_until_the_path_mtu_is_known() {
     let path = Path::up(Family::V4);
     let [c0, c1] = [&path.containers[0], &path.containers[1]];
     path.shrink();
     for to in both(&path.at[1]) {
         tcp(c0, c1, to, 1 << 20);
     }
-    path.hear(0);
-    path.hear(1);
+    path.learn_path_mtu(0);
+    path.learn_path_mtu(1);
     for from in 0..2 {
-        path.told(from, NARROW - 50);
+        path.assert_reported_mtu(from, NARROW - 50);
     }
     for to in both(&path.at[1]) {
         tcp(c0, c1, to, 4 << 20);
     }
-    // Who lets his packets be cut up is not told, and gets through.
+    // Packets without DF pass without an ICMP error.
     crate::harness::ping_with(c0, path.at[1].ipv4, 5000);
-    // Nor does anything of it get lost that is for all. A new container's kernel knows nothing of the path.
+    // Long broadcasts pass, too. The kernel of a new container has no path MTU cached.
     let fresh = Netns::new("fresh");
     let at = path.hosts[0].attach(&fresh, &["--network", "net"]);
     udp_broadcast_of(&fresh, at.ipv4, &[c1], 3000);
 }
 
 #[test]
-fn what_has_no_room_any_more_grows_back_with_the_path() {
+fn the_reported_mtu_grows_again_with_the_path() {
     let path = Path::up(Family::V6);
     path.shrink();
     let to = both(&path.at[1])[1];
-    path.told(0, NARROW - 70);
+    path.assert_reported_mtu(0, NARROW - 70);
     path.hosts[0].netns.ip("-6 route flush cache");
     for router in &path.routers {
         router.ip("link set mid mtu 1500");
     }
-    // The container's own memory, which lasts for ten minutes.
+    // The container caches the path MTU for ten minutes.
     path.containers[0].ip("-6 route flush cache");
-    eventually("the largest goes again", || path.ping(0, to, path.at[0].mtu).0.then_some(()));
+    eventually("the largest packet passes again", || path.ping(0, to, path.at[0].mtu).0.then_some(()));
 }

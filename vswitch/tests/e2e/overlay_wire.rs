@@ -1,14 +1,14 @@
-//! What is on the underlay: VXLAN as RFC 7348 has it, which others understand.
+//! Packets on the underlay are VXLAN as in RFC 7348, and other implementations understand them.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::harness::{Cloud, Family, Netns, heard, ping, tcp, udp};
+use crate::harness::{Cloud, Family, Netns, count_broadcasts, ping, tcp, udp};
 
 #[test]
-fn a_dissector_finds_vxlan_with_the_vni_and_a_source_port_for_each_flow() {
+fn tshark_finds_vxlan_with_the_vni_and_a_source_port_for_each_flow() {
     if std::process::Command::new("tshark").arg("-v").output().is_err() {
-        eprintln!("there is no tshark on this machine: nobody else looks at what is on the wire");
+        eprintln!("tshark is not installed: the packets on the wire are not checked with it");
         return;
     }
     for family in [Family::V4, Family::V6] {
@@ -22,20 +22,20 @@ fn a_dissector_finds_vxlan_with_the_vni_and_a_source_port_for_each_flow() {
         let tshark = cloud.tshark(0, &options);
         let remote = cloud.peer(1);
         let rows = || -> Vec<Vec<String>> {
-            let printed = tshark.printed();
+            let printed = tshark.stdout();
             let rows = printed.lines().map(|line| line.split(';').map(str::to_owned).collect::<Vec<_>>());
             rows.filter(|row| row.len() == 7 && (row[3] == remote || row[4] == remote)).collect()
         };
-        let rows = crate::harness::settles("they are all seen", || {
-            // A flow each: another port.
+        let rows = crate::harness::settles("tshark prints all packets", || {
+            // Each call is a flow of its own, with another source port.
             udp(&cloud.containers[0], &cloud.containers[1], cloud.at[1].ipv4, 100, 1);
             let rows = rows();
-            if rows.len() >= 16 { Ok(rows) } else { Err((tshark.printed(), tshark.complained())) }
+            if rows.len() >= 16 { Ok(rows) } else { Err((tshark.stdout(), tshark.stderr())) }
         });
         for row in &rows {
             assert_eq!((row[0].as_str(), row[2].as_str()), (Cloud::VNI, "4789"), "{row:?}");
             assert_eq!(row[6].trim_start_matches("0x").trim_start_matches('0'), "800", "{row:?}");
-            // None over IPv4 (RFC 7348, 4.1); over IPv6 there is one.
+            // The checksum is zero over IPv4 (RFC 7348, 4.1) and set over IPv6.
             assert_eq!(row[5] == "0x0000", family == Family::V4, "{row:?}");
         }
         let ports: BTreeSet<_> = rows.iter().map(|row| row[1].clone()).collect();
@@ -45,9 +45,9 @@ fn a_dissector_finds_vxlan_with_the_vni_and_a_source_port_for_each_flow() {
 }
 
 #[test]
-fn hosts_agree_on_another_udp_port() {
+fn hosts_can_use_another_vxlan_port() {
     let cloud = Cloud::with(2, Family::V4, &["--vxlan-port", "8472"], &[]);
-    let device = cloud.tunnels(0).expect("the device of the tunnels");
+    let device = cloud.tunnels(0).expect("the VXLAN device");
     assert_eq!(device["linkinfo"]["info_data"]["port"], 8472, "{device:#}");
     for (one, other) in cloud.pairs() {
         ping(&cloud.containers[one], cloud.at[other].ipv4);
@@ -55,7 +55,8 @@ fn hosts_agree_on_another_udp_port() {
     }
 }
 
-/// A host with a VXLAN device and a bridge of the kernel's own in place of ours, and a container on it.
+/// A host with a VXLAN device and a bridge of the kernel instead of an instance, and a container on
+/// it.
 struct Reference {
     host: Netns,
     container: Netns,
@@ -64,7 +65,7 @@ struct Reference {
 impl Reference {
     const ADDRESS: [&str; 2] = ["10.10.99.9", "fd00:10::9:9"];
 
-    /// As the host of this number.
+    /// Creates one as the host with this number on the underlay.
     fn new(cloud: &Cloud, number: usize, learning: &str) -> Self {
         let [host, container] = ["reference", "theirs"].map(Netns::new);
         cloud.plug(&host, number);
@@ -92,7 +93,7 @@ impl Reference {
 }
 
 #[test]
-fn the_kernels_own_vxlan_device_and_bridge_are_peers_like_others() {
+fn the_kernels_vxlan_device_and_bridge_work_as_a_peer() {
     for (family, learning) in [(Family::V4, "nolearning"), (Family::V4, "learning"), (Family::V6, "learning")] {
         let cloud = Cloud::up(2, family);
         let reference = Reference::new(&cloud, 2, learning);
@@ -113,9 +114,9 @@ fn the_kernels_own_vxlan_device_and_bridge_are_peers_like_others() {
         }
         let others = [&cloud.containers[0], &cloud.containers[1]];
         let address: Ipv4Addr = Reference::ADDRESS[0].parse().expect("an address");
-        assert_eq!(heard(&reference.container, address, &others), [1, 1], "{family:?} {learning}");
+        assert_eq!(count_broadcasts(&reference.container, address, &others), [1, 1], "{family:?} {learning}");
         let others = [&cloud.containers[1], &reference.container];
-        assert_eq!(heard(&cloud.containers[0], cloud.at[0].ipv4, &others), [1, 1], "{family:?} {learning}");
+        assert_eq!(count_broadcasts(&cloud.containers[0], cloud.at[0].ipv4, &others), [1, 1], "{family:?} {learning}");
         drop(reference.host);
     }
 }

@@ -1,39 +1,43 @@
-//! The parent of a macvlan or ipvlan network stays the host's own interface, and may go and come as it likes.
+//! The parent of a macvlan or ipvlan network remains usable by the host, and may be changed or
+//! removed at any time.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
 use serde_json::Value;
 
 use crate::harness::{
-    ForeignXdp, Host, Netns, OnWire, Pinger, Stream, Surroundings, Wire, eventually, on_the_wire, ping, settles, tcp,
-    udp,
+    ForeignXdp, Host, Netns, OnWire, Pinger, Stream, Surroundings, Wire, eventually, ping, settles, tcp, udp,
 };
 
-/// Waits until an address answers from somewhere.
+/// Waits until an address answers pings from a namespace.
 #[track_caller]
-fn answers(what: &str, from: &Netns, to: IpAddr) {
+fn await_answer(what: &str, from: &Netns, to: IpAddr) {
     let mut pinger = Pinger::new(from, to);
     eventually(&format!("{what}: {to} answers {}", from.name()), || {
         let _no_way = pinger.try_send(56);
-        std::thread::sleep(std::time::Duration::from_millis(50));
-        pinger.answered().then_some(())
+        let mut polls = 0..25;
+        polls.find_map(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+            pinger.answered().then_some(())
+        })
     });
 }
 
-/// Waits until containers and the wire reach each other, in both families.
+/// Waits until the containers and the wire reach each other, over IPv4 and IPv6.
 #[track_caller]
-fn everybody_answers<const N: usize>(what: &str, lan: &OnWire<N>) {
+fn await_all_answers<const N: usize>(what: &str, lan: &OnWire<N>) {
     let machine = &lan.wire.hosts[1];
+    let what = format!("{}, xdp {}: {what}", lan.driver, lan.xdp);
     for (number, container) in lan.containers.iter().enumerate() {
-        for (own, far) in lan.addresses(number).into_iter().zip(Wire::address(1)) {
-            answers(what, machine, own);
-            answers(what, container, far);
+        for (own, far) in lan.addresses(number).into_iter().zip(lan.wire.machine(1)) {
+            await_answer(&what, machine, own);
+            await_answer(&what, container, far);
         }
     }
 }
 
-/// Whether a device has a carrier.
-fn carrier(netns: &Netns, ifname: &str) -> bool {
+/// Reports whether a device has a carrier.
+fn has_carrier(netns: &Netns, ifname: &str) -> bool {
     let device = netns.device(ifname).unwrap_or_else(|| panic!("{} has no {ifname}", netns.name()));
     let flags: BTreeSet<&str> = device["flags"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
     flags.contains("LOWER_UP") && !flags.contains("NO-CARRIER")
@@ -41,16 +45,19 @@ fn carrier(netns: &Netns, ifname: &str) -> bool {
 
 #[track_caller]
 fn await_carrier(netns: &Netns, there: bool) {
-    eventually(&format!("carrier of {} is {there}", netns.name()), || (carrier(netns, "eth0") == there).then_some(()));
+    eventually(&format!("carrier of {} is {there}", netns.name()), || {
+        (has_carrier(netns, "eth0") == there).then_some(())
+    });
 }
 
-/// How many want a device to be promiscuous.
+/// Returns the promiscuity count of a device.
 fn promiscuity(host: &Host, ifname: &str) -> u64 {
     host.netns.device(ifname).unwrap()["promiscuity"].as_u64().expect("a number")
 }
 
-/// What the host has set on its device, but for what a switch needs there: promiscuity and an XDP program.
-fn of_the_host(netns: &Netns, ifname: &str) -> Vec<String> {
+/// Returns the host's own settings of its device. Promiscuity and the XDP program are not part of
+/// them, because the instance changes these.
+fn host_settings(netns: &Netns, ifname: &str) -> Vec<String> {
     let mut lines = vec![format!("{} {:?} {:?}", netns.mac(ifname), netns.addresses(ifname), netns.addresses6(ifname))];
     for family in ["-4", "-6"] {
         let routes = netns.ip(&format!("{family} route show dev {ifname}"));
@@ -61,58 +68,78 @@ fn of_the_host(netns: &Netns, ifname: &str) -> Vec<String> {
     lines
 }
 
-/// Drivers with each way to look at the parent's frames.
-const WAYS: [(&str, &str); 4] = [("macvlan", "off"), ("macvlan", "native"), ("ipvlan", "off"), ("ipvlan", "native")];
+/// Reports whether an XDP program is attached to a device.
+fn has_xdp(host: &Host, ifname: &str) -> bool {
+    host.netns.device(ifname).unwrap().get("xdp").is_some_and(|xdp| !xdp.is_null())
+}
 
 #[test]
-fn a_parent_that_goes_down_is_used_again_when_it_is_up() {
-    for (driver, xdp) in WAYS {
-        let lan = OnWire::<2>::new(driver, xdp, &[]);
-        everybody_answers("at first", &lan);
+fn a_parent_that_was_down_or_renamed_stays_in_use() {
+    for lan in &OnWire::<2>::variants() {
+        let (host, parent) = (&lan.host, lan.wire.parent());
+        await_all_answers("at first", lan);
         for turn in 0..2 {
-            lan.host.netns.ip("link set phys0 down");
+            host.netns.ip(&format!("link set {parent} down"));
             let mut pinger = Pinger::new(&lan.wire.hosts[1], lan.at[0].ipv4);
             let _lost = pinger.try_send(56);
-            lan.host.netns.ip("link set phys0 up");
-            everybody_answers(&format!("{driver}, xdp {xdp}, up for time {turn}"), &lan);
+            host.netns.ip(&format!("link set {parent} up"));
+            await_all_answers(&format!("up for time {turn}"), lan);
         }
-        // Promiscuity and programs are as they were.
-        assert!(lan.host.ok(&["status"]).contains("phys0"));
+        // `status` still shows the parent.
+        assert!(host.ok(&["status"]).contains(&parent));
+
+        let renamed = format!("new-{parent}");
+        host.netns.ip(&format!("link set {parent} down"));
+        host.netns.ip(&format!("link set {parent} name {renamed}"));
+        host.netns.ip(&format!("link set {renamed} up"));
+        await_all_answers("renamed", lan);
+        // A new endpoint finds the renamed parent, too.
+        let late = Netns::new("late");
+        let endpoint = host.attach(&late, &["--network", &lan.network]);
+        await_answer("a new endpoint", &lan.wire.hosts[1], endpoint.ipv4.into());
     }
 }
 
 #[test]
-fn endpoints_are_told_that_their_parent_is_gone_and_heal_when_it_returns() {
-    for (driver, xdp) in WAYS {
-        let lan = OnWire::<2>::new(driver, xdp, &[]);
-        everybody_answers("at first", &lan);
+fn endpoints_have_no_carrier_while_their_parent_is_gone_and_can_be_removed_then() {
+    let lans = OnWire::<2>::variants();
+    for lan in &lans {
+        let (host, parent) = (&lan.host, lan.wire.parent());
+        await_all_answers("at first", lan);
         for turn in 0..2 {
-            lan.host.netns.ip("link del phys0");
+            host.netns.ip(&format!("link del {parent}"));
             for container in &lan.containers {
                 await_carrier(container, false);
             }
-            let says_so =
-                |status: &str| status.lines().any(|line| line.contains("phys0") && line.contains("not there"));
-            settles("status says that phys0 is not there", || {
-                let status = lan.host.ok(&["status"]);
-                if says_so(&status) { Ok(()) } else { Err(status) }
+            let reports_missing =
+                |status: &str| status.lines().any(|line| line.contains(&parent) && line.contains("not present"));
+            settles("status reports the parent as missing", || {
+                let status = host.ok(&["status"]);
+                if reports_missing(&status) { Ok(()) } else { Err(status) }
             });
-            lan.wire.plug(&lan.host.netns, "phys0");
+            lan.wire.plug(&host.netns, &parent);
             for container in &lan.containers {
                 await_carrier(container, true);
             }
-            everybody_answers(&format!("{driver}, xdp {xdp}, returned for time {turn}"), &lan);
-            settles("status is content", || {
-                let status = lan.host.ok(&["status"]);
-                if says_so(&status) { Err(status) } else { Ok(()) }
+            await_all_answers(&format!("returned for time {turn}"), lan);
+            settles("status no longer reports the parent as missing", || {
+                let status = host.ok(&["status"]);
+                if reports_missing(&status) { Err(status) } else { Ok(()) }
             });
         }
-        tcp(&lan.containers[0], &lan.wire.hosts[1], Wire::address(1)[0], 1 << 20);
+        tcp(&lan.containers[0], &lan.wire.hosts[1], lan.wire.machine(1)[0], 1 << 20);
+
+        // Endpoints and the network can be removed without the parent.
+        host.netns.ip(&format!("link del {parent}"));
+        host.ok(&["detach", lan.containers[0].name()]);
+        host.ok(&["detach", lan.containers[1].name()]);
+        host.ok(&["network", "rm", &lan.network]);
     }
+    assert!(lans[0].host.ps().is_empty());
 }
 
 #[test]
-fn one_of_its_networks_can_be_removed_while_the_parent_goes() {
+fn a_network_can_be_removed_while_its_parent_disappears() {
     let host = Host::down();
     let wire = Wire::new(&host.netns, "off", 1);
     host.start(&[]);
@@ -120,170 +147,161 @@ fn one_of_its_networks_can_be_removed_while_the_parent_goes() {
         host.ok(&["network", "create", "-d", "macvlan", "--subnet", subnet, "-o", &format!("parent={parent}"), name]);
     };
     create("10.150.0.0/24", "phys0.30", "stays");
-    for turn in 0..60 {
+    for turn in 0..20 {
         create("10.140.0.0/24", "phys0", "first");
         std::thread::scope(|scope| {
             let removed = scope.spawn(|| host.ok(&["network", "rm", "first"]));
-            // At another moment of it each time.
-            std::thread::sleep(std::time::Duration::from_micros(500 * turn));
+            // The parent is removed at a different moment of the network's removal each time.
+            std::thread::sleep(std::time::Duration::from_micros(1500 * turn));
             host.netns.ip("link del phys0");
-            removed.join().expect("removed");
+            removed.join().expect("the network is removed");
         });
         wire.plug(&host.netns, "phys0");
     }
 }
 
 #[test]
-fn endpoints_can_be_detached_and_the_network_removed_without_the_parent() {
-    let lan = OnWire::<2>::new("macvlan", "off", &[]);
-    lan.host.netns.ip("link del phys0");
-    lan.host.ok(&["detach", lan.containers[0].name()]);
-    lan.host.ok(&["detach", lan.containers[1].name()]);
-    lan.host.ok(&["network", "rm", "lan"]);
-    assert!(lan.host.ps().is_empty());
-}
-
-#[test]
-fn a_daemon_that_starts_without_the_parent_takes_it_when_it_comes() {
-    for driver in ["macvlan", "ipvlan"] {
-        let lan = OnWire::<1>::new(driver, "off", &[]);
-        lan.host.kill_daemon();
-        lan.host.netns.ip("link del phys0");
-        lan.host.start(&[]);
-        await_carrier(&lan.containers[0], false);
-        lan.wire.plug(&lan.host.netns, "phys0");
-        await_carrier(&lan.containers[0], true);
-        everybody_answers(driver, &lan);
+fn a_parent_that_appears_after_the_daemon_is_used() {
+    let lans = OnWire::<1>::several([("macvlan", "off"), ("ipvlan", "off")]);
+    let host = &lans[0].host;
+    host.kill_daemon();
+    for lan in &lans {
+        host.netns.ip(&format!("link del {}", lan.wire.parent()));
     }
-}
-
-#[test]
-fn a_parent_that_is_renamed_goes_on() {
-    for (driver, xdp) in WAYS {
-        let lan = OnWire::<1>::new(driver, xdp, &[]);
-        everybody_answers("at first", &lan);
-        lan.host.netns.ip("link set phys0 down");
-        lan.host.netns.ip("link set phys0 name lan0");
-        lan.host.netns.ip("link set lan0 up");
-        everybody_answers(&format!("{driver}, xdp {xdp}, renamed"), &lan);
-        // A new endpoint finds it, too.
-        let late = Netns::new("late");
-        let endpoint = lan.host.attach(&late, &["--network", "lan"]);
-        answers("a new one", &lan.wire.hosts[1], endpoint.ipv4.into());
-    }
-}
-
-#[test]
-fn a_daemon_that_is_killed_stops_nothing_and_the_next_takes_over() {
-    for (driver, xdp) in WAYS {
-        let lan = OnWire::<2>::new(driver, xdp, &[]);
-        let machine = &lan.wire.hosts[1];
-        let streams = [
-            Stream::start(machine, &lan.containers[0], lan.at[0].ipv4),
-            Stream::start(&lan.containers[1], machine, Wire::address(1)[1]),
-        ];
-        lan.host.kill_daemon();
-        streams.iter().for_each(|stream| stream.goes_on(200_000));
-        lan.host.start(&[]);
-        streams.iter().for_each(|stream| stream.goes_on(200_000));
-        streams.into_iter().for_each(Stream::assert_complete);
-    }
-}
-
-#[test]
-fn the_host_keeps_its_addresses_routes_and_connections() {
-    for (driver, xdp) in WAYS {
-        let host = Host::down();
-        let wire = Wire::new(&host.netns, xdp, 2);
-        host.netns.ip(&format!("route add default via {}", Wire::address(0)[0]));
-        host.netns.ip(&format!("-6 route add default via {}", Wire::address(0)[1]));
-        host.netns.ip("route add 198.51.100.0/24 via 10.140.0.201");
-        host.start(&[]);
-        let before = Surroundings::of(&host, &[]);
-        let own = of_the_host(&host.netns, "phys0");
-        let container = Netns::new("a");
-        let streams = Wire::HOST
-            .map(|address| Stream::start(&wire.hosts[1], &host.netns, address.parse::<IpAddr>().expect("an address")));
-        let same = |what: &str| {
-            streams.iter().for_each(|stream| stream.goes_on(100_000));
-            assert_eq!(of_the_host(&host.netns, "phys0"), own, "{driver}, xdp {xdp}, {what}");
-        };
-        for _ in 0..2 {
-            let options = ["parent=phys0".to_owned(), format!("xdp={xdp}")];
-            let options: Vec<&str> = options.iter().map(String::as_str).collect();
-            host.ok(&[&on_the_wire(driver, &options)[..], &["lan"]].concat());
-            same("created");
-            let endpoint = host.attach(&container, &["--network", "lan"]);
-            same("attached");
-            ping(&wire.hosts[1], endpoint.ipv4);
-            udp(&host.netns, &wire.hosts[1], Wire::address(1)[0], 1000, 20);
-            host.ok(&["detach", container.name()]);
-            same("detached");
-            host.ok(&["network", "rm", "lan"]);
-            same("removed");
-        }
-        settles(&format!("{driver}, xdp {xdp}: everything is as before"), || {
-            let now = Surroundings::of(&host, &[]);
-            if now == before { Ok(()) } else { Err(now) }
-        });
-        streams.into_iter().for_each(Stream::assert_complete);
-    }
-}
-
-#[test]
-fn the_parent_is_promiscuous_no_longer_than_it_must() {
-    for (driver, xdp) in WAYS {
-        let lan = OnWire::<2>::new(driver, xdp, &[]);
-        everybody_answers("at first", &lan);
-        lan.host.ok(&["detach", lan.containers[0].name()]);
-        lan.host.ok(&["detach", lan.containers[1].name()]);
-        lan.host.ok(&["network", "rm", "lan"]);
-        eventually("given back by the network", || (promiscuity(&lan.host, "phys0") == 0).then_some(()));
-
-        lan.host.ok(&[&on_the_wire(driver, &["parent=phys0"])[..], &["again"]].concat());
-        lan.host.attach(&lan.containers[0], &["--network", "again"]);
-        lan.host.stop(&[]);
-        assert_eq!(promiscuity(&lan.host, "phys0"), 0, "given back by the switch");
-        let device = lan.host.netns.device("phys0").unwrap();
-        assert!(device.get("xdp").is_none_or(Value::is_null), "{device:#}");
-        lan.host.start(&[]);
-    }
-    // What somebody else has set stays.
-    let host = Host::down();
-    let _wire = Wire::new(&host.netns, "off", 1);
-    host.netns.ip("link set phys0 promisc on");
     host.start(&[]);
-    host.ok(&[&on_the_wire("macvlan", &["parent=phys0"])[..], &["lan"]].concat());
-    host.ok(&["network", "rm", "lan"]);
-    eventually("as somebody else has it", || (promiscuity(&host, "phys0") == 1).then_some(()));
-}
-
-#[test]
-fn xdp_is_where_it_is_asked_for_and_nowhere_else() {
-    for driver in ["macvlan", "ipvlan"] {
-        for (xdp, there) in [("off", false), ("native", true)] {
-            let lan = OnWire::<1>::new(driver, xdp, &[]);
-            let device = lan.host.netns.device("phys0").unwrap();
-            assert_eq!(device.get("xdp").is_some_and(|xdp| !xdp.is_null()), there, "{driver}: {device:#}");
-        }
-        // Frames that may be unfinished are none for XDP: a veth with offloads.
-        let lan = OnWire::<1>::new(driver, "auto", &[]);
-        let device = lan.host.netns.device("phys0").unwrap();
-        assert!(device.get("xdp").is_none_or(Value::is_null), "{device:#}");
-        tcp(&lan.wire.hosts[1], &lan.containers[0], lan.at[0].ipv4, 4 << 20);
+    for lan in &lans {
+        await_carrier(&lan.containers[0], false);
+        lan.wire.plug(&host.netns, &lan.wire.parent());
+        await_carrier(&lan.containers[0], true);
+        await_all_answers("the parent is there", lan);
     }
 }
 
 #[test]
-fn somebody_elses_xdp_program_stays_and_the_network_works_beside_it() {
+fn a_takeover_does_not_interrupt_connections() {
+    let lans = OnWire::<2>::variants();
+    let host = &lans[0].host;
+    let streams: Vec<Stream> = lans
+        .iter()
+        .flat_map(|lan| {
+            let machine = &lan.wire.hosts[1];
+            [
+                Stream::start(machine, &lan.containers[0], lan.at[0].ipv4),
+                Stream::start(&lan.containers[1], machine, lan.wire.machine(1)[1]),
+            ]
+        })
+        .collect();
+    host.kill_daemon();
+    streams.iter().for_each(|stream| stream.goes_on(200_000));
+    host.start(&[]);
+    streams.iter().for_each(|stream| stream.goes_on(200_000));
+    streams.into_iter().for_each(Stream::assert_complete);
+}
+
+#[test]
+fn the_host_keeps_its_addresses_routes_and_connections_on_the_parent() {
+    let host = Host::down();
+    let wires = [(0, "off"), (1, "native")].map(|(number, xdp)| {
+        let wire = Wire::numbered(number, &host.netns, xdp, 2);
+        let [[gateway, gateway6], [machine, _]] = [wire.machine(0), wire.machine(1)];
+        host.netns.ip(&format!("route add default via {gateway} metric {}", 100 + number));
+        host.netns.ip(&format!("-6 route add default via {gateway6} metric {}", 100 + number));
+        host.netns.ip(&format!("route add 198.51.{}.0/24 via {machine}", 100 + number));
+        (wire, xdp)
+    });
+    host.start(&[]);
+    let before = Surroundings::of(&host, &[]);
+    for (wire, xdp) in &wires {
+        let parent = wire.parent();
+        let own = host_settings(&host.netns, &parent);
+        let container = Netns::new("a");
+        let streams = wire.host_addresses().map(|address| Stream::start(&wire.hosts[1], &host.netns, address));
+        for driver in ["macvlan", "ipvlan"] {
+            let assert_same = |what: &str| {
+                streams.iter().for_each(|stream| stream.goes_on(100_000));
+                assert_eq!(host_settings(&host.netns, &parent), own, "{driver}, xdp {xdp}, {what}");
+            };
+            for _ in 0..2 {
+                wire.create_network(&host, driver, &[&format!("xdp={xdp}")], "lan");
+                assert_same("created");
+                let endpoint = host.attach(&container, &["--network", "lan"]);
+                assert_same("attached");
+                ping(&wire.hosts[1], endpoint.ipv4);
+                udp(&host.netns, &wire.hosts[1], wire.machine(1)[0], 1000, 20);
+                host.ok(&["detach", container.name()]);
+                assert_same("detached");
+                host.ok(&["network", "rm", "lan"]);
+                assert_same("removed");
+            }
+            settles(&format!("{driver}, xdp {xdp}: all settings are restored"), || {
+                let now = Surroundings::of(&host, &[]);
+                if now == before { Ok(()) } else { Err(now) }
+            });
+        }
+        streams.into_iter().for_each(Stream::assert_complete);
+    }
+}
+
+#[test]
+fn the_parent_is_promiscuous_only_while_needed() {
+    let lans = OnWire::<2>::variants();
+    let host = lans[0].host.clone();
+    // Promiscuity that another program has set stays.
+    let other = Wire::numbered(4, &host.netns, "off", 1);
+    host.netns.ip(&format!("link set {} promisc on", other.parent()));
+    other.create_network(&host, "macvlan", &[], "other");
+    host.ok(&["network", "rm", "other"]);
+    eventually("the promiscuity of the other program stays", || {
+        (promiscuity(&host, &other.parent()) == 1).then_some(())
+    });
+
+    for lan in &lans {
+        await_all_answers("at first", lan);
+        lan.containers.iter().for_each(|container| drop(host.ok(&["detach", container.name()])));
+        host.ok(&["network", "rm", &lan.network]);
+        eventually("removing the network ends promiscuity", || {
+            (promiscuity(&host, &lan.wire.parent()) == 0).then_some(())
+        });
+        let again = format!("again-{}", lan.network);
+        lan.wire.create_network(&host, &lan.driver, &[], &again);
+        host.attach(&lan.containers[0], &["--network", &again]);
+    }
+    host.stop(&[]);
+    for parent in lans.each_ref().map(|lan| lan.wire.parent()) {
+        assert_eq!(promiscuity(&host, &parent), 0, "down ends promiscuity of {parent}");
+        assert!(!has_xdp(&host, &parent), "down removes XDP from {parent}");
+    }
+    host.start(&[]);
+}
+
+#[test]
+fn xdp_is_attached_only_where_requested() {
+    let host = std::sync::Arc::new(Host::up(&[]));
+    let mut wires = [0, 1, 2].map(|number| Wire::numbered(number, &host.netns, ["off", "native", "auto"][number], 2));
     for driver in ["macvlan", "ipvlan"] {
-        let host = Host::down();
-        let wire = Wire::new(&host.netns, "native", 2);
-        let foreign = ForeignXdp::on(&host.netns, "phys0");
-        host.start(&[]);
-        let program = || host.netns.device("phys0").unwrap()["xdp"]["prog"]["id"].clone();
-        assert_eq!(program(), foreign.program);
-        host.ok(&[&on_the_wire(driver, &["parent=phys0"])[..], &["lan"]].concat());
+        wires = wires.map(|wire| {
+            let lan = OnWire::<1>::on(&host, wire, driver, &[]);
+            // Frames of a veth with offloads may be unfinished, so `auto` does not use XDP there.
+            let there = has_xdp(&host, &lan.wire.parent());
+            assert_eq!(there, lan.xdp == "native", "{driver}, xdp {}", lan.xdp);
+            if lan.xdp == "auto" {
+                tcp(&lan.wire.hosts[1], &lan.containers[0], lan.at[0].ipv4, 4 << 20);
+            }
+            lan.remove()
+        });
+    }
+}
+
+#[test]
+fn a_foreign_xdp_program_stays_and_the_network_works_beside_it() {
+    let host = Host::down();
+    let wire = Wire::new(&host.netns, "native", 2);
+    let foreign = ForeignXdp::on(&host.netns, "phys0");
+    host.start(&[]);
+    let program = || host.netns.device("phys0").unwrap()["xdp"]["prog"]["id"].clone();
+    assert_eq!(program(), foreign.program);
+    for driver in ["macvlan", "ipvlan"] {
+        wire.create_network(&host, driver, &[], "lan");
         let container = Netns::new("a");
         let endpoint = host.attach(&container, &["--network", "lan"]);
         ping(&wire.hosts[1], endpoint.ipv4);
@@ -299,23 +317,5 @@ fn somebody_elses_xdp_program_stays_and_the_network_works_beside_it() {
         host.ok(&["detach", container.name()]);
         host.ok(&["network", "rm", "lan"]);
         assert_eq!(program(), foreign.program);
-    }
-}
-
-#[test]
-fn the_mtu_is_the_parents_unless_it_is_said() {
-    for driver in ["macvlan", "ipvlan"] {
-        let host = Host::down();
-        let _wire = Wire::new(&host.netns, "off", 1);
-        host.netns.ip("link set phys0 mtu 1400");
-        host.start(&[]);
-        host.ok(&[&on_the_wire(driver, &["parent=phys0"])[..], &["lan"]].concat());
-        let a = Netns::new("a");
-        assert_eq!(host.attach(&a, &["--network", "lan"]).mtu, 1400);
-        host.ok(&["detach", a.name()]);
-        host.ok(&["network", "rm", "lan"]);
-        host.ok(&[&on_the_wire(driver, &["parent=phys0", "mtu=1300"])[..], &["lan"]].concat());
-        assert_eq!(host.attach(&a, &["--network", "lan"]).mtu, 1300);
-        assert_eq!(a.device("eth0").unwrap()["mtu"], 1300);
     }
 }

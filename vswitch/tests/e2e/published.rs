@@ -1,4 +1,4 @@
-//! Published ports: reached from everywhere that they should be, and from nowhere else.
+//! Published ports are reached from every place that should reach them, and from no other.
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
@@ -21,8 +21,8 @@ fn page(site: &str, client: impl Into<IpAddr>) -> Page {
     Page { site: site.to_owned(), client: client.into() }
 }
 
-/// Both addresses of an endpoint.
-fn own(endpoint: &Attached) -> [IpAddr; 2] {
+/// Returns both addresses of an endpoint.
+fn addresses_of(endpoint: &Attached) -> [IpAddr; 2] {
     [endpoint.ipv4.into(), endpoint.ipv6.unwrap().into()]
 }
 
@@ -30,18 +30,18 @@ fn gateways(endpoint: &Attached) -> [IpAddr; 2] {
     [endpoint.gateway.unwrap().into(), endpoint.gateway6.unwrap().into()]
 }
 
-/// Nobody is there, as the kernel says at once.
+/// Asserts that the kernel refuses the connection, because nothing listens at this port.
 #[track_caller]
-fn is_refused(from: &Netns, to: impl Into<IpAddr>, port: u16) {
+fn assert_connection_refused(from: &Netns, to: impl Into<IpAddr>, port: u16) {
     let at = SocketAddr::new(to.into(), port);
     let refused = try_get(from, at, PATIENCE).map_err(|error| error.kind());
     assert_eq!(refused, Err(ErrorKind::ConnectionRefused), "{at} from {}", from.name());
 }
 
-/// Protocol, host's address, host's port, container's port.
+/// Protocol, address of the host, port of the host, port of the container.
 type Port<'a> = (&'a str, Option<String>, u16, u16);
 
-/// The ports of an endpoint, as `attach` prints them.
+/// Returns the ports of an endpoint as `attach` prints them.
 fn ports(endpoint: &Attached) -> Vec<Port<'_>> {
     let mut ports = Vec::new();
     for Published { protocol, host_ip, host_port, container_port } in &endpoint.published {
@@ -63,17 +63,18 @@ fn a_port_is_reached_from_all_four_places() {
         let [near, near2] = [Uplinks::HOST, Uplinks::HOST2].map(|texts| addresses(texts)[family]);
         let gateway = gateways(&at_web)[family];
         for (from, to, client) in [
-            // From outside, by either wire: the client's address is kept.
+            // From outside, through either uplink: the client's address is kept.
             (outside, near, addresses(Uplinks::OUTSIDE)[family]),
             (outside2, near2, addresses(Uplinks::OUTSIDE2)[family]),
-            // From the host itself, by any address of its own.
+            // From the host itself, at any of its addresses.
             (&*host.netns, near, near),
             (&*host.netns, near2, near2),
             (&*host.netns, gateway, gateway),
-            // From another network, by the host's address.
-            (&other, near, own(&at_other)[family]),
-            (&other, gateways(&at_other)[family], own(&at_other)[family]),
-            // From the container itself and from its neighbor: the answers have to come back by way of the host.
+            // From another network, at the host's addresses.
+            (&other, near, addresses_of(&at_other)[family]),
+            (&other, gateways(&at_other)[family], addresses_of(&at_other)[family]),
+            // From the container itself and from its neighbor: the answers must return through the
+            // host.
             (&web, near, gateway),
             (&neighbor, near, gateway),
             (&neighbor, gateway, gateway),
@@ -85,19 +86,19 @@ fn a_port_is_reached_from_all_four_places() {
     let localhost = Ipv4Addr::LOCALHOST;
     assert_eq!(get(&host.netns, localhost, 8080), page("web", at_web.gateway.unwrap()));
     assert_eq!(Caller::new(&host.netns, localhost, 8080).call(), page("web", at_web.gateway.unwrap()));
-    // What is not published is not there.
-    is_refused(outside, addresses(Uplinks::HOST)[0], 80);
-    is_refused(outside, addresses(Uplinks::HOST)[1], 80);
-    // An established connection to another network's container is what is published, and nothing else of it.
+    // Ports that are not published are closed.
+    assert_connection_refused(outside, addresses(Uplinks::HOST)[0], 80);
+    assert_connection_refused(outside, addresses(Uplinks::HOST)[1], 80);
+    // From another network, only the published port reaches the container, not its own address.
     let dropped = || host.ports(&[]).values().map(|counters| counters.dropped("other_network")).sum::<u64>();
     let before = dropped();
     let straight = try_get(&other, SocketAddr::from((at_web.ipv4, 80)), Duration::from_millis(300));
     assert!(straight.is_err(), "{straight:?}");
-    eventually("it is dropped", || (dropped() > before).then_some(()));
+    eventually("the packet is dropped", || (dropped() > before).then_some(()));
 }
 
 #[test]
-fn a_great_deal_goes_through_a_published_port() {
+fn a_published_port_carries_large_transfers() {
     let Uplinks { outside, host, .. } = &Uplinks::up();
     let web = Netns::new("web");
     host.attach(&web, &["--network", "front", "-p", "8080:80"]);
@@ -119,14 +120,14 @@ fn a_great_deal_goes_through_a_published_port() {
             stream.shutdown(std::net::Shutdown::Write).unwrap();
             let mut back = Vec::new();
             stream.read_to_end(&mut back).unwrap();
-            assert!(back == bytes, "{} bytes came back, and not those that were sent", back.len());
+            assert!(back == bytes, "{} bytes came back, which differ from those sent", back.len());
         }
     }
     server.join().unwrap();
 }
 
 #[test]
-fn every_form_of_publish_means_what_it_means_to_docker() {
+fn every_form_of_publish_works_as_in_docker() {
     let Uplinks { outside, host, .. } = &Uplinks::up();
     let web = Netns::new("web");
     let at_web = host.attach(
@@ -177,14 +178,14 @@ fn every_form_of_publish_means_what_it_means_to_docker() {
         assert_eq!(ports.len(), 1, "{what}: {found:?}");
         ports[0]
     };
-    let of_range = chosen("one of a range", &|(_, _, host_port, _)| (9100..=9110).contains(host_port));
-    let at_address = chosen("automatic at an address", &|(protocol, host_ip, host_port, _)| {
+    let of_range = chosen("from a range", &|(_, _, host_port, _)| (9100..=9110).contains(host_port));
+    let at_address = chosen("at an address", &|(protocol, host_ip, host_port, _)| {
         *protocol == "tcp" && *host_ip == address("192.0.2.1") && *host_port != 8081
     });
-    let automatic = chosen("automatic", &|(protocol, host_ip, host_port, container_port)| {
+    let automatic = chosen("at all addresses", &|(protocol, host_ip, host_port, container_port)| {
         *protocol == "tcp" && host_ip.is_none() && *container_port == 80 && *host_port >= 32768
     });
-    let by_udp = chosen("automatic by UDP", &|(protocol, ..)| *protocol == "udp");
+    let by_udp = chosen("for UDP", &|(protocol, ..)| *protocol == "udp");
     assert_eq!(found.len(), 12, "{found:?}");
     assert_eq!(host.ps()[0].published, at_web.published);
     let table = host.ok(&["ps"]);
@@ -203,23 +204,23 @@ fn every_form_of_publish_means_what_it_means_to_docker() {
     }
     for port in [8081, 8083, at_address] {
         assert_eq!(get(outside, ipv4, port), page("80", client), "{port}");
-        is_refused(outside, ipv6, port);
+        assert_connection_refused(outside, ipv6, port);
     }
     for port in [8082, 8084] {
         assert_eq!(get(outside, ipv6, port), page("80", client6), "{port}");
-        is_refused(outside, ipv4, port);
+        assert_connection_refused(outside, ipv4, port);
     }
-    // At one address alone.
+    // A port published at one address is closed at the others.
     let [second, second6] = addresses(Uplinks::HOST2);
-    is_refused(&host.netns, second, 8081);
-    is_refused(&host.netns, second6, 8082);
+    assert_connection_refused(&host.netns, second, 8081);
+    assert_connection_refused(&host.netns, second6, 8082);
     assert_eq!(get(&host.netns, second, 8083), page("80", second));
     assert_eq!(Caller::new(outside, ipv4, by_udp).call(), page("81", client));
     assert_eq!(Caller::new(outside, ipv6, by_udp).call(), page("81", client6));
 }
 
 #[test]
-fn a_port_at_localhost_is_the_hosts_alone() {
+fn a_port_at_localhost_is_reached_only_from_the_host() {
     let Uplinks { outside, host, .. } = &Uplinks::up();
     let create = "network create --subnet 10.125.0.0/24 -o com.docker.network.bridge.host_binding_ipv4=127.0.0.1 local";
     host.ok(&create.split(' ').collect::<Vec<_>>());
@@ -235,11 +236,12 @@ fn a_port_at_localhost_is_the_hosts_alone() {
     assert_eq!(get(&host.netns, localhost, 8090), page("bound", at_bound.gateway.unwrap()));
     for port in [8080, 8090] {
         for from in [outside, &host.netns, &web, &other] {
-            is_refused(from, addresses(Uplinks::HOST)[0], port);
+            assert_connection_refused(from, addresses(Uplinks::HOST)[0], port);
         }
-        is_refused(&other, at_other.gateway.unwrap(), port);
+        assert_connection_refused(&other, at_other.gateway.unwrap(), port);
     }
-    // Somebody on the wire who sends there what is for 127.0.0.1, and then what is for an open port.
+    // A machine on the wire sends a packet for 127.0.0.1 to the host, and then one for an open
+    // port.
     let seen = RawPort::open(&web, "eth0");
     let wire = RawPort::open(outside, "eth0");
     let [from, to] = [outside.mac("eth0"), host.netns.mac("up0")];
@@ -254,13 +256,13 @@ fn a_port_at_localhost_is_the_hosts_alone() {
     wire.send(&packet([127, 0, 0, 1], b"forged"));
     wire.send(&packet([192, 0, 2, 1], b"honest"));
     let holds = |frame: &Frame, text: &[u8]| frame.0.windows(text.len()).any(|part| part == text);
-    open.expect_such("the honest one", |frame| holds(frame, b"honest"));
+    open.expect_such("the packet for the open port", |frame| holds(frame, b"honest"));
     let pending = seen.pending();
     assert!(!pending.iter().any(|frame| holds(frame, b"forged")), "{pending:02x?}");
 }
 
 #[test]
-fn a_port_is_allocated_once() {
+fn a_port_cannot_be_allocated_twice() {
     let Uplinks { outside, host, .. } = &Uplinks::up();
     let [web, other] = ["web", "other"].map(Netns::new);
     let flags = ["--network", "front", "--name", "web", "-p", "8080:80", "-p", "9000-9001:90-91/udp"];
@@ -302,7 +304,7 @@ fn a_port_is_allocated_once() {
     assert!(line.contains("cannot be published on network inside") && line.contains("internal"), "{line}");
     let line = host.fails(1, &["run", "--network", "host", "-p", "80", "true"]);
     assert!(line.contains("cannot be published on network host"), "{line}");
-    // The same port of another protocol is another port.
+    // The same number may be published for another protocol.
     host.attach(&other, &["--network", "back", "--name", "other", "-p", "8080:80/udp"]);
     let _sites = [Site::open(&web, 80, "web"), Site::open(&other, 80, "other")];
     let [near, _] = addresses(Uplinks::HOST);
@@ -310,18 +312,18 @@ fn a_port_is_allocated_once() {
     assert_eq!(Caller::new(outside, near, 8080).call().site, "other");
     drop((process, by_udp));
 
-    // Nobody else on the host gets it, until it is released.
+    // No other program on the host can bind the port until it is released.
     let taken = host.netns.inside(|| TcpListener::bind("0.0.0.0:8080")).map_err(|error| error.kind());
     assert_eq!(taken.err(), Some(ErrorKind::AddrInUse));
     host.ok(&["detach", "web"]);
-    is_refused(outside, near, 8080);
-    host.netns.inside(|| TcpListener::bind("[::]:8080")).expect("it is free");
+    assert_connection_refused(outside, near, 8080);
+    host.netns.inside(|| TcpListener::bind("[::]:8080")).expect("the port is free");
     host.attach(&web, &["--network", "front", "-p", "8080:80", "-p", "9001:80/udp"]);
     assert_eq!(get(outside, near, 8080).site, "web");
 }
 
 #[test]
-fn a_udp_flow_goes_on_to_the_container_that_has_the_port_now() {
+fn a_udp_flow_follows_the_port_to_another_container() {
     let Uplinks { outside, host, .. } = &Uplinks::up();
     let [first, second] = ["first", "second"].map(Netns::new);
     let _sites = [Site::open(&first, 53, "first"), Site::open(&second, 53, "second")];
@@ -337,13 +339,13 @@ fn a_udp_flow_goes_on_to_the_container_that_has_the_port_now() {
     for container in [&second, &first, &second] {
         host.ok(&["detach", "dns"]);
         for caller in &callers {
-            // While nobody has it, they go on asking, which leaves flows that lead nowhere.
+            // Requests sent while no endpoint has the port leave flows without a container.
             let _nobody = caller.try_call(Duration::from_millis(10));
         }
         host.attach(container, &flags);
         let site = if std::ptr::eq(container, &first) { "first" } else { "second" };
         for caller in &callers {
-            // An answer to what was asked before may be a refusal.
+            // The first result may be the refusal of an earlier request.
             let page = eventually("an answer", || caller.try_call(PATIENCE).ok());
             assert_eq!(page.site, site);
         }
@@ -351,39 +353,40 @@ fn a_udp_flow_goes_on_to_the_container_that_has_the_port_now() {
 }
 
 #[test]
-fn ports_are_reached_after_the_daemon_is_killed_and_after_down() {
+fn ports_work_after_a_kill_and_after_down_and_up() {
     let Uplinks { outside, host, .. } = &Uplinks::up();
     let web = Netns::new("web");
     let at_web = host.attach(&web, &["--network", "front", "--name", "web", "-p", "8080:80", "-p", "80"]);
     let _site = Site::open(&web, 80, "web");
     let automatic = at_web.published.iter().find(|port| port.host_port != 8080).unwrap().host_port;
-    let works = || {
+    let assert_works = || {
         for port in [8080, automatic] {
             assert_eq!(get(outside, addresses(Uplinks::HOST)[0], port).site, "web");
             assert_eq!(get(outside, addresses(Uplinks::HOST)[1], port).site, "web");
         }
     };
-    works();
+    assert_works();
     host.kill_daemon();
-    works();
+    assert_works();
     host.start(&[]);
-    works();
+    assert_works();
     let other = Netns::new("other");
     let line = host.fails(1, &["attach", "--netns", &other.path_argument(), "-p", "8080:80"]);
     assert!(line.contains("port is already allocated") && line.contains("endpoint web"), "{line}");
     host.stop(&[]);
-    is_refused(outside, addresses(Uplinks::HOST)[0], 8080);
+    assert_connection_refused(outside, addresses(Uplinks::HOST)[0], 8080);
     host.start(&[]);
     assert_eq!(host.ps(), std::slice::from_ref(&at_web));
-    works();
+    assert_works();
 }
 
 #[test]
-fn ports_of_an_endpoint_in_two_networks_belong_to_the_network_that_they_were_given_in() {
+fn published_ports_work_when_the_default_route_is_in_another_network() {
     let Uplinks { outside, host, .. } = &Uplinks::up();
     let web = Netns::new("web");
     host.attach(&web, &["--network", "front", "--name", "web", "-p", "8080:80"]);
-    // The default route moves there; what came by the other has to go back by it all the same.
+    // The default route moves to `back`, but answers to connections through `front` must return
+    // there.
     host.ok(&["network", "connect", "--gw-priority", "9", "back", "web"]);
     let _site = Site::open(&web, 80, "web");
     let [near, near6] = addresses(Uplinks::HOST);
@@ -392,7 +395,7 @@ fn ports_of_an_endpoint_in_two_networks_belong_to_the_network_that_they_were_giv
 }
 
 #[test]
-fn from_an_internal_network_no_port_is_reached() {
+fn published_ports_are_not_reached_from_an_internal_network() {
     let Uplinks { outside, host, .. } = &Uplinks::up();
     host.ok(&["network", "create", "--internal", "--subnet", "10.127.0.0/24", "--subnet", "fd00:127::/64", "inside"]);
     let [web, inside] = ["web", "inside"].map(Netns::new);
@@ -400,21 +403,23 @@ fn from_an_internal_network_no_port_is_reached() {
     host.attach(&inside, &["--network", "inside"]);
     let _site = Site::open(&web, 80, "web");
     assert_eq!(get(outside, addresses(Uplinks::HOST)[0], 8080).site, "web");
-    // The host itself is there, and has nothing at this port.
+    // The host has this address, but nothing listens at this port.
     for gateway in addresses(["10.127.0.1", "fd00:127::1"]) {
-        is_refused(&inside, gateway, 8080);
+        assert_connection_refused(&inside, gateway, 8080);
     }
-    // By a route of its own, it gets as far as the border.
+    // With a default route, the packets reach the host port and are dropped there.
     inside.ip("route add default via 10.127.0.1");
     let before = host.counters(inside.name()).dropped("internal");
     let at = SocketAddr::new(addresses(Uplinks::HOST)[0], 8080);
     let reached = try_get(&inside, at, Duration::from_millis(300));
     assert!(reached.is_err(), "{reached:?}");
-    eventually("it is dropped", || (host.counters(inside.name()).dropped("internal") > before).then_some(()));
+    eventually("the packet is dropped as internal", || {
+        (host.counters(inside.name()).dropped("internal") > before).then_some(())
+    });
 }
 
 #[test]
-fn isolated_endpoints_may_publish() {
+fn endpoints_with_icc_off_can_publish_ports() {
     let Uplinks { outside, host, .. } = &Uplinks::up();
     host.ok(&["network", "create", "--subnet", "10.126.0.0/24", "-o", "icc=false", "apart"]);
     let [web, other] = ["web", "other"].map(Netns::new);
@@ -427,7 +432,7 @@ fn isolated_endpoints_may_publish() {
 }
 
 #[test]
-fn an_sctp_port_is_reached() {
+fn a_published_sctp_port_is_reached() {
     let Uplinks { outside, host, .. } = &Uplinks::up();
     let web = Netns::new("web");
     let at_web = host.attach(&web, &["--network", "front", "-p", "8080:80/sctp"]);
@@ -438,7 +443,7 @@ fn an_sctp_port_is_reached() {
     let server = match open(&web) {
         Ok(server) => server,
         Err(error) => {
-            eprintln!("this kernel has no SCTP ({error}): that a port of it is reached is not looked at");
+            eprintln!("this kernel has no SCTP ({error}): published SCTP ports are not tested");
             return;
         }
     };
@@ -461,7 +466,7 @@ fn an_sctp_port_is_reached() {
 }
 
 #[test]
-fn the_ports_of_a_namespace_that_goes_are_free() {
+fn ports_of_a_deleted_namespace_are_released() {
     let Uplinks { host, .. } = &Uplinks::up();
     let web = Netns::new("web");
     host.attach(&web, &["--network", "front", "-p", "8080:80"]);

@@ -1,4 +1,4 @@
-//! What disappears behind the switch's back.
+//! Namespaces, devices and uplinks that other programs remove.
 
 use std::net::Ipv4Addr;
 
@@ -16,17 +16,19 @@ fn a_namespace_deleted_while_attached_is_reaped() {
     let endpoint = host.attach(&doomed, &["--name", "doomed"]);
     doomed.delete();
     eventually("the endpoint is gone", || host.ps().iter().all(|other| other.name != "doomed").then_some(()));
-    eventually("what was made for it is gone", || (Surroundings::of(&host, &[]) == before).then_some(()));
+    eventually("everything created for the endpoint is removed", || {
+        (Surroundings::of(&host, &[]) == before).then_some(())
+    });
     assert!(host.fdb(&[]).iter().all(|station| station.mac != endpoint.mac));
-    // Its name and its address are free.
-    let heir = Netns::new("heir");
-    let inherited = host.attach(&heir, &["--name", "doomed", "--ip", &endpoint.ipv4.to_string()]);
+    // The name and the address are free again.
+    let successor = Netns::new("successor");
+    let inherited = host.attach(&successor, &["--name", "doomed", "--ip", &endpoint.ipv4.to_string()]);
     assert_eq!(inherited.ipv4, endpoint.ipv4);
-    ping(&heir, at_survivor.ipv4);
+    ping(&successor, at_survivor.ipv4);
 }
 
 #[test]
-fn a_namespace_whose_name_is_deleted_lives_on_with_its_process() {
+fn an_endpoint_lives_until_the_last_process_of_its_namespace_ends() {
     let host = Host::up(&[]);
     let (named, peer) = (Netns::new("named"), Netns::new("peer"));
     let at_peer = host.attach(&peer, &[]);
@@ -58,11 +60,13 @@ fn many_namespaces_deleted_at_once_are_reaped() {
     }
     drop(containers);
     eventually("all endpoints are gone", || host.ps().is_empty().then_some(()));
-    eventually("what was made for them is gone", || (Surroundings::of(&host, &[]) == before).then_some(()));
+    eventually("everything created for the endpoints is removed", || {
+        (Surroundings::of(&host, &[]) == before).then_some(())
+    });
 }
 
 #[test]
-fn a_port_device_removed_behind_the_switchs_back_takes_its_endpoint_with_it() {
+fn removing_the_device_of_a_port_removes_the_endpoint() {
     let host = Host::up(&[]);
     let [a, b, c] = ["a", "b", "c"].map(Netns::new);
     let [at_b, at_c] = [&b, &c].map(|container| host.attach(container, &[]));
@@ -77,7 +81,9 @@ fn a_port_device_removed_behind_the_switchs_back_takes_its_endpoint_with_it() {
     host.netns.ip(&format!("link del {}", device["ifname"].as_str().unwrap()));
 
     eventually("the endpoint is gone", || (host.ps().len() == 2).then_some(()));
-    eventually("what was made for it is gone", || (Surroundings::of(&host, &[&a, &b, &c]) == before).then_some(()));
+    eventually("everything created for the endpoint is removed", || {
+        (Surroundings::of(&host, &[&a, &b, &c]) == before).then_some(())
+    });
     assert!(host.fdb(&[]).iter().all(|station| station.mac != at_a.mac));
     tcp(&b, &c, at_c.ipv4, 1 << 20);
     host.ok(&["detach", &at_a.name]);
@@ -87,7 +93,7 @@ fn a_port_device_removed_behind_the_switchs_back_takes_its_endpoint_with_it() {
 }
 
 #[test]
-fn the_containers_end_renamed_or_moved_is_still_detached() {
+fn a_renamed_or_moved_interface_is_still_detached() {
     let host = Host::up(&[]);
     let (a, elsewhere) = (Netns::new("a"), Netns::new("elsewhere"));
     let before = Surroundings::of(&host, &[&a, &elsewhere]);
@@ -103,7 +109,7 @@ fn the_containers_end_renamed_or_moved_is_still_detached() {
 }
 
 #[test]
-fn the_hosts_own_device_is_made_again_when_it_is_removed() {
+fn a_removed_host_device_is_created_again() {
     let host = Host::up(&[]);
     let container = Netns::new("a");
     host.attach(&container, &[]);
@@ -113,16 +119,16 @@ fn the_hosts_own_device_is_made_again_when_it_is_removed() {
     let before = host.netns.devices().len();
     let device = holder(&host).expect("a device holds the gateway's address");
     host.netns.ip(&format!("link del {device}"));
-    eventually("the device is there again", || {
+    eventually("the device exists again", || {
         (host.netns.devices().len() == before && holder(&host).is_some_and(|name| name == device)).then_some(())
     });
-    // It is there before it is up.
-    eventually("it is up", || (host.netns.device(&device)?["operstate"] == "UP").then_some(()));
+    // The device exists before it is up.
+    eventually("the device is up", || (host.netns.device(&device)?["operstate"] == "UP").then_some(()));
     ping(&container, gateway);
 }
 
 #[test]
-fn an_uplink_that_goes_and_comes_back_is_taken_in_again() {
+fn an_uplink_that_returns_is_used_again() {
     let host = Host::down();
     let [a, b, wire] = ["a", "b", "wire"].map(Netns::new);
     host.netns.wire("phys0", &wire, "eth0");
@@ -136,11 +142,11 @@ fn an_uplink_that_goes_and_comes_back_is_taken_in_again() {
     };
     assert_eq!(present(), Some(true));
     host.netns.ip("link del phys0");
-    eventually("its absence is seen", || (present() == Some(false)).then_some(()));
+    eventually("the uplink is shown as absent", || (present() == Some(false)).then_some(()));
     ping(&a, at_b.ipv4);
     host.netns.wire("phys0", &wire, "eth0");
     wire.ip("address add 10.77.0.200/24 dev eth0");
-    eventually("it is taken in again", || (present() == Some(true)).then_some(()));
+    eventually("the uplink is shown as present", || (present() == Some(true)).then_some(()));
     ping(&wire, at_b.ipv4);
     tcp(&a, &wire, Ipv4Addr::new(10, 77, 0, 200), 1 << 20);
 }

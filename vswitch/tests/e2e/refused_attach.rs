@@ -1,4 +1,5 @@
-//! What `attach` and `network` refuse: one clear line that names the value, and nothing left behind.
+//! Invalid `attach` and `network` commands: the refusal is one line that names the value, and
+//! nothing is left behind.
 
 use std::{os::unix::fs::symlink, path::Path};
 
@@ -8,7 +9,7 @@ use serde_json::Value;
 use crate::harness::{AtRest, Host, Netns, ping};
 
 #[test]
-fn paths_that_are_no_container() {
+fn paths_that_are_no_foreign_network_namespace_are_refused() {
     let host = Host::up(&[]);
     let container = Netns::new("a");
     let directory = tempfile::tempdir().unwrap();
@@ -37,7 +38,7 @@ fn paths_that_are_no_container() {
 }
 
 #[test]
-fn symlinks_that_somebody_else_could_change() {
+fn symlinks_that_other_users_can_change_are_refused() {
     let host = Host::up(&[]);
     let container = Netns::new("a");
     let (uid, gid) = (Uid::from_raw(65534), Gid::from_raw(65534));
@@ -48,10 +49,10 @@ fn symlinks_that_somebody_else_could_change() {
     let their_link = theirs.path().join("theirs");
     symlink(container.path(), &their_link).unwrap();
     std::os::unix::fs::lchown(&their_link, Some(uid.as_raw()), Some(gid.as_raw())).unwrap();
-    // Ours, but they can replace it by another.
+    // A link of root in a directory of the other user, who could replace it.
     let replaceable = theirs.path().join("ours");
     symlink(container.path(), &replaceable).unwrap();
-    // A path of ours that leads through a link of theirs.
+    // A path of root through a link of the other user.
     let directory_link = theirs.path().join("directory");
     symlink("/run/netns", &directory_link).unwrap();
     std::os::unix::fs::lchown(&directory_link, Some(uid.as_raw()), Some(gid.as_raw())).unwrap();
@@ -67,7 +68,7 @@ fn symlinks_that_somebody_else_could_change() {
 }
 
 #[test]
-fn interface_names_that_cannot_be() {
+fn invalid_interface_names_are_refused() {
     let host = Host::up(&[]);
     let (container, elsewhere) = (Netns::new("a"), Netns::new("b"));
     container.wire("eth0", &elsewhere, "far0");
@@ -86,7 +87,7 @@ fn interface_names_that_cannot_be() {
 }
 
 #[test]
-fn what_is_attached_or_taken_already() {
+fn a_second_attach_and_values_in_use_are_refused() {
     let host = Host::up(&[]);
     let (a, b) = (Netns::new("a"), Netns::new("b"));
     let endpoint = host.attach(&a, &["--name", "web", "--mac", "02:00:00:00:00:aa"]);
@@ -107,7 +108,7 @@ fn what_is_attached_or_taken_already() {
 }
 
 #[test]
-fn addresses_that_cannot_be() {
+fn invalid_addresses_are_refused() {
     let host = Host::up(&[]);
     let container = Netns::new("a");
     let path = container.path_argument();
@@ -141,7 +142,7 @@ fn addresses_that_cannot_be() {
 }
 
 #[test]
-fn names_that_cannot_be() {
+fn invalid_names_are_refused() {
     let host = Host::up(&[]);
     let container = Netns::new("a");
     let path = container.path_argument();
@@ -157,7 +158,7 @@ fn names_that_cannot_be() {
 }
 
 #[test]
-fn one_address_too_many() {
+fn attach_is_refused_when_all_addresses_are_in_use() {
     let host = Host::up(&[]);
     host.ok(&["network", "create", "--subnet", "10.88.0.0/29", "tiny"]);
     let containers = Netns::several("c", 6);
@@ -176,7 +177,7 @@ fn one_address_too_many() {
 }
 
 #[test]
-fn networks_that_are_not_there() {
+fn unknown_networks_and_endpoints_are_refused() {
     let host = Host::up(&[]);
     let container = Netns::new("a");
     let at_rest = AtRest::new(&host, &[&container]);
@@ -190,7 +191,7 @@ fn networks_that_are_not_there() {
 }
 
 #[test]
-fn networks_that_cannot_be() {
+fn invalid_networks_are_refused() {
     let host = Host::up(&[]);
     let neighbor = Netns::new("neighbor");
     host.netns.wire("phys0", &neighbor, "eth0");
@@ -227,8 +228,9 @@ fn networks_that_cannot_be() {
 }
 
 #[test]
-fn what_fails_half_way_is_taken_back() {
-    // A veth takes no XDP program where its other end sends frames larger than a page, unless that knows fragments.
+fn a_failed_attach_or_create_is_undone() {
+    // A veth refuses an XDP program without support for fragments if its other end sends frames
+    // larger than a page.
     let host = Host::down();
     let [a, b, wire] = ["a", "b", "wire"].map(Netns::new);
     host.netns.wire("phys0", &wire, "eth0");
@@ -245,7 +247,7 @@ fn what_fails_half_way_is_taken_back() {
     let at_rest = AtRest::new(&host, &[&a]);
     at_rest.refuses(&["attach", "--netns", &a.path_argument(), "--network", "jumbo"], &["(", ")"]);
     drop(at_rest);
-    // And nothing of it stands in the way of what can be.
+    // Nothing is left behind that would prevent valid networks and endpoints.
     host.ok(&["network", "create", "lan", "-o", "uplink=phys0", "-o", "xdp=off"]);
     host.attach(&a, &[]);
     let at_b = host.attach(&b, &[]);

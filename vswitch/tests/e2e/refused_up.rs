@@ -1,4 +1,4 @@
-//! Where `up` cannot work: one clear line, nothing left behind.
+//! `up` on unsuitable hosts: the refusal is one line, and nothing is left behind.
 
 use std::{
     io::Error,
@@ -16,20 +16,20 @@ use tempfile::TempDir;
 
 use crate::harness::{BINARY, Host, Surroundings, complaint, run};
 
-/// Changes what the process to be started can do, between fork and exec.
-fn with(mut command: Command, change: fn() -> Result<(), Error>) -> Command {
-    // SAFETY: the changes below are system calls alone.
+/// Runs `change` in the child process between fork and exec.
+fn with_pre_exec(mut command: Command, change: fn() -> Result<(), Error>) -> Command {
+    // SAFETY: the changes below only make system calls.
     unsafe { command.pre_exec(change) };
     command
 }
 
 #[track_caller]
-fn refused(host: &Host, command: Command, names: &[&str]) {
+fn assert_refused(host: &Host, command: Command, names: &[&str]) {
     let before = Surroundings::of(host, &[]);
     let mut command = command;
     let line = complaint(1, &run(&mut command));
     for name in names {
-        assert!(line.contains(name), "`{line}` does not name {name}");
+        assert!(line.contains(name), "`{line}` does not contain `{name}`");
     }
     assert_eq!(Surroundings::of(host, &[]), before);
     assert_eq!(host.daemon(), None);
@@ -37,56 +37,56 @@ fn refused(host: &Host, command: Command, names: &[&str]) {
 }
 
 #[test]
-fn without_root() {
+fn up_needs_root() {
     let host = Host::down();
-    let (_directory, binary) = binary_for_everybody();
+    let (_directory, binary) = binary_for_all_users();
     for foreground in [&[][..], &["--foreground"]] {
         let mut command = host.netns.command(&binary);
         command.args(["--instance", host.instance(), "up"]).args(foreground);
-        refused(&host, with(command, become_nobody), &["root"]);
+        assert_refused(&host, with_pre_exec(command, become_nobody), &["root"]);
     }
 }
 
 #[test]
-fn somebody_else_may_not_use_the_socket_of_root() {
+fn other_users_cannot_use_the_socket_of_root() {
     let host = Host::up(&[]);
-    let (_directory, binary) = binary_for_everybody();
+    let (_directory, binary) = binary_for_all_users();
     for arguments in [&["ps"][..], &["down"]] {
         let mut command = host.netns.command(&binary);
         command.args(["--instance", host.instance()]).args(arguments);
-        let line = complaint(1, &run(&mut with(command, become_nobody)));
+        let line = complaint(1, &run(&mut with_pre_exec(command, become_nobody)));
         assert!(line.to_lowercase().contains("permission"), "{line}");
     }
     assert!(host.daemon().is_some());
 }
 
 #[test]
-fn without_btf() {
+fn up_needs_btf() {
     let host = Host::down();
     for datapath in ["auto", "tc", "xdp"] {
-        refused(
+        assert_refused(
             &host,
-            with(host.command(&["up", "--datapath", datapath]), hide_btf),
+            with_pre_exec(host.command(&["up", "--datapath", datapath]), hide_btf),
             &["BTF", "/sys/kernel/btf/vmlinux"],
         );
     }
-    // Nothing stands in the way of the next.
+    // Nothing is left behind that would prevent the next start.
     host.start(&[]);
 }
 
 #[test]
-fn without_bpf() {
+fn up_needs_bpf() {
     let host = Host::down();
     for code in [libc::ENOSYS, libc::EPERM] {
         let denial: fn() -> Result<(), Error> =
             if code == libc::ENOSYS { || deny_bpf(libc::ENOSYS) } else { || deny_bpf(libc::EPERM) };
-        refused(&host, with(host.command(&["up"]), denial), &["BPF"]);
+        assert_refused(&host, with_pre_exec(host.command(&["up"]), denial), &["BPF"]);
     }
     host.start(&[]);
 }
 
 #[test]
-fn with_a_file_in_place_of_the_run_directory() {
+fn up_is_refused_if_the_run_directory_is_a_file() {
     let host = Host::down();
     std::fs::create_dir_all(host.run_directory().parent().unwrap()).unwrap();
     std::fs::write(host.run_directory(), "not a directory").unwrap();
@@ -98,9 +98,10 @@ fn with_a_file_in_place_of_the_run_directory() {
     assert_eq!(host.netns.devices().len(), 1, "only lo");
 }
 
-/// A copy of the binary where anybody may execute it. Made by a process of its own: were the copy open for writing in
-/// this one, a child that another test forks meanwhile would keep it so, and nobody could execute it.
-fn binary_for_everybody() -> (TempDir, PathBuf) {
+/// Returns a copy of the binary that every user may execute, and the directory that holds it.
+/// Another process makes the copy: if this process had the file open for writing, a child that
+/// another test forks meanwhile would keep it open, and it could not be executed.
+fn binary_for_all_users() -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let binary = directory.path().join("vswitch");
@@ -115,7 +116,7 @@ fn become_nobody() -> Result<(), Error> {
     Ok(setuid(Uid::from_raw(65534))?)
 }
 
-/// A mount namespace in which the kernel's type information cannot be seen.
+/// Hides the kernel's type information in a mount namespace of the process.
 fn hide_btf() -> Result<(), Error> {
     let nothing: Option<&str> = None;
     unshare(CloneFlags::CLONE_NEWNS)?;
@@ -123,22 +124,22 @@ fn hide_btf() -> Result<(), Error> {
     Ok(mount(Some("tmpfs"), "/sys/kernel/btf", Some("tmpfs"), MsFlags::empty(), nothing)?)
 }
 
-/// A kernel that answers bpf(2) with this error, to this process and its children.
+/// Makes the kernel answer bpf(2) with this error for this process and its children.
 fn deny_bpf(error: i32) -> Result<(), Error> {
     let load_number =
         libc::sock_filter { code: (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16, jt: 0, jf: 0, k: 0 };
-    let number = u32::try_from(libc::SYS_bpf).expect("system calls are few");
+    let number = u32::try_from(libc::SYS_bpf).expect("system call numbers are small");
     let is_bpf =
         libc::sock_filter { code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16, jt: 0, jf: 1, k: number };
     let answer = |k| libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k };
     let mut program =
         [load_number, is_bpf, answer(libc::SECCOMP_RET_ERRNO | error.cast_unsigned()), answer(libc::SECCOMP_RET_ALLOW)];
     let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
-    // SAFETY: no pointers.
+    // SAFETY: no pointers are passed.
     if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } != 0 {
         return Err(Error::last_os_error());
     }
-    // SAFETY: the filter and its program live until the call returns; the kernel copies them.
+    // SAFETY: the filter and its program live until the call returns, and the kernel copies them.
     if unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter) } != 0 {
         return Err(Error::last_os_error());
     }

@@ -1,4 +1,4 @@
-//! Commands in a namespace of their own, attached for as long as they last.
+//! `run`: commands in a namespace of their own, which is attached for as long as they run.
 
 use std::{collections::BTreeSet, fs, net::Ipv4Addr, os::unix::fs::MetadataExt as _, path::Path};
 
@@ -10,17 +10,17 @@ use serde_json::Value;
 
 use crate::harness::{BINARY, Host, Netns, Outcome, Surroundings, complaint, eventually, ping, processes, run, spawn};
 
-/// A script that says by a file that it is under way, and then waits to be ended.
-fn waits(ready: &Path, before: &str) -> String {
+/// Returns a script that creates a file when it has started, and then waits to be ended.
+fn waiting_script(ready: &Path, before: &str) -> String {
     format!("{before}\n: > {}\nwhile :; do sleep 0.1; done", ready.display())
 }
 
-fn begins(ready: &Path) {
-    eventually("the command is under way", || ready.exists().then_some(()));
+fn await_start(ready: &Path) {
+    eventually("the command has started", || ready.exists().then_some(()));
 }
 
-/// The processes in a network namespace.
-fn inhabitants(netns: u64) -> BTreeSet<Pid> {
+/// Returns the processes in a network namespace.
+fn processes_in(netns: u64) -> BTreeSet<Pid> {
     let entries = fs::read_dir("/proc").unwrap().flatten();
     let processes = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).map(Pid::from_raw);
     processes
@@ -28,19 +28,19 @@ fn inhabitants(netns: u64) -> BTreeSet<Pid> {
         .collect()
 }
 
-/// The one endpoint that there is, as JSON: not every one has an interface.
+/// Returns the only endpoint as JSON, because an endpoint may have no interface.
 fn only_endpoint(host: &Host) -> Value {
     let endpoints: Vec<Value> = host.json(&["ps"]);
     assert_eq!(endpoints.len(), 1, "{endpoints:#?}");
     endpoints[0].clone()
 }
 
-fn nobody(host: &Host) -> bool {
+fn has_no_endpoint(host: &Host) -> bool {
     host.json::<Vec<Value>>(&["ps"]).is_empty()
 }
 
 #[test]
-fn the_exit_status_is_the_commands() {
+fn run_returns_the_exit_status_of_the_command() {
     let host = Host::up(&[]);
     let before = Surroundings::of(&host, &[]);
     for (script, code) in
@@ -48,25 +48,25 @@ fn the_exit_status_is_the_commands() {
     {
         let outcome = host.run(&["run", "--", "sh", "-c", script]);
         assert_eq!(outcome, Outcome { code: Some(code), stdout: String::new(), stderr: String::new() }, "{script}");
-        assert!(nobody(&host));
+        assert!(has_no_endpoint(&host));
     }
     let unknown = host.fails(127, &["run", "vswitch-test-no-such-command"]);
     assert!(unknown.contains("vswitch-test-no-such-command") && unknown.contains("not found"), "{unknown}");
     let unable = host.fails(126, &["run", "/etc/passwd"]);
     assert!(unable.contains("/etc/passwd"), "{unable}");
-    assert!(nobody(&host));
-    eventually("nothing is left of them", || (Surroundings::of(&host, &[]) == before).then_some(()));
+    assert!(has_no_endpoint(&host));
+    eventually("nothing is left of the endpoints", || (Surroundings::of(&host, &[]) == before).then_some(()));
 }
 
 #[test]
-fn what_is_written_goes_where_the_commands_output_goes() {
+fn run_passes_stdout_and_stderr_through() {
     let host = Host::up(&[]);
     let outcome = host.run(&["run", "-q", "sh", "-c", "echo $0 $1; echo oops >&2; exit 3", "-q", "--name"]);
     assert_eq!((outcome.code, outcome.stdout.as_str(), outcome.stderr.as_str()), (Some(3), "-q --name\n", "oops\n"));
 }
 
 #[test]
-fn names_and_addresses_inside_are_the_endpoints() {
+fn a_command_has_the_names_and_addresses_of_its_endpoint() {
     let host = Host::up(&[]);
     let contents =
         || ["resolv.conf", "hosts", "hostname"].map(|name| fs::read_to_string(Path::new("/etc").join(name)).ok());
@@ -104,7 +104,8 @@ fn a_command_reaches_endpoints_and_is_reached() {
         assert_eq!(outcome.code, Some(0), "{outcome:#?}");
     }
     let server = spawn(&mut host.command(&["run", "--name", "server", "--", "sleep", "10000"]));
-    let endpoint = eventually("it is attached", || host.ps().into_iter().find(|endpoint| endpoint.name == "server"));
+    let endpoint =
+        eventually("the command is attached", || host.ps().into_iter().find(|endpoint| endpoint.name == "server"));
     ping(&peer, endpoint.ipv4);
     kill(server.id(), Signal::SIGTERM).unwrap();
     assert_eq!(server.outcome().code, Some(143));
@@ -112,11 +113,11 @@ fn a_command_reaches_endpoints_and_is_reached() {
 }
 
 #[test]
-fn an_endpoint_is_named_after_the_process_unless_it_is_named() {
+fn an_endpoint_is_named_after_the_process_by_default() {
     let host = Host::up(&[]);
     let runs = [(); 2].map(|()| spawn(&mut host.command(&["run", "sleep", "10000"])));
     let names = runs.each_ref().map(|run| format!("run-{}", run.id()));
-    eventually("both are attached", || {
+    eventually("both commands are attached", || {
         let found: BTreeSet<String> = host.ps().into_iter().map(|endpoint| endpoint.name).collect();
         (found == names.iter().cloned().collect()).then_some(())
     });
@@ -128,7 +129,7 @@ fn an_endpoint_is_named_after_the_process_unless_it_is_named() {
 }
 
 #[test]
-fn signals_are_passed_on() {
+fn signals_are_forwarded_to_the_command() {
     let host = Host::up(&[]);
     let directory = tempfile::tempdir().unwrap();
     for signal in [
@@ -143,43 +144,44 @@ fn signals_are_passed_on() {
     ] {
         let name = signal.as_str().trim_start_matches("SIG");
         let ready = directory.path().join(name);
-        let script = waits(&ready, &format!("trap 'echo {name}; exit 42' {name}"));
+        let script = waiting_script(&ready, &format!("trap 'echo {name}; exit 42' {name}"));
         let command = spawn(&mut host.command(&["run", "--", "sh", "-c", &script]));
-        begins(&ready);
+        await_start(&ready);
         kill(command.id(), signal).unwrap();
         let outcome = command.outcome();
         assert_eq!((outcome.code, outcome.stdout), (Some(42), format!("{name}\n")), "{}", outcome.stderr);
-        assert!(nobody(&host), "{name}");
+        assert!(has_no_endpoint(&host), "{name}");
     }
 }
 
 #[test]
-fn a_run_that_is_killed_leaves_neither_process_nor_endpoint() {
+fn a_killed_run_leaves_no_process_and_no_endpoint() {
     let host = Host::up(&[]);
     let before = Surroundings::of(&host, &[]);
     let directory = tempfile::tempdir().unwrap();
     for network in ["bridge", "none"] {
         let ready = directory.path().join(network);
-        // Some that a command may leave: children, a session of its own, and what has lost its parent.
-        let script = waits(&ready, "sleep 10000 &\nsetsid sleep 10001 &\n(trap '' TERM HUP; sleep 10002 &)");
+        // Processes that a command may leave: children, a session of its own, and one without a
+        // parent.
+        let script = waiting_script(&ready, "sleep 10000 &\nsetsid sleep 10001 &\n(trap '' TERM HUP; sleep 10002 &)");
         let command = spawn(&mut host.command(&["run", "--network", network, "--", "sh", "-c", &script]));
-        begins(&ready);
+        await_start(&ready);
         let endpoint = only_endpoint(&host);
         let netns = fs::metadata(endpoint["netns"].as_str().unwrap()).unwrap().ino();
-        assert!(inhabitants(netns).len() >= 4);
+        assert!(processes_in(netns).len() >= 4);
         kill(command.id(), Signal::SIGKILL).unwrap();
         assert_eq!(command.outcome().code, None);
-        eventually("its processes are gone", || inhabitants(netns).is_empty().then_some(()));
-        eventually("the endpoint is gone", || nobody(&host).then_some(()));
+        eventually("the processes of the command are gone", || processes_in(netns).is_empty().then_some(()));
+        eventually("the endpoint is gone", || has_no_endpoint(&host).then_some(()));
         eventually("nothing is left", || (Surroundings::of(&host, &[]) == before).then_some(()));
     }
 }
 
 #[test]
-fn a_command_whose_guard_is_killed_ends_with_it() {
+fn a_command_ends_with_its_guard_process() {
     let host = Host::up(&[]);
     let command = spawn(&mut host.command(&["run", "--name", "victim", "--", "sleep", "10000"]));
-    eventually("it is attached", || (!nobody(&host)).then_some(()));
+    eventually("the command is attached", || (!has_no_endpoint(&host)).then_some(()));
     let netns = fs::metadata(only_endpoint(&host)["netns"].as_str().unwrap()).unwrap().ino();
     let guard = processes(host.instance())
         .into_iter()
@@ -187,28 +189,28 @@ fn a_command_whose_guard_is_killed_ends_with_it() {
             let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
             status.contains(&format!("PPid:\t{}\n", command.id()))
         })
-        .expect("the guard is the child of what was started");
+        .expect("the guard is a child of the process that was started");
     kill(guard, Signal::SIGKILL).unwrap();
     assert_eq!(command.outcome().code, Some(137));
-    eventually("its processes are gone", || inhabitants(netns).is_empty().then_some(()));
-    eventually("the endpoint is gone", || nobody(&host).then_some(()));
+    eventually("the processes of the command are gone", || processes_in(netns).is_empty().then_some(()));
+    eventually("the endpoint is gone", || has_no_endpoint(&host).then_some(()));
 }
 
 #[test]
-fn the_status_is_the_commands_though_the_daemon_is_dead() {
+fn run_returns_the_exit_status_without_a_daemon() {
     let host = Host::up(&[]);
     let command = spawn(&mut host.command(&["run", "--name", "survivor", "--", "sleep", "10000"]));
-    eventually("it is attached", || (!nobody(&host)).then_some(()));
+    eventually("the command is attached", || (!has_no_endpoint(&host)).then_some(()));
     host.kill_daemon();
     kill(command.id(), Signal::SIGTERM).unwrap();
     let outcome = command.outcome();
     assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(143), ""));
     host.start(&[]);
-    eventually("the endpoint is released", || nobody(&host).then_some(()));
+    eventually("the endpoint is released", || has_no_endpoint(&host).then_some(()));
 }
 
 #[test]
-fn network_none_has_loopback_alone_and_up() {
+fn network_none_has_only_a_loopback_that_is_up() {
     let host = Host::up(&[]);
     let script = "ip -o link; echo --; ping -n -c 1 -W 30 127.0.0.1 > /dev/null && echo alive;
                   cat /etc/resolv.conf; uname -n; ls /sys/class/net";
@@ -216,11 +218,11 @@ fn network_none_has_loopback_alone_and_up() {
     let (links, rest) = outcome.stdout.split_once("--\n").unwrap_or_else(|| panic!("{outcome:#?}"));
     assert!(links.lines().count() == 1 && links.contains("lo:") && links.contains("UP"), "{links}");
     assert_eq!(rest, "alive\nlonely\nlo\n");
-    assert!(nobody(&host));
+    assert!(has_no_endpoint(&host));
 }
 
 #[test]
-fn a_run_that_cannot_be_attached_runs_nothing() {
+fn a_refused_run_does_not_start_the_command() {
     let host = Host::up(&[]);
     let container = Netns::new("a");
     let endpoint = host.attach(&container, &["--name", "web"]);
@@ -228,7 +230,7 @@ fn a_run_that_cannot_be_attached_runs_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let trace = directory.path().join("trace");
     let trace = trace.to_str().unwrap();
-    for (flags, said) in [
+    for (flags, expected) in [
         (&["--name", "web"][..], "web already exists"),
         (&["--network", "nowhere"], "nowhere"),
         (&["--ip", &endpoint.ipv4.to_string()], "already in use"),
@@ -236,7 +238,7 @@ fn a_run_that_cannot_be_attached_runs_nothing() {
         (&["--network", "none", "--ip", "10.201.0.9"], "loopback alone"),
     ] {
         let complaint = host.fails(1, &[&["run"], flags, &["--", "touch", trace]].concat());
-        assert!(complaint.contains(said), "{complaint}");
+        assert!(complaint.contains(expected), "{complaint}");
         assert!(!Path::new(trace).exists());
     }
     assert_eq!(host.ps(), [endpoint]);
@@ -244,18 +246,18 @@ fn a_run_that_cannot_be_attached_runs_nothing() {
 }
 
 #[test]
-fn a_run_without_a_daemon_or_without_rights_says_so() {
+fn run_reports_a_missing_daemon_and_missing_privileges() {
     let host = Host::down();
-    let said = host.fails(3, &["run", "true"]);
-    assert!(said.contains("is not up"), "{said}");
+    let message = host.fails(3, &["run", "true"]);
+    assert!(message.contains("is not up"), "{message}");
     host.start(&[]);
-    // A user whom the socket is open to, but who may not make namespaces.
+    // A user that may open the socket, but may not create namespaces.
     nix::unistd::chown(&host.socket(), Some(65534.into()), None).unwrap();
     let mut command = std::process::Command::new("setpriv");
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups", BINARY, "--instance", host.instance()]);
-    let said = complaint(1, &run(command.args(["run", "true"])));
-    assert!(said.contains("root"), "{said}");
-    eventually("nothing is attached", || nobody(&host).then_some(()));
+    let message = complaint(1, &run(command.args(["run", "true"])));
+    assert!(message.contains("root"), "{message}");
+    eventually("nothing is attached", || has_no_endpoint(&host).then_some(()));
 }
 
 #[test]
@@ -265,14 +267,14 @@ fn network_host_shares_the_hosts_stack() {
     let outcome = host.run(&["run", "--network", "host", "--name", "native", "--", "sh", "-c", script]);
     let here = run(host.netns.command("sh").args(["-c", script]));
     assert_eq!((outcome.code, &outcome.stdout), (Some(0), &here.stdout), "{outcome:#?}");
-    assert!(nobody(&host));
+    assert!(has_no_endpoint(&host));
     let command = spawn(&mut host.command(&["run", "--network", "host", "--name", "native", "--", "sleep", "10000"]));
-    eventually("it is attached", || (!nobody(&host)).then_some(()));
+    eventually("the command is attached", || (!has_no_endpoint(&host)).then_some(()));
     let endpoint = only_endpoint(&host);
     assert_eq!((&endpoint["network"], &endpoint["ifname"]), (&"host".into(), &Value::Null), "{endpoint:#}");
     kill(command.id(), Signal::SIGKILL).unwrap();
     assert_eq!(command.outcome().code, None);
-    eventually("the endpoint is gone", || nobody(&host).then_some(()));
-    let said = host.fails(1, &["run", "--network", "host", "-p", "8080:80", "--", "true"]);
-    assert!(said.contains("host") && said.contains("8080:80"), "{said}");
+    eventually("the endpoint is gone", || has_no_endpoint(&host).then_some(()));
+    let message = host.fails(1, &["run", "--network", "host", "-p", "8080:80", "--", "true"]);
+    assert!(message.contains("host") && message.contains("8080:80"), "{message}");
 }

@@ -1,4 +1,4 @@
-//! Commands that are run at a terminal: it is theirs as if they had been started alone.
+//! Commands that are run at a terminal have it as if they had been started directly.
 
 use std::{
     fs::File,
@@ -19,10 +19,10 @@ use crate::harness::{BINARY, Host, eventually, settles};
 const CTRL_C: &str = "\x03";
 const CTRL_Z: &str = "\x1a";
 
-/// A terminal with a session on it, as a person has one.
+/// A terminal with a session on it, as a user has one.
 pub struct Terminal {
     keyboard: File,
-    /// The end that the session has.
+    /// The end of the terminal that the session uses.
     line: OwnedFd,
     screen: Arc<Mutex<String>>,
     session: Child,
@@ -34,7 +34,8 @@ impl Terminal {
         let pty = openpty(None, None).expect("a terminal");
         let stdio = || pty.slave.try_clone().expect("a descriptor");
         command.stdin(stdio()).stdout(stdio()).stderr(stdio());
-        // SAFETY: two system calls between fork and exec, on a descriptor that is the child's by then.
+        // SAFETY: only two system calls between fork and exec, on a descriptor that the child owns
+        // by then.
         unsafe {
             command.pre_exec(|| {
                 nix::unistd::setsid()?;
@@ -44,19 +45,19 @@ impl Terminal {
                 }
             });
         }
-        // No other test's child may hold it.
+        // Children of other tests must not inherit the descriptors.
         let flags = nix::fcntl::FdFlag::FD_CLOEXEC;
         for descriptor in [&pty.master, &pty.slave] {
             nix::fcntl::fcntl(descriptor, nix::fcntl::FcntlArg::F_SETFD(flags)).expect("a flag");
         }
-        let session = command.spawn().expect("started");
-        // It holds the terminal until then.
+        let session = command.spawn().expect("the program starts");
+        // `command` keeps the terminal open until its descriptors are replaced.
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let (mut master, screen) = (File::from(pty.master), Arc::<Mutex<String>>::default());
         let (keyboard, shown) = (master.try_clone().expect("a descriptor"), screen.clone());
         thread::spawn(move || {
             let mut bytes = [0; 1024];
-            // It ends with an error when nobody has the terminal any more.
+            // The read fails when no process has the terminal open any more.
             while let Ok(read @ 1..) = master.read(&mut bytes) {
                 let text = String::from_utf8_lossy(&bytes[..read]).into_owned();
                 *shown.lock().unwrap_or_else(PoisonError::into_inner) += &text;
@@ -65,49 +66,50 @@ impl Terminal {
         Self { keyboard, line: pty.slave, screen, session }
     }
 
-    pub fn types(&mut self, keys: &str) {
-        self.keyboard.write_all(keys.as_bytes()).expect("typed");
+    pub fn type_keys(&mut self, keys: &str) {
+        self.keyboard.write_all(keys.as_bytes()).expect("the keys are written");
     }
 
-    /// Waits until this is on the screen, and takes everything away.
+    /// Waits until the screen shows this text. Returns the contents of the screen and clears it.
     #[track_caller]
-    pub fn shows(&self, text: &str) -> String {
+    pub fn await_text(&self, text: &str) -> String {
         settles(&format!("the terminal shows {text}"), || {
             let mut screen = self.screen.lock().unwrap_or_else(PoisonError::into_inner);
             if screen.contains(text) { Ok(std::mem::take(&mut *screen)) } else { Err(screen.clone()) }
         })
     }
 
-    /// Makes its window as large.
+    /// Sets the size of the window.
     pub fn resize(&self, columns: u16, rows: u16) {
         let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-        // SAFETY: the argument is as the request wants it, and the descriptor is open.
+        // SAFETY: the argument has the type that the request takes, and the descriptor is open.
         let resized = unsafe { libc::ioctl(self.line.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
         assert_eq!(resized, 0, "{}", std::io::Error::last_os_error());
     }
 
-    /// Whether it takes whole lines and shows what is typed, as a shell wants it.
+    /// Reports whether the terminal reads whole lines, echoes input and generates signals, as a
+    /// shell needs it.
     pub fn is_cooked(&self) -> bool {
         use nix::sys::termios::{LocalFlags, tcgetattr};
         let flags = tcgetattr(&self.line).expect("a terminal").local_flags;
         flags.contains(LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG)
     }
 
-    /// The process that has it.
+    /// Returns the process that leads the session.
     pub fn process(&self) -> nix::unistd::Pid {
         nix::unistd::Pid::from_raw(self.session.id().cast_signed())
     }
 
-    /// Hangs up, as a modem did, and a window does that is closed.
-    fn hangs_up(&self) {
-        // SAFETY: it takes no argument, and the descriptor is open.
+    /// Hangs up, as a modem does, or a terminal window that is closed.
+    fn hang_up(&self) {
+        // SAFETY: the request takes no argument, and the descriptor is open.
         let hung_up = unsafe { libc::ioctl(self.line.as_raw_fd(), libc::TIOCVHANGUP) };
         assert_eq!(hung_up, 0, "{}", std::io::Error::last_os_error());
     }
 
-    /// Waits for the session's end; its exit status.
+    /// Waits for the end of the session. Returns its exit status.
     #[track_caller]
-    pub fn ends(&mut self) -> Option<i32> {
+    pub fn await_end(&mut self) -> Option<i32> {
         eventually("the session ends", || self.session.try_wait().expect("a child")).code()
     }
 }
@@ -124,33 +126,33 @@ fn run(host: &Host, command: &[&str]) -> Terminal {
 }
 
 #[test]
-fn a_command_has_the_terminal() {
+fn a_command_reads_from_and_writes_to_the_terminal() {
     let host = Host::up(&[]);
     let mut terminal = run(&host, &["sh", "-c", "tty; read line; echo got $line; exit 4"]);
-    terminal.shows("/dev/pts/");
-    terminal.types("hello\n");
-    terminal.shows("got hello");
-    assert_eq!(terminal.ends(), Some(4));
+    terminal.await_text("/dev/pts/");
+    terminal.type_keys("hello\n");
+    terminal.await_text("got hello");
+    assert_eq!(terminal.await_end(), Some(4));
     assert_eq!(host.ps(), []);
 }
 
 #[test]
-fn an_interrupt_reaches_the_command_once_and_it_is_detached() {
+fn an_interrupt_reaches_the_command_once() {
     let host = Host::up(&[]);
     let script = "trap 'count=x$count' INT; trap 'echo caught-$count; exit 9' USR1; echo rea''dy;
                   while :; do sleep 0.1; done";
     let mut terminal = run(&host, &["sh", "-c", script]);
-    terminal.shows("ready");
-    terminal.types(CTRL_C);
-    terminal.shows("^C");
-    nix::sys::signal::kill(terminal.process(), nix::sys::signal::Signal::SIGUSR1).expect("sent");
-    terminal.shows("caught-x\r\n");
-    assert_eq!(terminal.ends(), Some(9));
+    terminal.await_text("ready");
+    terminal.type_keys(CTRL_C);
+    terminal.await_text("^C");
+    nix::sys::signal::kill(terminal.process(), nix::sys::signal::Signal::SIGUSR1).expect("the signal is sent");
+    terminal.await_text("caught-x\r\n");
+    assert_eq!(terminal.await_end(), Some(9));
     assert_eq!(host.ps(), []);
     let mut terminal = run(&host, &["sh", "-c", "echo rea''dy; exec sleep 10000"]);
-    terminal.shows("ready");
-    terminal.types(CTRL_C);
-    assert_eq!(terminal.ends(), Some(130));
+    terminal.await_text("ready");
+    terminal.type_keys(CTRL_C);
+    assert_eq!(terminal.await_end(), Some(130));
     assert_eq!(host.ps(), []);
 }
 
@@ -158,37 +160,37 @@ fn an_interrupt_reaches_the_command_once_and_it_is_detached() {
 fn a_shell_has_job_control() {
     let host = Host::up(&[]);
     let mut terminal = run(&host, &["bash", "--norc", "--noprofile", "-i"]);
-    terminal.types("sh -c 'echo star\"\"ted; exec sleep 10000'\n");
-    terminal.shows("started");
-    terminal.types(CTRL_Z);
-    let screen = terminal.shows("Stopped");
+    terminal.type_keys("sh -c 'echo star\"\"ted; exec sleep 10000'\n");
+    terminal.await_text("started");
+    terminal.type_keys(CTRL_Z);
+    let screen = terminal.await_text("Stopped");
     assert!(!screen.contains("no job control"), "{screen}");
-    terminal.types("fg\n");
-    terminal.shows("fg\r\n");
-    terminal.types(CTRL_C);
-    terminal.types("echo co\"\"de $?; exit 5\n");
-    terminal.shows("code 130");
-    assert_eq!(terminal.ends(), Some(5));
+    terminal.type_keys("fg\n");
+    terminal.await_text("fg\r\n");
+    terminal.type_keys(CTRL_C);
+    terminal.type_keys("echo co\"\"de $?; exit 5\n");
+    terminal.await_text("code 130");
+    assert_eq!(terminal.await_end(), Some(5));
     assert_eq!(host.ps(), []);
 }
 
 #[test]
-fn a_run_is_a_job_of_the_shell_that_starts_it() {
+fn run_is_a_job_of_the_shell_that_starts_it() {
     let host = Host::up(&[]);
     let mut shell = host.netns.command("bash");
     let mut terminal = Terminal::start(shell.args(["--norc", "--noprofile", "-i"]));
     let script = "sh -c 'echo star\"\"ted; exec sleep 10000'";
-    terminal.types(&format!("{BINARY} --instance {} run --name job -- {script}\n", host.instance()));
-    terminal.shows("started");
-    terminal.types(CTRL_Z);
-    terminal.shows("Stopped");
+    terminal.type_keys(&format!("{BINARY} --instance {} run --name job -- {script}\n", host.instance()));
+    terminal.await_text("started");
+    terminal.type_keys(CTRL_Z);
+    terminal.await_text("Stopped");
     assert_eq!(host.ps().len(), 1);
-    terminal.types("fg\n");
-    terminal.shows("fg\r\n");
-    terminal.types(CTRL_C);
-    terminal.types("echo co\"\"de $?; exit 5\n");
-    terminal.shows("code 130");
-    assert_eq!(terminal.ends(), Some(5));
+    terminal.type_keys("fg\n");
+    terminal.await_text("fg\r\n");
+    terminal.type_keys(CTRL_C);
+    terminal.type_keys("echo co\"\"de $?; exit 5\n");
+    terminal.await_text("code 130");
+    assert_eq!(terminal.await_end(), Some(5));
     assert_eq!(host.ps(), []);
 }
 
@@ -196,9 +198,9 @@ fn a_run_is_a_job_of_the_shell_that_starts_it() {
 fn a_terminal_that_hangs_up_ends_the_command() {
     let host = Host::up(&[]);
     let mut terminal = run(&host, &["sh", "-c", "echo rea''dy; exec sleep 10000"]);
-    terminal.shows("ready");
+    terminal.await_text("ready");
     assert_eq!(host.ps().len(), 1);
-    terminal.hangs_up();
-    assert_eq!(terminal.ends(), Some(129));
+    terminal.hang_up();
+    assert_eq!(terminal.await_end(), Some(129));
     assert_eq!(host.ps(), []);
 }

@@ -1,4 +1,5 @@
-//! What was made is there again after `down`, after a daemon that was killed, and after a reboot, as far as it can be.
+//! Networks and endpoints are restored after `down`, after the daemon was killed, and after a
+//! reboot, as far as possible.
 
 use std::net::Ipv6Addr;
 
@@ -6,7 +7,8 @@ use serde_json::{Value, json};
 
 use crate::harness::{Host, Netns, ask, getent, ping, tcp};
 
-/// A host in full use: networks of all kinds, endpoints in several of them, names, labels, published ports.
+/// A host in full use: networks of several kinds, endpoints in several of them, names, labels and
+/// published ports.
 struct Scene {
     web: Netns,
     db: Netns,
@@ -58,7 +60,7 @@ impl Scene {
         Self { web, db, lone, host }
     }
 
-    /// Everything that is shown of what was made, but for what is counted and numbered anew.
+    /// Returns everything that is shown of networks and endpoints, except the counters.
     fn shown(&self) -> Value {
         let host = &self.host;
         let inspect = |name: &str| {
@@ -82,8 +84,8 @@ impl Scene {
         })
     }
 
-    /// Traffic and names in each of the networks.
-    fn works(&self) {
+    /// Checks traffic and names in each of the networks.
+    fn assert_works(&self) {
         let Self { web, db, host, .. } = self;
         ping(db, "fd00:111::99".parse::<Ipv6Addr>().unwrap());
         tcp(web, db, web_and_db_in_back(host)[1], 1 << 16);
@@ -103,49 +105,44 @@ fn web_and_db_in_back(host: &Host) -> [std::net::Ipv4Addr; 2] {
 }
 
 #[test]
-fn all_of_it_survives_down_and_up() {
+fn networks_and_endpoints_survive_down_and_a_killed_daemon() {
     let scene = Scene::new();
-    scene.works();
+    scene.assert_works();
     let before = scene.shown();
     let published = before["endpoints"][0]["networks"].as_array().unwrap();
     let front = published.iter().find(|network| network["network"] == "front").unwrap();
     let ports = front["published"].as_array().unwrap();
     assert_eq!(ports.len(), 3, "{front:#}");
     assert!(ports.iter().all(|port| port["host_port"].as_u64().is_some_and(|port| port > 0)), "{ports:#?}");
-    for _ in 0..2 {
-        scene.host.stop(&[]);
-        for container in [&scene.web, &scene.db, &scene.lone] {
-            assert_eq!(container.devices(), ["lo".to_owned()].into());
-        }
-        scene.host.start(&[]);
-        assert_eq!(scene.shown(), before);
-        scene.works();
+    scene.host.stop(&[]);
+    for container in [&scene.web, &scene.db, &scene.lone] {
+        assert_eq!(container.devices(), ["lo".to_owned()].into());
     }
-}
-
-#[test]
-fn all_of_it_survives_a_daemon_that_is_killed() {
-    let scene = Scene::new();
-    let before = scene.shown();
+    scene.host.start(&[]);
+    assert_eq!(scene.shown(), before);
+    scene.assert_works();
     for _ in 0..2 {
         scene.host.kill_daemon();
-        // Nothing but control has stopped.
+        // Traffic continues without a daemon.
         ping(&scene.db, "fd00:111::99".parse::<Ipv6Addr>().unwrap());
         let started: Value = scene.host.json(&["up"]);
         assert_eq!(started["released"], json!([]), "{started:#}");
         assert_eq!(scene.shown(), before);
-        scene.works();
+        scene.assert_works();
     }
-    // And one that dies before what it had made was taken down.
+    // `down` also removes what a killed daemon left, and `up` restores it again.
     scene.host.kill_daemon();
     scene.host.stop(&[]);
+    for container in [&scene.web, &scene.db, &scene.lone] {
+        assert_eq!(container.devices(), ["lo".to_owned()].into());
+    }
     scene.host.start(&[]);
     assert_eq!(scene.shown(), before);
-    scene.works();
+    scene.assert_works();
 }
 
 #[test]
-fn what_cannot_be_restored_is_reported_and_released() {
+fn endpoints_that_cannot_be_restored_are_released_and_purge_removes_all() {
     let scene = Scene::new();
     scene.host.stop(&[]);
     let Scene { web, db, lone, host } = scene;
@@ -162,40 +159,36 @@ fn what_cannot_be_restored_is_reported_and_released() {
     assert!(rows.iter().all(|row| row["name"] != "web") && rows.len() == 3, "{rows:#?}");
     host.ok(&["network", "rm", "apart"]);
     assert_eq!(ask(&db, std::net::Ipv4Addr::new(10, 112, 0, 1), "shop", "A").data, Vec::<String>::new());
-    // Its name, its addresses and its ports are free.
+    // The endpoint's name, addresses and ports are free again.
     let again = Netns::new("again");
     let flags = ["--network", "front", "--name", "web", "--ip6", "fd00:111::99", "-p", "127.0.0.1:8080:80"];
     host.attach(&again, &flags);
     ping(&db, "fd00:111::99".parse::<Ipv6Addr>().unwrap());
     assert_eq!(lone.devices(), ["lo".to_owned()].into());
+
+    host.stop(&["--purge"]);
+    host.start(&[]);
+    let networks: Vec<Value> = host.json(&["network", "ls"]);
+    let names: Vec<&Value> = networks.iter().map(|network| &network["name"]).collect();
+    assert_eq!(names, ["bridge", "host", "none"]);
+    assert!(host.json::<Vec<Value>>(&["ps"]).is_empty());
 }
 
 #[test]
-fn a_reboot_leaves_what_has_a_namespace_again() {
+fn endpoints_are_restored_after_a_reboot_if_their_namespace_exists() {
     let host = Host::up(&[]);
     host.ok(&["network", "create", "--subnet", "10.114.0.0/24", "--subnet", "fd00:114::/64", "front"]);
     let [a, b] = ["a", "b"].map(Netns::new);
     let flags = ["--network", "front", "--ip", "10.114.0.44", "--name", "web"];
     let at_a = host.attach(&a, &flags);
     host.attach(&b, &["--network", "front"]);
-    // The namespace is made again under its name before the daemon is back, as after a reboot.
+    // As after a reboot, the namespace is created again under its name before the daemon starts.
     host.stop(&[]);
-    let again = a.again();
+    let again = a.recreate();
     let started: Value = host.json(&["up"]);
     assert_eq!((&started["attached"], &started["released"]), (&json!(2), &json!([])), "{started:#}");
     assert_eq!(host.ps().into_iter().find(|endpoint| endpoint.name == "web"), Some(at_a.clone()));
     assert_eq!((again.mac("eth0"), again.addresses("eth0")), (at_a.mac, vec![at_a.ipv4]));
     ping(&b, at_a.ipv4);
     ping(&again, at_a.gateway6.unwrap());
-}
-
-#[test]
-fn purge_forgets_all_of_it() {
-    let scene = Scene::new();
-    scene.host.stop(&["--purge"]);
-    scene.host.start(&[]);
-    let networks: Vec<Value> = scene.host.json(&["network", "ls"]);
-    let names: Vec<&Value> = networks.iter().map(|network| &network["name"]).collect();
-    assert_eq!(names, ["bridge", "host", "none"]);
-    assert!(scene.host.json::<Vec<Value>>(&["ps"]).is_empty());
 }

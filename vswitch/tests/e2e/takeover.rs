@@ -1,17 +1,30 @@
-//! The daemon dies, traffic does not; the next one takes over.
+//! Takeover: the daemon dies, traffic continues, and the next daemon takes over.
 
 use std::net::Ipv4Addr;
 
 use serde_json::Value;
 
-use crate::harness::{Flow, Host, Netns, Pinger, ping, set_tx_checksumming, tcp, udp};
+use crate::harness::{Flow, Frame, Host, Mac, Netns, Pinger, RawPort, eventually, ping, set_tx_checksumming, tcp, udp};
 
-/// Kills the daemon under two flows and a TCP stream, starts the next, and looks at everything.
-fn no_frame_is_lost(datapath: &str) {
+/// Kills the daemon during two flows and a TCP stream, starts the next one, and checks the traffic
+/// and the state.
+fn check_that_no_frame_is_lost(datapath: &str) {
     let host = Host::up(&["--datapath", datapath]);
     let (a, b) = (Netns::new("a"), Netns::new("b"));
     let to_a = host.attach(&a, &["--name", "a"]);
     let to_b = host.attach(&b, &["--name", "b"]);
+    // A station behind an endpoint, which is learned.
+    let (guest, nested) = (Netns::new("guest"), Mac([2, 0, 0, 0, 0x77, 1]));
+    host.attach(&guest, &["--name", "guest", "-o", "spoof_guard=off"]);
+    let (port_guest, port_b) = (RawPort::open(&guest, "eth0"), RawPort::open(&b, "eth0"));
+    let hello = Frame::new(Mac::BROADCAST, nested, "hello");
+    port_guest.send(&hello);
+    port_b.expect(&hello);
+    drop(port_b);
+    let learned =
+        || host.fdb(&["--dynamic"]).into_iter().find(|station| station.mac == nested).map(|station| station.port);
+    assert_eq!(learned().as_deref(), Some("guest"));
+
     let first_daemon = host.daemon().unwrap();
     let endpoints = host.ps();
     let stations = host.fdb(&["--static"]);
@@ -25,7 +38,7 @@ fn no_frame_is_lost(datapath: &str) {
     for _ in 0..20 {
         pinger.ping(56);
     }
-    tcp(&a, &b, to_b.ipv4, 4 << 20);
+    tcp(&a, &b, to_b.ipv4, 1 << 20);
     there.goes_on(200);
     back.goes_on(200);
     std::thread::scope(|scope| {
@@ -42,7 +55,8 @@ fn no_frame_is_lost(datapath: &str) {
     assert_ne!(host.daemon().unwrap(), first_daemon);
     assert_eq!(host.ps(), endpoints);
     assert_eq!(host.fdb(&["--static"]), stations);
-    // And it is in full control: it attaches, counts and detaches.
+    assert_eq!(learned().as_deref(), Some("guest"));
+    // The new daemon has full control: it attaches and detaches endpoints.
     let c = Netns::new("c");
     let to_c = host.attach(&c, &[]);
     assert!(![to_a.ipv4, to_b.ipv4].contains(&to_c.ipv4));
@@ -54,53 +68,58 @@ fn no_frame_is_lost(datapath: &str) {
 }
 
 #[test]
-fn no_frame_is_lost_when_the_daemon_is_killed_and_the_next_takes_over() {
-    no_frame_is_lost("auto");
+fn a_takeover_loses_no_frame() {
+    check_that_no_frame_is_lost("auto");
 }
 
 #[test]
-fn no_frame_is_lost_in_takeover_with_xdp() {
-    no_frame_is_lost("xdp");
+fn a_takeover_with_xdp_loses_no_frame() {
+    check_that_no_frame_is_lost("xdp");
 }
 
 #[test]
-fn no_frame_from_the_wire_is_lost_in_takeover() {
-    for xdp in ["off", "native"] {
-        let host = Host::down();
+fn a_takeover_loses_no_frame_from_the_wire() {
+    let host = Host::up(&[]);
+    let segments = [(0, "off"), (1, "native")].map(|(number, xdp)| {
         let [a, b, wire] = ["a", "b", "wire"].map(Netns::new);
-        host.netns.wire("phys0", &wire, "eth0");
-        let on_wire = Ipv4Addr::new(10, 77, 0, 200);
+        let (uplink, network) = (format!("phys{number}"), format!("lan{number}"));
+        host.netns.wire(&uplink, &wire, "eth0");
+        let on_wire = Ipv4Addr::new(10, 77, number, 200);
         wire.ip(&format!("address add {on_wire}/24 dev eth0"));
         set_tx_checksumming(&wire, "eth0", xdp == "off");
-        host.start(&[]);
-        let xdp_option = format!("xdp={xdp}");
-        host.ok(&["network", "create", "--subnet", "10.77.0.0/24", "-o", "uplink=phys0", "-o", &xdp_option, "lan"]);
-        let [at_a, at_b] = [&a, &b].map(|container| host.attach(container, &["--network", "lan"]));
+        let options = [format!("uplink={uplink}"), format!("xdp={xdp}")];
+        let subnet = format!("10.77.{number}.0/24");
+        host.ok(&["network", "create", "--subnet", &subnet, "-o", &options[0], "-o", &options[1], &network]);
+        let [at_a, at_b] = [&a, &b].map(|container| host.attach(container, &["--network", &network]));
         let flows = [
             Flow::start(&wire, &a, at_a.ipv4),
             Flow::start(&b, &wire, on_wire),
-            Flow::start(&wire, &host.netns, Ipv4Addr::new(10, 77, 0, 1)),
+            Flow::start(&wire, &host.netns, Ipv4Addr::new(10, 77, number, 1)),
         ];
-        flows.iter().for_each(|flow| flow.goes_on(200));
-        host.kill_daemon();
-        flows.iter().for_each(|flow| flow.goes_on(200));
-        host.start(&[]);
-        flows.iter().for_each(|flow| flow.goes_on(200));
+        (flows, (xdp, uplink, network, a, b, wire, at_b))
+    });
+    let flows = || segments.iter().flat_map(|(flows, _)| flows);
+    flows().for_each(|flow| flow.goes_on(200));
+    host.kill_daemon();
+    flows().for_each(|flow| flow.goes_on(200));
+    host.start(&[]);
+    flows().for_each(|flow| flow.goes_on(200));
+    for (flows, (xdp, uplink, network, a, b, wire, at_b)) in segments {
         flows.into_iter().for_each(Flow::assert_complete);
-        let device = host.netns.device("phys0").unwrap();
+        let device = host.netns.device(&uplink).unwrap();
         assert_eq!(device.get("xdp").is_some_and(|xdp| !xdp.is_null()), xdp == "native", "{device:#}");
-        tcp(&wire, &b, at_b.ipv4, 4 << 20);
-        // It still follows the interface, and still gives it back.
+        tcp(&wire, &b, at_b.ipv4, 1 << 20);
+        // The new daemon releases the interface together with the network.
         host.ok(&["detach", "--netns", &a.path_argument()]);
         host.ok(&["detach", "--netns", &b.path_argument()]);
-        host.ok(&["network", "rm", "lan"]);
-        let device = host.netns.device("phys0").unwrap();
+        host.ok(&["network", "rm", &network]);
+        let device = host.netns.device(&uplink).unwrap();
         assert!(device.get("xdp").is_none_or(Value::is_null) && device["promiscuity"] == 0, "{device:#}");
     }
 }
 
 #[test]
-fn the_next_daemon_may_use_another_datapath() {
+fn a_takeover_can_change_the_datapath() {
     let host = Host::up(&["--datapath", "tc"]);
     let [a, b, c] = ["a", "b", "c"].map(Netns::new);
     let [_, at_b] = [&a, &b].map(|container| host.attach(container, &[]));
@@ -113,10 +132,10 @@ fn the_next_daemon_may_use_another_datapath() {
         flow.assert_complete();
         let newcomer = Netns::new(newcomer);
         let at_newcomer = host.attach(&newcomer, &[]);
-        tcp(&a, &b, at_b.ipv4, 4 << 20);
-        tcp(&a, &newcomer, at_newcomer.ipv4, 4 << 20);
-        tcp(&newcomer, &b, at_b.ipv4, 4 << 20);
-        tcp(&newcomer, &host.netns, Ipv4Addr::new(10, 201, 0, 1), 4 << 20);
+        tcp(&a, &b, at_b.ipv4, 1 << 20);
+        tcp(&a, &newcomer, at_newcomer.ipv4, 1 << 20);
+        tcp(&newcomer, &b, at_b.ipv4, 1 << 20);
+        tcp(&newcomer, &host.netns, Ipv4Addr::new(10, 201, 0, 1), 1 << 20);
         udp(&newcomer, &a, host.ps().iter().find(|endpoint| endpoint.name == a.name()).unwrap().ipv4, 1472, 50);
         host.ok(&["detach", newcomer.name()]);
     }
@@ -124,28 +143,7 @@ fn the_next_daemon_may_use_another_datapath() {
 }
 
 #[test]
-fn learned_stations_outlive_the_daemon() {
-    use crate::harness::{Frame, Mac, RawPort};
-    let host = Host::up(&[]);
-    let (a, b) = (Netns::new("a"), Netns::new("b"));
-    host.attach(&a, &["-o", "spoof_guard=off"]);
-    host.attach(&b, &[]);
-    let nested: Mac = "02:00:00:00:77:01".parse().unwrap();
-    let (port_a, port_b) = (RawPort::open(&a, "eth0"), RawPort::open(&b, "eth0"));
-    let hello = Frame::new(Mac::BROADCAST, nested, "hello");
-    port_a.send(&hello);
-    port_b.expect(&hello);
-    let learned = |host: &Host| {
-        host.fdb(&["--dynamic"]).into_iter().find(|station| station.mac == nested).map(|station| station.port)
-    };
-    assert_eq!(learned(&host).as_deref(), Some(a.name()));
-    host.kill_daemon();
-    host.start(&[]);
-    assert_eq!(learned(&host).as_deref(), Some(a.name()));
-}
-
-#[test]
-fn what_is_attached_while_the_last_daemon_died_can_be_detached_by_the_next() {
+fn endpoints_of_a_killed_daemon_can_be_detached_by_the_next() {
     let host = Host::up(&[]);
     let containers = Netns::several("c", 4);
     for container in &containers {
@@ -153,13 +151,11 @@ fn what_is_attached_while_the_last_daemon_died_can_be_detached_by_the_next() {
     }
     let devices = host.netns.devices();
     host.kill_daemon();
-    // One of them is gone before anybody looks.
+    // One of the namespaces is deleted before the next daemon starts.
     let mut containers = containers.into_iter();
     containers.next().unwrap().delete();
     host.start(&[]);
-    crate::harness::eventually("the endpoint whose namespace is gone is reaped", || {
-        (host.ps().len() == 3).then_some(())
-    });
+    eventually("the endpoint whose namespace is gone is reaped", || (host.ps().len() == 3).then_some(()));
     for container in containers {
         host.ok(&["detach", "--netns", &container.path_argument()]);
         assert_eq!(container.devices().len(), 1, "only lo");

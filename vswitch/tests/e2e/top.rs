@@ -17,7 +17,7 @@ struct Rate {
     worst_drop: Option<String>,
 }
 
-/// A container that sends about a thousand datagrams a second to another.
+/// A container that sends about a thousand datagrams per second to another one.
 struct Busy {
     at_a: Attached,
     _flow: Flow,
@@ -26,7 +26,7 @@ struct Busy {
     host: Host,
 }
 
-fn busy() -> Busy {
+fn start_busy() -> Busy {
     let host = Host::up(&[]);
     let [a, b] = ["a", "b"].map(Netns::new);
     let [at_a, at_b] = [&a, &b].map(|container| host.attach(container, &[]));
@@ -36,10 +36,16 @@ fn busy() -> Busy {
 }
 
 #[test]
-fn one_table_is_printed_for_scripts() {
-    let Busy { host, a, at_a, .. } = &busy();
+fn top_shows_rates_once_and_live() {
+    let busy = &start_busy();
+    check_that_top_once_prints_one_table(busy);
+    check_that_the_live_view_needs_a_terminal(busy);
+    check_that_the_live_view_restores_the_terminal(busy);
+}
+
+fn check_that_top_once_prints_one_table(Busy { host, a, at_a, .. }: &Busy) {
     let sender = RawPort::open(a, "eth0");
-    let row = settles("drops are seen", || {
+    let row = settles("the drops are shown", || {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 for _ in 0..50 {
@@ -53,53 +59,50 @@ fn one_table_is_printed_for_scripts() {
         })
     });
     assert_eq!((row.network.as_str(), row.worst_drop.as_deref()), ("bridge", Some("source_zero")));
-    // Emulated processors are slow; what is sent is counted by the thousand.
+    // Emulated processors are slow, so the bound is far below the thousand datagrams per second.
     assert!(row.rx_frames_per_second > 10.0 && row.rx_bits_per_second > 400.0 * row.rx_frames_per_second, "{row:?}");
     let table = host.ok(&["top", "--once", "--interval", "0.2"]);
     assert!(table.starts_with("PORT") && table.contains(&at_a.name), "{table}");
 }
 
-#[test]
-fn a_live_view_needs_a_terminal() {
-    let Busy { host, .. } = &busy();
-    assert!(host.fails(1, &["top"]).contains("needs a terminal"), "no terminal");
+fn check_that_the_live_view_needs_a_terminal(Busy { host, .. }: &Busy) {
+    assert!(host.fails(1, &["top"]).contains("requires a terminal"), "stdout is no terminal");
     let outcome = host.run(&["top", "--format", "json"]);
     assert!(outcome.code == Some(1) && outcome.stderr.contains("add --once"), "{outcome:#?}");
     assert!(host.fails(1, &["top", "--once", "nowhere"]).contains("no endpoint and no network `nowhere`"));
 }
 
 /// Starts `top`, and waits until it shows the container.
-fn live(host: &Host, at: &Attached) -> Terminal {
+fn start_top(host: &Host, at: &Attached) -> Terminal {
     let terminal = Terminal::start(host.command(&["top", "--interval", "0.2"]).env("TERM", "xterm"));
     assert!(terminal.is_cooked());
-    terminal.shows("\x1b[?1049h");
+    terminal.await_text("\x1b[?1049h");
     terminal.resize(160, 24);
-    terminal.shows(&at.name);
+    terminal.await_text(&at.name);
     assert!(!terminal.is_cooked());
     terminal
 }
 
-#[test]
-fn a_terminal_shows_the_ports_and_is_given_back_however_it_ends() {
-    let Busy { host, at_a, .. } = &busy();
-    let mut terminal = live(host, at_a);
-    terminal.types("f");
-    terminal.shows("bridge");
+/// The live view restores the terminal, however it ends.
+fn check_that_the_live_view_restores_the_terminal(Busy { host, at_a, .. }: &Busy) {
+    let mut terminal = start_top(host, at_a);
+    terminal.type_keys("f");
+    terminal.await_text("bridge");
     let quits: [&dyn Fn(&mut Terminal); 3] =
-        [&|terminal| terminal.types("q"), &|terminal| terminal.types("\x03"), &|terminal| {
-            kill(terminal.process(), Signal::SIGTERM).expect("sent");
+        [&|terminal| terminal.type_keys("q"), &|terminal| terminal.type_keys("\x03"), &|terminal| {
+            kill(terminal.process(), Signal::SIGTERM).expect("the signal is sent");
         }];
     for quit in quits {
         quit(&mut terminal);
-        terminal.shows("\x1b[?1049l");
-        assert_eq!(terminal.ends(), Some(0));
+        terminal.await_text("\x1b[?1049l");
+        assert_eq!(terminal.await_end(), Some(0));
         assert!(terminal.is_cooked());
-        terminal = live(host, at_a);
+        terminal = start_top(host, at_a);
     }
-    // A daemon that goes away ends it with a word, on a terminal that is as it was.
+    // When the daemon ends, `top` reports it and restores the terminal.
     host.kill_daemon();
-    terminal.shows(&format!("vswitch: instance {} is not up", host.instance()));
-    assert_eq!(terminal.ends(), Some(3));
+    terminal.await_text(&format!("vswitch: instance {} is not up", host.instance()));
+    assert_eq!(terminal.await_end(), Some(3));
     assert!(terminal.is_cooked());
     host.start(&[]);
 }

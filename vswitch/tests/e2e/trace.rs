@@ -1,11 +1,11 @@
-//! `trace` says what becomes of a frame, and nothing becomes of it.
+//! `trace` reports the verdict on a frame without sending it and without changing any state.
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::harness::{Attached, Counters, Frame, Host, Mac, Netns, RawPort, Tag, settles};
 
-/// What `trace` prints, as far as it is looked at here.
+/// The part of the output of `trace` that is checked here.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Trace {
     pub frame: TracedFrame,
@@ -44,7 +44,7 @@ pub struct Program {
 }
 
 impl Trace {
-    pub fn says(&self, text: &str) -> bool {
+    pub fn has_step(&self, text: &str) -> bool {
         self.steps.iter().any(|step| step.text.contains(text))
     }
 }
@@ -59,7 +59,7 @@ pub fn trace(host: &Host, options: &[&str]) -> Trace {
     trace
 }
 
-/// A network without IPv6, in which nobody says anything by himself.
+/// A network without IPv6, in which no endpoint sends frames on its own.
 struct Pair {
     at_a: Attached,
     at_b: Attached,
@@ -68,9 +68,9 @@ struct Pair {
     host: Host,
 }
 
-fn pair(datapath: &str) -> Pair {
+fn start_pair(datapath: &str) -> Pair {
     let host = Host::down();
-    // Nor does the host.
+    // The host sends no frames on its own either.
     for device in ["all", "default"] {
         host.netns.set(&format!("net/ipv6/conf/{device}/disable_ipv6"), "1");
     }
@@ -81,17 +81,30 @@ fn pair(datapath: &str) -> Pair {
     Pair { at_a, at_b, a, _b: b, host }
 }
 
-/// Everything that a frame could change.
+/// Returns everything that a frame could change.
 fn state(host: &Host) -> (Value, Vec<(Mac, String)>) {
     let fdb = host.fdb(&[]).into_iter().map(|station| (station.mac, station.port)).collect();
     (host.json(&["stats"]), fdb)
 }
 
 #[test]
-fn every_step_is_said_and_nothing_changes() {
-    let Pair { host, at_a, at_b, .. } = &pair("tc");
+fn traces_with_tc_are_complete_and_change_nothing() {
+    let pair = &start_pair("tc");
+    check_that_trace_shows_every_step_and_changes_nothing(pair);
+    check_that_invalid_traces_are_refused(pair);
+    check_that_the_traced_verdict_is_that_of_a_real_frame(pair);
+}
+
+#[test]
+fn traces_with_xdp_are_complete() {
+    let pair = &start_pair("xdp");
+    check_that_the_xdp_stage_comes_before_the_tc_stage(pair);
+    check_that_the_traced_verdict_is_that_of_a_real_frame(pair);
+}
+
+fn check_that_trace_shows_every_step_and_changes_nothing(Pair { host, at_a, at_b, .. }: &Pair) {
     let (a, b) = (at_a.name.as_str(), at_b.name.as_str());
-    let before = settles("nobody says anything", || {
+    let before = settles("no frames are sent", || {
         let before = state(host);
         std::thread::sleep(std::time::Duration::from_millis(100));
         if before == state(host) { Ok(before) } else { Err(before) }
@@ -104,43 +117,44 @@ fn every_step_is_said_and_nothing_changes() {
             ("redirect", Some(b)),
             "{traced:#?}"
         );
-        assert!(traced.says(&format!("({a})")) && traced.says(&format!("FDB: {mac_b} in network lan")), "{traced:#?}");
+        assert!(
+            traced.has_step(&format!("({a})")) && traced.has_step(&format!("FDB: {mac_b} in network lan")),
+            "{traced:#?}"
+        );
         let summary = &traced.frame.summary;
         assert!(summary.contains(&format!("IPv4 {} > {ip_b}", at_a.ipv4)), "{summary}");
         assert_eq!((traced.program.name.as_str(), traced.program.hook.as_str()), ("from_container", "tc"));
     }
     assert_eq!(trace(host, &["--from", a, "--to", &mac_b]).verdict.to.as_deref(), Some(b));
-    let asked = trace(host, &["--from", a, "--to", &ip_b, "--proto", "arp"]);
-    assert!(["flood_group", "answer_arp"].contains(&asked.verdict.action.as_str()), "{asked:#?}");
-    // Out of the network by the gateway, to the host itself, and to somebody unknown.
+    let question = trace(host, &["--from", a, "--to", &ip_b, "--proto", "arp"]);
+    assert!(["flood_group", "answer_arp"].contains(&question.verdict.action.as_str()), "{question:#?}");
+    // To an address behind the gateway, to the host itself, and to an unknown station.
     for (to, host_gets_it) in [("198.51.100.7", true), ("10.201.9.1", true)] {
         let traced = trace(host, &["--from", a, "--to", to]);
         assert_eq!((traced.verdict.action.as_str(), traced.verdict.to_host), ("redirect", host_gets_it), "{traced:#?}");
     }
-    let stranger = trace(host, &["--from", a, "--to", "02:00:00:00:99:99"]);
-    assert_eq!(stranger.verdict.action, "flood_unknown", "{stranger:#?}");
-    assert!(stranger.says("nobody has heard of it") && stranger.says("a copy to port"), "{stranger:#?}");
-    assert!(stranger.says(&format!("({b})")), "{stranger:#?}");
+    let unknown = trace(host, &["--from", a, "--to", "02:00:00:00:99:99"]);
+    assert_eq!(unknown.verdict.action, "flood_unknown", "{unknown:#?}");
+    assert!(unknown.has_step("nobody has heard of it") && unknown.has_step("a copy to port"), "{unknown:#?}");
+    assert!(unknown.has_step(&format!("({b})")), "{unknown:#?}");
     let back = trace(host, &["--from", "host", "--to", &ip_b]);
     assert_eq!((back.verdict.to.as_deref(), back.program.name.as_str()), (Some(b), "from_host"));
-    // A frame that was traced can be given again, as it is.
-    let again = trace(host, &["--from", a, "--frame", &stranger.frame.hex]);
-    assert_eq!(again.verdict, stranger.verdict);
-    let forged = Frame::new(at_b.mac, Mac([2, 0, 0, 0, 0x88, 1]), "from somebody behind a");
+    // The bytes of a traced frame can be traced again.
+    let again = trace(host, &["--from", a, "--frame", &unknown.frame.hex]);
+    assert_eq!(again.verdict, unknown.verdict);
+    let forged = Frame::new(at_b.mac, Mac([2, 0, 0, 0, 0x88, 1]), "from a station behind a");
     trace(host, &["--from", a, "--frame", &hex(&forged)]);
     let spoofed = Frame::new(at_a.mac, at_b.mac, "from b, says a");
     let spoofed = trace(host, &["--from", a, "--frame", &hex(&spoofed)]);
     assert_eq!(spoofed.verdict.reason.as_deref(), Some("source_spoofed"));
-    assert!(spoofed.verdict.explanation.contains("belongs to somebody"), "{spoofed:#?}");
+    assert!(spoofed.verdict.explanation.contains("belongs to a station"), "{spoofed:#?}");
     assert_eq!(state(host), before, "tracing changed something");
-    // For people, in one piece.
+    // The text output contains both the verdict and the decision of the program.
     let text = host.ok(&["trace", "--from", a, "--to", &ip_b]);
     assert!(text.contains("verdict  redirect: to port") && text.contains("decides the same"), "{text}");
 }
 
-#[test]
-fn the_stage_before_the_kernels_packet_comes_first() {
-    let Pair { host, at_a, at_b, .. } = &pair("xdp");
+fn check_that_the_xdp_stage_comes_before_the_tc_stage(Pair { host, at_a, at_b, .. }: &Pair) {
     let traced = trace(host, &["--from", &at_a.name, "--to", &at_b.ipv4.to_string()]);
     assert_eq!(traced.program.hook, "xdp", "{traced:#?}");
     assert_eq!(traced.verdict.to.as_deref(), Some(at_b.name.as_str()));
@@ -150,14 +164,14 @@ fn the_stage_before_the_kernels_packet_comes_first() {
 }
 
 #[test]
-fn an_uplink_and_ipv6_are_traced_too() {
+fn frames_from_an_uplink_and_ipv6_are_traced() {
     let host = Host::down();
     let (a, wire) = (Netns::new("a"), Netns::new("wire"));
     host.netns.wire("phys0", &wire, "eth0");
     host.start(&[]);
     host.ok(&["network", "create", "--subnet", "10.201.9.0/24", "--ipv6", "-o", "uplink=phys0", "lan"]);
     let at_a = host.attach(&a, &["--network", "lan"]);
-    let ipv6 = at_a.ipv6.expect("it has one").to_string();
+    let ipv6 = at_a.ipv6.expect("an IPv6 address").to_string();
     for to in [at_a.ipv4.to_string(), ipv6.clone(), at_a.mac.to_string()] {
         let traced = trace(&host, &["--from", "phys0", "--to", &to]);
         assert_eq!(
@@ -165,15 +179,13 @@ fn an_uplink_and_ipv6_are_traced_too() {
             (Some(at_a.name.as_str()), "from_uplink")
         );
     }
-    let asked = trace(&host, &["--from", "phys0", "--to", &ipv6, "--proto", "arp"]);
-    assert!(asked.frame.summary.contains("neighbor solicitation"), "{asked:#?}");
+    let question = trace(&host, &["--from", "phys0", "--to", &ipv6, "--proto", "arp"]);
+    assert!(question.frame.summary.contains("neighbor solicitation"), "{question:#?}");
     let tagged = trace(&host, &["--from", "phys0", "--to", &at_a.ipv4.to_string(), "--vlan", "30"]);
-    assert!(tagged.frame.summary.contains("VLAN 30") && tagged.says("VLAN 30"), "{tagged:#?}");
+    assert!(tagged.frame.summary.contains("VLAN 30") && tagged.has_step("VLAN 30"), "{tagged:#?}");
 }
 
-#[test]
-fn what_cannot_be_traced_is_said() {
-    let Pair { host, at_a, .. } = &pair("tc");
+fn check_that_invalid_traces_are_refused(Pair { host, at_a, .. }: &Pair) {
     let from = at_a.name.as_str();
     for (options, words) in [
         (&["--from", "nobody", "--to", "10.201.9.3"][..], "no port `nobody`"),
@@ -190,7 +202,7 @@ fn what_cannot_be_traced_is_said() {
     }
 }
 
-/// Frames of all kinds from a: good ones, odd ones and broken ones.
+/// Returns frames of all kinds from a: valid, unusual and malformed ones.
 fn corpus(a: Mac, b: Mac, host: Mac) -> Vec<Frame> {
     let group = Mac([0x01, 0x00, 0x5e, 1, 2, 3]);
     let ip = |destination: Mac, to: [u8; 4]| {
@@ -218,8 +230,8 @@ fn corpus(a: Mac, b: Mac, host: Mac) -> Vec<Frame> {
     frames
 }
 
-/// What was counted, by the verdict's name.
-fn counted(before: &Counters, after: &Counters) -> Vec<String> {
+/// Returns the name of the counter for each frame that was counted.
+fn changed_counters(before: &Counters, after: &Counters) -> Vec<String> {
     let mut counted = Vec::new();
     let mut add = |name: &str, before: u64, after: u64| counted.extend((before..after).map(|_| name.to_owned()));
     add("forwarded", before.forwarded, after.forwarded);
@@ -232,7 +244,7 @@ fn counted(before: &Counters, after: &Counters) -> Vec<String> {
     counted
 }
 
-fn verdict_as_counted(verdict: &Verdict) -> &str {
+fn counter_of(verdict: &Verdict) -> &str {
     match verdict.action.as_str() {
         "redirect" if verdict.to_host => "to_host",
         "redirect" => "forwarded",
@@ -240,27 +252,23 @@ fn verdict_as_counted(verdict: &Verdict) -> &str {
         "drop" => verdict.reason.as_deref().expect("a drop has a reason"),
         answer if answer.starts_with("answer_") => "to_host",
         flood if flood.starts_with("flood_") => "flooded",
-        other => panic!("no verdict of a frame that came in: {other}"),
+        other => panic!("unexpected verdict on a received frame: {other}"),
     }
 }
 
-#[test]
-fn what_trace_says_is_what_becomes_of_the_frame() {
-    for datapath in ["tc", "xdp"] {
-        let Pair { host, at_a, at_b, a, .. } = &pair(datapath);
-        let at_host = host.fdb(&["--static"]).into_iter().find(|station| station.port.ends_with("-lan"));
-        let sender = RawPort::open(a, "eth0");
-        for frame in corpus(at_a.mac, at_b.mac, at_host.expect("the host's own station").mac) {
-            let traced = trace(host, &["--from", &at_a.name, "--frame", &hex(&frame)]);
-            let before = host.counters(&at_a.name);
-            sender.send(&frame);
-            let after = settles("the frame is counted", || {
-                let after = host.counters(&at_a.name);
-                if after.rx_frames > before.rx_frames { Ok(after) } else { Err(after) }
-            });
-            let context = format!("{datapath}: {frame:02x?}: {traced:#?}");
-            assert_eq!(counted(&before, &after), [verdict_as_counted(&traced.verdict)], "{context}");
-        }
+fn check_that_the_traced_verdict_is_that_of_a_real_frame(Pair { host, at_a, at_b, a, .. }: &Pair) {
+    let at_host = host.fdb(&["--static"]).into_iter().find(|station| station.port.ends_with("-lan"));
+    let sender = RawPort::open(a, "eth0");
+    for frame in corpus(at_a.mac, at_b.mac, at_host.expect("the station of the host").mac) {
+        let traced = trace(host, &["--from", &at_a.name, "--frame", &hex(&frame)]);
+        let before = host.counters(&at_a.name);
+        sender.send(&frame);
+        let after = settles("the frame is counted", || {
+            let after = host.counters(&at_a.name);
+            if after.rx_frames > before.rx_frames { Ok(after) } else { Err(after) }
+        });
+        let context = format!("{frame:02x?}: {traced:#?}");
+        assert_eq!(changed_counters(&before, &after), [counter_of(&traced.verdict)], "{context}");
     }
 }
 

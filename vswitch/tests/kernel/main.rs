@@ -1,4 +1,5 @@
-//! The kernel's side of the control plane, on real namespaces: what a path is, what a device is, and what is refused.
+//! Tests of the module `kernel` on real namespaces: namespaces, links, routes, settings and address
+//! probes.
 
 mod links;
 mod namespaces;

@@ -1,4 +1,4 @@
-//! Namespaces: which paths open one, and who may enter it.
+//! Tests of opening namespaces by path and of entering them.
 
 use std::fs;
 use std::os::fd::AsRawFd as _;
@@ -10,7 +10,7 @@ use vswitch::kernel::netns::{Netns, NetnsError};
 use crate::shared::Namespace;
 
 #[test]
-fn paths_of_namespaces_open_and_name_the_same_one() {
+fn different_paths_open_the_same_namespace() {
     let namespace = Namespace::new();
     let opened = namespace.open();
     assert_eq!(opened.id(), namespace.open().id());
@@ -22,7 +22,7 @@ fn paths_of_namespaces_open_and_name_the_same_one() {
 }
 
 #[test]
-fn paths_that_are_no_network_namespaces_are_refused_by_name() {
+fn paths_of_other_files_are_refused_with_the_reason() {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("file");
     fs::write(&file, "").expect("a file");
@@ -36,12 +36,13 @@ fn paths_that_are_no_network_namespaces_are_refused_by_name() {
 }
 
 #[test]
-fn symbolic_links_are_followed_only_where_root_alone_could_have_made_them() {
+fn only_symbolic_links_of_root_are_followed() {
     let namespace = Namespace::new();
     let directory = tempfile::tempdir().expect("a directory");
     let link = directory.path().join("link");
     symlink(namespace.path(), &link).expect("a link");
-    // The temporary directory is root's own and closed; /tmp above it is open, but the link is not in there.
+    // Only the directory of the link itself matters: the temporary directory is writable for root
+    // alone, while /tmp above it is writable for all users.
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).expect("close it");
     assert_eq!(Netns::open(&link).expect("root's own link").id(), namespace.open().id());
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).expect("open it");
@@ -53,7 +54,7 @@ fn symbolic_links_are_followed_only_where_root_alone_could_have_made_them() {
 }
 
 #[test]
-fn where_a_process_leads_is_followed_to_its_namespaces_alone() {
+fn only_the_namespace_links_of_a_process_are_followed() {
     let namespace = Namespace::new();
     let own = Netns::current().expect("our own").id();
     assert_eq!(Netns::open(Path::new("/proc/self/ns/net")).expect("by /proc/self").id(), own);
@@ -68,12 +69,13 @@ fn where_a_process_leads_is_followed_to_its_namespaces_alone() {
 }
 
 #[test]
-fn who_may_not_enter_is_told_so() {
+fn entering_without_permission_is_refused() {
     let opened = Namespace::new().open();
     let user = std::thread::spawn(move || {
-        // SAFETY: the bare system call changes the user of this thread alone, and it ends here.
+        // SAFETY: the raw system call changes the user of this thread alone, and the thread ends
+        // after it.
         let result = unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) };
-        assert_eq!(result, 0, "become nobody");
+        assert_eq!(result, 0, "change to the user nobody");
         opened.enter(|| ())
     });
     assert!(matches!(user.join().expect("no panic"), Err(NetnsError::PermissionDenied { .. })));

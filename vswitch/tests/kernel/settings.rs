@@ -1,4 +1,4 @@
-//! What the machine and its devices are set to: offloads, sysctls, a bpffs.
+//! Tests of offloads, sysctls, feature detection and the bpffs.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ use vswitch::kernel::{bpffs, sysctl};
 
 use crate::shared::{Namespace, veth};
 
-/// A place where in the end nothing is mounted, however the test ends.
+/// Guard that unmounts a bpffs when the test ends or fails.
 struct Unmounted<'a>(&'a Path);
 
 impl Drop for Unmounted<'_> {
@@ -21,11 +21,11 @@ impl Drop for Unmounted<'_> {
 }
 
 #[tokio::test]
-async fn offloads_and_settings_are_changed_inside_and_their_old_state_returned() {
+async fn changing_offloads_and_sysctls_returns_their_previous_state() {
     let (host, container) = (Namespace::new(), Namespace::new());
     let (host, container) = (host.open(), container.open());
-    let ours = Netlink::open_in(&host).expect("a socket");
-    ours.create_veth(&veth("vp0", "eth0", Some(&container))).await.expect("make it");
+    let host_netlink = Netlink::open_in(&host).expect("a socket");
+    host_netlink.create_veth(&veth("vp0", "eth0", Some(&container))).await.expect("create the veth pair");
     container
         .enter(|| {
             assert_eq!(ethtool::driver("eth0").expect("ask"), "veth");
@@ -51,17 +51,17 @@ async fn offloads_and_settings_are_changed_inside_and_their_old_state_returned()
 }
 
 #[test]
-fn this_kernel_can_and_a_bpffs_comes_and_goes() {
+fn this_kernel_is_supported_and_a_bpffs_is_mounted_and_removed() {
     let capabilities = Capabilities::detect().expect("look");
     assert_eq!(capabilities.require(), Ok(()));
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("bpf");
     let _unmounted = Unmounted(&path);
     bpffs::ensure(&path).expect("mount");
-    bpffs::ensure(&path).expect("again is fine");
+    bpffs::ensure(&path).expect("also a second time");
     fs::create_dir_all(path.join("links/deep")).expect("a directory in it");
     assert!(bpffs::is_mounted(&path));
     bpffs::remove(&path).expect("unmount");
-    bpffs::remove(&path).expect("again is fine");
+    bpffs::remove(&path).expect("also a second time");
     assert!(!path.exists());
 }

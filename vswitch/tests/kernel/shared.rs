@@ -1,4 +1,4 @@
-//! What the tests share: namespaces, pairs of veth, and what `ip` says of them.
+//! Fixtures of these tests: namespaces, veth pairs, and the output of `ip`.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use vswitch::kernel::netns::Netns;
 use vswitch::kernel::probe::ProbeOn;
 use vswitch_common::Mac;
 
-/// A network namespace of `ip netns`, gone with the guard.
+/// A network namespace of `ip netns`, removed when dropped.
 pub struct Namespace {
     name: String,
 }
@@ -56,20 +56,22 @@ pub fn ip(address: &str) -> IpAddr {
     address.parse().expect("an address")
 }
 
-/// What `ip` prints in a namespace, a line for each thing.
-pub fn shown(netns: &Netns, arguments: &str) -> String {
+/// Runs `ip` in a namespace and returns its output, one object per line.
+pub fn ip_output(netns: &Netns, arguments: &str) -> String {
     let run = || Command::new("ip").args(arguments.split(' ')).output().expect("run ip");
     let output = netns.enter(run).expect("enter");
     assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("text")
 }
 
-/// Two namespaces with a pair of veth between them, both ends on: what asks on the first end, and the second's number.
-pub async fn wire(near: &Netns, far: &Netns) -> (ProbeOn, u32) {
-    let (ours, theirs) = (Netlink::open_in(near).expect("a socket"), Netlink::open_in(far).expect("a socket"));
-    let index = ours.create_veth(&veth("vp0", "eth0", Some(far))).await.expect("make it");
-    let peer = theirs.link_by_name("eth0").await.expect("ask").expect("there").index;
-    theirs.set_up(peer).await.expect("switch on");
-    ours.set_up(index).await.expect("switch on");
+/// Creates a veth pair between two namespaces and switches both ends on. Returns the parameters for
+/// probes on the first end, and the interface index of the second.
+pub async fn veth_between(near: &Netns, far: &Netns) -> (ProbeOn, u32) {
+    let (near_netlink, far_netlink) =
+        (Netlink::open_in(near).expect("a socket"), Netlink::open_in(far).expect("a socket"));
+    let index = near_netlink.create_veth(&veth("vp0", "eth0", Some(far))).await.expect("create the veth pair");
+    let peer = far_netlink.link_by_name("eth0").await.expect("query").expect("the link").index;
+    far_netlink.set_up(peer).await.expect("switch on");
+    near_netlink.set_up(index).await.expect("switch on");
     (ProbeOn { index, mac: Mac([2, 0, 0, 0, 0, 1]), vlan: 0 }, peer)
 }

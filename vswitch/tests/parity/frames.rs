@@ -1,4 +1,4 @@
-//! Frames that are generated: of all sorts, and of those that guards, answers and multicast are about.
+//! Generated frames: arbitrary ones, and control frames for guards, answers, multicast and VLANs.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -9,7 +9,7 @@ use vswitch_common::packet::address::Address;
 
 use crate::shared::Numbers;
 
-/// Stations of so many ports, and others.
+/// Returns the stations of `ports` ports, group and link-local addresses, and unknown stations.
 pub fn stations(ports: u8) -> Vec<Mac> {
     let mut stations: Vec<Mac> = (1..=ports).map(|last| Mac([2, 0, 0, 0, 0, last])).collect();
     stations.extend([Mac::ZERO, Mac::BROADCAST, Mac([1, 0, 0x5e, 0, 0, 1]), Mac([0x33, 0x33, 0, 0, 0, 1])]);
@@ -18,14 +18,14 @@ pub fn stations(ports: u8) -> Vec<Mac> {
     stations
 }
 
-/// The address of a port's station: that of the same number in its network.
+/// Returns the IP addresses of a port's station: the host number is the place of the port plus 1.
 pub fn addresses(network: u32, place: usize) -> (Ipv4Addr, Ipv6Addr) {
     let last = place as u8 + 1;
     let network = network as u8;
     (Ipv4Addr::new(10, network, 0, last), Ipv6Addr::new(0xfd00, network.into(), 0, 0, 0, 0, 0, last.into()))
 }
 
-/// Addresses in the networks' subnets, the host's own, loopback ones and others.
+/// Returns an address in the networks' subnets, one of the host, a loopback address or another.
 pub fn ipv4(numbers: &mut Numbers) -> [u8; 4] {
     match numbers.below(8) {
         0 => numbers.pick(&[[127, 0, 0, 1], [192, 0, 2, 1], [224, 0, 0, 1], [255; 4], [0; 4]]),
@@ -33,6 +33,7 @@ pub fn ipv4(numbers: &mut Numbers) -> [u8; 4] {
     }
 }
 
+/// The same for IPv6.
 pub fn ipv6(numbers: &mut Numbers) -> [u8; 16] {
     let mut address = [0; 16];
     match numbers.below(8) {
@@ -48,6 +49,7 @@ pub fn ipv6(numbers: &mut Numbers) -> [u8; 16] {
     address
 }
 
+/// Returns an arbitrary frame, damaged in one of three cases.
 pub fn random_frame(numbers: &mut Numbers, stations: &[Mac]) -> Vec<u8> {
     let random = Mac(numbers.bytes(6).try_into().expect("six bytes"));
     let mut station = || if numbers.below(10) == 0 { random } else { numbers.pick(stations) };
@@ -80,7 +82,8 @@ pub fn random_frame(numbers: &mut Numbers, stations: &[Mac]) -> Vec<u8> {
     frame
 }
 
-/// Damages one frame in three: a byte or an EtherType changed, cut short, or extension headers claimed.
+/// Damages one frame in three: changes a byte or the EtherType, cuts it off, or claims extension
+/// headers.
 pub fn damage(numbers: &mut Numbers, frame: &mut Vec<u8>) {
     match numbers.below(12) {
         0 => {
@@ -97,7 +100,8 @@ pub fn damage(numbers: &mut Numbers, frame: &mut Vec<u8>) {
     }
 }
 
-/// A frame of those that guards, answers, multicast and VLANs are about, from the station at a port as often as not.
+/// Returns a control frame: ARP, DHCP, IGMP, MLD or neighbor discovery, mostly from the station at
+/// a port.
 pub fn control_frame(numbers: &mut Numbers, stations: &[Mac], network: u32, place: usize, own: Mac) -> Vec<u8> {
     let (own4, own6) = addresses(network, place);
     let source = if numbers.below(4) == 0 { numbers.pick(stations) } else { own };
@@ -130,7 +134,7 @@ pub fn control_frame(numbers: &mut Numbers, stations: &[Mac], network: u32, plac
         _ => own6.octets(),
     };
     let (to4, to6) = (ipv4(numbers), ipv6(numbers));
-    let says = if numbers.below(4) == 0 { numbers.pick(stations) } else { own };
+    let named = if numbers.below(4) == 0 { numbers.pick(stations) } else { own };
     let group4 = numbers.pick(&[[239, 1, 2, 3], [224, 0, 0, 251], [224, 0, 1, 1], to4, to4]);
     let mut group6 = to6;
     if numbers.below(2) == 0 {
@@ -164,7 +168,7 @@ pub fn control_frame(numbers: &mut Numbers, stations: &[Mac], network: u32, plac
     match numbers.below(8) {
         0 | 1 => {
             frame.extend([8, 6, 0, 1, 8, 0, 6, numbers.pick(&[4, 4, 4, 16]), 0, numbers.pick(&[1, 1, 2])]);
-            frame.extend(says.0);
+            frame.extend(named.0);
             frame.extend(from4);
             frame.extend([0; 6]);
             frame.extend(to4);
@@ -220,7 +224,7 @@ pub fn control_frame(numbers: &mut Numbers, stations: &[Mac], network: u32, plac
             let mut headers = vec![chain.first().copied().unwrap_or(next)];
             if let Some((_, rest)) = chain.split_first() {
                 headers.extend([rest, &[0]].concat());
-                // The last header of the chain names the transport's.
+                // The last header of the chain has the number of the transport protocol.
                 let last = headers.len() - 8;
                 headers[last] = next;
             }
@@ -232,7 +236,7 @@ pub fn control_frame(numbers: &mut Numbers, stations: &[Mac], network: u32, plac
             message.extend(if numbers.below(2) == 0 { to6 } else { own6.octets() });
             for _ in 0..numbers.pick(&[0, 1, 1, 2, 3]) {
                 message.extend([numbers.pick(&[1, 2, 14]), numbers.pick(&[1, 1, 1, 0])]);
-                message.extend(says.0);
+                message.extend(named.0);
             }
             frame.extend(packet6(&[58], &message, numbers.pick(&[255, 255, 64])));
         }

@@ -1,6 +1,8 @@
-//! The loaded programs and the core on the host decide alike, frame by frame, over a generated corpus.
+//! The loaded programs and the core on the host make the same decision about each frame of a
+//! generated corpus.
 
 mod frames;
+mod programs;
 mod shared;
 
 mod switch;

@@ -1,5 +1,5 @@
-//! What the tests share: where they run, what is the same on both sides, numbers for what is generated, and how a decision
-//! of the kernel's is compared with the core's.
+//! Shared by the tests: the sandbox, entries that are written into the tables of both the kernel
+//! and the core, reproducible random numbers, and the comparison of decisions.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ use vswitch_common::tables::{FdbEntry, FdbKey, NeighborKey, OwnKey, PortNumber, 
 use vswitch_common::trace::Trace;
 use vswitch_common::verdict::Decision;
 
-/// A network namespace and a bpffs of this thread's own; both go with it.
+/// A network namespace and a bpffs of this thread. Both are removed with it.
 pub struct Sandbox {
     pub bpffs: PathBuf,
 }
@@ -33,7 +33,7 @@ impl Sandbox {
         Self { bpffs }
     }
 
-    /// The programs, loaded: new, or taken over.
+    /// Loads the programs, or takes them over.
     pub fn datapath(&self) -> Datapath {
         let options = Options { directory: self.bpffs.clone(), mode: Mode::Auto, fdb_size: 4096, cluster: false };
         Datapath::open(options).expect("load the programs")
@@ -47,6 +47,7 @@ impl Drop for Sandbox {
     }
 }
 
+/// Makes a veth pair and returns the ifindex of the end `name`.
 pub fn veth(name: &str) -> u32 {
     let peer = format!("{name}p");
     let status = Command::new("ip").args(["link", "add", name, "type", "veth", "peer", &peer]).status();
@@ -54,7 +55,7 @@ pub fn veth(name: &str) -> u32 {
     nix::net::if_::if_nametoindex(name).expect("the device just made")
 }
 
-/// The guards that an endpoint has in every sort of network.
+/// Returns the rules of an endpoint with all guards.
 pub fn guarded() -> PortRules {
     PortRules {
         learning: false,
@@ -67,47 +68,49 @@ pub fn guarded() -> PortRules {
     }
 }
 
-/// An address as the tables have it.
-fn known(address: IpAddr) -> Address {
+/// Converts an address to that of the tables.
+fn table_address(address: IpAddr) -> Address {
     match address {
         IpAddr::V4(four) => Address::mapped(four.octets()),
         IpAddr::V6(six) => Address::new(six.octets()),
     }
 }
 
-/// Writes the addresses of a port into our tables, and those that it makes of its MAC address.
+/// Writes the addresses of a port into the core's tables, and `made`, which is formed from its MAC
+/// address.
 pub fn add_neighbors(tables: &mut MemoryTables, number: PortNumber, spec: &PortSpec, made: Option<Address>) {
-    for address in spec.addresses.iter().copied().map(known).chain(made) {
+    for address in spec.addresses.iter().copied().map(table_address).chain(made) {
         let key = NeighborKey { address, network: spec.network, vlan: VlanKey(spec.rules.vlan), reserved: 0 };
         tables.neighbors.insert(key, number);
     }
 }
 
-/// Gives a port an address in another network, which it may speak from here, too: on both sides.
+/// Gives a port an address in another network, from which it may send here as well, in both tables.
 pub fn add_elsewhere(datapath: &Datapath, tables: &mut MemoryTables, number: PortNumber, address: Ipv4Addr) {
-    datapath.set_addresses_elsewhere(number, &[address.into()]).expect("tell it");
-    tables.owned.insert(OwnKey { address: known(address.into()), port: number, reserved: 0 });
+    datapath.set_addresses_elsewhere(number, &[address.into()]).expect("set the addresses");
+    tables.owned.insert(OwnKey { address: table_address(address.into()), port: number, reserved: 0 });
 }
 
-/// Writes a station that was learned, on both sides.
+/// Writes a learned station into both tables.
 pub fn add_station(datapath: &Datapath, tables: &mut MemoryTables, key: FdbKey, port: PortNumber) {
     datapath.fdb_add_static(key, port).expect("write the station");
     tables.fdb.insert(key, FdbEntry { port, flags: FdbEntry::STATIC, ..FdbEntry::default() });
 }
 
-/// How many decisions were compared.
+/// The number of compared decisions.
 #[derive(Default)]
 pub struct Compared {
     pub compared: usize,
-    /// Frames that the kernel does not take for a test run.
+    /// Frames that the kernel refuses for a test run.
     pub refused: usize,
 }
 
 impl Compared {
-    /// The core's decision, which has to be the kernel's in every field; none if the kernel does not take the frame.
+    /// Returns the core's decision, after checking that the kernel's is equal in every field.
+    /// `None` if the kernel refuses the frame.
     pub fn agreed(
         &mut self,
-        side: &str,
+        context: &str,
         kernel: Result<Trace, DatapathError>,
         frame: &[u8],
         core: impl Fn(u32) -> Decision,
@@ -115,21 +118,21 @@ impl Compared {
         match kernel {
             Ok(kernel) => {
                 let core = core(kernel.now);
-                assert_eq!(kernel.decision, core, "{side}: {frame:02x?}");
+                assert_eq!(kernel.decision, core, "{context}: {frame:02x?}");
                 self.compared += 1;
                 Some(core)
             }
-            // The kernel's test run has its own idea of the shortest packet; on the wire the program gets these too.
+            // The kernel's test run refuses short packets that a program gets on the wire.
             Err(DatapathError::TraceRefused { .. }) if frame.len() < SHORTEST + 40 => {
                 self.refused += 1;
                 None
             }
-            Err(error) => panic!("{side}: {error}: {frame:02x?}"),
+            Err(error) => panic!("{context}: {error}: {frame:02x?}"),
         }
     }
 }
 
-/// Numbers that look random and are the same in every run (Marsaglia's xorshift64).
+/// Pseudorandom numbers, the same in every run (Marsaglia's xorshift64).
 pub struct Numbers(pub u64);
 
 impl Numbers {
@@ -153,8 +156,8 @@ impl Numbers {
     }
 }
 
-/// What changes by the clock, in the kernel's tables and ours: allowances that are used up, and a station that is held.
-pub fn keep_up(sandbox: &Sandbox, tables: &mut MemoryTables, ports: u32, held: FdbKey, at: PortNumber) {
+/// Renews the entries that expire, in both tables: used up allowances, and a held station.
+pub fn renew(sandbox: &Sandbox, tables: &mut MemoryTables, ports: u32, held: FdbKey, at: PortNumber) {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC_COARSE).expect("the clock");
     let now = vswitch_common::tables::tick(now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64);
     let pin = |name: &str| MapData::from_pin(sandbox.bpffs.join("maps").join(name)).expect("a pinned table");

@@ -1,13 +1,13 @@
 //! Containers, the host and uplinks.
 //!
-//! Each frame goes through the program in the kernel (BPF_PROG_TEST_RUN on live maps) and through `forward()` over the
-//! same tables in memory; the two decisions have to be equal in every field.
+//! Each frame goes through the program in the kernel (BPF_PROG_TEST_RUN on live maps) and through
+//! `forward()` over the same tables in memory. The two decisions have to be equal in every field.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use vswitch::datapath::{Datapath, NetworkSpec, PortRules, PortSpec, Trunk, Xdp};
-use vswitch_common::forward::{forward, forward_early};
+use vswitch_common::forward::{forward, forward_xdp};
 use vswitch_common::packet::{Received, address::Address};
 use vswitch_common::tables::memory::MemoryTables;
 use vswitch_common::tables::{FdbKey, MARK_PUBLISHED, Network, NetworkNumber, PortKind, PortNumber, Subnet, VlanKey};
@@ -15,12 +15,12 @@ use vswitch_common::verdict::{DropReason, Verdict};
 use vswitch_common::{Mac, tables::FdbEntry};
 
 use crate::frames::{addresses, control_frame, random_frame, stations};
-use crate::shared::{Compared, Numbers, Sandbox, add_elsewhere, add_neighbors, add_station, guarded, keep_up, veth};
+use crate::shared::{Compared, Numbers, Sandbox, add_elsewhere, add_neighbors, add_station, guarded, renew, veth};
 
-/// Frames that go through each of the two decisions at every port.
+/// The number of frames. Each goes through the decision of tc and of two XDP programs.
 const FRAMES: usize = 100_000;
 
-/// The ports: network, kind, and what they may do. Network 3 is internal.
+/// Returns the ports: network, kind and rules. Network 3 is internal.
 fn ports() -> Vec<(u32, PortKind, PortRules)> {
     use PortKind::{Container, Host, Uplink};
     let plain = PortRules { trunk: Trunk::All, ..PortRules::default() };
@@ -49,7 +49,7 @@ fn ports() -> Vec<(u32, PortKind, PortRules)> {
     ]
 }
 
-/// Tells both sides of three networks.
+/// Writes three networks into both tables.
 fn networks(datapath: &Datapath, tables: &mut MemoryTables) {
     for number in 1..=3_u8 {
         let network = NetworkNumber(number.into());
@@ -116,7 +116,7 @@ fn the_loaded_programs_decide_as_the_core_does() {
         tables.add_port(number, port);
     }
     networks(&datapath, &mut tables);
-    // A station wired to a port by hand, and one learned from port 2 in the kernel's table and ours.
+    // A static entry that is no port's own station.
     let fixed = FdbKey { network: NetworkNumber(1), vlan: VlanKey(3), mac: Mac([0x0a, 0, 0, 0, 1, 1]) };
     datapath.fdb_add_static(fixed, PortNumber(2)).expect("add a static entry");
     tables.fdb = datapath.fdb().expect("read the FDB").into_iter().collect();
@@ -130,7 +130,7 @@ fn the_loaded_programs_decide_as_the_core_does() {
     let held = FdbKey { network: NetworkNumber(1), vlan: VlanKey::NONE, mac: Mac([0x0a, 0, 0, 0, 1, 7]) };
     for round in 0..FRAMES {
         if round % 500 == 0 {
-            keep_up(&sandbox, &mut tables, ports().len() as u32, held, PortNumber(2));
+            renew(&sandbox, &mut tables, ports().len() as u32, held, PortNumber(2));
         }
         let place = numbers.below(devices.len());
         let (ifindex, kind) = devices[place];
@@ -143,10 +143,10 @@ fn the_loaded_programs_decide_as_the_core_does() {
         };
         let mark = numbers.pick(&[0, 0, MARK_PUBLISHED, !MARK_PUBLISHED, u32::MAX]);
         let marked = Received { bytes: &frame, mark, tunnel: None };
-        let side = format!("tc {kind:?} on {ifindex}, mark {mark:#x}");
+        let context = format!("tc {kind:?} on {ifindex}, mark {mark:#x}");
         let decide = |now| forward(ifindex, &marked, &tables, now);
         let kernel = tracer.tc(kind, ifindex, mark, &frame);
-        let core = sums.agreed(&side, kernel, &frame, decide).unwrap_or_else(|| decide(0));
+        let core = sums.agreed(&context, kernel, &frame, decide).unwrap_or_else(|| decide(0));
         let name = match core.verdict().expect("a verdict") {
             Verdict::Redirect(to) => format!("redirect to {:?}, tag {}", to.kind(), to.tag),
             Verdict::Answer(answer, _) => format!("answer {answer:?}"),
@@ -155,10 +155,10 @@ fn the_loaded_programs_decide_as_the_core_does() {
         *seen.entry(name).or_default() += 1;
         for kind in [PortKind::Container, PortKind::Uplink] {
             let Some(kernel) = tracer.xdp(kind, ifindex, &frame).expect("run the XDP program") else { continue };
-            let side = format!("XDP {kind:?} on {ifindex}");
-            sums.agreed(&side, Ok(kernel), &frame, |now| forward_early(ifindex, kind, frame.as_slice(), &tables, now));
+            let context = format!("XDP {kind:?} on {ifindex}");
+            sums.agreed(&context, Ok(kernel), &frame, |now| forward_xdp(ifindex, kind, frame.as_slice(), &tables, now));
         }
-        // Learned stations take part in what follows, on both sides.
+        // Some learned stations are written into both tables.
         if let Some(key) = core.learn().filter(|key| *key != held && numbers.below(50) == 0) {
             add_station(&datapath, &mut tables, key, core.ingress);
         }
@@ -166,10 +166,11 @@ fn the_loaded_programs_decide_as_the_core_does() {
     let Compared { compared, refused } = sums;
     println!("{compared} decisions compared, {refused} frames too short for a test run of tc: {seen:?}");
     assert!(refused < FRAMES / 10 && compared == 3 * FRAMES - refused, "{compared} compared, {refused} refused");
-    // The corpus has to reach every verdict, or the agreement says little.
+    // The corpus has to reach every verdict, or the comparison proves little.
     for reason in DropReason::ALL {
         let reached = seen.contains_key(&format!("Drop({reason:?})"));
-        // Nothing in a decision fails a delivery: that happens afterwards. The others are for children and tunnels alone.
+        // A delivery fails after the decision. The others are reasons of children and tunnels
+        // alone.
         let other = [
             DropReason::DeliveryFailed,
             DropReason::ParentGone,
@@ -185,9 +186,9 @@ fn the_loaded_programs_decide_as_the_core_does() {
         "Pass",
         "Flood(Group)",
         "Flood(UnknownUnicast)",
-        "Flood(Apart)",
+        "Flood(ExceptHost)",
         "Flood(Listeners)",
-        "Flood(ListenersApart)",
+        "Flood(ListenersExceptHost)",
         "Flood(Routers)",
         "answer Arp",
         "answer Neighbor",

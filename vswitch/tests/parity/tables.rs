@@ -1,4 +1,4 @@
-//! The tables behind the decisions, and who gets a copy of a flood.
+//! The tables behind the decisions, and the copies of floods.
 
 use std::net::IpAddr;
 use std::process::Command;
@@ -16,7 +16,7 @@ use vswitch_common::verdict::DropReason;
 
 use crate::shared::{Sandbox, veth};
 
-/// The table of subnets as it is pinned: prefix length, network, flags.
+/// Returns the entries of the pinned table of subnets: prefix length, network, flags.
 fn subnets(sandbox: &Sandbox) -> Vec<(u32, u32, u32)> {
     let pin = MapData::from_pin(sandbox.bpffs.join("maps/SUBNETS")).expect("the pinned table");
     let table = LpmTrie::<_, Address, Subnet>::try_from(Map::LpmTrie(pin)).expect("its layout");
@@ -26,13 +26,14 @@ fn subnets(sandbox: &Sandbox) -> Vec<(u32, u32, u32)> {
     rows
 }
 
+/// Returns the entry of a network in the pinned table.
 pub fn network(sandbox: &Sandbox, number: u32) -> Network {
     let pin = MapData::from_pin(sandbox.bpffs.join("maps/NETWORKS")).expect("the pinned table");
     Array::try_from(Map::Array(pin)).expect("its layout").get(&number, 0).expect("an entry")
 }
 
 #[test]
-fn what_is_known_of_a_network_follows_its_spec_and_survives_ports_and_daemons() {
+fn networks_follow_their_spec_and_survive_ports_and_daemons() {
     let sandbox = Sandbox::new();
     let datapath = sandbox.datapath();
     let subnet =
@@ -50,7 +51,7 @@ fn what_is_known_of_a_network_follows_its_spec_and_survives_ports_and_daemons() 
     };
     assert_eq!(subnets(&sandbox), sorted(&[&of_one, &of_two]));
 
-    // Ports come and go; the network stays internal.
+    // The network stays internal when ports are added and removed.
     let ifindex = veth("q0");
     let port = PortSpec {
         ifindex,
@@ -79,7 +80,7 @@ fn what_is_known_of_a_network_follows_its_spec_and_survives_ports_and_daemons() 
     assert_eq!(subnets(&sandbox), sorted(&[&[(120, 1, 0), (128, 1, Subnet::GATEWAY)], &of_two]));
     assert_eq!(network(&sandbox, 1).flags, 0);
 
-    // One network takes all the room that is left.
+    // One network takes all remaining entries.
     let many = (0..MAX_SUBNETS / 2 - 2).map(|n| {
         let [a, b, c, d] = (n + 1).to_be_bytes().map(u16::from);
         subnet(&format!("fd03:{a}:{b}:{c}:{d}::/80"), &format!("fd03:{a}:{b}:{c}:{d}::1"))
@@ -87,12 +88,12 @@ fn what_is_known_of_a_network_follows_its_spec_and_survives_ports_and_daemons() 
     datapath.set_network(&spec(3, false, many.collect())).expect("a large network");
     let before = subnets(&sandbox);
     let two = spec(4, true, vec![subnet("10.4.0.0/24", "10.4.0.1")]);
-    let refused = datapath.set_network(&two).expect_err("no room");
+    let refused = datapath.set_network(&two).expect_err("the table is full");
     assert!(matches!(refused, DatapathError::NoRoomForSubnets { limit: MAX_SUBNETS }), "{refused}");
     assert_eq!((subnets(&sandbox), network(&sandbox, 4).flags), (before, 0), "nothing has changed");
     datapath.remove_network(NetworkNumber(3)).expect("remove it");
     datapath.remove_network(NetworkNumber(3)).expect("it is gone already");
-    datapath.set_network(&two).expect("now there is room");
+    datapath.set_network(&two).expect("the table has room");
     datapath.remove_network(NetworkNumber(4)).expect("remove it");
     datapath.remove_network(NetworkNumber(1)).expect("remove it");
     assert_eq!((subnets(&sandbox), network(&sandbox, 4).flags), (of_two.to_vec(), 0));
@@ -116,9 +117,9 @@ fn tables_of_another_layout_are_not_taken_over() {
 }
 
 #[test]
-fn copies_of_a_flood_go_to_those_alone_that_the_sender_may_reach() {
+fn copies_of_a_flood_go_to_ports_that_the_sender_may_reach() {
     let sandbox = Sandbox::new();
-    // No frames but ours.
+    // Without IPv6 the kernel sends no frames of its own.
     std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").expect("switch IPv6 off");
     let datapath = sandbox.datapath();
     let station = |last| Mac([2, 0, 0, 0, 0, last]);
@@ -132,7 +133,7 @@ fn copies_of_a_flood_go_to_those_alone_that_the_sender_may_reach() {
                 let up = Command::new("ip").args(["link", "set", &end, "up"]).status();
                 assert!(up.expect("run ip").success(), "ip link set {end} up");
             }
-            // Until the kernel has noticed that it has a carrier, it sends nothing.
+            // The device sends nothing until the kernel has detected its carrier.
             let is_up = || {
                 let shown = Command::new("ip").args(["link", "show", &device]).output().expect("run ip");
                 String::from_utf8_lossy(&shown.stdout).contains("state UP")
@@ -149,18 +150,19 @@ fn copies_of_a_flood_go_to_those_alone_that_the_sender_may_reach() {
                 mac: station(last),
                 xdp: Xdp::Off,
                 xdp_egress: false,
-                // Of the three containers the first two are.
                 addresses: Vec::new(),
                 mtu: 0,
+                // The first two of the three containers are isolated.
                 rules: PortRules { isolated: last < 3, ..PortRules::default() },
             };
             (ifindex, datapath.add_port(&spec).expect("add a port"))
         })
         .collect();
     let counters = || ports.iter().map(|(_, port)| datapath.counters(*port).expect("its counters")).collect::<Vec<_>>();
-    // The program itself on a frame from one of the containers: who gets a copy, and what it counts of drops.
+    // Runs the program on a frame from a container. Returns the copies of each port and the drops
+    // of the sender as isolated.
     let send = |from: usize, destination: Mac, packet: &[u8]| {
-        let program = SchedClassifier::from_pin(sandbox.bpffs.join("programs/from_container")).expect("the program");
+        let program = SchedClassifier::from_pin(datapath.program_pin(PortKind::Container)).expect("the program");
         let mut frame = [&destination.0[..], &station(from as u8 + 1).0, packet].concat();
         frame.resize(60, 0);
         let mut context = [0_u8; 192];
@@ -176,20 +178,20 @@ fn copies_of_a_flood_go_to_those_alone_that_the_sender_may_reach() {
         (copies, drops(&after[from]) - drops(&before[from]))
     };
     let (arp, unknown) = ([8, 6], Mac([2, 0, 0, 0, 9, 9]));
-    assert_eq!(send(0, Mac::BROADCAST, &arp), (vec![0, 0, 1, 1, 1], 0), "from an isolated one");
-    assert_eq!(send(2, Mac::BROADCAST, &arp), (vec![1, 1, 0, 1, 1], 0), "from the other");
+    assert_eq!(send(0, Mac::BROADCAST, &arp), (vec![0, 0, 1, 1, 1], 0), "from an isolated endpoint");
+    assert_eq!(send(2, Mac::BROADCAST, &arp), (vec![1, 1, 0, 1, 1], 0), "from one that is not isolated");
     assert_eq!(send(0, unknown, &arp), (vec![0, 0, 1, 0, 1], 0), "unknown unicast");
-    assert_eq!(send(0, station(2), &arp), (vec![0; 5], 1), "unicast between two isolated ones");
-    // A broadcast of IP that an internal network's host must not have.
+    assert_eq!(send(0, station(2), &arp), (vec![0; 5], 1), "unicast between isolated endpoints");
+    // The host must not get an IP broadcast that would leave an internal network.
     let internal = NetworkSpec { number: NetworkNumber(1), internal: true, subnets: Vec::new(), vni: None };
     datapath.set_network(&internal).expect("make it internal");
     let ip = [8, 0, 0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 10, 1, 0, 2, 192, 0, 2, 1];
-    assert_eq!(send(2, Mac::BROADCAST, &ip), (vec![1, 1, 0, 0, 1], 0), "no copy for the host");
-    assert_eq!(send(2, Mac::BROADCAST, &arp), (vec![1, 1, 0, 1, 1], 0), "but of ARP");
+    assert_eq!(send(2, Mac::BROADCAST, &ip), (vec![1, 1, 0, 0, 1], 0), "the host gets no copy");
+    assert_eq!(send(2, Mac::BROADCAST, &arp), (vec![1, 1, 0, 1, 1], 0), "the host gets a copy of ARP");
 }
 
 #[test]
-fn endpoints_of_other_hosts_are_known_as_long_as_their_tunnel_and_yield_to_those_here() {
+fn remote_endpoints_last_as_long_as_their_tunnel_and_yield_to_local_ones() {
     let sandbox = Sandbox::new();
     let mut datapath = sandbox.datapath();
     let spec = NetworkSpec { number: NetworkNumber(1), internal: false, subnets: Vec::new(), vni: Some(77) };
@@ -216,7 +218,7 @@ fn endpoints_of_other_hosts_are_known_as_long_as_their_tunnel_and_yield_to_those
         station: FdbKey { network: NetworkNumber(1), vlan: VlanKey::NONE, mac: Mac([2, 0, 0, 0, 0, last]) },
         addresses: vec![IpAddr::from([10, 0, 0, last]), ip(&format!("fd00::{last}"))],
     };
-    // Where a station is, and how many addresses there are that a port's stations have.
+    // The FDB entry of a remote station, and the number of IP addresses known at a port.
     let place = |datapath: &Datapath, last| {
         datapath.fdb_entry(&remote(last).station).expect("read").map(|entry| (entry.port, entry.flags))
     };
@@ -235,16 +237,16 @@ fn endpoints_of_other_hosts_are_known_as_long_as_their_tunnel_and_yield_to_those
     datapath.remove_remote(&remote(1)).expect("it is gone already");
     assert_eq!((place(&datapath, 1), known(number)), (None, 6));
 
-    // An endpoint here with the same addresses is the one that counts, whoever comes first.
+    // A local endpoint with the same addresses has priority, in either order.
     let here = veth("c1");
     let own = port(PortKind::Container, here, "c1", remote(2).station.mac, &remote(2).addresses);
     let container = datapath.add_port(&own).expect("an endpoint");
-    datapath.put_remote(&remote(2)).expect("told again");
+    datapath.put_remote(&remote(2)).expect("put again");
     datapath.remove_remote(&remote(2)).expect("and gone");
     assert_eq!(place(&datapath, 2).map(|(port, _)| port), Some(container));
     assert_eq!((known(container), known(number)), (3, 3));
 
-    // The next daemon finds what there is, and what nobody wants any more goes.
+    // The next daemon finds the remote endpoints, and removes those that are not wanted.
     drop(datapath);
     datapath = sandbox.datapath();
     assert!(datapath.taken_over());

@@ -1,7 +1,7 @@
-//! Overlay networks: what comes out of tunnels, and what containers and the host send where there are some.
+//! Overlay networks: frames out of tunnels, and frames of containers and the host beside tunnels.
 //!
-//! As for the other kinds of ports: the programs in the kernel against the core over the same tables in memory. No test run
-//! comes out of a tunnel: what the tunnel would have said is in the control block.
+//! The programs in the kernel are compared with the core over the same tables in memory. A test run
+//! has no tunnel: the metadata is in the control block.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -10,7 +10,7 @@ use vswitch::datapath::{
     Datapath, DatapathError, Mode, NetworkSpec, Options, PortRules, PortSpec, SHORTEST, Trunk, Xdp,
 };
 use vswitch_common::Mac;
-use vswitch_common::forward::{forward, half};
+use vswitch_common::forward::{forward, part};
 use vswitch_common::packet::address::Address;
 use vswitch_common::packet::{Received, TunnelKey};
 use vswitch_common::tables::memory::MemoryTables;
@@ -19,10 +19,10 @@ use vswitch_common::trace::Trace;
 use vswitch_common::verdict::{Decision, DropReason, Verdict};
 
 use crate::frames::{addresses, control_frame, random_frame, stations};
-use crate::shared::{Numbers, Sandbox, keep_up, veth};
+use crate::shared::{Numbers, Sandbox, renew, veth};
 use crate::tables;
 
-/// Frames that are generated.
+/// The number of frames.
 const FRAMES: usize = 40_000;
 /// The device of all tunnels.
 const DEVICE: &str = "tunnels";
@@ -37,7 +37,7 @@ fn peers() -> [IpAddr; 3] {
     ]
 }
 
-/// The ports in front of the tunnels: network, kind, and what they may do.
+/// Returns the local ports: network, kind and rules.
 fn ports() -> Vec<(u32, PortKind, PortRules)> {
     use PortKind::{Container, Host};
     let plain = PortRules { trunk: Trunk::All, arp_suppress: true, snooping: true, ..PortRules::default() };
@@ -67,7 +67,7 @@ fn ports() -> Vec<(u32, PortKind, PortRules)> {
     ]
 }
 
-/// What the tunnels of a network may do.
+/// Returns the rules of the tunnels of a network.
 fn tunnel_rules(network: u32) -> PortRules {
     let plain = PortRules { trunk: Trunk::All, snooping: true, storm_pps: 1000, ..PortRules::default() };
     match network {
@@ -77,7 +77,8 @@ fn tunnel_rules(network: u32) -> PortRules {
     }
 }
 
-/// What both sides have in their tables; the devices of the ports, and that of the tunnels.
+/// Writes ports and tunnels into both tables. Returns the devices of the ports and the device of
+/// the tunnels.
 fn add_ports(sandbox: &Sandbox, datapath: &Datapath, tables: &mut MemoryTables) -> (Vec<(u32, PortKind)>, u32) {
     for (number, vni) in (1..).zip(VNI) {
         let number = NetworkNumber(number);
@@ -136,11 +137,11 @@ fn add_ports(sandbox: &Sandbox, datapath: &Datapath, tables: &mut MemoryTables) 
             tables.add_tunnel(number, port, vni);
         }
     }
-    // The last peer is none any more in the second network.
-    let gone = tables.tunnels.remove(&TunnelKey::new(mapped(peers()[2]), VNI[1])).expect("it was there");
+    // The last peer is removed from the second network.
+    let gone = tables.tunnels.remove(&TunnelKey::new(table_address(peers()[2]), VNI[1])).expect("it was there");
     datapath.remove_port(gone).expect("remove the tunnel");
     tables.ports.remove(&gone);
-    // A station behind each tunnel, and one behind a tunnel of another network.
+    // A station behind each tunnel.
     let tunnels: Vec<_> = datapath.ports().expect("read the ports").into_iter().filter(is_tunnel).collect();
     assert_eq!(tunnels.len(), 8);
     for (last, (number, port)) in (0..).zip(&tunnels) {
@@ -156,23 +157,23 @@ fn is_tunnel((_, port): &(PortNumber, vswitch_common::tables::Port)) -> bool {
     port.kind() == Some(PortKind::Tunnel)
 }
 
-fn mapped(address: IpAddr) -> Address {
+fn table_address(address: IpAddr) -> Address {
     match address {
         IpAddr::V4(four) => Address::mapped(four.octets()),
         IpAddr::V6(six) => Address::new(six.octets()),
     }
 }
 
-/// What a tunnel says: mostly a peer and a VNI that are known here.
+/// Returns tunnel metadata, mostly of a known peer and VNI.
 fn key(numbers: &mut Numbers) -> TunnelKey {
-    let strangers = [
+    let unknown = [
         Address::mapped([192, 0, 2, 8]),
         Address::new([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8]),
         Address::UNSPECIFIED,
     ];
     let remote = match numbers.below(12) {
-        0 => numbers.pick(&strangers),
-        _ => mapped(numbers.pick(&peers())),
+        0 => numbers.pick(&unknown),
+        _ => table_address(numbers.pick(&peers())),
     };
     let vni = match numbers.below(12) {
         0 => numbers.pick(&[0, 2, 5001, 0x00ff_fffe, VNI[1] << 8]),
@@ -181,7 +182,7 @@ fn key(numbers: &mut Numbers) -> TunnelKey {
     TunnelKey::new(remote, vni)
 }
 
-/// Compares a decision of the kernel's with the core's, and writes down what it was.
+/// Checks that the kernel's decision is equal to the core's, and counts it in `seen`.
 fn compare(
     side: &str,
     kernel: Result<Trace, DatapathError>,
@@ -196,7 +197,7 @@ fn compare(
             assert_eq!(kernel.decision, core, "{side}: {frame:02x?}");
             core
         }
-        // The kernel's test run has its own idea of the shortest packet; on the wire the program gets these too.
+        // The kernel's test run refuses short packets that a program gets on the wire.
         Err(DatapathError::TraceRefused { .. }) if frame.len() < SHORTEST + 40 => {
             saw("refused".to_owned());
             return core(0);
@@ -230,7 +231,7 @@ fn the_loaded_programs_of_tunnels_decide_as_the_core_does() {
     let mut seen = BTreeMap::new();
     for round in 0..FRAMES {
         if round % 500 == 0 {
-            keep_up(&sandbox, &mut tables, highest, held, PortNumber(2));
+            renew(&sandbox, &mut tables, highest, held, PortNumber(2));
         }
         let out = round % 2 == 0;
         let key = key(&mut numbers);
@@ -247,7 +248,7 @@ fn the_loaded_programs_of_tunnels_decide_as_the_core_does() {
             control_frame(&mut numbers, &stations, network, place, own)
         };
         if numbers.below(3) > 0 {
-            // From somebody behind a tunnel, to somebody here; or the other way round.
+            // From a station behind a tunnel to a local one, or the other way round.
             let far = [0x0a, 0, 0, 0, 1, numbers.below(8) as u8];
             let near = [2, 0, 0, 0, 0, numbers.below(ports().len()) as u8 + 1];
             let destination = if out { near } else { far };
@@ -259,16 +260,16 @@ fn the_loaded_programs_of_tunnels_decide_as_the_core_does() {
             }
         }
         let core = if out {
-            let said = Received { bytes: &frame, mark: 0, tunnel: Some(key) };
+            let received = Received { bytes: &frame, mark: 0, tunnel: Some(key) };
             let kernel = tracer.out_of_tunnel(tunnels, &key, 0, &frame);
             compare("out", kernel, &frame, &mut seen, |now| {
-                let whole = forward(tunnels, &said, &tables, now);
-                let half = if frame[0] & 1 == 0 {
-                    half::unicast_from_tunnel(tunnels, &said, &tables, now)
+                let whole = forward(tunnels, &received, &tables, now);
+                let part = if frame[0] & 1 == 0 {
+                    part::unicast_from_tunnel(tunnels, &received, &tables, now)
                 } else {
-                    half::group_from_tunnel(tunnels, &said, &tables, now)
+                    part::group_from_tunnel(tunnels, &received, &tables, now)
                 };
-                assert_eq!(half, whole, "the half and the whole: {frame:02x?}");
+                assert_eq!(part, whole, "the part and the whole: {frame:02x?}");
                 whole
             })
         } else {
@@ -277,7 +278,7 @@ fn the_loaded_programs_of_tunnels_decide_as_the_core_does() {
             let kernel = tracer.tc(kind, ifindex, 0, &frame);
             compare(side, kernel, &frame, &mut seen, |now| forward(ifindex, frame.as_slice(), &tables, now))
         };
-        // Learned stations take part in what follows, on both sides.
+        // Some learned stations are written into both tables.
         if let Some(key) = core.learn().filter(|key| *key != held && numbers.below(50) == 0) {
             datapath.fdb_add_static(key, core.ingress).expect("write the station");
             let entry = FdbEntry { port: core.ingress, flags: FdbEntry::STATIC, ..FdbEntry::default() };
@@ -288,11 +289,11 @@ fn the_loaded_programs_of_tunnels_decide_as_the_core_does() {
     let count = |name: &str| seen.get(name).copied().unwrap_or(0);
     let compared = count("out: compared");
     assert!(compared > FRAMES / 3 && count("out: refused") < FRAMES / 10, "{compared} compared");
-    every_way_was_taken(&seen);
+    check_coverage(&seen);
 }
 
-/// The corpus has to reach every verdict, or the agreement says little.
-fn every_way_was_taken(seen: &BTreeMap<String, usize>) {
+/// Checks that the corpus has reached every verdict. Otherwise the comparison proves little.
+fn check_coverage(seen: &BTreeMap<String, usize>) {
     use DropReason::{
         DestinationZero, Isolated, LinkLocal, SamePort, SourceSpoofed, SourceZero, StationHeld, Storm, TooBig,
         Truncated, UnknownPeer, UnknownVni,
@@ -332,7 +333,7 @@ fn every_way_was_taken(seen: &BTreeMap<String, usize>) {
     let ways = ways.into_iter().map(str::to_owned).chain(drops);
     let missed: Vec<String> = ways.filter(|name| !seen.contains_key(name)).collect();
     assert!(missed.is_empty(), "no frame had these: {missed:#?}");
-    // Never to the host, nor into another tunnel.
+    // Frames out of a tunnel never go to the host or into another tunnel.
     let never = |name: &&String| {
         ["out: to Host", "out: to Tunnel", "host: to Tunnel", "out: answer"].iter().any(|never| name.starts_with(never))
     };

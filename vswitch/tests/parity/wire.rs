@@ -1,13 +1,14 @@
-//! macvlan and ipvlan: parents, what arrives there and what leaves by them, and children of every sort.
+//! macvlan and ipvlan: frames that arrive on and leave by parents, and frames of children of every
+//! mode.
 //!
-//! As for the other kinds of ports: the programs in the kernel against the core over the same tables in memory.
+//! The programs in the kernel are compared with the core over the same tables in memory.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use vswitch::datapath::{Datapath, DatapathError, Place, PortRules, PortSpec, Trunk, Xdp};
+use vswitch::datapath::{Datapath, DatapathError, ParentRules, PortRules, PortSpec, Trunk, Xdp};
 use vswitch_common::Mac;
-use vswitch_common::forward::{forward, forward_early, half};
+use vswitch_common::forward::{forward, forward_xdp, part};
 use vswitch_common::packet::address::Address;
 use vswitch_common::packet::{Ethernet, Received, ethertype};
 use vswitch_common::tables::memory::MemoryTables;
@@ -18,36 +19,37 @@ use vswitch_common::trace::Trace;
 use vswitch_common::verdict::{Decision, DropReason, Verdict};
 
 use crate::frames::{addresses, control_frame, damage, stations};
-use crate::shared::{Compared, Numbers, Sandbox, add_elsewhere, add_neighbors, add_station, guarded, keep_up, veth};
+use crate::shared::{Compared, Numbers, Sandbox, add_elsewhere, add_neighbors, add_station, guarded, renew, veth};
 use crate::tables;
 
-/// Frames that are generated; those at parents go through four decisions.
+/// The number of frames. Frames at parents go through four decisions.
 const FRAMES: usize = 100_000;
 
-/// The VLAN that some children are in.
+/// The VLAN of some children.
 const VLAN: u16 = 30;
 
-/// The ports: network, kind, and what they may do. The parent of network 2 is its one child's, that of network 3 goes.
+/// Returns the ports: network, kind and rules. Network 2 has a single child with passthru; the
+/// parent of network 3 is removed.
 fn ports() -> Vec<(u32, PortKind, PortRules)> {
     use PortKind::{Child, Parent};
-    let parent = |place| PortRules { learning: false, trunk: Trunk::All, place, ..PortRules::default() };
+    let parent = |parent| PortRules { learning: false, trunk: Trunk::All, parent, ..PortRules::default() };
     let plain = PortRules::default();
     let guarded = guarded();
     let nested = PortRules { learning: true, trunk: Trunk::All, group_fwd_mask: 0xc001, ..guarded.clone() };
     let stormy = PortRules { storm_pps: 1, ..plain.clone() };
     let isolated = |rules: &PortRules| PortRules { isolated: true, ..rules.clone() };
     let tagged = |rules: &PortRules| PortRules { vlan: VLAN, ..rules.clone() };
-    let at = |place, rules: &PortRules| (1, Child, PortRules { place, ..rules.clone() });
-    let bridge = Place::default();
-    let private = Place { apart: true, ..bridge };
-    let vepa = Place { apart: true, reflected: true, ..bridge };
-    let l2 = Place { by_address: true, ..bridge };
-    let l3 = Place { routed: true, ..l2 };
-    let l3s = Place { stack: true, ..l3 };
-    let passthru = Place { passthru: true, ..bridge };
-    let with_host = |place| Place { host_access: true, ..place };
-    let by_address = |place: Place| Place { by_address: true, ..place };
-    let routed = |place: Place| Place { routed: true, ..by_address(place) };
+    let at = |parent, rules: &PortRules| (1, Child, PortRules { parent, ..rules.clone() });
+    let bridge = ParentRules::default();
+    let private = ParentRules { apart: true, ..bridge };
+    let vepa = ParentRules { apart: true, reflected: true, ..bridge };
+    let l2 = ParentRules { by_address: true, ..bridge };
+    let l3 = ParentRules { routed: true, ..l2 };
+    let l3s = ParentRules { stack: true, ..l3 };
+    let passthru = ParentRules { passthru: true, ..bridge };
+    let with_host = |rules| ParentRules { host_access: true, ..rules };
+    let by_address = |rules: ParentRules| ParentRules { by_address: true, ..rules };
+    let routed = |rules: ParentRules| ParentRules { routed: true, ..by_address(rules) };
     vec![
         (1, Parent, parent(with_host(l2))),
         (2, Parent, parent(passthru)),
@@ -82,53 +84,54 @@ fn ports() -> Vec<(u32, PortKind, PortRules)> {
         at(routed(vepa), &guarded),
         at(l3s, &guarded),
         at(with_host(l3s), &plain),
-        (2, Child, PortRules { place: passthru, ..plain.clone() }),
-        (3, Child, PortRules { place: bridge, ..plain.clone() }),
-        (3, Child, PortRules { place: l3, ..guarded }),
+        (2, Child, PortRules { parent: passthru, ..plain.clone() }),
+        (3, Child, PortRules { parent: bridge, ..plain.clone() }),
+        (3, Child, PortRules { parent: l3, ..guarded }),
     ]
 }
 
-/// The station at a port: children that are found otherwise have the address of their parent.
+/// Returns the station at a port. Children that are found by IP address or have passthru share the
+/// MAC address of their parent.
 fn station(ports: &[(u32, PortKind, PortRules)], place: usize) -> Mac {
     let own = |place: usize| Mac([2, 0, 0, 0, 0, place as u8 + 1]);
     match ports.get(place) {
-        Some((network, PortKind::Child, rules)) if rules.place.by_address || rules.place.passthru => {
+        Some((network, PortKind::Child, rules)) if rules.parent.by_address || rules.parent.passthru => {
             own(parent_of(*network))
         }
         _ => own(place),
     }
 }
 
-/// Where the parent of a network is among the ports.
+/// Returns the place of a network's parent among the ports.
 fn parent_of(network: u32) -> usize {
     network as usize - 1
 }
 
-/// The link-local address of a child that shares its MAC address.
+/// Returns the link-local address of a child that shares its MAC address.
 fn link_local(place: usize) -> Ipv6Addr {
     Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, place as u16 + 1)
 }
 
-/// A frame of those that pass between children, the wire and the host.
+/// Returns a frame between children, the wire and the host.
 fn passing_frame(numbers: &mut Numbers, ports: &[(u32, PortKind, PortRules)], place: usize) -> Vec<u8> {
-    let stranger = Mac([0x0a, 0, 0, 0, 1, numbers.below(8) as u8]);
+    let unknown = Mac([0x0a, 0, 0, 0, 1, numbers.below(8) as u8]);
     let network = ports.get(place).map_or(1, |(network, ..)| *network);
     let parent = station(ports, parent_of(network));
     let at_parent = ports.get(place).is_none_or(|(_, kind, _)| *kind == PortKind::Parent);
-    // Who sends it and who is to get it.
+    // The places of the sender and the receiver.
     let from = if at_parent || numbers.below(16) == 0 { numbers.below(ports.len()) } else { place };
     let to = numbers.below(ports.len() + 4);
     let source = match numbers.below(8) {
-        0..3 if at_parent => stranger,
+        0..3 if at_parent => unknown,
         3..5 if at_parent => parent,
-        0 => stranger,
+        0 => unknown,
         _ => station(ports, from),
     };
     let groups = [Mac::BROADCAST, Mac([1, 0, 0x5e, 1, 2, 3]), Mac([0x33, 0x33, 0, 0, 0, 1])];
     let destination = match numbers.below(8) {
         0..4 => station(ports, to),
         4..6 => parent,
-        6 => stranger,
+        6 => unknown,
         _ => numbers.pick(&groups),
     };
     let mut frame = [destination.0, source.0].concat();
@@ -176,7 +179,7 @@ fn passing_frame(numbers: &mut Numbers, ports: &[(u32, PortKind, PortRules)], pl
     frame
 }
 
-/// What both sides have in their tables of the ports.
+/// Writes the ports into both tables. Returns their devices.
 fn add_ports(sandbox: &Sandbox, datapath: &Datapath, tables: &mut MemoryTables) -> Vec<(u32, PortKind)> {
     let ports = ports();
     let mut devices = Vec::new();
@@ -185,7 +188,7 @@ fn add_ports(sandbox: &Sandbox, datapath: &Datapath, tables: &mut MemoryTables) 
         let ifindex = veth(&device);
         devices.push((ifindex, kind));
         let (four, six) = addresses(network, place);
-        let of_child = (kind == PortKind::Child && rules.place.by_address).then(|| link_local(place).into());
+        let of_child = (kind == PortKind::Child && rules.parent.by_address).then(|| link_local(place).into());
         let spec = PortSpec {
             ifindex,
             egress_ifindex: ifindex,
@@ -204,16 +207,16 @@ fn add_ports(sandbox: &Sandbox, datapath: &Datapath, tables: &mut MemoryTables) 
         let entry = tables.networks.entry(spec.network).or_default();
         if kind == PortKind::Parent {
             entry.parent = number;
-        } else if spec.rules.place.passthru {
+        } else if spec.rules.parent.passthru {
             entry.only = number;
         }
-        let by_mac = Some(Address::link_local(spec.mac)).filter(|_| !spec.rules.place.by_address);
+        let by_mac = Some(Address::link_local(spec.mac)).filter(|_| !spec.rules.parent.by_address);
         add_neighbors(tables, number, &spec, by_mac);
         if kind == PortKind::Child && place % 5 == 0 {
             add_elsewhere(datapath, tables, number, Ipv4Addr::new(10, 4, 0, 2));
         }
     }
-    // The interface of network 3 goes, and its children stay.
+    // The parent of network 3 is removed. Its children stay.
     let gone = PortNumber(parent_of(3) as u32 + 1);
     datapath.remove_port(gone).expect("remove the parent");
     tables.neighbors.retain(|_, owner| *owner != gone);
@@ -225,24 +228,25 @@ fn add_ports(sandbox: &Sandbox, datapath: &Datapath, tables: &mut MemoryTables) 
     for (number, port) in datapath.ports().expect("read the ports") {
         tables.add_port(number, port);
     }
-    // A station wired to a child by hand; one to the child in the wrong VLAN; one to a parent, and to another network's.
+    // Static entries: at a child; at the same child in a VLAN that it is not in; at a parent; at a
+    // child of another network.
     let last = |last| Mac([0x0a, 0, 0, 0, 1, last]);
     for (vlan, mac, port) in [(0, last(1), 4), (VLAN, last(2), 4), (0, last(3), 1), (0, last(4), 34)] {
         let key = FdbKey { network: NetworkNumber(1), vlan: VlanKey(vlan), mac };
         datapath.fdb_add_static(key, PortNumber(port)).expect("add a static entry");
     }
     tables.fdb = datapath.fdb().expect("read the FDB").into_iter().collect();
-    // Children that share their parent's address have no entry of their own.
-    let shares = |place: &Place| place.by_address || place.passthru;
+    // Children that share their parent's MAC address have no entry of their own.
+    let shares = |rules: &ParentRules| rules.by_address || rules.passthru;
     let hidden = |entry: &FdbEntry| {
         let (_, kind, rules) = &ports[entry.port.0 as usize - 1];
-        *kind == PortKind::Child && shares(&rules.place)
+        *kind == PortKind::Child && shares(&rules.parent)
     };
     assert!(tables.fdb.iter().all(|(key, entry)| entry.is_static() && (key.mac == last(4) || !hidden(entry))));
     devices
 }
 
-/// What was compared, and what came of it.
+/// The compared decisions, and how often each verdict was seen.
 #[derive(Default)]
 struct Seen {
     sums: Compared,
@@ -250,7 +254,7 @@ struct Seen {
 }
 
 impl Seen {
-    /// Compares a decision of the kernel's with the core's, and writes down what it was.
+    /// Checks that the kernel's decision is equal to the core's, and counts it.
     fn compare(
         &mut self,
         side: &str,
@@ -283,12 +287,12 @@ impl Seen {
     }
 }
 
-/// By which of a frame's addresses its receiver was found.
+/// Returns the address by which the receiver of a frame was found.
 fn found_by(frame: &[u8], decision: &Decision, tables: &MemoryTables) -> &'static str {
     let ethernet = Ethernet::parse(frame).expect("a frame that was sent on");
     let network = tables.networks[&decision.station.network];
     if network.only != PortNumber::NONE {
-        return "the only one";
+        return "passthru";
     }
     if tables.ports[&network.parent].mac != ethernet.destination {
         return "MAC";
@@ -309,8 +313,8 @@ fn the_loaded_programs_of_parents_decide_as_the_core_does() {
     let ports = ports();
     let mut devices = add_ports(&sandbox, &datapath, &mut tables);
     // Devices that are no ports.
-    let strange = veth("none");
-    devices.extend([(strange, PortKind::Child), (veth("other"), PortKind::Parent)]);
+    let foreign = veth("none");
+    devices.extend([(foreign, PortKind::Child), (veth("other"), PortKind::Parent)]);
     let mut tracer = datapath.tracer().expect("load the recording copy");
     let mut numbers = Numbers(0x7673_7769_7463_6822);
     let stations = stations(ports.len() as u8);
@@ -318,9 +322,9 @@ fn the_loaded_programs_of_parents_decide_as_the_core_does() {
     let held = FdbKey { network: NetworkNumber(1), vlan: VlanKey::NONE, mac: Mac([0x0a, 0, 0, 0, 1, 7]) };
     for round in 0..FRAMES {
         if round % 500 == 0 {
-            keep_up(&sandbox, &mut tables, ports.len() as u32, held, PortNumber(5));
+            renew(&sandbox, &mut tables, ports.len() as u32, held, PortNumber(5));
         }
-        // One in three at the parents that stay.
+        // One frame in three at a parent that stays.
         let place = if numbers.below(3) == 0 { numbers.below(2) } else { numbers.below(devices.len()) };
         let (ifindex, kind) = devices[place];
         let frame = if round % 3 == 0 {
@@ -336,18 +340,19 @@ fn the_loaded_programs_of_parents_decide_as_the_core_does() {
         let kernel = tracer.tc(kind, ifindex, mark, &frame);
         let core = seen.compare(side, kernel, &frame, ifindex, &tables, |now| forward(ifindex, &marked, &tables, now));
         if kind == PortKind::Parent {
-            let early = tracer.xdp(kind, ifindex, &frame).map(|kernel| kernel.expect("a parent has an XDP program"));
-            seen.compare("early", early, &frame, ifindex, &tables, |now| {
-                forward_early(ifindex, kind, frame.as_slice(), &tables, now)
+            let xdp = tracer.xdp(kind, ifindex, &frame).map(|kernel| kernel.expect("a parent has an XDP program"));
+            seen.compare("xdp", xdp, &frame, ifindex, &tables, |now| {
+                forward_xdp(ifindex, kind, frame.as_slice(), &tables, now)
             });
             let out = tracer.tc_out(ifindex, 0, mark, &frame);
-            seen.compare("host", out, &frame, ifindex, &tables, |now| half::to_parent(ifindex, &marked, &tables, now));
-            let through = tracer.tc_out(ifindex, strange, mark, &frame);
+            seen.compare("host", out, &frame, ifindex, &tables, |now| part::to_parent(ifindex, &marked, &tables, now));
+            let through = tracer.tc_out(ifindex, foreign, mark, &frame);
             seen.compare("through", through, &frame, ifindex, &tables, |now| {
-                half::through_parent(ifindex, &marked, &tables, now)
+                part::through_parent(ifindex, &marked, &tables, now)
             });
             if round % 100 == 0 {
-                // What a child sent to the host passes, and what one sent out, whatever it is: nobody decides.
+                // Frames of a child to the host, and frames that a child sends out, pass without a
+                // decision.
                 let (child, _) = devices[3 + numbers.below(30)];
                 for passed in [
                     tracer.tc(kind, ifindex, mark | MARK_FROM_CHILD, &frame),
@@ -358,7 +363,7 @@ fn the_loaded_programs_of_parents_decide_as_the_core_does() {
                 }
             }
         }
-        // Learned stations take part in what follows, on both sides.
+        // Some learned stations are written into both tables.
         if let Some(key) = core.learn().filter(|key| *key != held && numbers.below(50) == 0) {
             add_station(&datapath, &mut tables, key, core.ingress);
         }
@@ -366,15 +371,16 @@ fn the_loaded_programs_of_parents_decide_as_the_core_does() {
     let Seen { sums: Compared { compared, refused }, names } = seen;
     println!("{compared} decisions compared, {refused} frames too short for a test run of tc: {names:#?}");
     assert!(refused < FRAMES / 5 && compared > FRAMES, "{compared} compared, {refused} refused");
-    every_way_was_taken(&names);
+    check_coverage(&names);
 }
 
-/// The corpus has to reach every verdict and every way, or the agreement says little.
-fn every_way_was_taken(names: &BTreeMap<String, usize>) {
+/// Checks that the corpus has reached every verdict and every way. Otherwise the comparison proves
+/// little.
+fn check_coverage(names: &BTreeMap<String, usize>) {
     for reason in DropReason::ALL {
         let reached =
             ["child", "wire", "host"].iter().any(|side| names.contains_key(&format!("{side}: Drop({reason:?})")));
-        // These are for networks of containers and the host's port, or no decisions.
+        // These are reasons of networks with a host port, of tunnels, or of no decision.
         let other = [
             DropReason::DeliveryFailed,
             DropReason::OtherNetwork,
@@ -391,13 +397,13 @@ fn every_way_was_taken(names: &BTreeMap<String, usize>) {
         "child: to Child by IPv4, way 0",
         "child: to Child by IPv6, way 0",
         "child: to Child by ARP, way 0",
-        // (A child gets no tags: all that comes to it is in its own VLAN.)
+        // A child gets no tags, because all frames for it are in its own VLAN.
         "child: to Child, tag 0",
         "child: to Child, tag 1",
         "child: to Parent by MAC, way 0",
         "child: to Parent by IPv4, way 0",
-        "child: to Parent by the only one, way 0",
-        // To the host: straight, and by its routes.
+        "child: to Parent by passthru, way 0",
+        // To the host (way 1), and by its routes (way 2).
         "child: to Parent by MAC, way 1",
         "child: to Parent by IPv4, way 1",
         "child: to Parent by IPv6, way 1",
@@ -417,11 +423,12 @@ fn every_way_was_taken(names: &BTreeMap<String, usize>) {
         "wire: to Child by IPv4, way 0",
         "wire: to Child by IPv6, way 0",
         "wire: to Child by ARP, way 0",
-        "wire: to Child by the only one, way 0",
+        "wire: to Child by passthru, way 0",
         "wire: to Child, tag 0",
         "wire: to Child, tag 1",
         "wire: Group, way 0, but one: false",
-        // Back from the wire: the host's, a child's that is not apart, one's that is.
+        // Sent back by the wire: frames of the host, of a child that is not apart, of a child that
+        // is.
         "wire: Reflected, way 4, but one: false",
         "wire: Reflected, way 0, but one: true",
         "wire: Reflected, way 4, but one: true",
@@ -429,14 +436,14 @@ fn every_way_was_taken(names: &BTreeMap<String, usize>) {
         "wire: Drop(SourceSpoofed)",
         "wire: Drop(TooBig)",
         "wire: Drop(UnknownPort)",
-        "early: to Child by MAC, way 0",
-        "early: to Child by IPv4, way 0",
-        "early: to Child by IPv6, way 0",
-        "early: to Child by ARP, way 0",
-        "early: to Child by the only one, way 0",
-        "early: Leave",
-        "early: Drop(SourceSpoofed)",
-        "early: Drop(TooBig)",
+        "xdp: to Child by MAC, way 0",
+        "xdp: to Child by IPv4, way 0",
+        "xdp: to Child by IPv6, way 0",
+        "xdp: to Child by ARP, way 0",
+        "xdp: to Child by passthru, way 0",
+        "xdp: Defer",
+        "xdp: Drop(SourceSpoofed)",
+        "xdp: Drop(TooBig)",
         "host: to Child by MAC, way 3",
         "host: to Child by IPv4, way 3",
         "host: to Child by IPv6, way 3",
@@ -458,7 +465,7 @@ fn every_way_was_taken(names: &BTreeMap<String, usize>) {
     ];
     let missed: Vec<&str> = ways.into_iter().filter(|name| !names.contains_key(*name)).collect();
     assert!(missed.is_empty(), "no frame had these: {missed:#?}");
-    // What the host forwards reaches the children of its stack, too.
+    // Frames that the host forwards also reach children behind its stack.
     let by_address = |side: &str| names[&format!("{side}: to Child by IPv4, way 3")];
     assert!(by_address("through") > by_address("host"), "no frame was forwarded to a child of the stack");
 }

@@ -1,4 +1,4 @@
-//! Encrypted networks: what comes out of WireGuard, and what comes out of tunnels that end inside it.
+//! Encrypted networks: packets out of WireGuard, and frames out of tunnels inside it.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -15,15 +15,15 @@ use vswitch_common::verdict::{Decision, action};
 
 use crate::shared::{Numbers, Sandbox, veth};
 
-/// Packets that are generated.
+/// The number of packets.
 const PACKETS: usize = 20_000;
 const OWN: Ipv6Addr = Ipv6Addr::new(0xfd76, 0x7377, 0x6974, 1, 2, 3, 4, 5);
 const PEER: Ipv6Addr = Ipv6Addr::new(0xfd76, 0x7377, 0x6974, 6, 7, 8, 9, 10);
 const PORT: u16 = 4789;
 const VNI: u32 = 5000;
 
-/// A packet of the peer's tunnel: IPv6, UDP, VXLAN, and a frame.
-fn good() -> Vec<u8> {
+/// Returns a packet of the peer's tunnel: IPv6, UDP, VXLAN and a frame.
+fn valid_packet() -> Vec<u8> {
     let length = 8 + 8 + 14 + 46_u16;
     let mut bytes = [&[0x60, 0, 0, 0][..], &length.to_be_bytes(), &[17, 64], &PEER.octets(), &OWN.octets()].concat();
     bytes.extend([50_000, PORT, length, 7].map(u16::to_be_bytes).concat());
@@ -70,8 +70,8 @@ fn the_loaded_programs_of_wireguard_decide_as_the_core_does() {
     let mut numbers = Numbers(0x7673_7769_7463_6877);
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     for _ in 0..PACKETS {
-        let mut packet = good();
-        // Mostly in what is looked at.
+        let mut packet = valid_packet();
+        // Changes mostly bytes that the program reads.
         for _ in 0..numbers.below(3) {
             let at = numbers.below(64);
             packet[at] = numbers.pick(&[0, 1, 6, 17, 44, 58, 0x45, 0x60, 0xfd, 0xff, packet[at] ^ 1]);
@@ -91,8 +91,8 @@ fn the_loaded_programs_of_wireguard_decide_as_the_core_does() {
         assert!(seen.get(verdict).is_some_and(|count| *count > 20), "{verdict}: {seen:?}");
     }
 
-    // Behind the tunnels' device: the mark of the outer packet is what counts.
-    let frame = good()[56..].to_vec();
+    // At the tunnels' device the mark of the outer packet decides.
+    let frame = valid_packet()[56..].to_vec();
     for remote in [PEER, OWN, Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)] {
         for mark in [0, MARK_ENCRYPTED, !MARK_ENCRYPTED, u32::MAX] {
             let key = TunnelKey::new(Address::new(remote.octets()), VNI);

@@ -1,4 +1,4 @@
-//! What is not taken: replays, strangers, and peers that lie.
+//! Packets that must be dropped: replays, unknown peers, and forged inner addresses.
 
 use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 
@@ -6,126 +6,129 @@ use boringtun::noise::{Tunn, TunnResult};
 use vswitch::wireguard::PrivateKey;
 
 use crate::harness::{Frame, packets};
-use crate::scene::{DEVICE, PORT, Scene, backends, heard, port};
+use crate::scene::{DEVICE, PORT, Scene, backends, port, receives_datagram};
 
-/// Where data messages begin in a frame of UDP over IPv4, and what they begin with.
-const MESSAGE: usize = 14 + 20 + 8;
-const DATA: [u8; 4] = [4, 0, 0, 0];
-/// Where UDP's checksum is in it.
-const CHECKSUM: usize = MESSAGE - 2;
+/// Offset of the WireGuard message in a UDP-over-IPv4 frame, and the start of a data message.
+const MESSAGE_OFFSET: usize = 14 + 20 + 8;
+const DATA_TYPE: [u8; 4] = [4, 0, 0, 0];
+/// Offset of the UDP checksum.
+const CHECKSUM_OFFSET: usize = MESSAGE_OFFSET - 2;
 
 fn is_data(frame: &Frame, bytes: usize) -> bool {
-    frame.0.len() == MESSAGE + bytes && frame.0[MESSAGE..].starts_with(&DATA)
+    frame.0.len() == MESSAGE_OFFSET + bytes && frame.0[MESSAGE_OFFSET..].starts_with(&DATA_TYPE)
 }
 
 #[test]
-fn a_replayed_packet_is_refused() {
+fn a_replayed_packet_is_dropped() {
     for backend in backends() {
-        let scene = Scene::acquainted(backend, 2, false);
+        let scene = Scene::with_peers(backend, 2, false);
         let [a, b] = &scene.hosts[..] else { panic!("two hosts") };
         scene.reaches(0, 1);
         let (sender, receiver) = (a.socket(), b.socket());
-        let target = receiver.local_addr().expect("it is bound");
-        let (near, far) = (scene.tap(0), scene.tap(1));
-        // On its way it is held up.
-        scene.wire.ip(&format!("link set {} nomaster", port(1)));
+        let target = receiver.local_addr().expect("a bound socket");
+        let (sender_tap, receiver_tap) = (scene.tap(0), scene.tap(1));
+        // Hold the packet back: remove the receiver's port from the bridge.
+        scene.bridge.ip(&format!("link set {} nomaster", port(1)));
         sender.send_to(&[7; 960], target).expect("sent");
-        // Header and tag of the message, and the headers of IPv6 and UDP: a multiple of 16, so the kernel adds nothing.
-        let mut captured = near.expect_such("the message", |frame| is_data(frame, 32 + 40 + 8 + 960));
-        // Without a checksum: it may have been left to a device, and then it is dropped for that.
-        captured.0[CHECKSUM..CHECKSUM + 2].fill(0);
-        assert!(!heard(&receiver), "it was not held up");
-        far.send(&captured);
-        assert!(heard(&receiver), "the first time it is taken, whoever sends it");
+        // Header and tag of the message, IPv6 and UDP headers, and the payload. The sum is a
+        // multiple of 16, so the kernel adds no padding.
+        let mut captured = sender_tap.expect_such("the message", |frame| is_data(frame, 32 + 40 + 8 + 960));
+        // Clear the checksum. It may be left to the device, and an unfinished one would cause a
+        // drop.
+        captured.0[CHECKSUM_OFFSET..CHECKSUM_OFFSET + 2].fill(0);
+        assert!(!receives_datagram(&receiver), "the packet was not held back");
+        receiver_tap.send(&captured);
+        assert!(receives_datagram(&receiver), "the first copy is accepted from any sender");
         let before = b.drops();
         for _ in 0..3 {
-            far.send(&captured);
+            receiver_tap.send(&captured);
         }
-        assert!(!heard(&receiver), "a replay was taken");
+        assert!(!receives_datagram(&receiver), "a replay was accepted");
         if let (Some(before), Some(after)) = (before, b.drops()) {
             assert_eq!(after.replayed, before.replayed + 3);
         }
-        // One of them, one bit changed, is not genuine.
+        // A message with one changed bit is not authentic.
         let mut changed = captured.clone();
         *changed.0.last_mut().expect("not empty") ^= 1;
-        // A later number, or it would be dropped as a replay.
-        changed.0[MESSAGE + 9] ^= 0x80;
-        far.send(&changed);
-        assert!(!heard(&receiver), "a changed message was taken");
+        // Use a later counter, so that the message is not dropped as a replay.
+        changed.0[MESSAGE_OFFSET + 9] ^= 0x80;
+        receiver_tap.send(&changed);
+        assert!(!receives_datagram(&receiver), "a changed message was accepted");
         if let (Some(before), Some(after)) = (before, b.drops()) {
             assert_eq!(after.forged, before.forged + 1);
         }
-        // What is new is taken.
-        scene.wire.ip(&format!("link set {} master br0", port(1)));
+        // A new packet is delivered.
+        scene.bridge.ip(&format!("link set {} master br0", port(1)));
         sender.send_to(&[8; 960], target).expect("sent");
-        assert!(heard(&receiver));
+        assert!(receives_datagram(&receiver));
     }
 }
 
 #[test]
-fn a_stranger_is_not_heard() {
+fn packets_of_an_unknown_peer_are_dropped() {
     for backend in backends() {
         let scene = Scene::new(backend, 3);
-        scene.introduce(0, 1, false);
-        scene.introduce(1, 0, false);
-        // The third knows the second, but not the other way round.
-        scene.introduce(2, 1, false);
+        scene.add_peer(0, 1, false);
+        scene.add_peer(1, 0, false);
+        // The third host has the second as a peer, but not the other way round.
+        scene.add_peer(2, 1, false);
         scene.reaches(0, 1);
-        scene.reaches_not(2, 1);
+        scene.does_not_reach(2, 1);
         let statuses = scene.run(scene.hosts[1].device().peers()).expect("a list");
         assert_eq!(statuses.len(), 1);
         if let Some(drops) = scene.hosts[1].drops() {
             assert!(drops.unknown_peer > 0, "{drops:?}");
         }
-        // It has nowhere to answer to, either.
-        scene.reaches_not(1, 2);
+        // The second host has no endpoint of the third.
+        scene.does_not_reach(1, 2);
     }
 }
 
-/// A peer that has the right key and says with it whatever it wants.
-struct Liar {
+/// A peer with a valid key that sends packets with arbitrary inner addresses.
+struct Forger {
     socket: UdpSocket,
     tunnel: Tunn,
 }
 
-impl Liar {
+impl Forger {
     fn new(scene: &Scene, number: usize, victim: usize) -> Self {
         let (host, victim) = (&scene.hosts[number], &scene.hosts[victim]);
-        let at = SocketAddr::new(host.outer(false), PORT);
-        let socket = host.netns.inside(|| UdpSocket::bind(at)).expect("the port is free");
-        socket.connect((victim.outer(false), PORT)).expect("a way");
+        let address = SocketAddr::new(host.outer(false), PORT);
+        let socket = host.netns.inside(|| UdpSocket::bind(address)).expect("the port is free");
+        socket.connect((victim.outer(false), PORT)).expect("a route");
         socket.set_read_timeout(Some(crate::harness::PATIENCE)).expect("a time limit");
-        // The key that the others know it by.
-        let secret: [u8; 32] = LIARS_KEY;
+        // The private key whose public key the victim has as a peer.
+        let secret: [u8; 32] = FORGER_KEY;
         let tunnel = Tunn::new(secret.into(), (*victim.public().bytes()).into(), None, None, 1, None);
-        let mut liar = Self { socket, tunnel };
+        let mut forger = Self { socket, tunnel };
         let mut buffer = [0; 2048];
         let mut datagram = [0; 2048];
-        liar.emit_handshake(&mut buffer);
+        forger.send_handshake(&mut buffer);
         loop {
-            let length = liar.socket.recv(&mut datagram).expect("an answer");
-            // The answer to our greeting, and not the victim's own.
+            let length = forger.socket.recv(&mut datagram).expect("an answer");
+            // Skip messages other than the answer to this handshake, such as the victim's own
+            // handshakes.
             if length != 92 {
                 continue;
             }
             if let TunnResult::WriteToNetwork(confirmation) =
-                liar.tunnel.decapsulate(None, &datagram[..length], &mut buffer)
+                forger.tunnel.decapsulate(None, &datagram[..length], &mut buffer)
             {
-                liar.socket.send(confirmation).expect("sent");
-                return liar;
+                forger.socket.send(confirmation).expect("sent");
+                return forger;
             }
         }
     }
 
-    fn emit_handshake(&mut self, buffer: &mut [u8]) {
+    fn send_handshake(&mut self, buffer: &mut [u8]) {
         match self.tunnel.format_handshake_initiation(buffer, true) {
-            TunnResult::WriteToNetwork(greeting) => drop(self.socket.send(greeting).expect("sent")),
+            TunnResult::WriteToNetwork(handshake) => drop(self.socket.send(handshake).expect("sent")),
             other => panic!("{other:?}"),
         }
     }
 
-    fn say(&mut self, source: Ipv6Addr, to: (Ipv6Addr, u16)) {
-        let mut datagram = packets::udp(9, to.1, "from whom?");
+    fn send(&mut self, source: Ipv6Addr, to: (Ipv6Addr, u16)) {
+        let mut datagram = packets::udp(9, to.1, "forged?");
         let sum = udp_checksum(source, to.0, &datagram);
         datagram[6..8].copy_from_slice(&sum);
         // Without the EtherType.
@@ -138,9 +141,9 @@ impl Liar {
     }
 }
 
-const LIARS_KEY: [u8; 32] = [0x42; 32];
+const FORGER_KEY: [u8; 32] = [0x42; 32];
 
-fn liars_key() -> PrivateKey {
+fn forger_key() -> PrivateKey {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("key");
     let text = "QkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkI=\n";
@@ -149,7 +152,7 @@ fn liars_key() -> PrivateKey {
     vswitch::wireguard::load_or_create(&path).expect("a key")
 }
 
-/// The checksum of UDP over IPv6 (RFC 8200, 8.1).
+/// Computes the UDP checksum over IPv6 (RFC 8200, section 8.1).
 fn udp_checksum(source: Ipv6Addr, destination: Ipv6Addr, datagram: &[u8]) -> [u8; 2] {
     let mut bytes = [&source.octets()[..], &destination.octets(), &(datagram.len() as u32).to_be_bytes()].concat();
     bytes.extend([0, 0, 0, packets::protocol::UDP]);
@@ -163,31 +166,31 @@ fn udp_checksum(source: Ipv6Addr, destination: Ipv6Addr, datagram: &[u8]) -> [u8
 }
 
 #[test]
-fn a_peer_that_speaks_as_another_is_not_heard() {
+fn packets_with_the_inner_address_of_another_host_are_dropped() {
     for backend in backends() {
         let mut scene = Scene::without_devices(backend, 3);
-        scene.hosts[0].key = liars_key();
+        scene.hosts[0].key = forger_key();
         scene.open(1);
         scene.open(2);
-        scene.introduce(1, 0, false);
-        scene.introduce(1, 2, false);
-        scene.introduce(2, 1, false);
-        let mut liar = Liar::new(&scene, 0, 1);
+        scene.add_peer(1, 0, false);
+        scene.add_peer(1, 2, false);
+        scene.add_peer(2, 1, false);
+        let mut forger = Forger::new(&scene, 0, 1);
         let victim = &scene.hosts[1];
         let receiver = victim.socket();
-        let target = (victim.inner(), receiver.local_addr().expect("it is bound").port());
-        let (own, others) = (scene.hosts[0].inner(), scene.hosts[2].inner());
-        liar.say(own, target);
-        assert!(heard(&receiver), "what is true is heard");
-        for source in [others, "2001:db8::1".parse().expect("an address"), victim.inner()] {
-            liar.say(source, target);
-            assert!(!heard(&receiver), "heard as from {source}");
+        let target = (victim.inner(), receiver.local_addr().expect("a bound socket").port());
+        let (own_address, other_address) = (scene.hosts[0].inner(), scene.hosts[2].inner());
+        forger.send(own_address, target);
+        assert!(receives_datagram(&receiver), "a packet with the own address arrives");
+        for source in [other_address, "2001:db8::1".parse().expect("an address"), victim.inner()] {
+            forger.send(source, target);
+            assert!(!receives_datagram(&receiver), "a packet from {source} arrived");
         }
         if let Some(drops) = victim.drops() {
             assert_eq!(drops.not_allowed, 3, "{drops:?}");
         }
-        liar.say(own, target);
-        assert!(heard(&receiver), "what is true is still heard");
+        forger.send(own_address, target);
+        assert!(receives_datagram(&receiver), "a packet with the own address still arrives");
         assert!(victim.netns.devices().contains(DEVICE));
     }
 }

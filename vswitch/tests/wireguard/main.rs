@@ -1,5 +1,6 @@
-//! WireGuard between hosts: real namespaces on a bridge of Linux, real packets, no switch. Every test is run with the
-//! daemon's own WireGuard, and with the kernel's where it has one; each says which. They need root.
+//! WireGuard between hosts: real namespaces on a Linux bridge, real packets, no switch. Every test
+//! runs with the userspace backend and, if the kernel has WireGuard, with the kernel backend. Each
+//! run prints its backend. The tests need root.
 
 #[expect(dead_code, unused_imports, reason = "it is made for more than is used here")]
 #[path = "../e2e/harness/mod.rs"]

@@ -1,4 +1,4 @@
-//! Hosts on one wire, each with a WireGuard device.
+//! Hosts on one bridge, each with a WireGuard device.
 
 use std::future::Future;
 use std::io::{self, ErrorKind, Write as _};
@@ -14,10 +14,10 @@ use crate::harness::{Netns, PATIENCE, RawPort, eventually};
 pub const DEVICE: &str = "vsw-wg";
 pub const PORT: u16 = 51820;
 pub const MTU: u32 = 1420;
-/// How long something that must not arrive is waited for.
+/// Waiting time for a packet that must not arrive.
 pub const SILENCE: Duration = Duration::from_millis(300);
 
-/// A host; its device is there until it is closed.
+/// A host with its namespace, key and device.
 pub struct Host {
     pub netns: Netns,
     pub key: PrivateKey,
@@ -34,39 +34,39 @@ impl Host {
         self.public().inner_address()
     }
 
-    /// Its address on the wire.
+    /// Returns its address on the bridge.
     pub fn outer(&self, ipv6: bool) -> IpAddr {
         let text = if ipv6 { format!("2001:db8::{}", self.number + 1) } else { format!("192.0.2.{}", self.number + 1) };
         text.parse().expect("an address")
     }
 
     pub fn device(&self) -> &Device {
-        self.device.as_ref().expect("it has one")
+        self.device.as_ref().expect("an open device")
     }
 
     pub fn drops(&self) -> Option<Drops> {
         self.device().drops()
     }
 
-    /// A socket on its inner address.
+    /// Returns a socket on its inner address.
     pub fn socket(&self) -> UdpSocket {
-        let socket = self.netns.inside(|| UdpSocket::bind((self.inner(), 0))).expect("the address is there");
+        let socket = self.netns.inside(|| UdpSocket::bind((self.inner(), 0))).expect("the inner address");
         socket.set_read_timeout(Some(PATIENCE)).expect("a time limit");
         socket
     }
 }
 
-/// As many hosts as wanted on a bridge, and the runtime that serves their devices.
+/// Hosts on a bridge, and the runtime that serves their devices.
 pub struct Scene {
-    // Dropped in this order: devices need the runtime, and are in the namespaces.
+    // Drop order: devices need the runtime and the namespaces.
     pub hosts: Vec<Host>,
-    pub wire: Netns,
+    pub bridge: Netns,
     pub runtime: Runtime,
     pub backend: Backend,
 }
 
 impl Scene {
-    /// Devices of this kind, which know nobody yet.
+    /// Creates hosts with devices of this backend and without peers.
     pub fn new(backend: Backend, count: usize) -> Self {
         let mut scene = Self::without_devices(backend, count);
         for number in 0..count {
@@ -75,12 +75,12 @@ impl Scene {
         scene
     }
 
-    /// The same, each of which knows all others.
-    pub fn acquainted(backend: Backend, count: usize, ipv6: bool) -> Self {
+    /// Creates hosts that are all peers of each other.
+    pub fn with_peers(backend: Backend, count: usize, ipv6: bool) -> Self {
         let scene = Self::new(backend, count);
         for from in 0..count {
             for to in (0..count).filter(|to| *to != from) {
-                scene.introduce(from, to, ipv6);
+                scene.add_peer(from, to, ipv6);
             }
         }
         scene
@@ -88,19 +88,19 @@ impl Scene {
 
     pub fn without_devices(backend: Backend, count: usize) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-        let wire = Netns::new("wire");
-        wire.ip("link add br0 type bridge");
-        wire.ip("link set br0 up");
+        let bridge = Netns::new("wire");
+        bridge.ip("link add br0 type bridge");
+        bridge.ip("link set br0 up");
         let host = |number| {
             let netns = Netns::new(&format!("host{number}"));
-            wire.wire(&port(number), &netns, "eth0");
-            wire.ip(&format!("link set {} master br0", port(number)));
+            bridge.wire(&port(number), &netns, "eth0");
+            bridge.ip(&format!("link set {} master br0", port(number)));
             netns.ip(&format!("address add 192.0.2.{}/24 dev eth0", number + 1));
             netns.ip(&format!("-6 address add 2001:db8::{}/64 dev eth0 nodad", number + 1));
             Host { netns, key: PrivateKey::generate(), device: None, number }
         };
         let hosts = (0..count).map(host).collect();
-        Self { hosts, wire, runtime: runtime.expect("a runtime"), backend }
+        Self { hosts, bridge, runtime: runtime.expect("a runtime"), backend }
     }
 
     pub fn run<T>(&self, work: impl Future<Output = T>) -> T {
@@ -109,7 +109,7 @@ impl Scene {
 
     pub fn try_open(&self, number: usize, backend: Option<Backend>) -> Result<Device, WireguardError> {
         let host = &self.hosts[number];
-        let netns = netns::Netns::open(&host.netns.path()).expect("it is there");
+        let netns = netns::Netns::open(&host.netns.path()).expect("the namespace");
         let netns = Some(&netns);
         self.run(Device::open(&DeviceSpec { name: DEVICE, key: &host.key, port: PORT, mtu: MTU, netns, backend }))
     }
@@ -118,62 +118,63 @@ impl Scene {
     pub fn open(&mut self, number: usize) {
         let device = self.try_open(number, Some(self.backend)).expect("a device");
         assert_eq!(device.backend(), self.backend);
-        // Past the harness, which shows what is printed only of tests that fail.
+        // Write to stderr directly: the test harness captures `eprintln!` and shows it only for
+        // failed tests.
         writeln!(io::stderr(), "backend: {:?}", device.backend()).expect("standard error");
         self.hosts[number].device = Some(device);
     }
 
     #[track_caller]
     pub fn close(&mut self, number: usize) {
-        let device = self.hosts[number].device.take().expect("it has one");
-        self.run(device.close()).expect("it can be closed");
+        let device = self.hosts[number].device.take().expect("an open device");
+        self.run(device.close()).expect("the device closes");
     }
 
-    /// Makes a host known to another one.
+    /// Adds host `peer` as a peer to host `to`.
     #[track_caller]
-    pub fn introduce(&self, to: usize, peer: usize, ipv6: bool) {
+    pub fn add_peer(&self, to: usize, peer: usize, ipv6: bool) {
         let peer = &self.hosts[peer];
         let endpoint = SocketAddr::new(peer.outer(ipv6), PORT);
         self.run(self.hosts[to].device().set_peer(peer.public(), endpoint)).expect("a peer");
     }
 
-    /// A socket at the lowest level of the wire's end of a host's cable.
+    /// Opens a raw socket on the bridge port of a host.
     pub fn tap(&self, number: usize) -> RawPort {
-        RawPort::open(&self.wire, &port(number))
+        RawPort::open(&self.bridge, &port(number))
     }
 
-    /// Waits until text gets from one host to another by their inner addresses.
+    /// Waits until a datagram from one host arrives at another by its inner address.
     #[track_caller]
     pub fn reaches(&self, from: usize, to: usize) {
         let (from, to) = (&self.hosts[from], &self.hosts[to]);
         let (sender, receiver) = (from.socket(), to.socket());
-        let target = receiver.local_addr().expect("it is bound");
+        let target = receiver.local_addr().expect("a bound socket");
         eventually("a datagram arrives", || {
             sender.send_to(b"are you there?", target).ok();
-            heard(&receiver).then_some(())
+            receives_datagram(&receiver).then_some(())
         });
     }
 
-    /// Text does not get from one host to another.
+    /// Asserts that no datagram from one host arrives at another.
     #[track_caller]
-    pub fn reaches_not(&self, from: usize, to: usize) {
+    pub fn does_not_reach(&self, from: usize, to: usize) {
         let (sender, receiver) = (self.hosts[from].socket(), self.hosts[to].socket());
-        let target = receiver.local_addr().expect("it is bound");
+        let target = receiver.local_addr().expect("a bound socket");
         for _ in 0..3 {
             sender.send_to(b"are you there?", target).ok();
         }
-        assert!(!heard(&receiver), "it arrived");
+        assert!(!receives_datagram(&receiver), "a datagram arrived");
     }
 }
 
-/// Whether a datagram comes soon.
+/// Reports whether a datagram arrives within [`SILENCE`].
 #[track_caller]
-pub fn heard(receiver: &UdpSocket) -> bool {
+pub fn receives_datagram(receiver: &UdpSocket) -> bool {
     receiver.set_read_timeout(Some(SILENCE)).expect("a time limit");
     match receiver.recv(&mut [0; 2048]) {
         Ok(_) => true,
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => false,
-        Err(error) => panic!("receiving: {error}"),
+        Err(error) => panic!("cannot receive: {error}"),
     }
 }
 
@@ -181,12 +182,12 @@ pub fn port(number: usize) -> String {
     format!("port{number}")
 }
 
-/// What can do WireGuard's work here.
+/// Returns the backends that work on this machine.
 pub fn backends() -> Vec<Backend> {
     let scene = Scene::without_devices(Backend::Kernel, 1);
     match scene.try_open(0, Some(Backend::Kernel)) {
         Ok(device) => {
-            scene.run(device.close()).expect("it can be closed");
+            scene.run(device.close()).expect("the device closes");
             vec![Backend::Kernel, Backend::Userspace]
         }
         Err(WireguardError::NoKernel) => vec![Backend::Userspace],

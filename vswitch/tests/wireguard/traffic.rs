@@ -1,4 +1,4 @@
-//! What flows between hosts that know each other.
+//! Traffic between hosts that are peers.
 
 use vswitch::wireguard::Backend;
 
@@ -6,13 +6,13 @@ use crate::harness::{ping_with, tcp, udp};
 use crate::scene::{Scene, backends};
 
 #[test]
-fn hosts_that_know_each_other_reach_each_other() {
+fn two_peers_reach_each_other() {
     for backend in backends() {
         for ipv6 in [false, true] {
-            let scene = Scene::acquainted(backend, 2, ipv6);
+            let scene = Scene::with_peers(backend, 2, ipv6);
             let [a, b] = &scene.hosts[..] else { panic!("two hosts") };
             scene.reaches(0, 1);
-            // The largest that need no fragments, and some that do.
+            // Sizes with and without fragmentation; 1372 is the largest without.
             for bytes in [0, 56, 1372, 5000] {
                 ping_with(&a.netns, b.inner(), bytes);
                 ping_with(&b.netns, a.inner(), bytes);
@@ -29,9 +29,9 @@ fn hosts_that_know_each_other_reach_each_other() {
 }
 
 #[test]
-fn three_hosts_reach_each_other() {
+fn three_peers_reach_each_other() {
     for backend in backends() {
-        let scene = Scene::acquainted(backend, 3, false);
+        let scene = Scene::with_peers(backend, 3, false);
         for (from, to) in [(0, 1), (1, 2), (2, 0), (1, 0), (2, 1), (0, 2)] {
             scene.reaches(from, to);
             tcp(&scene.hosts[from].netns, &scene.hosts[to].netns, scene.hosts[to].inner(), 60 << 10);
@@ -40,7 +40,7 @@ fn three_hosts_reach_each_other() {
 }
 
 #[test]
-fn hosts_of_either_kind_are_each_others_peers() {
+fn hosts_with_different_backends_are_peers() {
     if !backends().contains(&Backend::Kernel) {
         println!("not run: this kernel has no WireGuard");
         return;
@@ -49,22 +49,22 @@ fn hosts_of_either_kind_are_each_others_peers() {
     scene.open(0);
     scene.backend = Backend::Userspace;
     scene.open(1);
-    scene.introduce(0, 1, false);
-    scene.introduce(1, 0, false);
+    scene.add_peer(0, 1, false);
+    scene.add_peer(1, 0, false);
     scene.reaches(0, 1);
     for (from, to) in [(0, 1), (1, 0)] {
         tcp(&scene.hosts[from].netns, &scene.hosts[to].netns, scene.hosts[to].inner(), 60 << 10);
     }
 }
 
-/// Whoever is set up first is greeted by the one that comes later.
+/// The host that is configured later starts the handshake.
 #[test]
-fn hosts_that_come_one_after_the_other_find_each_other() {
+fn hosts_that_are_configured_one_after_the_other_connect() {
     for backend in backends() {
         let scene = Scene::new(backend, 2);
-        scene.introduce(0, 1, false);
-        scene.reaches_not(0, 1);
-        scene.introduce(1, 0, false);
+        scene.add_peer(0, 1, false);
+        scene.does_not_reach(0, 1);
+        scene.add_peer(1, 0, false);
         scene.reaches(0, 1);
         scene.reaches(1, 0);
     }

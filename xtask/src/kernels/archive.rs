@@ -1,4 +1,4 @@
-//! An archive that the kernel unpacks as its first root file system: cpio in the "newc" form
+//! The initramfs, an archive in the "newc" format of cpio
 //! (Documentation/driver-api/early-userspace/buffer-format.rst).
 
 use std::{
@@ -16,7 +16,8 @@ const CHARACTER_DEVICE: u32 = 0o020_000;
 const REGULAR: u32 = 0o100_000;
 const SYMLINK: u32 = 0o120_000;
 
-/// What is to be in it, by path. In the order of paths a directory comes before what is in it, as the kernel wants it.
+/// The entries of the archive by path. The order of paths places a directory before its contents,
+/// as the kernel requires.
 #[derive(Default)]
 pub struct Archive {
     entries: BTreeMap<PathBuf, Entry>,
@@ -33,37 +34,37 @@ enum Entry {
         contents: String,
         mode: u32,
     },
-    /// Read when it is written.
+    /// The file is read when the archive is written.
     Copy(PathBuf),
 }
 
 impl Archive {
-    /// An empty directory.
+    /// Adds an empty directory.
     pub fn directory(&mut self, path: impl AsRef<Path>) {
         self.insert(path.as_ref(), Entry::Directory);
     }
 
-    /// A symbolic link.
+    /// Adds a symbolic link.
     pub fn symlink(&mut self, path: impl AsRef<Path>, to: &str) {
         self.insert(path.as_ref(), Entry::Symlink(to.to_owned()));
     }
 
-    /// A character device.
+    /// Adds a character device.
     pub fn character_device(&mut self, path: impl AsRef<Path>, major: u32, minor: u32) {
         self.insert(path.as_ref(), Entry::CharacterDevice { major, minor });
     }
 
-    /// A file with these contents.
+    /// Adds a file with these contents.
     pub fn text(&mut self, path: impl AsRef<Path>, contents: impl Into<String>, mode: u32) {
         self.insert(path.as_ref(), Entry::Text { contents: contents.into(), mode });
     }
 
-    /// A copy of a file of this machine.
+    /// Adds a copy of a file of this machine.
     pub fn copy(&mut self, path: impl AsRef<Path>, source: impl Into<PathBuf>) {
         self.insert(path.as_ref(), Entry::Copy(source.into()));
     }
 
-    /// Whether there is something at a path already.
+    /// Returns whether the archive has an entry at `path`.
     pub fn contains(&self, path: impl AsRef<Path>) -> bool {
         self.entries.contains_key(&in_usr(path.as_ref()))
     }
@@ -76,7 +77,7 @@ impl Archive {
         self.entries.insert(path, entry);
     }
 
-    /// Writes it to a file.
+    /// Writes the archive to a file.
     pub fn write(&self, file: &Path) -> Result<()> {
         let write = || {
             let mut to = BufWriter::new(File::create(file)?);
@@ -88,7 +89,7 @@ impl Archive {
 
     fn write_to(&self, to: &mut impl Write) -> Result<()> {
         for (number, (path, entry)) in (1..).zip(&self.entries) {
-            let name = path.strip_prefix("/").unwrap_or(path).to_str().context("a path that is not UTF-8")?;
+            let name = path.strip_prefix("/").unwrap_or(path).to_str().context("a path is not valid UTF-8")?;
             let mut header = Header { number, name, mode: 0, size: 0, device: (0, 0) };
             match entry {
                 Entry::Directory => header.mode = DIRECTORY | 0o755,
@@ -118,19 +119,20 @@ impl Archive {
     }
 }
 
-/// Where a path of this machine is in the archive: there, as in every distribution of today, /bin, /sbin and the /lib*
-/// are links into /usr; it may not be so here.
+/// Returns the path in the archive for a path of this machine. In the archive, as in current
+/// distributions, /bin, /sbin and /lib* are links into /usr. On this machine they may be
+/// directories.
 fn in_usr(path: &Path) -> PathBuf {
     let rest = path.strip_prefix("/").unwrap_or(path);
     let mut components = rest.components();
     let first = components.next().and_then(|component| component.as_os_str().to_str()).unwrap_or_default();
-    // The links themselves stay where they are.
+    // The links themselves are not moved.
     let inside = components.next().is_some();
     let merged = inside && matches!(first, "bin" | "sbin" | "lib" | "lib32" | "lib64" | "libx32");
     Path::new(if merged { "/usr" } else { "/" }).join(rest)
 }
 
-/// What stands before the contents of each entry.
+/// The header of an entry.
 struct Header<'a> {
     number: u32,
     name: &'a str,
@@ -141,23 +143,24 @@ struct Header<'a> {
 
 impl Header<'_> {
     fn write_to(&self, to: &mut impl Write) -> Result<()> {
-        let size = u32::try_from(self.size).with_context(|| format!("{} is larger than cpio can tell", self.name))?;
-        let name_size = u32::try_from(self.name.len() + 1).context("a name too long")?;
-        let (links, nothing) = (1, 0);
+        let size =
+            u32::try_from(self.size).with_context(|| format!("{} is too large for a cpio archive", self.name))?;
+        let name_size = u32::try_from(self.name.len() + 1).context("a name is too long")?;
+        let (links, zero) = (1, 0);
         let fields = [
             self.number,
             self.mode,
-            nothing, // owner
-            nothing, // group
+            zero, // owner
+            zero, // group
             links,
-            nothing, // time
+            zero, // time
             size,
-            nothing, // device that it is on
-            nothing,
+            zero, // device of the file system
+            zero,
             self.device.0,
             self.device.1,
             name_size,
-            nothing, // checksum
+            zero, // checksum
         ];
         write!(to, "070701")?;
         for field in fields {
@@ -168,10 +171,10 @@ impl Header<'_> {
     }
 }
 
-/// Names and contents end at multiples of four.
+/// Pads names and contents to a multiple of four bytes.
 fn pad(to: &mut impl Write, length: u64) -> Result<()> {
-    let missing = length.next_multiple_of(4) - length;
-    Ok(to.write_all(&[0; 3][..usize::try_from(missing)?])?)
+    let padding = length.next_multiple_of(4) - length;
+    Ok(to.write_all(&[0; 3][..usize::try_from(padding)?])?)
 }
 
 #[cfg(test)]
@@ -180,12 +183,12 @@ mod tests {
 
     fn bytes(archive: &Archive) -> Vec<u8> {
         let mut bytes = Vec::new();
-        archive.write_to(&mut bytes).expect("a Vec takes everything");
+        archive.write_to(&mut bytes).expect("writing to a Vec");
         bytes
     }
 
     #[test]
-    fn an_empty_archive_is_its_trailer() {
+    fn empty_archive_has_only_a_trailer() {
         let expected = format!(
             "070701{}{:08x}{}{:08x}{:08x}TRAILER!!!\0\0\0\0",
             "00000000".repeat(4),
@@ -198,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn directories_come_before_what_is_in_them() {
+    fn directories_precede_their_contents() {
         let mut archive = Archive::default();
         archive.text("/a/b/c", "hello", 0o755);
         archive.symlink("/a-link", "a");
@@ -208,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn every_entry_begins_at_a_multiple_of_four() {
+    fn each_entry_starts_at_a_multiple_of_four() {
         let mut archive = Archive::default();
         for (name, contents) in [("/a", ""), ("/bb", "1"), ("/ccc", "22"), ("/dddd", "333"), ("/eeeee", "4444")] {
             archive.text(name, contents, 0o644);
@@ -222,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn system_directories_are_in_usr() {
+    fn system_directories_are_moved_into_usr() {
         let cases = [
             ("/bin/sh", "/usr/bin/sh"),
             ("/lib64/ld-linux-x86-64.so.2", "/usr/lib64/ld-linux-x86-64.so.2"),

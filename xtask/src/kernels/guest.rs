@@ -1,4 +1,4 @@
-//! One virtual machine: booted, watched until all that it was started for has ended, stopped in any case.
+//! A virtual machine. It is booted, observed until its script has ended, and always stopped.
 
 use std::{
     fmt,
@@ -16,25 +16,26 @@ use anyhow::{Context as _, Result, bail};
 
 use super::{
     image::Kernel,
-    rootfs::{Script, Tidings},
+    rootfs::{Progress, Script},
 };
-use crate::{programs, setup::QEMU};
+use crate::{programs, setup::QEMU, times::Times};
 
-/// Hardware boots in a second or two. A machine whose KVM gets nowhere is not waited for much longer.
-const KVM_PATIENCE: Duration = Duration::from_secs(15);
+/// Time limit for the first output with KVM. A machine boots in one or two seconds, and KVM that
+/// makes no progress is given up.
+const KVM_TIME_LIMIT: Duration = Duration::from_secs(15);
 
 /// A virtual machine.
 pub struct Guest<'a> {
     pub kernel: &'a Kernel,
     pub initramfs: &'a Path,
     pub script: &'a Script,
-    /// Where the kernel's own messages go, and those of the emulator.
+    /// Directory for the logs of the kernel and the emulator.
     pub directory: &'a Path,
-    /// How long it may take.
+    /// Time limit of the whole run.
     pub limit: Duration,
 }
 
-/// What came out, if nothing failed.
+/// The result of a run without failures.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Report {
     release: String,
@@ -42,7 +43,7 @@ pub struct Report {
     ignored: u32,
     filtered: u32,
     failed: u32,
-    /// What the kernel itself complained about.
+    /// Warnings and errors in the kernel log.
     complaints: Vec<String>,
 }
 
@@ -56,68 +57,72 @@ impl fmt::Display for Report {
             write!(formatter, ", {} filtered out", self.filtered)?;
         }
         if let Some(first) = self.complaints.first() {
-            write!(formatter, "; the kernel complained {} times: {first}", self.complaints.len())?;
+            write!(formatter, "; {} faults in the kernel log, first: {first}", self.complaints.len())?;
         }
         Ok(())
     }
 }
 
-/// How often to try, where it is the emulator that fails.
+/// Number of attempts if the emulator is the cause of the failure.
 const EMULATED_BOOTS: usize = 3;
 
-/// What became of a boot.
+/// The result of a boot.
 enum Outcome {
-    /// Init was never heard of.
-    NeverBegan {
+    /// Init produced no output.
+    NeverStarted {
         reason: String,
     },
     Ended(Report),
 }
 
 impl Guest<'_> {
-    /// On the processor itself; `None` if that does not work on this machine.
-    pub fn boot_with_kvm(&self) -> Result<Option<Report>> {
-        match self.boot("kvm", KVM_PATIENCE)? {
+    /// Boots with KVM. Returns `None` if KVM does not work on this machine.
+    pub fn boot_with_kvm(&self, times: &mut Times) -> Result<Option<Report>> {
+        match self.boot("kvm", KVM_TIME_LIMIT, times)? {
             Outcome::Ended(report) => Ok(Some(report)),
-            Outcome::NeverBegan { .. } => Ok(None),
+            Outcome::NeverStarted { .. } => Ok(None),
         }
     }
 
-    /// On a processor emulated in software.
-    pub fn boot_emulated(&self) -> Result<Report> {
+    /// Boots with a processor emulated in software.
+    pub fn boot_emulated(&self, times: &mut Times) -> Result<Report> {
         for _ in 1..EMULATED_BOOTS {
-            match self.boot_emulated_once() {
-                Err(error) if self.died_of_the_emulator() => eprintln!("booting once more, for {error:#}"),
+            match self.boot_emulated_once(times) {
+                Err(error) if self.failed_in_the_emulator() => {
+                    eprintln!("booting again after an error of the emulator: {error:#}");
+                }
                 outcome => return outcome,
             }
         }
-        self.boot_emulated_once()
+        self.boot_emulated_once(times)
     }
 
-    fn boot_emulated_once(&self) -> Result<Report> {
-        match self.boot("tcg", self.limit)? {
+    fn boot_emulated_once(&self, times: &mut Times) -> Result<Report> {
+        match self.boot("tcg", self.limit, times)? {
             Outcome::Ended(report) => Ok(report),
-            Outcome::NeverBegan { reason } => {
-                bail!("{reason}, and nothing ever ran in it{}", self.last_words())
+            Outcome::NeverStarted { reason } => {
+                bail!("{reason} before init started{}", self.log_tails())
             }
         }
     }
 
-    /// Kernels patch code that another processor may be running: with a breakpoint first, which that processor then finds
-    /// and asks about. The emulator now and then runs what it translated before, when nobody knows of it any more.
-    fn died_of_the_emulator(&self) -> bool {
+    /// Returns whether the kernel died of a stale breakpoint, an error of the emulator. The kernel
+    /// patches code that another processor may be running by inserting a breakpoint first, whose
+    /// handler knows the patched address. The emulator sometimes executes the old translation with
+    /// the breakpoint when the patch is done and the handler no longer knows the address.
+    fn failed_in_the_emulator(&self) -> bool {
         let log = fs::read(self.kernel_log()).unwrap_or_default();
         String::from_utf8_lossy(&log).contains("Oops: int3")
     }
 
-    fn boot(&self, accelerator: &str, patience: Duration) -> Result<Outcome> {
-        let started = Instant::now();
+    fn boot(&self, accelerator: &str, start_limit: Duration, times: &mut Times) -> Result<Outcome> {
+        let start = Instant::now();
         let mut machine = Machine::start(self.qemu(accelerator), &self.qemu_log())?;
         let mut report = Report { release: self.kernel.release.clone(), ..Report::default() };
-        let mut begun = false;
+        let mut started = false;
         let failed = loop {
-            let limit = if begun { self.limit } else { patience };
-            let line = match machine.lines.recv_timeout(limit.saturating_sub(started.elapsed())) {
+            let limit = if started { self.limit } else { start_limit };
+            let line = match machine.lines.recv_timeout(limit.saturating_sub(start.elapsed())) {
                 Ok(line) => line,
                 Err(error) => {
                     let reason = match error {
@@ -125,21 +130,22 @@ impl Guest<'_> {
                             format!("Linux {} was stopped after {} s", self.kernel.release, limit.as_secs())
                         }
                         RecvTimeoutError::Disconnected => {
-                            format!("Linux {} ended by itself ({})", self.kernel.release, machine.end()?)
+                            format!("Linux {} exited ({})", self.kernel.release, machine.wait()?)
                         }
                     };
-                    if begun {
-                        bail!("{reason}, and had not got to its end{}", self.last_words());
+                    if started {
+                        bail!("{reason} before the script ended{}", self.log_tails());
                     }
-                    return Ok(Outcome::NeverBegan { reason });
+                    return Ok(Outcome::NeverStarted { reason });
                 }
             };
-            match self.script.tidings(&line) {
-                Some(Tidings::Begun) => begun = true,
-                Some(Tidings::Ended { failed }) => break failed,
+            match self.script.progress(&line) {
+                Some(Progress::Started) => started = true,
+                Some(Progress::Ended { failed }) => break failed,
                 None => {
                     report.count(&line);
-                    writeln!(io::stdout(), "{line}").context("printing what the tests print")?;
+                    times.read(&line);
+                    writeln!(io::stdout(), "{line}").context("printing the output of the tests")?;
                 }
             }
         };
@@ -153,7 +159,8 @@ impl Guest<'_> {
 
     fn qemu(&self, accelerator: &str) -> Command {
         let mut qemu = Command::new(QEMU);
-        // Nothing but two serial lines: the kernel's messages to a file, the tests' to us.
+        // The machine has only two serial lines. The kernel's goes to a file, the tests' to this
+        // process.
         qemu.args([
             "-nodefaults",
             "-no-user-config",
@@ -165,11 +172,11 @@ impl Guest<'_> {
             "-accel",
             accelerator,
         ]);
-        // Kernels of that time do not come up with five levels of page tables under this emulator.
+        // Kernels of that time do not boot with five-level page tables under this emulator.
         qemu.args(["-cpu", "max,la57=off", "-smp", "2", "-m", "3072"]);
         qemu.arg("-serial").arg(format!("file:{}", self.kernel_log().display())).args(["-serial", "stdio"]);
         qemu.arg("-kernel").arg(&self.kernel.image).arg("-initrd").arg(self.initramfs);
-        // An oops ends it at once, and a panic does not wait for somebody to read it.
+        // An oops or a panic ends the machine at once.
         qemu.args(["-append", "console=ttyS0 panic=-1 oops=panic mitigations=off net.ifnames=0 random.trust_cpu=on"]);
         qemu
     }
@@ -182,32 +189,32 @@ impl Guest<'_> {
         self.directory.join("qemu.log")
     }
 
-    /// The ends of both logs.
-    fn last_words(&self) -> String {
-        let end = |log: PathBuf| {
+    /// Returns the last lines of both logs.
+    fn log_tails(&self) -> String {
+        let tail = |log: PathBuf| {
             let text = String::from_utf8_lossy(&fs::read(&log).unwrap_or_default()).into_owned();
             let lines: Vec<_> = text.lines().collect();
-            let end = lines[lines.len().saturating_sub(30)..].iter().map(|line| format!("\n    {line}"));
+            let tail = lines[lines.len().saturating_sub(30)..].iter().map(|line| format!("\n    {line}"));
             if lines.is_empty() {
                 String::new()
             } else {
-                format!("\n  the end of {}:{}", log.display(), end.collect::<String>())
+                format!("\n  the end of {}:{}", log.display(), tail.collect::<String>())
             }
         };
-        [self.qemu_log(), self.kernel_log()].map(end).concat()
+        [self.qemu_log(), self.kernel_log()].map(tail).concat()
     }
 }
 
 impl Report {
-    /// Adds up the lines with which the test harness ends.
+    /// Adds the numbers of a result line of the test harness.
     fn count(&mut self, line: &str) {
         let Some(rest) = line.strip_prefix("test result: ") else { return };
         // `ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.10s`
         let rest = rest.split_once(". ").map_or("", |(_, rest)| rest);
         for part in rest.split(';') {
-            let Some((number, what)) = part.trim().split_once(' ') else { continue };
+            let Some((number, kind)) = part.trim().split_once(' ') else { continue };
             let Ok(number) = number.parse::<u32>() else { continue };
-            match what {
+            match kind {
                 "passed" => self.passed += number,
                 "failed" => self.failed += number,
                 "ignored" => self.ignored += number,
@@ -218,14 +225,15 @@ impl Report {
     }
 }
 
-/// Lines of the kernel's log that tell of a fault of its own, which our programs may have caused.
+/// Returns the lines of the kernel log that report a fault of the kernel, which vswitch's programs
+/// may have caused.
 fn complaints(log: &str) -> Vec<String> {
     let message = |line: &str| line.split_once("] ").map_or(line, |(_, message)| message).trim().to_owned();
     let faults = ["WARNING: CPU", "BUG: ", "Oops: ", "general protection fault"];
     log.lines().map(message).filter(|message| faults.iter().any(|fault| message.starts_with(fault))).collect()
 }
 
-/// The process, and what its tests print.
+/// The process of the emulator, and the lines of its second serial port.
 struct Machine {
     process: Child,
     lines: Receiver<String>,
@@ -233,18 +241,18 @@ struct Machine {
 
 impl Machine {
     fn start(mut command: Command, log: &Path) -> Result<Self> {
-        let stderr = File::create(log).with_context(|| format!("making {}", log.display()))?;
+        let stderr = File::create(log).with_context(|| format!("creating {}", log.display()))?;
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
         // SAFETY: between fork and exec only one system call is made, and it has no pointers.
         unsafe {
-            // Whoever ends us ends it too.
+            // The emulator is killed if this process dies.
             command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
                 0 => Ok(()),
                 _ => Err(io::Error::last_os_error()),
             });
         }
         let mut process = command.spawn().with_context(|| format!("cannot run `{}`", programs::words(&command)))?;
-        let stdout = process.stdout.take().context("its output")?;
+        let stdout = process.stdout.take().context("the emulator has no stdout pipe")?;
         let (sender, lines) = mpsc::channel();
         thread::spawn(move || {
             for line in BufReader::new(stdout).split(b'\n').map_while(Result::ok) {
@@ -257,15 +265,15 @@ impl Machine {
         Ok(Self { process, lines })
     }
 
-    /// How it ended by itself.
-    fn end(&mut self) -> Result<String> {
-        Ok(self.process.wait().context("waiting for it")?.to_string())
+    /// Waits for the process and returns its exit status as text.
+    fn wait(&mut self) -> Result<String> {
+        Ok(self.process.wait().context("waiting for the emulator")?.to_string())
     }
 }
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        // It may have ended by itself, and then there is nothing to stop.
+        // The process may have exited already.
         let _ended = self.process.kill();
         let _reaped = self.process.wait();
     }
@@ -276,7 +284,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn test_results_are_added_up() {
+    fn test_results_are_summed() {
         let mut report = Report { release: "6.1.0".to_owned(), ..Report::default() };
         report.count("test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.10s");
         report
@@ -287,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_of_the_kernel_are_seen_in_its_log() {
+    fn kernel_faults_are_found_in_the_log() {
         let log = "[    0.1] Linux version 6.1\n\
                    [    4.2] WARNING: CPU: 1 PID: 77 at net/core/dev.c:1 dev_x+0x1/0x2\n\
                    [    4.3] clocksource: WARNING about nothing\n\

@@ -1,4 +1,5 @@
-//! A kernel to boot: one of Debian's packages, downloaded and unpacked but not installed, or a file that is there.
+//! A kernel to boot: a Debian package, which is downloaded and unpacked but not installed, or an
+//! existing file.
 
 use std::{
     env,
@@ -15,41 +16,41 @@ use crate::{cargo, programs, progress};
 /// A kernel and its modules.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Kernel {
-    /// As `uname -r` says.
+    /// The release, as in `uname -r`.
     pub release: String,
     /// The bootable image.
     pub image: PathBuf,
-    /// `lib/modules/RELEASE`, if it has any.
+    /// The directory `lib/modules/RELEASE`, if it exists.
     pub modules: Option<PathBuf>,
 }
 
-/// A kernel that cannot be booted on this machine, through nobody's fault.
+/// A kernel that cannot be booted on this machine for reasons that are no failure of a test.
 #[derive(Debug)]
-pub struct NotToBeHad(String);
+pub struct Unavailable(String);
 
-impl fmt::Display for NotToBeHad {
+impl fmt::Display for Unavailable {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.0)
     }
 }
 
-impl Error for NotToBeHad {}
+impl Error for Unavailable {}
 
 impl Kernel {
-    /// Finds the one that `6.1` or a path names.
-    pub fn get(asked: &str) -> Result<Self> {
+    /// Finds the kernel for a version like `6.1` or a path.
+    pub fn get(requested: &str) -> Result<Self> {
         if env::consts::ARCH != "x86_64" {
-            bail!(NotToBeHad(format!(
-                "other kernels are booted on x86_64 machines only, and this one is {}",
+            bail!(Unavailable(format!(
+                "other kernels are booted only on x86_64, and this machine is {}",
                 env::consts::ARCH
             )));
         }
-        if asked.contains('/') || Path::new(asked).is_file() {
-            return Self::at(Path::new(asked));
+        if requested.contains('/') || Path::new(requested).is_file() {
+            return Self::at(Path::new(requested));
         }
-        let directory = cargo::target_directory().join("kernels/debian").join(asked);
+        let directory = cargo::target_directory().join("kernels/debian").join(requested);
         if !directory.is_dir() {
-            download(asked, &directory)?;
+            download(requested, &directory)?;
         }
         let boot = directory.join("boot");
         let images = fs::read_dir(&boot).with_context(|| format!("reading {}", boot.display()))?;
@@ -58,12 +59,13 @@ impl Kernel {
         Self::at(&image.with_context(|| format!("no vmlinuz in {}", boot.display()))?)
     }
 
-    /// The modules are those beside it, as in a package, or else those of this machine.
+    /// Opens a kernel image. Its modules are beside it, as in a package, or in the directory of
+    /// this machine.
     fn at(image: &Path) -> Result<Self> {
         let image = image.canonicalize().with_context(|| format!("no kernel at {}", image.display()))?;
         let bytes = fs::read(&image).with_context(|| format!("reading {}", image.display()))?;
-        let release = release(&bytes)
-            .with_context(|| format!("{} is no kernel image of the kind that x86 boots (bzImage)", image.display()))?;
+        let release =
+            release(&bytes).with_context(|| format!("{} is not a kernel image for x86 (bzImage)", image.display()))?;
         let beside = image.parent().and_then(Path::parent).map(|package| package.join("lib/modules"));
         let candidates = beside.into_iter().chain([PathBuf::from("/lib/modules")]);
         let modules = candidates
@@ -73,7 +75,8 @@ impl Kernel {
     }
 }
 
-/// The release that a bzImage says it is (Documentation/arch/x86/boot.rst: `kernel_version`).
+/// Returns the release in the header of a bzImage (Documentation/arch/x86/boot.rst:
+/// `kernel_version`).
 fn release(image: &[u8]) -> Option<String> {
     if image.get(0x202..0x206)? != b"HdrS" {
         return None;
@@ -84,24 +87,25 @@ fn release(image: &[u8]) -> Option<String> {
     Some(String::from_utf8_lossy(&text[..end]).into_owned())
 }
 
-/// Unpacks the newest package of a kernel into a directory, which is there only once it is complete.
+/// Unpacks the newest package of a kernel into `directory`, which is created only when it is
+/// complete.
 fn download(version: &str, directory: &Path) -> Result<()> {
     if !programs::exists("apt-get") || !programs::exists("dpkg-deb") {
-        bail!(NotToBeHad(format!(
-            "Linux {version} comes as a package of Debian's, and this is no Debian (say --kernel PATH)"
+        bail!(Unavailable(format!(
+            "Linux {version} is a Debian package, but this machine has no apt-get and dpkg-deb (use --kernel PATH)"
         )));
     }
-    let mut package = newest(version);
+    let mut package = newest_package(version);
     if package.is_none() && programs::is_root() {
-        // Where nobody has asked for the lists yet, nothing is known.
+        // Without package lists apt knows no packages.
         let mut update = Command::new("apt-get");
         update.arg("update");
         progress::step("package lists", update, &cargo::target_directory().join("kernels/apt-get-update.log"))?;
-        package = newest(version);
+        package = newest_package(version);
     }
     let Some(package) = package else {
-        bail!(NotToBeHad(format!(
-            "apt knows no package of Linux {version} (`sudo apt-get update`, or say --kernel PATH)"
+        bail!(Unavailable(format!(
+            "apt has no package of Linux {version} (run `sudo apt-get update`, or use --kernel PATH)"
         )));
     };
 
@@ -109,7 +113,7 @@ fn download(version: &str, directory: &Path) -> Result<()> {
     if partial.is_dir() {
         fs::remove_dir_all(&partial).with_context(|| format!("removing {}", partial.display()))?;
     }
-    fs::create_dir_all(&partial).with_context(|| format!("making {}", partial.display()))?;
+    fs::create_dir_all(&partial).with_context(|| format!("creating {}", partial.display()))?;
     let log = |name: &str| cargo::target_directory().join("kernels").join(name).with_extension("log");
     let mut apt_get = Command::new("apt-get");
     apt_get.args(["download", &package]).current_dir(&partial);
@@ -118,34 +122,35 @@ fn download(version: &str, directory: &Path) -> Result<()> {
         .flatten()
         .map(|entry| entry.path())
         .find(|path| path.extension().is_some_and(|extension| extension == "deb"));
-    let downloaded = downloaded.with_context(|| format!("`apt-get download {package}` left no package behind"))?;
+    let downloaded = downloaded.with_context(|| format!("`apt-get download {package}` created no package file"))?;
     let mut unpack = Command::new("dpkg-deb");
     unpack.arg("--extract").arg(&downloaded).arg(&partial);
     progress::step(&format!("unpacking Linux {version}"), unpack, &log("dpkg-deb"))?;
     fs::remove_file(&downloaded)?;
 
-    // Later releases of Debian have them in /usr.
+    // Later releases of Debian have the modules in /usr.
     let (lib, usr_lib) = (partial.join("lib"), partial.join("usr/lib/modules"));
     if !lib.exists() && usr_lib.is_dir() {
         std::os::unix::fs::symlink("usr/lib", &lib)?;
     }
     let release =
         fs::read_dir(lib.join("modules"))?.flatten().next().context("the package has no modules")?.file_name();
-    let mut depmod = Command::new(programs::find("depmod").context("depmod is not there")?);
+    let mut depmod = Command::new(programs::find("depmod").context("depmod is not installed")?);
     depmod.arg("--basedir").arg(&partial).arg(release);
     progress::step(&format!("modules of Linux {version}"), depmod, &log("depmod"))?;
-    fs::rename(&partial, directory).with_context(|| format!("moving {} to its place", partial.display()))
+    fs::rename(&partial, directory).with_context(|| format!("renaming {}", partial.display()))
 }
 
-/// The newest package of a kernel that apt knows.
-fn newest(version: &str) -> Option<String> {
+/// Returns the newest package of a kernel that apt knows.
+fn newest_package(version: &str) -> Option<String> {
     let expression = format!("^linux-image-{}\\..*-cloud-amd64$", version.replace('.', "\\."));
     let printed = programs::output(Command::new("apt-cache").args(["search", "--names-only", &expression]))?;
     let names = printed.lines().filter_map(|line| line.split_whitespace().next());
     newest_of(names, version).map(str::to_owned)
 }
 
-/// Numbers in the name are compared as numbers: 6.1.0-9 is older than 6.1.0-10.
+/// Returns the newest of the names. Numbers are compared as numbers: 6.1.0-9 is older than
+/// 6.1.0-10.
 fn newest_of<'a>(names: impl Iterator<Item = &'a str>, version: &str) -> Option<&'a str> {
     let numbers = |name: &str| -> Option<Vec<u32>> {
         let release = name.strip_prefix("linux-image-")?.strip_suffix("-cloud-amd64")?;
@@ -165,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_newest_package_of_the_right_kernel_is_taken() {
+    fn newest_package_of_the_requested_kernel_is_chosen() {
         let names = [
             "linux-image-6.1.0-9-cloud-amd64",
             "linux-image-6.1.0-56-cloud-amd64",
@@ -181,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_says_its_release() {
+    fn release_is_read_from_the_image() {
         let mut image = vec![0; 0x1000];
         image[0x202..0x206].copy_from_slice(b"HdrS");
         image[0x20e..0x210].copy_from_slice(&0x300_u16.to_le_bytes());

@@ -1,4 +1,4 @@
-//! Which of a kernel's modules come along: those of the network, and whatever these need in turn.
+//! The kernel modules in the initramfs: those of the network and their dependencies.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,7 +11,8 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::{archive::Archive, image::Kernel};
 
-/// Directories that come along whole: so the kernel finds what it asks modprobe for, as on an installed system.
+/// Directories whose modules are all included, so that modprobe requests of the kernel succeed as
+/// on an installed system.
 const DIRECTORIES: [&str; 18] = [
     "arch/x86/crypto/",
     "crypto/",
@@ -33,7 +34,7 @@ const DIRECTORIES: [&str; 18] = [
     "net/xfrm/",
 ];
 
-/// Devices without hardware.
+/// Modules of devices without hardware.
 const DEVICES: [&str; 15] = [
     "bonding",
     "dummy",
@@ -52,8 +53,9 @@ const DEVICES: [&str; 15] = [
     "wireguard",
 ];
 
-/// Puts them into the archive, with the lists that modprobe reads. Those that are compressed are unpacked into a
-/// directory first: busybox knows not every compression.
+/// Adds the modules to the archive, with the lists that modprobe reads. Compressed modules are
+/// first unpacked into the directory `unpacked`, because busybox does not support every
+/// compression.
 pub fn add(archive: &mut Archive, kernel: &Kernel, unpacked: &Path) -> Result<()> {
     let Some(modules) = &kernel.modules else { return Ok(()) };
     let read = |name: &str| {
@@ -89,34 +91,40 @@ fn is_wanted(module: &str) -> bool {
         || (path.starts_with("drivers/net/") && DEVICES.contains(&name))
 }
 
-/// The list modules.dep: for each module those that it needs, the directly needed first.
+/// The file modules.dep: the dependencies of each module, direct ones first.
 struct Dependencies<'a> {
-    of: BTreeMap<&'a str, Vec<&'a str>>,
+    dependencies: BTreeMap<&'a str, Vec<&'a str>>,
 }
 
 impl<'a> Dependencies<'a> {
     fn parse(text: &'a str) -> Self {
         let lines = text.lines().filter_map(|line| line.split_once(':'));
-        Self { of: lines.map(|(module, needs)| (module.trim(), needs.split_whitespace().collect())).collect() }
+        Self {
+            dependencies: lines.map(|(module, needs)| (module.trim(), needs.split_whitespace().collect())).collect(),
+        }
     }
 
-    /// The wanted ones, and all that they need, directly or not.
+    /// Returns the wanted modules and all their direct and indirect dependencies.
     fn closure(&self, is_wanted: impl Fn(&str) -> bool) -> BTreeSet<&'a str> {
         let mut found = BTreeSet::new();
-        let mut open: Vec<_> = self.of.keys().copied().filter(|module| is_wanted(module)).collect();
-        while let Some(module) = open.pop() {
+        let mut pending: Vec<_> = self.dependencies.keys().copied().filter(|module| is_wanted(module)).collect();
+        while let Some(module) = pending.pop() {
             if found.insert(module) {
-                open.extend(self.of.get(module).into_iter().flatten());
+                pending.extend(self.dependencies.get(module).into_iter().flatten());
             }
         }
         found
     }
 
-    /// The same list with some of the modules, none of them compressed any more.
+    /// Formats the list for some of the modules, with the names of their uncompressed files.
     fn render(&self, modules: &BTreeSet<&str>) -> String {
         let line = |module: &&str| {
-            let needs =
-                self.of.get(module).into_iter().flatten().map(|needed| format!(" {}", without_compression(needed)));
+            let needs = self
+                .dependencies
+                .get(module)
+                .into_iter()
+                .flatten()
+                .map(|needed| format!(" {}", without_compression(needed)));
             format!("{}:{}\n", without_compression(module), needs.collect::<String>())
         };
         modules.iter().map(line).collect()
@@ -127,7 +135,7 @@ fn without_compression(module: &str) -> &str {
     [".xz", ".zst", ".gz"].iter().find_map(|suffix| module.strip_suffix(suffix)).unwrap_or(module)
 }
 
-/// Unpacks a module, if that was not done before.
+/// Unpacks a module, unless the unpacked file exists already.
 fn unpack(source: &Path, plain: &Path) -> Result<()> {
     if plain.is_file() {
         return Ok(());
@@ -138,16 +146,16 @@ fn unpack(source: &Path, plain: &Path) -> Result<()> {
         _ => "gzip",
     };
     if let Some(directory) = plain.parent() {
-        fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
+        fs::create_dir_all(directory).with_context(|| format!("creating {}", directory.display()))?;
     }
-    // Under another name until it is complete.
+    // The file has another name until it is complete.
     let partial = plain.with_extension("partial");
-    let file = File::create(&partial).with_context(|| format!("making {}", partial.display()))?;
+    let file = File::create(&partial).with_context(|| format!("creating {}", partial.display()))?;
     let mut command = Command::new(program);
     let status = command.args(["--decompress", "--stdout"]).arg(source).stdin(Stdio::null()).stdout(file).status();
     let status = status.with_context(|| format!("running {program} for {}", source.display()))?;
     ensure!(status.success(), "{program} cannot unpack {} ({status})", source.display());
-    fs::rename(&partial, plain).with_context(|| format!("moving {} to its place", plain.display()))
+    fs::rename(&partial, plain).with_context(|| format!("renaming {}", plain.display()))
 }
 
 #[cfg(test)]
@@ -166,7 +174,7 @@ kernel/fs/jbd2/jbd2.ko.xz:
 ";
 
     #[test]
-    fn what_a_wanted_module_needs_comes_along() {
+    fn dependencies_of_wanted_modules_are_included() {
         let dependencies = Dependencies::parse(MODULES_DEP);
         let needed = dependencies.closure(|module| module.contains("/vxlan."));
         let expected = [
@@ -180,14 +188,14 @@ kernel/fs/jbd2/jbd2.ko.xz:
     }
 
     #[test]
-    fn modprobe_is_told_of_unpacked_modules() {
+    fn modules_dep_lists_uncompressed_modules() {
         let dependencies = Dependencies::parse(MODULES_DEP);
         let needed = dependencies.closure(|module| module.contains("/shared."));
         assert_eq!(dependencies.render(&needed), "kernel/lib/deep.ko:\nkernel/lib/shared.ko: kernel/lib/deep.ko\n");
     }
 
     #[test]
-    fn the_network_is_wanted_and_hardware_is_not() {
+    fn network_modules_are_wanted_and_hardware_drivers_are_not() {
         for wanted in [
             "kernel/drivers/net/veth.ko",
             "kernel/drivers/net/ipvlan/ipvlan.ko.xz",

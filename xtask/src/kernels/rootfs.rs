@@ -1,5 +1,5 @@
-//! What a virtual machine has besides its kernel: programs of this machine with their libraries, ours at the paths that
-//! they have here, and an init that runs some of them.
+//! The root file system of a virtual machine: programs of this machine with their libraries,
+//! vswitch's programs at the same paths as here, and an init that runs the tests.
 
 use std::{
     collections::BTreeSet,
@@ -11,9 +11,10 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::{archive::Archive, image::Kernel, libraries, modules};
-use crate::{cargo, programs};
+use crate::{cargo, programs, times::REPORT_ENVIRONMENT};
 
-/// Programs that tests start. Those that this machine lacks are left out, and a test that needs one says so.
+/// Programs that tests start. Programs missing on this machine are left out, and a test that needs
+/// one reports it.
 const PROGRAMS: [&str; 20] = [
     "bash", "bpftool", "bridge", "dnsmasq", "env", "ethtool", "getent", "ip", "iperf3", "mount", "nft", "nsenter",
     "ping", "setpriv", "ss", "sysctl", "tc", "tcpdump", "umount", "unshare",
@@ -33,7 +34,7 @@ const FILES: [&str; 10] = [
     "/etc/services",
 ];
 
-/// The whole of it. `others` are programs of ours that nobody runs directly.
+/// Builds the archive. `others` are further programs to include, which init does not start.
 pub fn build(kernel: &Kernel, script: &Script, others: &[PathBuf]) -> Result<Archive> {
     let mut archive = Archive::default();
     for directory in ["bin", "sbin", "lib", "lib32", "lib64"] {
@@ -43,7 +44,7 @@ pub fn build(kernel: &Kernel, script: &Script, others: &[PathBuf]) -> Result<Arc
     for directory in ["/dev", "/proc", "/sys", "/run", "/tmp", "/root", "/etc", "/var/lib", "/var/tmp"] {
         archive.directory(directory);
     }
-    // Until /dev is mounted; without it, init has no standard output to complain on.
+    // The console of init until /dev is mounted. Without it init has no standard output for errors.
     archive.character_device("/dev/console", 5, 1);
     for file in FILES.iter().filter(|file| Path::new(file).is_file()) {
         archive.copy(file, *file);
@@ -60,8 +61,8 @@ pub fn build(kernel: &Kernel, script: &Script, others: &[PathBuf]) -> Result<Arc
         }
         archive.copy(executable, executable);
     }
-    busybox(&mut archive)?;
-    // Test binaries know these by the paths that they had when they were compiled.
+    add_busybox(&mut archive)?;
+    // Test binaries contain these paths from compile time.
     archive.directory(cargo::root().join("vswitch"));
     archive.directory(cargo::target_directory().join("tmp"));
 
@@ -70,26 +71,26 @@ pub fn build(kernel: &Kernel, script: &Script, others: &[PathBuf]) -> Result<Arc
     Ok(archive)
 }
 
-/// Everything else that a system has, by the one program that can be all of them.
-fn busybox(archive: &mut Archive) -> Result<()> {
-    let busybox = programs::find("busybox").context("busybox is not there (`cargo xtask setup` installs it)")?;
+/// Adds busybox and a link to it for each applet, except for programs that are included already.
+fn add_busybox(archive: &mut Archive) -> Result<()> {
+    let busybox = programs::find("busybox").context("busybox is not installed (`cargo xtask setup` installs it)")?;
     archive.copy("/usr/bin/busybox", &busybox);
     let applets =
-        programs::output(Command::new(&busybox).arg("--list-full")).context("busybox does not list what it can be")?;
+        programs::output(Command::new(&busybox).arg("--list-full")).context("`busybox --list-full` failed")?;
     for applet in applets.lines() {
         let path = Path::new("/").join(applet);
         let name = path.file_name().unwrap_or_default();
-        // A program of this machine may be in another directory, and goes before.
-        let elsewhere =
+        // A program of this machine may be in another directory, and takes precedence.
+        let already_included =
             ["/usr/bin", "/usr/sbin"].iter().any(|directory| archive.contains(Path::new(directory).join(name)));
-        if !elsewhere {
+        if !already_included {
             archive.symlink(&path, "/usr/bin/busybox");
         }
     }
     Ok(())
 }
 
-/// Something that the machine is started for.
+/// A program that init runs.
 #[derive(Clone, Debug)]
 pub struct Task {
     pub title: String,
@@ -97,34 +98,34 @@ pub struct Task {
     pub arguments: Vec<String>,
 }
 
-/// The program that the kernel starts. It tells how far it got in lines that begin with a mark that nobody else prints.
+/// The init script. It reports its progress in lines that begin with a unique mark.
 pub struct Script {
     mark: String,
     tasks: Vec<Task>,
 }
 
-/// What init tells.
+/// A report of init.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Tidings {
-    /// The machine is up, the first task begins.
-    Begun,
-    /// All were run, and so many failed.
+pub enum Progress {
+    /// The machine has booted and the first task starts.
+    Started,
+    /// All tasks have run, and this many failed.
     Ended { failed: u32 },
 }
 
 impl Script {
-    /// One that runs these, one after the other.
+    /// Creates a script that runs the tasks one after the other.
     pub fn new(tasks: Vec<Task>) -> Self {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Self { mark: format!("vswitch-kernels-{}-{}", process::id(), now.as_nanos()), tasks }
     }
 
-    /// Reads a line of the console.
-    pub fn tidings(&self, line: &str) -> Option<Tidings> {
+    /// Parses a line of the console. Returns `None` if it is not a report of init.
+    pub fn progress(&self, line: &str) -> Option<Progress> {
         let rest = line.trim().strip_prefix(&self.mark)?.trim();
         match rest.strip_prefix("ended") {
-            Some(failed) => failed.trim().parse().ok().map(|failed| Tidings::Ended { failed }),
-            None => (rest == "begun").then_some(Tidings::Begun),
+            Some(failed) => failed.trim().parse().ok().map(|failed| Progress::Ended { failed }),
+            None => (rest == "begun").then_some(Progress::Started),
         }
     }
 
@@ -140,7 +141,7 @@ impl Script {
         let tasks: String = self.tasks.iter().map(run).collect();
         format!(
             "#!/bin/sh
-export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM=dumb LANG=C.UTF-8
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM=dumb LANG=C.UTF-8 {REPORT_ENVIRONMENT}
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
@@ -156,15 +157,15 @@ mount -t tmpfs -o mode=1777 tmpfs /tmp
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t bpf bpf /sys/fs/bpf
 mount -t tracefs tracefs /sys/kernel/tracing
-# As systemd leaves it: mounts made in one namespace are seen in the others.
+# As with systemd: mounts made in one mount namespace propagate to the others.
 mount --make-rshared /
 hostname vswitch-test
 ip link set lo up
-# There before several tests ask for it at once: whoever asks while a module is being loaded may be told that there is none.
+# Loaded in advance: while a module is being loaded, a second request for it can fail, and tests run in parallel.
 for module in veth bridge macvlan tun wireguard; do modprobe $module 2>/dev/null; done
 ulimit -Hn 524288
 
-# The first serial line is the kernel's, the second ours. Raw, or every line would end in CR LF.
+# The first serial line belongs to the kernel, the second to the tests. Raw mode avoids CR LF at the end of lines.
 stty -F /dev/ttyS1 raw
 exec </dev/null >/dev/ttyS1 2>&1
 export CARGO_MANIFEST_DIR={package}
@@ -172,7 +173,7 @@ cd {package}
 echo '{mark} begun'
 failed=0
 {tasks}echo \"{mark} ended $failed\"
-# This waits until all of it has gone out.
+# This waits until all output is sent.
 stty -F /dev/ttyS1 raw
 poweroff -f
 "
@@ -180,7 +181,7 @@ poweroff -f
     }
 }
 
-/// A word that the shell takes as it is.
+/// Quotes a word for the shell.
 fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
@@ -195,25 +196,25 @@ mod tests {
     }
 
     #[test]
-    fn the_shell_gets_paths_and_arguments_as_they_are() {
+    fn paths_and_arguments_are_quoted_for_the_shell() {
         let text = script().text();
         assert!(text.contains("echo 'It'\\''s a test'\n'/w/it'\\''s/e2e-1' '--color' 'a b' || failed"), "{text}");
     }
 
     #[test]
-    fn only_its_own_lines_are_tidings() {
+    fn only_lines_with_the_mark_are_progress() {
         let (script, other) = (script(), Script { mark: "vswitch-kernels-0-0".to_owned(), tasks: vec![] });
         let mark = &script.mark;
-        assert_eq!(script.tidings(&format!("{mark} begun\r\n")), Some(Tidings::Begun));
-        assert_eq!(script.tidings(&format!("{mark} ended 2")), Some(Tidings::Ended { failed: 2 }));
-        assert_eq!(script.tidings(&format!("{mark} ended")), None);
-        assert_eq!(script.tidings(&format!("{} ended 0", other.mark)), None);
-        assert_eq!(script.tidings("test result: ok. 3 passed; 0 failed"), None);
+        assert_eq!(script.progress(&format!("{mark} begun\r\n")), Some(Progress::Started));
+        assert_eq!(script.progress(&format!("{mark} ended 2")), Some(Progress::Ended { failed: 2 }));
+        assert_eq!(script.progress(&format!("{mark} ended")), None);
+        assert_eq!(script.progress(&format!("{} ended 0", other.mark)), None);
+        assert_eq!(script.progress("test result: ok. 3 passed; 0 failed"), None);
     }
 
     #[test]
-    fn init_is_a_script_that_the_shell_understands() {
+    fn init_is_a_valid_shell_script() {
         let text = script().text();
-        programs::run(Command::new("sh").args(["-n", "-c", &text])).expect("its syntax is right");
+        programs::run(Command::new("sh").args(["-n", "-c", &text])).expect("the syntax is valid");
     }
 }

@@ -1,4 +1,4 @@
-//! Which distribution this is, and what its package manager is called.
+//! The distribution of this machine and its package manager.
 
 use std::{fs, process::Command};
 
@@ -7,23 +7,24 @@ use crate::programs;
 /// A family of distributions that share package names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Distribution {
-    /// Debian, Ubuntu and whatever else has apt-get.
+    /// Debian, Ubuntu and others with apt-get.
     Debian,
     Fedora,
     Arch,
     Suse,
-    /// One that we know nothing about.
+    /// An unknown distribution.
     Other,
 }
 
 impl Distribution {
-    /// That of this machine.
+    /// Returns the distribution of this machine.
     pub fn here() -> Self {
         let os_release = fs::read_to_string("/etc/os-release").or_else(|_| fs::read_to_string("/usr/lib/os-release"));
         Self::of(&os_release.unwrap_or_default())
     }
 
-    /// Reads os-release(5): ID, else one of ID_LIKE, which names the closest relation first.
+    /// Parses os-release(5). Uses ID, or else the first known name in ID_LIKE, which lists the
+    /// closest relation first.
     fn of(os_release: &str) -> Self {
         let field = |name: &str| {
             let value = os_release.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix('='));
@@ -40,7 +41,7 @@ impl Distribution {
         known.unwrap_or(Self::Other)
     }
 
-    /// What a person types before the names of packages.
+    /// Returns the command for installing packages by hand.
     pub fn install_command(self) -> Option<&'static str> {
         match self {
             Self::Debian => Some("sudo apt-get install"),
@@ -52,14 +53,14 @@ impl Distribution {
     }
 }
 
-/// Whether a package of Debian is installed.
+/// Returns whether a Debian package is installed.
 pub fn dpkg_has(package: &str) -> bool {
     let status =
         programs::output(Command::new("dpkg-query").args(["--show", "--showformat=${db:Status-Status}", package]));
     status.is_some_and(|status| status.trim() == "installed")
 }
 
-/// Whether apt could install a package.
+/// Returns whether apt can install a package.
 pub fn apt_has(package: &str) -> bool {
     let policy = programs::output(Command::new("apt-cache").args(["policy", package]).env("LC_ALL", "C"));
     has_candidate(&policy.unwrap_or_default())
@@ -75,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn distributions_are_known_by_themselves_and_by_their_kin() {
+    fn distributions_are_recognized_by_id_and_id_like() {
         let cases = [
             ("PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nID=debian\n", Distribution::Debian),
             ("ID=linuxmint\nID_LIKE=\"ubuntu debian\"\n", Distribution::Debian),
@@ -84,7 +85,7 @@ mod tests {
             ("ID=\"opensuse-tumbleweed\"\nID_LIKE=\"opensuse suse\"\n", Distribution::Suse),
             ("ID=nixos\n", Distribution::Other),
             ("", Distribution::Other),
-            // Not ID, although it ends so.
+            // `VERSION_ID` must not be taken for `ID`.
             ("VERSION_ID=debian\nID=void\n", Distribution::Other),
         ];
         for (os_release, expected) in cases {
@@ -93,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_package_without_a_candidate_cannot_be_installed() {
+    fn package_without_a_candidate_is_not_available() {
         assert!(has_candidate("llvm-22-dev:\n  Installed: (none)\n  Candidate: 1:22.1.8-1\n"));
         assert!(!has_candidate("llvm-22-dev:\n  Installed: (none)\n  Candidate: (none)\n"));
         assert!(!has_candidate(""));

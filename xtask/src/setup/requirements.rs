@@ -1,4 +1,5 @@
-//! What comes as packages of the distribution: how to tell that it is there, and what the packages are called.
+//! Requirements that come as packages of the distribution: how to detect them, and the names of the
+//! packages.
 
 use std::env;
 use std::process::{Command, Stdio};
@@ -10,11 +11,11 @@ use super::{
 };
 use crate::programs;
 
-/// Something that packages bring.
+/// A requirement that packages provide.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Requirement {
-    /// What it is, for a person who must install it by hand.
-    pub what: String,
+    /// Description for a user who must install it by hand.
+    pub description: String,
     debian: Vec<String>,
     fedora: Vec<String>,
     arch: Vec<String>,
@@ -22,13 +23,19 @@ pub struct Requirement {
 }
 
 impl Requirement {
-    /// Each list of packages in one string, separated by spaces.
-    fn new(what: impl Into<String>, debian: &str, fedora: &str, arch: &str, suse: &str) -> Self {
+    /// Creates a requirement. Each list of packages is one string, separated by spaces.
+    fn new(description: impl Into<String>, debian: &str, fedora: &str, arch: &str, suse: &str) -> Self {
         let list = |packages: &str| packages.split_whitespace().map(str::to_owned).collect();
-        Self { what: what.into(), debian: list(debian), fedora: list(fedora), arch: list(arch), suse: list(suse) }
+        Self {
+            description: description.into(),
+            debian: list(debian),
+            fedora: list(fedora),
+            arch: list(arch),
+            suse: list(suse),
+        }
     }
 
-    /// The packages that bring it.
+    /// Returns the packages that provide the requirement.
     pub fn packages(&self, distribution: Distribution) -> Vec<String> {
         let packages = match distribution {
             Distribution::Debian | Distribution::Other => &self.debian,
@@ -40,7 +47,7 @@ impl Requirement {
     }
 }
 
-/// A program that vswitch's tests, demo or benchmark start, or that xtask starts itself.
+/// A program started by vswitch's tests, demo or benchmark, or by xtask.
 struct Program {
     name: &'static str,
     purpose: Purpose,
@@ -51,7 +58,7 @@ const fn program(purpose: Purpose, name: &'static str, packages: [&'static str; 
     Program { name, purpose, packages }
 }
 
-/// The packages of Debian, Fedora, Arch and openSUSE.
+/// The packages are those of Debian, Fedora, Arch and openSUSE, in this order.
 const PROGRAMS: &[Program] = &[
     program(
         Purpose::Build,
@@ -80,13 +87,13 @@ const PROGRAMS: &[Program] = &[
     program(Purpose::Bench, "iptables", ["iptables", "iptables-nft", "iptables", "iptables"]),
 ];
 
-/// The emulator of the machines whose kernels we have.
+/// The emulator that boots other kernels.
 pub const QEMU: &str = "qemu-system-x86_64";
 
-/// What a purpose needs and is not there.
+/// Returns the missing requirements of a purpose.
 pub fn missing(purpose: Purpose) -> Vec<Requirement> {
     let programs = PROGRAMS.iter().filter(|program| purpose.includes(program.purpose));
-    // Other kernels are booted on x86-64 only; see kernels.rs.
+    // Other kernels are booted only on x86-64; see kernels.rs.
     let programs = programs.filter(|program| cfg!(target_arch = "x86_64") || program.name != QEMU);
     let missing = programs.filter(|program| match program.name {
         "busybox" => !has_static_busybox(),
@@ -95,7 +102,7 @@ pub fn missing(purpose: Purpose) -> Vec<Requirement> {
     });
     let requirement = |program: &Program| {
         let [mut debian, fedora, arch, suse] = program.packages;
-        // From Debian 13 on it is no longer part of docker.io.
+        // Debian 13 moved the client out of the package docker.io.
         if program.name == "docker" && distribution::apt_has("docker-cli") {
             debian = "docker-cli";
         }
@@ -104,22 +111,24 @@ pub fn missing(purpose: Purpose) -> Vec<Requirement> {
     missing.map(requirement).collect()
 }
 
-/// It is to run where there are no shared libraries yet.
+/// Returns whether busybox is linked statically, as required in an initramfs that may lack shared
+/// libraries.
 fn has_static_busybox() -> bool {
     programs::find("busybox").is_some_and(|file| crate::kernels::libraries::is_static(&file))
 }
 
-/// The compiler of etcd's messages, which are part of the program that talks to it.
+/// The compiler of etcd's messages. The etcd client needs it at build time.
 const PROTOC: &str = "protoc";
 
-/// It needs the messages that all others are described with, and on Debian they are another package.
+/// Returns whether protoc works. It needs the descriptor messages, which are a separate package on
+/// Debian.
 fn has_protoc() -> bool {
     let mut command = Command::new(PROTOC);
     command.args(["--descriptor_set_out=/dev/null", "google/protobuf/descriptor.proto"]).stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
 }
 
-/// What building bpf-linker needs and is not there.
+/// Returns the missing requirements for building bpf-linker.
 pub fn missing_for_llvm(major: u32) -> Vec<Requirement> {
     let mut missing = Vec::new();
     if !programs::exists("c++") {
@@ -132,16 +141,16 @@ pub fn missing_for_llvm(major: u32) -> Vec<Requirement> {
         "zlib1g-dev".into(),
         "libxml2-dev".into(),
     ];
-    let there = match Distribution::here() {
-        // What llvm-config would have us link with is not all among the dependencies of its package.
+    let installed = match Distribution::here() {
+        // The package of llvm-config does not depend on all libraries that llvm-config lists.
         Distribution::Debian if env::var_os("LLVM_PREFIX").is_none() => {
             debian.iter().all(|package| distribution::dpkg_has(package))
         }
         _ => toolchain::llvm_prefix(major).is_some(),
     };
-    if !there {
+    if !installed {
         missing.push(Requirement::new(
-            format!("the LLVM {major} libraries for development"),
+            format!("the development files of LLVM {major}"),
             &debian.join(" "),
             &format!("llvm{major}-devel libzstd-devel zlib-devel libxml2-devel"),
             "llvm zstd zlib libxml2",
@@ -156,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tests_and_benchmark_include_running_but_not_each_other() {
+    fn tests_and_benchmark_include_run_but_not_each_other() {
         for purpose in [Purpose::Run, Purpose::Test, Purpose::Bench] {
             assert!(purpose.includes(Purpose::Build) && purpose.includes(Purpose::Run) && purpose.includes(purpose));
         }
@@ -166,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn packages_are_those_of_the_distribution() {
+    fn packages_depend_on_the_distribution() {
         let requirement = Requirement::new("a thing", "a b", "c", "d", "e");
         assert_eq!(requirement.packages(Distribution::Debian), ["a", "b"]);
         assert_eq!(requirement.packages(Distribution::Other), ["a", "b"]);

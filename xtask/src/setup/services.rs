@@ -1,13 +1,16 @@
-//! Installing packages without starting the services that come with them: the benchmark starts a dockerd of its own.
+//! Installation of packages without starting their services. The benchmark starts a dockerd of its
+//! own.
 
 use std::process::Command;
 
 use crate::programs;
 
-/// Asked by Debian's packages before they start a service (invoke-rc.d(8)); 101 is no.
+/// The script that Debian's packages run before they start a service (invoke-rc.d(8)). Exit status
+/// 101 denies the start.
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 
-/// Says no where nobody has a say yet, while a command runs. One shell does both, so that no signal leaves the policy behind.
+/// Creates a policy that denies all starts while a command runs, unless the machine has a policy
+/// already. One shell does both, so that a signal does not leave the policy behind.
 const SCRIPT: &str = r#"
 if ! [ -e "$0" ]; then
     trap 'rm -f "$0"' EXIT
@@ -17,8 +20,9 @@ fi
 "$@"
 "#;
 
-/// `program`, run as root, to be given its arguments; no package that it installs starts a service.
-pub fn none_started(program: &str) -> Command {
+/// Returns a command that runs `program` as root. Packages that it installs do not start services.
+/// The caller adds the arguments of `program`.
+pub fn without_starting_services(program: &str) -> Command {
     let mut command = programs::as_root("sh");
     command.args(["-c", SCRIPT, POLICY, program]);
     command
@@ -37,7 +41,7 @@ mod tests {
     }
 
     #[test]
-    fn services_are_denied_while_the_command_runs_and_not_longer() {
+    fn services_are_denied_only_while_the_command_runs() {
         let directory = tempfile::tempdir().expect("a directory");
         let policy = directory.path().join("policy-rc.d");
         assert_eq!(run(&policy, r#""$0" docker start; test $? = 101"#), Some(0));
@@ -47,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_of_the_machine_stays() {
+    fn existing_policy_is_kept() {
         let directory = tempfile::tempdir().expect("a directory");
         let policy = directory.path().join("policy-rc.d");
         fs::write(&policy, "its own").expect("written");

@@ -1,4 +1,4 @@
-//! An etcd of three members in a namespace, which ends with this; and its own client.
+//! An etcd with three members in a namespace, stopped on drop, and a client for it.
 
 use std::{
     fs::File,
@@ -15,14 +15,14 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::{
     command::{self, stop_if_interrupted},
-    measure::CLIENT_CPU,
+    cpus::CLIENT_CPU,
     namespaces::Netns,
 };
 
-/// How long three members may take to answer.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Time limit for the members to answer.
+const TIME_LIMIT: Duration = Duration::from_secs(30);
 
-/// The members, and the namespace that they are in.
+/// The members and their namespace.
 pub struct Etcd {
     members: Vec<Child>,
     directory: TempDir,
@@ -30,12 +30,12 @@ pub struct Etcd {
 }
 
 impl Etcd {
-    /// The last byte of the first member's address; the others' follow.
+    /// The last byte of the first member's address. The other members have the next ones.
     pub const FIRST: usize = 101;
 
-    /// Starts it in a namespace that has the first address already, and waits until it answers.
+    /// Starts etcd in a namespace that already has the first address, and waits until it answers.
     pub fn start(netns: Netns) -> Result<Self> {
-        // In memory: this is to measure switches, and no disk.
+        // The data is kept in memory, so that the disk does not affect the results.
         let memory = Path::new("/dev/shm");
         let directory = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }?;
         for address in &addresses()[1..] {
@@ -44,13 +44,14 @@ impl Etcd {
         let mut etcd = Self { members: Vec::new(), directory, netns };
         let name = |number: usize| format!("m{number}");
         let [clients, peers] = [2379, 2380].map(|port| addresses().map(|address| format!("http://{address}:{port}")));
-        let all: Vec<_> = peers.iter().enumerate().map(|(number, peer)| format!("{}={peer}", name(number))).collect();
-        for number in 0..all.len() {
+        let cluster: Vec<_> =
+            peers.iter().enumerate().map(|(number, peer)| format!("{}={peer}", name(number))).collect();
+        for number in 0..cluster.len() {
             let log = File::create(etcd.directory.path().join(format!("{}.log", name(number))))?;
             let mut member = etcd.netns.command("etcd");
             member
                 .args(["--name", &name(number), "--logger", "zap", "--log-level", "warn"])
-                .args(["--initial-cluster", &all.join(","), "--initial-cluster-state", "new"])
+                .args(["--initial-cluster", &cluster.join(","), "--initial-cluster-state", "new"])
                 .args(["--listen-peer-urls", &peers[number], "--initial-advertise-peer-urls", &peers[number]])
                 .args(["--listen-client-urls", &clients[number], "--advertise-client-urls", &clients[number]])
                 .arg("--data-dir")
@@ -58,19 +59,20 @@ impl Etcd {
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
                 .stderr(log);
-            let child = member.spawn().map_err(|error| command::not_started(&member, &error))?;
+            let child = member.spawn().map_err(|error| command::start_error(&member, &error))?;
             etcd.members.push(child);
         }
-        etcd.wait()?;
+        etcd.wait_until_ready()?;
         Ok(etcd)
     }
 
-    /// As `--cluster` takes it.
+    /// Returns the URL for `--cluster`.
     pub fn url(&self) -> String {
         format!("etcd://{}", addresses().map(|address| format!("{address}:2379")).join(","))
     }
 
-    /// Runs what uses its client, on a thread in its namespace: there the sockets are.
+    /// Runs `work` with a client, on a thread in the namespace of etcd, because sockets belong to
+    /// the namespace that creates them.
     pub fn with_client<T: Send>(&self, work: impl FnOnce(&Runtime, Client) -> Result<T> + Send) -> Result<T> {
         self.netns.inside(CLIENT_CPU, || {
             let runtime = Builder::new_current_thread().enable_all().build()?;
@@ -80,14 +82,14 @@ impl Etcd {
         })
     }
 
-    fn wait(&self) -> Result<()> {
+    fn wait_until_ready(&self) -> Result<()> {
         let start = Instant::now();
         loop {
             let answer = self.with_client(|runtime, mut client| Ok(runtime.block_on(client.get("/", None))?));
             let Err(error) = answer else { return Ok(()) };
-            if start.elapsed() > PATIENCE {
+            if start.elapsed() > TIME_LIMIT {
                 let log = std::fs::read_to_string(self.directory.path().join("m0.log")).unwrap_or_default();
-                bail!("etcd does not answer within {PATIENCE:?}: {error:#}: {log}");
+                bail!("etcd does not answer within {TIME_LIMIT:?}: {error:#}: {log}");
             }
             stop_if_interrupted()?;
             std::thread::sleep(Duration::from_millis(50));
@@ -98,7 +100,7 @@ impl Etcd {
 impl Drop for Etcd {
     fn drop(&mut self) {
         for member in &mut self.members {
-            // It may have ended by itself.
+            // The member may have exited already.
             let _gone = member.kill();
             let _reaped = member.wait();
         }

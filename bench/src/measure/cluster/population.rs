@@ -1,4 +1,5 @@
-//! A cluster that is played: the records of 1,000 hosts with 100,000 endpoints, as they would write them.
+//! A simulated cluster: the records of 1,000 hosts with 100,000 endpoints, in the format that these
+//! hosts would write.
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
@@ -15,60 +16,60 @@ use crate::command::stop_if_interrupted;
 
 pub const HOSTS: usize = 1_000;
 pub const NETWORKS: usize = 100;
-/// Of each network.
+/// Endpoints per network.
 pub const ENDPOINTS: usize = 1_000;
-/// Hosts that a network is on: a hundred, with ten endpoints each, so each host is in ten networks.
+/// Number of hosts per network. Each of them has ten endpoints in it, and is in ten networks.
 const SPREAD: usize = 100;
 
-/// Operations in one transaction; etcd takes 128.
+/// Operations per transaction. The limit of etcd is 128.
 const BATCH: usize = 120;
-/// Transactions on their way at once.
+/// Transactions in flight at once.
 const AT_ONCE: usize = 16;
-/// Longer than any run, in seconds.
+/// Lease time in seconds, longer than any run.
 const LEASE: i64 = 24 * 3600;
 
-/// Who is there, and with which leases.
+/// The simulated hosts and their leases.
 pub struct Population {
     keys: Keys,
     leases: Vec<i64>,
 }
 
 impl Population {
-    /// Nobody yet.
+    /// Creates an empty population.
     pub fn new() -> Self {
         Self { keys: Keys::new("/vswitch"), leases: Vec::new() }
     }
 
-    /// The name of a network.
+    /// Returns the name of a network.
     pub fn network(number: usize) -> String {
         format!("net{number}")
     }
 
-    /// Where the tunnels of a host end.
+    /// Returns the tunnel address of a host.
     pub fn address(host: usize) -> Ipv4Addr {
         let number = host as u16 + 1;
         Ipv4Addr::new(198, 18, (number >> 8) as u8, (number & 0xff) as u8)
     }
 
-    /// The host of an endpoint of a network, after so many moves.
+    /// Returns the host of an endpoint after `moves` moves.
     pub fn host_of(network: usize, number: usize, moves: usize) -> usize {
         (network * SPREAD / 10 + (number / 10 + moves) % SPREAD) % HOSTS
     }
 
-    /// The MAC address of an endpoint.
+    /// Returns the MAC address of an endpoint.
     pub fn mac(network: usize, number: usize) -> String {
         let [high, low] = (number as u16).to_be_bytes();
         format!("02:00:00:{network:02x}:{high:02x}:{low:02x}")
     }
 
-    /// Writes the networks.
+    /// Writes the records of the networks.
     pub async fn write_networks(&self, client: &Client) -> Result<()> {
         let mut puts = Vec::new();
         for number in 0..NETWORKS {
             let subnets = [format!("10.{number}.0.0/16"), format!("fd00:98:{number}::/64")];
             let config = |subnet: String| anyhow::Ok(SubnetConfig::new(subnet.parse()?, None, None)?);
             let network = SharedNetwork {
-                id: id_of_network(number),
+                id: network_id(number),
                 name: Self::network(number).parse()?,
                 vni: vni(number)?,
                 subnets: subnets.into_iter().map(config).collect::<Result<_>>()?,
@@ -82,27 +83,27 @@ impl Population {
             puts.push(self.put(&Key::Vni(network.vni), id.to_string(), None));
             puts.push(self.put(&Key::Network(network.name.clone()), serde_json::to_string(&network)?, None));
         }
-        write(client, puts).await
+        write_all(client, puts).await
     }
 
-    /// Registers the hosts, each under a lease of its own.
+    /// Writes the records of the hosts, each under its own lease.
     pub async fn write_hosts(&mut self, client: &Client) -> Result<()> {
         let mut puts = Vec::new();
         for number in 0..HOSTS {
-            let lease = client.clone().lease_grant(LEASE, None).await.context("a lease")?.id();
+            let lease = client.clone().lease_grant(LEASE, None).await.context("requesting a lease")?.id();
             self.leases.push(lease);
             let host = Host {
-                id: id_of_host(number),
+                id: host_id(number),
                 name: format!("host{number}"),
                 address: Self::address(number).into(),
                 public_key: None,
             };
             puts.push(self.put(&Key::Host(host.id), serde_json::to_string(&host)?, Some(lease)));
         }
-        write(client, puts).await
+        write_all(client, puts).await
     }
 
-    /// Announces all endpoints, with their names and addresses.
+    /// Writes the records of all endpoints, with their names and addresses.
     pub async fn write_endpoints(&self, client: &Client) -> Result<()> {
         let mut puts = Vec::with_capacity(5 * NETWORKS * ENDPOINTS);
         for network in 0..NETWORKS {
@@ -117,11 +118,11 @@ impl Population {
                 puts.push(self.announcement(&endpoint, lease)?);
             }
         }
-        write(client, puts).await
+        write_all(client, puts).await
     }
 
-    /// Has all endpoints of the first networks move on to the next host.
-    pub async fn move_on(&self, client: &Client, networks: usize, moves: usize) -> Result<()> {
+    /// Moves all endpoints of the first `networks` networks to the next host.
+    pub async fn move_endpoints(&self, client: &Client, networks: usize, moves: usize) -> Result<()> {
         let mut puts = Vec::new();
         for network in 0..networks {
             for number in 0..ENDPOINTS {
@@ -129,7 +130,7 @@ impl Population {
                 puts.push(self.announcement(&endpoint(network, number, moves)?, Some(lease))?);
             }
         }
-        write(client, puts).await
+        write_all(client, puts).await
     }
 
     fn announcement(&self, endpoint: &SharedEndpoint, lease: Option<i64>) -> Result<TxnOp> {
@@ -142,33 +143,34 @@ impl Population {
     }
 }
 
-/// Writes all of it, many at a time.
-async fn write(client: &Client, puts: Vec<TxnOp>) -> Result<()> {
-    let mut under_way = JoinSet::<Result<TxnResponse, etcd_client::Error>>::new();
+/// Writes all operations, many at a time.
+async fn write_all(client: &Client, puts: Vec<TxnOp>) -> Result<()> {
+    let mut in_flight = JoinSet::<Result<TxnResponse, etcd_client::Error>>::new();
     for batch in puts.chunks(BATCH) {
-        if under_way.len() >= AT_ONCE
-            && let Some(done) = under_way.join_next().await
+        if in_flight.len() >= AT_ONCE
+            && let Some(done) = in_flight.join_next().await
         {
             done?.context("writing to etcd")?;
             stop_if_interrupted()?;
         }
         let (mut client, txn) = (client.clone(), Txn::new().and_then(batch.to_vec()));
-        under_way.spawn(async move { client.txn(txn).await });
+        in_flight.spawn(async move { client.txn(txn).await });
     }
-    while let Some(done) = under_way.join_next().await {
+    while let Some(done) = in_flight.join_next().await {
         done?.context("writing to etcd")?;
     }
     Ok(())
 }
 
 fn endpoint(network: usize, number: usize, moves: usize) -> Result<SharedEndpoint> {
-    // Beyond what the measured host takes for itself, at the beginning of the subnet.
+    // The host bits start behind the addresses that the measured host assigns itself at the
+    // beginning of the subnet.
     let last = number as u16 + 256;
     let [high, low] = last.to_be_bytes();
     Ok(SharedEndpoint {
-        id: EndpointId::from_bytes(bytes(3, network, number)),
-        network: id_of_network(network),
-        host: id_of_host(Population::host_of(network, number, moves)),
+        id: EndpointId::from_bytes(id_bytes(3, network, number)),
+        network: network_id(network),
+        host: host_id(Population::host_of(network, number, moves)),
         name: format!("e{number}").parse()?,
         aliases: Vec::new(),
         mac: Population::mac(network, number).parse()?,
@@ -182,20 +184,21 @@ fn vni(number: usize) -> Result<Vni> {
     Ok(Vni::try_from(Vni::FIRST_AUTOMATIC.number() + number as u32)?)
 }
 
-fn id_of_host(number: usize) -> HostId {
-    HostId::from_bytes(bytes(1, number, 0))
+fn host_id(number: usize) -> HostId {
+    HostId::from_bytes(id_bytes(1, number, 0))
 }
 
-fn id_of_network(number: usize) -> NetworkId {
-    NetworkId::from_bytes(bytes(2, number, 0))
+fn network_id(number: usize) -> NetworkId {
+    NetworkId::from_bytes(id_bytes(2, number, 0))
 }
 
-/// Begins as differently as random bytes do: short ids are the first of them.
-fn bytes(kind: u8, first: usize, second: usize) -> [u8; 32] {
-    let mut bytes = [kind; 32];
+/// Returns the bytes of an id. They start as differently as random bytes, because short ids are
+/// their first digits.
+fn id_bytes(kind: u8, first: usize, second: usize) -> [u8; 32] {
+    let mut id_bytes = [kind; 32];
     let mixed = ((first as u64) << 32 | second as u64 | u64::from(kind) << 56).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    bytes[..8].copy_from_slice(&mixed.to_be_bytes());
-    bytes
+    id_bytes[..8].copy_from_slice(&mixed.to_be_bytes());
+    id_bytes
 }
 
 #[cfg(test)]
@@ -205,7 +208,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_endpoint_has_what_can_be_had_once_for_itself() {
+    fn ids_and_addresses_are_unique_and_hosts_have_equally_many() {
         let mut ids = BTreeSet::new();
         let mut macs = BTreeSet::new();
         let mut per_host = vec![0; HOSTS];
@@ -222,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_move_is_to_another_host_that_is_in_the_network() {
+    fn endpoints_move_to_another_host_of_the_network() {
         for number in 0..ENDPOINTS {
             let (before, after) = (Population::host_of(99, number, 0), Population::host_of(99, number, 1));
             assert_ne!(before, after);

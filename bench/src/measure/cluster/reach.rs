@@ -1,4 +1,4 @@
-//! How soon a new endpoint is reached from another host.
+//! The time until a new endpoint is reached from another host.
 
 use std::{
     io::ErrorKind,
@@ -11,35 +11,37 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use vswitch::api::AttachRequest;
 
-use super::Hosts;
+use super::hosts::Hosts;
 use crate::{
-    measure::{scale::Api, server_cpu},
+    api::Api,
+    cpus::server_cpu,
     namespaces::{Netns, join},
 };
 
-/// Endpoints attached, one after another.
+/// Number of endpoints that are attached in a row.
 pub const ATTACHES: usize = 50;
 const NETWORK: &str = "all";
 const PORT: u16 = 9;
-/// How often it is tried to reach it: what the figure is exact to.
-const EVERY: Duration = Duration::from_micros(500);
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Interval between attempts to reach the endpoint, which is the accuracy of the figure.
+const INTERVAL: Duration = Duration::from_micros(500);
+const TIME_LIMIT: Duration = Duration::from_secs(20);
 
-/// Milliseconds, one value for each attach.
+/// Times in milliseconds, one value per attach.
 #[derive(Debug, Default)]
 pub struct Reach {
-    /// From the request to the answer.
+    /// From the request to the response.
     pub attach: Vec<f64>,
-    /// From the answer to the first reply; 0 where that came first.
+    /// From the response to the first reply of the endpoint, or 0 if the reply came first.
     pub from_return: Vec<f64>,
-    /// From the request to the first reply.
+    /// From the request to the first reply of the endpoint.
     pub from_start: Vec<f64>,
 }
 
-/// Attaches [`ATTACHES`] endpoints to one host, each of which one on another host tries to reach all the while.
+/// Attaches [`ATTACHES`] endpoints to one host. An endpoint on another host tries to reach each of
+/// them from the start.
 pub fn reach(vswitch: &Path) -> Result<Reach> {
-    // Declared first, dropped last: the switches go down while the namespaces still exist.
-    let asker = Netns::create("cluster-asker")?;
+    // Declared first and so dropped last: the switches go down while the namespaces still exist.
+    let prober = Netns::create("cluster-asker")?;
     let mut containers = Vec::new();
     let mut hosts = Hosts::build(2)?;
     for number in 0..2 {
@@ -49,20 +51,21 @@ pub fn reach(vswitch: &Path) -> Result<Reach> {
     hosts.instances[0].run(&["network", "create", "-d", "overlay", "--subnet", "10.98.0.0/16", NETWORK])?;
     let start = Instant::now();
     while let Err(error) = hosts.instances[1].run(&["network", "inspect", NETWORK]) {
-        if start.elapsed() > PATIENCE {
-            return Err(error).context("the network is not on the other host");
+        if start.elapsed() > TIME_LIMIT {
+            return Err(error).context("the network does not appear on the other host");
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-    hosts.instances[1].attach(&asker, &["--network", NETWORK])?;
+    hosts.instances[1].attach(&prober, &["--network", NETWORK])?;
     let mut api = Api::connect(&hosts.instances[0])?;
     let mut reach = Reach::default();
     for number in 0..ATTACHES {
         let container = Netns::create("cluster-c")?;
         let address = Ipv4Addr::new(10, 98, 1, number as u8 + 1);
         let mac = format!("02:00:00:00:98:{number:02x}");
-        // The kernel asks for a MAC address once a second, and no switch could be quicker than that.
-        asker.ip(&format!("neigh replace {address} lladdr {mac} nud permanent dev eth0"))?;
+        // The neighbor entry is static, because the kernel retries its resolution only once a
+        // second, which would hide the time of the switch.
+        prober.ip(&format!("neigh replace {address} lladdr {mac} nud permanent dev eth0"))?;
         let request = AttachRequest {
             netns: container.path(),
             network: Some(NETWORK.to_owned()),
@@ -72,14 +75,14 @@ pub fn reach(vswitch: &Path) -> Result<Reach> {
         };
         let stop = AtomicBool::new(false);
         let (started, returned, replied) = std::thread::scope(|scope| {
-            let trying = asker.spawn(scope, server_cpu(), || first_reply((address, PORT).into(), &stop));
+            let probe = prober.spawn(scope, server_cpu(), || first_reply((address, PORT).into(), &stop));
             let started = Instant::now();
             let attached = api.post("/endpoints", &request);
             let returned = Instant::now();
             if attached.is_err() {
                 stop.store(true, Ordering::Relaxed);
             }
-            let replied = join(trying);
+            let replied = join(probe);
             attached?;
             anyhow::Ok((started, returned, replied?))
         })?;
@@ -89,20 +92,21 @@ pub fn reach(vswitch: &Path) -> Result<Reach> {
         reach.from_start.push(milliseconds(started, replied));
         containers.push(container);
     }
-    // Its connection, before the daemon that it is to.
+    // The connection is closed before its daemon stops.
     drop(api);
     drop(hosts);
     Ok(reach)
 }
 
-/// When the first reply comes: nobody listens at that port, and the new endpoint's kernel says so.
+/// Returns the time of the first reply. No socket listens on the port, so the new endpoint replies
+/// with an ICMP error.
 fn first_reply(target: SocketAddr, stop: &AtomicBool) -> Result<Instant> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     socket.connect(target)?;
-    socket.set_read_timeout(Some(EVERY))?;
+    socket.set_read_timeout(Some(INTERVAL))?;
     let start = Instant::now();
-    while start.elapsed() < PATIENCE && !stop.load(Ordering::Relaxed) {
-        // The refusal may show in either.
+    while start.elapsed() < TIME_LIMIT && !stop.load(Ordering::Relaxed) {
+        // Either call may report the refusal.
         for outcome in [socket.send(b"?").map(drop), socket.recv(&mut [0; 8]).map(drop)] {
             match outcome {
                 Err(error) if error.kind() == ErrorKind::ConnectionRefused => return Ok(Instant::now()),
@@ -111,5 +115,5 @@ fn first_reply(target: SocketAddr, stop: &AtomicBool) -> Result<Instant> {
             }
         }
     }
-    bail!("{target} is not reached within {PATIENCE:?}");
+    bail!("{target} was not reached within {TIME_LIMIT:?}");
 }

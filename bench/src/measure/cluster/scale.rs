@@ -10,57 +10,60 @@ use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 
 use super::{
-    Hosts,
+    hosts::Hosts,
     population::{ENDPOINTS, NETWORKS, Population},
 };
 use crate::{command::stop_if_interrupted, instance::Instance, namespaces::Netns, tables};
 
-/// Networks that the measured host has an endpoint in.
+/// Networks in which the measured host has an endpoint.
 const JOINED: usize = 4;
-/// How often all endpoints in these move to another host.
+/// Number of times that all endpoints of these networks move to another host.
 const MOVES: usize = 5;
-/// How often it is looked.
-const EVERY: Duration = Duration::from_millis(20);
-const PATIENCE: Duration = Duration::from_secs(300);
+/// Interval at which a condition is checked.
+const INTERVAL: Duration = Duration::from_millis(20);
+const TIME_LIMIT: Duration = Duration::from_secs(300);
 
-/// What the daemon weighs in MB, how long it takes in seconds, and how fast it is in thousands a second.
+/// Memory of the daemon in MB, times in seconds, and rates in thousands per second.
 #[derive(Debug, Default)]
 pub struct Scale {
-    /// Weight among nobody.
+    /// Memory without other hosts.
     pub alone: f64,
-    /// Weight when all have come while it ran.
+    /// Memory after all endpoints were added while the daemon ran.
     pub running: f64,
-    /// Weight when all were there when it started.
+    /// Memory if all endpoints existed when the daemon started.
     pub started: f64,
-    /// From the last write to the last entry, when all come while it runs.
+    /// Time from the last write to the last FDB entry, if all endpoints are added while the daemon
+    /// runs.
     pub lag: f64,
-    /// From `up` to its end, when all are there.
+    /// Time that `up` takes, if all endpoints exist.
     pub up: f64,
-    /// From `up` until it was told of all.
-    pub told: f64,
-    /// From `up` to the last entry.
+    /// Time from the start of `up` until the daemon has received all endpoints.
+    pub received: f64,
+    /// Time from the start of `up` to the last FDB entry.
     pub catch_up: f64,
-    /// Endpoints written to etcd.
+    /// Rate of endpoints written to etcd.
     pub written: f64,
-    /// Endpoints written, told of, and in the tables where they are to be.
+    /// Rate of endpoints written to etcd, received by the daemon, and entered into its tables where
+    /// needed.
     pub followed: f64,
-    /// Endpoints that moved to another host, in the tables.
+    /// Rate of endpoints moved to another host, including their FDB entries.
     pub moved: f64,
 }
 
-/// Plays them into etcd while the daemon runs, has some move, and starts the daemon anew.
+/// Writes the simulated hosts into etcd while the daemon runs, moves endpoints, and restarts the
+/// daemon.
 pub fn scale(vswitch: &Path) -> Result<Scale> {
-    // Declared first, dropped last: the switch goes down while the namespaces still exist.
+    // Declared first and so dropped last: the switch goes down while the namespaces still exist.
     let containers = (0..JOINED).map(|_| Netns::create("cluster-c")).collect::<Result<Vec<_>>>()?;
     let mut hosts = Hosts::build(1)?;
-    // The way to the hosts that are played.
-    hosts.machines[0].ip("route add 198.18.0.0/15 via 192.0.2.254")?;
+    // The route to the simulated hosts.
+    hosts.namespaces[0].ip("route add 198.18.0.0/15 via 192.0.2.254")?;
     let mut population = Population::new();
     hosts.etcd.with_client(|runtime, client| runtime.block_on(population.write_networks(&client)))?;
     let instance = hosts.up(0, vswitch)?;
     hosts.instances.push(instance);
     let instance = &hosts.instances[0];
-    until("the networks are there", || Ok(status(instance)?.networks >= NETWORKS))?;
+    wait_until("the networks exist", || Ok(status(instance)?.networks >= NETWORKS))?;
     for (number, container) in containers.iter().enumerate() {
         instance.attach(container, &["--network", &Population::network(number)])?;
     }
@@ -71,42 +74,49 @@ pub fn scale(vswitch: &Path) -> Result<Scale> {
     let start = Instant::now();
     hosts.etcd.with_client(|runtime, client| runtime.block_on(population.write_endpoints(&client)))?;
     let written = Instant::now();
-    is_complete(instance)?;
+    wait_until_complete(instance)?;
     scale.lag = written.elapsed().as_secs_f64();
     scale.written = all / (written - start).as_secs_f64();
     scale.followed = all / start.elapsed().as_secs_f64();
-    check(instance, 0)?;
+    check_entries(instance, 0)?;
     scale.running = instance.resident_memory()?;
 
     let start = Instant::now();
     for moves in 1..=MOVES {
-        hosts.etcd.with_client(|runtime, client| runtime.block_on(population.move_on(&client, JOINED, moves)))?;
+        hosts
+            .etcd
+            .with_client(|runtime, client| runtime.block_on(population.move_endpoints(&client, JOINED, moves)))?;
     }
-    until("the moves are in the tables", || Ok(check(instance, MOVES).is_ok()))?;
+    wait_until("the moves are in the tables", || Ok(check_entries(instance, MOVES).is_ok()))?;
     scale.moved = (JOINED * ENDPOINTS * MOVES) as f64 / 1e3 / start.elapsed().as_secs_f64();
 
     instance.run(&["down"])?;
     let start = Instant::now();
     instance.start(&["--cluster", &hosts.etcd.url()])?;
     scale.up = start.elapsed().as_secs_f64();
-    until("it is told of all", || Ok(status(instance)?.told() >= NETWORKS * ENDPOINTS))?;
-    scale.told = start.elapsed().as_secs_f64();
-    is_complete(instance)?;
+    wait_until("the daemon has received all endpoints", || {
+        Ok(status(instance)?.received_endpoints() >= NETWORKS * ENDPOINTS)
+    })?;
+    scale.received = start.elapsed().as_secs_f64();
+    wait_until_complete(instance)?;
     scale.catch_up = start.elapsed().as_secs_f64();
-    check(instance, MOVES)?;
+    check_entries(instance, MOVES)?;
     scale.started = instance.resident_memory()?;
     Ok(scale)
 }
 
-/// Waits until the daemon was told of all endpoints, and its tables hold those of its own networks.
-fn is_complete(instance: &Instance) -> Result<()> {
-    until("all endpoints are in the tables", || {
-        Ok(tables::remotes(instance)? >= JOINED * ENDPOINTS && status(instance)?.told() >= NETWORKS * ENDPOINTS)
+/// Waits until the daemon has received all endpoints and its tables contain those of its own
+/// networks.
+fn wait_until_complete(instance: &Instance) -> Result<()> {
+    wait_until("all endpoints are in the tables", || {
+        Ok(tables::remote_entries(instance)? >= JOINED * ENDPOINTS
+            && status(instance)?.received_endpoints() >= NETWORKS * ENDPOINTS)
     })
 }
 
-/// Fails unless every endpoint in the networks of this host is behind the tunnel to where it is after so many moves.
-fn check(instance: &Instance, moves: usize) -> Result<()> {
+/// Fails unless every endpoint in the networks of this host is behind the tunnel to its host after
+/// `moves` moves.
+fn check_entries(instance: &Instance, moves: usize) -> Result<()> {
     #[derive(Deserialize)]
     struct Row {
         mac: String,
@@ -122,14 +132,14 @@ fn check(instance: &Instance, moves: usize) -> Result<()> {
             let host = Population::address(Population::host_of(network, number, moves)).to_string();
             let port = ports.get(mac.as_str());
             if port != Some(&host.as_str()) {
-                bail!("endpoint {number} of {name} is on {host}, and not on {port:?}");
+                bail!("endpoint {number} of {name} should be behind {host}, but is behind {port:?}");
             }
         }
     }
     Ok(())
 }
 
-/// What `status` says, as far as we ask.
+/// The part of the output of `status` that is used here.
 #[derive(Deserialize)]
 struct Status {
     networks: usize,
@@ -142,7 +152,7 @@ struct Cluster {
 }
 
 impl Status {
-    fn told(&self) -> usize {
+    fn received_endpoints(&self) -> usize {
         self.cluster.as_ref().map_or(0, |cluster| cluster.endpoints)
     }
 }
@@ -151,14 +161,14 @@ fn status(instance: &Instance) -> Result<Status> {
     serde_json::from_str(&instance.run(&["status", "--format", "json"])?).context("reading `status`")
 }
 
-fn until(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
+fn wait_until(description: &str, mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
     let start = Instant::now();
-    while !is_so()? {
-        if start.elapsed() > PATIENCE {
-            bail!("not within {PATIENCE:?}: {what}");
+    while !condition()? {
+        if start.elapsed() > TIME_LIMIT {
+            bail!("condition not met within {TIME_LIMIT:?}: {description}");
         }
         stop_if_interrupted()?;
-        std::thread::sleep(EVERY);
+        std::thread::sleep(INTERVAL);
     }
     Ok(())
 }

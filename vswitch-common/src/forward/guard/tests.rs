@@ -1,4 +1,4 @@
-//! Each guard: the frame that must pass beside the ones that must not.
+//! Each guard: frames that must pass, and frames that must not.
 
 use std::vec::Vec;
 
@@ -19,7 +19,7 @@ fn six(last: u8) -> [u8; 16] {
     [0xfd, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last]
 }
 
-/// A and B with all guards on, and their addresses.
+/// Tables with A and B, all guards on, and their addresses.
 fn guarded(change: impl Fn(&mut Port)) -> MemoryTables {
     let mut tables = tables();
     for (number, last) in [(1, 2), (2, 3)] {
@@ -92,7 +92,7 @@ fn discovery(kind: u8, target: [u8; 16], options: &[Mac]) -> Vec<u8> {
 }
 
 #[test]
-fn ip_comes_from_its_own_addresses_alone() {
+fn ip_packets_must_have_the_endpoints_own_addresses() {
     let tables = guarded(|_| {});
     let own_link_local = Address::link_local(A).octets();
     let passes = [ipv4(OWN, 6, 0, &[0; 20]), ipv4([0; 4], 17, 0, &udp(68)), ipv6(six(2), &[6], &[0; 20])];
@@ -106,11 +106,11 @@ fn ip_comes_from_its_own_addresses_alone() {
         ipv6(Address::link_local(B).octets(), &[6], &[0; 20]),
     ] {
         assert_eq!(dropped(&tables, &packet), Some(DropReason::IpSpoofed), "{packet:02x?}");
-        // Behind a priority tag, and two.
+        // Behind one and two priority tags.
         for tags in [&[0x81_u8, 0, 0, 0][..], &[0x81, 0, 0xe0, 0, 0x81, 0, 0, 5]] {
             assert_eq!(dropped(&tables, &[tags, &packet].concat()), Some(DropReason::IpSpoofed));
         }
-        // Behind SNAP, and three tags: not looked into.
+        // Behind SNAP or three tags, which are not read.
         let snap = [&[0, 60, 0xaa, 0xaa, 3, 0, 0, 0][..], &packet].concat();
         assert_eq!(dropped(&tables, &snap), Some(DropReason::SnapEncapsulated));
         let deep = [&[0x81, 0, 0, 0, 0x81, 0, 0, 0, 0x81, 0, 0, 0][..], &packet].concat();
@@ -119,14 +119,14 @@ fn ip_comes_from_its_own_addresses_alone() {
     assert_eq!(verdict(&tables, STRANGER, &passes[0]), Verdict::Drop(DropReason::SourceSpoofed));
     let mut elsewhere = guarded(|_| {});
     elsewhere.owned.insert(OwnKey { address: Address::mapped(NOBODYS), port: PortNumber(1), reserved: 0 });
-    assert_eq!(dropped(&elsewhere, &ipv4(NOBODYS, 6, 0, &[0; 20])), None, "its own in another network");
+    assert_eq!(dropped(&elsewhere, &ipv4(NOBODYS, 6, 0, &[0; 20])), None, "the endpoint's address in another network");
     assert_eq!(dropped(&elsewhere, &arp(A, NOBODYS)), None);
     let off = guarded(|port| port.flags = Port::LEARN);
     assert_eq!(dropped(&off, &ipv4(OTHERS, 6, 0, &[0; 20])), None);
 }
 
 #[test]
-fn where_others_may_be_behind_a_port_it_speaks_for_nobody_known_elsewhere() {
+fn a_port_with_learning_may_use_addresses_not_known_elsewhere() {
     let nested = guarded(|port| port.flags |= Port::LEARN);
     for source in [A, STRANGER] {
         let of = |packet: Vec<u8>| verdict(&nested, source, &packet);
@@ -138,12 +138,12 @@ fn where_others_may_be_behind_a_port_it_speaks_for_nobody_known_elsewhere() {
         assert_eq!(of(arp(source, OTHERS)), Verdict::Drop(DropReason::ArpSpoofed));
         assert_eq!(of(arp(B, NOBODYS)), Verdict::Drop(DropReason::ArpSpoofed));
     }
-    // Another endpoint's address stays another endpoint's.
+    // The address of another endpoint is refused.
     assert_eq!(verdict(&nested, B, &arp(B, NOBODYS)), Verdict::Drop(DropReason::SourceSpoofed));
 }
 
 #[test]
-fn arp_speaks_for_its_sender_alone() {
+fn arp_must_name_the_endpoint_as_its_sender() {
     let tables = guarded(|_| {});
     assert_eq!(dropped(&tables, &arp(A, OWN)), None);
     assert_eq!(dropped(&tables, &arp(A, [0; 4])), None, "a probe");
@@ -159,24 +159,24 @@ fn arp_speaks_for_its_sender_alone() {
 }
 
 #[test]
-fn neighbor_discovery_speaks_for_its_sender_alone() {
+fn neighbor_discovery_must_name_the_endpoint_as_its_sender() {
     let tables = guarded(|_| {});
-    let says = |source, message: &[u8]| dropped(&tables, &ipv6(source, &[58], message));
+    let reason = |source, message: &[u8]| dropped(&tables, &ipv6(source, &[58], message));
     let spoofed = Some(DropReason::NeighborSpoofed);
-    assert_eq!(says(six(2), &discovery(135, six(3), &[A])), None, "asks for another");
-    assert_eq!(says(six(2), &discovery(135, six(3), &[B])), spoofed);
-    assert_eq!(says(six(2), &discovery(135, six(3), &[A, B])), spoofed, "in a second option");
-    assert_eq!(says(six(2), &discovery(135, six(3), &[A, A, A])), spoofed, "in more than are looked at");
-    assert_eq!(says([0; 16], &discovery(135, six(2), &[])), None, "makes sure of its own");
-    assert_eq!(says([0; 16], &discovery(135, six(3), &[])), spoofed, "means to take another's");
-    assert_eq!(says(six(2), &discovery(136, six(2), &[A])), None);
-    assert_eq!(says(six(2), &discovery(136, Address::link_local(A).octets(), &[A])), None);
-    assert_eq!(says(six(2), &discovery(136, six(3), &[A])), spoofed);
-    assert_eq!(says(six(2), &discovery(136, six(2), &[B])), spoofed);
+    assert_eq!(reason(six(2), &discovery(135, six(3), &[A])), None, "asks for another station");
+    assert_eq!(reason(six(2), &discovery(135, six(3), &[B])), spoofed);
+    assert_eq!(reason(six(2), &discovery(135, six(3), &[A, B])), spoofed, "in a second option");
+    assert_eq!(reason(six(2), &discovery(135, six(3), &[A, A, A])), spoofed, "in more options than are checked");
+    assert_eq!(reason([0; 16], &discovery(135, six(2), &[])), None, "checks its own address for duplicates");
+    assert_eq!(reason([0; 16], &discovery(135, six(3), &[])), spoofed, "claims another station's address");
+    assert_eq!(reason(six(2), &discovery(136, six(2), &[A])), None);
+    assert_eq!(reason(six(2), &discovery(136, Address::link_local(A).octets(), &[A])), None);
+    assert_eq!(reason(six(2), &discovery(136, six(3), &[A])), spoofed);
+    assert_eq!(reason(six(2), &discovery(136, six(2), &[B])), spoofed);
     let mut endless = discovery(136, six(2), &[A]);
     endless[25] = 0;
-    assert_eq!(says(six(2), &endless), spoofed, "an option without length");
-    assert_eq!(says(six(2), &discovery(136, six(2), &[A])[..20]), Some(DropReason::Truncated));
+    assert_eq!(reason(six(2), &endless), spoofed, "an option without length");
+    assert_eq!(reason(six(2), &discovery(136, six(2), &[A])[..20]), Some(DropReason::Truncated));
     let options = ipv6(six(2), &[60, 58, 0, 1, 4, 0, 0, 0, 0], &discovery(136, six(3), &[A]));
     assert_eq!(dropped(&tables, &options), spoofed, "behind an extension header");
 }
@@ -233,7 +233,7 @@ fn the_host_and_the_wire_are_not_guarded() {
 }
 
 #[test]
-fn known_addresses_are_answered_for() {
+fn requests_for_known_addresses_are_answered() {
     let tables = guarded(|port| port.flags |= Port::ARP_SUPPRESS);
     let asks = |target: [u8; 4]| {
         let mut request = arp(A, OWN);

@@ -1,9 +1,10 @@
-//! macvlan and ipvlan over tables in memory: who reaches whom in each mode.
+//! macvlan and ipvlan over tables in memory: which children, host and wire reach each other in each
+//! mode.
 
 use std::vec::Vec;
 
 use crate::forward::tests::{A, B, NOW, STRANGER, WIRE, frame};
-use crate::forward::{Copied, Flooded, forward, half};
+use crate::forward::{Copied, Flooded, forward, part};
 use crate::mac::Mac;
 use crate::packet::address::Address;
 use crate::tables::memory::MemoryTables;
@@ -20,7 +21,7 @@ fn port(ifindex: u32, mac: Mac, kind: PortKind, flags: u32, vlan: u16) -> Port {
     Port { ifindex, egress_ifindex: ifindex, network: NETWORK, mac, kind, flags, vlan, ..Port::default() }
 }
 
-/// Children at the devices 11 and 12 with these flags, and their parent.
+/// Tables with children at the devices 11 and 12 with these flags, and their parent.
 fn children(a: u32, b: u32) -> MemoryTables {
     in_vlans((a, 0), (b, 0))
 }
@@ -62,7 +63,7 @@ fn verdict(tables: &MemoryTables, ifindex: u32, frame: &[u8]) -> Verdict {
     decide(tables, ifindex, frame).verdict().expect("a verdict")
 }
 
-/// Which port a frame is handed to, and how.
+/// Returns the port that a frame is delivered to, and the way.
 fn handed(tables: &MemoryTables, ifindex: u32, frame: &[u8]) -> Result<(u32, u8), Verdict> {
     match verdict(tables, ifindex, frame) {
         Verdict::Redirect(to) => Ok((to.port.0, to.way)),
@@ -95,13 +96,13 @@ fn children_reach_each_other_as_their_mode_says() {
 }
 
 #[test]
-fn what_is_for_nobody_known_goes_out_and_what_is_for_the_host_does_not() {
+fn frames_to_unknown_stations_go_out_and_frames_to_the_host_need_host_access() {
     let tables = children(0, 0);
     assert_eq!(handed(&tables, 11, &packet(STRANGER, A, 1, 9)), Ok((PARENT.0, 0)));
     assert_eq!(handed(&tables, 11, &packet(WIRE, A, 1, 9)), Err(Verdict::Drop(DropReason::HostAccess)));
     let local = Ok((PARENT.0, Delivery::LOCAL));
     assert_eq!(handed(&children(Port::HOST_ACCESS, 0), 11, &packet(WIRE, A, 1, 9)), local);
-    // Routed: to the next hop, or by way of the stack.
+    // Routed children: to the next hop, or by way of the stack.
     let routed = Port::BY_ADDRESS | Port::ROUTED;
     assert_eq!(handed(&children(routed, 0), 11, &packet(WIRE, WIRE, 1, 9)), Ok((PARENT.0, Delivery::ROUTED)));
     assert_eq!(handed(&children(routed | Port::STACK, 0), 11, &packet(WIRE, WIRE, 1, 9)), local);
@@ -131,13 +132,13 @@ fn what_is_for_nobody_known_goes_out_and_what_is_for_the_host_does_not() {
 }
 
 #[test]
-fn the_wire_reaches_children_and_the_rest_is_the_hosts() {
+fn frames_from_the_wire_reach_children_and_others_pass_to_the_host() {
     let tables = children(0, Port::BY_ADDRESS);
     assert_eq!(handed(&tables, 14, &packet(A, STRANGER, 9, 1)), Ok((1, 0)));
     assert_eq!(handed(&tables, 14, &packet(WIRE, STRANGER, 9, 2)), Ok((2, 0)));
     assert_eq!(handed(&tables, 14, &packet(WIRE, STRANGER, 9, 3)), Err(Verdict::Pass));
     assert_eq!(handed(&tables, 14, &packet(STRANGER, B, 9, 3)), Err(Verdict::Pass));
-    // What is malformed, or for the link alone, is for the host to judge.
+    // Malformed and link-local frames pass to the host.
     for odd in [&[1, 2, 3][..], &packet(A, Mac([3, 0, 0, 0, 0, 1]), 9, 1), &packet(Mac::ZERO, STRANGER, 9, 1)] {
         assert_eq!(handed(&tables, 14, odd), Err(Verdict::Pass));
     }
@@ -150,7 +151,7 @@ fn the_wire_reaches_children_and_the_rest_is_the_hosts() {
 }
 
 #[test]
-fn what_the_wire_sends_back_is_for_those_who_take_it() {
+fn frames_sent_back_by_the_wire_reach_vepa_children_alone() {
     let private = children(APART, APART);
     let spoofed = Err(Verdict::Drop(DropReason::SourceSpoofed));
     assert_eq!(handed(&private, 14, &packet(B, A, 1, 2)), spoofed);
@@ -164,7 +165,7 @@ fn what_the_wire_sends_back_is_for_those_who_take_it() {
     assert_eq!(handed(&vepa, 14, &packet(WIRE, WIRE, 1, 2)), Ok((2, 0)));
 }
 
-/// The children that get a copy of a broadcast, and whether it goes out on the wire.
+/// Returns the children that get a copy of a broadcast, and whether it goes out on the wire.
 fn copies(tables: &MemoryTables, ifindex: u32, frame: &[u8]) -> (Vec<u32>, bool) {
     let decision = decide(tables, ifindex, frame);
     assert!(matches!(decision.verdict(), Some(Verdict::Flood(_))), "{decision:?}");
@@ -182,13 +183,13 @@ fn copied(tables: &MemoryTables, decision: &Decision, frame: &[u8]) -> (Vec<u32>
 }
 
 #[test]
-fn broadcasts_reach_who_may_be_reached() {
+fn broadcasts_reach_children_as_their_mode_says() {
     let hello = |source| packet(Mac::BROADCAST, source, 1, 255);
     assert_eq!(copies(&children(0, 0), 11, &hello(A)), ([2].into(), true));
     assert_eq!(copies(&children(APART, 0), 11, &hello(A)), ([].into(), true));
     assert_eq!(copies(&children(0, VEPA), 11, &hello(A)), ([].into(), true));
     assert_eq!(copies(&children(APART, VEPA), 14, &hello(STRANGER)), ([1, 2].into(), false));
-    // Back from the wire: never to the one who sent it.
+    // Sent back by the wire: never to the sender.
     assert_eq!(copies(&children(VEPA, VEPA), 14, &hello(A)), ([2].into(), false));
     assert_eq!(copies(&children(VEPA, 0), 14, &hello(A)), ([2].into(), false));
     assert_eq!(copies(&children(0, 0), 14, &hello(A)), ([].into(), false));
@@ -217,9 +218,9 @@ fn vlans_are_kept_apart() {
 }
 
 #[test]
-fn the_host_reaches_the_children_that_it_may() {
+fn the_host_reaches_children_with_host_access() {
     let tables = children(Port::HOST_ACCESS, Port::HOST_ACCESS | Port::BY_ADDRESS);
-    let out = |tables: &MemoryTables, frame: &[u8]| half::to_parent(14, frame, tables, NOW);
+    let out = |tables: &MemoryTables, frame: &[u8]| part::to_parent(14, frame, tables, NOW);
     let to = |decision: Decision| match decision.verdict() {
         Some(Verdict::Redirect(to)) => Ok((to.port.0, to.way)),
         other => Err(other),
@@ -228,11 +229,11 @@ fn the_host_reaches_the_children_that_it_may() {
     assert_eq!(to(out(&tables, &packet(WIRE, WIRE, 9, 2))), Ok((2, Delivery::FRONT)));
     assert_eq!(to(out(&tables, &packet(STRANGER, WIRE, 9, 8))), Err(Some(Verdict::Pass)));
     assert_eq!(to(out(&children(0, 0), &packet(A, WIRE, 9, 1))), Err(Some(Verdict::Pass)));
-    // What it forwards it also forwards to those who are behind its stack.
+    // Frames that the host forwards also reach children behind its stack.
     let stack = children(Port::BY_ADDRESS | Port::ROUTED | Port::STACK, 0);
     let packet_to_a = packet(WIRE, WIRE, 9, 1);
     assert_eq!(to(out(&stack, &packet_to_a)), Err(Some(Verdict::Pass)));
-    let forwarded = half::through_parent(14, packet_to_a.as_slice(), &stack, NOW);
+    let forwarded = part::through_parent(14, packet_to_a.as_slice(), &stack, NOW);
     assert_eq!(to(forwarded), Ok((1, Delivery::FRONT)));
     let tables = children(Port::HOST_ACCESS, 0);
     let hello = packet(Mac::BROADCAST, WIRE, 9, 255);

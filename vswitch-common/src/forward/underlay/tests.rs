@@ -1,3 +1,5 @@
+//! Packets on the underlay, over tables in memory.
+
 use super::*;
 use crate::packet::Tag;
 use crate::packet::address::Address;
@@ -39,7 +41,7 @@ fn peer6() -> [u8; 16] {
     address
 }
 
-/// An inner frame of IPv4 that carries a protocol.
+/// Returns an inner IPv4 frame of a protocol.
 fn inner(carries: u8) -> Vec<u8> {
     let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0, 0x45];
     frame.resize(HEADER + 60, 0);
@@ -85,10 +87,10 @@ fn of(frame: &[u8]) -> Arrival {
 
 const DROPPED: u32 = DropReason::VxlanHeader as u32;
 
-/// A packet whose payload is cut into segments of a kilobyte.
-struct Train<'a>(&'a [u8]);
+/// A GSO packet with segments of 1024 bytes.
+struct Gso<'a>(&'a [u8]);
 
-impl Packet for Train<'_> {
+impl Packet for Gso<'_> {
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         self.0.read(offset)
     }
@@ -107,55 +109,55 @@ impl Packet for Train<'_> {
 }
 
 #[test]
-fn what_is_not_tcp_is_unwrapped_and_tcp_is_gathered() {
+fn packets_other_than_tcp_are_unwrapped_and_tcp_goes_into_the_receiver() {
     for (carries, what) in [(17, arrival::UNWRAP), (1, arrival::UNWRAP), (protocol::TCP, arrival::GATHER)] {
         let arrival = of(&over4(&inner(carries)));
-        assert_eq!((arrival.what, arrival.key), (what, TunnelKey::new(Address::mapped(PEER), VNI)));
+        assert_eq!((arrival.action, arrival.key), (what, TunnelKey::new(Address::mapped(PEER), VNI)));
         assert_eq!((arrival.port, arrival.receiver, arrival.congested), (PortNumber(5), RECEIVER, 0));
     }
     for carries in [protocol::UDP, protocol::TCP] {
-        assert_eq!(of(&over6(&inner(carries))), Arrival::LEAVE);
+        assert_eq!(of(&over6(&inner(carries))), Arrival::PASS);
         let mut group = inner(carries);
         group[0] = 0xff;
-        assert_eq!(of(&over4(&group)), Arrival::LEAVE);
+        assert_eq!(of(&over4(&group)), Arrival::PASS);
         let mut arp = inner(carries);
         (arp[12], arp[13]) = (8, 6);
-        assert_eq!(of(&over4(&arp)), Arrival::LEAVE);
-        // Somebody has to look at its checksum.
+        assert_eq!(of(&over4(&arp)), Arrival::PASS);
+        // The host's stack has to verify the checksum.
         let mut summed = over4(&inner(carries));
         summed[HEADER + ipv4::HEADER + 6] = 1;
-        assert_eq!(of(&summed), Arrival::LEAVE);
+        assert_eq!(of(&summed), Arrival::PASS);
     }
 }
 
 #[test]
-fn where_trains_arrive_tcp_is_left_and_the_first_of_them_says_so() {
+fn after_a_gso_packet_tcp_passes_to_the_host() {
     let (mut tables, tcp) = (tables(), over4(&inner(protocol::TCP)));
-    assert_eq!(arrive(&Train(&tcp), &tables), Arrival { what: arrival::TRAIN, ..Arrival::LEAVE });
-    assert_eq!(arrive(&Train(&over4(&inner(protocol::UDP))), &tables), Arrival::LEAVE, "no word about TCP");
+    assert_eq!(arrive(&Gso(&tcp), &tables), Arrival { action: arrival::GSO, ..Arrival::PASS });
+    assert_eq!(arrive(&Gso(&over4(&inner(protocol::UDP))), &tables), Arrival::PASS, "a GSO packet that is not TCP");
     for end in [
-        TunnelEnd { port: PORT, flags: TunnelEnd::TRAINS, receiver: RECEIVER },
+        TunnelEnd { port: PORT, flags: TunnelEnd::GSO_ARRIVES, receiver: RECEIVER },
         TunnelEnd { port: PORT, flags: 0, receiver: 0 },
     ] {
         tables.underlay.insert(Address::mapped(OURS), end);
-        assert_eq!(arrive(&Train(&tcp), &tables), Arrival::LEAVE);
-        assert_eq!(arrive(&*tcp, &tables), Arrival::LEAVE);
-        assert_eq!(arrive(&*over4(&inner(protocol::UDP)), &tables).what, arrival::UNWRAP);
+        assert_eq!(arrive(&Gso(&tcp), &tables), Arrival::PASS);
+        assert_eq!(arrive(&*tcp, &tables), Arrival::PASS);
+        assert_eq!(arrive(&*over4(&inner(protocol::UDP)), &tables).action, arrival::UNWRAP);
     }
 }
 
 #[test]
-fn congestion_on_the_way_is_told_to_those_who_understand_it() {
+fn congestion_is_copied_to_inner_packets_of_senders_with_ecn() {
     for carries in [protocol::UDP, protocol::TCP] {
         for (outside, inside) in (0..4_u8).flat_map(|outside| (0..4_u8).map(move |inside| (outside, inside))) {
             let mut frame = over4(&inner(carries));
             (frame[HEADER + 1], frame[INNER + HEADER + 1]) = (0xb8 | outside, inside);
             let arrival = of(&frame);
             if (outside, inside) == (3, 0) {
-                assert_eq!(arrival, Arrival::LEAVE, "the device drops it");
+                assert_eq!(arrival, Arrival::PASS, "the device drops it");
             } else {
                 assert_eq!(arrival.congested == 1, outside == 3, "{outside} {inside}");
-                assert_ne!(arrival.what, arrival::LEAVE, "{outside} {inside}");
+                assert_ne!(arrival.action, arrival::PASS, "{outside} {inside}");
             }
         }
     }
@@ -168,14 +170,14 @@ fn each_reserved_bit_and_each_missing_byte_is_a_drop() {
             let mut frame = frame.clone();
             frame[at + bit / 8] ^= 0x80 >> (bit % 8);
             let arrival = of(&frame);
-            assert_eq!((arrival.what, arrival.reason), (arrival::DROP, DROPPED), "bit {bit}");
+            assert_eq!((arrival.action, arrival.reason), (arrival::DROP, DROPPED), "bit {bit}");
         }
-        // Ethernet ends where the packet does.
+        // The frame is cut off.
         for length in at..frame.len() {
             let arrival = of(&frame[..length]);
-            assert_eq!((arrival.what, arrival.reason), (arrival::DROP, DROPPED), "{length} bytes");
+            assert_eq!((arrival.action, arrival.reason), (arrival::DROP, DROPPED), "{length} bytes");
         }
-        // UDP says that it ends before the inner frame's header does.
+        // The length in the UDP header ends within the inner Ethernet header.
         for length in 0..UDP + VXLAN + HEADER {
             let mut frame = frame.clone();
             frame[at - 4..at - 2].copy_from_slice(&(length as u16).to_be_bytes());
@@ -185,17 +187,17 @@ fn each_reserved_bit_and_each_missing_byte_is_a_drop() {
 }
 
 #[test]
-fn strangers_and_unknown_networks_are_told_apart() {
+fn unknown_peers_and_unknown_vnis_have_different_reasons() {
     let mut stranger = over4(&inner(17));
     stranger[29] = 99;
-    assert_eq!((of(&stranger).what, of(&stranger).reason), (arrival::DROP, DropReason::UnknownPeer as u32));
+    assert_eq!((of(&stranger).action, of(&stranger).reason), (arrival::DROP, DropReason::UnknownPeer as u32));
     let mut unknown = over4(&inner(17));
     unknown[INNER - 2] = 99;
-    assert_eq!((of(&unknown).what, of(&unknown).reason), (arrival::DROP, DropReason::UnknownVni as u32));
+    assert_eq!((of(&unknown).action, of(&unknown).reason), (arrival::DROP, DropReason::UnknownVni as u32));
 }
 
 #[test]
-fn what_is_not_for_us_is_left_alone() {
+fn packets_for_other_hosts_pass() {
     let whole = over4(&inner(17));
     let changed = |at: usize, value: u8| {
         let mut frame = whole.clone();
@@ -204,15 +206,15 @@ fn what_is_not_for_us_is_left_alone() {
     };
     // Another host's address, another port, another protocol, options, a fragment, no IP.
     for (at, value) in [(33, 99), (37, 0), (23, protocol::TCP), (14, 0x46), (20, 0x20), (21, 1), (13, 6)] {
-        assert_eq!(changed(at, value), Arrival::LEAVE, "byte {at}");
+        assert_eq!(changed(at, value), Arrival::PASS, "byte {at}");
     }
     for length in 0..42 {
-        assert_eq!(of(&whole[..length]), Arrival::LEAVE, "{length} bytes");
+        assert_eq!(of(&whole[..length]), Arrival::PASS, "{length} bytes");
     }
 }
 
 #[test]
-fn what_belongs_inside_wireguard_goes_no_further_whatever_it_carries() {
+fn inner_wireguard_addresses_are_dropped_on_the_underlay() {
     let inside = [0xfd, 0x76, 0x73, 0x77, 0x69, 0x74, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9];
     for carries in [protocol::UDP, protocol::TCP, protocol::FRAGMENT, protocol::ICMPV6, protocol::HOP_BY_HOP] {
         for at in [HEADER + 8, HEADER + 24] {

@@ -1,4 +1,4 @@
-//! The cluster that a host is in.
+//! The cluster of a host.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -11,56 +11,56 @@ use crate::model::HostId;
 /// An endpoint of a network on another host of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ElsewhereView {
-    /// Its name.
+    /// The name.
     pub name: String,
     /// The name of the host.
     pub host: String,
-    /// The address of the host: several may have one name.
+    /// The address of the host, because several hosts may have the same name.
     #[schema(value_type = Option<String>)]
     pub address: Option<IpAddr>,
-    /// Its MAC address.
+    /// The endpoint's MAC address.
     pub mac: String,
-    /// Its IPv4 address.
+    /// The endpoint's IPv4 address.
     #[schema(value_type = Option<String>)]
     pub ipv4: Option<Ipv4Addr>,
-    /// Its IPv6 address.
+    /// The endpoint's IPv6 address.
     #[schema(value_type = Option<String>)]
     pub ipv6: Option<Ipv6Addr>,
 }
 
-/// How the cluster is, as this host sees it.
+/// The state of the cluster as this host sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ClusterView {
     /// This host's id.
     #[schema(value_type = String)]
     pub host: HostId,
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// Where its tunnels end.
+    /// The address at which this host's tunnels end.
     #[schema(value_type = String)]
     pub address: IpAddr,
-    /// Where etcd is.
+    /// The addresses of etcd.
     pub etcd: String,
     /// Whether etcd answers.
     pub connected: bool,
-    /// Since when it does not.
+    /// The time since which etcd does not answer.
     #[serde(with = "time::serde::rfc3339::option")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub away_since: Option<OffsetDateTime>,
-    /// Why not.
+    /// The reason why etcd does not answer.
     pub why: Option<String>,
-    /// Whether this host's lease is alive, as far as it knows.
+    /// Whether this host's lease is alive, as far as the host knows.
     pub registered: bool,
-    /// How many members etcd has.
+    /// Number of etcd members.
     pub members: usize,
-    /// How many hosts the cluster has, this one included.
+    /// Number of hosts in the cluster, including this one.
     pub hosts: usize,
-    /// How many endpoints the other hosts have.
+    /// Number of endpoints on the other hosts.
     pub endpoints: usize,
-    /// The newest revision of etcd's that was seen.
+    /// The highest etcd revision seen.
     pub revision: i64,
-    /// Addresses and names that are to be given back when etcd answers.
+    /// Number of addresses and names to release when etcd answers again.
     pub pending: usize,
-    /// What this host has and cannot announce, a line each.
+    /// Objects of this host that it cannot announce, one line each.
     pub conflicts: Vec<String>,
 }

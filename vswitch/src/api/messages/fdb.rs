@@ -1,128 +1,105 @@
-//! The FDB: its stations, what is asked about them, and what becomes of them.
+//! The FDB: its stations, the requests about them, and their changes.
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use utoipa::{IntoParams, ToSchema};
 
-/// How a station came into the FDB.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum StationKind {
-    /// Written by the daemon: there for good.
-    Static,
-    /// Written by hand: stays at its port until it falls silent.
-    Sticky,
-    /// Learned from frames.
-    Dynamic,
-}
+use crate::model::{FdbChangeKind, StationKind};
 
-/// Which stations `fdb show` is about.
+/// The stations that `fdb show` lists.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct FdbFilter {
-    /// Of this network.
+    /// Only stations of this network.
     pub network: Option<String>,
-    /// Behind this port.
+    /// Only stations behind this port.
     pub port: Option<String>,
-    /// Of this kind.
+    /// Only stations of this kind.
     pub kind: Option<StationKind>,
-    /// In this VLAN, with an `s` before it for that of a service tag; 0 is untagged.
+    /// Only stations in this VLAN, with the prefix `s` for a service tag; 0 is untagged.
     pub vlan: Option<String>,
 }
 
 /// A station in the FDB.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StationView {
-    /// Its address.
+    /// The station's MAC address.
     pub mac: String,
     /// The name of the network.
     pub network: String,
-    /// Its VLAN; 0 is untagged.
+    /// The station's VLAN; 0 is untagged.
     pub vlan: u16,
-    /// Whether the VLAN is that of an 802.1ad service tag, which are numbered for themselves.
+    /// Whether the VLAN is that of an 802.1ad service tag. Service tags have a number space of
+    /// their own.
     pub service_tag: bool,
-    /// The port it is behind.
+    /// The port that the station is behind.
     pub port: String,
-    /// How it came here.
+    /// The origin of the entry.
     pub kind: StationKind,
-    /// Seconds since it was heard; none if static.
+    /// Seconds since the last frame of the station; absent for a static entry.
     pub age: Option<u64>,
-    /// How often it moved.
+    /// Number of moves between ports.
     pub moves: u32,
-    /// Whether it moved too often, and is kept where it is for a while.
+    /// Whether the station moved too often and is held at its port for a while.
     pub held: bool,
-}
-
-/// What became of a station.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum FdbChangeKind {
-    /// It is there, or there in another way.
-    Add,
-    /// It is there no more.
-    Del,
-    /// It is behind another port, or was for a moment.
-    Move,
-    /// It moved too often, and is kept where it is for a while.
-    Held,
 }
 
 /// A change of the FDB.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FdbChange {
-    /// When it was seen.
+    /// The time of the change.
     #[serde(with = "time::serde::rfc3339")]
     #[schema(value_type = String, format = DateTime)]
     pub time: OffsetDateTime,
-    /// What became of the station.
+    /// The kind of change.
     pub change: FdbChangeKind,
-    /// The station as it is now, or as it was.
+    /// The station after the change, or before it if the station was removed.
     #[serde(flatten)]
     pub station: StationView,
-    /// The port that it moved away from.
+    /// The port that the station moved away from.
     pub from: Option<String>,
 }
 
 /// `fdb add`.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct FdbStatic {
-    /// Which station.
+    /// The station.
     #[serde(flatten)]
     pub key: FdbKeyRequest,
-    /// The endpoint or device it is behind.
+    /// The endpoint or device that the station is behind.
     pub port: String,
-    /// Whether it is forgotten when it falls silent.
+    /// Whether the entry ages like a learned one.
     #[serde(default)]
     pub sticky: bool,
 }
 
-/// A station: of `fdb add` and `fdb del`.
+/// The key of a station for `fdb add` and `fdb del`.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct FdbKeyRequest {
-    /// Its address.
+    /// The station's MAC address.
     pub mac: String,
     /// The network.
     pub network: String,
-    /// Its VLAN, with an `s` before it for that of a service tag; untagged if not given.
+    /// The station's VLAN, with the prefix `s` for a service tag; untagged by default.
     pub vlan: Option<String>,
 }
 
-/// `fdb flush`: learned stations alone.
+/// `fdb flush`: removes learned stations only.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct FdbFlush {
-    /// Of this network.
+    /// Only stations of this network.
     pub network: Option<String>,
-    /// Behind this port.
+    /// Only stations behind this port.
     pub port: Option<String>,
-    /// In this VLAN, with an `s` before it for that of a service tag; 0 is untagged.
+    /// Only stations in this VLAN, with the prefix `s` for a service tag; 0 is untagged.
     pub vlan: Option<String>,
 }
 
-/// What `fdb flush` or `fdb del` removed.
+/// The result of `fdb flush` or `fdb del`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FdbFlushed {
-    /// How many stations.
+    /// Number of removed stations.
     pub removed: usize,
 }

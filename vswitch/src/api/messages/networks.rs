@@ -1,4 +1,4 @@
-//! Networks: what is asked for, and what is shown of them.
+//! Networks: requests and views.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -17,19 +17,19 @@ use crate::model::{Driver, NetworkId, Subnet};
 pub struct NetworkRequest {
     /// The name.
     pub name: String,
-    /// The driver; bridge if not given.
+    /// The driver; bridge by default.
     pub driver: Option<String>,
-    /// Subnets; one is taken from the pool if none is given.
+    /// Subnets; by default a free one of the pool.
     pub subnets: Vec<String>,
     /// Gateways.
     pub gateways: Vec<String>,
     /// Ranges for automatic addresses.
     pub ip_ranges: Vec<String>,
-    /// Addresses that are somebody else's, by name.
+    /// Addresses that are in use outside vswitch, by name.
     pub aux_addresses: BTreeMap<String, String>,
-    /// Whether there is to be no way out.
+    /// Whether the network is internal: no packet leaves it.
     pub internal: bool,
-    /// Whether it has IPv6, too.
+    /// Whether the network has IPv6, too.
     pub ipv6: bool,
     /// Options of the driver.
     pub options: BTreeMap<String, String>,
@@ -40,24 +40,24 @@ pub struct NetworkRequest {
 /// A network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NetworkView {
-    /// Its id.
+    /// The network's id.
     #[schema(value_type = String)]
     pub id: NetworkId,
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// Its driver.
+    /// The network's driver.
     pub driver: Driver,
-    /// Its subnets.
+    /// The network's subnets.
     pub subnets: Vec<SubnetView>,
-    /// Whether it has no way out.
+    /// Whether the network is internal: no packet leaves it.
     pub internal: bool,
-    /// The options as they were given.
+    /// The options as given.
     pub options: BTreeMap<String, String>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
-    /// How many endpoints it has.
+    /// Number of endpoints.
     pub endpoints: usize,
-    /// When it was created.
+    /// The time of creation.
     #[serde(with = "time::serde::rfc3339")]
     #[schema(value_type = String, format = DateTime)]
     pub created: OffsetDateTime,
@@ -69,46 +69,46 @@ pub struct SubnetView {
     /// The subnet.
     #[schema(value_type = String)]
     pub subnet: Subnet,
-    /// The host's address in it.
+    /// The host's address in the subnet.
     #[schema(value_type = String)]
     pub gateway: IpAddr,
-    /// Where automatic addresses come from.
+    /// The range of automatic addresses.
     #[schema(value_type = Option<String>)]
     pub ip_range: Option<IpNet>,
-    /// Addresses that are somebody else's, by name.
+    /// Addresses that are in use outside vswitch, by name.
     #[schema(value_type = BTreeMap<String, String>)]
     pub aux_addresses: BTreeMap<String, IpAddr>,
 }
 
-/// All about a network.
+/// The details of a network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NetworkDetails {
-    /// What `network ls` shows.
+    /// The fields that `network ls` shows.
     #[serde(flatten)]
     pub network: NetworkView,
-    /// The MTU that its endpoints get.
+    /// The MTU of the network's endpoints.
     pub mtu: Option<u32>,
-    /// The host's device in it.
+    /// The host's device in the network.
     pub host_device: Option<String>,
-    /// Its uplink.
+    /// The network's uplink.
     pub uplink: Option<UplinkView>,
-    /// The interface that it is on, of macvlan and ipvlan.
+    /// The parent interface of a macvlan or ipvlan network.
     #[serde(default)]
     pub parent: Option<UplinkView>,
-    /// Its VNI, of overlay.
+    /// The VNI of an overlay network.
     #[serde(default)]
     pub vni: Option<u32>,
-    /// The names of its endpoints.
+    /// The names of the network's endpoints.
     pub attached: Vec<String>,
-    /// Its endpoints on other hosts of the cluster.
+    /// The network's endpoints on other hosts of the cluster.
     #[serde(default)]
     pub elsewhere: Vec<ElsewhereView>,
 }
 
-/// An interface of the host that networks are on: their uplink or parent.
+/// An interface of the host that is the uplink or parent of networks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct InterfaceView {
-    /// The interface, and what is to be known of it.
+    /// The interface and its state.
     #[serde(flatten)]
     pub interface: UplinkView,
     /// The networks, by name.
@@ -120,16 +120,16 @@ pub struct InterfaceView {
 pub struct UplinkView {
     /// The interface.
     pub interface: String,
-    /// Whether it is there.
+    /// Whether the interface exists.
     pub present: bool,
-    /// The hooks on it, with the reason where XDP is left off.
+    /// The hooks on the interface, with the reason if XDP is not used.
     pub hooks: Option<String>,
 }
 
-/// What `network prune` removed.
+/// The result of `network prune`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Pruned {
-    /// The names of the networks.
+    /// The names of the removed networks.
     pub deleted: Vec<String>,
     /// The networks that could not be removed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -139,8 +139,8 @@ pub struct Pruned {
 /// A network that could not be removed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct KeptNetwork {
-    /// Its name.
+    /// The name.
     pub network: String,
-    /// Why not.
+    /// The reason.
     pub error: ErrorBody,
 }

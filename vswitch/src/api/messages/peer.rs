@@ -1,4 +1,4 @@
-//! What goes over the socket about peers.
+//! Messages about peers.
 
 use std::net::IpAddr;
 
@@ -6,70 +6,50 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
+use crate::model::PeerState;
+
 /// `peer add`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct PeerRequest {
     /// The address of the other host.
     pub address: String,
-    /// Its public key for WireGuard, 44 characters of base64. Encrypted networks reach no peer without.
+    /// The peer's public key for WireGuard, 44 characters of base64. Encrypted networks reach no
+    /// peer without a key.
     pub public_key: Option<String>,
 }
 
-/// How it stands with a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum PeerState {
-    /// Something came from it within the last minute.
-    Up,
-    /// Nothing did, or has ever come.
-    Silent,
-    /// This host has no way there, or none that is up.
-    NoRoute,
-}
-
-impl PeerState {
-    /// In words.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Up => "up",
-            Self::Silent => "silent",
-            Self::NoRoute => "no route",
-        }
-    }
-}
-
-/// Another host of overlay networks.
+/// A peer: another host of overlay networks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PeerView {
-    /// Its address on the underlay.
+    /// The peer's address on the underlay.
     #[schema(value_type = String)]
     pub address: IpAddr,
-    /// The host of the cluster that it is.
+    /// The name of the cluster host with this address.
     pub host: Option<String>,
-    /// How it stands.
+    /// The state of the peer.
     pub state: PeerState,
-    /// The interface by which the way there leads.
+    /// The interface of the route to the peer.
     pub interface: Option<String>,
-    /// How long ago something came from it, as far as that was noticed: it is looked at every few seconds.
+    /// Seconds since the last frame from the peer. The daemon checks every few seconds.
     pub last_seen_seconds: Option<u64>,
-    /// How many networks have a tunnel to it.
+    /// Number of networks with a tunnel to the peer.
     pub networks: usize,
-    /// Its public key for WireGuard, if it was told.
+    /// The peer's public key for WireGuard, if known.
     pub public_key: Option<String>,
-    /// How long ago it and this host agreed on keys by WireGuard, if they ever did.
+    /// Seconds since the last WireGuard handshake with the peer; absent if none took place.
     pub last_handshake_seconds: Option<u64>,
-    /// Bytes of inner frames that came from it.
+    /// Bytes of inner frames received from the peer.
     pub rx_bytes: u64,
-    /// Bytes of inner frames that went to it.
+    /// Bytes of inner frames sent to the peer.
     pub tx_bytes: u64,
-    /// Inner frames that came from it.
+    /// Inner frames received from the peer.
     pub rx_frames: u64,
-    /// Inner frames that went to it.
+    /// Inner frames sent to the peer.
     pub tx_frames: u64,
-    /// Of the frames that came, those that were dropped (`stats` says why).
+    /// Received inner frames that were dropped (`stats` shows the reasons).
     pub drops: u64,
-    /// Since when it is a peer.
+    /// The time at which the peer was added.
     #[serde(with = "time::serde::rfc3339")]
     #[schema(value_type = String, format = DateTime)]
     pub added: OffsetDateTime,

@@ -1,4 +1,4 @@
-//! Ports: what went through them, and how they are.
+//! Ports: their counters and the state of their devices.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -8,40 +8,40 @@ use utoipa::{IntoParams, ToSchema};
 use vswitch_common::tables::PortCounters;
 use vswitch_common::verdict::DropReason;
 
-/// What went through a port.
+/// The counters of a port.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Counters {
     /// Frames that came in by the port.
     pub rx_frames: u64,
-    /// Their bytes.
+    /// The bytes of these frames.
     pub rx_bytes: u64,
     /// Frames handed to the port's device.
     pub tx_frames: u64,
-    /// Their bytes.
+    /// The bytes of these frames.
     pub tx_bytes: u64,
-    /// Of the frames in: sent to one endpoint or uplink.
+    /// Received frames that were forwarded to one endpoint or uplink.
     pub forwarded: u64,
-    /// Of the frames in: flooded.
+    /// Received frames that were flooded.
     pub flooded: u64,
-    /// Of the frames in: sent to the host's port, or answered by the switch itself.
+    /// Received frames that were sent to the host port or answered by the switch.
     pub to_host: u64,
-    /// Of those: answered by the switch itself.
+    /// The part of `to_host` that the switch answered.
     #[serde(default)]
     pub answered: u64,
-    /// Of the frames in: left to the host's stack on the device itself.
+    /// Received frames that were passed to the host's stack on the device itself.
     pub passed: u64,
     /// Stations learned from the port.
     pub learned: u64,
-    /// Stations not learned for want of room.
+    /// Stations that were not learned because the FDB or the port's limit was full.
     pub learn_failed: u64,
     /// Frames for the port that the kernel could not deliver.
     pub tx_failed: u64,
-    /// Of the frames in: dropped, by reason.
+    /// Received frames that were dropped, by reason.
     pub drops: BTreeMap<String, u64>,
 }
 
 impl Counters {
-    /// Adds another port's.
+    /// Adds the counters of another port.
     pub fn add(&mut self, other: &Self) {
         self.rx_frames += other.rx_frames;
         self.rx_bytes += other.rx_bytes;
@@ -82,32 +82,33 @@ impl From<&PortCounters> for Counters {
     }
 }
 
-/// Which ports `stats` is about.
+/// The ports that `stats` shows.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct StatsFilter {
-    /// An endpoint or a network.
+    /// Only this endpoint, or the ports of this network.
     pub of: Option<String>,
-    /// Summed up by network.
+    /// One sum per network.
     #[serde(default)]
     pub sum: bool,
 }
 
-/// A port with what went through it.
+/// A port with its counters.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PortView {
     /// The endpoint's name, or the device.
     pub port: String,
-    /// `endpoint`, `host`, `uplink`, `parent` or `tunnel`; `network` for the sum of a network's ports.
+    /// `endpoint`, `host`, `uplink`, `parent` or `tunnel`; `network` for the sum of a network's
+    /// ports.
     pub kind: String,
     /// The name of the network.
     pub network: String,
-    /// What went through it.
+    /// The counters.
     #[serde(flatten)]
     pub counters: Counters,
 }
 
-/// What `doctor` looks at of a port.
+/// The state of a port that `doctor` checks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PortHealth {
     /// The endpoint's name, or the device.
@@ -116,22 +117,23 @@ pub struct PortHealth {
     pub kind: String,
     /// The name of the network.
     pub network: String,
-    /// The device whose frames come in: an endpoint's own interface, the host's, the uplink.
+    /// The device whose frames come in: an endpoint's own interface, the host's device, or the
+    /// uplink.
     pub device: String,
-    /// The namespace that it is in, if not in the daemon's.
+    /// The namespace of the device, if it differs from the daemon's.
     #[schema(value_type = Option<String>)]
     pub netns: Option<PathBuf>,
-    /// The hooks on the port, with the reason where an uplink has no XDP.
+    /// The hooks on the port, with the reason if an uplink has no XDP.
     pub hooks: Option<String>,
-    /// The MTU that the device has now; none if it is not there.
+    /// The present MTU of the device; absent if the device does not exist.
     pub mtu: Option<u32>,
-    /// Bytes that it leaves beside its MTU for the tag of a VLAN, where that has to fit into a tunnel.
+    /// Bytes that the device's MTU leaves free for a VLAN tag, if the tag has to fit into a tunnel.
     #[serde(default)]
     pub tag_room: u32,
-    /// Which offloads are on.
+    /// The present state of the offloads.
     pub offloads: BTreeMap<String, bool>,
-    /// How those that matter to the path have to be.
+    /// The required state of the offloads that affect the datapath.
     pub needs: BTreeMap<String, bool>,
-    /// Why nobody could look.
+    /// The reason why the device could not be examined.
     pub unseen: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! What scripts read: which fields there are, and where.
+//! Tests the names and positions of the JSON fields that scripts read.
 
 use vswitch_common::tables::PortCounters;
 use vswitch_common::verdict::DropReason;
@@ -6,7 +6,7 @@ use vswitch_common::verdict::DropReason;
 use super::*;
 
 #[test]
-fn an_attach_request_may_say_no_more_than_where() {
+fn an_attach_request_needs_the_namespace_only() {
     let request: AttachRequest = serde_json::from_str(r#"{"netns":"/run/netns/web"}"#).expect("a request");
     assert_eq!((request.netns, request.network), ("/run/netns/web".into(), None));
 }

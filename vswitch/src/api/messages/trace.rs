@@ -1,116 +1,106 @@
-//! `trace`: a frame, and what becomes of it.
+//! `trace`: a frame and the decision about it.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// `trace`: a frame that is given, or one that the sender would send to somebody.
+use crate::model::TraceProtocol;
+
+/// `trace`: a given frame, or a frame from a sender to a destination.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct TraceRequest {
-    /// Who sends it: an endpoint, an uplink's interface, a peer's address, `host`, or the host's device in a network.
+    /// The sender: an endpoint, an uplink's interface, a peer's address, `host`, or the host's
+    /// device in a network.
     pub from: String,
-    /// In which network, where it could be several: a name or an id.
+    /// The network, by name or id, if the sender is in several.
     #[serde(default)]
     pub network: Option<String>,
-    /// To whom: a MAC or an IP address.
+    /// The destination: a MAC or an IP address.
     pub to: Option<String>,
-    /// The frame itself, in hex.
+    /// The frame in hex.
     pub frame: Option<String>,
-    /// What it carries.
+    /// The protocol that the frame carries.
     pub proto: Option<TraceProtocol>,
-    /// The port it comes from.
+    /// The source port.
     pub sport: Option<u16>,
-    /// The port it goes to.
+    /// The destination port.
     pub dport: Option<u16>,
-    /// Its VLAN tag, with an `s` before it a service tag.
+    /// The VLAN tag of the frame, with the prefix `s` for a service tag.
     pub vlan: Option<String>,
 }
 
-/// What a traced frame carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum TraceProtocol {
-    /// A connection's first segment.
-    Tcp,
-    /// A datagram.
-    Udp,
-    /// An echo request, of ICMPv6 for an IPv6 address.
-    Icmp,
-    /// An ARP request; for an IPv6 address a neighbor solicitation.
-    Arp,
-}
-
-/// What becomes of a traced frame.
+/// The result of a trace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TraceView {
-    /// The port that it comes in by.
+    /// The port by which the frame comes in.
     pub from: String,
-    /// The name of its network.
+    /// The name of the port's network.
     pub network: String,
     /// The frame.
     pub frame: TraceFrame,
-    /// What was looked at, and what follows, in order.
+    /// The lookups and conclusions, in order.
     pub steps: Vec<TraceStep>,
-    /// What the core decided.
+    /// The core's decision.
     pub verdict: TraceVerdict,
-    /// What the loaded program decided.
+    /// The decision of the loaded program.
     pub program: TraceProgram,
-    /// Whether program and core decided alike in everything; none if the kernel did not run the program on it.
+    /// Whether program and core decided the same in every respect; absent if the kernel did not run
+    /// the program on the frame.
     pub agrees: Option<bool>,
 }
 
 /// A frame.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TraceFrame {
-    /// What it says of itself.
+    /// A summary of the frame's headers.
     pub summary: String,
-    /// Its length.
+    /// Length of the frame in bytes.
     pub bytes: usize,
-    /// Its bytes, in hex.
+    /// The bytes of the frame in hex.
     pub hex: String,
 }
 
 /// One step of a decision.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TraceStep {
-    /// Where it is taken: `xdp` or `tc`.
+    /// The hook: `xdp` or `tc`.
     pub hook: String,
-    /// In words.
+    /// A description in words.
     pub text: String,
 }
 
 /// A verdict.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TraceVerdict {
-    /// `redirect`, `flood_group`, `drop` and the like.
+    /// The action: `redirect`, `flood_group`, `drop` and the like.
     pub action: String,
-    /// The port that it goes to, or in whose name it is answered.
+    /// The port that the frame goes to, or in whose name the switch answers.
     pub to: Option<String>,
-    /// Whether it enters the host's stack there.
+    /// Whether the frame enters the host's stack at that port.
     pub to_host: bool,
-    /// What becomes of its tag on the way out: `keep`, `pop`, `push` or `number`.
+    /// The change of the frame's tag on output: `keep`, `pop`, `push` or `number`.
     pub tag: Option<String>,
-    /// Why it was dropped, by the name that `stats` has for it.
+    /// The drop reason, by its name in `stats`.
     pub reason: Option<String>,
-    /// In words.
+    /// A description in words.
     pub explanation: String,
-    /// Whether its sender would be learned, or heard again.
+    /// Whether the switch would learn the sender, or refresh its FDB entry.
     pub learns: bool,
-    /// Whether the daemon would be told.
+    /// Whether the program would send the frame to the daemon.
     pub snoops: bool,
-    /// As what it would be counted against what the port may flood.
+    /// The storm-control class that the frame would count in, if it is limited.
     pub storm: Option<String>,
 }
 
-/// What the loaded program made of it.
+/// The decision of the loaded program.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TraceProgram {
-    /// Its name.
+    /// The program's name.
     pub name: String,
-    /// Where it runs: `xdp` or `tc`.
+    /// The hook of the program: `xdp` or `tc`.
     pub hook: String,
-    /// What it decided; none if the kernel did not run it on the frame.
+    /// The decision; absent if the kernel did not run the program on the frame.
     pub verdict: Option<TraceVerdict>,
-    /// Why not.
+    /// The reason why the kernel did not run the program.
     pub note: Option<String>,
 }

@@ -1,12 +1,12 @@
-//! `network` and its arguments.
+//! The arguments of `network`.
 
 use clap::{Args, Subcommand};
 
-use super::{Connection, pair};
+use super::connection::{Connection, parse_pair};
 
 #[derive(Debug, Subcommand)]
 pub enum NetworkCommand {
-    /// Make a network
+    /// Create a network
     #[command(
         after_help = "Example:\n  vswitch network create --subnet 10.99.0.0/24 -o uplink=eth1 lan\n  vswitch network create -d macvlan -o parent=eth1.30 --subnet 10.30.0.0/24 voice\n  vswitch network create -d ipvlan -o parent=eth1 -o ipvlan_mode=l2 shared\n  vswitch network create -d overlay -o vni=5000 --subnet 10.10.0.0/16 --ip-range 10.10.1.0/24 all\n  vswitch network create -d overlay -o encrypted=true --subnet 10.11.0.0/16 --ip-range 10.11.1.0/24 sealed"
     )]
@@ -14,28 +14,29 @@ pub enum NetworkCommand {
     /// List the networks
     #[command(after_help = "Example:\n  vswitch network ls --filter driver=bridge --filter label=tier=front")]
     Ls {
-        /// Only those: name, id, driver, label, internal, type (builtin or custom) or dangling
-        #[arg(short = 'f', long, value_name = "K=V", value_parser = pair)]
+        /// Only networks that match: name, id, driver, label, internal, type (builtin or custom) or
+        /// dangling
+        #[arg(short = 'f', long, value_name = "K=V", value_parser = parse_pair)]
         filter: Vec<(String, String)>,
     },
-    /// Show all about networks, as a JSON array
+    /// Show the details of networks as a JSON array
     #[command(after_help = "Example:\n  vswitch network inspect bridge")]
     Inspect {
-        /// Names or ids
+        /// Names or ids of networks
         #[arg(required = true, value_name = "NETWORK")]
         networks: Vec<String>,
     },
     /// Remove networks
     #[command(after_help = "Example:\n  vswitch network rm lan")]
     Rm {
-        /// Names or ids
+        /// Names or ids of networks
         #[arg(required = true, value_name = "NETWORK")]
         networks: Vec<String>,
     },
     /// Remove all networks without endpoints
     #[command(after_help = "Example:\n  vswitch network prune -f")]
     Prune {
-        /// Do not ask
+        /// Do not ask for confirmation
         #[arg(short, long)]
         force: bool,
     },
@@ -64,33 +65,34 @@ pub struct NetworkConnect {
 
 #[derive(Debug, Args)]
 pub struct NetworkCreate {
-    /// How it is made: bridge, macvlan, ipvlan or overlay [default: bridge]
+    /// The kind of network: bridge, macvlan, ipvlan or overlay [default: bridge]
     #[arg(short, long, value_name = "DRIVER")]
     pub driver: Option<String>,
     /// A subnet, IPv4 or IPv6 [default: one from the pool]
     #[arg(long, value_name = "CIDR")]
     pub subnet: Vec<String>,
-    /// The host's own address in a subnet [default: the first]
+    /// The address of the host in a subnet [default: the first]
     #[arg(long, value_name = "IP")]
     pub gateway: Vec<String>,
-    /// Where automatic addresses are taken from [default: all of the subnet]
+    /// The range for automatic addresses [default: the whole subnet]
     #[arg(long, value_name = "CIDR")]
     pub ip_range: Vec<String>,
-    /// An address of a subnet that is somebody else's
-    #[arg(long, value_name = "NAME=IP", value_parser = pair)]
+    /// An address of a subnet that another device uses
+    #[arg(long, value_name = "NAME=IP", value_parser = parse_pair)]
     pub aux_address: Vec<(String, String)>,
-    /// No way out, and none in
+    /// No connections to or from outside the network
     #[arg(long)]
     pub internal: bool,
-    /// IPv6, too; in a unique-local subnet if none is given
+    /// Enable IPv6, with a unique-local subnet if none is given
     #[arg(long)]
     pub ipv6: bool,
-    /// An option of the driver, as in the operator's guide, or Docker's spelling of it: ageing, icc, mtu, uplink, ...
-    #[arg(short = 'o', long = "opt", value_name = "KEY=VALUE", value_parser = pair)]
+    /// An option of the driver, as in the operator's guide or in Docker's spelling: ageing, icc,
+    /// mtu, uplink, ...
+    #[arg(short = 'o', long = "opt", value_name = "KEY=VALUE", value_parser = parse_pair)]
     pub option: Vec<(String, String)>,
     /// A label
-    #[arg(long, value_name = "K=V", value_parser = pair)]
+    #[arg(long, value_name = "K=V", value_parser = parse_pair)]
     pub label: Vec<(String, String)>,
-    /// The network's name
+    /// Name of the network
     pub name: String,
 }

@@ -1,4 +1,4 @@
-//! The guard: the command's parent. It outlives the leader, and sees to it that nothing is left.
+//! The guard: the parent of the command. It outlives the leader and cleans up.
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::signalfd::SignalFd;
 use nix::unistd::{ForkResult, Pid, fork, getpid};
 
-use super::inside::Errand;
+use super::inside::CommandProcess;
 use super::signals::{self, Received};
 use crate::api::{Client, ClientError, DetachRequest, Detached};
 use crate::cli::failure::Failure;
@@ -21,24 +21,26 @@ use crate::model::Instance;
 /// The exit status of a command that was killed (SIGKILL is 9).
 const KILLED: u8 = 128 + 9;
 
-/// Starts the command's process, guards it, and detaches what the leader has attached. Returns the exit status.
+/// Starts the command's process, waits for it and detaches the endpoint of the leader. Returns the
+/// exit status.
 pub fn guard(
     leader: Pid,
     signals: &SignalFd,
     lifeline: File,
-    mut errand: Errand<'_>,
+    mut process: CommandProcess<'_>,
     instance: &Instance,
     output: Output,
 ) -> u8 {
-    // Whatever the command leaves without a parent is ours, to be found when all must end.
-    let started = set_child_subreaper(true).and_then(|()| signals::hold_stops()).and_then(|()| {
+    // Orphaned descendants of the command become children of the guard, so that `kill_all` finds
+    // them.
+    let started = set_child_subreaper(true).and_then(|()| signals::block_stop_signals()).and_then(|()| {
         let guard = getpid();
-        // SAFETY: a process just forked has one thread.
+        // SAFETY: a process that was just forked has one thread.
         Ok(match unsafe { fork() }? {
             ForkResult::Parent { child } => Some(child),
             ForkResult::Child => {
-                let failure = errand.carry_out(guard);
-                errand.tell(&failure);
+                let failure = process.run(guard);
+                process.report_failure(&failure);
                 std::process::exit(failure.exit.into())
             }
         })
@@ -48,38 +50,40 @@ pub fn guard(
         Ok(None) => return KILLED,
         Err(errno) => {
             let failure = super::failure("start the command's process", errno);
-            errand.tell(&failure);
+            process.report_failure(&failure);
             return failure.exit;
         }
     };
-    // These are the command's: their closing tells what became of it.
-    drop(errand);
-    let exit = watch(command, leader, signals, &lifeline).unwrap_or_else(|_| {
+    // The pipe ends belong to the command's process. The guard closes its copies, so that the
+    // leader sees when they close.
+    drop(process);
+    let exit = wait_for_command(command, leader, signals, &lifeline).unwrap_or_else(|_| {
         kill_all(command);
         KILLED
     });
-    if let Some(endpoint) = attached(lifeline) {
-        match super::answered(detach(instance, endpoint)) {
+    if let Some(endpoint) = read_endpoint(lifeline) {
+        match super::request_with_time_limit(detach(instance, endpoint)) {
             Ok(()) => {}
-            Err(failure) => output.fail(&failure),
+            Err(failure) => output.print_failure(&failure),
         }
     }
     exit
 }
 
-/// Waits for the command's end, or brings it about when the leader is gone or has given up.
-fn watch(command: Pid, leader: Pid, signals: &SignalFd, lifeline: &File) -> Result<u8, Errno> {
+/// Waits until the command exits. Kills it when the leader closes the lifeline, by exiting or on an
+/// error.
+fn wait_for_command(command: Pid, leader: Pid, signals: &SignalFd, lifeline: &File) -> Result<u8, Errno> {
     loop {
-        // Of the lifeline only its end matters here, which is always reported.
-        let mut watched =
+        // Only the hang-up of the lifeline matters here, which poll(2) always reports.
+        let mut descriptors =
             [PollFd::new(signals.as_fd(), PollFlags::POLLIN), PollFd::new(lifeline.as_fd(), PollFlags::empty())];
-        match poll(&mut watched, PollTimeout::NONE) {
+        match poll(&mut descriptors, PollTimeout::NONE) {
             Ok(_) => {}
             Err(Errno::EINTR) => continue,
             Err(errno) => return Err(errno),
         }
-        let [signalled, ended] = watched.map(|descriptor| descriptor.any().unwrap_or(true));
-        if ended {
+        let [signalled, leader_gone] = descriptors.map(|descriptor| descriptor.any().unwrap_or(true));
+        if leader_gone {
             kill_all(command);
             return Ok(KILLED);
         }
@@ -92,17 +96,19 @@ fn watch(command: Pid, leader: Pid, signals: &SignalFd, lifeline: &File) -> Resu
                     return Ok(exit);
                 }
             }
-            // Somebody else who sent it to the whole process group has sent it to the command, too.
-            Some(Received::Sent { signal, by }) if by == leader => {
-                // It is our child and not waited for, so the number is still its own.
+            // Only signals from the leader are forwarded. Another sender that signalled the process
+            // group has reached the command too.
+            Some(Received::Sent { signal, sender }) if sender == leader => {
+                // The command is a child that has not been waited for, so its process id cannot
+                // have been reused.
                 let _ = kill(command, signal);
             }
-            Some(Received::Sent { .. } | Received::ByTerminal) | None => {}
+            Some(Received::Sent { .. } | Received::FromTerminal) | None => {}
         }
     }
 }
 
-/// Takes note of all children that have ended; the exit status of the command, if it is among them.
+/// Reaps all children that have exited. Returns the exit status of the command if it is among them.
 fn reap(command: Pid) -> Result<Option<u8>, Errno> {
     loop {
         match super::wait(None, libc::WNOHANG) {
@@ -114,7 +120,8 @@ fn reap(command: Pid) -> Result<Option<u8>, Errno> {
     }
 }
 
-/// Kills the command and all that descends from it: what loses its parent by that becomes our child, and is next.
+/// Kills the command and all its descendants. Orphans become children of this process and are
+/// killed in the next round.
 fn kill_all(command: Pid) {
     let _ = kill(command, Signal::SIGKILL);
     loop {
@@ -122,7 +129,8 @@ fn kill_all(command: Pid) {
         for child in &children {
             let _ = kill(*child, Signal::SIGKILL);
         }
-        // A child that came while we looked may be missing among them, so without any there is nothing to wait for.
+        // The list may miss a child that was forked during the scan. So an empty list is no reason
+        // to block.
         let flags = if children.is_empty() { libc::WNOHANG } else { 0 };
         if super::wait(None, flags) == Err(Errno::ECHILD) {
             return;
@@ -136,19 +144,21 @@ fn children() -> Vec<Pid> {
     let processes = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let children = processes.filter(|process: &i32| {
         let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-        parent(&stat) == Some(own)
+        parent_of(&stat) == Some(own)
     });
     children.map(Pid::from_raw).collect()
 }
 
-/// The parent in a line of /proc/PID/stat. The name in it, in parentheses, may hold anything.
-fn parent(stat: &str) -> Option<Pid> {
+/// Returns the parent from a line of /proc/PID/stat. The process name in parentheses may contain
+/// any character.
+fn parent_of(stat: &str) -> Option<Pid> {
     let (_, rest) = stat.rsplit_once(')')?;
     rest.split_whitespace().nth(1)?.parse().ok().map(Pid::from_raw)
 }
 
-/// The endpoint that the leader has attached, by its id; none if the leader is gone before it had.
-fn attached(lifeline: File) -> Option<String> {
+/// Returns the id of the endpoint that the leader attached, or `None` if the leader exited before
+/// it attached one.
+fn read_endpoint(lifeline: File) -> Option<String> {
     let mut line = String::new();
     BufReader::new(lifeline).read_line(&mut line).ok()?;
     line.strip_suffix('\n').map(str::to_owned)
@@ -161,7 +171,8 @@ async fn detach(instance: &Instance, endpoint: String) -> Result<(), Failure> {
         client.post::<Detached>("/detach", &request).await
     };
     match detached.await {
-        // It is released when the switch is up again and finds the namespace gone.
+        // If the daemon is not running, its next start releases the endpoint, because the namespace
+        // no longer exists.
         Ok(_) | Err(ClientError::NotRunning { .. }) => Ok(()),
         Err(error) => Err(error.into()),
     }
@@ -172,9 +183,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_parent_is_found_whatever_the_name_is() {
-        assert_eq!(parent("7 (sh) S 6 7 7 0"), Some(Pid::from_raw(6)));
-        assert_eq!(parent("7 (a) R 1 (b) S 6 7"), Some(Pid::from_raw(6)));
-        assert_eq!(parent(""), None);
+    fn parent_is_found_after_any_process_name() {
+        assert_eq!(parent_of("7 (sh) S 6 7 7 0"), Some(Pid::from_raw(6)));
+        assert_eq!(parent_of("7 (a) R 1 (b) S 6 7"), Some(Pid::from_raw(6)));
+        assert_eq!(parent_of(""), None);
     }
 }

@@ -1,4 +1,5 @@
-//! The process that becomes the command: it goes into its namespaces, waits until they are attached, and executes.
+//! The process that becomes the command: it enters new namespaces, waits until they are attached,
+//! and executes the command.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -14,96 +15,100 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Pid, getpid, getppid, sethostname};
 
-use super::{Setting, Word, failure, mounts};
+use super::{ChildMessage, NamespaceSetup, failure, mounts};
 use crate::cli::failure::Failure;
 
-/// As shells have it.
+/// Exit statuses of shells for a command that cannot be executed and for one that does not exist.
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
 
-/// What the process is to do.
-pub struct Errand<'a> {
+/// The task of the command's process.
+pub struct CommandProcess<'a> {
     /// The command with its arguments.
     pub command: &'a [OsString],
-    /// Whether it has namespaces of its own. On the host's network everything is the host's.
+    /// Whether the command gets its own namespaces. On the network `host` it uses those of the
+    /// host.
     pub own_namespaces: bool,
-    /// The signals that were held when all began.
-    pub held_before: SigSet,
-    /// A directory that mounts can be made over.
+    /// The signal mask before `run` blocked signals.
+    pub previous_mask: SigSet,
+    /// A directory over which a tmpfs can be mounted.
     pub staging: PathBuf,
-    /// Where the setting comes from.
-    pub orders: OwnedFd,
-    /// Where the leader hears from us.
-    pub words: File,
+    /// The pipe from which the setting is read.
+    pub setup_pipe: OwnedFd,
+    /// The pipe to the leader.
+    pub messages: File,
 }
 
-impl Errand<'_> {
-    /// Becomes the command. Returns only if it could not.
-    pub fn carry_out(&mut self, guard: Pid) -> Failure {
+impl CommandProcess<'_> {
+    /// Executes the command. Returns only on failure.
+    pub fn run(&mut self, guard: Pid) -> Failure {
         match self.prepare(guard) {
             Ok(()) => self.execute(),
             Err(failure) => failure,
         }
     }
 
-    /// Tells the leader of a failure.
-    pub fn tell(&mut self, failure: &Failure) {
-        self.say(&Word::Failed(failure.error.clone(), failure.exit));
+    /// Reports a failure to the leader.
+    pub fn report_failure(&mut self, failure: &Failure) {
+        self.send(&ChildMessage::Failed(failure.error.clone(), failure.exit));
     }
 
     fn prepare(&mut self, guard: Pid) -> Result<(), Failure> {
-        set_pdeathsig(Signal::SIGKILL).map_err(|errno| failure("tie the command to its guard", errno))?;
+        set_pdeathsig(Signal::SIGKILL).map_err(|errno| failure("set the parent-death signal of the command", errno))?;
         if getppid() != guard {
-            return Err(Failure::new("run", "the command's guard was killed (try again)"));
+            return Err(Failure::new("run", "the guard of the command was killed (try again)"));
         }
         if self.own_namespaces {
             let namespaces = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS;
-            unshare(namespaces).map_err(refused)?;
+            unshare(namespaces).map_err(unshare_failure)?;
         }
-        self.say(&Word::Ready(getpid().as_raw()));
-        let Some(setting) = self.setting()? else { return Ok(()) };
-        sethostname(&setting.hostname).map_err(|errno| failure("set the hostname", errno))?;
-        mounts::make(&setting, &self.staging).map_err(|error| Failure::new("mount", &error.to_string()))
+        self.send(&ChildMessage::Ready(getpid().as_raw()));
+        let Some(setup) = self.read_setup()? else { return Ok(()) };
+        sethostname(&setup.hostname).map_err(|errno| failure("set the hostname", errno))?;
+        mounts::mount_files(&setup, &self.staging).map_err(|error| Failure::new("mount", &error.to_string()))
     }
 
-    /// Waits until the leader says to go on.
-    fn setting(&self) -> Result<Option<Setting>, Failure> {
-        let failed = |error: io::Error| failure("hear from vswitch", error);
+    /// Waits for the setting from the leader.
+    fn read_setup(&self) -> Result<Option<NamespaceSetup>, Failure> {
+        let read_failure = |error: io::Error| failure("read the namespace setup", error);
         let mut line = String::new();
-        BufReader::new(File::from(self.orders.try_clone().map_err(failed)?)).read_line(&mut line).map_err(failed)?;
-        // Nothing, where it is gone.
-        serde_json::from_str(&line).map_err(|error| failed(error.into()))
+        BufReader::new(File::from(self.setup_pipe.try_clone().map_err(read_failure)?))
+            .read_line(&mut line)
+            .map_err(read_failure)?;
+        // The line is empty if the leader is gone.
+        serde_json::from_str(&line).map_err(|error| read_failure(error.into()))
     }
 
-    /// Executes the command. A signal that came meanwhile is for it. SIGPIPE, which Rust ignores, is seen to by `exec`.
+    /// Executes the command. Pending signals are delivered to it when they are unblocked. Rust
+    /// ignores SIGPIPE, and `exec` restores its default action.
     fn execute(&self) -> Failure {
         let Some((program, arguments)) = self.command.split_first() else {
-            return Failure::new("usage", "no command (say which)");
+            return Failure::new("usage", "no command given (add a command)");
         };
-        if let Err(errno) = self.held_before.thread_set_mask() {
-            return failure("let signals through", errno);
+        if let Err(errno) = self.previous_mask.thread_set_mask() {
+            return failure("unblock signals", errno);
         }
         let error = Command::new(program).args(arguments).exec();
         let program = program.display();
         let (exit, message) = if error.kind() == io::ErrorKind::NotFound {
-            (NOT_FOUND, format!("command not found: {program} (is it spelled right, and in PATH?)"))
+            (NOT_FOUND, format!("command not found: {program} (check the spelling and PATH)"))
         } else {
-            (NOT_EXECUTABLE, format!("cannot execute {program}: {error} (is it a program that you may execute?)"))
+            (NOT_EXECUTABLE, format!("cannot execute {program}: {error} (check that it is an executable program)"))
         };
         Failure { exit, ..Failure::new("command", &message) }
     }
 
-    fn say(&mut self, word: &Word) {
-        let line = serde_json::to_string(word).unwrap_or_default();
-        // A leader that is gone does not listen, and the guard ends this.
-        let _ = writeln!(self.words, "{line}");
+    fn send(&mut self, message: &ChildMessage) {
+        let line = serde_json::to_string(message).unwrap_or_default();
+        // If the leader is gone, the guard kills this process.
+        let _ = writeln!(self.messages, "{line}");
     }
 }
 
-fn refused(errno: Errno) -> Failure {
+fn unshare_failure(errno: Errno) -> Failure {
     if errno == Errno::EPERM {
-        let message = "only root can make namespaces for a command (run it as root: `sudo vswitch run`)";
+        let message = "only root can create namespaces for a command (use `sudo vswitch run`)";
         return Failure::new("not_root", message);
     }
-    failure("make namespaces for the command", errno)
+    failure("create namespaces for the command", errno)
 }

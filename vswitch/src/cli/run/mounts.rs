@@ -1,5 +1,5 @@
-//! What the command finds at /etc and /sys, mounted in its own mount namespace. Nothing of it is on a disk or seen
-//! outside, and it is gone with the last process in there.
+//! The command's own files in /etc and /sys, mounted in its own mount namespace. They are not on a
+//! disk, not visible outside the namespace, and disappear with the last process in it.
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -11,14 +11,15 @@ use nix::fcntl::OFlag;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::Mode;
 
-use super::Setting;
-use crate::etc::RESOLV_CONF;
+use super::NamespaceSetup;
+use crate::etc_files::RESOLV_CONF;
 
-/// Parts of sysfs that show the devices of a network namespace: of the one in which it was mounted. The rest of /sys
-/// holds other mounts, of control groups and BPF, and stays.
+/// Parts of sysfs that show the devices of a network namespace. sysfs shows the namespace in which
+/// it was mounted. The rest of /sys stays, because it holds other mounts, such as cgroup and BPF
+/// file systems.
 const SYSFS: [&str; 2] = ["class/net", "devices/virtual/net"];
 
-/// A file could not be put into its place.
+/// A file that could not be mounted for the command.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} {} for the command: {source}", path.display())]
 pub struct MountError {
@@ -27,39 +28,41 @@ pub struct MountError {
     source: io::Error,
 }
 
-/// Mounts the files over the host's, in the mount namespace of this process, which must be its own. `staging` is a
-/// directory that is covered meanwhile.
-pub fn make(setting: &Setting, staging: &Path) -> Result<(), MountError> {
-    let refused = |action, path: &Path| {
+/// Mounts the files over those of the host in the mount namespace of this process, which must not
+/// be the host's. A tmpfs covers the directory `staging` during the call.
+pub fn mount_files(setup: &NamespaceSetup, staging: &Path) -> Result<(), MountError> {
+    let mount_error = |action, path: &Path| {
         let path = path.to_owned();
         move |source: io::Error| MountError { action, path, source }
     };
     let root = Path::new("/");
-    // What we mount is ours alone; what the host unmounts goes here too, and is not held.
+    // Slave mounts: mounts made here do not reach the host, and an unmount on the host also applies
+    // here.
     mount_at(None, root, None, MsFlags::MS_REC | MsFlags::MS_SLAVE, None)
-        .map_err(refused("separate the mounts", root))?;
+        .map_err(mount_error("separate the mounts of", root))?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount_at(Some("tmpfs"), staging, Some("tmpfs"), flags, Some("mode=0755")).map_err(refused("mount", staging))?;
-    let hostname = format!("{}\n", setting.hostname);
-    for (name, text) in [(RESOLV_CONF, &setting.resolv_conf), ("hosts", &setting.hosts), ("hostname", &hostname)] {
+    mount_at(Some("tmpfs"), staging, Some("tmpfs"), flags, Some("mode=0755")).map_err(mount_error("mount", staging))?;
+    let hostname = format!("{}\n", setup.hostname);
+    for (name, text) in [(RESOLV_CONF, &setup.resolv_conf), ("hosts", &setup.hosts), ("hostname", &hostname)] {
         let (source, target) = (staging.join(name), Path::new("/etc").join(name));
         fs::write(&source, text)
             .and_then(|()| fs::set_permissions(&source, Permissions::from_mode(0o644)))
-            .map_err(refused("write", &source))?;
+            .map_err(mount_error("write", &source))?;
         match bind(&source, &target) {
-            // Where the host has none there is nothing to mount over, and to make one would be seen outside.
+            // If the host does not have the file, it is skipped. A file created as mount point
+            // would be visible on the host.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            result => result.map_err(refused("mount", &target))?,
+            result => result.map_err(mount_error("mount", &target))?,
         }
     }
-    show_devices(staging);
-    // What is mounted from here stays.
-    umount2(staging, MntFlags::MNT_DETACH).map_err(|errno| refused("unmount", staging)(errno.into()))
+    bind_sysfs_devices(staging);
+    // The bind mounts stay when the tmpfs is detached.
+    umount2(staging, MntFlags::MNT_DETACH).map_err(|errno| mount_error("unmount", staging)(errno.into()))
 }
 
-/// Shows the namespace's devices in /sys. Programs that need more than a look at them use netlink, so where there is no
-/// sysfs to begin with, it is left at that.
-fn show_devices(staging: &Path) {
+/// Shows the devices of the namespace in /sys. Errors are ignored: programs that do more than list
+/// devices use netlink, and there may be no sysfs.
+fn bind_sysfs_devices(staging: &Path) {
     let sysfs = staging.join("sys");
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     if fs::create_dir(&sysfs).is_ok() && mount_at(Some("sysfs"), &sysfs, Some("sysfs"), flags, None).is_ok() {
@@ -69,8 +72,8 @@ fn show_devices(staging: &Path) {
     }
 }
 
-/// Mounts on the target itself, also where it is a symbolic link: systemd-resolved puts another file in the place of the
-/// one that /etc/resolv.conf leads to, and the kernel would take a mount there away with the old one.
+/// Mounts on `target` itself, even if it is a symbolic link. systemd-resolved replaces the file
+/// behind the link /etc/resolv.conf, and the kernel would drop a mount on the old file.
 fn bind(source: &Path, target: &Path) -> io::Result<()> {
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let opened = nix::fcntl::open(target, flags, Mode::empty())?;

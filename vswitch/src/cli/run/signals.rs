@@ -1,15 +1,16 @@
-//! Signals on their way to the command. They are held and read, so none comes at a bad moment.
+//! Signals for the command. They are blocked and read from a descriptor, so none arrives at a bad
+//! moment.
 //!
-//! What the terminal sends goes to the whole process group, and the command has it already; what somebody sent to a
-//! process is passed on.
+//! A signal from the terminal goes to the whole process group and reaches the command directly. A
+//! signal from a process is forwarded.
 
 use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 
-/// Signals that are meant for the command.
-const PASSED_ON: [Signal; 8] = [
+/// Signals that are forwarded to the command.
+const FORWARDED: [Signal; 8] = [
     Signal::SIGHUP,
     Signal::SIGINT,
     Signal::SIGQUIT,
@@ -20,40 +21,40 @@ const PASSED_ON: [Signal; 8] = [
     Signal::SIGCONT,
 ];
 
-/// A signal that came.
+/// A received signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Received {
-    /// A child has ended, stopped or gone on.
+    /// A child exited, stopped or continued.
     Child,
-    /// Somebody sent it.
+    /// A process sent the signal.
     Sent {
-        /// Which.
+        /// The signal.
         signal: Signal,
-        /// Who.
-        by: Pid,
+        /// The sender.
+        sender: Pid,
     },
-    /// The kernel sent it to the whole process group.
-    ByTerminal,
+    /// The terminal sent the signal to the whole process group.
+    FromTerminal,
 }
 
-/// Holds the signals from here on, also in children that are forked; the descriptor reads them. Returns also what was
-/// held before.
-pub fn hold() -> Result<(SignalFd, SigSet), Errno> {
-    // SAFETY: the default action is no handler that could do anything. Where children's ends are ignored, as some
-    // parents pass on, none could be waited for.
+/// Blocks the signals in this process and its later children. Returns a descriptor that reads them
+/// and the previous mask.
+pub fn block() -> Result<(SignalFd, SigSet), Errno> {
+    // SAFETY: the default action runs no handler. It is set because some parents pass on an ignored
+    // SIGCHLD, with which no child could be waited for.
     unsafe { sigaction(Signal::SIGCHLD, &SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty())) }?;
-    let mut mask: SigSet = PASSED_ON.into_iter().collect();
+    let mut mask: SigSet = FORWARDED.into_iter().collect();
     mask.add(Signal::SIGCHLD);
     let before = mask.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
     Ok((SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC)?, before))
 }
 
-/// Holds the signals by which a terminal stops its process group: the guard does not stop.
-pub fn hold_stops() -> Result<(), Errno> {
+/// Blocks the signals by which a terminal stops its process group, because the guard must not stop.
+pub fn block_stop_signals() -> Result<(), Errno> {
     [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU].into_iter().collect::<SigSet>().thread_block()
 }
 
-/// Waits for the next signal; `None` if the waiting was interrupted.
+/// Waits for the next signal. Returns `None` if the wait was interrupted.
 pub fn next(signals: &SignalFd) -> Result<Option<Received>, Errno> {
     let received = match signals.read_signal() {
         Ok(Some(received)) => received,
@@ -64,14 +65,15 @@ pub fn next(signals: &SignalFd) -> Result<Option<Received>, Errno> {
     Ok(Some(classify(signal, received.ssi_code, Pid::from_raw(received.ssi_pid.cast_signed()))))
 }
 
-fn classify(signal: Signal, code: i32, by: Pid) -> Received {
+fn classify(signal: Signal, code: i32, sender: Pid) -> Received {
     match signal {
         Signal::SIGCHLD => Received::Child,
-        // A terminal that hangs up tells the leader of the session alone, which may be we.
-        Signal::SIGHUP => Received::Sent { signal, by },
-        // SI_KERNEL and above; what processes send is SI_USER, zero, or below (sigaction(2)).
-        _ if code > 0 => Received::ByTerminal,
-        _ => Received::Sent { signal, by },
+        // On a hang-up the terminal signals only the session leader, which may be this process.
+        Signal::SIGHUP => Received::Sent { signal, sender },
+        // The kernel sends SI_KERNEL or other positive codes. Processes send SI_USER, which is
+        // zero, or less (sigaction(2)).
+        _ if code > 0 => Received::FromTerminal,
+        _ => Received::Sent { signal, sender },
     }
 }
 
@@ -80,14 +82,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_terminal_sends_is_not_passed_on_but_for_its_end() {
+    fn terminal_signals_are_not_forwarded_except_a_hang_up() {
         let (kernel, process) = (Pid::from_raw(0), Pid::from_raw(7));
-        assert_eq!(classify(Signal::SIGINT, libc::SI_KERNEL, kernel), Received::ByTerminal);
+        assert_eq!(classify(Signal::SIGINT, libc::SI_KERNEL, kernel), Received::FromTerminal);
         for code in [libc::SI_USER, libc::SI_QUEUE, libc::SI_TKILL] {
-            let sent = Received::Sent { signal: Signal::SIGINT, by: process };
+            let sent = Received::Sent { signal: Signal::SIGINT, sender: process };
             assert_eq!(classify(Signal::SIGINT, code, process), sent);
         }
-        let hung_up = Received::Sent { signal: Signal::SIGHUP, by: kernel };
+        let hung_up = Received::Sent { signal: Signal::SIGHUP, sender: kernel };
         assert_eq!(classify(Signal::SIGHUP, libc::SI_KERNEL, kernel), hung_up);
         assert_eq!(classify(Signal::SIGCHLD, libc::CLD_EXITED, process), Received::Child);
     }

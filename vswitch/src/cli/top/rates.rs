@@ -1,4 +1,4 @@
-//! From counters to rates.
+//! Rates per second, computed from counters.
 
 use std::time::Duration;
 
@@ -7,62 +7,62 @@ use serde::Serialize;
 
 use crate::api::{Counters, PortView};
 
-/// What went through a port in a second.
+/// The rates of a port.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct PortRate {
-    /// The endpoint's name, or the device.
+    /// The name of the endpoint or device.
     pub port: String,
     /// `endpoint`, `host` or `uplink`.
     pub kind: String,
     /// The name of the network.
     pub network: String,
-    /// Frames in.
+    /// Frames received.
     pub rx_frames_per_second: f64,
-    /// Frames out.
+    /// Frames sent.
     pub tx_frames_per_second: f64,
-    /// Bits in.
+    /// Bits received.
     pub rx_bits_per_second: f64,
-    /// Bits out.
+    /// Bits sent.
     pub tx_bits_per_second: f64,
-    /// Frames in that were dropped.
+    /// Received frames that were dropped.
     pub drops_per_second: f64,
-    /// For what most of them were.
+    /// The most frequent drop reason.
     pub worst_drop: Option<String>,
 }
 
-/// By what rows are sorted: the highest first, names from A on.
+/// The sort order of rows: highest rate first, names alphabetically.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Sort {
     /// Bits in both directions
     #[default]
     Rate,
-    /// Bits in
+    /// Bits received
     Rx,
-    /// Bits out
+    /// Bits sent
     Tx,
-    /// Drops
+    /// Dropped frames
     Drops,
-    /// Name
+    /// Name of the port
     Name,
 }
 
 impl PortRate {
-    /// Bits in both directions.
+    /// Returns the bits per second in both directions.
     pub fn bits(&self) -> f64 {
         self.rx_bits_per_second + self.tx_bits_per_second
     }
 
-    /// As a row.
+    /// Formats the rates as a table row.
     pub fn cells(&self) -> [String; 9] {
         [
             self.port.clone(),
             self.kind.clone(),
             self.network.clone(),
-            short(self.rx_frames_per_second),
-            short(self.tx_frames_per_second),
-            short(self.rx_bits_per_second),
-            short(self.tx_bits_per_second),
-            short(self.drops_per_second),
+            abbreviate(self.rx_frames_per_second),
+            abbreviate(self.tx_frames_per_second),
+            abbreviate(self.rx_bits_per_second),
+            abbreviate(self.tx_bits_per_second),
+            abbreviate(self.drops_per_second),
             self.worst_drop.clone().unwrap_or_else(|| "-".to_owned()),
         ]
     }
@@ -84,9 +84,9 @@ impl Sort {
     }
 }
 
-/// What went through the ports between two looks at them.
+/// Computes the rates from two samples of the counters that are `elapsed` apart.
 pub fn rates(before: &[PortView], after: &[PortView], elapsed: Duration) -> Vec<PortRate> {
-    // Two looks at the same moment say nothing; and nothing is divided by zero.
+    // The lower bound avoids a division by zero for two samples at the same moment.
     let seconds = elapsed.as_secs_f64().max(1e-3);
     let same = |one: &PortView, other: &PortView| {
         (&one.port, &one.kind, &one.network) == (&other.port, &other.kind, &other.network)
@@ -96,13 +96,13 @@ pub fn rates(before: &[PortView], after: &[PortView], elapsed: Duration) -> Vec<
         .iter()
         .map(|port| {
             let now = &port.counters;
-            // What was not there before has counted from 0.
+            // The counters of a new port started at 0.
             let then = before.iter().find(|other| same(other, port)).map_or(&none, |other| &other.counters);
-            let per_second = |now: u64, then: u64| grown(now, then) as f64 / seconds;
+            let per_second = |now: u64, then: u64| growth(now, then) as f64 / seconds;
             let drops = now
                 .drops
                 .iter()
-                .map(|(reason, count)| (reason, grown(*count, then.drops.get(reason).copied().unwrap_or_default())));
+                .map(|(reason, count)| (reason, growth(*count, then.drops.get(reason).copied().unwrap_or_default())));
             let drops: Vec<_> = drops.filter(|(_, count)| *count > 0).collect();
             let dropped: u64 = drops.iter().map(|(_, count)| count).sum();
             PortRate {
@@ -120,13 +120,14 @@ pub fn rates(before: &[PortView], after: &[PortView], elapsed: Duration) -> Vec<
         .collect()
 }
 
-/// By how much a counter grew. One that is lower than before began anew: another port has the name.
-fn grown(now: u64, then: u64) -> u64 {
+/// Returns the growth of a counter. A counter that is lower than before belongs to a new port of
+/// the same name and started at 0.
+fn growth(now: u64, then: u64) -> u64 {
     if now >= then { now - then } else { now }
 }
 
-/// A number in at most five places.
-pub fn short(value: f64) -> String {
+/// Formats a number in at most five characters.
+pub fn abbreviate(value: f64) -> String {
     let steps = [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")];
     match steps.into_iter().find(|(step, _)| value >= *step) {
         Some((step, unit)) if value / step < 9.95 => format!("{:.1}{unit}", value / step),
@@ -142,7 +143,7 @@ pub mod tests {
 
     use super::*;
 
-    /// A port whose counters stand at these.
+    /// Returns a port with these counters.
     pub fn port(name: &str, network: &str, rx_frames: u64, storms: u64) -> PortView {
         let mut counters = PortCounters { rx_frames, rx_bytes: 100 * rx_frames, ..PortCounters::default() };
         counters.drops[DropReason::Storm as usize] = storms;
@@ -156,7 +157,7 @@ pub mod tests {
     }
 
     #[test]
-    fn rates_are_what_came_in_between_in_a_second() {
+    fn rates_are_growth_per_second() {
         let before = [port("a", "lan", 1000, 10), port("b", "lan", 500, 0)];
         let after = [port("a", "lan", 3000, 14), port("b", "lan", 100, 0), port("a", "wan", 40, 0)];
         let rows = rates(&before, &after, Duration::from_secs(2));
@@ -168,7 +169,7 @@ pub mod tests {
     }
 
     #[test]
-    fn rows_are_sorted_by_what_was_asked_for() {
+    fn rows_are_sorted_by_the_selected_column() {
         let after = [port("c", "lan", 10, 0), port("b", "lan", 30, 1), port("a", "lan", 20, 5)];
         let order = |sort: Sort| {
             let mut rows = rates(&[], &after, Duration::from_secs(1));
@@ -182,8 +183,8 @@ pub mod tests {
     }
 
     #[test]
-    fn numbers_are_short() {
-        let texts = [0.0, 0.4, 999.0, 1000.0, 9949.0, 12_345.0, 1.5e6, 25e9, 4e12].map(short);
+    fn numbers_have_at_most_five_characters() {
+        let texts = [0.0, 0.4, 999.0, 1000.0, 9949.0, 12_345.0, 1.5e6, 25e9, 4e12].map(abbreviate);
         assert_eq!(texts, ["0", "0", "999", "1.0k", "9.9k", "12k", "1.5M", "25G", "4.0T"]);
     }
 }

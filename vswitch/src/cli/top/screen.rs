@@ -1,4 +1,4 @@
-//! The screen of `top`: one line a port, with a sparkline of its rate.
+//! The screen of `top`: one line per port, with a sparkline of its rate.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -11,24 +11,24 @@ use ratatui::symbols::bar::NINE_LEVELS;
 use ratatui::text::Line;
 use ratatui::widgets::{Cell, Row, Table};
 
-use super::rates::{PortRate, Sort, short};
+use super::rates::{PortRate, Sort, abbreviate};
 
-/// How many rates of each port are remembered: a wide screen's worth.
-const REMEMBERED: usize = 120;
+/// Number of rates kept per port, enough for a wide screen.
+const HISTORY_LENGTH: usize = 120;
 
 const KEYS: &str = "q quit  s sort  r/t/d/n by in, out, drops, name  f network  up/down scroll";
 
-/// What is on the screen.
+/// The state of the screen.
 #[derive(Debug)]
 pub struct Screen {
     rows: Vec<PortRate>,
-    /// The rates of each port, the latest last: by network, port and kind.
-    past: BTreeMap<Key, VecDeque<f64>>,
+    /// The rates of each port, latest last, by network, port and kind.
+    history: BTreeMap<Key, VecDeque<f64>>,
     sort: Sort,
-    /// The one network that is shown.
+    /// The network shown, or `None` for all.
     filter: Option<String>,
-    /// Rows above the first on the screen.
-    above: usize,
+    /// The number of rows scrolled off the top.
+    scrolled_rows: usize,
     interval: Duration,
 }
 
@@ -40,25 +40,25 @@ fn key(row: &PortRate) -> Key {
 
 impl Screen {
     pub fn new(sort: Sort, interval: Duration) -> Self {
-        Self { rows: Vec::new(), past: BTreeMap::new(), sort, filter: None, above: 0, interval }
+        Self { rows: Vec::new(), history: BTreeMap::new(), sort, filter: None, scrolled_rows: 0, interval }
     }
 
-    /// Takes what was measured.
-    pub fn show(&mut self, mut rows: Vec<PortRate>) {
+    /// Replaces the rows by a new measurement.
+    pub fn update(&mut self, mut rows: Vec<PortRate>) {
         self.sort.apply(&mut rows);
-        let there: BTreeSet<Key> = rows.iter().map(key).collect();
-        self.past.retain(|key, _| there.contains(key));
+        let present: BTreeSet<Key> = rows.iter().map(key).collect();
+        self.history.retain(|key, _| present.contains(key));
         for row in &rows {
-            let past = self.past.entry(key(row)).or_default();
-            if past.len() == REMEMBERED {
-                past.pop_front();
+            let history = self.history.entry(key(row)).or_default();
+            if history.len() == HISTORY_LENGTH {
+                history.pop_front();
             }
-            past.push_back(row.bits());
+            history.push_back(row.bits());
         }
         self.rows = rows;
     }
 
-    /// Does what a key is for.
+    /// Handles a key.
     pub fn press(&mut self, code: KeyCode) {
         match code {
             KeyCode::Char('s') => self.sort = next_sort(self.sort),
@@ -68,16 +68,18 @@ impl Screen {
             KeyCode::Char('n') => self.sort = Sort::Name,
             KeyCode::Char('f') => {
                 self.filter = self.next_network();
-                self.above = 0;
+                self.scrolled_rows = 0;
             }
-            KeyCode::Down => self.above = (self.above + 1).min(self.shown().count().saturating_sub(1)),
-            KeyCode::Up => self.above = self.above.saturating_sub(1),
+            KeyCode::Down => {
+                self.scrolled_rows = (self.scrolled_rows + 1).min(self.visible_rows().count().saturating_sub(1));
+            }
+            KeyCode::Up => self.scrolled_rows = self.scrolled_rows.saturating_sub(1),
             _ => {}
         }
         self.sort.apply(&mut self.rows);
     }
 
-    /// The network after the one that is shown; after the last all of them.
+    /// Returns the network after the one shown, or `None` (all) after the last.
     fn next_network(&self) -> Option<String> {
         let networks: BTreeSet<&String> = self.rows.iter().map(|row| &row.network).collect();
         let next = match &self.filter {
@@ -87,7 +89,7 @@ impl Screen {
         next.cloned()
     }
 
-    fn shown(&self) -> impl Iterator<Item = &PortRate> {
+    fn visible_rows(&self) -> impl Iterator<Item = &PortRate> {
         let fits = |network: &String| self.filter.as_ref().is_none_or(|filter| filter == network);
         self.rows.iter().filter(move |row| fits(&row.network))
     }
@@ -98,7 +100,7 @@ impl Screen {
         frame.render_widget(Line::from(self.head()).bold(), head);
         frame.render_widget(Line::from(KEYS).dim(), foot);
         let names = |text: fn(&PortRate) -> &String, least: usize| {
-            let longest = self.shown().map(|row| text(row).chars().count()).max().unwrap_or_default();
+            let longest = self.visible_rows().map(|row| text(row).chars().count()).max().unwrap_or_default();
             Constraint::Length(longest.clamp(least, 24) as u16)
         };
         let (port, network) = (names(|row| &row.port, 4), names(|row| &row.network, 7));
@@ -107,31 +109,31 @@ impl Screen {
         let worst = Constraint::Length(20);
         let widths = [port, kind, network, number, number, number, number, number, worst, Constraint::Min(8)];
         let header = ["PORT", "KIND", "NETWORK", "RX/S", "TX/S", "RX BIT/S", "TX BIT/S", "DROPS/S", "MOST", "RATE"];
-        let lines = self.shown().skip(self.above).map(|row| self.line(row));
+        let lines = self.visible_rows().skip(self.scrolled_rows).map(|row| self.format_row(row));
         let table = Table::new(lines, widths).header(Row::new(header).bold().reversed());
         frame.render_widget(table, body);
     }
 
     fn head(&self) -> String {
-        let total = |value: fn(&PortRate) -> f64| short(self.shown().map(value).sum());
+        let total = |value: fn(&PortRate) -> f64| abbreviate(self.visible_rows().map(value).sum());
         let (frames, bits) = (total(|row| row.rx_frames_per_second), total(|row| row.rx_bits_per_second));
         let drops = total(|row| row.drops_per_second);
         let network = self.filter.as_deref().unwrap_or("all");
         let seconds = self.interval.as_secs_f64();
         format!(
             "vswitch top  {} ports  network: {network}  in: {frames} frames/s, {bits} bit/s, {drops} drops/s  every {seconds} s",
-            self.shown().count()
+            self.visible_rows().count()
         )
     }
 
-    fn line(&self, row: &PortRate) -> Row<'static> {
+    fn format_row(&self, row: &PortRate) -> Row<'static> {
         let alarm = if row.drops_per_second > 0.0 { Style::new().fg(Color::Red) } else { Style::new() };
         let cells = row.cells().into_iter().enumerate().map(|(column, text)| {
             let style = if column >= 7 { alarm } else { Style::new() };
             Cell::from(text).style(style)
         });
-        let past = self.past.get(&key(row)).map_or_else(String::new, sparkline);
-        Row::new(cells.chain([Cell::from(past).style(Style::new().fg(Color::Cyan))]))
+        let history = self.history.get(&key(row)).map_or_else(String::new, sparkline);
+        Row::new(cells.chain([Cell::from(history).style(Style::new().fg(Color::Cyan))]))
     }
 }
 
@@ -145,7 +147,8 @@ const fn next_sort(sort: Sort) -> Sort {
     }
 }
 
-/// A bar for each value, the latest first, so that what has no room is the oldest; the highest is a full one.
+/// Formats the values as bars, latest first, so that the oldest are cut off. The highest value is a
+/// full bar.
 fn sparkline(values: &VecDeque<f64>) -> String {
     let levels = [
         NINE_LEVELS.empty,
@@ -184,13 +187,13 @@ mod tests {
     fn measured() -> Screen {
         let mut screen = Screen::new(Sort::Rate, Duration::from_secs(1));
         let ports = [port("web", "front", 10, 0), port("db", "back", 4000, 6)];
-        screen.show(rates(&[], &ports, Duration::from_secs(1)));
-        screen.show(rates(&[], &[port("web", "front", 5, 0), port("db", "back", 2000, 6)], Duration::from_secs(1)));
+        screen.update(rates(&[], &ports, Duration::from_secs(1)));
+        screen.update(rates(&[], &[port("web", "front", 5, 0), port("db", "back", 2000, 6)], Duration::from_secs(1)));
         screen
     }
 
     #[test]
-    fn every_port_has_a_line_with_its_rates_and_its_past() {
+    fn each_port_has_a_row_with_rates_and_history() {
         let lines = drawn(&measured());
         assert!(lines[0].contains("2 ports") && lines[0].contains("network: all"), "{lines:#?}");
         assert!(
@@ -226,14 +229,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_gone_is_forgotten_and_the_past_is_bounded() {
+    fn history_is_bounded_and_removed_with_its_port() {
         let mut screen = measured();
-        for _ in 0..2 * REMEMBERED {
-            screen.show(rates(&[], &[port("web", "front", 10, 0)], Duration::from_secs(1)));
+        for _ in 0..2 * HISTORY_LENGTH {
+            screen.update(rates(&[], &[port("web", "front", 10, 0)], Duration::from_secs(1)));
         }
-        assert_eq!((screen.past.len(), screen.past.values().next().map(VecDeque::len)), (1, Some(REMEMBERED)));
+        assert_eq!(
+            (screen.history.len(), screen.history.values().next().map(VecDeque::len)),
+            (1, Some(HISTORY_LENGTH))
+        );
         assert_eq!(sparkline(&VecDeque::from([0.0, 0.0])), "  ");
-        // A screen that is too small is no reason to stop.
+        // A very small screen must not cause a panic.
         let mut terminal = Terminal::new(TestBackend::new(3, 1)).expect("a terminal in memory");
         terminal.draw(|frame| screen.draw(frame)).expect("drawn");
     }

@@ -1,4 +1,4 @@
-//! What a second `up` asks for that does not fit what runs.
+//! Options of a second `up` that differ from those of the running daemon.
 
 use std::ffi::OsString;
 use std::fs;
@@ -11,13 +11,15 @@ use crate::cli::arguments::{Cli, Command, Up};
 use crate::datapath::Datapath;
 use crate::model::Instance;
 
-/// An option with a value; one that takes several is there several times.
+/// An option with its value. An option with several values has several entries.
 type Argument = (&'static str, OsString);
 
-/// The options that are given to `up` and that the daemon does not run with, each with its value; also those of which it
-/// cannot be known.
-pub fn differing(given: &Up, status: &Status, instance: &Instance) -> Vec<String> {
-    let running = arguments_of(status.pid).map(|running| runs_with(&running, status, instance)).unwrap_or_default();
+/// Returns the options given to `up` that the running daemon does not use, each with its value. An
+/// option whose current value is unknown is included.
+pub fn differing_options(given: &Up, status: &Status, instance: &Instance) -> Vec<String> {
+    let running = arguments_of_process(status.pid)
+        .map(|running| effective_options(&running, status, instance))
+        .unwrap_or_default();
     let given = daemon_arguments(given);
     let values = |of: &[Argument], option: &str| -> Vec<OsString> {
         of.iter().filter(|(name, _)| *name == option).map(|(_, value)| value.clone()).collect()
@@ -30,8 +32,9 @@ pub fn differing(given: &Up, status: &Status, instance: &Instance) -> Vec<String
         .collect()
 }
 
-/// What a daemon was given, and what it chose where it was given nothing.
-fn runs_with(running: &Up, status: &Status, instance: &Instance) -> Vec<Argument> {
+/// Returns the options of the running daemon, including the values it chose for options that were
+/// not given.
+fn effective_options(running: &Up, status: &Status, instance: &Instance) -> Vec<Argument> {
     let etcd = cluster(&running.cluster).ok().flatten().map(|options| options.etcd);
     let chosen = [
         ("--datapath", Some(status.datapath.clone())),
@@ -52,11 +55,13 @@ fn runs_with(running: &Up, status: &Status, instance: &Instance) -> Vec<Argument
     all
 }
 
-/// What the daemon of this process id was started with; `None` if the kernel does not tell, or it is another version's.
-fn arguments_of(pid: u32) -> Option<Up> {
+/// Returns the arguments that the daemon with this process id was started with. Returns `None` if
+/// the kernel does not show them, or if another version of vswitch wrote them and they cannot be
+/// parsed.
+fn arguments_of_process(pid: u32) -> Option<Up> {
     let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
-    let words = line.strip_suffix('\0').unwrap_or(&line).split('\0');
-    match Cli::try_parse_from(words).ok()?.command {
+    let arguments = line.strip_suffix('\0').unwrap_or(&line).split('\0');
+    match Cli::try_parse_from(arguments).ok()?.command {
         Command::Up(running) => Some(running),
         _ => None,
     }
@@ -67,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_that_is_no_daemon_has_no_options() {
-        assert!(arguments_of(std::process::id()).is_none());
+    fn process_that_is_not_a_daemon_has_no_arguments() {
+        assert!(arguments_of_process(std::process::id()).is_none());
     }
 }

@@ -1,4 +1,4 @@
-//! The server on real sockets, with clients and resolvers that are played here.
+//! Tests of the DNS server on real sockets, with test clients and test resolvers.
 
 mod forwarding;
 mod names;
@@ -20,22 +20,27 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::sync::mpsc;
 
-use super::listen::framed;
+use super::listen::with_length;
 use super::{DnsServer, Limits, Names, ResolverFiles, Transport};
 use crate::model::NetworkId;
 
-/// After which a test has failed that would otherwise hang.
-const HANGS: Duration = Duration::from_secs(60);
+/// Time after which a hanging test fails.
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(super) const NETWORK: NetworkId = NetworkId::from_bytes([1; 32]);
 pub(super) const OTHER_NETWORK: NetworkId = NetworkId::from_bytes([2; 32]);
 
-/// Limits that no test reaches by chance.
-pub(super) fn patient() -> Limits {
-    Limits { idle: HANGS, attempt: HANGS, forward: HANGS, ..Limits::default() }
+/// Returns limits that no test reaches by accident.
+pub(super) fn long_timeouts() -> Limits {
+    Limits {
+        idle_timeout: TEST_TIMEOUT,
+        attempt_timeout: TEST_TIMEOUT,
+        forward_timeout: TEST_TIMEOUT,
+        ..Limits::default()
+    }
 }
 
-/// A loopback address that no other test has.
+/// Returns a loopback address that no other test uses.
 pub(super) fn address() -> IpAddr {
     static LAST: AtomicU16 = AtomicU16::new(1);
     let [high, low] = LAST.fetch_add(1, Ordering::Relaxed).to_be_bytes();
@@ -43,14 +48,14 @@ pub(super) fn address() -> IpAddr {
     Ipv4Addr::new(127, 64 + process % 128, 100 + high, low).into()
 }
 
-/// A switch with a few names.
+/// Implementation of [`Names`] with a few fixed names.
 #[derive(Debug)]
-pub(super) struct Known {
+pub(super) struct FixedNames {
     pub(super) names: BTreeMap<&'static str, Vec<IpAddr>>,
     pub(super) forwards: AtomicBool,
 }
 
-impl Default for Known {
+impl Default for FixedNames {
     fn default() -> Self {
         let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
         let many = (0..100).map(|last| Ipv4Addr::new(10, 9, 1, last).into());
@@ -64,7 +69,7 @@ impl Default for Known {
     }
 }
 
-impl Names for Known {
+impl Names for FixedNames {
     fn addresses(&self, network: NetworkId, _client: IpAddr, name: &str) -> Option<Vec<IpAddr>> {
         self.names.get(name).filter(|_| network == NETWORK).cloned()
     }
@@ -86,45 +91,49 @@ impl Names for Known {
     }
 }
 
-/// What came to a resolver.
+/// A query that a test resolver received.
 #[derive(Clone, Debug)]
-pub(super) struct Seen {
+pub(super) struct ReceivedQuery {
     pub(super) bytes: Vec<u8>,
     pub(super) transport: Transport,
     pub(super) from: SocketAddr,
 }
 
-/// What a resolver sends back, in order.
+/// Messages that a test resolver sends back, in order.
 pub(super) type Replies = BoxFuture<'static, Vec<Vec<u8>>>;
 
-/// A resolver of the host. It ends when dropped.
+/// Test resolver in place of a host's resolver. It stops when dropped.
 #[derive(Debug)]
 pub(super) struct Resolver {
     pub(super) address: SocketAddr,
-    seen: mpsc::UnboundedReceiver<Seen>,
+    seen: mpsc::UnboundedReceiver<ReceivedQuery>,
     tasks: tokio::task::JoinSet<()>,
 }
 
 impl Resolver {
-    /// One at a port that is free.
-    pub(super) async fn start(replies: impl Fn(Seen) -> Replies + Clone + Send + Sync + 'static) -> Self {
+    /// Starts a resolver at a free port.
+    pub(super) async fn start(replies: impl Fn(ReceivedQuery) -> Replies + Clone + Send + Sync + 'static) -> Self {
         let address = SocketAddr::new(address(), 0);
         let udp = UdpSocket::bind(address).await.expect("a UDP socket");
         let address = udp.local_addr().expect("an address");
-        Self::on(udp, TcpListener::bind(address).await.expect("a TCP socket"), replies)
+        Self::on_sockets(udp, TcpListener::bind(address).await.expect("a TCP socket"), replies)
     }
 
-    /// One more, at the same port.
-    pub(super) async fn start_beside(
+    /// Starts another resolver at the port of `other`, on an address of its own.
+    pub(super) async fn start_at_port_of(
         other: &Self,
-        replies: impl Fn(Seen) -> Replies + Clone + Send + Sync + 'static,
+        replies: impl Fn(ReceivedQuery) -> Replies + Clone + Send + Sync + 'static,
     ) -> Self {
         let address = SocketAddr::new(address(), other.address.port());
         let udp = UdpSocket::bind(address).await.expect("a UDP socket");
-        Self::on(udp, TcpListener::bind(address).await.expect("a TCP socket"), replies)
+        Self::on_sockets(udp, TcpListener::bind(address).await.expect("a TCP socket"), replies)
     }
 
-    fn on(udp: UdpSocket, tcp: TcpListener, replies: impl Fn(Seen) -> Replies + Clone + Send + Sync + 'static) -> Self {
+    fn on_sockets(
+        udp: UdpSocket,
+        tcp: TcpListener,
+        replies: impl Fn(ReceivedQuery) -> Replies + Clone + Send + Sync + 'static,
+    ) -> Self {
         let address = udp.local_addr().expect("an address");
         let (sender, seen) = mpsc::unbounded_channel();
         let mut tasks = tokio::task::JoinSet::new();
@@ -132,7 +141,7 @@ impl Resolver {
         tasks.spawn(async move {
             let mut buffer = vec![0; 65_536];
             while let Ok((length, from)) = udp.recv_from(&mut buffer).await {
-                let query = Seen { bytes: buffer[..length].to_vec(), transport: Transport::Udp, from };
+                let query = ReceivedQuery { bytes: buffer[..length].to_vec(), transport: Transport::Udp, from };
                 let (udp, replies) = (udp.clone(), replies(query.clone()));
                 let _ = report.send(query);
                 tokio::spawn(async move {
@@ -147,11 +156,11 @@ impl Resolver {
                 let (replies, report) = (by_tcp.clone(), sender.clone());
                 tokio::spawn(async move {
                     while let Some(bytes) = receive(&mut stream).await {
-                        let query = Seen { bytes, transport: Transport::Tcp, from };
+                        let query = ReceivedQuery { bytes, transport: Transport::Tcp, from };
                         let replies = replies(query.clone());
                         let _ = report.send(query);
                         for reply in replies.await {
-                            let _ = stream.write_all(&framed(&reply).expect("short")).await;
+                            let _ = stream.write_all(&with_length(&reply).expect("short")).await;
                         }
                     }
                 });
@@ -160,35 +169,35 @@ impl Resolver {
         Self { address, seen, tasks }
     }
 
-    /// The next query that comes.
-    pub(super) async fn next(&mut self) -> Seen {
-        guard(self.seen.recv()).await.expect("a query")
+    /// Waits for the next query.
+    pub(super) async fn next(&mut self) -> ReceivedQuery {
+        with_timeout(self.seen.recv()).await.expect("a query")
     }
 
-    /// The next query, if one has come.
-    pub(super) fn came(&mut self) -> Option<Seen> {
+    /// Returns the next query if one was received already.
+    pub(super) fn try_next(&mut self) -> Option<ReceivedQuery> {
         self.seen.try_recv().ok()
     }
 
-    /// Ends it, and closes its sockets.
+    /// Stops the resolver and closes its sockets.
     pub(super) async fn end(mut self) {
         self.tasks.shutdown().await;
     }
 }
 
-/// Never answers.
-pub(super) fn silent(_: Seen) -> Replies {
+/// Replies of a resolver that never answers.
+pub(super) fn silent(_: ReceivedQuery) -> Replies {
     Box::pin(std::future::pending())
 }
 
-/// Answers every query with one address.
-pub(super) fn at(address: &str) -> impl Fn(Seen) -> Replies + Clone + Send + Sync + 'static {
+/// Replies of a resolver that answers every query with one address.
+pub(super) fn answering_with(address: &str) -> impl Fn(ReceivedQuery) -> Replies + Clone + Send + Sync + 'static {
     let address: IpAddr = address.parse().expect("an address");
     move |query| Box::pin(async move { vec![with_addresses(&query.bytes, &[address])] })
 }
 
-/// Answers every query with a code.
-pub(super) fn with_code(code: ResponseCode) -> impl Fn(Seen) -> Replies + Clone + Send + Sync + 'static {
+/// Replies of a resolver that answers every query with a response code.
+pub(super) fn with_code(code: ResponseCode) -> impl Fn(ReceivedQuery) -> Replies + Clone + Send + Sync + 'static {
     move |query| {
         Box::pin(async move {
             let mut message = Message::from_vec(&query.bytes).expect("a query").into_response();
@@ -198,7 +207,7 @@ pub(super) fn with_code(code: ResponseCode) -> impl Fn(Seen) -> Replies + Clone 
     }
 }
 
-/// An answer with these addresses.
+/// Returns an answer to `query` with these addresses.
 pub(super) fn with_addresses(query: &[u8], addresses: &[IpAddr]) -> Vec<u8> {
     let mut message = Message::from_vec(query).expect("a query").into_response();
     let name = message.queries[0].name.clone();
@@ -212,69 +221,69 @@ pub(super) fn with_addresses(query: &[u8], addresses: &[IpAddr]) -> Vec<u8> {
     message.to_vec().expect("a message")
 }
 
-/// A server with its files and its names, on an address of its own.
+/// DNS server under test with its resolver files and names, on an address of its own.
 pub(super) struct Fixture {
     pub(super) server: DnsServer,
-    pub(super) at: SocketAddr,
-    pub(super) known: Arc<Known>,
+    pub(super) server_address: SocketAddr,
+    pub(super) known: Arc<FixedNames>,
     pub(super) files: TempDir,
 }
 
 impl Fixture {
-    /// Serves the network at the resolver's port; the host asks that resolver.
+    /// Serves [`NETWORK`] at the resolver's port, with this resolver in the host's file.
     pub(super) async fn start(resolver: &Resolver, limits: Limits) -> Self {
         Self::with_resolvers(&[resolver], limits).await
     }
 
-    /// The same with several resolvers at the same port.
+    /// Serves [`NETWORK`] with several resolvers, all at the same port.
     pub(super) async fn with_resolvers(resolvers: &[&Resolver], limits: Limits) -> Self {
         let files = tempfile::tempdir().expect("a directory");
         let paths = ResolverFiles::new(files.path().join("resolv.conf"), files.path().join("behind-stub"));
-        let known = Arc::new(Known::default());
+        let known = Arc::new(FixedNames::default());
         let port = resolvers[0].address.port();
         let server = DnsServer::with_port(known.clone(), paths, port, limits);
-        let at = SocketAddr::new(address(), port);
-        server.serve(NETWORK, vec![at.ip()]).await.expect("served");
-        let fixture = Self { server, at, known, files };
+        let server_address = SocketAddr::new(address(), port);
+        server.serve(NETWORK, vec![server_address.ip()]).await.expect("served");
+        let fixture = Self { server, server_address, known, files };
         fixture.write("resolv.conf", resolvers.iter().map(|resolver| resolver.address.ip()));
         fixture
     }
 
-    /// Writes a file that names resolvers.
+    /// Writes a resolv.conf file with these resolvers.
     pub(super) fn write(&self, file: &str, resolvers: impl IntoIterator<Item = IpAddr>) {
         let lines: String = resolvers.into_iter().map(|resolver| format!("nameserver {resolver}\n")).collect();
         fs::write(self.files.path().join(file), lines).expect("written");
     }
 
-    /// Asks by UDP.
+    /// Queries a name over UDP.
     pub(super) async fn ask(&self, name: &str, kind: RecordType) -> Message {
         self.send(&question(name, kind)).await
     }
 
-    /// Sends a query by UDP, and checks that what comes back belongs to it.
+    /// Sends a query over UDP and checks that the answer belongs to it.
     pub(super) async fn send(&self, query: &Message) -> Message {
-        let answer = exchange(self.at, &query.to_vec().expect("a message")).await;
-        belongs(query, &answer)
+        let answer = exchange(self.server_address, &query.to_vec().expect("a message")).await;
+        check_answer(query, &answer)
     }
 
-    /// The same by TCP.
+    /// Sends a query over TCP and checks that the answer belongs to it.
     pub(super) async fn send_by_tcp(&self, query: &Message) -> Message {
-        let mut stream = TcpStream::connect(self.at).await.expect("connected");
+        let mut stream = TcpStream::connect(self.server_address).await.expect("connected");
         send(&mut stream, &query.to_vec().expect("a message")).await;
-        let answer = guard(receive(&mut stream)).await.expect("an answer");
-        belongs(query, &answer)
+        let answer = with_timeout(receive(&mut stream)).await.expect("an answer");
+        check_answer(query, &answer)
     }
 }
 
-fn belongs(query: &Message, answer: &[u8]) -> Message {
+fn check_answer(query: &Message, answer: &[u8]) -> Message {
     let answer = Message::from_vec(answer).expect("a message");
     assert_eq!(answer.metadata.id, query.metadata.id);
-    // Compares names as they are written.
+    // The debug format shows the case of names, which `==` ignores.
     assert_eq!(format!("{:?}", answer.queries), format!("{:?}", query.queries));
     answer
 }
 
-/// A query for a name, which may end with a dot.
+/// Returns a query for a name, with or without the final dot.
 pub(super) fn question(name: &str, kind: RecordType) -> Message {
     let mut name = Name::from_ascii(name).expect("a name");
     name.set_fqdn(true);
@@ -284,24 +293,24 @@ pub(super) fn question(name: &str, kind: RecordType) -> Message {
     message
 }
 
-/// The addresses in an answer.
+/// Returns the addresses in an answer, as text.
 pub(super) fn addresses(answer: &Message) -> Vec<String> {
     answer.answers.iter().filter_map(|record| record.data.ip_addr()).map(|address| address.to_string()).collect()
 }
 
-/// The code of an answer.
+/// Returns the response code of an answer.
 pub(super) fn code(answer: &Message) -> ResponseCode {
     answer.metadata.response_code
 }
 
-/// Sends a datagram from a new socket, and waits for what comes back.
+/// Sends a datagram from a new socket and returns the datagram that comes back.
 pub(super) async fn exchange(server: SocketAddr, bytes: &[u8]) -> Vec<u8> {
     let client = client(server, None).await;
     client.send(bytes).await.expect("sent");
     receive_datagram(&client).await
 }
 
-/// A socket that talks to the server, from an address if it matters.
+/// Returns a UDP socket connected to the server, bound to the source address `from` if given.
 pub(super) async fn client(server: SocketAddr, from: Option<IpAddr>) -> UdpSocket {
     let any: IpAddr = if server.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { server.ip() };
     let socket = UdpSocket::bind((from.unwrap_or(any), 0)).await.expect("a socket");
@@ -311,11 +320,11 @@ pub(super) async fn client(server: SocketAddr, from: Option<IpAddr>) -> UdpSocke
 
 pub(super) async fn receive_datagram(socket: &UdpSocket) -> Vec<u8> {
     let mut buffer = vec![0; 65_536];
-    let length = guard(socket.recv(&mut buffer)).await.expect("received");
+    let length = with_timeout(socket.recv(&mut buffer)).await.expect("received");
     buffer[..length].to_vec()
 }
 
-/// A connection from an address of its own.
+/// Connects to the server from the source address `from`.
 pub(super) async fn connect_from(from: IpAddr, server: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.bind(SocketAddr::new(from, 0)).expect("bound");
@@ -323,10 +332,10 @@ pub(super) async fn connect_from(from: IpAddr, server: SocketAddr) -> TcpStream 
 }
 
 pub(super) async fn send(stream: &mut TcpStream, message: &[u8]) {
-    stream.write_all(&framed(message).expect("short")).await.expect("sent");
+    stream.write_all(&with_length(message).expect("short")).await.expect("sent");
 }
 
-/// The next message of a connection; none if it has been closed.
+/// Returns the next message of a connection, or `None` if it was closed.
 pub(super) async fn receive(stream: &mut TcpStream) -> Option<Vec<u8>> {
     let length = stream.read_u16().await.ok()?;
     let mut message = vec![0; usize::from(length)];
@@ -334,7 +343,7 @@ pub(super) async fn receive(stream: &mut TcpStream) -> Option<Vec<u8>> {
     Some(message)
 }
 
-/// Fails a test that hangs.
-pub(super) async fn guard<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(HANGS, future).await.expect("it hangs")
+/// Waits for `future`, and fails the test after [`TEST_TIMEOUT`].
+pub(super) async fn with_timeout<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(TEST_TIMEOUT, future).await.expect("the test timed out")
 }

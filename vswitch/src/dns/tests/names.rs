@@ -1,4 +1,4 @@
-//! Our own names, and what is refused.
+//! Tests of answers for endpoint names, and of refused messages.
 
 use std::sync::atomic::Ordering;
 
@@ -12,9 +12,9 @@ use super::super::rotation::Rotation;
 use super::*;
 
 #[tokio::test]
-async fn names_of_ours_are_answered_by_type_and_never_asked_of_others() {
-    let mut resolver = Resolver::start(at("192.0.2.1")).await;
-    let fixture = Fixture::start(&resolver, patient()).await;
+async fn endpoint_names_are_answered_by_type_and_never_forwarded() {
+    let mut resolver = Resolver::start(answering_with("192.0.2.1")).await;
+    let fixture = Fixture::start(&resolver, long_timeouts()).await;
 
     let answer = fixture.ask("web", RecordType::A).await;
     assert_eq!(addresses(&answer), ["10.9.0.2", "10.9.0.3", "10.9.0.4"]);
@@ -25,7 +25,7 @@ async fn names_of_ours_are_answered_by_type_and_never_asked_of_others() {
     assert_eq!(addresses(&fixture.ask("web", RecordType::ANY).await).len(), 4);
     assert_eq!(addresses(&fixture.ask("db.blue", RecordType::A).await), ["10.9.0.5"]);
 
-    // The name's case is the client's, in the question (checked in `send`) and in the answer.
+    // The question (checked in `send`) and the answer have the name in the client's case.
     let answer = fixture.ask("WeB", RecordType::AAAA).await;
     assert_eq!(addresses(&answer), ["fd00::2"]);
     assert_eq!(answer.answers[0].name.to_string(), "WeB.");
@@ -36,26 +36,26 @@ async fn names_of_ours_are_answered_by_type_and_never_asked_of_others() {
     }
     let answer = fixture.send_by_tcp(&question("web", RecordType::AAAA)).await;
     assert_eq!(addresses(&answer), ["fd00::2"]);
-    assert!(resolver.came().is_none());
+    assert!(resolver.try_next().is_none());
 }
 
 #[tokio::test]
-async fn each_of_several_addresses_is_the_first_in_its_turn() {
+async fn the_first_of_several_addresses_rotates() {
     let resolver = Resolver::start(silent).await;
-    let fixture = Fixture::start(&resolver, patient()).await;
+    let fixture = Fixture::start(&resolver, long_timeouts()).await;
     let mut firsts = Vec::new();
     for _ in 0..4 {
         firsts.push(addresses(&fixture.ask("web", RecordType::A).await).remove(0));
-        // As a client does that asks for both.
+        // Clients query both types.
         fixture.ask("WEB", RecordType::AAAA).await;
     }
     assert_eq!(firsts, ["10.9.0.2", "10.9.0.3", "10.9.0.4", "10.9.0.2"]);
 }
 
 #[tokio::test]
-async fn addresses_of_ours_have_names_and_only_others_are_asked_for_elsewhere() {
+async fn only_reverse_queries_for_foreign_addresses_are_forwarded() {
     let mut resolver = Resolver::start(with_code(ResponseCode::NotAuth)).await;
-    let fixture = Fixture::start(&resolver, patient()).await;
+    let fixture = Fixture::start(&resolver, long_timeouts()).await;
     let reverse = |address: &str| Name::from(address.parse::<IpAddr>().expect("an address")).to_string();
     for (address, name) in [("10.9.0.3", "web."), ("fd00::6", "six."), ("10.9.0.5", "db.blue.")] {
         let answer = fixture.ask(&reverse(address), RecordType::PTR).await;
@@ -67,17 +67,17 @@ async fn addresses_of_ours_have_names_and_only_others_are_asked_for_elsewhere() 
     for address in ["10.9.7.7", "fd00::77"] {
         assert_eq!(code(&fixture.ask(&reverse(address), RecordType::PTR).await), ResponseCode::NXDomain);
     }
-    assert!(resolver.came().is_none());
+    assert!(resolver.try_next().is_none());
     for name in [reverse("192.0.2.1"), reverse("2001:db8::1"), "9.10.in-addr.arpa".to_owned()] {
         assert_eq!(code(&fixture.ask(&name, RecordType::PTR).await), ResponseCode::NotAuth, "{name}");
-        assert!(resolver.came().is_some());
+        assert!(resolver.try_next().is_some());
     }
 }
 
 #[tokio::test]
-async fn an_internal_network_reaches_no_resolver() {
-    let mut resolver = Resolver::start(at("192.0.2.1")).await;
-    let fixture = Fixture::start(&resolver, patient()).await;
+async fn queries_in_an_internal_network_are_not_forwarded() {
+    let mut resolver = Resolver::start(answering_with("192.0.2.1")).await;
+    let fixture = Fixture::start(&resolver, long_timeouts()).await;
     fixture.known.forwards.store(false, Ordering::Relaxed);
     for name in ["example.org", "single", "db.blue.example.org", "1.2.0.192.in-addr.arpa", "."] {
         for kind in [RecordType::A, RecordType::AAAA, RecordType::PTR, RecordType::TXT, RecordType::Unknown(4242)] {
@@ -88,27 +88,27 @@ async fn an_internal_network_reaches_no_resolver() {
         }
     }
     assert_eq!(addresses(&fixture.ask("six", RecordType::AAAA).await), ["fd00::6"]);
-    assert!(resolver.came().is_none());
+    assert!(resolver.try_next().is_none());
 }
 
 #[tokio::test]
-async fn a_name_that_only_looks_like_ours_is_none() {
-    let mut resolver = Resolver::start(at("192.0.2.1")).await;
-    let fixture = Fixture::start(&resolver, patient()).await;
+async fn a_name_that_only_resembles_an_endpoint_name_is_forwarded() {
+    let mut resolver = Resolver::start(answering_with("192.0.2.1")).await;
+    let fixture = Fixture::start(&resolver, long_timeouts()).await;
     let mut one_label = question("x", RecordType::A);
     one_label.queries[0].name = Name::from_labels(["db.blue".as_bytes()]).expect("a name");
     let mut other_class = question("web", RecordType::A);
     other_class.queries[0].query_class = DNSClass::CH;
     for query in [one_label, other_class, question("web.example.org", RecordType::A)] {
         assert_eq!(addresses(&fixture.send(&query).await), ["192.0.2.1"]);
-        assert!(resolver.came().is_some());
+        assert!(resolver.try_next().is_some());
     }
 }
 
 #[tokio::test]
-async fn an_answer_that_is_too_long_for_a_datagram_says_so_and_is_whole_by_tcp() {
+async fn an_answer_too_long_for_a_datagram_is_truncated_and_complete_over_tcp() {
     let resolver = Resolver::start(silent).await;
-    let fixture = Fixture::start(&resolver, patient()).await;
+    let fixture = Fixture::start(&resolver, long_timeouts()).await;
     let mut query = question("many", RecordType::A);
     for (limit, edns) in [(512, None), (512, Some(100)), (1232, Some(1232))] {
         query.edns = edns.map(|size| {
@@ -116,10 +116,10 @@ async fn an_answer_that_is_too_long_for_a_datagram_says_so_and_is_whole_by_tcp()
             edns.set_max_payload(size).set_dnssec_ok(true);
             edns
         });
-        let bytes = exchange(fixture.at, &query.to_vec().expect("a message")).await;
+        let bytes = exchange(fixture.server_address, &query.to_vec().expect("a message")).await;
         let answer = Message::from_vec(&bytes).expect("a message");
         assert!(answer.metadata.truncation);
-        // As much as there is room for, and always the OPT record.
+        // The answer holds as many records as fit, and always the OPT record.
         assert!(bytes.len() <= limit && bytes.len() + 28 > limit, "{} of {limit}", bytes.len());
         assert_eq!(answer.edns.is_some(), edns.is_some());
         assert!(answer.edns.is_none_or(|edns| edns.flags().dnssec_ok && edns.version() == 0));
@@ -134,9 +134,9 @@ async fn an_answer_that_is_too_long_for_a_datagram_says_so_and_is_whole_by_tcp()
 }
 
 #[tokio::test]
-async fn what_is_no_plain_query_is_refused_and_what_is_an_answer_is_left_alone() {
-    let mut resolver = Resolver::start(at("192.0.2.1")).await;
-    let fixture = Fixture::start(&resolver, patient()).await;
+async fn unsupported_queries_are_refused_and_responses_are_ignored() {
+    let mut resolver = Resolver::start(answering_with("192.0.2.1")).await;
+    let fixture = Fixture::start(&resolver, long_timeouts()).await;
     let refused = async |query: &Message| code(&fixture.send(query).await);
     for zone in ["web", "example.org"] {
         assert_eq!(refused(&question(zone, RecordType::AXFR)).await, ResponseCode::Refused);
@@ -150,10 +150,11 @@ async fn what_is_no_plain_query_is_refused_and_what_is_an_answer_is_left_alone()
         edns.set_version(1);
         edns
     });
-    // The number 16 has two names (RFC 6895 section 2.3).
+    // Code 16 has two names (RFC 6895 section 2.3).
     assert_eq!(u16::from(refused(&newer).await), u16::from(ResponseCode::BADVERS));
 
-    let raw = async |bytes: &[u8]| Message::from_vec(&exchange(fixture.at, bytes).await).expect("a message");
+    let raw =
+        async |bytes: &[u8]| Message::from_vec(&exchange(fixture.server_address, bytes).await).expect("a message");
     for operation in [OpCode::Update, OpCode::Notify, OpCode::Status, OpCode::Unknown(9)] {
         let mut query = question("web", RecordType::SOA);
         query.metadata.op_code = operation;
@@ -177,8 +178,8 @@ async fn what_is_no_plain_query_is_refused_and_what_is_an_answer_is_left_alone()
         assert_eq!(answer.metadata.id.to_be_bytes(), bytes[..2]);
     }
 
-    // Nothing comes back for these: what comes next is the answer to what is sent next.
-    let client = client(fixture.at, None).await;
+    // These messages get no answer: the next received datagram answers the next query.
+    let client = client(fixture.server_address, None).await;
     let mut response = question("web", RecordType::A);
     response.metadata.message_type = MessageType::Response;
     for bytes in [&response.to_vec().expect("a message")[..], b"", b"short", &[0xff; 64]] {
@@ -186,12 +187,12 @@ async fn what_is_no_plain_query_is_refused_and_what_is_an_answer_is_left_alone()
     }
     client.send(&whole).await.expect("sent");
     assert_eq!(receive_datagram(&client).await[..2], whole[..2]);
-    assert!(resolver.came().is_none());
+    assert!(resolver.try_next().is_none());
 }
 
 proptest! {
     #[test]
-    fn no_bytes_panic(
+    fn arbitrary_messages_never_cause_a_panic(
         mut bytes in proptest::collection::vec(any::<u8>(), 0..600),
         like_a_query in any::<bool>(),
         internal in any::<bool>(),
@@ -201,24 +202,24 @@ proptest! {
             let additional = bytes[11] & 1;
             bytes[2..12].copy_from_slice(&[1, 0, 0, 1, 0, 0, 0, 0, 0, additional]);
         }
-        asked(&bytes, internal);
-        // And bytes that are nearly a query.
+        check_decision(&bytes, internal);
+        // The second input is a query with random changes.
         let mut query = question("web", RecordType::A).to_vec().expect("a message");
         query.truncate(cut);
         let from = query.len().min(2);
         query.iter_mut().skip(from).zip(&bytes).filter(|(_, noise)| **noise > 200).for_each(|(byte, noise)| *byte ^= noise);
         query.extend_from_slice(&bytes);
-        asked(&query, internal);
-        if let Ok(query) = Query::read(&question("web", RecordType::A).to_vec().expect("a message"), Transport::Udp) {
+        check_decision(&query, internal);
+        if let Ok(query) = Query::parse(&question("web", RecordType::A).to_vec().expect("a message"), Transport::Udp) {
             let id = u16::from_be_bytes([bytes.first().copied().unwrap_or(0), bytes.get(1).copied().unwrap_or(0)]);
             prop_assert!(!query.is_answered_by(&bytes, id));
-            query.cut(&bytes);
+            query.truncate(&bytes);
         }
     }
 }
 
-fn asked(bytes: &[u8], internal: bool) {
-    let known = Known::default();
+fn check_decision(bytes: &[u8], internal: bool) {
+    let known = FixedNames::default();
     known.forwards.store(!internal, Ordering::Relaxed);
     let client = IpAddr::from([10, 9, 0, 2]);
     for transport in [Transport::Udp, Transport::Tcp] {
@@ -228,7 +229,7 @@ fn asked(bytes: &[u8], internal: bool) {
                 assert_eq!(sent[2..], bytes[2..]);
             }
             Decision::Answer(answer) => assert_eq!(answer[..2], bytes[..2]),
-            Decision::Silence => {}
+            Decision::Ignore => {}
         }
     }
 }

@@ -1,54 +1,57 @@
-//! The messages of ctnetlink (linux/netfilter/nfnetlink_conntrack.h), as far as they are needed here.
+//! Encodes and parses the ctnetlink messages that this crate needs
+//! (linux/netfilter/nfnetlink_conntrack.h).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NlasIterator};
 use nix::errno::Errno;
 
-/// `NFNL_SUBSYS_CTNETLINK`, the upper half of a message's type, with `IPCTNL_MSG_CT_NEW`, `_GET` and `_DELETE`.
+/// Message types: `NFNL_SUBSYS_CTNETLINK` in the upper byte, `IPCTNL_MSG_CT_NEW`, `_GET` or
+/// `_DELETE` in the lower byte.
 const NEW: u16 = 1 << 8;
 const GET: u16 = 1 << 8 | 1;
 const DELETE: u16 = 1 << 8 | 2;
-/// `NLMSG_ERROR` and `NLMSG_DONE`.
+/// Message types `NLMSG_ERROR` and `NLMSG_DONE`.
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
-/// struct nlmsghdr and struct nfgenmsg.
+/// Lengths of struct nlmsghdr, and of it together with struct nfgenmsg, in bytes.
 const NLMSGHDR: usize = 16;
 const HEADERS: usize = NLMSGHDR + 4;
 
-/// `CTA_*`.
+/// Attribute types `CTA_*`.
 const TUPLE_ORIG: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
 const ID: u16 = 12;
 const ZONE: u16 = 18;
-/// `CTA_TUPLE_*`.
+/// Attribute types `CTA_TUPLE_*`.
 const TUPLE_IP: u16 = 1;
 const TUPLE_PROTO: u16 = 2;
-/// `CTA_IP_*`.
+/// Attribute types `CTA_IP_*`.
 const V4_SRC: u16 = 1;
 const V4_DST: u16 = 2;
 const V6_SRC: u16 = 3;
 const V6_DST: u16 = 4;
-/// `CTA_PROTO_*`.
+/// Attribute types `CTA_PROTO_*`.
 const PROTO_NUM: u16 = 1;
 const PROTO_DST_PORT: u16 = 3;
-/// `NLA_F_NESTED`.
+/// Attribute flag `NLA_F_NESTED`.
 const NESTED: u16 = 1 << 15;
 
 /// A tracked connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Entry {
-    /// Its first packet.
+    /// Addresses of the first packet, before translation.
     pub(super) original: Tuple,
-    /// The answer to that.
+    /// Addresses of the reply packets.
     pub(super) reply: Tuple,
-    /// `AF_INET` or `AF_INET6`.
+    /// Address family: `AF_INET` or `AF_INET6`.
     pub(super) family: u8,
-    /// What tells the kernel which one it is, as it came: the tuple, the number and the zone.
+    /// Attributes that identify the connection to the kernel, unchanged: original tuple, id and
+    /// zone.
     pub(super) identity: Vec<(u16, Vec<u8>)>,
 }
 
-/// What is looked at of the packets in one direction.
+/// Addresses and ports of the packets in one direction, as far as they are needed here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Tuple {
     pub(super) source: Option<IpAddr>,
@@ -57,29 +60,30 @@ pub(super) struct Tuple {
     pub(super) destination_port: Option<u16>,
 }
 
-/// What the kernel sends.
+/// A message from the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// A connection.
+    /// A tracked connection.
     Entry(Box<Entry>),
-    /// The list changed while it was read.
+    /// The list changed during the read.
     Interrupted,
-    /// There is no more; or a refusal.
+    /// End of the answer, with the kernel's error if it refused the request.
     End(Option<Errno>),
 }
 
-/// Asks for all connections of both families.
+/// Returns the request to list all connections of both address families.
 pub(super) fn dump() -> Vec<u8> {
-    message(GET, NLM_F_REQUEST | NLM_F_DUMP, 0, &[])
+    encode(GET, NLM_F_REQUEST | NLM_F_DUMP, 0, &[])
 }
 
-/// Asks to forget one. By its number too: another with the same addresses may have come.
+/// Returns the request to delete one connection. The request contains the connection's id, because
+/// a newer connection may have the same addresses.
 pub(super) fn delete(entry: &Entry) -> Vec<u8> {
-    message(DELETE, NLM_F_REQUEST | NLM_F_ACK, entry.family, &entry.identity)
+    encode(DELETE, NLM_F_REQUEST | NLM_F_ACK, entry.family, &entry.identity)
 }
 
-/// Reads a message, if it is one that belongs to an answer.
-pub(super) fn read(message: &[u8]) -> Vec<Answer> {
+/// Parses a message. Returns nothing for a message that is not part of an answer.
+pub(super) fn parse(message: &[u8]) -> Vec<Answer> {
     let number = |at: usize| message.get(at..at + 2).map(|bytes| u16::from_ne_bytes([bytes[0], bytes[1]]));
     let (Some(kind), Some(flags)) = (number(4), number(6)) else { return Vec::new() };
     let mut answers = Vec::new();
@@ -87,7 +91,7 @@ pub(super) fn read(message: &[u8]) -> Vec<Answer> {
         answers.push(Answer::Interrupted);
     }
     match kind {
-        NEW => answers.extend(entry(message).map(|entry| Answer::Entry(Box::new(entry)))),
+        NEW => answers.extend(parse_entry(message).map(|entry| Answer::Entry(Box::new(entry)))),
         ERROR | DONE => {
             let code = message.get(NLMSGHDR..NLMSGHDR + 4).and_then(|bytes| bytes.try_into().ok());
             let code = code.map_or(0, i32::from_ne_bytes);
@@ -98,16 +102,16 @@ pub(super) fn read(message: &[u8]) -> Vec<Answer> {
     answers
 }
 
-fn entry(message: &[u8]) -> Option<Entry> {
+fn parse_entry(message: &[u8]) -> Option<Entry> {
     let mut entry = Entry { family: *message.get(NLMSGHDR)?, ..Entry::default() };
     for attribute in NlasIterator::new(message.get(HEADERS..)?).flatten() {
         let value = attribute.value();
         match attribute.kind() {
             TUPLE_ORIG => {
-                entry.original = tuple(value);
+                entry.original = parse_tuple(value);
                 entry.identity.push((TUPLE_ORIG | NESTED, value.to_owned()));
             }
-            TUPLE_REPLY => entry.reply = tuple(value),
+            TUPLE_REPLY => entry.reply = parse_tuple(value),
             kind @ (ID | ZONE) => entry.identity.push((kind, value.to_owned())),
             _ => {}
         }
@@ -115,14 +119,14 @@ fn entry(message: &[u8]) -> Option<Entry> {
     Some(entry)
 }
 
-fn tuple(attributes: &[u8]) -> Tuple {
+fn parse_tuple(attributes: &[u8]) -> Tuple {
     let mut tuple = Tuple::default();
     for outer in NlasIterator::new(attributes).flatten() {
         for inner in NlasIterator::new(outer.value()).flatten() {
             let value = inner.value();
             match (outer.kind(), inner.kind()) {
-                (TUPLE_IP, V4_SRC | V6_SRC) => tuple.source = address(value),
-                (TUPLE_IP, V4_DST | V6_DST) => tuple.destination = address(value),
+                (TUPLE_IP, V4_SRC | V6_SRC) => tuple.source = parse_address(value),
+                (TUPLE_IP, V4_DST | V6_DST) => tuple.destination = parse_address(value),
                 (TUPLE_PROTO, PROTO_NUM) => tuple.protocol = value.first().copied(),
                 (TUPLE_PROTO, PROTO_DST_PORT) => tuple.destination_port = value.try_into().ok().map(u16::from_be_bytes),
                 _ => {}
@@ -132,13 +136,14 @@ fn tuple(attributes: &[u8]) -> Tuple {
     tuple
 }
 
-fn address(bytes: &[u8]) -> Option<IpAddr> {
+fn parse_address(bytes: &[u8]) -> Option<IpAddr> {
     let ipv4 = <[u8; 4]>::try_from(bytes).map(|bytes| Ipv4Addr::from(bytes).into());
     ipv4.or_else(|_| <[u8; 16]>::try_from(bytes).map(|bytes| Ipv6Addr::from(bytes).into())).ok()
 }
 
-fn message(kind: u16, flags: u16, family: u8, attributes: &[(u16, Vec<u8>)]) -> Vec<u8> {
-    // struct nlmsghdr, the length of it to be filled in, the sequence number and the port 0; then struct nfgenmsg.
+fn encode(kind: u16, flags: u16, family: u8, attributes: &[(u16, Vec<u8>)]) -> Vec<u8> {
+    // struct nlmsghdr, whose length is filled in below and whose sequence number and port are 0;
+    // then struct nfgenmsg.
     let mut bytes = vec![0; 4];
     bytes.extend(kind.to_ne_bytes());
     bytes.extend(flags.to_ne_bytes());
@@ -161,10 +166,10 @@ mod tests {
     use super::*;
 
     fn nested(kind: u16, attributes: &[(u16, Vec<u8>)]) -> (u16, Vec<u8>) {
-        (kind | NESTED, message(0, 0, 0, attributes).split_off(HEADERS))
+        (kind | NESTED, encode(0, 0, 0, attributes).split_off(HEADERS))
     }
 
-    fn one() -> Vec<u8> {
+    fn connection_message() -> Vec<u8> {
         let tuple = |source: [u8; 4], destination: [u8; 4], port: u16| {
             let ip = nested(TUPLE_IP, &[(V4_SRC, source.into()), (V4_DST, destination.into())]);
             let port = (PROTO_DST_PORT, port.to_be_bytes().into());
@@ -172,37 +177,39 @@ mod tests {
         };
         let original = nested(TUPLE_ORIG, &tuple([192, 0, 2, 9], [192, 0, 2, 1], 53));
         let reply = nested(TUPLE_REPLY, &tuple([172, 17, 0, 2], [192, 0, 2, 9], 40000));
-        message(NEW, 0, 2, &[original, reply, (ID, vec![1, 2, 3, 4])])
+        encode(NEW, 0, 2, &[original, reply, (ID, vec![1, 2, 3, 4])])
     }
 
     #[test]
-    fn a_connection_is_read_and_named_as_it_came() {
-        let [Answer::Entry(entry)] = &read(&one())[..] else { panic!("{:?}", read(&one())) };
+    fn a_delete_request_repeats_the_identity_of_the_parsed_connection() {
+        let [Answer::Entry(entry)] = &parse(&connection_message())[..] else {
+            panic!("{:?}", parse(&connection_message()))
+        };
         assert_eq!(entry.original.destination, Some(IpAddr::from([192, 0, 2, 1])));
         assert_eq!((entry.original.protocol, entry.original.destination_port), (Some(17), Some(53)));
         assert_eq!(entry.reply.source, Some(IpAddr::from([172, 17, 0, 2])));
         let mut request = delete(entry);
         assert_eq!(request[4..6], DELETE.to_ne_bytes());
         request[4..6].copy_from_slice(&NEW.to_ne_bytes());
-        let [Answer::Entry(again)] = &read(&request)[..] else { panic!("{request:?}") };
+        let [Answer::Entry(again)] = &parse(&request)[..] else { panic!("{request:?}") };
         assert_eq!((&again.original, &again.identity), (&entry.original, &entry.identity));
     }
 
     #[test]
-    fn ends_and_refusals_are_told_apart() {
-        let end = |kind, code: i32| read(&[&message(kind, 0, 0, &[])[..NLMSGHDR], &code.to_ne_bytes()].concat());
+    fn ends_and_refusals_are_distinguished() {
+        let end = |kind, code: i32| parse(&[&encode(kind, 0, 0, &[])[..NLMSGHDR], &code.to_ne_bytes()].concat());
         assert_eq!(end(DONE, 0), [Answer::End(None)]);
         assert_eq!(end(ERROR, 0), [Answer::End(None)]);
         assert_eq!(end(ERROR, -2), [Answer::End(Some(Errno::ENOENT))]);
-        assert_eq!(read(&message(DONE, NLM_F_DUMP_INTR, 0, &[])), [Answer::Interrupted, Answer::End(None)]);
+        assert_eq!(parse(&encode(DONE, NLM_F_DUMP_INTR, 0, &[])), [Answer::Interrupted, Answer::End(None)]);
     }
 
     #[test]
-    fn what_is_cut_short_is_not_read() {
-        let whole = one();
+    fn truncated_messages_never_cause_a_panic() {
+        let whole = connection_message();
         for length in 0..whole.len() {
-            let _no_panic = read(&whole[..length]);
+            let _no_panic = parse(&whole[..length]);
         }
-        assert_eq!(read(&[]), []);
+        assert_eq!(parse(&[]), []);
     }
 }

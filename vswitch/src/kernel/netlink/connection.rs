@@ -1,4 +1,5 @@
-//! Requests and their answers over one socket; requests that belong together travel in one datagram.
+//! Sends requests over one socket and collects their answers. Requests that belong together are
+//! sent in one datagram.
 
 use std::io;
 use std::sync::Arc;
@@ -20,40 +21,42 @@ use super::NetlinkError;
 use super::error::{Hint, Refusal};
 use crate::kernel::netns::Netns;
 
-/// An answer that is not there by then is lost. The kernel answers before sendto(2) returns, but that one waits for
-/// everybody else who changes devices, and for the grace periods (RCU) of removed ones: seconds on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Maximum time to wait for an answer. The kernel answers before sendto(2) returns, but sendto(2)
+/// waits for all other changes of devices and for the RCU grace periods of removed devices. This
+/// takes seconds on a busy machine.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How often a list is read that changes meanwhile.
-const ATTEMPTS: usize = 20;
-/// The refusal that we give such a list.
-const INTERRUPTED: Errno = Errno::EINTR;
+/// Maximum number of attempts to read a list that changes during the read.
+const MAX_ATTEMPTS: usize = 20;
+/// Error number used for the answer of a list that changed during the read.
+const LIST_CHANGED: Errno = Errno::EINTR;
 
-/// `NLM_F_CAPPED` and `NLM_F_ACK_TLVS` (linux/netlink.h), flags of an acknowledgement: it repeats only the header of
-/// what it acknowledges; attributes follow.
+/// Flags of an acknowledgement, `NLM_F_CAPPED` and `NLM_F_ACK_TLVS` (linux/netlink.h): only the
+/// header of the request is repeated; attributes follow.
 const CAPPED: u16 = 0x100;
 const ACK_TLVS: u16 = 0x200;
-/// `NLMSGERR_ATTR_MSG`.
+/// Attribute type `NLMSGERR_ATTR_MSG`.
 const ATTR_MSG: u16 = 1;
-/// struct nlmsghdr.
+/// Length of struct nlmsghdr in bytes.
 const HEADER: usize = 16;
 
-/// An open connection, driven by a task that ends with the last clone.
+/// An open connection. Its task ends when the last clone is dropped.
 #[derive(Clone, Debug)]
 pub(super) struct Connection {
     handle: ConnectionHandle<RouteNetlinkMessage>,
-    /// Held by whoever lists something: the kernel lists one thing at a time on a socket, and is busy (EBUSY) for others.
+    /// Lock for list requests. The kernel handles one list per socket at a time and answers EBUSY
+    /// to others.
     listing: Arc<Mutex<()>>,
 }
 
-/// One request.
+/// A request message with its flags.
 #[derive(Clone, Debug)]
 pub(super) struct Request {
     message: RouteNetlinkMessage,
     flags: u16,
 }
 
-/// What the kernel sent for one request: the messages asked for, none for a change; or its refusal.
+/// Answer to one request: the requested messages (none for a change), or the kernel's refusal.
 pub(super) type Answer = Result<Vec<RouteNetlinkMessage>, Refusal>;
 
 impl Request {
@@ -61,8 +64,8 @@ impl Request {
         Self { message, flags }
     }
 
-    /// About one object that is there. Questions too are acknowledged, so that an answer that cannot be read is not
-    /// waited for.
+    /// Creates a request about one existing object. Queries request an acknowledgement too, so that
+    /// the caller does not wait for an answer that cannot be parsed.
     pub(super) const fn acknowledged(message: RouteNetlinkMessage) -> Self {
         Self::new(message, NLM_F_REQUEST | NLM_F_ACK)
     }
@@ -74,46 +77,48 @@ pub(super) struct Change {
     pub(super) operation: &'static str,
     pub(super) object: String,
     pub(super) request: Request,
-    /// The refusal that means that there is nothing to do.
-    pub(super) done_if: Option<Errno>,
+    /// Error number that counts as success because the change is not needed.
+    pub(super) ignored_errno: Option<Errno>,
 }
 
 impl Connection {
     pub(super) fn open(netns: Option<&Netns>) -> Result<Self, NetlinkError> {
         let mut socket = open_socket(netns)?;
         let options = socket.socket_mut();
-        // Acknowledgements in the kernel's words, without what we sent.
+        // Acknowledgements have an explanation and do not repeat the request.
         options.set_ext_ack(true).and_then(|()| options.set_cap_ack(true)).map_err(NetlinkError::Socket)?;
         let (mut connection, handle, _) =
             from_socket_with_codec::<RouteNetlinkMessage, TokioSocket, NetlinkCodec>(socket);
-        // They tell one request's answer from the next one's, and success from a connection that broke.
+        // These messages separate the answers of requests, and distinguish success from a broken
+        // connection.
         connection.set_forward_ack(true);
         connection.set_forward_done(true);
         tokio::spawn(connection);
         Ok(Self { handle, listing: Arc::default() })
     }
 
-    /// Sends requests in one system call; the kernel carries them out in order, whether or not one fails. Returns an
-    /// answer for each.
+    /// Sends requests in one system call and returns one answer for each. The kernel executes all
+    /// of them in order, even if one fails.
     pub(super) async fn transact<const N: usize>(
         &self,
         operation: &'static str,
         requests: [Request; N],
     ) -> Result<[Answer; N], NetlinkError> {
-        let lost = || NetlinkError::NoAnswer { operation, object: String::new() };
-        let answers = self.exchange(requests.into()).await.ok_or_else(lost)?;
-        answers.try_into().map_err(|_| lost())
+        let no_answer = || NetlinkError::NoAnswer { operation, object: String::new() };
+        let answers = self.exchange(requests.into()).await.ok_or_else(no_answer)?;
+        answers.try_into().map_err(|_| no_answer())
     }
 
-    /// Makes changes in one system call. Returns the first failure; those behind it may have been made.
+    /// Makes changes in one system call. Returns the first failure; the changes after it may have
+    /// been made.
     pub(super) async fn change(&self, changes: impl IntoIterator<Item = Change>) -> Result<(), NetlinkError> {
         let changes: Vec<_> = changes.into_iter().collect();
         let answers = self.exchange(changes.iter().map(|change| change.request.clone()).collect()).await;
         let mut answers = answers.into_iter().flatten();
-        for Change { operation, object, done_if, .. } in changes {
+        for Change { operation, object, ignored_errno, .. } in changes {
             match answers.next() {
                 None => return Err(NetlinkError::NoAnswer { operation, object }),
-                Some(Err(refusal)) if Some(refusal.errno) != done_if => {
+                Some(Err(refusal)) if Some(refusal.errno) != ignored_errno => {
                     return Err(NetlinkError::refused(operation, &object, refusal));
                 }
                 Some(_) => {}
@@ -122,32 +127,33 @@ impl Connection {
         Ok(())
     }
 
-    /// Everything that the kernel lists. Starts again where the list changed while it was read.
+    /// Returns a complete list from the kernel. Reads it again if it changed during the read.
     pub(super) async fn dump(
         &self,
         operation: &'static str,
         request: Request,
     ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
         let _listing = self.listing.lock().await;
-        for _ in 0..ATTEMPTS {
+        for _ in 0..MAX_ATTEMPTS {
             match self.transact(operation, [request.clone()]).await? {
-                // Busy: with the rest of a list that somebody asked for and has given up.
-                [Err(refusal)] if matches!(refusal.errno, INTERRUPTED | Errno::EBUSY) => {}
+                // EBUSY: the socket still delivers an earlier list whose reader was cancelled.
+                [Err(refusal)] if matches!(refusal.errno, LIST_CHANGED | Errno::EBUSY) => {}
                 [answer] => return answer.map_err(|refusal| NetlinkError::refused(operation, "", refusal)),
             }
         }
-        Err(NetlinkError::Unsteady { operation })
+        Err(NetlinkError::Changing { operation })
     }
 
     async fn exchange(&self, requests: Vec<Request>) -> Option<Vec<Answer>> {
         let count = requests.len();
-        let messages: Vec<_> = requests.into_iter().map(message).collect();
+        let messages: Vec<_> = requests.into_iter().map(to_message).collect();
         let stream = self.handle.request_batch(messages, SocketAddr::new(0, 0)).ok()?;
-        tokio::time::timeout(PATIENCE, collect(stream, count)).await.ok()?
+        tokio::time::timeout(ANSWER_TIMEOUT, collect(stream, count)).await.ok()?
     }
 }
 
-/// Makes a socket in a namespace: by a thread that ends before this returns, if it is a foreign one.
+/// Opens a socket in a namespace. For a foreign namespace, a thread does so that ends before this
+/// function returns.
 pub(super) fn open_socket(netns: Option<&Netns>) -> Result<TokioSocket, NetlinkError> {
     let runtime = Handle::try_current().map_err(|error| NetlinkError::Socket(io::Error::other(error)))?;
     let open = || {
@@ -161,13 +167,14 @@ pub(super) fn open_socket(netns: Option<&Netns>) -> Result<TokioSocket, NetlinkE
     socket.map_err(NetlinkError::Socket)
 }
 
-fn message(request: Request) -> NetlinkMessage<RouteNetlinkMessage> {
+fn to_message(request: Request) -> NetlinkMessage<RouteNetlinkMessage> {
     let mut message = NetlinkMessage::from(request.message);
     message.header.flags = request.flags;
     message
 }
 
-/// Sorts what comes in into one answer per request. None if it ends too early.
+/// Groups received messages into one answer per request. Returns `None` if the stream ends too
+/// early.
 async fn collect(
     mut stream: impl futures::Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + Unpin,
     count: usize,
@@ -185,14 +192,14 @@ async fn collect(
             }
             NetlinkPayload::Error(error) => {
                 let errno = error.code.map(|code| Errno::from_raw(-code.get()));
-                errno.map(|errno| Refusal { errno, hint: hint(header.flags, &error) })
+                errno.map(|errno| Refusal { errno, hint: parse_hint(header.flags, &error) })
             }
             NetlinkPayload::Done(done) if done.code < 0 => {
                 Some(Refusal { errno: Errno::from_raw(-done.code), hint: Hint::default() })
             }
             NetlinkPayload::Done(_) if interrupted => {
                 interrupted = false;
-                Some(Refusal { errno: INTERRUPTED, hint: Hint::default() })
+                Some(Refusal { errno: LIST_CHANGED, hint: Hint::default() })
             }
             NetlinkPayload::Done(_) => None,
             _ => continue,
@@ -203,16 +210,16 @@ async fn collect(
     Some(answers)
 }
 
-/// The text in a refusal, behind the header of what is refused.
-fn hint(flags: u16, error: &ErrorMessage) -> Hint {
+/// Returns the text in an error message, which follows the repeated request or its header.
+fn parse_hint(flags: u16, error: &ErrorMessage) -> Hint {
     if flags & ACK_TLVS == 0 {
         return Hint::default();
     }
-    let refused = match error.header.first_chunk() {
+    let offset = match error.header.first_chunk() {
         Some(length) if flags & CAPPED == 0 => (u32::from_ne_bytes(*length) as usize).next_multiple_of(4),
         _ => HEADER,
     };
-    let attributes = error.header.get(refused..).unwrap_or_default();
+    let attributes = error.header.get(offset..).unwrap_or_default();
     let text = NlasIterator::new(attributes).flatten().find(|attribute| attribute.kind() == ATTR_MSG);
     Hint(text.map(|text| String::from_utf8_lossy(text.value()).trim_end_matches('\0').into()))
 }
@@ -244,15 +251,15 @@ mod tests {
     }
 
     #[test]
-    fn the_kernels_words_are_found() {
+    fn the_text_of_an_extended_acknowledgement_is_found() {
         let mut header = [0; HEADER];
         header[..4].copy_from_slice(&22_u32.to_ne_bytes());
         let capped = error(-22, &[&header[..], &text("no")].concat());
-        assert_eq!(hint(CAPPED | ACK_TLVS, &capped), Hint(Some("no".into())));
-        let whole = error(-22, &[&header[..], &[0; 8], &text("not so")].concat());
-        assert_eq!(hint(ACK_TLVS, &whole), Hint(Some("not so".into())));
-        assert_eq!(hint(CAPPED, &capped), Hint(None));
-        assert_eq!(hint(ACK_TLVS, &error(-22, &[0xff; 7])), Hint(None));
+        assert_eq!(parse_hint(CAPPED | ACK_TLVS, &capped), Hint(Some("no".into())));
+        let uncapped = error(-22, &[&header[..], &[0; 8], &text("not so")].concat());
+        assert_eq!(parse_hint(ACK_TLVS, &uncapped), Hint(Some("not so".into())));
+        assert_eq!(parse_hint(CAPPED, &capped), Hint(None));
+        assert_eq!(parse_hint(ACK_TLVS, &error(-22, &[0xff; 7])), Hint(None));
     }
 
     #[tokio::test]
@@ -272,20 +279,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_that_breaks_is_no_success() {
+    async fn a_broken_connection_gives_no_answer() {
         assert_eq!(collect(futures::stream::iter([]), 1).await, None);
     }
 
     #[tokio::test]
-    async fn a_list_that_changed_while_it_was_read_is_refused() {
+    async fn a_list_that_changed_during_the_read_is_refused() {
         let link = NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(Default::default()));
         let replies = [reply(NLM_F_DUMP_INTR, link), reply(0, NetlinkPayload::Done(Default::default()))];
         let answers = collect(futures::stream::iter(replies), 1).await.unwrap();
-        assert_eq!(answers[0].as_ref().unwrap_err().errno, INTERRUPTED);
+        assert_eq!(answers[0].as_ref().unwrap_err().errno, LIST_CHANGED);
     }
 
     #[tokio::test]
-    async fn lists_that_are_asked_for_at_the_same_time_are_all_read() {
+    async fn concurrent_list_requests_are_all_answered() {
         let connection = Connection::open(None).expect("a socket");
         let lists = (0..50).map(|_| connection.dump("list the routes", super::super::route::query_routes()));
         let lists = futures::future::join_all(lists).await;

@@ -1,4 +1,4 @@
-//! What rtnetlink refuses, and about what, in the kernel's own words.
+//! Errors of rtnetlink requests.
 
 use std::fmt;
 use std::io;
@@ -7,74 +7,74 @@ use nix::errno::Errno;
 
 use crate::kernel::netns::NetnsError;
 
-/// What rtnetlink refused, and about what.
+/// Error of an rtnetlink request, with the operation and its object.
 #[derive(Debug, thiserror::Error)]
 pub enum NetlinkError {
-    /// No socket.
+    /// The netlink socket cannot be opened.
     #[error("cannot open a netlink socket: {0}")]
     Socket(#[source] io::Error),
-    /// The namespace could not be entered.
+    /// The namespace cannot be entered.
     #[error(transparent)]
     Netns(#[from] NetnsError),
-    /// It is there already.
-    #[error("cannot {operation} {object}: it exists already{hint}")]
+    /// The object already exists.
+    #[error("cannot {operation} {object}: it already exists{hint}")]
     Exists {
-        /// What was to be done.
+        /// Operation that failed.
         operation: &'static str,
-        /// To what.
+        /// Object of the operation.
         object: String,
-        /// What the kernel added.
+        /// Explanation from the kernel.
         hint: Hint,
     },
-    /// It is not there.
-    #[error("cannot {operation} {object}: there is none{hint}")]
+    /// The object does not exist.
+    #[error("cannot {operation} {object}: it does not exist{hint}")]
     NotFound {
-        /// What was to be done.
+        /// Operation that failed.
         operation: &'static str,
-        /// To what.
+        /// Object of the operation.
         object: String,
-        /// What the kernel added.
+        /// Explanation from the kernel.
         hint: Hint,
     },
-    /// Not allowed.
+    /// The process lacks the permission.
     #[error("cannot {operation} {object}: no permission{hint}")]
     Permission {
-        /// What was to be done.
+        /// Operation that failed.
         operation: &'static str,
-        /// To what.
+        /// Object of the operation.
         object: String,
-        /// What the kernel added.
+        /// Explanation from the kernel.
         hint: Hint,
     },
-    /// Anything else.
+    /// Any other error of the kernel.
     #[error("cannot {operation} {object}: {}{hint}", errno.desc())]
     Kernel {
-        /// What was to be done.
+        /// Operation that failed.
         operation: &'static str,
-        /// To what.
+        /// Object of the operation.
         object: String,
-        /// The kernel's error number.
+        /// Error number of the kernel.
         errno: Errno,
-        /// What the kernel added.
+        /// Explanation from the kernel.
         hint: Hint,
     },
-    /// A list that was another each time it was read.
-    #[error("cannot {operation}: it keeps changing while it is read")]
-    Unsteady {
-        /// What was to be done.
+    /// The list changed during each attempt to read it.
+    #[error("cannot {operation}: the list keeps changing during the read")]
+    Changing {
+        /// Operation that failed.
         operation: &'static str,
     },
-    /// The kernel did not answer, or what it answered cannot be read.
-    #[error("cannot {operation} {object}: no answer of the kernel that could be read")]
+    /// The kernel did not answer, or its answer cannot be parsed.
+    #[error("cannot {operation} {object}: the kernel sent no readable answer")]
     NoAnswer {
-        /// What was to be done.
+        /// Operation that failed.
         operation: &'static str,
-        /// To what.
+        /// Object of the operation.
         object: String,
     },
 }
 
-/// What the kernel says about an error beside its number (its extended acknowledgement), if anything.
+/// Text of the kernel's extended acknowledgement, which explains an error beyond its number.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hint(pub Option<Box<str>>);
 
@@ -87,7 +87,7 @@ impl fmt::Display for Hint {
     }
 }
 
-/// The kernel's refusal of one request.
+/// Error answer of the kernel to one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) errno: Errno,
@@ -95,7 +95,7 @@ pub(super) struct Refusal {
 }
 
 impl NetlinkError {
-    /// Names what was refused.
+    /// Builds the error for the refusal of an operation on an object.
     pub(super) fn refused(operation: &'static str, object: &str, refusal: Refusal) -> Self {
         let (object, Refusal { errno, hint }) = (object.to_owned(), refusal);
         match errno {
@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_are_typed_and_say_what_the_kernel_said() {
+    fn errors_are_typed_and_contain_the_text_of_the_kernel() {
         let refused = |errno, hint: Option<&str>| {
             let refusal = Refusal { errno, hint: Hint(hint.map(Box::from)) };
             NetlinkError::refused("set the MTU of", "link 7", refusal)

@@ -1,5 +1,6 @@
-//! Changes of links, as the kernel reports them. By hand, not through a connection: the task of one would outlive its
-//! listener, and an overrun would have it discard nothing.
+//! Receives the kernel's events about links and paths. The module reads the socket itself instead
+//! of using a connection: a connection's task would outlive the receiver of the events, and would
+//! not discard the queue after an overrun.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
@@ -12,51 +13,55 @@ use nix::sys::socket::{setsockopt, sockopt};
 use tokio::sync::mpsc;
 
 use super::connection::open_socket;
-use super::{NetlinkError, link_in};
+use super::{NetlinkError, parse_link};
 use crate::kernel::link::Link;
 use crate::kernel::netns::Netns;
 
-/// What happened to a link.
+/// A change of a link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LinkEvent {
-    /// It came, or something about it changed.
+    /// The link was added, or one of its properties changed.
     Changed(Link),
-    /// It went, or is in another namespace now.
+    /// The link was removed, or moved to another namespace.
     Removed {
-        /// Its number.
+        /// Interface index.
         index: u32,
-        /// Its last name.
+        /// Last name of the link.
         name: String,
     },
-    /// Events were lost, and those that waited are discarded: look at everything again.
+    /// Events were lost, and the queued ones were discarded. The receiver must read the state of
+    /// all links again.
     Lost,
 }
 
-/// RTMGRP_LINK, bit 0 of the legacy groups (linux/rtnetlink.h).
-const GROUP: u32 = 1;
-/// RTMGRP_LINK, and of each family RTMGRP_IFADDR and RTMGRP_ROUTE: IPv4 routes go with their links and addresses unsaid.
+/// Multicast group RTMGRP_LINK, bit 0 of the legacy groups (linux/rtnetlink.h).
+const LINK_GROUP: u32 = 1;
+/// Multicast groups RTMGRP_LINK, and RTMGRP_IFADDR and RTMGRP_ROUTE of both families. The kernel
+/// sends no route event for IPv4 routes that it removes together with their link or address.
 const PATH_GROUPS: u32 = 0x1 | 0x10 | 0x40 | 0x100 | 0x400;
-/// What the kernel keeps for us: some hundreds of events, several times its default.
-const BACKLOG: usize = 1 << 20;
-/// More than the kernel puts into one datagram.
-const DATAGRAM: usize = 64 << 10;
+/// Size of the socket's receive buffer in bytes: room for some hundreds of events, several times
+/// the default.
+const RECEIVE_BUFFER: usize = 1 << 20;
+/// Size of the receive buffer for one datagram in bytes, more than the kernel sends at once.
+const MAX_DATAGRAM: usize = 64 << 10;
 
-/// Follows the links of a namespace until the receiver is dropped.
-pub(super) fn follow(netns: Option<&Netns>) -> Result<mpsc::UnboundedReceiver<LinkEvent>, NetlinkError> {
+/// Starts a task that sends the link events of a namespace until the receiver is dropped.
+pub(super) fn subscribe_to_links(netns: Option<&Netns>) -> Result<mpsc::UnboundedReceiver<LinkEvent>, NetlinkError> {
     let mut socket = open_socket(netns)?;
     // SAFETY: the descriptor is the socket's, which outlives the borrow.
     let descriptor = unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) };
-    if let Err(errno) = setsockopt(&descriptor, sockopt::RcvBufForce, &BACKLOG) {
-        tracing::warn!("link events have less room than wanted: {errno}");
+    if let Err(errno) = setsockopt(&descriptor, sockopt::RcvBufForce, &RECEIVE_BUFFER) {
+        tracing::warn!("cannot enlarge the receive buffer for link events: {errno}");
     }
-    socket.socket_mut().bind(&SocketAddr::new(0, GROUP)).map_err(NetlinkError::Socket)?;
+    socket.socket_mut().bind(&SocketAddr::new(0, LINK_GROUP)).map_err(NetlinkError::Socket)?;
     let (sender, receiver) = mpsc::unbounded_channel();
-    tokio::spawn(pass_on(socket, sender));
+    tokio::spawn(forward_events(socket, sender));
     Ok(receiver)
 }
 
-/// Says that something of the paths has changed, not what: a host with many routes has more news than anybody reads.
-pub(super) fn follow_paths(netns: Option<&Netns>) -> Result<mpsc::Receiver<()>, NetlinkError> {
+/// Starts a task that reports changes of links, addresses and routes. The event has no details,
+/// because a host with many routes produces too many changes to read them all.
+pub(super) fn subscribe_to_paths(netns: Option<&Netns>) -> Result<mpsc::Receiver<()>, NetlinkError> {
     let mut socket = open_socket(netns)?;
     socket.socket_mut().bind(&SocketAddr::new(0, PATH_GROUPS)).map_err(NetlinkError::Socket)?;
     let (sender, receiver) = mpsc::channel(1);
@@ -68,46 +73,47 @@ pub(super) fn follow_paths(netns: Option<&Netns>) -> Result<mpsc::Receiver<()>, 
                 () = sender.closed() => return,
             };
             if let Err(error) = received {
-                tracing::error!("events of routes: {error}");
+                tracing::error!("cannot receive path events: {error}");
                 return;
             }
-            // One that waits says it already.
-            let _waits = sender.try_send(());
+            // If the channel is full, a queued event already reports the change.
+            let _queued = sender.try_send(());
         }
     });
     Ok(receiver)
 }
 
-async fn pass_on(socket: TokioSocket, listener: mpsc::UnboundedSender<LinkEvent>) {
+async fn forward_events(socket: TokioSocket, sender: mpsc::UnboundedSender<LinkEvent>) {
     let mut buffer = BytesMut::new();
     loop {
         let received = tokio::select! {
             received = receive(&socket, &mut buffer) => received,
-            () = listener.closed() => return,
+            () = sender.closed() => return,
         };
         let events = match received {
-            Ok(true) => events(&buffer),
+            Ok(true) => parse_events(&buffer),
             Ok(false) => vec![LinkEvent::Lost],
             Err(error) => {
-                tracing::error!("link events: {error}");
+                tracing::error!("cannot receive link events: {error}");
                 return;
             }
         };
         for event in events {
-            if listener.send(event).is_err() {
+            if sender.send(event).is_err() {
                 return;
             }
         }
     }
 }
 
-/// Waits for what the kernel sends next: true if it is in the buffer, false if some was lost.
+/// Waits for the next datagram of the kernel. Returns true if it is in the buffer, false if events
+/// were lost.
 async fn receive(socket: &TokioSocket, buffer: &mut BytesMut) -> io::Result<bool> {
     loop {
         buffer.clear();
-        buffer.reserve(DATAGRAM);
+        buffer.reserve(MAX_DATAGRAM);
         match socket.recv_from(buffer).await {
-            // Others than the kernel may send to the socket.
+            // Processes can also send to the socket. The kernel has port 0.
             Ok(sender) if sender.port_number() != 0 => {}
             Ok(_) => return Ok(true),
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
@@ -119,29 +125,30 @@ async fn receive(socket: &TokioSocket, buffer: &mut BytesMut) -> io::Result<bool
     }
 }
 
-/// Reads off what waits. Until nothing does, the kernel goes on to drop events, and does not say so again
-/// (NETLINK_S_CONGESTED): only who looks after that sees everything.
+/// Discards all queued datagrams. Until the queue is empty, the kernel keeps dropping events
+/// without another ENOBUFS error (NETLINK_S_CONGESTED). The state must therefore be read again
+/// after this call.
 fn discard(socket: &TokioSocket, buffer: &mut BytesMut) {
     loop {
         buffer.clear();
-        buffer.reserve(DATAGRAM);
+        buffer.reserve(MAX_DATAGRAM);
         match socket.socket_ref().recv(buffer, libc::MSG_DONTWAIT) {
-            // Nothing waits any more; or something worse, which comes again when it is next read from.
+            // The queue is empty, or the socket failed, which the next read reports again.
             Err(error) if error.raw_os_error() != Some(libc::ENOBUFS) => return,
             _ => {}
         }
     }
 }
 
-/// The events in one datagram.
-fn events(mut datagram: &[u8]) -> Vec<LinkEvent> {
+/// Returns the events in one datagram.
+fn parse_events(mut datagram: &[u8]) -> Vec<LinkEvent> {
     let mut events = Vec::new();
     while let Ok(header) = NetlinkBuffer::new_checked(datagram) {
         let length = header.length() as usize;
         match NetlinkMessage::<RouteNetlinkMessage>::deserialize(&datagram[..length]) {
-            Ok(message) => events.extend(event(message.payload)),
+            Ok(message) => events.extend(parse_event(message.payload)),
             Err(error) => {
-                tracing::warn!("a link event cannot be read: {error}");
+                tracing::warn!("cannot parse a link event: {error}");
                 events.push(LinkEvent::Lost);
             }
         }
@@ -150,9 +157,9 @@ fn events(mut datagram: &[u8]) -> Vec<LinkEvent> {
     events
 }
 
-fn event(payload: NetlinkPayload<RouteNetlinkMessage>) -> Option<LinkEvent> {
+fn parse_event(payload: NetlinkPayload<RouteNetlinkMessage>) -> Option<LinkEvent> {
     let NetlinkPayload::InnerMessage(message) = payload else { return None };
-    let link = link_in(&message)?;
+    let link = parse_link(&message)?;
     Some(match message {
         RouteNetlinkMessage::DelLink(_) => LinkEvent::Removed { index: link.index, name: link.name },
         _ => LinkEvent::Changed(link),
@@ -183,28 +190,28 @@ mod tests {
     }
 
     #[test]
-    fn events_are_read_one_after_the_other() {
+    fn all_events_of_a_datagram_are_parsed() {
         let changed = datagram(RouteNetlinkMessage::NewLink(link(AddressFamily::Unspec)));
         let removed = datagram(RouteNetlinkMessage::DelLink(link(AddressFamily::Unspec)));
-        let both = events(&[changed, removed].concat());
+        let both = parse_events(&[changed, removed].concat());
         assert!(matches!(&both[0], LinkEvent::Changed(link) if link.name == "eth5"));
         assert_eq!(both[1..], [LinkEvent::Removed { index: 5, name: "eth5".to_owned() }]);
     }
 
     #[test]
-    fn a_port_that_leaves_its_bridge_is_not_gone() {
-        assert_eq!(events(&datagram(RouteNetlinkMessage::DelLink(link(AddressFamily::Bridge)))), []);
+    fn a_port_that_leaves_its_bridge_is_not_removed() {
+        assert_eq!(parse_events(&datagram(RouteNetlinkMessage::DelLink(link(AddressFamily::Bridge)))), []);
     }
 
     #[test]
-    fn an_event_that_cannot_be_read_is_lost_and_those_behind_it_are_not() {
-        // A header that announces nothing but itself: no room for what a link event begins with.
-        let mut broken = vec![0; 16];
-        broken[0] = 16;
-        broken[4] = 16;
+    fn a_malformed_event_is_reported_as_lost_and_the_next_one_is_parsed() {
+        // A message that is only a header, too short for the struct ifinfomsg of a link event.
+        let mut malformed = vec![0; 16];
+        malformed[0] = 16;
+        malformed[4] = 16;
         let removed = datagram(RouteNetlinkMessage::DelLink(link(AddressFamily::Unspec)));
-        let both = events(&[broken, removed].concat());
+        let both = parse_events(&[malformed, removed].concat());
         assert_eq!(both, [LinkEvent::Lost, LinkEvent::Removed { index: 5, name: "eth5".to_owned() }]);
-        assert_eq!(events(&[0; 10]), []);
+        assert_eq!(parse_events(&[0; 10]), []);
     }
 }

@@ -1,4 +1,5 @@
-//! Addresses, routes and neighbors: what the kernel says of them, and the messages that add and remove them.
+//! Parses the kernel's messages about addresses, routes, rules and neighbors, and builds the
+//! messages that change them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -22,18 +23,19 @@ use super::connection::{Change, Request};
 /// A route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// Where to.
+    /// Destination prefix.
     pub destination: IpNet,
-    /// By which link, the first where there are several; none where packets are refused.
+    /// Interface index of the link, the first one of a multipath route; `None` for a route that
+    /// refuses packets.
     pub index: Option<u32>,
-    /// By which gateway, if it is not on the link itself.
+    /// Gateway; `None` if the destination is on the link itself.
     pub gateway: Option<IpAddr>,
-    /// The lower is preferred.
+    /// Metric; the route with the lower metric is preferred.
     pub metric: u32,
 }
 
-/// The protocol (rtm_protocol, NDA_PROTOCOL) by which the routes and neighbors that we made are known. Nobody else's
-/// (linux/rtnetlink.h; iproute2, rt_protos).
+/// Protocol number (rtm_protocol, NDA_PROTOCOL) of the routes and neighbors that vswitch creates.
+/// No other program has this number (linux/rtnetlink.h; rt_protos of iproute2).
 pub const ROUTE_PROTOCOL: u8 = 118;
 
 const ADD: u16 = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
@@ -45,7 +47,7 @@ pub(super) fn add_address(index: u32, address: IpNet) -> Change {
     message.header.prefix_len = address.prefix_len();
     message.attributes = vec![AddressAttribute::Local(address.addr()), AddressAttribute::Address(address.addr())];
     match address {
-        // Subnets of two addresses have no broadcast (RFC 3021).
+        // Subnets of two addresses have no broadcast address (RFC 3021).
         IpNet::V4(address) if address.prefix_len() < 31 => {
             message.attributes.push(AddressAttribute::Broadcast(address.broadcast()));
         }
@@ -53,15 +55,20 @@ pub(super) fn add_address(index: u32, address: IpNet) -> Change {
         IpNet::V6(_) => message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad)),
     }
     let request = Request::new(RouteNetlinkMessage::NewAddress(message), ADD);
-    Change { operation: "add the address", object: address.to_string(), request, done_if: Some(Errno::EEXIST) }
+    Change { operation: "add the address", object: address.to_string(), request, ignored_errno: Some(Errno::EEXIST) }
 }
 
-pub(super) fn add_default(via: IpAddr, index: u32) -> Change {
-    let request = Request::new(RouteNetlinkMessage::NewRoute(default(via, index)), ADD);
-    Change { operation: "add the default route via", object: via.to_string(), request, done_if: Some(Errno::EEXIST) }
+pub(super) fn add_default_route(via: IpAddr, index: u32) -> Change {
+    let request = Request::new(RouteNetlinkMessage::NewRoute(default_route(via, index)), ADD);
+    Change {
+        operation: "add the default route via",
+        object: via.to_string(),
+        request,
+        ignored_errno: Some(Errno::EEXIST),
+    }
 }
 
-fn default(via: IpAddr, index: u32) -> RouteMessage {
+fn default_route(via: IpAddr, index: u32) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header = RouteHeader {
         address_family: family(via),
@@ -75,43 +82,45 @@ fn default(via: IpAddr, index: u32) -> RouteMessage {
     message
 }
 
-/// The same, in the place of the one that is there.
-pub(super) fn replace_default(via: IpAddr, index: u32) -> Change {
+/// Returns the change that adds a default route via a gateway and replaces an existing one.
+pub(super) fn replace_default_route(via: IpAddr, index: u32) -> Change {
     let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
-    let request = Request::new(RouteNetlinkMessage::NewRoute(default(via, index)), flags);
-    Change { operation: "replace the default route, by one via", object: via.to_string(), request, done_if: None }
+    let request = Request::new(RouteNetlinkMessage::NewRoute(default_route(via, index)), flags);
+    Change { operation: "replace the default route by one via", object: via.to_string(), request, ignored_errno: None }
 }
 
-/// A route by a device alone, whoever has the addresses behind it.
-pub(super) fn add_by_device(index: u32, destination: IpNet) -> Change {
-    // Without NLM_F_EXCL: a route to the same destination by another device does not make it needless.
+/// Returns the change that adds a route with a device and no gateway.
+pub(super) fn add_device_route(index: u32, destination: IpNet) -> Change {
+    // NLM_F_EXCL is not set: the route is also needed if another device has a route to the same
+    // destination.
     let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE;
-    let request = Request::new(RouteNetlinkMessage::NewRoute(by_device(index, destination)), flags);
+    let request = Request::new(RouteNetlinkMessage::NewRoute(device_route(index, destination)), flags);
     let object = format!("{destination} by link {index}");
-    Change { operation: "add the route to", object, request, done_if: Some(Errno::EEXIST) }
+    Change { operation: "add the route to", object, request, ignored_errno: Some(Errno::EEXIST) }
 }
 
-pub(super) fn remove_by_device(index: u32, destination: IpNet) -> Change {
-    let request = Request::acknowledged(RouteNetlinkMessage::DelRoute(by_device(index, destination)));
+pub(super) fn remove_device_route(index: u32, destination: IpNet) -> Change {
+    let request = Request::acknowledged(RouteNetlinkMessage::DelRoute(device_route(index, destination)));
     let object = format!("{destination} by link {index}");
-    Change { operation: "remove the route to", object, request, done_if: Some(Errno::ESRCH) }
+    Change { operation: "remove the route to", object, request, ignored_errno: Some(Errno::ESRCH) }
 }
 
-/// A route that refuses packets. Beside one of another metric it is another route.
+/// Returns the change that adds an unreachable route. Routes with different metrics are different
+/// routes.
 pub(super) fn add_unreachable(destination: IpNet, metric: u32) -> Change {
-    let request = Request::new(RouteNetlinkMessage::NewRoute(unreachable(destination, metric)), ADD);
-    let object = format!("{destination}, which refuses packets");
-    Change { operation: "add the route to", object, request, done_if: Some(Errno::EEXIST) }
+    let request = Request::new(RouteNetlinkMessage::NewRoute(unreachable_route(destination, metric)), ADD);
+    let object = format!("{destination} with the type unreachable");
+    Change { operation: "add the route to", object, request, ignored_errno: Some(Errno::EEXIST) }
 }
 
 pub(super) fn remove_unreachable(destination: IpNet, metric: u32) -> Change {
-    let request = Request::acknowledged(RouteNetlinkMessage::DelRoute(unreachable(destination, metric)));
-    let object = format!("{destination}, which refuses packets");
-    Change { operation: "remove the route to", object, request, done_if: Some(Errno::ESRCH) }
+    let request = Request::acknowledged(RouteNetlinkMessage::DelRoute(unreachable_route(destination, metric)));
+    let object = format!("{destination} with the type unreachable");
+    Change { operation: "remove the route to", object, request, ignored_errno: Some(Errno::ESRCH) }
 }
 
-fn unreachable(destination: IpNet, metric: u32) -> RouteMessage {
-    let mut message = by_device(0, destination);
+fn unreachable_route(destination: IpNet, metric: u32) -> RouteMessage {
+    let mut message = device_route(0, destination);
     message.header.kind = RouteType::Unreachable;
     message.header.scope = RouteScope::Universe;
     message.attributes.retain(|attribute| !matches!(attribute, RouteAttribute::Oif(_)));
@@ -119,33 +128,34 @@ fn unreachable(destination: IpNet, metric: u32) -> RouteMessage {
     message
 }
 
-/// Two rules of this priority and the next: what is for the prefix goes by host routes alone (of the main table), or is refused.
-/// The one that refuses comes first: never is there one that leads on without it.
+/// Returns the changes that add two rules, of this priority and the next. Packets to the prefix are
+/// sent by host routes of the main table, or are refused. The refusing rule is added first, so that
+/// the other one never exists without it.
 pub(super) fn add_guard(destination: Ipv6Net, priority: u32) -> [Change; 2] {
     let object = format!("{destination}");
-    let [hosts, refusal] = guard(destination, priority);
-    [refusal, hosts].map(|rule| Change {
+    let [lookup, refusal] = guard_rules(destination, priority);
+    [refusal, lookup].map(|rule| Change {
         operation: "add the rule for",
         object: object.clone(),
         request: Request::new(RouteNetlinkMessage::NewRule(rule), ADD),
-        done_if: Some(Errno::EEXIST),
+        ignored_errno: Some(Errno::EEXIST),
     })
 }
 
-/// The one that refuses goes last.
+/// Returns the changes that remove the two rules. The refusing rule is removed last.
 pub(super) fn remove_guard(destination: Ipv6Net, priority: u32) -> [Change; 2] {
     let object = format!("{destination}");
-    guard(destination, priority).map(|rule| Change {
+    guard_rules(destination, priority).map(|rule| Change {
         operation: "remove the rule for",
         object: object.clone(),
         request: Request::acknowledged(RouteNetlinkMessage::DelRule(rule)),
-        done_if: Some(Errno::ENOENT),
+        ignored_errno: Some(Errno::ENOENT),
     })
 }
 
-fn guard(destination: Ipv6Net, priority: u32) -> [RuleMessage; 2] {
-    /// What is longer than this is a host route.
-    const NOT_A_HOST: u32 = 127;
+fn guard_rules(destination: Ipv6Net, priority: u32) -> [RuleMessage; 2] {
+    /// Longest prefix length that is not a host route.
+    const LONGEST_NETWORK_PREFIX: u32 = 127;
     let rule = |action, priority, more| {
         let mut message = RuleMessage::default();
         message.header.family = AddressFamily::Inet6;
@@ -160,23 +170,21 @@ fn guard(destination: Ipv6Net, priority: u32) -> [RuleMessage; 2] {
         message
     };
     let main = u32::from(RouteHeader::RT_TABLE_MAIN);
-    let by_host_routes = vec![RuleAttribute::Table(main), RuleAttribute::SuppressPrefixLen(NOT_A_HOST)];
-    [
-        rule(RuleAction::ToTable, priority, by_host_routes),
-        rule(RuleAction::Unreachable, priority.saturating_add(1), Vec::new()),
-    ]
+    let lookup = vec![RuleAttribute::Table(main), RuleAttribute::SuppressPrefixLen(LONGEST_NETWORK_PREFIX)];
+    [rule(RuleAction::ToTable, priority, lookup), rule(RuleAction::Unreachable, priority.saturating_add(1), Vec::new())]
 }
 
-/// The default route by a device alone, unless there is one of the family.
-pub(super) fn default_by_device(index: u32, ipv6: bool) -> Change {
+/// Returns the change that adds a default route with a device and no gateway, unless the address
+/// family has a default route.
+pub(super) fn add_default_device_route(index: u32, ipv6: bool) -> Change {
     let any = if ipv6 { IpNet::V6(Ipv6Net::default()) } else { IpNet::V4(Ipv4Net::default()) };
-    let request = Request::new(RouteNetlinkMessage::NewRoute(by_device(index, any)), ADD);
+    let request = Request::new(RouteNetlinkMessage::NewRoute(device_route(index, any)), ADD);
     let object = format!("link {index}");
-    Change { operation: "add the default route by", object, request, done_if: Some(Errno::EEXIST) }
+    Change { operation: "add the default route by", object, request, ignored_errno: Some(Errno::EEXIST) }
 }
 
-fn by_device(index: u32, destination: IpNet) -> RouteMessage {
-    // The kernel refuses a destination with bits behind its prefix.
+fn device_route(index: u32, destination: IpNet) -> RouteMessage {
+    // The kernel refuses a destination with host bits.
     let destination = destination.trunc();
     let mut message = RouteMessage::default();
     message.header = RouteHeader {
@@ -184,7 +192,7 @@ fn by_device(index: u32, destination: IpNet) -> RouteMessage {
         destination_prefix_length: destination.prefix_len(),
         table: RouteHeader::RT_TABLE_MAIN,
         protocol: RouteProtocol::Other(ROUTE_PROTOCOL),
-        // IPv6 knows no scopes of routes.
+        // IPv6 routes have no scope.
         scope: if destination.addr().is_ipv4() { RouteScope::Link } else { RouteScope::Universe },
         kind: RouteType::Unicast,
         ..RouteHeader::default()
@@ -196,7 +204,7 @@ fn by_device(index: u32, destination: IpNet) -> RouteMessage {
     message
 }
 
-/// An entry that is never asked for and never given up, in the place of the one that is there.
+/// Returns the change that adds a permanent neighbor entry and replaces an existing one.
 pub(super) fn add_neighbor(index: u32, address: IpAddr, mac: Mac) -> Change {
     let mut message = neighbor(index, address);
     message.header.state = NeighbourState::Permanent;
@@ -204,13 +212,13 @@ pub(super) fn add_neighbor(index: u32, address: IpAddr, mac: Mac) -> Change {
     message.attributes.push(NeighbourAttribute::Protocol(RouteProtocol::Other(ROUTE_PROTOCOL)));
     let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
     let request = Request::new(RouteNetlinkMessage::NewNeighbour(message), flags);
-    Change { operation: "add the neighbor", object: format!("{address} of link {index}"), request, done_if: None }
+    Change { operation: "add the neighbor", object: format!("{address} of link {index}"), request, ignored_errno: None }
 }
 
 pub(super) fn remove_neighbor(index: u32, address: IpAddr) -> Change {
     let request = Request::acknowledged(RouteNetlinkMessage::DelNeighbour(neighbor(index, address)));
     let object = format!("{address} of link {index}");
-    Change { operation: "remove the neighbor", object, request, done_if: Some(Errno::ENOENT) }
+    Change { operation: "remove the neighbor", object, request, ignored_errno: Some(Errno::ENOENT) }
 }
 
 fn neighbor(index: u32, address: IpAddr) -> NeighbourMessage {
@@ -224,20 +232,22 @@ pub(super) fn query_neighbors() -> Request {
     Request::new(RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()), NLM_F_REQUEST | NLM_F_DUMP)
 }
 
-/// What removes the route or neighbor that a message brings, if we made it; on one link, or on all.
+/// Returns the change that removes the route or neighbor in a message. Returns `None` if it has
+/// another protocol than [`ROUTE_PROTOCOL`], or belongs to another link than `index`.
 pub(super) fn removal(message: &RouteNetlinkMessage, index: Option<u32>) -> Option<Change> {
-    let wanted = |on: Option<u32>| index.is_none() || on == index;
-    let ours = RouteProtocol::Other(ROUTE_PROTOCOL);
+    let is_wanted = |on: Option<u32>| index.is_none() || on == index;
+    let own_protocol = RouteProtocol::Other(ROUTE_PROTOCOL);
     match message {
         RouteNetlinkMessage::NewRoute(route) => {
             let on = route.attributes.iter().find_map(|attribute| match attribute {
                 RouteAttribute::Oif(index) => Some(*index),
                 _ => None,
             });
-            if route.header.protocol != ours || !wanted(on) {
+            if route.header.protocol != own_protocol || !is_wanted(on) {
                 return None;
             }
-            // What tells it from others; the rest of what the kernel says of it is not for its removal.
+            // Only the attributes that identify the route are kept. The others must not be sent in
+            // a removal.
             let mut message = route.clone();
             message.header.flags = RouteFlags::empty();
             message.attributes.retain(|attribute| {
@@ -252,17 +262,17 @@ pub(super) fn removal(message: &RouteNetlinkMessage, index: Option<u32>) -> Opti
             });
             let object = on.map_or_else(|| "no link".to_owned(), |on| format!("link {on}"));
             let request = Request::acknowledged(RouteNetlinkMessage::DelRoute(message));
-            Some(Change { operation: "remove a route by", object, request, done_if: Some(Errno::ESRCH) })
+            Some(Change { operation: "remove a route by", object, request, ignored_errno: Some(Errno::ESRCH) })
         }
         RouteNetlinkMessage::NewNeighbour(neighbor) => {
             let on = neighbor.header.ifindex;
-            let made = neighbor.attributes.contains(&NeighbourAttribute::Protocol(ours));
+            let is_own = neighbor.attributes.contains(&NeighbourAttribute::Protocol(own_protocol));
             let address = neighbor.attributes.iter().find_map(|attribute| match attribute {
                 NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some(IpAddr::from(*address)),
                 NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => Some(IpAddr::from(*address)),
                 _ => None,
             });
-            (made && wanted(Some(on))).then(|| address.map(|address| remove_neighbor(on, address)))?
+            (is_own && is_wanted(Some(on))).then(|| address.map(|address| remove_neighbor(on, address)))?
         }
         _ => None,
     }
@@ -276,10 +286,10 @@ pub(super) fn query_routes() -> Request {
     Request::new(RouteNetlinkMessage::GetRoute(RouteMessage::default()), NLM_F_REQUEST | NLM_F_DUMP)
 }
 
-/// The link and the address that a message brings.
-pub(super) fn address(message: &RouteNetlinkMessage) -> Option<(u32, IpNet)> {
+/// Returns the interface index and the address in a message.
+pub(super) fn parse_address(message: &RouteNetlinkMessage) -> Option<(u32, IpNet)> {
     let RouteNetlinkMessage::NewAddress(message) = message else { return None };
-    // On a point-to-point link the other attribute is the far end's address.
+    // On a point-to-point link, IFA_ADDRESS is the address of the far end.
     let local = message.attributes.iter().find_map(|attribute| match attribute {
         AddressAttribute::Local(address) => Some(*address),
         _ => None,
@@ -295,17 +305,19 @@ pub(super) fn address(message: &RouteNetlinkMessage) -> Option<(u32, IpNet)> {
 }
 
 impl Route {
-    /// The route that a message brings, if it is in the main table and leads elsewhere.
+    /// Returns the route in a message, if it is in the main table and does not lead to this host
+    /// itself.
     pub(super) fn from_message(message: &RouteNetlinkMessage) -> Option<Self> {
         let RouteNetlinkMessage::NewRoute(message) = message else { return None };
         let header = &message.header;
-        let elsewhere = matches!(
+        let is_forwarding = matches!(
             header.kind,
             RouteType::Unicast | RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit
         );
-        // A table above 255 is in an attribute, and the header then has another number.
-        let main = header.table == RouteHeader::RT_TABLE_MAIN;
-        if !elsewhere || !main || header.flags.contains(RouteFlags::Cloned) {
+        // A table number above 255 is in an attribute. The header then has a number other than the
+        // main table's.
+        let is_main = header.table == RouteHeader::RT_TABLE_MAIN;
+        if !is_forwarding || !is_main || header.flags.contains(RouteFlags::Cloned) {
             return None;
         }
         let any = match header.address_family {
@@ -316,16 +328,16 @@ impl Route {
         let (mut destination, mut index, mut gateway, mut metric) = (any, None, None, 0);
         for attribute in &message.attributes {
             match attribute {
-                RouteAttribute::Destination(address) => destination = ip(address)?,
+                RouteAttribute::Destination(address) => destination = parse_ip(address)?,
                 RouteAttribute::MultiPath(hops) => {
                     if let Some(hop) = hops.first() {
                         index = Some(hop.interface_index);
-                        gateway = hop.attributes.iter().find_map(next_hop);
+                        gateway = hop.attributes.iter().find_map(parse_next_hop);
                     }
                 }
                 RouteAttribute::Oif(link) => index = Some(*link),
                 RouteAttribute::Priority(priority) => metric = *priority,
-                other => gateway = gateway.or_else(|| next_hop(other)),
+                other => gateway = gateway.or_else(|| parse_next_hop(other)),
             }
         }
         let destination = IpNet::new(destination, header.destination_prefix_length).ok()?;
@@ -333,16 +345,16 @@ impl Route {
     }
 }
 
-fn next_hop(attribute: &RouteAttribute) -> Option<IpAddr> {
+fn parse_next_hop(attribute: &RouteAttribute) -> Option<IpAddr> {
     match attribute {
-        RouteAttribute::Gateway(address) => ip(address),
+        RouteAttribute::Gateway(address) => parse_ip(address),
         RouteAttribute::Via(RouteVia::Inet(address)) => Some((*address).into()),
         RouteAttribute::Via(RouteVia::Inet6(address)) => Some((*address).into()),
         _ => None,
     }
 }
 
-fn ip(address: &RouteAddress) -> Option<IpAddr> {
+fn parse_ip(address: &RouteAddress) -> Option<IpAddr> {
     match address {
         RouteAddress::Inet(address) => Some((*address).into()),
         RouteAddress::Inet6(address) => Some((*address).into()),
@@ -350,18 +362,18 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
     }
 }
 
-/// The way that the kernel would send a packet.
+/// Path that the kernel selects for packets to an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Path {
-    /// By which link.
+    /// Interface index of the link.
     pub index: u32,
-    /// From which address.
+    /// Source address.
     pub source: Ipv4Addr,
-    /// The longest packet, if it is less than the link's.
+    /// Path MTU in bytes, if it is less than the MTU of the link.
     pub mtu: Option<u32>,
 }
 
-pub(super) fn query_path(to: Ipv4Addr) -> Request {
+pub(super) fn query_route(to: Ipv4Addr) -> Request {
     let mut message = RouteMessage::default();
     message.header.address_family = AddressFamily::Inet;
     message.header.destination_prefix_length = 32;
@@ -415,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn routes_elsewhere_are_read_and_those_to_this_host_are_not() {
+    fn routes_to_this_host_are_ignored() {
         let attributes = vec![
             RouteAttribute::Destination(RouteAddress::Inet(Ipv4Addr::new(10, 1, 0, 0))),
             RouteAttribute::Gateway(RouteAddress::Inet(Ipv4Addr::new(192, 0, 2, 1))),
@@ -429,14 +441,14 @@ mod tests {
     }
 
     #[test]
-    fn what_we_made_is_removed_and_what_others_made_is_not() {
-        let ours = |index, destination: &str| by_device(index, destination.parse().unwrap());
-        let route = RouteNetlinkMessage::NewRoute(ours(4, "10.1.2.3/16"));
-        let removed = format!("{:?}", removal(&route, None).expect("ours"));
+    fn only_entries_with_the_vswitch_protocol_are_removed() {
+        let own_route = |index, destination: &str| device_route(index, destination.parse().unwrap());
+        let route = RouteNetlinkMessage::NewRoute(own_route(4, "10.1.2.3/16"));
+        let removed = format!("{:?}", removal(&route, None).expect("a removal"));
         assert!(removed.contains("10.1.0.0") && removed.contains("ESRCH"), "{removed}");
         assert!(removal(&route, Some(4)).is_some());
         assert!(removal(&route, Some(5)).is_none());
-        let mut other = ours(4, "10.1.0.0/16");
+        let mut other = own_route(4, "10.1.0.0/16");
         other.header.protocol = RouteProtocol::Static;
         assert!(removal(&RouteNetlinkMessage::NewRoute(other), None).is_none());
 
@@ -449,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn subnets_of_two_addresses_have_no_broadcast() {
+    fn subnets_of_two_addresses_have_no_broadcast_address() {
         let broadcasts = |net: &str| {
             let change = format!("{:?}", add_address(1, net.parse().unwrap()));
             change.contains("Broadcast")

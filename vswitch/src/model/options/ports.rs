@@ -1,4 +1,4 @@
-//! What ports may do: what a network says for all of its ports, and an endpoint for its own.
+//! Options of ports: a network's for all of its ports, and an endpoint's for its own port.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -8,66 +8,68 @@ use serde::{Deserialize, Serialize};
 use super::{BOOLEAN, InvalidOption, NamedOption, SWITCH, find, names, number, switch};
 use crate::model::{TrunkVlans, VlanId};
 
-/// What a port may do, where somebody has said so.
+/// Options of a port; `None` for the default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PortOptions {
-    /// Whether stations behind it are learned.
+    /// Learning of the stations behind the port.
     pub learning: Option<Learning>,
-    /// Whether what it sends must have its own addresses.
+    /// Drops frames whose sender addresses are not the port's own.
     pub spoof_guard: Option<bool>,
-    /// Whether the switch answers its questions for addresses that are known.
+    /// Answers ARP requests and neighbor solicitations for known addresses.
     pub arp_suppress: Option<bool>,
-    /// Whether it must not speak as a router.
+    /// Drops packets that only routers send.
     pub ra_guard: Option<bool>,
-    /// Whether it must not answer as a DHCP server.
+    /// Drops messages that only DHCP servers send.
     pub dhcp_guard: Option<bool>,
-    /// Whether it must not speak the spanning tree protocol.
+    /// Drops BPDUs.
     pub bpdu_guard: Option<bool>,
-    /// How many broadcast, multicast and unknown unicast frames it may send in a second, each for itself; 0 is no limit.
+    /// Maximum rate of broadcast, multicast and unknown unicast frames, each counted alone, in
+    /// frames per second; 0 is no limit.
     pub storm_pps: Option<u32>,
-    /// How many stations may be learned behind it.
+    /// Maximum number of stations learned behind the port.
     pub fdb_limit: Option<u32>,
 }
 
-/// Where stations are learned.
+/// Ports at which stations are learned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Learning {
-    /// Behind uplinks, and behind endpoints that may send with foreign addresses.
+    /// Uplinks, and endpoints without `spoof_guard`.
     #[default]
     Auto,
-    /// Behind endpoints, too.
+    /// Uplinks and endpoints.
     On,
-    /// Nowhere.
+    /// No ports.
     Off,
 }
 
-/// What an endpoint was asked to be in one network.
+/// Options of an endpoint in one network.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct EndpointOptions {
-    /// What goes before the network's own options.
+    /// Options of the port, which override the network's.
     pub ports: PortOptions,
-    /// Whether its frames for stations behind itself come back.
+    /// Sends frames back out of the port that they arrived on, if their destination is behind it.
     pub hairpin: bool,
-    /// Whether other isolated endpoints are out of its reach; the network's `icc` says so if not given.
+    /// Drops frames between this endpoint and other isolated endpoints; `None` for the network's
+    /// `icc`.
     pub isolated: Option<bool>,
-    /// Whether a multicast router is behind it.
+    /// A multicast router is behind the endpoint.
     pub mcast_router: bool,
-    /// Whether it takes router advertisements.
+    /// The endpoint accepts router advertisements.
     pub accept_ra: bool,
-    /// The VLAN of its untagged frames.
+    /// VLAN of untagged frames.
     pub vlan: Option<VlanId>,
-    /// The VLANs of its tagged frames.
+    /// VLANs of tagged frames.
     pub trunk: TrunkVlans,
 }
 
 impl EndpointOptions {
-    /// Reads the options as given; VLANs are no part of them.
+    /// Reads the options of a request. VLANs are not among them.
     ///
     /// # Errors
-    /// The first that is unknown or has a value that it does not take.
+    /// The first option that is unknown or has an invalid value.
     pub fn parse(given: &BTreeMap<String, String>) -> Result<Self, InvalidOption> {
         let mut options = Self::default();
         for (key, value) in given {
@@ -83,18 +85,20 @@ impl EndpointOptions {
         Ok(options)
     }
 
-    /// Whether the host, which is in no VLAN, is in its reach: gateway, names and published ports are.
+    /// Returns whether the endpoint reaches the host, which is in no VLAN, and so the gateway,
+    /// names and published ports.
     pub fn reaches_host(&self) -> bool {
         self.vlan.is_none()
     }
 
-    /// Whether its frames, or some of them, have a tag in tunnels, where frames of all VLANs go.
+    /// Returns whether frames of the endpoint carry a tag in tunnels, which transport the frames of
+    /// all VLANs.
     pub fn is_tagged(&self) -> bool {
         self.vlan.is_some() || self.trunk != TrunkVlans::None
     }
 }
 
-/// More than the largest FDB has.
+/// Maximum of `fdb_limit`; no FDB is larger.
 const MOST_STATIONS: u32 = 1 << 22;
 
 pub(super) const PORTS: [NamedOption<PortOptions>; 8] = [
@@ -198,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn endpoints_have_the_options_of_ports_and_their_own() {
+    fn endpoints_have_port_options_and_their_own() {
         let options = parse(&[
             ("spoof_guard", "off"),
             ("learning", "auto"),
@@ -220,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_the_networks_alone_is_refused_with_what_endpoints_have() {
+    fn a_network_option_is_refused_with_a_list_of_endpoint_options() {
         let error = parse(&[("group_fwd_mask", "1")]).expect_err("a network's");
         assert_eq!(
             error.to_string(),

@@ -1,11 +1,11 @@
-//! Ports that follow each other.
+//! Ranges of ports.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// One or more ports that follow each other, none of them 0.
+/// One or more consecutive ports, none of them 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct PortRange {
@@ -13,27 +13,27 @@ pub struct PortRange {
     last: u16,
 }
 
-/// What is no range of ports.
+/// A text that is not a port range.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidPortRange {
-    /// Not numbers of ports.
+    /// Not port numbers.
     #[error("invalid port range: `{0}` (a port from 1 to 65535, or two as in 8000-8010)")]
     Syntax(String),
-    /// Its end is before its beginning.
+    /// The last port is below the first.
     #[error("invalid port range: {first}-{last} (the first port must not be above the last)")]
     Backwards {
-        /// The port it begins with.
+        /// First port.
         first: u16,
-        /// The port it ends with.
+        /// Last port.
         last: u16,
     },
 }
 
 impl PortRange {
-    /// From the first port to the last.
+    /// Creates a range.
     ///
     /// # Errors
-    /// [`InvalidPortRange`] if one is 0, or the last is below the first.
+    /// [`InvalidPortRange`] if a port is 0, or the last port is below the first.
     pub fn new(first: u16, last: u16) -> Result<Self, InvalidPortRange> {
         if first > last {
             return Err(InvalidPortRange::Backwards { first, last });
@@ -44,27 +44,27 @@ impl PortRange {
         Ok(Self { first, last })
     }
 
-    /// The first.
+    /// Returns the first port.
     pub const fn first(self) -> u16 {
         self.first
     }
 
-    /// The last; the first again if there is one alone.
+    /// Returns the last port, which equals the first in a range of one.
     pub const fn last(self) -> u16 {
         self.last
     }
 
-    /// How many.
+    /// Returns the number of ports.
     pub const fn count(self) -> u32 {
         (self.last - self.first) as u32 + 1
     }
 
-    /// Whether the port is one of them.
+    /// Reports whether the range contains the port.
     pub const fn contains(self, port: u16) -> bool {
         self.first <= port && port <= self.last
     }
 
-    /// Each of them.
+    /// Iterates over the ports.
     pub fn ports(self) -> impl Iterator<Item = u16> + use<> {
         self.first..=self.last
     }
@@ -76,12 +76,12 @@ impl FromStr for PortRange {
     fn from_str(text: &str) -> Result<Self, InvalidPortRange> {
         let invalid = || InvalidPortRange::Syntax(text.to_owned());
         let (first, last) = text.split_once('-').unwrap_or((text, text));
-        Self::new(port(first).ok_or_else(invalid)?, port(last).ok_or_else(invalid)?)
+        Self::new(parse_port(first).ok_or_else(invalid)?, parse_port(last).ok_or_else(invalid)?)
     }
 }
 
-/// A number of a port, in digits alone: `parse` takes a plus sign too.
-pub(super) fn port(text: &str) -> Option<u16> {
+/// Parses a port number of digits only: `parse` would also accept a plus sign.
+pub(super) fn parse_port(text: &str) -> Option<u16> {
     text.parse().ok().filter(|_| text.bytes().all(|digit| digit.is_ascii_digit()))
 }
 
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranges_are_read() {
+    fn ranges_are_parsed() {
         let read = |text: &str| text.parse::<PortRange>().map(|range| (range.first(), range.last(), range.count()));
         assert_eq!(read("80"), Ok((80, 80, 1)));
         assert_eq!(read("80-80"), Ok((80, 80, 1)));

@@ -3,320 +3,326 @@ use std::net::Ipv4Addr;
 use proptest::prelude::*;
 use vswitch_common::Mac;
 
-use super::super::{Asker, Record};
+use super::super::{QuerySource, Record};
 use super::*;
 
 const NETWORK: NetworkNumber = NetworkNumber(3);
 const HOST: PortNumber = PortNumber(1);
-const WIRE: PortNumber = PortNumber(2);
-const ALONE: PortNumber = PortNumber(3);
+const ROUTER: PortNumber = PortNumber(2);
+const SINGLE: PortNumber = PortNumber(3);
 const SHARED: PortNumber = PortNumber(4);
-const OURS: Ipv4Addr = Ipv4Addr::new(10, 9, 8, 7);
+const OWN_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 9, 8, 7);
 
-/// Groups on a clock that stands until it is moved.
-struct Scene {
+/// Snooping state with a manual clock.
+struct Fixture {
     groups: Groups,
     now: Instant,
     vlan: VlanKey,
 }
 
 fn facts(port: PortNumber) -> PortFacts {
-    PortFacts { router: port == WIRE, host: port == HOST, single: port == HOST || port == ALONE }
+    PortFacts { router: port == ROUTER, host: port == HOST, single: port == HOST || port == SINGLE }
 }
 
-fn rules(querier: bool) -> Rules {
+fn settings(querier: bool) -> QuerierSettings {
     let link_local = "fe80::7".parse().expect("an address");
-    Rules { querier, asker: Asker { mac: Mac([2, 0, 0, 0, 0, 1]), ipv4: OURS, link_local } }
+    QuerierSettings { querier, source: QuerySource { mac: Mac([2, 0, 0, 0, 0, 1]), ipv4: OWN_ADDRESS, link_local } }
 }
 
 fn address(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
-impl Scene {
+impl Fixture {
     fn new(querier: bool) -> Self {
-        let mut scene = Self { groups: Groups::default(), now: Instant::now(), vlan: VlanKey::NONE };
-        assert_eq!(scene.groups.set_networks(scene.now, BTreeMap::from([(NETWORK, rules(querier))])), []);
-        scene
+        let mut fixture = Self { groups: Groups::default(), now: Instant::now(), vlan: VlanKey::NONE };
+        assert_eq!(fixture.groups.set_networks(fixture.now, BTreeMap::from([(NETWORK, settings(querier))])), []);
+        fixture
     }
 
-    fn hear(&mut self, port: PortNumber, source: &str, message: Message) -> Vec<Action> {
-        let heard = Heard { source: address(source), message };
-        self.groups.hear(self.now, (NETWORK, self.vlan, port), facts(port), &heard)
+    fn receive(&mut self, port: PortNumber, source: &str, message: Message) -> Vec<Action> {
+        let received = SnoopedMessage { source: address(source), message };
+        self.groups.process(self.now, (NETWORK, self.vlan, port), facts(port), &received)
     }
 
     fn report(&mut self, port: PortNumber, group: &str, change: Change) -> Vec<Action> {
         let source = if group.contains(':') { "fe80::99" } else { "10.9.8.99" };
-        self.hear(port, source, Message::Report(vec![Record { group: address(group), change }]))
+        self.receive(port, source, Message::Report(vec![Record { group: address(group), change }]))
     }
 
     fn query(&mut self, port: PortNumber, source: &str, group: Option<&str>) {
         let group = group.map(address);
         let question = Question { group, response: Duration::from_secs(1), suppress: false, sources: false };
-        assert_eq!(self.hear(port, source, Message::Query(question)), []);
+        assert_eq!(self.receive(port, source, Message::Query(question)), []);
     }
 
     fn listener(&self, port: PortNumber, group: &str) -> Listener {
         Listener { network: NETWORK, vlan: self.vlan, group: address(group), port }
     }
 
-    /// Lets time pass, as the daemon does: from one alarm to the next. What was done, with the second it was done in.
-    fn pass(&mut self, seconds: u64) -> Vec<(u64, Action)> {
+    /// Advances the clock from one due time to the next, as the daemon does. Returns the actions,
+    /// each with its second.
+    fn advance(&mut self, seconds: u64) -> Vec<(u64, Action)> {
         let start = self.now;
         let end = start + Duration::from_secs(seconds);
         let mut done = Vec::new();
-        while let Some(next) = self.groups.next().filter(|next| *next <= end) {
+        while let Some(next) = self.groups.next_poll().filter(|next| *next <= end) {
             self.now = self.now.max(next);
             let actions = self.groups.poll(self.now);
             let second = (self.now - start).as_secs();
             done.extend(actions.into_iter().map(|action| (second, action)));
-            assert!(self.groups.next().is_none_or(|next| next > self.now), "time stands still");
+            assert!(self.groups.next_poll().is_none_or(|next| next > self.now), "the due time did not advance");
         }
         self.now = end;
         done
     }
 
-    /// The seconds at which all are asked, of one family.
-    fn general(&mut self, seconds: u64, family: Family) -> Vec<u64> {
-        let wanted = Action::Ask(NETWORK, Query::General(family));
-        self.pass(seconds).into_iter().filter(|(_, action)| *action == wanted).map(|(second, _)| second).collect()
+    /// Advances the clock and returns the seconds at which general queries of one family are sent.
+    fn general_queries(&mut self, seconds: u64, family: Family) -> Vec<u64> {
+        let query = Action::SendQuery(NETWORK, Query::General(family));
+        self.advance(seconds).into_iter().filter(|(_, action)| *action == query).map(|(second, _)| second).collect()
     }
 
-    fn listening(&self) -> Vec<(String, Vec<PortNumber>)> {
+    fn listeners_by_group(&self) -> Vec<(String, Vec<PortNumber>)> {
         self.groups.groups(self.now).into_iter().map(|group| (group.group.to_string(), group.ports)).collect()
     }
 }
 
 #[test]
-fn all_are_asked_at_once_soon_again_and_then_at_the_interval() {
+fn general_queries_follow_the_startup_interval_and_then_the_query_interval() {
     for family in [Family::Ipv4, Family::Ipv6] {
-        assert_eq!(Scene::new(true).general(300, family), [0, 31, 156, 281]);
-        assert_eq!(Scene::new(false).general(300, family), [0; 0]);
+        assert_eq!(Fixture::new(true).general_queries(300, family), [0, 31, 156, 281]);
+        assert_eq!(Fixture::new(false).general_queries(300, family), [0; 0]);
     }
 }
 
 #[test]
-fn who_answers_stays_and_who_is_silent_goes() {
-    let mut scene = Scene::new(true);
+fn a_listener_without_reports_expires() {
+    let mut fixture = Fixture::new(true);
     for group in ["239.1.2.3", "ff15::1234"] {
-        assert_eq!(scene.report(ALONE, group, Change::Join), [Action::Listen(scene.listener(ALONE, group))]);
+        assert_eq!(fixture.report(SINGLE, group, Change::Join), [Action::Listen(fixture.listener(SINGLE, group))]);
     }
-    scene.pass(200);
-    scene.report(ALONE, "239.1.2.3", Change::Join);
-    let gone = (60, Action::Unlisten(scene.listener(ALONE, "ff15::1234")));
+    fixture.advance(200);
+    fixture.report(SINGLE, "239.1.2.3", Change::Join);
+    let gone = (60, Action::Unlisten(fixture.listener(SINGLE, "ff15::1234")));
     assert_eq!(
-        scene.pass(70).into_iter().filter(|(_, action)| !matches!(action, Action::Ask(..))).collect::<Vec<_>>(),
+        fixture
+            .advance(70)
+            .into_iter()
+            .filter(|(_, action)| !matches!(action, Action::SendQuery(..)))
+            .collect::<Vec<_>>(),
         [gone]
     );
-    assert_eq!(scene.listening(), [("239.1.2.3".to_owned(), vec![ALONE])]);
-    let group = &scene.groups.groups(scene.now)[0];
+    assert_eq!(fixture.listeners_by_group(), [("239.1.2.3".to_owned(), vec![SINGLE])]);
+    let group = &fixture.groups.groups(fixture.now)[0];
     assert_eq!(group.expires_in, Some(Duration::from_secs(190)));
 }
 
 #[test]
-fn a_host_alone_behind_its_port_leaves_at_once() {
-    let mut scene = Scene::new(true);
-    scene.pass(1);
-    for port in [ALONE, HOST] {
-        scene.report(port, "239.1.2.3", Change::Join);
-        let left = scene.report(port, "239.1.2.3", Change::Leave);
-        assert_eq!(left, [Action::Unlisten(scene.listener(port, "239.1.2.3"))]);
-        assert_eq!(scene.report(port, "239.1.2.3", Change::Leave), [], "twice");
+fn a_single_host_behind_a_port_leaves_at_once() {
+    let mut fixture = Fixture::new(true);
+    fixture.advance(1);
+    for port in [SINGLE, HOST] {
+        fixture.report(port, "239.1.2.3", Change::Join);
+        let left = fixture.report(port, "239.1.2.3", Change::Leave);
+        assert_eq!(left, [Action::Unlisten(fixture.listener(port, "239.1.2.3"))]);
+        assert_eq!(fixture.report(port, "239.1.2.3", Change::Leave), [], "a second leave has no effect");
     }
-    // Fewer sources are perhaps none.
-    scene.report(ALONE, "239.1.2.3", Change::Join);
-    let asked = Action::Ask(NETWORK, Query::Specific(address("239.1.2.3")));
-    assert_eq!(scene.report(ALONE, "239.1.2.3", Change::Fewer), [asked]);
-    assert_eq!(scene.pass(3), [(1, asked), (2, Action::Unlisten(scene.listener(ALONE, "239.1.2.3")))]);
+    // A report of fewer sources may mean that no source is left.
+    fixture.report(SINGLE, "239.1.2.3", Change::Join);
+    let query = Action::SendQuery(NETWORK, Query::Specific(address("239.1.2.3")));
+    assert_eq!(fixture.report(SINGLE, "239.1.2.3", Change::Fewer), [query]);
+    assert_eq!(fixture.advance(3), [(1, query), (2, Action::Unlisten(fixture.listener(SINGLE, "239.1.2.3")))]);
 }
 
 #[test]
-fn behind_a_shared_port_the_others_are_asked_first() {
+fn a_leave_on_a_shared_port_is_followed_by_queries() {
     for group in ["239.1.2.3", "ff15::1234"] {
-        let mut scene = Scene::new(true);
-        scene.pass(1);
-        scene.report(SHARED, group, Change::Join);
-        let asked = Action::Ask(NETWORK, Query::Specific(address(group)));
-        assert_eq!(scene.report(SHARED, group, Change::Leave), [asked]);
-        assert_eq!(scene.report(SHARED, group, Change::Leave), [], "asked already");
-        // Somebody is left.
-        assert_eq!(scene.pass(1), [(1, asked)]);
-        scene.report(SHARED, group, Change::Join);
-        assert_eq!(scene.pass(10), []);
-        // Nobody is.
-        scene.report(SHARED, group, Change::Leave);
-        assert_eq!(scene.pass(10), [(1, asked), (2, Action::Unlisten(scene.listener(SHARED, group)))]);
+        let mut fixture = Fixture::new(true);
+        fixture.advance(1);
+        fixture.report(SHARED, group, Change::Join);
+        let query = Action::SendQuery(NETWORK, Query::Specific(address(group)));
+        assert_eq!(fixture.report(SHARED, group, Change::Leave), [query]);
+        assert_eq!(fixture.report(SHARED, group, Change::Leave), [], "the query was already sent");
+        // Another host still listens.
+        assert_eq!(fixture.advance(1), [(1, query)]);
+        fixture.report(SHARED, group, Change::Join);
+        assert_eq!(fixture.advance(10), []);
+        // No other host listens.
+        fixture.report(SHARED, group, Change::Leave);
+        assert_eq!(fixture.advance(10), [(1, query), (2, Action::Unlisten(fixture.listener(SHARED, group)))]);
     }
 }
 
 #[test]
-fn whoever_leaves_groups_without_end_makes_us_ask_so_often_and_no_more() {
-    let mut scene = Scene::new(true);
-    scene.pass(1);
+fn group_specific_queries_are_rate_limited() {
+    let mut fixture = Fixture::new(true);
+    fixture.advance(1);
     let groups: Vec<String> = (0..200).map(|number| format!("239.1.2.{number}")).collect();
-    let mut asked = 0;
+    let mut queries = 0;
     for group in &groups {
-        scene.report(SHARED, group, Change::Join);
-        asked += scene.report(SHARED, group, Change::Leave).len();
+        fixture.report(SHARED, group, Change::Join);
+        queries += fixture.report(SHARED, group, Change::Leave).len();
     }
-    assert_eq!(asked, 32);
-    scene.pass(5);
-    assert_eq!(scene.listening().len(), 168, "the others stay until they fall silent");
+    assert_eq!(queries, 32);
+    fixture.advance(5);
+    assert_eq!(fixture.listeners_by_group().len(), 168, "the other listeners stay until they expire");
 }
 
 #[test]
-fn we_are_silent_where_a_router_with_a_lower_address_asks_and_ask_again_when_it_is_silent() {
-    let mut scene = Scene::new(true);
-    scene.pass(1);
-    scene.query(WIRE, "10.9.8.1", None);
-    scene.report(ALONE, "239.1.2.3", Change::Join);
-    assert_eq!(scene.general(254, Family::Ipv4), [0; 0]);
-    scene.query(WIRE, "10.9.8.1", None);
-    scene.report(ALONE, "239.1.2.3", Change::Join);
-    assert_eq!(scene.general(300, Family::Ipv4), [255]);
-    // Its listeners have not had to answer meanwhile.
-    assert_eq!(scene.listening().len(), 1);
-    // The other protocol is none of its business.
-    assert_ne!(scene.general(130, Family::Ipv6), [0; 0]);
+fn the_querier_defers_to_a_lower_address_until_it_is_silent() {
+    let mut fixture = Fixture::new(true);
+    fixture.advance(1);
+    fixture.query(ROUTER, "10.9.8.1", None);
+    fixture.report(SINGLE, "239.1.2.3", Change::Join);
+    assert_eq!(fixture.general_queries(254, Family::Ipv4), [0; 0]);
+    fixture.query(ROUTER, "10.9.8.1", None);
+    fixture.report(SINGLE, "239.1.2.3", Change::Join);
+    assert_eq!(fixture.general_queries(300, Family::Ipv4), [255]);
+    // Without queries, listeners do not expire.
+    assert_eq!(fixture.listeners_by_group().len(), 1);
+    // The querier of one protocol does not affect the other protocol.
+    assert_ne!(fixture.general_queries(130, Family::Ipv6), [0; 0]);
 }
 
 #[test]
-fn only_a_router_with_a_lower_address_silences_us() {
-    for (port, source) in [(WIRE, "10.9.8.77"), (WIRE, "0.0.0.0"), (ALONE, "10.9.8.1"), (HOST, "10.9.8.7")] {
-        let mut scene = Scene::new(true);
-        scene.pass(1);
-        scene.query(port, source, None);
-        assert_eq!(scene.general(200, Family::Ipv4), [30, 155], "{source}");
+fn only_a_router_with_a_lower_address_wins_the_election() {
+    for (port, source) in [(ROUTER, "10.9.8.77"), (ROUTER, "0.0.0.0"), (SINGLE, "10.9.8.1"), (HOST, "10.9.8.7")] {
+        let mut fixture = Fixture::new(true);
+        fixture.advance(1);
+        fixture.query(port, source, None);
+        assert_eq!(fixture.general_queries(200, Family::Ipv4), [30, 155], "{source}");
     }
-    let mut scene = Scene::new(true);
-    scene.pass(1);
-    scene.query(WIRE, "fe80::1", None);
-    assert_eq!(scene.general(200, Family::Ipv6), [0; 0]);
+    let mut fixture = Fixture::new(true);
+    fixture.advance(1);
+    fixture.query(ROUTER, "fe80::1", None);
+    assert_eq!(fixture.general_queries(200, Family::Ipv6), [0; 0]);
 }
 
 #[test]
-fn where_nobody_asks_nobody_is_forgotten() {
-    let mut scene = Scene::new(true);
-    scene.vlan = VlanKey(30);
-    scene.report(ALONE, "239.1.2.3", Change::Join);
-    scene.report(SHARED, "239.1.2.3", Change::Join);
-    scene.pass(10_000);
-    let both = [("239.1.2.3".to_owned(), vec![ALONE, SHARED])];
-    assert_eq!(scene.listening(), both);
-    assert_eq!(scene.groups.groups(scene.now)[0].expires_in, None);
-    // Nothing of ours gets there, so nobody could say that they still listen.
-    assert_eq!(scene.report(SHARED, "239.1.2.3", Change::Leave), []);
-    scene.pass(10);
-    assert_eq!(scene.listening(), both);
-    // Now somebody asks.
-    scene.query(WIRE, "10.9.8.1", None);
-    scene.pass(130);
-    scene.query(WIRE, "10.9.8.1", None);
-    scene.report(ALONE, "239.1.2.3", Change::Join);
-    scene.pass(135);
-    assert_eq!(scene.listening(), [("239.1.2.3".to_owned(), vec![ALONE])]);
+fn without_a_querier_no_listener_expires() {
+    let mut fixture = Fixture::new(true);
+    fixture.vlan = VlanKey(30);
+    fixture.report(SINGLE, "239.1.2.3", Change::Join);
+    fixture.report(SHARED, "239.1.2.3", Change::Join);
+    fixture.advance(10_000);
+    let both = [("239.1.2.3".to_owned(), vec![SINGLE, SHARED])];
+    assert_eq!(fixture.listeners_by_group(), both);
+    assert_eq!(fixture.groups.groups(fixture.now)[0].expires_in, None);
+    // Queries of the switch do not reach this VLAN, so remaining listeners could not report.
+    assert_eq!(fixture.report(SHARED, "239.1.2.3", Change::Leave), []);
+    fixture.advance(10);
+    assert_eq!(fixture.listeners_by_group(), both);
+    // A router starts to send queries.
+    fixture.query(ROUTER, "10.9.8.1", None);
+    fixture.advance(130);
+    fixture.query(ROUTER, "10.9.8.1", None);
+    fixture.report(SINGLE, "239.1.2.3", Change::Join);
+    fixture.advance(135);
+    assert_eq!(fixture.listeners_by_group(), [("239.1.2.3".to_owned(), vec![SINGLE])]);
 }
 
 #[test]
-fn a_router_that_asks_about_one_group_makes_the_silent_leave_it() {
-    let mut scene = Scene::new(true);
-    scene.query(WIRE, "10.9.8.1", None);
-    for port in [ALONE, SHARED] {
-        scene.report(port, "239.1.2.3", Change::Join);
-        scene.report(port, "239.1.2.4", Change::Join);
+fn a_group_specific_query_of_a_router_expires_silent_listeners() {
+    let mut fixture = Fixture::new(true);
+    fixture.query(ROUTER, "10.9.8.1", None);
+    for port in [SINGLE, SHARED] {
+        fixture.report(port, "239.1.2.3", Change::Join);
+        fixture.report(port, "239.1.2.4", Change::Join);
     }
-    assert_eq!(scene.report(SHARED, "239.1.2.3", Change::Leave), [], "the router will ask");
-    scene.query(ALONE, "10.9.8.1", Some("239.1.2.4"));
-    scene.query(WIRE, "10.9.8.1", Some("239.1.2.3"));
-    scene.pass(1);
-    scene.report(ALONE, "239.1.2.3", Change::Join);
-    scene.pass(5);
+    assert_eq!(fixture.report(SHARED, "239.1.2.3", Change::Leave), [], "the router sends the query");
+    fixture.query(SINGLE, "10.9.8.1", Some("239.1.2.4"));
+    fixture.query(ROUTER, "10.9.8.1", Some("239.1.2.3"));
+    fixture.advance(1);
+    fixture.report(SINGLE, "239.1.2.3", Change::Join);
+    fixture.advance(5);
     assert_eq!(
-        scene.listening(),
-        [("239.1.2.3".to_owned(), vec![ALONE]), ("239.1.2.4".to_owned(), vec![ALONE, SHARED])]
+        fixture.listeners_by_group(),
+        [("239.1.2.3".to_owned(), vec![SINGLE]), ("239.1.2.4".to_owned(), vec![SINGLE, SHARED])]
     );
 }
 
 #[test]
-fn a_port_has_so_many_groups_and_no_more() {
-    let mut scene = Scene::new(true);
+fn the_number_of_groups_per_port_is_limited() {
+    let mut fixture = Fixture::new(true);
     let group = |number: usize| format!("239.1.{}.{}", number / 256, number % 256);
     for number in 0..MAX_GROUPS {
-        assert_eq!(scene.report(ALONE, &group(number), Change::Join).len(), 1);
+        assert_eq!(fixture.report(SINGLE, &group(number), Change::Join).len(), 1);
     }
-    assert_eq!(scene.report(ALONE, "239.9.9.9", Change::Join), [Action::Full(ALONE)]);
-    assert_eq!(scene.report(ALONE, "239.9.9.8", Change::Join), [], "said once");
-    assert_eq!(scene.report(ALONE, &group(7), Change::Join).len(), 1, "one that it has");
-    assert_eq!(scene.report(SHARED, "239.9.9.9", Change::Join).len(), 1, "another port");
-    scene.report(ALONE, &group(7), Change::Leave);
-    assert_eq!(scene.report(ALONE, "239.9.9.9", Change::Join).len(), 1, "room again");
-    let (listeners, refused) = scene.groups.forget_port(ALONE);
+    assert_eq!(fixture.report(SINGLE, "239.9.9.9", Change::Join), [Action::LimitReached(SINGLE)]);
+    assert_eq!(fixture.report(SINGLE, "239.9.9.8", Change::Join), [], "reported only once");
+    assert_eq!(fixture.report(SINGLE, &group(7), Change::Join).len(), 1, "a known group");
+    assert_eq!(fixture.report(SHARED, "239.9.9.9", Change::Join).len(), 1, "another port");
+    fixture.report(SINGLE, &group(7), Change::Leave);
+    assert_eq!(fixture.report(SINGLE, "239.9.9.9", Change::Join).len(), 1, "a group was left");
+    let (listeners, refused) = fixture.groups.forget_port(SINGLE);
     assert_eq!((listeners.len(), refused), (MAX_GROUPS, 2));
-    assert_eq!(scene.listening(), [("239.9.9.9".to_owned(), vec![SHARED])]);
+    assert_eq!(fixture.listeners_by_group(), [("239.9.9.9".to_owned(), vec![SHARED])]);
 }
 
 #[test]
-fn nothing_is_kept_of_what_is_flooded_and_of_ports_that_get_all() {
-    let mut scene = Scene::new(true);
-    for (port, group) in [(ALONE, "224.0.0.251"), (ALONE, "ff02::1:ff00:7"), (WIRE, "239.1.2.3")] {
-        assert_eq!(scene.report(port, group, Change::Join), []);
+fn flooded_groups_and_router_ports_are_not_tracked() {
+    let mut fixture = Fixture::new(true);
+    for (port, group) in [(SINGLE, "224.0.0.251"), (SINGLE, "ff02::1:ff00:7"), (ROUTER, "239.1.2.3")] {
+        assert_eq!(fixture.report(port, group, Change::Join), []);
     }
-    assert!(scene.listening().is_empty());
+    assert!(fixture.listeners_by_group().is_empty());
 }
 
 #[test]
-fn what_an_earlier_daemon_knew_gets_its_time() {
-    let mut scene = Scene::new(true);
-    let known = scene.listener(ALONE, "239.1.2.3");
-    let elsewhere = Listener { network: NetworkNumber(9), ..known };
-    assert_eq!(scene.groups.take_over(scene.now, [known, elsewhere]), [Action::Unlisten(elsewhere)]);
-    scene.pass(259);
-    assert_eq!(scene.listening().len(), 1);
-    assert!(scene.pass(1).contains(&(1, Action::Unlisten(known))));
+fn listeners_of_an_earlier_daemon_are_taken_over() {
+    let mut fixture = Fixture::new(true);
+    let known = fixture.listener(SINGLE, "239.1.2.3");
+    let other_network = Listener { network: NetworkNumber(9), ..known };
+    assert_eq!(fixture.groups.take_over(fixture.now, [known, other_network]), [Action::Unlisten(other_network)]);
+    fixture.advance(259);
+    assert_eq!(fixture.listeners_by_group().len(), 1);
+    assert!(fixture.advance(1).contains(&(1, Action::Unlisten(known))));
 }
 
 #[test]
-fn a_network_that_is_not_snooped_any_more_is_forgotten() {
-    let mut scene = Scene::new(true);
-    scene.report(ALONE, "239.1.2.3", Change::Join);
-    let gone = Action::Unlisten(scene.listener(ALONE, "239.1.2.3"));
-    assert_eq!(scene.groups.set_networks(scene.now, BTreeMap::new()), [gone]);
-    assert_eq!(scene.pass(1000), []);
-    assert_eq!(scene.report(ALONE, "239.1.2.3", Change::Join), []);
-    // Another that gets its number is asked from the start.
-    scene.groups.set_networks(scene.now, BTreeMap::from([(NETWORK, rules(true))]));
-    assert_eq!(scene.general(100, Family::Ipv4), [0, 31]);
-    let mut other = rules(true);
-    other.asker.mac = Mac([2, 0, 0, 0, 0, 2]);
-    scene.groups.set_networks(scene.now, BTreeMap::from([(NETWORK, other)]));
-    assert_eq!(scene.general(100, Family::Ipv4), [0, 31]);
+fn a_network_without_snooping_has_no_state() {
+    let mut fixture = Fixture::new(true);
+    fixture.report(SINGLE, "239.1.2.3", Change::Join);
+    let gone = Action::Unlisten(fixture.listener(SINGLE, "239.1.2.3"));
+    assert_eq!(fixture.groups.set_networks(fixture.now, BTreeMap::new()), [gone]);
+    assert_eq!(fixture.advance(1000), []);
+    assert_eq!(fixture.report(SINGLE, "239.1.2.3", Change::Join), []);
+    // A new network with the same number starts with the startup queries.
+    fixture.groups.set_networks(fixture.now, BTreeMap::from([(NETWORK, settings(true))]));
+    assert_eq!(fixture.general_queries(100, Family::Ipv4), [0, 31]);
+    let mut other = settings(true);
+    other.source.mac = Mac([2, 0, 0, 0, 0, 2]);
+    fixture.groups.set_networks(fixture.now, BTreeMap::from([(NETWORK, other)]));
+    assert_eq!(fixture.general_queries(100, Family::Ipv4), [0, 31]);
 }
 
 proptest! {
-    /// Whatever is said, the counts are those of the groups, and the table is what the actions made of it.
+    /// For any sequence of messages, the counters agree with the listeners, and the table that
+    /// results from the actions agrees with the state.
     #[test]
-    fn the_table_is_what_is_known(
+    fn the_actions_keep_the_table_equal_to_the_state(
         steps in proptest::collection::vec((0_u8..5, 1_u32..5, 0_u8..4, 0_u64..300), 1..100),
     ) {
-        let mut scene = Scene::new(true);
+        let mut fixture = Fixture::new(true);
         let mut table = BTreeSet::new();
         for (step, port, group, seconds) in steps {
             let (port, group) = (PortNumber(port), format!("239.1.2.{group}"));
             let actions = match step {
-                0 | 1 => scene.report(port, &group, Change::Join),
-                2 => scene.report(port, &group, Change::Leave),
-                3 => scene.report(port, &group, Change::Fewer),
-                _ => scene.pass(seconds).into_iter().map(|(_, action)| action).collect(),
+                0 | 1 => fixture.report(port, &group, Change::Join),
+                2 => fixture.report(port, &group, Change::Leave),
+                3 => fixture.report(port, &group, Change::Fewer),
+                _ => fixture.advance(seconds).into_iter().map(|(_, action)| action).collect(),
             };
             for action in actions {
                 match action {
                     Action::Listen(listener) => { table.insert(listener); }
                     Action::Unlisten(listener) => prop_assert!(table.remove(&listener)),
-                    Action::Ask(..) | Action::Full(_) => {}
+                    Action::SendQuery(..) | Action::LimitReached(_) => {}
                 }
             }
-            prop_assert!(scene.groups.listeners.keys().eq(&table));
-            for (port, load) in &scene.groups.ports {
+            prop_assert!(fixture.groups.listeners.keys().eq(&table));
+            for (port, load) in &fixture.groups.ports {
                 prop_assert_eq!(load.groups, table.iter().filter(|listener| listener.port == *port).count());
             }
         }

@@ -4,7 +4,7 @@ use super::*;
 
 const SOURCE: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 7);
 
-/// A frame of IGMP from 10.9.8.2, with right checksums.
+/// Returns an IGMP frame from 10.9.8.2 with correct checksums.
 fn igmp_frame(tags: &[u8], message: &[u8]) -> Vec<u8> {
     let mut message = message.to_vec();
     message[2..4].fill(0);
@@ -18,7 +18,7 @@ fn igmp_frame(tags: &[u8], message: &[u8]) -> Vec<u8> {
     [&[1, 0, 0x5e, 0, 0, 22, 2, 0, 0, 0, 0, 2][..], tags, &[8, 0], &packet, &message].concat()
 }
 
-/// A frame of MLD, with a right checksum.
+/// Returns an MLD frame with a correct checksum.
 fn mld_frame(source: Ipv6Addr, hops: u8, message: &[u8]) -> Vec<u8> {
     let destination = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0x16);
     let mut message = message.to_vec();
@@ -35,13 +35,14 @@ fn mld_frame(source: Ipv6Addr, hops: u8, message: &[u8]) -> Vec<u8> {
     [&[0x33, 0x33, 0, 0, 0, 22, 2, 0, 0, 0, 0, 2, 0x86, 0xdd][..], &packet, &message].concat()
 }
 
-/// A report of IGMPv3 or MLDv2: the type of each record, its group, and how many sources.
+/// Returns an IGMPv3 or MLDv2 report. Each record is given by its type, group and number of
+/// sources.
 fn report(records: &[(u8, IpAddr, u8)]) -> Vec<u8> {
     let ipv6 = records[0].1.is_ipv6();
     let kind = if ipv6 { kind::MLD_V2_REPORT } else { kind::IGMP_V3_REPORT };
     let mut message = vec![kind, 0, 0, 0, 0, 0, 0, records.len() as u8];
     for (kind, group, sources) in records {
-        // One word of auxiliary data, which has to be stepped over.
+        // Each record has one word of auxiliary data, which the parser must skip.
         message.extend([*kind, 1, 0, *sources]);
         match group {
             IpAddr::V4(group) => message.extend(group.octets()),
@@ -60,56 +61,57 @@ fn address(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
-fn said(frame: &[u8]) -> Result<Message, Unread> {
-    parse(frame).map(|heard| heard.message)
+fn message_in(frame: &[u8]) -> Result<Message, ParseError> {
+    parse(frame).map(|received| received.message)
 }
 
 #[test]
-fn the_old_versions_say_one_thing_at_a_time() {
+fn messages_of_old_versions_have_one_record() {
     let igmp = |kind, code| igmp_frame(&[], &[kind, code, 0, 0, 239, 1, 2, 3]);
     let single = |group: &str, change| Ok(Message::Report(vec![Record { group: address(group), change }]));
-    assert_eq!(said(&igmp(0x12, 0)), single("239.1.2.3", Change::Join));
-    assert_eq!(said(&igmp(0x16, 0)), single("239.1.2.3", Change::Join));
-    assert_eq!(said(&igmp(0x17, 0)), single("239.1.2.3", Change::Leave));
-    assert_eq!(parse(&igmp(0x16, 0)).map(|heard| heard.source), Ok(address("10.9.8.2")));
+    assert_eq!(message_in(&igmp(0x12, 0)), single("239.1.2.3", Change::Join));
+    assert_eq!(message_in(&igmp(0x16, 0)), single("239.1.2.3", Change::Join));
+    assert_eq!(message_in(&igmp(0x17, 0)), single("239.1.2.3", Change::Leave));
+    assert_eq!(parse(&igmp(0x16, 0)).map(|received| received.source), Ok(address("10.9.8.2")));
 
     let group: Ipv6Addr = "ff15::1234".parse().expect("an address");
     let mld = |kind| [&[kind, 0, 0, 0, 0, 0, 0, 0][..], &group.octets()].concat();
-    assert_eq!(said(&mld_frame(SOURCE, 1, &mld(131))), single("ff15::1234", Change::Join));
-    assert_eq!(said(&mld_frame(SOURCE, 1, &mld(132))), single("ff15::1234", Change::Leave));
+    assert_eq!(message_in(&mld_frame(SOURCE, 1, &mld(131))), single("ff15::1234", Change::Join));
+    assert_eq!(message_in(&mld_frame(SOURCE, 1, &mld(132))), single("ff15::1234", Change::Leave));
 }
 
 #[test]
-fn queries_of_all_versions_say_how_long_answers_may_take() {
-    let asked = |message: &[u8], ipv6| match said(&frame_of(message, ipv6)) {
+fn queries_of_all_versions_have_a_response_time() {
+    let query = |message: &[u8], ipv6| match message_in(&frame_of(message, ipv6)) {
         Ok(Message::Query(question)) => question,
         other => panic!("{message:?}: {other:?}"),
     };
-    let v1 = asked(&[0x11, 0, 0, 0, 0, 0, 0, 0], false);
+    let v1 = query(&[0x11, 0, 0, 0, 0, 0, 0, 0], false);
     assert_eq!((v1.group, v1.response.as_secs()), (None, 10));
-    let v2 = asked(&[0x11, 10, 0, 0, 239, 1, 2, 3], false);
+    let v2 = query(&[0x11, 10, 0, 0, 239, 1, 2, 3], false);
     assert_eq!((v2.group, v2.response.as_secs()), (Some(address("239.1.2.3")), 1));
-    // A floating point code: (16 + 15) << (7 + 3) tenths of a second.
-    let v3 = asked(&[0x11, 0xff, 0, 0, 239, 1, 2, 3, 8 | 2, 125, 0, 1, 10, 0, 0, 9], false);
+    // Floating point code 0xff: (16 + 15) << (7 + 3) tenths of a second.
+    let v3 = query(&[0x11, 0xff, 0, 0, 239, 1, 2, 3, 8 | 2, 125, 0, 1, 10, 0, 0, 9], false);
     assert_eq!((v3.response.as_millis(), v3.suppress, v3.sources), ((31 << 10) * 100, true, true));
     let zeros = [0; 16];
-    let v1 = asked(&[&[130, 0, 0, 0, 0x27, 0x10, 0, 0][..], &zeros].concat(), true);
+    let v1 = query(&[&[130, 0, 0, 0, 0x27, 0x10, 0, 0][..], &zeros].concat(), true);
     assert_eq!((v1.group, v1.response.as_secs()), (None, 10));
-    let v2 = asked(&[&[130, 0, 0, 0, 0x80, 1, 0, 0][..], &zeros, &[2, 125, 0, 0]].concat(), true);
+    let v2 = query(&[&[130, 0, 0, 0, 0x80, 1, 0, 0][..], &zeros, &[2, 125, 0, 0]].concat(), true);
     assert_eq!((v2.group, v2.response.as_millis()), (None, 0x1001 << 3));
-    // A question about the sources of no group, and those that the standards name.
+    // Invalid queries: with sources but no group, with a unicast group, and with the lengths that
+    // the standards exclude.
     for (message, ipv6) in [
         (&[0x11, 0, 0, 0, 0, 0, 0, 0, 2, 125, 0, 1, 10, 0, 0, 9][..], false),
         (&[0x11, 0, 0, 0, 10, 0, 0, 1], false),
         (&[0x11, 0, 0, 0, 0, 0, 0, 0, 0, 0], false),
         (&[&[130, 0, 0, 0, 0, 0, 0, 0][..], &zeros, &[2, 125]].concat(), true),
     ] {
-        assert_eq!(said(&frame_of(message, ipv6)), Err(Unread::Invalid), "{message:?}");
+        assert_eq!(message_in(&frame_of(message, ipv6)), Err(ParseError::Invalid), "{message:?}");
     }
 }
 
 #[test]
-fn records_mean_joins_and_leaves() {
+fn records_are_parsed_as_joins_and_leaves() {
     for group in ["239.1.2.3", "ff15::1234"].map(address) {
         let cases = [
             (1, 0, Some(Change::Leave)),
@@ -126,32 +128,32 @@ fn records_mean_joins_and_leaves() {
         ];
         let message = report(&cases.map(|(kind, sources, _)| (kind, group, sources)));
         let expected = cases.iter().filter_map(|(.., change)| Some(Record { group, change: (*change)? }));
-        assert_eq!(said(&frame_of(&message, group.is_ipv6())), Ok(Message::Report(expected.collect())));
+        assert_eq!(message_in(&frame_of(&message, group.is_ipv6())), Ok(Message::Report(expected.collect())));
     }
     let none = report(&[(2, address("10.0.0.1"), 0)]);
-    assert_eq!(said(&frame_of(&none, false)), Ok(Message::Report(Vec::new())));
+    assert_eq!(message_in(&frame_of(&none, false)), Ok(Message::Report(Vec::new())));
 }
 
 #[test]
-fn tags_are_stepped_over() {
+fn vlan_tags_are_skipped() {
     let message = [0x16, 0, 0, 0, 239, 1, 2, 3];
-    let expected = said(&igmp_frame(&[], &message));
+    let expected = message_in(&igmp_frame(&[], &message));
     assert!(expected.is_ok());
     for tags in [&[0x81, 0, 0, 30][..], &[0x88, 0xa8, 0, 7, 0x81, 0, 0, 30]] {
-        assert_eq!(said(&igmp_frame(tags, &message)), expected);
+        assert_eq!(message_in(&igmp_frame(tags, &message)), expected);
     }
 }
 
 #[test]
-fn what_is_to_be_ignored_is() {
+fn invalid_frames_are_ignored() {
     let good = igmp_frame(&[], &[0x16, 0, 0, 0, 239, 1, 2, 3]);
     let mut header = good.clone();
     header[26] ^= 1;
-    assert_eq!(parse(&header), Err(Unread::Checksum));
+    assert_eq!(parse(&header), Err(ParseError::Checksum));
     let mut body = good.clone();
     body[45] ^= 1;
-    assert_eq!(parse(&body), Err(Unread::Checksum));
-    // Padding is no part of it.
+    assert_eq!(parse(&body), Err(ParseError::Checksum));
+    // Ethernet padding is ignored.
     assert_eq!(parse(&[&good[..], &[0xaa; 14]].concat()), parse(&good));
     for length in 0..good.len() {
         assert!(parse(&good[..length]).is_err(), "{length} bytes");
@@ -162,31 +164,31 @@ fn what_is_to_be_ignored_is() {
     assert!(parse(&mld_frame(Ipv6Addr::UNSPECIFIED, 1, &mld)).is_ok());
     let far = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 7);
     for (source, hops) in [(SOURCE, 64), (far, 1)] {
-        assert_eq!(parse(&mld_frame(source, hops, &mld)), Err(Unread::Invalid));
+        assert_eq!(parse(&mld_frame(source, hops, &mld)), Err(ParseError::Invalid));
     }
     let mut echo = mld.clone();
     echo[0] = 128;
-    assert_eq!(parse(&mld_frame(SOURCE, 1, &echo)), Err(Unread::Other));
+    assert_eq!(parse(&mld_frame(SOURCE, 1, &echo)), Err(ParseError::OtherProtocol));
 }
 
 #[test]
-fn a_report_that_promises_too_much_is_ignored() {
+fn a_report_with_a_count_beyond_its_length_is_ignored() {
     let mut message = report(&[(2, address("239.1.2.3"), 0)]);
     message[6..8].fill(0xff);
-    assert_eq!(said(&frame_of(&message, false)), Err(Unread::Truncated));
+    assert_eq!(message_in(&frame_of(&message, false)), Err(ParseError::Truncated));
     let mut message = report(&[(2, address("ff15::1234"), 0)]);
     message[10..12].fill(0xff);
-    assert_eq!(said(&frame_of(&message, true)), Err(Unread::Truncated));
+    assert_eq!(message_in(&frame_of(&message, true)), Err(ParseError::Truncated));
 }
 
 proptest! {
     #[test]
-    fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..256)) {
+    fn arbitrary_frames_never_cause_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..256)) {
         let _ = parse(&bytes);
     }
 
     #[test]
-    fn no_message_makes_it_panic(
+    fn arbitrary_messages_never_cause_a_panic(
         ipv6 in any::<bool>(),
         kind in prop::sample::select(vec![0x11_u8, 0x12, 0x16, 0x17, 0x22, 130, 131, 132, 143]),
         rest in proptest::collection::vec(any::<u8>(), 3..200),
@@ -195,7 +197,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_reported_is_read(
+    fn all_records_of_a_report_are_parsed(
         ipv6 in any::<bool>(),
         records in proptest::collection::vec((1_u8..7, any::<u16>(), 0_u8..6), 1..20),
     ) {
@@ -205,8 +207,8 @@ proptest! {
         };
         let records: Vec<_> = records.iter().map(|(kind, number, sources)| (*kind, group(*number), *sources)).collect();
         let expected = records.iter().filter_map(|(kind, group, sources)| {
-            Some(Record { group: *group, change: change(*kind, *sources != 0)? })
+            Some(Record { group: *group, change: record_change(*kind, *sources != 0)? })
         });
-        prop_assert_eq!(said(&frame_of(&report(&records), ipv6)), Ok(Message::Report(expected.collect())));
+        prop_assert_eq!(message_in(&frame_of(&report(&records), ipv6)), Ok(Message::Report(expected.collect())));
     }
 }

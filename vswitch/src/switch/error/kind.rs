@@ -1,29 +1,29 @@
-//! What programs are told of an error: its code, and of what kind it is.
+//! The code and the kind of an error.
 
-use super::SwitchError;
-use crate::apply::ApplyError;
 use crate::cluster::ClusterError;
-use crate::ipam::IpamError;
 use crate::kernel::netns::NetnsError;
 use crate::model::InvalidVlan;
-use crate::switch::OverlayError;
+use crate::plan::apply::ApplyError;
+use crate::plan::ipam::IpamError;
+use crate::switch::error::SwitchError;
+use crate::switch::overlay::OverlayError;
 use crate::wireguard::WireguardError;
 
-/// Of what kind an error is, as HTTP has it.
+/// The kind of an error, as HTTP distinguishes them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// The request is wrong in itself.
+    /// The request is invalid in itself.
     Invalid,
-    /// What it names is not there.
+    /// The request names an object that does not exist.
     NotFound,
-    /// It does not fit what is there.
+    /// The request does not fit the existing objects.
     Conflict,
     /// The machine failed.
     Failed,
 }
 
 impl SwitchError {
-    /// The name for programs. It stays what it is.
+    /// Returns the stable code of the error for programs.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Name(_) => "invalid_name",
@@ -36,7 +36,7 @@ impl SwitchError {
             Self::Publish(_) => "invalid_publish",
             Self::CannotPublish { .. } => "cannot_publish",
             Self::Reserve(error) => error.code(),
-            Self::Outside(error) => error.code(),
+            Self::Nat(error) => error.code(),
             Self::NotConnectable(_) => "not_connectable",
             Self::NotConnected { .. } => "not_connected",
             Self::Vlan(_) | Self::EndpointVlan(InvalidVlan::Id(_)) => "invalid_vlan",
@@ -58,7 +58,7 @@ impl SwitchError {
             Self::NoFreeNetwork { .. } => "no_free_network",
             Self::UplinkNotFound(_) => "uplink_not_found",
             Self::UplinkLoopback(_) | Self::UplinkNotEthernet(_) => "uplink_unsuitable",
-            Self::Wire(error) => error.code(),
+            Self::Parent(error) => error.code(),
             Self::Overlay(error) => error.code(),
             Self::Cluster(error) => error.code(),
             Self::NoCluster(_) => "no_cluster",
@@ -82,7 +82,7 @@ impl SwitchError {
             Self::KeyFile(_) => "key_file",
             Self::Netlink(_) => "netlink",
             Self::Datapath(_) => "datapath",
-            Self::Watching(_) => "watching",
+            Self::Observer(_) => "watching",
             Self::Store(_) => "store",
             Self::Random(_) => "random",
             Self::PortGone(_) => "port_gone",
@@ -90,10 +90,10 @@ impl SwitchError {
         }
     }
 
-    /// Of what kind it is.
+    /// Returns the kind of the error.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Wire(error) if error.is_conflict() => ErrorKind::Conflict,
+            Self::Parent(error) if error.is_conflict() => ErrorKind::Conflict,
             Self::Overlay(error) if error.is_conflict() => ErrorKind::Conflict,
             Self::Cluster(error) if error.is_conflict() => ErrorKind::Conflict,
             Self::Cluster(ClusterError::NetworkNotFound(_) | ClusterError::NetworkGone(_)) => ErrorKind::NotFound,
@@ -125,12 +125,12 @@ impl SwitchError {
             | Self::Wireguard(WireguardError::Port { .. } | WireguardError::Taken { .. })
             | Self::Apply(ApplyError::InterfaceTaken { .. }) => ErrorKind::Conflict,
             Self::Apply(_)
-            | Self::Outside(_)
+            | Self::Nat(_)
             | Self::Netlink(_)
             | Self::Wireguard(_)
             | Self::KeyFile(_)
             | Self::Datapath(_)
-            | Self::Watching(_)
+            | Self::Observer(_)
             | Self::Store(_)
             | Self::Random(_)
             | Self::ShuttingDown => ErrorKind::Failed,

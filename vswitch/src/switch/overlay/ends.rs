@@ -1,4 +1,4 @@
-//! Which of this host's addresses the programs on the underlay know as ends of tunnels.
+//! The addresses of this host that the programs on the underlay accept as tunnel ends.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -7,35 +7,35 @@ use ipnet::IpNet;
 use vswitch_common::tables::MAX_UNDERLAY;
 
 use crate::model::Owner;
-use crate::switch::Switch;
+use crate::switch::overlay::Overlay;
 
-/// What is noted while there are more than the table takes.
+/// The subject of the note on addresses that do not fit into the table.
 const NOTE: &str = "underlay: addresses";
 
-/// The addresses, and how many there was no room for.
+/// The addresses, and the number of those that do not fit.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Ends {
+pub struct Ends {
     pub(super) addresses: BTreeSet<IpAddr>,
     pub(super) left_out: usize,
 }
 
 impl Ends {
-    /// Out of all addresses, by the index of their device. `towards` are the devices that lead to peers, `owned` those that
-    /// are the instance's own.
-    pub(super) fn of(
+    /// Selects from all addresses, by the index of their device. `towards` are the devices with
+    /// routes to peers, `owned` the devices of the instance.
+    pub fn of(
         addresses: impl IntoIterator<Item = (u32, IpNet)>,
         towards: &BTreeSet<u32>,
         owned: &BTreeMap<u32, Owner>,
     ) -> Self {
-        // What is left out for want of room is the kernel's device's work, but for what comes by WireGuard: nobody else
-        // does that.
+        // The kernel's VXLAN device receives packets to omitted addresses, except those that come
+        // through WireGuard.
         let ranked: BTreeSet<(u8, IpAddr)> = addresses
             .into_iter()
             .map(|(index, address)| (index, address.addr()))
             .filter(|(_, address)| may_be_an_end(*address))
             .filter_map(|(index, address)| match owned.get(&index) {
                 Some(Owner::Wireguard) => Some((0, address)),
-                // As many as there are networks, and behind them are containers.
+                // The host devices of networks: containers are behind them.
                 Some(_) => None,
                 None => Some((if towards.contains(&index) { 1 } else { 2 }, address)),
             })
@@ -55,7 +55,7 @@ impl Ends {
     }
 }
 
-/// Whether another host may have it as its peer's.
+/// Returns whether another host may use the address as its peer's.
 const fn may_be_an_end(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => !address.is_loopback(),
@@ -63,21 +63,21 @@ const fn may_be_an_end(address: IpAddr) -> bool {
     }
 }
 
-impl Switch {
-    /// Says once that there was no room for some.
-    pub(super) fn note_ends(&self, ends: &Ends) {
+impl Overlay {
+    /// Notes and logs once that addresses do not fit.
+    pub fn note_ends(&self, ends: &Ends) {
         if ends.left_out == 0 {
-            return self.note(NOTE, None);
+            return self.context.note(NOTE, None);
         }
         let note = format!(
             "of this host's addresses {} are known as ends of tunnels, and {} are not: the kernel alone takes what comes to those, which is slower (remove addresses that nobody uses)",
             ends.addresses.len(),
             ends.left_out
         );
-        if !self.has_note(NOTE) {
+        if !self.context.has_note(NOTE) {
             tracing::warn!("{note}");
         }
-        self.note(NOTE, Some(note));
+        self.context.note(NOTE, Some(note));
     }
 }
 
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_peer_sends_to_is_left_out() {
+    fn addresses_that_no_peer_uses_are_left_out() {
         let addresses = [
             (1, "127.0.0.1/8"),
             (1, "::1/128"),
@@ -112,10 +112,10 @@ mod tests {
     }
 
     #[test]
-    fn where_there_is_no_room_for_all_those_that_matter_are_in() {
+    fn a_full_table_holds_the_addresses_on_devices_with_routes_to_peers() {
         let many = (0..MAX_UNDERLAY).map(|number| (1, net(&format!("10.0.{}.{}/32", number / 256, number % 256))));
         let last = [(2, net("198.51.100.1/24")), (4, net("fd76:7377:6974::1/128"))];
-        // One of them is on two devices.
+        // One of the addresses is on two devices.
         let twice = [(2, net("10.0.0.0/32"))];
         let ends = Ends::of(many.chain(last).chain(twice), &TOWARDS.into(), &OWNED.into());
         assert_eq!((ends.addresses.len(), ends.left_out), (MAX_UNDERLAY as usize, 2));

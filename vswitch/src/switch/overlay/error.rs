@@ -1,49 +1,49 @@
-//! What can go wrong with overlay networks and peers.
+//! The errors of overlay networks and peers.
 
 use std::net::IpAddr;
 
-use crate::model::{InvalidPeer, NetworkName, OverlayOptions, Subnet};
+use crate::model::{InvalidPeer, NetworkName, Subnet, Vni};
 use crate::wireguard::{KeyError, PublicKey};
 
-/// Why an overlay network or a peer was refused.
+/// The reason why an overlay network or a peer was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OverlayError {
-    /// No address of a peer.
+    /// An invalid address of a peer.
     #[error(transparent)]
     Peer(#[from] InvalidPeer),
-    /// The host itself.
+    /// An address of this host.
     #[error(
         "{address} is this host's own address, on {device} (a peer is another host; `vswitch peer add` is done on both)"
     )]
     OwnAddress {
         /// The address.
         address: IpAddr,
-        /// Where it is.
+        /// The device with the address.
         device: String,
     },
-    /// It is one already.
+    /// An existing peer.
     #[error("{0} is a peer already (`vswitch peer ls` shows them)")]
     PeerExists(IpAddr),
-    /// The cluster says who they are.
+    /// A peer in a cluster, which the cluster adds and removes.
     #[error(
         "{0} cannot be added or removed as a peer: this host is in a cluster, whose hosts are each other's peers (start the other one with the same `up --cluster`, or this one without)"
     )]
     ClusterPeers(IpAddr),
-    /// A subnet that would take an address from the tunnels.
+    /// A subnet with an address of the underlay.
     #[error(
         "subnet {subnet} cannot be network {network}'s: it holds {address}, {whose}, by which the tunnels to other hosts go (choose another subnet)"
     )]
     HoldsUnderlay {
         /// The subnet.
         subnet: Subnet,
-        /// Whose it was to be.
+        /// The network.
         network: NetworkName,
-        /// The address in it.
+        /// The address of the underlay.
         address: IpAddr,
-        /// Whose that is.
+        /// The owner.
         whose: String,
     },
-    /// A peer that a network of this host hides.
+    /// The address of a peer in a subnet of a network.
     #[error(
         "{address} cannot be a peer: it lies in {subnet} of network {network}, where it would be looked for (make that network anew with another subnet)"
     )]
@@ -52,31 +52,31 @@ pub enum OverlayError {
         address: IpAddr,
         /// The subnet.
         subnet: Subnet,
-        /// Whose that is.
+        /// The network.
         network: NetworkName,
     },
-    /// There is none.
+    /// An unknown peer.
     #[error("no peer {0} (`vswitch peer ls` shows those there are)")]
     PeerNotFound(IpAddr),
-    /// Nobody says which addresses the network has on the other hosts.
+    /// A network without a subnet. Without a cluster, every host would choose another.
     #[error(
         "overlay network {0} has no IPv4 subnet (give the same on every host, and each a range of its own: --subnet 10.10.0.0/16 --ip-range 10.10.1.0/24)"
     )]
     NoSubnet(NetworkName),
-    /// Another network has it.
+    /// The VNI of another network.
     #[error(
         "VNI {vni} is network {network}'s (choose another with -o vni=N; without a cluster it has to be the same on every host)"
     )]
     VniInUse {
         /// The VNI.
-        vni: u32,
+        vni: Vni,
         /// The network.
         network: NetworkName,
     },
-    /// All are taken.
-    #[error("no VNI is free (there are {}; remove a network)", OverlayOptions::LAST_VNI)]
+    /// All VNIs are in use.
+    #[error("no VNI is free (there are {}; remove a network)", Vni::LAST)]
     NoFreeVni,
-    /// The tunnels' port is somebody else's.
+    /// The UDP port of the tunnels is in use.
     #[error(
         "UDP port {port} of the tunnels is in use (by a VXLAN device or a socket: `ss -lunp`, `ip -d link show type vxlan`; choose another with `up --vxlan-port`)"
     )]
@@ -84,13 +84,13 @@ pub enum OverlayError {
         /// The port.
         port: u16,
     },
-    /// No public key.
+    /// An invalid public key.
     #[error("{0} (`vswitch peer key` on the other host says its key)")]
     Key(#[from] KeyError),
-    /// This host's.
+    /// The public key of this host.
     #[error("public key {0} is this host's own (`vswitch peer key` on the other host says its key)")]
     OwnKey(PublicKey),
-    /// Another peer's.
+    /// The public key of another peer.
     #[error("public key {key} is peer {peer}'s already (every host has its own: `vswitch peer key` there says it)")]
     KeyInUse {
         /// The key.
@@ -101,7 +101,7 @@ pub enum OverlayError {
 }
 
 impl OverlayError {
-    /// The name for programs.
+    /// Returns the stable code of the error for programs.
     pub const fn code(&self) -> &'static str {
         match self {
             Self::Peer(_) => "invalid_peer",
@@ -121,7 +121,8 @@ impl OverlayError {
         }
     }
 
-    /// Whether it does not fit what is there; else it is wrong in itself.
+    /// Returns whether the request does not fit existing objects; otherwise it is invalid in
+    /// itself.
     pub const fn is_conflict(&self) -> bool {
         matches!(
             self,

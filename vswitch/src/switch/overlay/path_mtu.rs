@@ -1,4 +1,5 @@
-//! Tunnels take what the path to their peer takes, and senders are told.
+//! Path MTU: a tunnel accepts packets up to the MTU of its path, and senders of longer ones get an
+//! ICMP error.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -6,42 +7,45 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use vswitch_common::forward;
+use vswitch_common::observe::Event;
 use vswitch_common::packet::Ethernet;
 use vswitch_common::tables::{PortKind, PortNumber};
-use vswitch_common::watch::Event;
 
 use super::encryption::{self, is_encrypted};
-use super::{overhead, too_big};
+use super::overhead::overhead;
+use super::too_big;
 use crate::kernel::{packet, path};
-use crate::switch::{Switch, SwitchError};
-use crate::watching::Told;
+use crate::observe::Observed;
+use crate::switch::error::SwitchError;
+use crate::switch::overlay::Overlay;
 
-/// How often the kernel is asked what it knows of the paths: it tells nobody by itself.
+/// The interval at which the path MTUs are read: no event reports a change.
 const LOOK: Duration = Duration::from_secs(1);
-/// For how long a sender is not told again: what it has sent before it heard is on its way.
+/// The time for which a sender gets no further error: packets that it sent before the first error
+/// are still on the way.
 const AGAIN: Duration = Duration::from_millis(100);
-/// Packets that are taken in at once.
+/// The most packets that are processed at once.
 const BATCH: usize = 64;
-/// Senders and destinations that are remembered.
+/// The most senders and destinations that are remembered.
 const REMEMBERED: usize = 4096;
 
-/// Who was told not long ago: at which port, which sender, of which destination.
+/// The time of the last error by port, sender and destination.
 type Lately = HashMap<(PortNumber, IpAddr, IpAddr), Instant>;
 
-/// A tunnel, as far as it matters here.
+/// A tunnel with the values that its MTU depends on.
 #[derive(Clone, Copy, Debug)]
 struct Tunnel {
     number: PortNumber,
-    /// Where it ends: at the peer, or at its end of WireGuard.
+    /// The peer's address, or its WireGuard inner address.
     remote: IpAddr,
     /// The MTU of its network.
     mtu: u32,
-    /// What it has on the wire more than its packets.
+    /// The bytes that the tunnel adds to a packet.
     overhead: u32,
 }
 
-impl Switch {
-    /// Has tunnels take what the paths take, for as long as the daemon lives.
+impl Overlay {
+    /// Updates the MTU of tunnels to match their paths, for as long as the daemon lives.
     pub async fn follow_path_mtus(self: Arc<Self>) {
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -64,7 +68,7 @@ impl Switch {
     fn look_at_paths(&self) -> Result<(), SwitchError> {
         let mut tunnels: BTreeMap<IpAddr, Vec<Tunnel>> = BTreeMap::new();
         {
-            let state = self.state();
+            let state = self.context.state();
             for entry in state.networks.values() {
                 let encrypted = is_encrypted(&entry.record);
                 let remotes = state.remotes(&entry.record, true);
@@ -77,12 +81,12 @@ impl Switch {
             }
         }
         for (peer, ports) in tunnels {
-            // Without a way there, all is as it was.
+            // Without a route, the MTU stays.
             let Ok(path) = path::mtu(peer) else { continue };
             for Tunnel { number, remote, mtu, overhead } in ports {
                 let fits = path.saturating_sub(overhead).max(1);
                 let mtu = u16::try_from(mtu.min(fits)).unwrap_or(0);
-                if let Some(before) = self.datapath.set_tunnel_mtu(number, remote, mtu)? {
+                if let Some(before) = self.context.datapath.set_tunnel_mtu(number, remote, mtu)? {
                     tracing::info!("packets to peer {peer} may have {mtu} bytes from now on, not {before}");
                 }
             }
@@ -90,14 +94,14 @@ impl Switch {
         Ok(())
     }
 
-    /// Tells senders what tunnels take, for as long as the daemon lives.
+    /// Sends ICMP errors to senders of packets that are too long, for as long as the daemon lives.
     pub async fn tell_too_big(self: Arc<Self>) {
-        let mut events = self.watching.subscribe(Event::TOO_BIG);
+        let mut events = self.observer.subscribe(Event::TOO_BIG);
         let mut lately = Lately::new();
         let mut batch = Vec::with_capacity(BATCH);
         while events.recv_many(&mut batch, BATCH).await > 0 {
             let (switch, frames) = (self.clone(), std::mem::take(&mut batch));
-            // Who changes ports keeps others from them.
+            // A change of ports may hold the lock for a while.
             let told = tokio::task::spawn_blocking(move || {
                 for frame in &frames {
                     switch.tell_of(frame, &mut lately);
@@ -108,9 +112,10 @@ impl Switch {
         }
     }
 
-    fn tell_of(&self, told: &Told, lately: &mut Lately) {
+    fn tell_of(&self, told: &Observed, lately: &mut Lately) {
         let decision = told.event.decision;
-        let in_network = |number| self.datapath.port(number).filter(|port| port.network == decision.station.network);
+        let in_network =
+            |number| self.context.datapath.port(number).filter(|port| port.network == decision.station.network);
         let (Some(sender), Some(tunnel)) = (in_network(decision.ingress), in_network(decision.to.port)) else { return };
         if tunnel.kind() != Some(PortKind::Tunnel) || tunnel.mtu == 0 {
             return;
@@ -131,7 +136,7 @@ impl Switch {
         }
         lately.insert(key, now);
         if let Err(error) = packet::send(sender.ifindex, &answer.frame) {
-            tracing::debug!("port {} was not told that its packets are too big: {error}", decision.ingress.0);
+            tracing::debug!("cannot send an ICMP error to port {}: {error}", decision.ingress.0);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Peers: told by people where there is no cluster.
+//! Peers: the other hosts of overlay networks. Without a cluster, operators add them.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -6,47 +6,32 @@ use std::time::{Duration, Instant};
 
 use vswitch_common::tables::PortCounters;
 
-use super::OverlayError;
-use crate::api::{PeerRequest, PeerState, PeerView};
-use crate::model::Peer;
-use crate::store::Change;
-use crate::switch::attach::now;
-use crate::switch::{Switch, SwitchError};
+use crate::model::{Peer, PeerState};
+use crate::plan::store::Change;
+use crate::switch::context::now;
+use crate::switch::error::SwitchError;
+use crate::switch::info::PeerInfo;
+use crate::switch::overlay::{Overlay, OverlayError};
+use crate::switch::routes::link_towards;
+use crate::switch::state::PeerEntry;
 use crate::wireguard::PublicKey;
 
-/// Somebody who was heard within this time is there.
+/// A peer that was heard within this time is up.
 const RECENT: Duration = Duration::from_secs(60);
 
-/// A peer, and when it was heard.
-#[derive(Clone, Debug)]
-pub struct PeerEntry {
-    pub record: Peer,
-    /// Frames that had come from it when it was last looked at.
-    frames: u64,
-    heard: Option<Instant>,
-}
-
-impl PeerEntry {
-    pub const fn new(record: Peer) -> Self {
-        Self { record, frames: 0, heard: None }
-    }
-}
-
-impl Switch {
-    /// Makes another host a peer: the tunnels of all overlay networks go there, too. One that is a peer already gets another
-    /// public key: from then on, encrypted networks take nothing from whoever has the old one.
+impl Overlay {
+    /// Adds a peer: all overlay networks get a tunnel to it. An existing peer gets another public
+    /// key; from then on encrypted networks accept nothing with the old key.
     ///
     /// # Errors
-    /// It is none, or is one already, and with that key; or what the kernel refused, and then all is as it was.
-    pub async fn add_peer(&self, request: PeerRequest) -> Result<PeerView, SwitchError> {
-        let address = Peer::parse_address(&request.address).map_err(OverlayError::from)?;
-        let given: Option<PublicKey> =
-            request.public_key.as_deref().map(str::parse).transpose().map_err(OverlayError::from)?;
-        let _leave = self.leave().await?;
+    /// The address or the key is this host's or another peer's, or the peer exists with this key,
+    /// or the kernel refused a change; then nothing has changed.
+    pub async fn add_peer(&self, address: IpAddr, given: Option<PublicKey>) -> Result<PeerInfo, SwitchError> {
+        let _change = self.context.begin_change().await?;
         if let Some(device) = self.own_device(address).await? {
             return Err(OverlayError::OwnAddress { address, device }.into());
         }
-        if self.membership.is_some() {
+        if self.context.membership.is_some() {
             return Err(OverlayError::ClusterPeers(address).into());
         }
         if let Some(key) = given
@@ -55,7 +40,7 @@ impl Switch {
             return Err(OverlayError::OwnKey(key).into());
         }
         let (before, recorded) = {
-            let mut state = self.state();
+            let mut state = self.context.state();
             let before = state.peers.get(&address).map(|peer| peer.record.clone());
             if before.as_ref().is_some_and(|peer| given.is_none() || peer.public_key == given) {
                 return Err(OverlayError::PeerExists(address).into());
@@ -70,11 +55,11 @@ impl Switch {
             let added = before.as_ref().map_or_else(now, |peer| peer.added);
             let record = Peer { public_key: given, ..Peer::new(address, added) };
             state.peers.entry(address).or_insert_with(|| PeerEntry::new(record.clone())).record = record.clone();
-            (before, self.store.commit(vec![Change::PutPeer(record)]))
+            (before, self.context.store.commit(vec![Change::PutPeer(record)]))
         };
         let made = async {
             recorded.await?;
-            // What goes by the tunnels is as long as they are told when they are made.
+            // Tunnels get their MTU when they are made.
             self.refresh_overlay_mtus().await?;
             self.follow_tunnels().await
         };
@@ -82,66 +67,63 @@ impl Switch {
             match before {
                 None => self.forget_peer(address).await?,
                 Some(record) => {
-                    if let Some(peer) = self.state().peers.get_mut(&address) {
+                    if let Some(peer) = self.context.state().peers.get_mut(&address) {
                         peer.record = record.clone();
                     }
-                    self.store.commit(vec![Change::PutPeer(record)]).await?;
+                    self.context.store.commit(vec![Change::PutPeer(record)]).await?;
                     self.follow_tunnels().await?;
                 }
             }
             self.refresh_overlay_mtus().await?;
             return Err(error);
         }
-        let view = self.peers().await?.into_iter().find(|view| view.address == address);
-        view.ok_or_else(|| OverlayError::PeerNotFound(address).into())
+        let peer = self.peers().await?.into_iter().find(|peer| peer.address == address);
+        peer.ok_or_else(|| OverlayError::PeerNotFound(address).into())
     }
 
-    /// Makes another host a stranger: nothing goes there, nothing is taken from there.
+    /// Removes a peer with its tunnels.
     ///
     /// # Errors
-    /// It is no peer.
-    pub async fn remove_peer(&self, address: &str) -> Result<String, SwitchError> {
-        let address = Peer::parse_address(address).map_err(OverlayError::from)?;
-        let _leave = self.leave().await?;
-        match self.state().peers.get(&address) {
+    /// The peer does not exist or belongs to the cluster, or the kernel refused a change.
+    pub async fn remove_peer(&self, address: IpAddr) -> Result<(), SwitchError> {
+        let _change = self.context.begin_change().await?;
+        match self.context.state().peers.get(&address) {
             None => return Err(OverlayError::PeerNotFound(address).into()),
-            Some(peer) if peer.record.host.is_some() && self.membership.is_some() => {
+            Some(peer) if peer.record.host.is_some() && self.context.membership.is_some() => {
                 return Err(OverlayError::ClusterPeers(address).into());
             }
             Some(_) => {}
         }
-        self.forget_peer(address).await?;
-        Ok(address.to_string())
+        self.forget_peer(address).await
     }
 
     async fn forget_peer(&self, address: IpAddr) -> Result<(), SwitchError> {
         let recorded = {
-            self.state().peers.remove(&address);
-            self.store.commit(vec![Change::RemovePeer(address)])
+            self.context.state().peers.remove(&address);
+            self.context.store.commit(vec![Change::RemovePeer(address)])
         };
         recorded.await?;
         self.follow_tunnels().await
     }
 
-    /// The peers, by address.
+    /// Returns the peers by address.
     ///
     /// # Errors
-    /// What the kernel does not tell.
-    pub async fn peers(&self) -> Result<Vec<PeerView>, SwitchError> {
+    /// The kernel's tables cannot be read.
+    pub async fn peers(&self) -> Result<Vec<PeerInfo>, SwitchError> {
         self.hear_peers()?;
-        let routes = self.netlink.routes().await?;
-        let links = self.netlink.links().await?;
+        let routes = self.context.netlink.routes().await?;
+        let links = self.context.netlink.links().await?;
         let sums = self.peer_counters()?;
         let handshakes = self.handshakes().await?;
-        let peers: Vec<PeerEntry> = self.state().peers.values().cloned().collect();
+        let peers: Vec<PeerEntry> = self.context.state().peers.values().cloned().collect();
         let view = |peer: PeerEntry| {
             let address = peer.record.address;
-            let link =
-                super::link_towards(&routes, address).and_then(|index| links.iter().find(|link| link.index == index));
+            let link = link_towards(&routes, address).and_then(|index| links.iter().find(|link| link.index == index));
             let (networks, counters) = sums.get(&address).copied().unwrap_or_default();
             let silent = peer.heard.map(|heard| heard.elapsed());
             let handshake = peer.record.public_key.and_then(|key| handshakes.get(&key));
-            PeerView {
+            PeerInfo {
                 address,
                 host: peer.record.host.map(|host| host.name),
                 state: match (link, silent) {
@@ -151,26 +133,22 @@ impl Switch {
                     _ => PeerState::Silent,
                 },
                 interface: link.map(|link| link.name.clone()),
-                last_seen_seconds: silent.map(|silent| silent.as_secs()),
+                last_seen: silent,
                 networks,
-                public_key: peer.record.public_key.map(|key| key.to_string()),
-                // A clock that was set back meanwhile says: just now.
-                last_handshake_seconds: handshake.map(|at| at.elapsed().unwrap_or_default().as_secs()),
-                rx_bytes: counters.rx_bytes,
-                tx_bytes: counters.tx_bytes,
-                rx_frames: counters.rx_frames,
-                tx_frames: counters.tx_frames,
-                drops: counters.drops.iter().sum(),
+                public_key: peer.record.public_key,
+                // Zero if the clock was set back since.
+                last_handshake: handshake.map(|at| at.elapsed().unwrap_or_default()),
+                counters,
                 added: peer.record.added,
             }
         };
         Ok(peers.into_iter().map(view).collect())
     }
 
-    /// Notes which peers have been heard since the last time.
-    pub(in crate::switch) fn hear_peers(&self) -> Result<(), SwitchError> {
+    /// Updates when each peer was last heard.
+    pub fn hear_peers(&self) -> Result<(), SwitchError> {
         let sums = self.peer_counters()?;
-        for (address, peer) in &mut self.state().peers {
+        for (address, peer) in &mut self.context.state().peers {
             let frames = sums.get(address).map_or(0, |(_, counters)| counters.rx_frames);
             if frames > peer.frames {
                 peer.heard = Some(Instant::now());
@@ -180,10 +158,10 @@ impl Switch {
         Ok(())
     }
 
-    /// What went to and came from each peer, with the number of networks that it is in.
+    /// Returns the counters of each peer's tunnels, and the number of its networks.
     fn peer_counters(&self) -> Result<BTreeMap<IpAddr, (usize, PortCounters)>, SwitchError> {
         let tunnels: Vec<_> = {
-            let state = self.state();
+            let state = self.context.state();
             let tunnels = state.networks.values().filter_map(|entry| entry.tunnels.as_ref());
             tunnels.flatten().map(|(address, port)| (*address, port.number)).collect()
         };
@@ -191,15 +169,15 @@ impl Switch {
         for (address, number) in tunnels {
             let (networks, sum) = sums.entry(address).or_default();
             *networks += 1;
-            *sum = sum.plus(&self.datapath.counters(number)?);
+            *sum = sum.plus(&self.context.datapath.counters(number)?);
         }
         Ok(sums)
     }
 
-    /// The device of this host that has an address.
+    /// Returns the device of this host with an address.
     async fn own_device(&self, address: IpAddr) -> Result<Option<String>, SwitchError> {
-        let addresses = self.netlink.addresses(None).await?;
+        let addresses = self.context.netlink.addresses(None).await?;
         let Some((index, _)) = addresses.into_iter().find(|(_, own)| own.addr() == address) else { return Ok(None) };
-        Ok(Some(self.netlink.link(index).await?.map_or_else(|| format!("device {index}"), |link| link.name)))
+        Ok(Some(self.context.netlink.link(index).await?.map_or_else(|| format!("device {index}"), |link| link.name)))
     }
 }

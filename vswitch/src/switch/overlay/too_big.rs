@@ -1,4 +1,4 @@
-//! What the sender of a packet is told that no tunnel takes: how long one may be (RFC 792 and 1191; RFC 4443, 3.2).
+//! ICMP errors for packets that are too long for a tunnel (RFC 792 and 1191; RFC 4443, 3.2).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -7,28 +7,30 @@ use etherparse::{Icmpv4Type, Icmpv6Type, PacketBuilder};
 use vswitch_common::packet::ipv6::Ipv6;
 use vswitch_common::packet::{Ethernet, ethertype, protocol};
 
-/// How many hosts the message may meet: it goes to a neighbor, which may be a router for others.
+/// The hop limit of the error. Its receiver is a neighbor, which may be a router.
 const TTL: u8 = 64;
-/// No path takes less (RFC 791, 3.2; RFC 8200, 5).
+/// The least MTU of IPv4 and IPv6 (RFC 791, 3.2; RFC 8200, 5).
 const LEAST: [u16; 2] = [68, 1280];
-/// What a sender needs at least of its packet behind the IP header, to know whose it is.
+/// The bytes behind the IP header that a sender needs to identify the packet.
 const NEEDED: usize = 8;
 
-/// What a sender is told.
+/// An ICMP error in an Ethernet frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Answer {
-    /// The sender.
+pub struct Answer {
+    /// The receiver: the sender of the packet.
     pub to: IpAddr,
-    /// For whom its packet was, in whose name it is told.
+    /// The destination of the packet, which is the source of the error.
     pub of: IpAddr,
     /// The frame.
     pub frame: Vec<u8>,
 }
 
-/// The answer to the sender of a packet of which `bytes` are the first, in the name of whom it is for; `tag` was kept beside
-/// it, TPID << 16 | TCI, if it is not 0; `mtu` is what may be, behind all tags. `None` where nobody is to be told (RFC 1122, 3.2.2; RFC 4443,
-/// 2.4 (e)), or nobody could make anything of it.
-pub(super) fn answer(bytes: &[u8], tag: u32, mtu: u16) -> Option<Answer> {
+/// Builds the ICMP "fragmentation needed" or ICMPv6 "packet too big" reply to the sender of the
+/// packet that starts with `bytes`, from the packet's destination. `tag` is the VLAN tag that was
+/// kept beside the packet, TPID << 16 | TCI, or 0. `mtu` is the longest packet, without tags.
+/// Returns `None` if no reply is allowed (RFC 1122, 3.2.2; RFC 4443, 2.4 (e)) or the packet cannot
+/// be parsed.
+pub fn answer(bytes: &[u8], tag: u32, mtu: u16) -> Option<Answer> {
     let ethernet = Ethernet::parse(bytes).ok()?;
     if ethernet.source.is_multicast() || ethernet.destination.is_multicast() {
         return None;
@@ -45,7 +47,7 @@ pub(super) fn answer(bytes: &[u8], tag: u32, mtu: u16) -> Option<Answer> {
     if tag != 0 {
         frame.extend(tag.to_be_bytes());
     }
-    // Tags that are in the frame, and the EtherType.
+    // The tags in the frame, and the EtherType.
     frame.extend(bytes.get(12..ethernet.payload)?);
     frame.extend(message);
     Some(Answer { to, of, frame })
@@ -59,7 +61,7 @@ fn to_ipv4(packet: &[u8], mtu: u16) -> Option<(IpAddr, IpAddr, Vec<u8>)> {
     }
     let fragment = u16::from_be_bytes([header[6], header[7]]);
     let is_error = header[9] == protocol::ICMP && matches!(packet[length], 3 | 4 | 5 | 11 | 12);
-    // Without DF it comes here where nobody cuts up the outer packet.
+    // A packet without DF gets here if the outer packet cannot be fragmented.
     if fragment & 0x1fff != 0 || is_error {
         return None;
     }

@@ -1,8 +1,10 @@
-//! Who gets which name, address and number.
+//! Tests of the assignment of names, addresses and numbers.
 
 use super::*;
-use crate::ipam::IpamError;
-use crate::model::{BridgeOptions, Driver, EndpointAddress, EndpointOptions, NetnsRecord};
+use crate::model::{
+    BridgeOptions, EndpointAddress, EndpointOptions, NetnsRecord, NetworkKind, SwitchOptions, UplinkOptions, XdpChoice,
+};
+use crate::plan::ipam::IpamError;
 
 fn draft(name: &str, subnet: Option<&str>) -> Network {
     let config = |text: &str| SubnetConfig::new(text.parse().expect("a subnet"), None, None).expect("valid");
@@ -10,13 +12,10 @@ fn draft(name: &str, subnet: Option<&str>) -> Network {
         id: NetworkId::random().expect("random bytes"),
         name: name.parse().expect("a name"),
         number: NetworkNumber::default(),
-        driver: Driver::Bridge,
+        kind: NetworkKind::Bridge(BridgeOptions::default()),
         subnets: subnet.map(config).into_iter().collect(),
         internal: false,
         options: BTreeMap::new(),
-        bridge: BridgeOptions::default(),
-        wire: None,
-        overlay: None,
         labels: BTreeMap::new(),
         created: time::OffsetDateTime::UNIX_EPOCH,
         uplink_before: None,
@@ -53,7 +52,7 @@ fn wanted(network: &Network, name: &str, inode: u64) -> Wanted {
     Wanted { endpoint, ip: None, ip6: None, mac: None, parent_mac: None, ifname: None, taken: Vec::new() }
 }
 
-/// A state with one network that others find.
+/// Returns a state with one network that is ready.
 fn with_network(subnet: &str) -> (State, Network) {
     let mut state = State::default();
     let (network, _) = state.admit_network(sized(draft("front", Some(subnet)), 1400), &[], &[]).expect("admitted");
@@ -89,7 +88,9 @@ fn an_uplink_belongs_to_one_network() {
     let mut state = State::default();
     let uplinked = |name, subnet| {
         let mut network = draft(name, Some(subnet));
-        network.bridge.uplink = Some("eth1".parse().expect("a name"));
+        let uplink = UplinkOptions { interface: "eth1".parse().expect("a name"), xdp: XdpChoice::Auto };
+        let switch = SwitchOptions::default();
+        network.kind = NetworkKind::Bridge(BridgeOptions { switch, uplink: Some(uplink) });
         network
     };
     assert!(state.admit_network(sized(uplinked("a", "10.1.0.0/24"), 1500), &[], &[]).is_ok());
@@ -98,7 +99,7 @@ fn an_uplink_belongs_to_one_network() {
 }
 
 #[test]
-fn endpoints_get_addresses_that_nobody_else_has() {
+fn endpoints_get_unused_addresses() {
     let (mut state, network) = with_network("10.9.8.0/29");
     let mut given = BTreeSet::new();
     for (inode, name) in ["a", "b", "c", "d", "e"].into_iter().enumerate() {
@@ -110,7 +111,7 @@ fn endpoints_get_addresses_that_nobody_else_has() {
     }
     let full = state.admit_endpoint(wanted(&network, "f", 9)).expect_err("all are taken");
     assert_eq!((full.code(), full.to_string().contains("front")), ("no_available_address", true));
-    // As soon as one is free, it is given again.
+    // A freed address is assigned again.
     let freed = state.endpoint("c").expect("there")[0].record.clone();
     state.endpoints.remove(&freed.id);
     let (next, _, _) = state.admit_endpoint(wanted(&network, "f", 9)).expect("there is room");
@@ -118,7 +119,7 @@ fn endpoints_get_addresses_that_nobody_else_has() {
 }
 
 #[test]
-fn what_is_taken_is_refused_with_whose_it_is() {
+fn an_address_in_use_is_refused_with_its_holder() {
     let (mut state, network) = with_network("10.9.8.0/24");
     let (web, _, _) = state.admit_endpoint(wanted(&network, "web", 1)).expect("admitted");
     let refused = |wanted| state.admit_endpoint(wanted).expect_err("taken");
@@ -158,7 +159,7 @@ fn one_namespace_is_in_several_networks_under_one_name() {
 }
 
 #[test]
-fn a_generated_address_gives_way_to_one_that_was_asked_for() {
+fn a_generated_mac_address_avoids_a_requested_one() {
     let (mut state, network) = with_network("10.9.8.0/24");
     let squatted = StationMac::generated(&network.id, "web", 0);
     state.admit_endpoint(Wanted { mac: Some(squatted), ..wanted(&network, "squatter", 1) }).expect("admitted");
@@ -167,16 +168,17 @@ fn a_generated_address_gives_way_to_one_that_was_asked_for() {
 }
 
 #[test]
-fn a_name_is_not_taken_for_the_beginning_of_an_id() {
+fn a_name_is_not_taken_for_the_start_of_an_id() {
     let (mut state, network) = with_network("10.9.8.0/24");
     let (web, _, _) = state.admit_endpoint(wanted(&network, "web", 1)).expect("admitted");
     let hexadecimal = web.id.digits(2);
     assert_eq!(state.endpoint(&hexadecimal).expect("by its id").len(), 1);
     assert!(state.connections(&hexadecimal).is_empty(), "nobody is called like this");
     assert_eq!(state.connections("web").len(), 1);
-    // Two names at one namespace share what is the namespace's.
+    // Two endpoint names at one namespace share the namespace's settings.
     let mut back = draft("back", Some("10.9.9.0/24"));
-    back.bridge.masquerade = false;
+    let switch = SwitchOptions { masquerade: false, ..SwitchOptions::default() };
+    back.kind = NetworkKind::Bridge(BridgeOptions { switch, uplink: None });
     let (back, _) = state.admit_network(sized(back, 1500), &[], &[]).expect("admitted");
     state.networks.get_mut(&back.id).expect("there").ready = true;
     let (api, _, _) = state.admit_endpoint(wanted(&back, "api", 1)).expect("another name");
@@ -185,7 +187,7 @@ fn a_name_is_not_taken_for_the_beginning_of_an_id() {
 }
 
 #[test]
-fn things_are_found_by_name_and_by_the_beginning_of_their_ids() {
+fn objects_are_found_by_name_and_by_the_start_of_their_id() {
     let (mut state, network) = with_network("10.9.8.0/24");
     let (web, _, _) = state.admit_endpoint(wanted(&network, "web", 1)).expect("admitted");
     for reference in ["web".to_owned(), web.id.to_string(), web.id.digits(8)] {

@@ -1,10 +1,10 @@
-//! What the userspace backend drops, by reason.
+//! Drop counters of the userspace backend.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use boringtun::noise::errors::WireGuardError;
 
-/// Why a packet went no further.
+/// Reason why a packet was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reason {
     Malformed,
@@ -20,34 +20,35 @@ pub(super) enum Reason {
 
 const REASONS: usize = Reason::Unsent as usize + 1;
 
-/// How many packets the userspace backend has dropped since it was opened, by reason. The kernel keeps no such account.
+/// Number of packets that the userspace backend has dropped since it was opened, by reason. The
+/// kernel has no such counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Drops {
-    /// From the network: no message of WireGuard.
+    /// From the network: not a WireGuard message.
     pub malformed: u64,
-    /// From the network: not made with the key that it claims.
+    /// From the network: authentication failed.
     pub forged: u64,
-    /// From the network: from nobody who is a peer.
+    /// From the network: from an unknown peer.
     pub unknown_peer: u64,
-    /// From the network: of a session that is over, or never was.
+    /// From the network: for a session that has ended or never existed.
     pub no_session: u64,
-    /// From the network: received before, or older than what can be told from that.
+    /// From the network: received before, or too old to tell.
     pub replayed: u64,
-    /// From a peer: an inner packet that is not from its own address to ours.
+    /// From a peer: the inner packet is not from the peer's inner address to this host's.
     pub not_allowed: u64,
-    /// From the network: handshakes that were put off, there being too many.
+    /// From the network: a handshake that was deferred, because there were too many.
     pub overload: u64,
-    /// From this host: an inner packet that is not from our address to a peer's.
+    /// From this host: the packet is not from this host's inner address to a peer's.
     pub unroutable: u64,
-    /// For a peer: what the network did not take.
+    /// To a peer: the network did not accept it.
     pub unsent: u64,
 }
 
-/// The account.
+/// The counters.
 #[derive(Debug, Default)]
-pub(super) struct Account([AtomicU64; REASONS]);
+pub(super) struct Counters([AtomicU64; REASONS]);
 
-impl Account {
+impl Counters {
     pub(super) fn count(&self, reason: Reason) {
         if let Some(counter) = self.0.get(reason as usize) {
             counter.fetch_add(1, Ordering::Relaxed);
@@ -55,17 +56,18 @@ impl Account {
     }
 
     pub(super) fn read(&self) -> Drops {
-        let of = |reason: Reason| self.0.get(reason as usize).map_or(0, |counter| counter.load(Ordering::Relaxed));
+        let count_of =
+            |reason: Reason| self.0.get(reason as usize).map_or(0, |counter| counter.load(Ordering::Relaxed));
         Drops {
-            malformed: of(Reason::Malformed),
-            forged: of(Reason::Forged),
-            unknown_peer: of(Reason::UnknownPeer),
-            no_session: of(Reason::NoSession),
-            replayed: of(Reason::Replayed),
-            not_allowed: of(Reason::NotAllowed),
-            overload: of(Reason::Overload),
-            unroutable: of(Reason::Unroutable),
-            unsent: of(Reason::Unsent),
+            malformed: count_of(Reason::Malformed),
+            forged: count_of(Reason::Forged),
+            unknown_peer: count_of(Reason::UnknownPeer),
+            no_session: count_of(Reason::NoSession),
+            replayed: count_of(Reason::Replayed),
+            not_allowed: count_of(Reason::NotAllowed),
+            overload: count_of(Reason::Overload),
+            unroutable: count_of(Reason::Unroutable),
+            unsent: count_of(Reason::Unsent),
         }
     }
 }

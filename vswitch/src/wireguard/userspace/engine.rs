@@ -1,5 +1,5 @@
-//! The protocol's part of the userspace backend: datagrams and packets in, datagrams and packets out. No sockets and no
-//! devices, so that all of it can be tested without either.
+//! Protocol engine of the userspace backend: datagrams and packets in, datagrams and packets out.
+//! Uses no sockets and no devices, so all of it is testable without them.
 
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -12,28 +12,30 @@ use x25519_dalek::StaticSecret;
 
 use super::super::keys::{PrivateKey, PublicKey};
 use super::super::{KEEPALIVE, PeerStatus};
-use super::drops::{Account, Drops, Reason};
+use super::drops::{Counters, Drops, Reason};
 use super::peers::{Peer, Peers};
 
-/// Handshakes a second from which on those who ask for more have to prove where they are (the WireGuard paper, 5.3); as
-/// many as boringtun's own device takes.
-const HANDSHAKES: u64 = 100;
+/// Handshakes per second above which senders must prove their address with a cookie (the WireGuard
+/// paper, section 5.3). boringtun's own device uses the same limit.
+const HANDSHAKES_PER_SECOND: u64 = 100;
 
-/// Bytes of the largest message but for data: a handshake's first (the WireGuard paper, 5.4.2).
-const HANDSHAKE: usize = 148;
-/// Bytes that a data message has more than the packet in it: header and tag (the WireGuard paper, 5.4.6).
+/// Length in bytes of the longest message other than data: the handshake initiation (the WireGuard
+/// paper, section 5.4.2).
+const HANDSHAKE_LENGTH: usize = 148;
+/// Bytes that a data message adds to its packet: header and tag (the WireGuard paper, section
+/// 5.4.6).
 const OVERHEAD: usize = 32;
 
-/// The IPv6 header, and where its addresses are (RFC 8200, 3).
+/// Length of the IPv6 header, and offsets of its addresses (RFC 8200, section 3).
 const IPV6_HEADER: usize = 40;
 const IPV6_SOURCE: usize = 8;
 const IPV6_DESTINATION: usize = 24;
 
-/// Where what comes out goes.
+/// Receiver of the engine's output.
 pub(super) trait Output {
-    /// A datagram, to a peer.
+    /// Sends a datagram to a peer.
     fn to_peer(&mut self, datagram: &[u8], endpoint: SocketAddr);
-    /// A packet from a peer, to this host.
+    /// Delivers a peer's packet to this host.
     fn to_host(&mut self, packet: &[u8]);
 }
 
@@ -41,12 +43,13 @@ pub(super) trait Output {
 pub(super) struct Engine {
     secret: StaticSecret,
     public: x25519_dalek::PublicKey,
-    own: Ipv6Addr,
+    own_inner: Ipv6Addr,
     limiter: RateLimiter,
-    /// What sessions are given: handshakes were counted before it was known whose they are, and count once.
+    /// Limiter without a limit, for the sessions: handshakes are already counted by `limiter`,
+    /// before their peer is known.
     unlimited: Arc<RateLimiter>,
     peers: RwLock<Peers>,
-    account: Account,
+    counters: Counters,
 }
 
 impl Engine {
@@ -54,17 +57,18 @@ impl Engine {
         let secret = key.secret().clone();
         let public = x25519_dalek::PublicKey::from(&secret);
         Self {
-            own: key.public().inner_address(),
-            limiter: RateLimiter::new(&public, HANDSHAKES),
+            own_inner: key.public().inner_address(),
+            limiter: RateLimiter::new(&public, HANDSHAKES_PER_SECOND),
             unlimited: Arc::new(RateLimiter::new(&public, u64::MAX)),
             secret,
             public,
             peers: RwLock::default(),
-            account: Account::default(),
+            counters: Counters::default(),
         }
     }
 
-    /// Adds a peer and greets it; or moves one that is there, whose sessions go on. The buffer is for what is sent.
+    /// Adds a peer and starts a handshake, or changes the endpoint of an existing peer, whose
+    /// sessions continue. `buffer` holds the handshake message.
     pub(super) fn set_peer(&self, key: PublicKey, endpoint: SocketAddr, buffer: &mut [u8], output: &mut impl Output) {
         let peer = {
             let mut peers = self.peers_mut();
@@ -80,7 +84,7 @@ impl Engine {
             peers.insert(index, peer.clone());
             peer
         };
-        // So that each side knows at once that the other is there, as with the kernel's persistent keepalive.
+        // Like a persistent keepalive of the kernel: both sides notice each other at once.
         self.emit(&peer, peer.tunnel().format_handshake_initiation(buffer, false), output);
     }
 
@@ -93,15 +97,15 @@ impl Engine {
     }
 
     pub(super) fn drops(&self) -> Drops {
-        self.account.read()
+        self.counters.read()
     }
 
     pub(super) fn count(&self, reason: Reason) {
-        self.account.count(reason);
+        self.counters.count(reason);
     }
 
-    /// Takes a datagram from the network. The buffer is for what is in it, and for answers: it has to be as long as the
-    /// datagram, and no shorter than 148 bytes.
+    /// Processes a datagram from the network. `buffer` holds the decrypted packet or an answer. It
+    /// must be at least as long as the datagram, and at least 148 bytes.
     pub(super) fn receive(&self, datagram: &[u8], from: SocketAddr, buffer: &mut [u8], output: &mut impl Output) {
         if let Err(reason) = self.try_receive(datagram, from, buffer, output) {
             self.count(reason);
@@ -115,27 +119,27 @@ impl Engine {
         buffer: &mut [u8],
         output: &mut impl Output,
     ) -> Result<(), Reason> {
-        // boringtun panics where there is no room.
-        if buffer.len() < datagram.len().max(HANDSHAKE) {
+        // boringtun panics if the buffer is too short.
+        if buffer.len() < datagram.len().max(HANDSHAKE_LENGTH) {
             return Err(Reason::Malformed);
         }
         let message = Tunn::parse_incoming_packet(datagram)?;
         let by_session = |index| self.peers().by_session(index).cloned();
-        // Whether somebody who had to wait for a session has one now.
-        let mut session = true;
+        // Whether the message may have established a session, so that queued packets can be sent.
+        let mut may_have_session = true;
         let peer = match &message {
             Packet::HandshakeInit(first) => {
-                session = false;
-                self.limit(datagram, from, buffer, output)?;
-                let greeting = parse_handshake_anon(&self.secret, &self.public, first)?;
-                self.peers().by_key(&greeting.peer_static_public).cloned()
+                may_have_session = false;
+                self.verify_handshake(datagram, from, buffer, output)?;
+                let handshake = parse_handshake_anon(&self.secret, &self.public, first)?;
+                self.peers().by_key(&handshake.peer_static_public).cloned()
             }
             Packet::HandshakeResponse(second) => {
-                self.limit(datagram, from, buffer, output)?;
+                self.verify_handshake(datagram, from, buffer, output)?;
                 by_session(second.receiver_idx)
             }
             Packet::PacketCookieReply(cookie) => {
-                session = false;
+                may_have_session = false;
                 by_session(cookie.receiver_idx)
             }
             Packet::PacketData(data) => by_session(data.receiver_idx),
@@ -146,8 +150,9 @@ impl Engine {
             TunnResult::Err(error) => return Err(error.into()),
             TunnResult::WriteToTunnelV6(packet, source) => {
                 peer.received(datagram.len());
-                // Not to others than us, either: this host is nobody's router.
-                if source != peer.inner || address(packet, IPV6_DESTINATION) != Some(self.own) {
+                // The destination must be this host's inner address: the host does not forward
+                // packets of peers.
+                if source != peer.inner || address(packet, IPV6_DESTINATION) != Some(self.own_inner) {
                     return Err(Reason::NotAllowed);
                 }
                 output.to_host(packet);
@@ -161,18 +166,18 @@ impl Engine {
                 self.emit(&peer, answer, output);
             }
         }
-        if session {
-            // What has waited for it.
-            while let waited @ TunnResult::WriteToNetwork(_) = tunnel.decapsulate(None, &[], buffer) {
-                self.emit(&peer, waited, output);
+        if may_have_session {
+            // Send packets that were queued for the session.
+            while let queued @ TunnResult::WriteToNetwork(_) = tunnel.decapsulate(None, &[], buffer) {
+                self.emit(&peer, queued, output);
             }
         }
         Ok(())
     }
 
-    /// Checks that whoever sent a handshake knows our public key; and where there are too many, has them prove where they
-    /// are before any more work is done for them.
-    fn limit(
+    /// Checks that the sender of a handshake knows this host's public key. Under load, the sender
+    /// must also prove its address before any more work is done.
+    fn verify_handshake(
         &self,
         datagram: &[u8],
         from: SocketAddr,
@@ -182,7 +187,8 @@ impl Engine {
         match self.limiter.verify_packet(Some(from.ip()), datagram, buffer) {
             Ok(_) => Ok(()),
             Err(TunnResult::WriteToNetwork(cookie)) => {
-                // The only answer that goes to where it came from: it is shorter than what it answers.
+                // The only answer to an unverified address. It is shorter than the message that it
+                // answers.
                 output.to_peer(cookie, from);
                 Err(Reason::Overload)
             }
@@ -191,15 +197,15 @@ impl Engine {
         }
     }
 
-    /// Encrypts a packet of this host. Returns how many bytes of the buffer are to be sent, and where to; nothing if it
-    /// goes nowhere, or has to wait for a handshake whose beginning was then sent instead. The buffer has to have 32 bytes
-    /// more than the packet, and no fewer than 148.
+    /// Encrypts a packet of this host. Returns the number of bytes of the buffer to send, and the
+    /// endpoint. Returns `None` if the packet has no peer, or is queued until the handshake is
+    /// done. `buffer` must be at least 32 bytes longer than the packet, and at least 148 bytes.
     pub(super) fn send(&self, packet: &[u8], buffer: &mut [u8]) -> Option<(usize, SocketAddr)> {
-        let peer = address(packet, IPV6_SOURCE).filter(|source| *source == self.own).and_then(|_| {
+        let peer = address(packet, IPV6_SOURCE).filter(|source| *source == self.own_inner).and_then(|_| {
             let destination = address(packet, IPV6_DESTINATION)?;
             self.peers().by_inner(destination).cloned()
         });
-        let Some(peer) = peer.filter(|_| buffer.len() >= (packet.len() + OVERHEAD).max(HANDSHAKE)) else {
+        let Some(peer) = peer.filter(|_| buffer.len() >= (packet.len() + OVERHEAD).max(HANDSHAKE_LENGTH)) else {
             self.count(Reason::Unroutable);
             return None;
         };
@@ -211,7 +217,8 @@ impl Engine {
         Some((length, peer.endpoint()))
     }
 
-    /// Does what is due: handshakes, keepalives, forgetting old keys. To be called several times a second.
+    /// Performs due work: handshakes, keepalives, expiry of old keys. Must be called several times
+    /// per second.
     pub(super) fn tick(&self, buffer: &mut [u8], output: &mut impl Output) {
         self.limiter.reset_count();
         let peers: Vec<_> = self.peers().all().cloned().collect();
@@ -219,7 +226,8 @@ impl Engine {
             let mut tunnel = peer.tunnel();
             peer.note_handshake(&tunnel);
             let due = match tunnel.update_timers(buffer) {
-                // It is not there. The kernel goes on greeting a peer that has a persistent keepalive; boringtun gives up.
+                // The peer does not answer. boringtun gives up; the kernel goes on trying a peer
+                // that has a persistent keepalive.
                 TunnResult::Err(WireGuardError::ConnectionExpired) => tunnel.format_handshake_initiation(buffer, false),
                 due => due,
             };
@@ -227,7 +235,7 @@ impl Engine {
         }
     }
 
-    /// Sends what a tunnel wants sent.
+    /// Sends the output of a tunnel.
     fn emit(&self, peer: &Peer, result: TunnResult<'_>, output: &mut impl Output) {
         match result {
             TunnResult::WriteToNetwork(datagram) => {
@@ -248,7 +256,7 @@ impl Engine {
     }
 }
 
-/// An address in a packet of IPv6; `None` if it is none.
+/// Returns the address at `offset`; `None` if the packet is not IPv6.
 fn address(packet: &[u8], offset: usize) -> Option<Ipv6Addr> {
     if packet.len() < IPV6_HEADER || packet.first()? >> 4 != 6 {
         return None;

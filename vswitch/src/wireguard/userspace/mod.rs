@@ -1,4 +1,4 @@
-//! WireGuard in the daemon: boringtun between a tun device and UDP sockets, for kernels that have none.
+//! WireGuard in the daemon, for kernels without it: boringtun between a tun device and UDP sockets.
 
 mod batch;
 mod drops;
@@ -21,83 +21,83 @@ use crate::kernel::netns::Netns;
 pub use drops::Drops;
 use drops::Reason;
 use engine::{Engine, Output};
-use sockets::{Opened, Receiver, Sockets};
+use sockets::{Receiver, Sockets, UnregisteredSockets};
 use tun::Tun;
 
-/// The longest packet of IP, and more than the longest message.
-const LONGEST: usize = 65_536;
-/// How often timers are looked at; boringtun's own device does it as often.
+/// Buffer size in bytes: more than the longest IP packet and the longest message.
+const BUFFER_SIZE: usize = 65_536;
+/// Interval of timer checks, the same as in boringtun's own device.
 const TICK: Duration = Duration::from_millis(250);
-/// Bytes of the longest message that is not data.
-const CONTROL: usize = 148;
+/// Length in bytes of the longest message other than data.
+const HANDSHAKE_LENGTH: usize = 148;
 
-/// A tun device that the daemon serves. With the daemon its traffic stops, and the device goes: nothing of the peers
-/// outlives it. Dropping it does the same, a little later.
+/// A tun device that the daemon serves. When the daemon stops, traffic stops, and the device
+/// disappears with its peers. Dropping it has the same effect, a little later.
 pub(super) struct Userspace {
-    work: Arc<Work>,
+    shared: Arc<Shared>,
     tasks: JoinSet<()>,
 }
 
-/// What its tasks share.
-struct Work {
+/// State shared by the tasks.
+struct Shared {
     engine: Engine,
     sockets: Sockets,
     tun: Tun,
 }
 
 impl Userspace {
-    /// Makes the device and the sockets, and begins. Has to be called on a runtime.
+    /// Creates the device and the sockets, and starts the tasks. Must be called on a tokio runtime.
     pub(super) fn open(name: &str, key: &PrivateKey, port: u16, netns: Option<&Netns>) -> Result<Self, WireguardError> {
         let open = || {
-            let sockets = Opened::on(port).map_err(|source| WireguardError::Port { port, source })?;
-            let tun = tun::open(name).map_err(|error| failed(name, error))?;
+            let sockets = UnregisteredSockets::on(port).map_err(|source| WireguardError::Port { port, source })?;
+            let tun = tun::open(name).map_err(|error| tun_error(name, error))?;
             Ok::<_, WireguardError>((sockets, tun))
         };
         let (sockets, tun) = match netns {
             Some(netns) => netns.enter(open)??,
             None => open()?,
         };
-        let work = Arc::new(Work {
+        let shared = Arc::new(Shared {
             engine: Engine::new(key),
             sockets: Sockets::new(sockets).map_err(|source| WireguardError::Port { port, source })?,
-            tun: Tun::new(tun).map_err(|error| failed(name, error))?,
+            tun: Tun::new(tun).map_err(|error| tun_error(name, error))?,
         });
         let mut tasks = JoinSet::new();
-        tasks.spawn(from_host(work.clone()));
-        tasks.spawn(from_network(work.clone(), |work| &work.sockets.v4));
-        tasks.spawn(from_network(work.clone(), |work| &work.sockets.v6));
-        tasks.spawn(timers(work.clone()));
-        Ok(Self { work, tasks })
+        tasks.spawn(from_host(shared.clone()));
+        tasks.spawn(from_network(shared.clone(), |shared| &shared.sockets.v4));
+        tasks.spawn(from_network(shared.clone(), |shared| &shared.sockets.v6));
+        tasks.spawn(timers(shared.clone()));
+        Ok(Self { shared, tasks })
     }
 
-    /// Adds a peer, or moves one; its sessions go on.
+    /// Adds a peer, or changes its endpoint. Its sessions continue.
     pub(super) fn set_peer(&self, key: PublicKey, endpoint: SocketAddr) {
-        self.work.engine.set_peer(key, endpoint, &mut [0; CONTROL], &mut self.work.output());
+        self.shared.engine.set_peer(key, endpoint, &mut [0; HANDSHAKE_LENGTH], &mut self.shared.output());
     }
 
-    /// Removes a peer, whose packets are refused from now on.
+    /// Removes a peer. Its packets are dropped from then on.
     pub(super) fn remove_peer(&self, key: &PublicKey) {
-        self.work.engine.remove_peer(key);
+        self.shared.engine.remove_peer(key);
     }
 
     pub(super) fn peers(&self) -> Vec<PeerStatus> {
-        self.work.engine.statuses()
+        self.shared.engine.statuses()
     }
 
     pub(super) fn drops(&self) -> Drops {
-        self.work.engine.drops()
+        self.shared.engine.drops()
     }
 
-    /// Ends all of it: when this returns, the device and the port are gone.
+    /// Stops the tasks. The device and the port are free when this returns.
     pub(super) async fn close(self) {
-        let Self { work, mut tasks } = self;
+        let Self { shared, mut tasks } = self;
         tasks.shutdown().await;
-        // Nobody else has it: with it the last descriptors are closed.
-        drop(work);
+        // The tasks are done, so this is the last reference. Dropping it closes the descriptors.
+        drop(shared);
     }
 }
 
-fn failed(name: &str, error: io::Error) -> WireguardError {
+fn tun_error(name: &str, error: io::Error) -> WireguardError {
     let name = name.to_owned();
     match error.raw_os_error() {
         Some(libc::EBUSY) => WireguardError::Taken { name },
@@ -105,16 +105,16 @@ fn failed(name: &str, error: io::Error) -> WireguardError {
     }
 }
 
-impl Work {
-    const fn output(&self) -> Direct<'_> {
-        Direct(self)
+impl Shared {
+    const fn output(&self) -> DirectOutput<'_> {
+        DirectOutput(self)
     }
 }
 
-/// Sends at once, and counts what cannot be sent.
-struct Direct<'a>(&'a Work);
+/// Output that is sent at once. Failures are counted.
+struct DirectOutput<'a>(&'a Shared);
 
-impl Output for Direct<'_> {
+impl Output for DirectOutput<'_> {
     fn to_peer(&mut self, datagram: &[u8], endpoint: SocketAddr) {
         if let Err(error) = self.0.sockets.try_send(datagram, endpoint) {
             tracing::debug!("WireGuard cannot send to {endpoint}: {error}");
@@ -123,79 +123,80 @@ impl Output for Direct<'_> {
     }
 
     fn to_host(&mut self, packet: &[u8]) {
-        // While the device is down, for one.
+        // Fails while the device is down, for example.
         if let Err(error) = self.0.tun.write(packet) {
-            tracing::debug!("this host does not take a packet from WireGuard: {error}");
+            tracing::debug!("cannot deliver a packet from WireGuard to this host: {error}");
         }
     }
 }
 
-/// Encrypts what this host sends: as many packets as are there, then they go in as few calls as possible.
-async fn from_host(work: Arc<Work>) {
-    let mut packet = vec![0; LONGEST].into_boxed_slice();
+/// Encrypts the packets of this host. Reads all that are queued, then sends them in as few calls as
+/// possible.
+async fn from_host(shared: Arc<Shared>) {
+    let mut packet = vec![0; BUFFER_SIZE].into_boxed_slice();
     let mut batch = batch::Batch::new();
     loop {
-        let mut read = work.tun.read(&mut packet).await;
+        let mut read = shared.tun.read(&mut packet).await;
         while let Ok(length) = read {
-            let made = work.engine.send(packet.get(..length).unwrap_or_default(), batch.room());
-            if let Some((length, endpoint)) = made
+            let encrypted = shared.engine.send(packet.get(..length).unwrap_or_default(), batch.room());
+            if let Some((length, endpoint)) = encrypted
                 && !batch.add(length, endpoint)
             {
-                flush(&work, &batch).await;
+                send_batch(&shared, &batch).await;
                 batch.restart(length, endpoint);
             }
-            // Packets that go nowhere are no reason to keep others from running.
+            // Dropped packets reach no other await point, so let other tasks run here.
             tokio::task::consume_budget().await;
-            read = work.tun.try_read(&mut packet);
+            read = shared.tun.try_read(&mut packet);
         }
-        flush(&work, &batch).await;
+        send_batch(&shared, &batch).await;
         batch.clear();
         match read {
-            // Down, for now.
+            // The device is down at present.
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => pause("the tun device", &error).await,
             _ => tokio::task::consume_budget().await,
         }
     }
 }
 
-async fn flush(work: &Work, batch: &batch::Batch) {
-    for _ in 0..work.sockets.send(batch).await {
-        work.engine.count(Reason::Unsent);
+async fn send_batch(shared: &Shared, batch: &batch::Batch) {
+    for _ in 0..shared.sockets.send(batch).await {
+        shared.engine.count(Reason::Unsent);
     }
 }
 
-/// Decrypts what comes in by one socket.
-async fn from_network(work: Arc<Work>, socket: fn(&Work) -> &UdpSocket) {
-    let mut datagrams = vec![0; LONGEST].into_boxed_slice();
-    let mut packet = vec![0; LONGEST].into_boxed_slice();
+/// Decrypts the datagrams of one socket.
+async fn from_network(shared: Arc<Shared>, socket: fn(&Shared) -> &UdpSocket) {
+    let mut datagrams = vec![0; BUFFER_SIZE].into_boxed_slice();
+    let mut packet = vec![0; BUFFER_SIZE].into_boxed_slice();
     let mut receiver = Receiver::new();
     loop {
-        match receiver.receive(socket(&work), &mut datagrams).await {
+        match receiver.receive(socket(&shared), &mut datagrams).await {
             Ok(received) => {
                 let bytes = datagrams.get(..received.length).unwrap_or_default();
                 for datagram in bytes.chunks(received.segment) {
-                    work.engine.receive(datagram, received.from, &mut packet, &mut work.output());
+                    shared.engine.receive(datagram, received.from, &mut packet, &mut shared.output());
                 }
             }
-            // What a router says of something that was sent before.
+            // An ICMP error about an earlier datagram.
             Err(error) => pause("the socket", &error).await,
         }
         tokio::task::consume_budget().await;
     }
 }
 
-/// Whatever is wrong, it does not become better by trying again at once.
-async fn pause(with: &str, error: &io::Error) {
-    tracing::debug!("WireGuard cannot receive by {with}: {error}");
+/// Waits before the next attempt: an immediate one would fail again.
+async fn pause(source: &str, error: &io::Error) {
+    tracing::debug!("WireGuard cannot receive from {source}: {error}");
     tokio::time::sleep(Duration::from_millis(10)).await;
 }
 
-async fn timers(work: Arc<Work>) {
-    let mut buffer = [0; CONTROL];
+async fn timers(shared: Arc<Shared>) {
+    let mut buffer = [0; HANDSHAKE_LENGTH];
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        work.engine.tick(&mut buffer, &mut work.output());
+        shared.engine.tick(&mut buffer, &mut shared.output());
     }
 }

@@ -1,4 +1,4 @@
-//! The peers of the userspace backend, found by each of the three things that packets name them by.
+//! Peers of the userspace backend, with look-up by public key, session index and inner address.
 
 use std::collections::HashMap;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -11,19 +11,19 @@ use boringtun::noise::Tunn;
 use super::super::PeerStatus;
 use super::super::keys::{KEY_LENGTH, PublicKey};
 
-/// Bits of a session's index that tell the sessions of one peer apart; those above them tell the peers (boringtun,
-/// `Handshake::inc_index`).
+/// Number of low bits of a session index that distinguish the sessions of one peer. The other bits
+/// identify the peer (boringtun, `Handshake::inc_index`).
 const SESSION_BITS: u32 = 8;
-/// A peer's index has the other 24.
+/// Number of peer indices: the other 24 bits.
 const INDICES: u32 = 1 << (u32::BITS - SESSION_BITS);
 
-/// One peer.
+/// A peer.
 pub(super) struct Peer {
     pub(super) key: PublicKey,
     pub(super) inner: Ipv6Addr,
     endpoint: Mutex<SocketAddr>,
     tunnel: Mutex<Tunn>,
-    /// When the last handshake was, as far as it has been noticed: boringtun forgets it with its session.
+    /// Time of the latest handshake that was noticed. boringtun forgets it when the session ends.
     handshake: Mutex<Option<SystemTime>>,
     received: AtomicU64,
     sent: AtomicU64,
@@ -42,7 +42,7 @@ impl Peer {
         })
     }
 
-    /// Where it is: what was configured, wherever its packets come from.
+    /// Returns the configured endpoint. It does not follow the source of the peer's packets.
     pub(super) fn endpoint(&self) -> SocketAddr {
         *lock(&self.endpoint)
     }
@@ -55,23 +55,23 @@ impl Peer {
         lock(&self.tunnel)
     }
 
-    /// Counts a datagram from it that was genuine.
+    /// Counts an authentic datagram from the peer.
     pub(super) fn received(&self, bytes: usize) {
         self.received.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// Counts a datagram to it.
+    /// Counts a datagram to the peer.
     pub(super) fn sent(&self, bytes: usize) {
         self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// Keeps in mind when the last handshake was.
+    /// Records and returns the time of the latest handshake.
     pub(super) fn note_handshake(&self, tunnel: &Tunn) -> Option<SystemTime> {
-        let mut noted = lock(&self.handshake);
+        let mut latest = lock(&self.handshake);
         if let Some(age) = tunnel.time_since_last_handshake() {
-            *noted = SystemTime::now().checked_sub(age);
+            *latest = SystemTime::now().checked_sub(age);
         }
-        *noted
+        *latest
     }
 
     pub(super) fn status(&self) -> PeerStatus {
@@ -86,7 +86,7 @@ impl Peer {
     }
 }
 
-/// All of them.
+/// All peers.
 #[derive(Default)]
 pub(super) struct Peers {
     by_key: HashMap<[u8; KEY_LENGTH], (u32, Arc<Peer>)>,
@@ -99,7 +99,7 @@ impl Peers {
         self.by_key.get(key).map(|(_, peer)| peer)
     }
 
-    /// Whose session has this index.
+    /// Returns the peer that has the session with this index.
     pub(super) fn by_session(&self, index: u32) -> Option<&Arc<Peer>> {
         self.by_index.get(&(index >> SESSION_BITS))
     }
@@ -112,7 +112,7 @@ impl Peers {
         self.by_index.values()
     }
 
-    /// An index that no peer has and nobody can guess.
+    /// Returns a random index that no peer has.
     pub(super) fn free_index(&self) -> u32 {
         loop {
             let index = rand::random::<u32>() % INDICES;
@@ -122,7 +122,7 @@ impl Peers {
         }
     }
 
-    /// Takes one in, under an index that [`Peers::free_index`] gave.
+    /// Adds a peer under an index from [`Peers::free_index`].
     pub(super) fn insert(&mut self, index: u32, peer: Arc<Peer>) {
         self.by_index.insert(index, peer.clone());
         self.by_inner.insert(peer.inner, peer.clone());
@@ -137,7 +137,7 @@ impl Peers {
     }
 }
 
-/// What a lock guards is never left half done: a panic elsewhere does not spoil it.
+/// Locks a mutex. Ignores poisoning, because every change under these locks is a single step.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

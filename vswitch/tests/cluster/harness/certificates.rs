@@ -1,4 +1,4 @@
-//! Certificates for etcd and for this host, by an authority that is made for the test.
+//! Certificates for etcd and for the client, signed by a CA that the test creates.
 
 use std::fs;
 use std::net::IpAddr;
@@ -8,10 +8,10 @@ use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 
-/// The files.
+/// Paths of the certificates and keys.
 pub struct Certificates {
     pub authority: PathBuf,
-    /// Of an authority that signed none of the others.
+    /// A CA that signed none of the other certificates.
     pub stranger: PathBuf,
     pub server: PathBuf,
     pub server_key: PathBuf,
@@ -20,7 +20,7 @@ pub struct Certificates {
 }
 
 impl Certificates {
-    /// Makes them, for servers at these addresses.
+    /// Writes certificates and keys, for servers at these addresses.
     pub fn write(directory: &Path, addresses: &[IpAddr]) -> Self {
         let write = |name: &str, text: String| {
             let path = directory.join(name);
@@ -56,7 +56,7 @@ fn signed(issuer: &Issuer<'_, KeyPair>, names: Vec<SanType>, purpose: ExtendedKe
     let key = KeyPair::generate().expect("a key");
     let mut parameters = CertificateParams::default();
     parameters.subject_alt_names = names;
-    // etcd's own gateway is a client of itself, with the server's certificate.
+    // etcd's gateway connects to etcd as a client with the server's certificate.
     parameters.extended_key_usages = vec![purpose, ExtendedKeyUsagePurpose::ClientAuth];
     let certificate = parameters.signed_by(&key, issuer).expect("a certificate");
     (certificate.pem(), key.serialize_pem())

@@ -1,4 +1,5 @@
-//! Real etcd: three members, each a process, which end with this. The end-to-end tests have theirs from here, too.
+//! A real etcd of one member process or three, which end when it is dropped. The end-to-end tests
+//! use it, too.
 
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
@@ -14,17 +15,17 @@ use vswitch::cluster::Options;
 
 use super::{Certificates, PATIENCE};
 
-const CLIENTS: u16 = 2379;
-const PEERS: u16 = 2380;
+const CLIENT_PORT: u16 = 2379;
+const PEER_PORT: u16 = 2380;
 
-/// An etcd of three members.
+/// An etcd. One member is enough for every test that does not stop a member.
 pub struct Etcd {
     members: Vec<Member>,
-    /// The program, to be started where its addresses are.
+    /// Creates the command of a member, in the network namespace of its address.
     program: Box<dyn Fn() -> Command + Send + Sync>,
     directory: TempDir,
     certificates: Option<Certificates>,
-    /// How often it was made from nothing.
+    /// Number of times that the data was deleted.
     generation: u32,
 }
 
@@ -34,50 +35,57 @@ struct Member {
     process: Option<Process>,
 }
 
-/// Killed when dropped, also by a panic.
+/// A child process, killed on drop, and therefore on panic, too.
 struct Process(Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // It may already have ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
 impl Etcd {
-    /// Starts one, and waits until it answers.
+    /// Starts an etcd of one member and waits until it answers.
     pub async fn start() -> Self {
         let mut etcd = Self::new(false);
         etcd.start_all().await;
         etcd
     }
 
-    /// Starts one that speaks TLS alone, and only with those who have a certificate.
+    /// Like [`Etcd::start`], with three members: one may be stopped or hang.
+    pub async fn start_three() -> Self {
+        let mut etcd = Self::at(&[(); 3].map(|()| free_address()), false, || Command::new("etcd"));
+        etcd.start_all().await;
+        etcd
+    }
+
+    /// Like [`Etcd::start`], with TLS and required client certificates.
     pub async fn with_tls() -> Self {
         let mut etcd = Self::new(true);
         etcd.start_all().await;
         etcd
     }
 
-    /// One that is not started yet.
+    /// Creates an etcd of one member without starting it.
     pub fn new(tls: bool) -> Self {
-        Self::at([(); 3].map(|()| free_address()), tls, || Command::new("etcd"))
+        Self::at(&[free_address()], tls, || Command::new("etcd"))
     }
 
-    /// One with members at these addresses, not started yet.
-    pub fn at(addresses: [IpAddr; 3], tls: bool, program: impl Fn() -> Command + Send + Sync + 'static) -> Self {
+    /// Creates an etcd with members at these addresses, without starting it.
+    pub fn at(addresses: &[IpAddr], tls: bool, program: impl Fn() -> Command + Send + Sync + 'static) -> Self {
         let member = |(number, address)| Member { name: format!("m{number}"), address, process: None };
-        let members: Vec<_> = addresses.into_iter().enumerate().map(member).collect();
-        // Not on a disk: several of these at once wait for each other there.
+        let members: Vec<_> = addresses.iter().copied().enumerate().map(member).collect();
+        // In memory: several etcds on one disk slow each other down with their syncs.
         let memory = Path::new("/dev/shm");
         let directory = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
         let directory = directory.expect("a directory");
-        let certificates = tls.then(|| Certificates::write(directory.path(), &addresses));
+        let certificates = tls.then(|| Certificates::write(directory.path(), addresses));
         Self { members, program: Box::new(program), directory, certificates, generation: 0 }
     }
 
-    /// Starts the members that are not running, and waits until etcd answers.
+    /// Starts all stopped members and waits until etcd answers.
     pub async fn start_all(&mut self) {
         for number in 0..self.members.len() {
             self.start_member(number);
@@ -92,11 +100,11 @@ impl Etcd {
     async fn answers(&self) -> bool {
         let Some(mut client) = self.client(None).await else { return false };
         let answer = client.get("/", None).await;
-        // Where users are needed, this is an answer, too.
+        // The answer of an etcd that requires users.
         answer.is_ok() || answer.is_err_and(|error| error.to_string().contains("user name is empty"))
     }
 
-    /// What the first member has complained of.
+    /// Returns the log of the first member.
     fn log(&self) -> String {
         fs::read_to_string(self.directory.path().join("m0.log")).unwrap_or_default()
     }
@@ -104,7 +112,7 @@ impl Etcd {
     /// Starts a member if it is not running.
     pub fn start_member(&mut self, number: usize) {
         let scheme = if self.certificates.is_some() { "https" } else { "http" };
-        let peers = |member: &Member| format!("http://{}", SocketAddr::new(member.address, PEERS));
+        let peers = |member: &Member| format!("http://{}", SocketAddr::new(member.address, PEER_PORT));
         let all: Vec<_> = self.members.iter().map(|member| format!("{}={}", member.name, peers(member))).collect();
         let member = &self.members[number];
         if member.process.is_some() {
@@ -112,7 +120,7 @@ impl Etcd {
         }
         let log = self.directory.path().join(format!("{}.log", member.name));
         let log = File::options().create(true).append(true).open(log).expect("a log");
-        let clients = format!("{scheme}://{}", SocketAddr::new(member.address, CLIENTS));
+        let clients = format!("{scheme}://{}", SocketAddr::new(member.address, CLIENT_PORT));
         let mut command = (self.program)();
         command
             .args(["--name", &member.name, "--logger", "zap", "--log-level", "warn"])
@@ -145,11 +153,11 @@ impl Etcd {
         self.members[number].process = None;
     }
 
-    /// Has a member hang: its connections stay, and nothing comes.
+    /// Stops a member without closing its connections.
     pub fn hang_member(&self, number: usize) {
-        let process = self.members[number].process.as_ref().expect("it is running");
+        let process = self.members[number].process.as_ref().expect("a running member");
         let id = nix::unistd::Pid::from_raw(process.0.id().cast_signed());
-        nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGSTOP).expect("it is ours");
+        nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGSTOP).expect("a signal to a child process");
     }
 
     /// Kills all members.
@@ -159,41 +167,41 @@ impl Etcd {
         }
     }
 
-    /// Forgets all that it had. To be called while no member is running.
-    pub fn forget(&mut self) {
+    /// Deletes all data. No member may be running.
+    pub fn delete_data(&mut self) {
         for member in &self.members {
-            fs::remove_dir_all(self.data(member)).expect("its data");
+            fs::remove_dir_all(self.data(member)).expect("the data directory");
         }
         self.generation += 1;
     }
 
-    /// Where all members are, as `--cluster` has it.
+    /// Returns the addresses of all members, as for `--cluster`.
     pub fn url(&self) -> String {
-        let at = |member: &Member| SocketAddr::new(member.address, CLIENTS).to_string();
-        format!("etcd://{}", self.members.iter().map(at).collect::<Vec<_>>().join(","))
+        let address = |member: &Member| SocketAddr::new(member.address, CLIENT_PORT).to_string();
+        format!("etcd://{}", self.members.iter().map(address).collect::<Vec<_>>().join(","))
     }
 
-    /// How to reach all members.
+    /// Returns options for all members.
     pub fn options(&self) -> Options {
         Options::parse(&self.url()).expect("valid options")
     }
 
-    /// How to reach one member.
+    /// Returns options for one member only.
     pub fn options_of(&self, number: usize) -> Options {
-        Options::parse(&format!("etcd://{}:{CLIENTS}", self.members[number].address)).expect("valid options")
+        Options::parse(&format!("etcd://{}:{CLIENT_PORT}", self.members[number].address)).expect("valid options")
     }
 
-    /// The certificates, if it speaks TLS.
+    /// Returns the certificates of an etcd with TLS.
     pub fn certificates(&self) -> &Certificates {
-        self.certificates.as_ref().expect("one with TLS")
+        self.certificates.as_ref().expect("an etcd with TLS")
     }
 
-    /// Where files can be put.
+    /// Returns a directory for files of the test.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    /// etcd's own client.
+    /// Connects etcd's own client to the running members.
     pub async fn client(&self, user: Option<(&str, &str)>) -> Option<Client> {
         let mut options = ConnectOptions::new();
         if let Some((name, password)) = user {
@@ -208,12 +216,12 @@ impl Etcd {
         let scheme = if self.certificates.is_some() { "https" } else { "http" };
         let running = self.members.iter().filter(|member| member.process.is_some());
         let urls: Vec<_> =
-            running.map(|member| format!("{scheme}://{}", SocketAddr::new(member.address, CLIENTS))).collect();
+            running.map(|member| format!("{scheme}://{}", SocketAddr::new(member.address, CLIENT_PORT))).collect();
         Client::connect(urls, Some(options)).await.ok()
     }
 
-    /// Makes the user `vswitch` with the password `secret` and a role that may use the prefix alone, and has users needed
-    /// from then on.
+    /// Creates the user `vswitch` with the password `secret` and access to the prefix only, and
+    /// enables authentication.
     pub async fn need_users(&self) {
         let mut client = self.client(None).await.expect("a client");
         client.user_add("root", "all", None).await.expect("added");
@@ -227,7 +235,7 @@ impl Etcd {
         client.auth_enable().await.expect("enabled");
     }
 
-    /// The lease of the only host that is called `name`, as etcd has it.
+    /// Returns the lease of the host with this name. The name must be unique.
     pub async fn lease_of(&self, name: &str) -> i64 {
         let mut client = self.client(None).await.expect("a client");
         let hosts = etcd_client::GetOptions::new().with_prefix();
@@ -242,15 +250,16 @@ impl Etcd {
     }
 }
 
-/// A loopback address that nobody else uses: there are 16 million, so every member has one, and the usual ports on it. Ports
-/// of 127.0.0.1 would not do: while a member is stopped, a connection could get its port as its own.
+/// Returns an unused loopback address for a member, on which it uses the usual ports. There are 16
+/// million loopback addresses. Ports of 127.0.0.1 would not do: while a member is stopped, an
+/// outgoing connection could take its port.
 fn free_address() -> IpAddr {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     loop {
         let number = (id() << 8).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) & 0x00ff_ffff;
         let address = IpAddr::V4(Ipv4Addr::from_bits((127 << 24) | number));
-        let is_free = [CLIENTS, PEERS].iter().all(|port| TcpListener::bind((address, *port)).is_ok());
-        // The first 65536 are where people keep things, 127.0.0.1 and 127.0.0.53 among them.
+        let is_free = [CLIENT_PORT, PEER_PORT].iter().all(|port| TcpListener::bind((address, *port)).is_ok());
+        // Skip the first 65536 addresses, which are often in use, such as 127.0.0.1 and 127.0.0.53.
         if number > 0x0001_0000 && number & 0xff != 0xff && is_free {
             return address;
         }

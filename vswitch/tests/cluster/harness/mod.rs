@@ -1,4 +1,4 @@
-//! What the tests share: etcd, hosts, and patience.
+//! Shared parts of the tests: etcd, hosts, endpoints and waiting.
 
 mod certificates;
 mod etcd;
@@ -14,39 +14,40 @@ use vswitch::model::{EndpointId, HostId, SubnetConfig};
 pub use self::certificates::Certificates;
 pub use self::etcd::Etcd;
 
-/// How long a condition may take: nothing that a slow machine breaks.
+/// Time limit for a condition. It must be long enough for a slow machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The lease of hosts that join briefly.
-pub const BRIEF: Duration = Duration::from_secs(5);
+/// Lease of hosts that join with [`join_with_short_lease`].
+pub const SHORT_LEASE: Duration = Duration::from_secs(5);
 
-/// A host that is called `name`.
+/// Returns the record of a host with this name.
 pub fn host(name: &str) -> Host {
     let id = HostId::random().expect("random bytes");
     Host { id, name: name.to_owned(), address: IpAddr::from([192, 0, 2, 1]), public_key: None }
 }
 
-/// Joins as a host that is called `name`.
+/// Joins the cluster as a new host with this name.
 pub async fn join(etcd: &Etcd, name: &str) -> Cluster {
     connect(etcd.options(), host(name)).await
 }
 
-/// The same with a lease that a test can outwait, and a slow machine can keep.
-pub async fn join_briefly(etcd: &Etcd, name: &str) -> Cluster {
-    connect(brief(etcd), host(name)).await
+/// Like [`join`], with a lease that is short enough to wait for, and long enough for a slow
+/// machine.
+pub async fn join_with_short_lease(etcd: &Etcd, name: &str) -> Cluster {
+    connect(short_lease_options(etcd), host(name)).await
 }
 
-/// How to reach all members, with such a lease.
-pub fn brief(etcd: &Etcd) -> Options {
-    etcd.options().with_lease(BRIEF.as_secs()).expect("a lease")
+/// Returns options for all members, with the lease [`SHORT_LEASE`].
+pub fn short_lease_options(etcd: &Etcd) -> Options {
+    etcd.options().with_lease(SHORT_LEASE.as_secs()).expect("a lease")
 }
 
-/// Joins as this host.
+/// Joins the cluster as this host.
 pub async fn connect(options: Options, host: Host) -> Cluster {
-    Cluster::connect(options, host).await.expect("etcd is there")
+    Cluster::connect(options, host).await.expect("etcd answers")
 }
 
-/// A network to be created.
+/// Returns a draft of a network.
 pub fn draft(name: &str, subnet: &str) -> NetworkDraft {
     let subnet = SubnetConfig::new(subnet.parse().expect("a subnet"), None, None).expect("a configuration");
     NetworkDraft {
@@ -59,7 +60,7 @@ pub fn draft(name: &str, subnet: &str) -> NetworkDraft {
     }
 }
 
-/// An endpoint of a network.
+/// Returns a new endpoint of a network.
 pub fn endpoint(network: &SharedNetwork, name: &str) -> SharedEndpoint {
     let id = EndpointId::random().expect("random bytes");
     SharedEndpoint {
@@ -75,84 +76,86 @@ pub fn endpoint(network: &SharedNetwork, name: &str) -> SharedEndpoint {
     }
 }
 
-/// The addresses from 10.9.`third`.2 on, to .254.
+/// Iterates over the addresses from 10.9.`third`.2 to 10.9.`third`.254.
 pub fn candidates(third: u8) -> impl Iterator<Item = IpAddr> + Send {
     (2..255).map(move |last| IpAddr::from([10, 9, third, last]))
 }
 
-/// Waits until it is so.
-pub async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+/// Waits until a condition holds.
+pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
-    while !is_so().await {
+    while !condition().await {
         assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
         sleep(Duration::from_millis(20)).await;
     }
 }
 
-/// What a watcher has told so far.
-pub struct Seen {
+/// Updates of a watcher, applied to a snapshot.
+pub struct Observer {
     updates: Receiver<Update>,
-    /// All there is by what was told.
-    pub all: Snapshot,
-    /// How often all there is was told anew, the first time included.
+    /// State of the cluster according to the updates.
+    pub snapshot: Snapshot,
+    /// Number of complete snapshots received, including the first.
     pub resyncs: usize,
 }
 
-impl Seen {
-    /// Watches, and waits for the first snapshot.
+impl Observer {
+    /// Starts a watcher and waits for its first snapshot.
     pub async fn from(cluster: &Cluster) -> Self {
-        let mut seen = Self { updates: cluster.watch(), all: Snapshot::default(), resyncs: 0 };
-        let first = seen.next().await;
-        assert!(matches!(first, Update::Resync(_)), "the first is {first:?}");
-        seen
+        let mut observer = Self { updates: cluster.watch(), snapshot: Snapshot::default(), resyncs: 0 };
+        let first = observer.next().await;
+        assert!(matches!(first, Update::Resync(_)), "the first update is {first:?}");
+        observer
     }
 
-    /// The next update.
+    /// Waits for the next update and applies it.
     pub async fn next(&mut self) -> Update {
         let update = timeout(PATIENCE, self.updates.recv()).await.expect("an update in time").expect("a watcher");
         match update.clone() {
-            Update::Resync(all) => {
-                self.all = all;
+            Update::Resync(snapshot) => {
+                self.snapshot = snapshot;
                 self.resyncs += 1;
             }
-            Update::HostUp(host) => assert_eq!(self.all.hosts.insert(host.id, host), None, "up once"),
-            Update::HostChanged(host) => assert!(self.all.hosts.insert(host.id, host).is_some(), "it was up"),
-            Update::HostGone(id) => assert!(self.all.hosts.remove(&id).is_some(), "it was up"),
-            Update::NetworkPut(network) => drop(self.all.networks.insert(network.name.clone(), network)),
-            Update::NetworkGone(id) => self.all.networks.retain(|_, network| network.id != id),
+            Update::HostUp(host) => assert_eq!(self.snapshot.hosts.insert(host.id, host), None, "a host joins once"),
+            Update::HostChanged(host) => {
+                assert!(self.snapshot.hosts.insert(host.id, host).is_some(), "the host had joined");
+            }
+            Update::HostGone(id) => assert!(self.snapshot.hosts.remove(&id).is_some(), "the host had joined"),
+            Update::NetworkPut(network) => drop(self.snapshot.networks.insert(network.name.clone(), network)),
+            Update::NetworkGone(id) => self.snapshot.networks.retain(|_, network| network.id != id),
             Update::EndpointPut(endpoint) => {
                 assert!(
-                    self.all.networks.values().any(|network| network.id == endpoint.network),
-                    "its network came first"
+                    self.snapshot.networks.values().any(|network| network.id == endpoint.network),
+                    "the network comes before its endpoints"
                 );
-                self.all.endpoints.insert((endpoint.network, endpoint.id), endpoint);
+                self.snapshot.endpoints.insert((endpoint.network, endpoint.id), endpoint);
             }
             Update::EndpointGone { network, endpoint } => {
-                assert!(self.all.endpoints.remove(&(network, endpoint)).is_some(), "it was there");
+                assert!(self.snapshot.endpoints.remove(&(network, endpoint)).is_some(), "the endpoint was announced");
             }
         }
         update
     }
 
-    /// Takes updates until it is so.
-    pub async fn until(&mut self, what: &str, is_so: impl Fn(&Self) -> bool) {
+    /// Applies updates until a condition holds.
+    pub async fn until(&mut self, what: &str, condition: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + PATIENCE;
-        while !is_so(self) {
-            assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}; there is {:?}", self.all);
+        while !condition(self) {
+            assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}; observed: {:?}", self.snapshot);
             self.next().await;
         }
     }
 
-    /// The names of the hosts.
+    /// Returns the sorted names of the hosts.
     pub fn hosts(&self) -> Vec<&str> {
-        let mut names: Vec<_> = self.all.hosts.values().map(|host| host.name.as_str()).collect();
+        let mut names: Vec<_> = self.snapshot.hosts.values().map(|host| host.name.as_str()).collect();
         names.sort_unstable();
         names
     }
 
-    /// The names of the endpoints.
+    /// Returns the sorted names of the endpoints.
     pub fn endpoints(&self) -> Vec<&str> {
-        let mut names: Vec<_> = self.all.endpoints.values().map(|endpoint| endpoint.name.as_str()).collect();
+        let mut names: Vec<_> = self.snapshot.endpoints.values().map(|endpoint| endpoint.name.as_str()).collect();
         names.sort_unstable();
         names
     }

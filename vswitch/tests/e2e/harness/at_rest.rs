@@ -1,10 +1,11 @@
-//! What is refused leaves everything as it was.
+//! Checks that a refused command changes nothing.
 
 use serde_json::Value;
 
 use super::{Attached, Host, Netns, Outcome, Surroundings, complaint};
 
-/// A host at rest, whose state nothing that it refuses may change.
+/// A host with its state recorded, so that later checks can prove that refused commands do not
+/// change it.
 pub struct AtRest<'a> {
     host: &'a Host,
     containers: Vec<&'a Netns>,
@@ -14,7 +15,7 @@ pub struct AtRest<'a> {
 }
 
 impl<'a> AtRest<'a> {
-    /// As it is now.
+    /// Records the current state of the host and of the containers.
     pub fn new(host: &'a Host, containers: &[&'a Netns]) -> Self {
         let (endpoints, networks) = (host.ps(), host.json(&["network", "ls"]));
         Self {
@@ -26,13 +27,14 @@ impl<'a> AtRest<'a> {
         }
     }
 
-    /// Runs a command that must fail and change nothing; its complaint names all of these.
+    /// Runs a command that must fail without changing anything. Its error message must contain all
+    /// of `names`.
     #[track_caller]
     pub fn refuses(&self, arguments: &[&str], names: &[&str]) {
         let outcome = self.host.run(arguments);
-        assert_ne!(outcome.code, Some(0), "{arguments:?} was done: {outcome:#?}");
+        assert_ne!(outcome.code, Some(0), "{arguments:?} succeeded: {outcome:#?}");
         let line = match outcome {
-            // The command line itself is wrong; clap shows the usage with it.
+            // An error in the command line itself: clap prints the usage with it.
             Outcome { code: Some(2), ref stdout, ref stderr } => {
                 assert_eq!(stdout, "", "{arguments:?}");
                 stderr.clone()
@@ -40,7 +42,7 @@ impl<'a> AtRest<'a> {
             _ => complaint(1, &outcome),
         };
         for name in names {
-            assert!(line.contains(name), "{arguments:?}: `{line}` does not name {name}");
+            assert!(line.contains(name), "{arguments:?}: `{line}` does not contain {name}");
         }
         let surroundings = Surroundings::of(self.host, &self.containers);
         assert_eq!(surroundings, self.surroundings, "{arguments:?} left something behind");

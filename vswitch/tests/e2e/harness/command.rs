@@ -1,4 +1,4 @@
-//! Running programs: with everything they print, and no way to hang.
+//! Runs programs, collects everything they print, and fails instead of hanging.
 
 use std::{
     io::Read,
@@ -16,42 +16,43 @@ use super::{PATIENCE, stuck};
 /// How a program ended and what it printed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// Exit status; `None` if a signal ended it.
+    /// Exit status; `None` if a signal ended the program.
     pub code: Option<i32>,
     pub stdout: String,
     pub stderr: String,
 }
 
-/// Runs a program to its end, and to the end of its output: a daemon that it leaves behind must have let go of that.
+/// Runs a program until it ends and its output is closed. A daemon that it starts in the background
+/// must therefore close the inherited output.
 #[track_caller]
 pub fn run(command: &mut Command) -> Outcome {
     spawn(command).outcome()
 }
 
-/// Runs a program that must succeed; what it printed.
+/// Runs a program that must succeed, and returns what it printed.
 #[track_caller]
 pub fn ok(command: &mut Command) -> String {
     let outcome = run(command);
-    assert_eq!(outcome.code, Some(0), "{}: {outcome:#?}", words(command));
+    assert_eq!(outcome.code, Some(0), "{}: {outcome:#?}", command_line(command));
     outcome.stdout
 }
 
-/// Starts a program; [`Running::outcome`] waits for it.
+/// Starts a program. [`Running::outcome`] waits for its end.
 #[track_caller]
 pub fn spawn(command: &mut Command) -> Running {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap_or_else(|error| panic!("starting {}: {error}", words(command)));
+    let mut child = command.spawn().unwrap_or_else(|error| panic!("starting {}: {error}", command_line(command)));
     let stdout = collect(child.stdout.take().expect("piped"));
     let stderr = collect(child.stderr.take().expect("piped"));
-    Running { child, stdout, stderr, words: words(command) }
+    Running { child, stdout, stderr, command_line: command_line(command) }
 }
 
-/// A program that has been started. Killed if it is dropped before its end.
+/// A started program. It is killed if this value is dropped before the program ends.
 pub struct Running {
     child: Child,
     stdout: Printed,
     stderr: Printed,
-    words: String,
+    command_line: String,
 }
 
 impl Running {
@@ -59,7 +60,7 @@ impl Running {
         nix::unistd::Pid::from_raw(self.child.id().cast_signed())
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the program and of its output.
     #[track_caller]
     pub fn outcome(mut self) -> Outcome {
         let deadline = Instant::now() + PATIENCE;
@@ -68,22 +69,22 @@ impl Running {
         if ended.iter().any(Result::is_err) {
             let ended = self.child.try_wait();
             panic!(
-                "{} did not end, or left its output open to a process of its own, within {PATIENCE:?} ({ended:?})\n{}",
-                self.words,
-                stuck::everything()
+                "{} did not end, or a child process keeps its output open, after {PATIENCE:?} ({ended:?})\n{}",
+                self.command_line,
+                stuck::report()
             );
         }
-        let status = self.child.wait().unwrap_or_else(|error| panic!("waiting for {}: {error}", self.words));
+        let status = self.child.wait().unwrap_or_else(|error| panic!("waiting for {}: {error}", self.command_line));
         Outcome { code: status.code(), stdout: self.stdout.text(), stderr: self.stderr.text() }
     }
 
-    /// What it has printed so far.
-    pub fn printed(&self) -> String {
+    /// Returns what the program has printed on stdout so far.
+    pub fn stdout(&self) -> String {
         self.stdout.text()
     }
 
-    /// The same on stderr.
-    pub fn complained(&self) -> String {
+    /// Returns what the program has printed on stderr so far.
+    pub fn stderr(&self) -> String {
         self.stderr.text()
     }
 }
@@ -97,7 +98,7 @@ impl Drop for Running {
     }
 }
 
-/// What comes out of a pipe.
+/// The collected output of a pipe.
 struct Printed {
     bytes: Arc<Mutex<Vec<u8>>>,
     ended: Receiver<()>,
@@ -119,12 +120,12 @@ fn collect(mut pipe: impl Read + Send + 'static) -> Printed {
         while let Ok(length @ 1..) = pipe.read(&mut buffer) {
             collected.lock().unwrap_or_else(PoisonError::into_inner).extend(&buffer[..length]);
         }
-        let _nobody_waits = sender.send(());
+        let _receiver_dropped = sender.send(());
     });
     Printed { bytes, ended }
 }
 
-fn words(command: &Command) -> String {
+fn command_line(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
 }

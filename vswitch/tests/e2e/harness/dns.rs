@@ -1,5 +1,5 @@
-//! Names: `dig` and `getent` as clients that people have, one of our own that shows everything, and a resolver that is
-//! the rest of the world.
+//! DNS: the clients `dig` and `getent`, a client of our own that shows every detail, and a resolver
+//! that stands for the upstream resolvers of the machine.
 
 use std::{
     collections::BTreeMap,
@@ -20,34 +20,35 @@ use hickory_proto::{
 
 use super::{Netns, PATIENCE, run};
 
-/// What a server said.
+/// The response of a DNS server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// `NoError`, `NXDomain` and the like.
+    /// The response code: `NoError`, `NXDomain` and so on.
     pub code: ResponseCode,
-    /// The data of the records, in the order in which they came: addresses, or the names behind a pointer.
+    /// The data of the answer records in the order of the message: addresses, or names for PTR.
     pub data: Vec<String>,
 }
 
 impl Answer {
-    /// NOERROR with these.
+    /// Returns a NOERROR response with these data.
     pub fn of(data: &[&dyn ToString]) -> Self {
         Self { code: ResponseCode::NoError, data: data.iter().map(|data| data.to_string()).collect() }
     }
 
-    /// The name is not there.
+    /// Returns the response NXDOMAIN.
     pub fn no_such_name() -> Self {
         Self { code: ResponseCode::NXDomain, data: Vec::new() }
     }
 
-    /// The same records, in whatever order.
+    /// Returns the same response with its records sorted.
     pub fn sorted(mut self) -> Self {
         self.data.sort();
         self
     }
 }
 
-/// Asks a server by UDP. `kind` is as dig has it: A, AAAA, PTR (with an address for the name), ANY.
+/// Queries a server over UDP. `kind` is written as for dig: A, AAAA, PTR (`name` is then an
+/// address), ANY.
 #[track_caller]
 pub fn ask(from: &Netns, server: impl Into<IpAddr>, name: &str, kind: &str) -> Answer {
     let server = SocketAddr::new(server.into(), 53);
@@ -56,26 +57,26 @@ pub fn ask(from: &Netns, server: impl Into<IpAddr>, name: &str, kind: &str) -> A
     socket.set_read_timeout(Some(PATIENCE)).expect("a time limit");
     socket.connect(server).unwrap_or_else(|error| panic!("{server} from {}: {error}", from.name()));
     let query = query(name, kind);
-    socket.send(&query.to_vec().expect("a message")).unwrap_or_else(|error| panic!("asking {server}: {error}"));
+    socket.send(&query.to_vec().expect("a message")).unwrap_or_else(|error| panic!("querying {server}: {error}"));
     let mut buffer = vec![0; 1 << 16];
     let length =
-        socket.recv(&mut buffer).unwrap_or_else(|error| panic!("{server} does not say {name} {kind}: {error}"));
+        socket.recv(&mut buffer).unwrap_or_else(|error| panic!("no answer from {server} for {name} {kind}: {error}"));
     answer(&query, &buffer[..length])
 }
 
-/// Asks a server by TCP.
+/// Queries a server over TCP.
 #[track_caller]
 pub fn ask_tcp(from: &Netns, server: impl Into<IpAddr>, name: &str, kind: &str) -> Answer {
     let server = SocketAddr::new(server.into(), 53);
     let connected = from.inside(|| TcpStream::connect_timeout(&server, PATIENCE));
-    let mut stream = connected.unwrap_or_else(|error| panic!("{server} by TCP from {}: {error}", from.name()));
+    let mut stream = connected.unwrap_or_else(|error| panic!("{server} over TCP from {}: {error}", from.name()));
     stream.set_read_timeout(Some(PATIENCE)).expect("a time limit");
     let query = query(name, kind);
     let bytes = query.to_vec().expect("a message");
     let length = u16::try_from(bytes.len()).expect("a short message").to_be_bytes();
-    stream.write_all(&[&length, &bytes[..]].concat()).expect("asking by TCP");
+    stream.write_all(&[&length, &bytes[..]].concat()).expect("querying over TCP");
     let mut length = [0; 2];
-    stream.read_exact(&mut length).unwrap_or_else(|error| panic!("{server} does not say {name} {kind}: {error}"));
+    stream.read_exact(&mut length).unwrap_or_else(|error| panic!("no answer from {server} for {name} {kind}: {error}"));
     let mut bytes = vec![0; u16::from_be_bytes(length).into()];
     stream.read_exact(&mut bytes).expect("the rest of the answer");
     answer(&query, &bytes)
@@ -96,16 +97,21 @@ fn query(name: &str, kind: &str) -> Message {
 #[track_caller]
 fn answer(query: &Message, bytes: &[u8]) -> Answer {
     let answer = Message::from_vec(bytes).expect("a message");
-    assert_eq!((answer.metadata.id, &answer.queries), (query.metadata.id, &query.queries), "not the answer to this");
+    assert_eq!(
+        (answer.metadata.id, &answer.queries),
+        (query.metadata.id, &query.queries),
+        "the answer belongs to another query"
+    );
     let text = |record: &Record| record.data.to_string();
     Answer { code: answer.metadata.response_code, data: answer.answers.iter().map(text).collect() }
 }
 
-/// What `dig +short` prints, a line each; `None`, said aloud, where there is no dig.
+/// Returns the lines that `dig +short` prints. Prints a notice and returns `None` if dig is not
+/// installed.
 #[track_caller]
 pub fn dig(from: &Netns, server: impl Into<IpAddr>, arguments: &[&str]) -> Option<Vec<String>> {
     if std::process::Command::new("dig").arg("-v").output().is_err() {
-        eprintln!("there is no dig on this machine: names are asked for by other means alone");
+        eprintln!("dig is not installed on this machine: names are resolved by other clients only");
         return None;
     }
     let server = format!("@{}", server.into());
@@ -114,8 +120,9 @@ pub fn dig(from: &Netns, server: impl Into<IpAddr>, arguments: &[&str]) -> Optio
     Some(outcome.stdout.lines().map(str::to_owned).collect())
 }
 
-/// What programs in a namespace find by the C library, with the files that `ip netns exec` gives them: the addresses
-/// that `getent DATABASE NAME` prints, or the names if an address is looked up. Nothing if it does not find any.
+/// Resolves a name with the C library, with the files that `ip netns exec` mounts: returns the
+/// addresses that `getent DATABASE NAME` prints, or the names if `key` is an address. Empty if
+/// nothing is found.
 #[track_caller]
 pub fn getent(netns: &Netns, database: &str, key: &str) -> Vec<String> {
     let words = ["netns", "exec", netns.name(), "getent", database, key];
@@ -128,7 +135,7 @@ pub fn getent(netns: &Netns, database: &str, key: &str) -> Vec<String> {
     found
 }
 
-/// A resolver that knows a few names, and notes for which it was asked. It ends when dropped.
+/// A resolver that knows a few names and records the names of all queries. It ends when dropped.
 pub struct Resolver {
     asked: Arc<Mutex<Vec<String>>>,
     stop: Arc<AtomicBool>,
@@ -136,17 +143,17 @@ pub struct Resolver {
 }
 
 impl Resolver {
-    /// Answers at port 53 of an address.
+    /// Starts the resolver on port 53 of an address.
     #[track_caller]
     pub fn start(netns: &Netns, address: impl Into<IpAddr>, names: &[(&str, Ipv4Addr)]) -> Self {
         let address = address.into();
         let socket = netns.inside(|| UdpSocket::bind((address, 53)));
         let socket = socket.unwrap_or_else(|error| panic!("a resolver at {address}: {error}"));
-        // How soon it notices its end.
+        // The thread checks `stop` after this time.
         socket.set_read_timeout(Some(Duration::from_millis(50))).expect("a time limit");
         let names: BTreeMap<String, Ipv4Addr> = names.iter().map(|(name, at)| ((*name).to_owned(), *at)).collect();
         let (asked, stop) = (Arc::new(Mutex::default()), Arc::new(AtomicBool::new(false)));
-        let (noted, stopped): (Arc<Mutex<Vec<String>>>, _) = (Arc::clone(&asked), stop.clone());
+        let (recorded, stopped): (Arc<Mutex<Vec<String>>>, _) = (Arc::clone(&asked), stop.clone());
         let thread = thread::spawn(move || {
             let mut buffer = vec![0; 1 << 16];
             while !stopped.load(Ordering::Relaxed) {
@@ -161,14 +168,14 @@ impl Resolver {
                     Some(_) => {}
                     None => message.metadata.response_code = ResponseCode::NXDomain,
                 }
-                lock(&noted).push(name);
+                lock(&recorded).push(name);
                 let _sent = socket.send_to(&message.to_vec().expect("a message"), client);
             }
         });
         Self { asked, stop, thread: Some(thread) }
     }
 
-    /// The names that it was asked for, in order.
+    /// Returns the names of all queries so far, in order.
     pub fn asked(&self) -> Vec<String> {
         lock(&self.asked).clone()
     }

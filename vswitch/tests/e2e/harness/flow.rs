@@ -1,4 +1,5 @@
-//! A numbered flow of datagrams that goes on while things happen to the switch; at its end every number must be there.
+//! A numbered flow of datagrams that continues while a test changes the instance. At its end no
+//! number may be missing.
 
 use std::{
     collections::BTreeSet,
@@ -14,7 +15,7 @@ use std::{
 
 use super::{Netns, PATIENCE, eventually, udp::large_buffer};
 
-/// Sends the number of each datagram until it is finished.
+/// Sends numbered datagrams until it is stopped.
 pub struct Flow {
     stop: Arc<AtomicBool>,
     received: Arc<AtomicU64>,
@@ -23,7 +24,7 @@ pub struct Flow {
 }
 
 impl Flow {
-    /// Starts it, about a thousand datagrams a second.
+    /// Starts the flow, about a thousand datagrams per second.
     pub fn start(from: &Netns, to: &Netns, address: Ipv4Addr) -> Self {
         let (stop, received) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let sink = to.inside(|| UdpSocket::bind((address, 0))).expect("binding the sink");
@@ -40,7 +41,8 @@ impl Flow {
                 number += 1;
                 thread::sleep(Duration::from_millis(1));
             }
-            // An end mark, a few times over, so that the receiver need not guess that nothing more will come.
+            // The end mark is sent several times, so that the receiver need not guess when the flow
+            // is over.
             for _ in 0..10 {
                 source.send_to(&u64::MAX.to_be_bytes(), target).expect("sending");
             }
@@ -70,14 +72,14 @@ impl Flow {
         Self { stop, received, sender: Some(sender), receiver: Some(receiver) }
     }
 
-    /// Waits until so many more have arrived.
+    /// Waits until `more` further datagrams have arrived.
     #[track_caller]
     pub fn goes_on(&self, more: u64) {
         let before = self.received.load(Ordering::Relaxed);
         eventually("the flow goes on", || (self.received.load(Ordering::Relaxed) >= before + more).then_some(()));
     }
 
-    /// Stops it; every datagram sent must have arrived, once and in order.
+    /// Stops the flow. Every datagram sent must have arrived exactly once and in order.
     #[track_caller]
     pub fn assert_complete(self) {
         let received = self.assert_none_lost();
@@ -85,7 +87,8 @@ impl Flow {
         assert!(late.is_empty(), "of {} datagrams these arrived after later ones: {late:?}", received.len());
     }
 
-    /// Stops it; every datagram sent must have arrived, once. As they arrived.
+    /// Stops the flow. Every datagram sent must have arrived exactly once; returns their numbers in
+    /// the order of arrival.
     #[track_caller]
     pub fn assert_none_lost(mut self) -> Vec<u64> {
         self.stop.store(true, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! Frames made by hand, sent and received on a device itself with AF_PACKET sockets.
+//! Frames made by hand, sent and received directly on a device with AF_PACKET sockets.
 
 use std::{
     io::{Error, ErrorKind},
@@ -12,7 +12,7 @@ pub use vswitch_common::Mac;
 
 use super::{Netns, PATIENCE, udp::large_buffer};
 
-/// For frames of a test and no protocol (IEEE 802, local experimental ethertype 1).
+/// EtherType of test frames that carry no protocol (IEEE 802 local experimental ethertype 1).
 const EXPERIMENTAL: u16 = 0x88b5;
 
 /// A VLAN tag.
@@ -23,12 +23,12 @@ pub struct Tag {
 }
 
 impl Tag {
-    /// An 802.1Q tag.
+    /// Returns an 802.1Q tag.
     pub const fn customer(id: u16) -> Self {
         Self { tpid: 0x8100, tci: id }
     }
 
-    /// An 802.1ad tag.
+    /// Returns an 802.1ad tag.
     pub const fn service(id: u16) -> Self {
         Self { tpid: 0x88a8, tci: id }
     }
@@ -39,12 +39,12 @@ impl Tag {
 pub struct Frame(pub Vec<u8>);
 
 impl Frame {
-    /// A frame of the experimental protocol that says `text`, padded to 60 bytes.
+    /// Builds a frame of the experimental EtherType with `text` as its payload, padded to 60 bytes.
     pub fn new(destination: Mac, source: Mac, text: &str) -> Self {
         Self::tagged(destination, source, &[], text)
     }
 
-    /// The same behind VLAN tags, the outer one first.
+    /// Builds the same frame with VLAN tags, the outer one first.
     pub fn tagged(destination: Mac, source: Mac, tags: &[Tag], text: &str) -> Self {
         let mut bytes = [destination.0, source.0].concat();
         for tag in tags {
@@ -57,39 +57,40 @@ impl Frame {
         Self(bytes)
     }
 
-    /// One with any contents.
+    /// Builds a frame with any content behind its addresses.
     pub fn raw(destination: Mac, source: Mac, rest: &[u8]) -> Self {
         Self([&destination.0[..], &source.0, rest].concat())
     }
 }
 
-/// A device, at its lowest level: sees every frame that it receives, and sends any.
+/// A device opened with AF_PACKET: receives every frame that arrives on it, and sends any frame.
 pub struct RawPort {
     socket: OwnedFd,
 }
 
 impl RawPort {
-    /// Opens a device inside a namespace, promiscuously.
+    /// Opens a device inside a namespace in promiscuous mode.
     pub fn open(netns: &Netns, ifname: &str) -> Self {
         let socket = netns.inside(|| open(ifname)).unwrap_or_else(|error| panic!("AF_PACKET on {ifname}: {error}"));
         large_buffer(&socket);
         Self { socket }
     }
 
-    /// Sends a frame.
+    /// Sends a frame. Panics if the kernel refuses it.
     #[track_caller]
     pub fn send(&self, frame: &Frame) {
         self.try_send(frame).unwrap_or_else(|error| panic!("sending {frame:02x?}: {error}"));
     }
 
-    /// Sends a frame that the kernel may find too odd.
+    /// Sends a frame that the kernel may refuse, and returns the error.
     pub fn try_send(&self, Frame(bytes): &Frame) -> Result<(), Error> {
-        // SAFETY: the buffer is as long as is said.
+        // SAFETY: the length passed is that of the buffer.
         let sent = unsafe { libc::send(self.socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), 0) };
         if sent < 0 { Err(Error::last_os_error()) } else { Ok(()) }
     }
 
-    /// Sends the frame once from each of these addresses, as fast as the kernel takes them.
+    /// Sends the frame once from each of these source addresses, as fast as the kernel accepts
+    /// them.
     #[track_caller]
     pub fn send_from(&self, frame: &Frame, sources: impl IntoIterator<Item = Mac>) {
         const BATCH: usize = 512;
@@ -105,7 +106,7 @@ impl RawPort {
         }
     }
 
-    /// Waits for this frame, and returns every other that came before it.
+    /// Waits for this frame, and returns all other frames that arrived before it.
     #[track_caller]
     pub fn expect(&self, wanted: &Frame) -> Vec<Frame> {
         let mut others = Vec::new();
@@ -119,8 +120,8 @@ impl RawPort {
         panic!("{wanted:02x?} did not arrive, but these did: {others:02x?}");
     }
 
-    /// Waits for all of these, in whatever order: frames sent on different CPUs overtake each other. Returns every other
-    /// that came before the last of them.
+    /// Waits for all of these frames in any order, because frames sent on different CPUs can
+    /// overtake each other. Returns all other frames that arrived before the last of them.
     #[track_caller]
     pub fn expect_all<'a>(&self, wanted: impl IntoIterator<Item = &'a Frame>) -> Vec<Frame> {
         let mut wanted: Vec<&Frame> = wanted.into_iter().collect();
@@ -138,7 +139,7 @@ impl RawPort {
         others
     }
 
-    /// Waits for a frame that is what `wanted` looks for.
+    /// Waits for a frame for which `wanted` returns true, and returns it.
     #[track_caller]
     pub fn expect_such(&self, what: &str, mut wanted: impl FnMut(&Frame) -> bool) -> Frame {
         let mut others = Vec::new();
@@ -152,12 +153,13 @@ impl RawPort {
         panic!("{what} did not arrive, but these did: {others:02x?}");
     }
 
-    /// What has arrived and has not been looked at.
+    /// Returns the frames that have arrived and were not read yet.
     pub fn pending(&self) -> Vec<Frame> {
         std::iter::from_fn(|| self.receive(Duration::ZERO)).collect()
     }
 
-    /// The next frame, if one comes in this time. A tag that the kernel has taken off is put back.
+    /// Returns the next frame that arrives within `patience`. A tag that the kernel has stripped is
+    /// put back.
     pub fn receive(&self, patience: Duration) -> Option<Frame> {
         let deadline = Instant::now() + patience;
         loop {
@@ -178,14 +180,14 @@ impl RawPort {
 }
 
 fn open(ifname: &str) -> Result<OwnedFd, Error> {
-    // No protocol yet: nothing is received before the socket is bound to the device.
-    // SAFETY: plain numbers.
+    // No protocol yet: the socket receives nothing before it is bound to the device.
+    // SAFETY: the arguments are plain numbers.
     let descriptor =
         unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0) };
     if descriptor < 0 {
         return Err(Error::last_os_error());
     }
-    // SAFETY: the kernel has just made it for us.
+    // SAFETY: the kernel has just returned this new descriptor, and nothing else owns it.
     let socket = unsafe { OwnedFd::from_raw_fd(descriptor) };
     let index = nix::net::if_::if_nametoindex(ifname)?;
     let on: libc::c_int = 1;
@@ -205,13 +207,13 @@ fn open(ifname: &str) -> Result<OwnedFd, Error> {
     address.sll_family = libc::AF_PACKET as u16;
     address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
     address.sll_ifindex = index;
-    // SAFETY: a sockaddr_ll of its own size.
+    // SAFETY: the address is a sockaddr_ll, and the length passed is its size.
     let bound = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size_of_val(&address) as u32) };
     if bound < 0 { Err(Error::last_os_error()) } else { Ok(socket) }
 }
 
 fn set_option<T>(socket: &OwnedFd, option: libc::c_int, value: &T) -> Result<(), Error> {
-    // SAFETY: the value is as long as is said.
+    // SAFETY: the length passed is that of the value.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
@@ -240,7 +242,8 @@ fn send_all(socket: &OwnedFd, frames: &mut [Vec<u8>]) -> Result<(), Error> {
         .collect();
     let mut left = &mut messages[..];
     while !left.is_empty() {
-        // SAFETY: as many messages as is said, whose parts live on.
+        // SAFETY: the count passed is that of the messages, and the buffers they point to outlive
+        // the call.
         let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), left.as_mut_ptr(), left.len() as u32, 0) };
         if let Ok(sent) = usize::try_from(sent) {
             left = &mut left[sent..];
@@ -248,7 +251,8 @@ fn send_all(socket: &OwnedFd, frames: &mut [Vec<u8>]) -> Result<(), Error> {
         }
         let error = Error::last_os_error();
         match error.raw_os_error() {
-            // The first of them met a full queue at the other end of the device, which counts it (tx_dropped).
+            // The first frame met a full queue at the other end of the device, which counts it
+            // (tx_dropped).
             Some(libc::ENOBUFS) => left = &mut left[1..],
             // The socket's own queue is full.
             Some(libc::EAGAIN | libc::EINTR) => std::thread::yield_now(),
@@ -259,7 +263,8 @@ fn send_all(socket: &OwnedFd, frames: &mut [Vec<u8>]) -> Result<(), Error> {
 }
 
 fn receive(socket: &OwnedFd) -> Result<Frame, Error> {
-    // On the stack: to map and unmap as much for each frame is most of what an emulated processor does then.
+    // On the stack: mapping and unmapping a buffer of this size per frame takes most of the time of
+    // an emulated processor.
     let mut buffer = MaybeUninit::<[u8; 1 << 17]>::uninit();
     // Room for one tpacket_auxdata with its header, aligned as cmsghdr.
     let mut control = [0_u64; 16];
@@ -270,17 +275,17 @@ fn receive(socket: &OwnedFd) -> Result<Frame, Error> {
     message.msg_iovlen = 1;
     message.msg_control = control.as_mut_ptr().cast();
     message.msg_controllen = size_of_val(&control) as _;
-    // SAFETY: the message points to buffers as long as it says.
+    // SAFETY: the message points to buffers of the lengths given in it.
     let length = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, 0) };
     if length < 0 {
         return Err(Error::last_os_error());
     }
-    // SAFETY: the kernel has written so many bytes, no more than there is room for.
+    // SAFETY: the kernel has written `length` bytes, at most the size of the buffer.
     let mut bytes = unsafe { slice::from_raw_parts(buffer.as_ptr().cast::<u8>(), length.cast_unsigned()) }.to_vec();
-    // SAFETY: the kernel has filled the message in; the macros stay inside its control buffer.
+    // SAFETY: the kernel has filled in the message, and the macros stay inside its control buffer.
     let mut header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
     while !header.is_null() {
-        // SAFETY: not null, so it points into the control buffer.
+        // SAFETY: the pointer is not null, so it points into the control buffer.
         let (level, kind) = unsafe { ((*header).cmsg_level, (*header).cmsg_type) };
         if level == libc::SOL_PACKET && kind == libc::PACKET_AUXDATA {
             // SAFETY: the kernel puts a tpacket_auxdata behind this header.
@@ -290,7 +295,7 @@ fn receive(socket: &OwnedFd) -> Result<Frame, Error> {
                 bytes.splice(12..12, tag);
             }
         }
-        // SAFETY: as for the first.
+        // SAFETY: as for the first header.
         header = unsafe { libc::CMSG_NXTHDR(&raw const message, header) };
     }
     Ok(Frame(bytes))
@@ -299,6 +304,6 @@ fn receive(socket: &OwnedFd) -> Result<Frame, Error> {
 fn wait(socket: &OwnedFd, patience: Duration) {
     let mut descriptor = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     let milliseconds = i32::try_from(patience.as_millis()).unwrap_or(i32::MAX).max(1);
-    // SAFETY: one pollfd.
+    // SAFETY: the pointer refers to exactly one pollfd.
     unsafe { libc::poll(&raw mut descriptor, 1, milliseconds) };
 }

@@ -1,5 +1,5 @@
-//! A host with a switch of its own: a network namespace, and an instance that serves it. Commands go through the
-//! command line, as a user's would.
+//! A host: a network namespace and an instance that serves it. Tests drive the instance through the
+//! command line, as users do.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,22 +23,23 @@ use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 
 use super::{BpfObject, Mac, Netns, Outcome, eventually, leftovers, mounts::PrivateMounts, run, unique};
 
-/// The command line under test.
+/// Path of the command line under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_vswitch");
 
-/// A namespace with an instance. Its drop takes the instance down and fails the test if anything stays behind.
+/// A namespace with an instance. Dropping it runs `down --purge` and fails the test if anything is
+/// left behind.
 pub struct Host {
     pub netns: std::sync::Arc<Netns>,
     instance: String,
-    /// Where it has files of its own in the place of the machine's.
+    /// Mount namespace with files of this host's own in place of the machine's.
     mounts: Option<PrivateMounts>,
-    /// What it is called where that is not what the machine is called.
+    /// Hostname, if it differs from that of the machine.
     hostname: Option<String>,
-    /// BPF objects seen while it ran; none may outlive it.
+    /// BPF objects seen while the instance ran. None of them may outlive it.
     objects: std::sync::Mutex<BTreeSet<BpfObject>>,
 }
 
-/// What `attach` prints, and `ps` for each endpoint.
+/// An endpoint as `attach` prints it, and `ps` for each endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Attached {
     pub id: String,
@@ -92,7 +93,7 @@ pub struct Group {
     pub expires_in: Option<u64>,
 }
 
-/// What went through a port, as `stats` shows it.
+/// The counters of a port, as `stats` shows them.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Counters {
     pub rx_frames: u64,
@@ -110,7 +111,8 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// Where the frames that came in have gone, all together.
+    /// Returns how many received frames the counters account for, over all outcomes and drop
+    /// reasons.
     pub fn accounted(&self) -> u64 {
         self.forwarded + self.flooded + self.to_host + self.passed + self.drops.values().sum::<u64>()
     }
@@ -125,7 +127,7 @@ fn parsed<'de, D: Deserializer<'de>, T: FromStr<Err: Display>>(deserializer: D) 
 }
 
 impl Host {
-    /// A host whose switch is up.
+    /// Returns a host whose instance is up.
     #[track_caller]
     pub fn up(options: &[&str]) -> Self {
         let host = Self::down();
@@ -133,12 +135,12 @@ impl Host {
         host
     }
 
-    /// A host whose switch has not been started.
+    /// Returns a host whose instance has not been started.
     pub fn down() -> Self {
         Self::beside(&std::sync::Arc::new(Netns::new("host")))
     }
 
-    /// Another instance in a namespace that has one already; not started.
+    /// Returns another instance in a namespace that already has one. The new one is not started.
     pub fn beside(netns: &std::sync::Arc<Netns>) -> Self {
         Self {
             netns: netns.clone(),
@@ -149,27 +151,27 @@ impl Host {
         }
     }
 
-    /// A host with a name of its own; not started.
-    pub fn called(hostname: &str) -> Self {
+    /// Returns a host with a hostname of its own. Its instance is not started.
+    pub fn with_hostname(hostname: &str) -> Self {
         let mut host = Self::down();
         host.hostname = Some(hostname.to_owned());
         host
     }
 
-    /// A host with a /etc/resolv.conf of its own; not started. It is in a mount namespace, of which the machine's files
-    /// know nothing.
+    /// Returns a host with an /etc/resolv.conf of its own, in a mount namespace that leaves the
+    /// machine's file unchanged. Its instance is not started.
     pub fn with_resolv_conf(text: &str) -> Self {
         let mut host = Self::down();
         host.mounts = Some(PrivateMounts::with("/etc/resolv.conf", text));
         host
     }
 
-    /// Writes this host's own /etc/resolv.conf anew.
+    /// Overwrites this host's own /etc/resolv.conf.
     pub fn write_resolv_conf(&self, text: &str) {
-        self.mounts.as_ref().expect("a host made with a file of its own").write(text);
+        self.mounts.as_ref().expect("a host made by with_resolv_conf").write(text);
     }
 
-    /// `vswitch up`.
+    /// Runs `vswitch up`, which must succeed, and returns its output.
     #[track_caller]
     pub fn start(&self, options: &[&str]) -> String {
         let outcome = run(self.command(&["up"]).args(options));
@@ -193,14 +195,15 @@ impl Host {
         self.run_directory().join("api.sock")
     }
 
-    /// The command line, aimed at this instance, run in the host's namespace.
+    /// Returns the command line for this instance, to be run in the host's namespace.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = self.netns.command(BINARY);
         if let Some(mounts) = &self.mounts {
             mounts.enter(&mut command);
         }
         if let Some(hostname) = self.hostname.clone() {
-            // SAFETY: between fork and exec, two system calls, on a text that the closure owns.
+            // SAFETY: between fork and exec, the closure makes two system calls and reads a string
+            // that it owns.
             unsafe {
                 command.pre_exec(move || {
                     unshare(CloneFlags::CLONE_NEWUTS)?;
@@ -212,13 +215,13 @@ impl Host {
         command
     }
 
-    /// Runs a command; anything may come of it.
+    /// Runs a command, which may succeed or fail.
     #[track_caller]
     pub fn run(&self, arguments: &[&str]) -> Outcome {
         run(&mut self.command(arguments))
     }
 
-    /// Runs a command that succeeds and says nothing on stderr; what it prints.
+    /// Runs a command that must succeed and print nothing on stderr. Returns its stdout.
     #[track_caller]
     pub fn ok(&self, arguments: &[&str]) -> String {
         let outcome = self.run(arguments);
@@ -226,14 +229,15 @@ impl Host {
         outcome.stdout
     }
 
-    /// Runs a command with `--format json`; its answer.
+    /// Runs a command with `--format json`, and returns the parsed output.
     #[track_caller]
     pub fn json<T: DeserializeOwned>(&self, arguments: &[&str]) -> T {
         let text = self.ok(&[arguments, &["--format", "json"]].concat());
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("vswitch {arguments:?}: {error}: {text}"))
     }
 
-    /// Runs a command that fails with this exit status and one clear line, which is returned without its prefix.
+    /// Runs a command that must fail with this exit status and a one-line message. Returns the
+    /// message without its prefix.
     #[track_caller]
     pub fn fails(&self, code: i32, arguments: &[&str]) -> String {
         complaint(code, &run(&mut self.command(arguments)))
@@ -245,33 +249,33 @@ impl Host {
         self.json(&[&["attach", "--netns", &container.path_argument()], options].concat())
     }
 
-    /// All endpoints.
+    /// Returns all endpoints.
     #[track_caller]
     pub fn ps(&self) -> Vec<Attached> {
         self.json(&["ps"])
     }
 
-    /// The stations that the switch knows.
+    /// Returns the rows of `fdb show`.
     #[track_caller]
     pub fn fdb(&self, options: &[&str]) -> Vec<Station> {
         self.json(&[&["fdb", "show"], options].concat())
     }
 
-    /// Who listens to a multicast group.
+    /// Returns the ports that have joined a multicast group.
     #[track_caller]
-    pub fn listening(&self, group: IpAddr) -> Vec<String> {
+    pub fn listeners(&self, group: IpAddr) -> Vec<String> {
         let groups: Vec<Group> = self.json(&["mdb", "show"]);
         groups.into_iter().filter(|row| row.group == group).flat_map(|row| row.ports).collect()
     }
 
-    /// The counters of an endpoint's port.
+    /// Returns the counters of an endpoint's port.
     #[track_caller]
     pub fn counters(&self, endpoint: &str) -> Counters {
         let counters = self.ports(&[endpoint]);
         counters.into_values().next().unwrap_or_else(|| panic!("stats {endpoint} shows no port"))
     }
 
-    /// The counters of ports, by port.
+    /// Returns the counters of the selected ports, keyed by port name.
     #[track_caller]
     pub fn ports(&self, which: &[&str]) -> BTreeMap<String, Counters> {
         #[derive(Deserialize)]
@@ -284,33 +288,33 @@ impl Host {
         rows.into_iter().map(|row| (row.port, row.counters)).collect()
     }
 
-    /// The process that serves the socket, if one does.
+    /// Returns the process that listens on the API socket, if the daemon runs.
     pub fn daemon(&self) -> Option<Pid> {
         let stream = UnixStream::connect(self.socket()).ok()?;
         let pid = getsockopt(&stream, PeerCredentials).ok()?.pid();
         (pid != 0).then(|| Pid::from_raw(pid))
     }
 
-    /// Kills the daemon as the kernel would for want of memory, and waits for its death.
+    /// Kills the daemon with SIGKILL, as the kernel's OOM killer does, and waits until it is dead.
     #[track_caller]
     pub fn kill_daemon(&self) {
         let daemon = self.daemon().expect("a daemon is running");
-        self.note_objects();
+        self.record_objects();
         kill(daemon, Signal::SIGKILL).expect("killing the daemon");
         eventually("the daemon is dead", || (!leftovers::alive(daemon)).then_some(()));
     }
 
-    /// `vswitch down` with these options, and a look at what it left.
+    /// Runs `vswitch down` with these options, and checks that it left nothing behind.
     #[track_caller]
     pub fn stop(&self, options: &[&str]) {
-        let objects = self.note_objects();
+        let objects = self.record_objects();
         let outcome = self.run(&[&["down"], options].concat());
         assert_eq!(outcome.code, Some(0), "down {options:?}: {outcome:#?}");
         leftovers::assert_gone(self, &objects);
     }
 
-    /// BPF objects that the instance has had so far.
-    pub fn note_objects(&self) -> BTreeSet<BpfObject> {
+    /// Records the BPF objects that the instance has now, and returns all recorded so far.
+    pub fn record_objects(&self) -> BTreeSet<BpfObject> {
         let mut objects = self.objects.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         objects.extend(BpfObject::pinned_below(&self.run_directory()));
         for process in leftovers::processes(&self.instance) {
@@ -320,12 +324,13 @@ impl Host {
     }
 }
 
-/// Asserts that a command failed as the command line promises, and returns its complaint.
+/// Asserts that a command failed as documented (exit status, one line on stderr), and returns its
+/// message.
 #[track_caller]
 pub fn complaint(code: i32, outcome: &Outcome) -> String {
     assert_eq!(outcome.code, Some(code), "{outcome:#?}");
     assert_eq!(outcome.stdout, "", "an error belongs on stderr: {outcome:#?}");
-    let line = outcome.stderr.strip_suffix('\n').unwrap_or_else(|| panic!("not a line: {outcome:#?}"));
+    let line = outcome.stderr.strip_suffix('\n').unwrap_or_else(|| panic!("no newline at the end: {outcome:#?}"));
     assert!(!line.contains('\n'), "more than one line: {outcome:#?}");
     line.strip_prefix("vswitch: ").unwrap_or_else(|| panic!("does not start with `vswitch: `: {outcome:#?}")).to_owned()
 }
@@ -336,7 +341,7 @@ impl Drop for Host {
             leftovers::remove(self);
             return;
         }
-        let objects = self.note_objects();
+        let objects = self.record_objects();
         let outcome = self.run(&["down", "--purge"]);
         let state = self.state_directory();
         let purged = !state.exists();

@@ -1,4 +1,5 @@
-//! HTTP of the smallest kind, and the same by UDP: a server that says who asks, and clients.
+//! A minimal HTTP server that reports the client's address, the same over UDP, and clients for
+//! both.
 
 use std::{
     io::{Read as _, Write as _},
@@ -13,7 +14,8 @@ use std::{
 
 use super::{Netns, PATIENCE};
 
-/// A server that answers every request with its name and the client's address, by TCP and UDP. It ends when dropped.
+/// A server that answers every request with its name and the client's address, over TCP and UDP. It
+/// ends when dropped.
 pub struct Site {
     netns: std::fs::File,
     at: SocketAddr,
@@ -21,24 +23,24 @@ pub struct Site {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// What a client was told.
+/// The parsed response of a [`Site`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
     /// The name of the server.
     pub site: String,
-    /// The address that the server saw the client at.
+    /// The source address that the server saw.
     pub client: IpAddr,
 }
 
 impl Site {
-    /// Serves at a port of all addresses, IPv4 and IPv6.
+    /// Serves a port on all addresses, IPv4 and IPv6.
     #[track_caller]
     pub fn open(netns: &Netns, port: u16, name: &str) -> Self {
         let at = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
         let listener =
             netns.inside(|| TcpListener::bind(at)).unwrap_or_else(|error| panic!("listening on {at}: {error}"));
         let socket = netns.inside(|| UdpSocket::bind(at)).unwrap_or_else(|error| panic!("binding {at}: {error}"));
-        // How soon it notices its end.
+        // The thread checks `stop` after this time.
         socket.set_read_timeout(Some(Duration::from_millis(50))).expect("a time limit");
         let (stop, name) = (Arc::new(AtomicBool::new(false)), name.to_owned());
         let (stopped, by_udp) = (stop.clone(), name.clone());
@@ -59,7 +61,7 @@ impl Site {
                 answer(stream, &name, client.ip().to_canonical());
             }
         });
-        let netns = std::fs::File::open(netns.path()).expect("it is there");
+        let netns = std::fs::File::open(netns.path()).expect("the namespace exists");
         Self { netns, at, stop, threads: vec![datagrams, connections] }
     }
 }
@@ -71,7 +73,7 @@ impl Drop for Site {
         thread::scope(|scope| {
             scope.spawn(|| {
                 let entered = nix::sched::setns(&self.netns, nix::sched::CloneFlags::CLONE_NEWNET);
-                let _wakes_it = entered.map(|()| TcpStream::connect(target));
+                let _wakes_the_listener = entered.map(|()| TcpStream::connect(target));
             });
         });
         for thread in self.threads.drain(..) {
@@ -95,14 +97,14 @@ fn answer(mut stream: TcpStream, name: &str, client: IpAddr) {
     let _sent = stream.write_all(answer.as_bytes());
 }
 
-/// Asks for a page.
+/// Requests a page over TCP. Panics if the server does not answer.
 #[track_caller]
 pub fn get(from: &Netns, server: impl Into<IpAddr>, port: u16) -> Page {
     let server = SocketAddr::new(server.into(), port);
     try_get(from, server, PATIENCE).unwrap_or_else(|error| panic!("http://{server}/ from {}: {error}", from.name()))
 }
 
-/// Asks for a page where perhaps nobody answers.
+/// Requests a page over TCP from a server that may not answer.
 pub fn try_get(from: &Netns, server: SocketAddr, patience: Duration) -> Result<Page, std::io::Error> {
     let mut stream = from.inside(|| TcpStream::connect_timeout(&server, patience))?;
     stream.set_read_timeout(Some(patience))?;
@@ -114,11 +116,11 @@ pub fn try_get(from: &Netns, server: SocketAddr, patience: Duration) -> Result<P
     page(body)
 }
 
-/// A client that goes on from one port.
+/// A UDP client that sends all its requests from one port.
 pub struct Caller(UdpSocket);
 
 impl Caller {
-    /// Of a server, which alone it hears.
+    /// Creates a client that is connected to one server and receives only from it.
     #[track_caller]
     pub fn new(from: &Netns, server: impl Into<IpAddr>, port: u16) -> Self {
         let server = SocketAddr::new(server.into(), port);
@@ -130,13 +132,13 @@ impl Caller {
         Self(socket.unwrap_or_else(|error| panic!("{server} from {}: {error}", from.name())))
     }
 
-    /// Asks by UDP.
+    /// Sends a request over UDP. Panics if the server does not answer.
     #[track_caller]
     pub fn call(&self) -> Page {
         self.try_call(PATIENCE).unwrap_or_else(|error| panic!("{:?} does not answer: {error}", self.0.peer_addr()))
     }
 
-    /// Asks where perhaps nobody answers.
+    /// Sends a request over UDP to a server that may not answer.
     pub fn try_call(&self, patience: Duration) -> Result<Page, std::io::Error> {
         self.0.set_read_timeout(Some(patience))?;
         self.0.send(b"?")?;

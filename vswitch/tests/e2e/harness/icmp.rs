@@ -1,4 +1,5 @@
-//! Ping, with raw ICMP sockets: one request, one answer, nothing repeated, so that a lost frame shows.
+//! Ping with raw ICMP sockets. Each request is sent once and never repeated, so that a lost frame
+//! fails the test.
 
 use std::{
     io::{Error, ErrorKind},
@@ -13,9 +14,9 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 
 use super::{Netns, PATIENCE};
 
-/// A stream of echo requests from one namespace to one address.
+/// A sequence of echo requests from one namespace to one address.
 pub struct Pinger {
-    // A raw socket; sendto and recvfrom are the same calls.
+    // A raw socket in a UdpSocket: both use the calls sendto and recvfrom.
     socket: UdpSocket,
     to: IpAddr,
     id: u16,
@@ -36,7 +37,7 @@ impl Pinger {
         Self { socket, to, id: NEXT.fetch_add(1, Ordering::Relaxed), next: 1 }
     }
 
-    /// Sends one request with so many bytes and waits for its answer.
+    /// Sends one request with `bytes` bytes of data, and waits for its reply.
     #[track_caller]
     pub fn ping(&mut self, bytes: usize) {
         let (echo, payload) = self.send(bytes);
@@ -53,13 +54,13 @@ impl Pinger {
         }
     }
 
-    /// Sends one request, for which no answer is waited.
+    /// Sends one request and does not wait for a reply.
     #[track_caller]
     pub fn send(&mut self, bytes: usize) -> (IcmpEchoHeader, Vec<u8>) {
         self.try_send(bytes).unwrap_or_else(|error| panic!("pinging {}: {error}", self.to))
     }
 
-    /// The same where there may be no way.
+    /// Sends one request, and returns an error if the kernel has no route or refuses it.
     pub fn try_send(&mut self, bytes: usize) -> Result<(IcmpEchoHeader, Vec<u8>), Error> {
         let sequence = self.next;
         self.next = self.next.wrapping_add(1);
@@ -68,7 +69,7 @@ impl Pinger {
         let mut request = Vec::new();
         match self.to {
             IpAddr::V4(_) => Icmpv4Header::with_checksum(Icmpv4Type::EchoRequest(echo), &payload).write(&mut request),
-            // The checksum, which has the addresses in it, is the kernel's (RFC 3542, 3.1).
+            // The kernel fills in the checksum, which covers the addresses (RFC 3542, 3.1).
             IpAddr::V6(_) => Icmpv6Header::new(Icmpv6Type::EchoRequest(echo)).write(&mut request),
         }
         .expect("room in memory");
@@ -77,7 +78,7 @@ impl Pinger {
         Ok((echo, payload))
     }
 
-    /// Whether anything has come back from where it goes, of what was sent.
+    /// Reports whether the target has answered any request so far.
     pub fn answered(&self) -> bool {
         self.socket.set_nonblocking(true).expect("a socket");
         let mut buffer = vec![0; 1 << 16];
@@ -119,13 +120,13 @@ impl Pinger {
     }
 }
 
-/// One ping of the usual size.
+/// Sends one ping with 56 bytes of data.
 #[track_caller]
 pub fn ping(from: &Netns, to: impl Into<IpAddr>) {
     ping_with(from, to, 56);
 }
 
-/// One ping with so many bytes.
+/// Sends one ping with `bytes` bytes of data.
 #[track_caller]
 pub fn ping_with(from: &Netns, to: impl Into<IpAddr>, bytes: usize) {
     Pinger::new(from, to).ping(bytes);

@@ -1,4 +1,5 @@
-//! What there is around a switch, to be compared before and after; and what may not be there once it is gone.
+//! Records the state around an instance for comparison before and after a command, and checks what
+//! must not exist once the instance is down.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,37 +16,40 @@ use nix::{
 
 use super::{BpfObject, Host, Netns, netlink::settings, run, settles};
 
-/// Everything that a command which fails may not change. Compare with `assert_eq!`.
+/// Everything that a failing command must not change. Compare two values with `assert_eq!`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Surroundings {
-    /// Devices, queueing disciplines, addresses and routes of each namespace looked at.
+    /// Devices, queueing disciplines, addresses and routes of each recorded namespace.
     network: BTreeMap<String, BTreeSet<String>>,
-    /// Files of the instance, pins included.
+    /// Files of the instance, including pins.
     files: BTreeSet<PathBuf>,
-    /// The rules of the host's firewall, without what they count.
+    /// The rules of the host's firewall, without counters.
     firewall: Vec<String>,
     mounts: BTreeSet<String>,
     processes: BTreeSet<Pid>,
 }
 
 impl Surroundings {
-    /// The state of a host and of these containers.
+    /// Records the state of a host and of these containers.
     pub fn of(host: &Host, containers: &[&Netns]) -> Self {
         let namespaces = std::iter::once(&*host.netns).chain(containers.iter().copied());
         let mut files = files_below(&host.run_directory());
         files.extend(files_below(&host.state_directory()));
-        files.extend(written_for_namespaces(host.instance()));
+        files.extend(resolv_confs_of(host.instance()));
+        // Programs stay loaded for the next port that needs them, until the instance goes down.
+        let programs = host.run_directory().join("bpf/programs");
+        files.retain(|file| !file.starts_with(&programs));
         Self {
             network: namespaces.map(|netns| (netns.name().to_owned(), settings(netns).into_iter().collect())).collect(),
             files,
             firewall: firewall(&host.netns),
             mounts: mounts_below(&host.run_directory()),
-            processes: first_processes(host.instance()),
+            processes: root_processes(host.instance()),
         }
     }
 }
 
-/// The ruleset of a namespace. Without nft, there is none.
+/// Returns the ruleset of a namespace; empty if nft is not installed.
 fn firewall(netns: &Netns) -> Vec<String> {
     let listed = Command::new("nft")
         .arg("-v")
@@ -55,8 +59,9 @@ fn firewall(netns: &Netns) -> Vec<String> {
     listed.map(|outcome| outcome.stdout.lines().map(str::to_owned).collect()).unwrap_or_default()
 }
 
-/// The files that an instance has written for namespaces with a name. Their first line tells whose they are.
-pub fn written_for_namespaces(instance: &str) -> BTreeSet<PathBuf> {
+/// Returns the files in /etc/netns that an instance has written for named namespaces. Their first
+/// line names the instance.
+pub fn resolv_confs_of(instance: &str) -> BTreeSet<PathBuf> {
     let mark = format!(" Instance {instance} endpoint ");
     let Ok(entries) = fs::read_dir("/etc/netns") else { return BTreeSet::new() };
     let files = entries.flatten().map(|entry| entry.path().join("resolv.conf"));
@@ -82,7 +87,8 @@ fn mounts_below(directory: &Path) -> BTreeSet<String> {
     points.filter(|point| Path::new(point).starts_with(directory)).map(str::to_owned).collect()
 }
 
-/// The processes of an instance: those that bear its name on their command line. It is a name like no other.
+/// Returns the processes of an instance: those with its unique name as a word of their command
+/// line.
 pub fn processes(instance: &str) -> BTreeSet<Pid> {
     let entries = fs::read_dir("/proc").expect("/proc is mounted").flatten();
     let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).map(Pid::from_raw);
@@ -93,11 +99,11 @@ pub fn processes(instance: &str) -> BTreeSet<Pid> {
     of_instance.filter(|pid| alive(*pid)).collect()
 }
 
-/// Those of an instance that are not the children of others. A program that the daemon is just starting is still called
-/// like the daemon.
-fn first_processes(instance: &str) -> BTreeSet<Pid> {
-    let there = processes(instance);
-    there.iter().copied().filter(|pid| parent(*pid).is_none_or(|parent| !there.contains(&parent))).collect()
+/// Returns the processes of an instance without child processes. Between fork and exec, a program
+/// that the daemon starts still has the daemon's command line.
+fn root_processes(instance: &str) -> BTreeSet<Pid> {
+    let found = processes(instance);
+    found.iter().copied().filter(|pid| parent(*pid).is_none_or(|parent| !found.contains(&parent))).collect()
 }
 
 fn parent(process: Pid) -> Option<Pid> {
@@ -106,23 +112,26 @@ fn parent(process: Pid) -> Option<Pid> {
     line.trim().parse().ok().map(Pid::from_raw)
 }
 
-/// Whether a process runs; one that is dead and waits for its parent does not.
+/// Reports whether a process is alive. A zombie is not.
 pub fn alive(process: Pid) -> bool {
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
     status.lines().any(|line| line.starts_with("State:") && !line.contains('Z') && !line.contains('X'))
 }
 
-/// Fails unless nothing of the instance is left: no process, device, pin, mount, firewall rule, file of its run
-/// directory or for a namespace, and none of these BPF objects. The recorded state may be there.
+/// Asserts that nothing of the instance is left: no process, device, pin, mount, firewall rule,
+/// file in its run directory or in /etc/netns, and none of these BPF objects. The state directory
+/// may remain.
 #[track_caller]
 pub fn assert_gone(host: &Host, objects: &BTreeSet<BpfObject>) {
     let run = host.run_directory();
-    // A program that a daemon was just starting is still called like the daemon, and not its child any more.
+    // Between fork and exec, a program that the daemon started still has its command line, and is
+    // no longer its child once the daemon has exited.
     settles("no process is left", || {
         let left = processes(host.instance());
         if left.is_empty() { Ok(()) } else { Err(left) }
     });
-    // The list is read in parts, while other tests mount and unmount: once, it still had a mount that was gone.
+    // The kernel returns mountinfo in parts while other tests mount and unmount: once the text
+    // still held a removed mount.
     settles("no mount is left", || {
         let left = mounts_below(&run);
         if left.is_empty() { Ok(()) } else { Err(left) }
@@ -131,18 +140,18 @@ pub fn assert_gone(host: &Host, objects: &BTreeSet<BpfObject>) {
     let mark = format!("IfAlias(\"vswitch:{}:", host.instance());
     let devices: Vec<String> = settings(&host.netns).into_iter().filter(|line| line.contains(&mark)).collect();
     assert!(devices.is_empty(), "devices: {devices:#?}");
-    assert_eq!(written_for_namespaces(host.instance()), BTreeSet::new(), "files in /etc/netns");
+    assert_eq!(resolv_confs_of(host.instance()), BTreeSet::new(), "files in /etc/netns");
     let table = format!("vswitch-{}", host.instance());
     let rules: Vec<String> = firewall(&host.netns).into_iter().filter(|line| line.contains(&table)).collect();
     assert!(rules.is_empty(), "rules in nftables: {rules:#?}");
-    // The kernel frees them after a grace period.
+    // The kernel frees BPF objects after a grace period.
     settles(&format!("the BPF objects of {} are gone", host.instance()), || {
-        let there: Vec<_> = objects.iter().filter(|object| object.exists()).collect();
-        if there.is_empty() { Ok(()) } else { Err(there) }
+        let found: Vec<_> = objects.iter().filter(|object| object.exists()).collect();
+        if found.is_empty() { Ok(()) } else { Err(found) }
     });
 }
 
-/// Removes by force what a failed test, or a switch at fault, has left.
+/// Removes by force what a failed test or a faulty instance has left.
 pub fn remove(host: &Host) {
     for process in processes(host.instance()) {
         let _gone = kill(process, Signal::SIGKILL);
@@ -150,7 +159,7 @@ pub fn remove(host: &Host) {
     for mount in mounts_below(&host.run_directory()) {
         let _unmounted = umount2(Path::new(&mount), MntFlags::MNT_DETACH);
     }
-    for file in written_for_namespaces(host.instance()) {
+    for file in resolv_confs_of(host.instance()) {
         let _removed = fs::remove_file(&file);
         let _emptied = file.parent().map(fs::remove_dir);
     }

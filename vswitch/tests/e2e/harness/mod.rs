@@ -1,5 +1,6 @@
-//! What the tests stand on: network namespaces as hosts and containers, a switch on one of them, traffic through it,
-//! and a look at what is left when it is gone. Everything made here is owned by a guard and removed with it.
+//! Support for the end-to-end tests: network namespaces as hosts and containers, an instance that
+//! serves one of them, traffic generators, and checks for leftovers. Every object made here is
+//! owned by a guard that removes it.
 
 mod at_rest;
 mod bpf;
@@ -9,7 +10,7 @@ mod cluster;
 mod command;
 mod devices;
 mod dns;
-#[expect(dead_code, reason = "those who test the library alone do more with it")]
+#[expect(dead_code, reason = "the library's own tests use more of it")]
 #[path = "../../cluster/harness/etcd.rs"]
 mod etcd;
 mod flow;
@@ -31,6 +32,7 @@ mod tap;
 mod tcp;
 mod udp;
 mod uplinks;
+mod weight;
 mod wire;
 
 use std::{
@@ -43,7 +45,7 @@ use std::{
 pub use at_rest::AtRest;
 pub use bpf::{BpfObject, ForeignXdp};
 pub use certificates::Certificates;
-pub use cluster::{Clustered, tunnelled};
+pub use cluster::{Clustered, decapsulate};
 pub use command::{Outcome, Running, run, spawn};
 pub use devices::{set_tx_checksumming, set_tx_vlan};
 pub use dns::{Answer, Resolver, ask, ask_tcp, dig, getent};
@@ -53,42 +55,43 @@ pub use frames::{Frame, Mac, RawPort, Tag};
 pub use host::{Attached, BINARY, Counters, Group, Host, Published, Station, complaint};
 pub use http::{Caller, Page, Site, get, try_get};
 pub use icmp::{Pinger, ping, ping_with};
-pub use leftovers::{Surroundings, processes, written_for_namespaces};
-pub use multicast::{Member, saying, send_to_group};
+pub use leftovers::{Surroundings, processes, resolv_confs_of};
+pub use multicast::{Member, count_containing, send_to_group};
 pub use netns::Netns;
-pub use overlay::{Cloud, Family, heard};
+pub use overlay::{Cloud, Family, count_broadcasts};
 pub use reach::{broadcast_reaches, reaches};
 pub use stream::Stream;
-pub use tap::{Overheard, Tap};
+pub use tap::{Tap, TapCounts};
 pub use tcp::tcp;
 pub use udp::{udp, udp_broadcast, udp_broadcast_at, udp_broadcast_of, udp_segmented};
 pub use uplinks::{Uplinks, addresses};
 pub use wire::{OnWire, VlanHost, Wire, both, on_the_wire};
 
-/// How long an event may take before a test calls it a hang. Generous: kernels under emulation are slow, and nothing
-/// here is about time.
+/// Longest time that a test waits for an event before it fails. The value is large because kernels
+/// under emulation are slow; no test here measures time.
 pub const PATIENCE: Duration = Duration::from_secs(240);
 
-/// Waits until `probe` finds what it looks for.
+/// Calls `probe` until it returns a value, and returns that value. Panics after [`PATIENCE`].
 #[track_caller]
 pub fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
-    settles(what, || probe().ok_or("no more is known"))
+    settles(what, || probe().ok_or("the probe found nothing"))
 }
 
-/// The same for a probe that can say what it finds instead.
+/// Calls `probe` until it succeeds, and returns its value. Panics after [`PATIENCE`] with the last
+/// error.
 #[track_caller]
 pub fn settles<T, E: Debug>(what: &str, mut probe: impl FnMut() -> Result<T, E>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
         match probe() {
             Ok(found) => return found,
-            Err(instead) => assert!(Instant::now() < deadline, "after {PATIENCE:?} still not: {what}: {instead:#?}"),
+            Err(error) => assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}: {error:#?}"),
         }
         thread::sleep(Duration::from_millis(10));
     }
 }
 
-/// A name that no other test, of this run or of one beside it, has.
+/// Returns a name that no other test of this run or of a concurrent run uses.
 pub fn unique(role: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     format!("vst{}-{}-{role}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))

@@ -1,4 +1,4 @@
-//! A mount namespace in which a file is another one, for daemons that read what the machine's own file says.
+//! A mount namespace in which one file is replaced, for daemons that read a file of the machine.
 
 use std::{
     fs::{self, File},
@@ -15,38 +15,40 @@ use nix::{
 
 use super::unique;
 
-/// A mount namespace that lives as long as this value. What is mounted outside of it is mounted in it, too, but not the
-/// other way round.
+/// A mount namespace that lives as long as this value. Mounts made outside appear inside, but not
+/// the other way round.
 pub struct PrivateMounts {
     namespace: File,
     file: PathBuf,
 }
 
 impl PrivateMounts {
-    /// One in which `path` has this text.
+    /// Creates a mount namespace in which the file `path` contains `text`.
     pub fn with(path: &'static str, text: &str) -> Self {
         let file = std::env::temp_dir().join(unique("file"));
         fs::write(&file, text).expect("a file of our own");
         let source = file.clone();
         let thread = thread::spawn(move || {
             let nothing = None::<&str>;
-            unshare(CloneFlags::CLONE_NEWNS).expect("root may");
-            mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_SLAVE, nothing).expect("no way back");
-            mount(Some(&source), path, nothing, MsFlags::MS_BIND, nothing).expect("a file over a file");
+            unshare(CloneFlags::CLONE_NEWNS).expect("unsharing the mount namespace");
+            mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_SLAVE, nothing)
+                .expect("making the mounts slaves");
+            mount(Some(&source), path, nothing, MsFlags::MS_BIND, nothing).expect("bind-mounting the file");
             File::open("/proc/thread-self/ns/mnt").expect("a namespace")
         });
-        Self { namespace: thread.join().expect("it is made"), file }
+        Self { namespace: thread.join().expect("the thread ends"), file }
     }
 
-    /// Writes the file anew, in place.
+    /// Overwrites the file in place.
     pub fn write(&self, text: &str) {
         fs::write(&self.file, text).expect("a file of our own");
     }
 
-    /// Has a command run inside.
+    /// Makes a command run in this mount namespace.
     pub fn enter(&self, command: &mut Command) {
         let namespace = self.namespace.try_clone().expect("a descriptor");
-        // SAFETY: between fork and exec, setns on a descriptor that the closure owns is one system call.
+        // SAFETY: between fork and exec, the closure makes one system call, setns on a descriptor
+        // that it owns.
         unsafe {
             command.pre_exec(move || setns(&namespace, CloneFlags::CLONE_NEWNS).map_err(Into::into));
         }

@@ -1,4 +1,4 @@
-//! Multicast datagrams: who sends them, who has joined their group.
+//! Senders and receivers of multicast datagrams.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
@@ -9,14 +9,14 @@ use nix::{net::if_::if_nametoindex, sys::socket::setsockopt, sys::socket::sockop
 
 use super::{Frame, Netns, PATIENCE};
 
-/// Where the datagrams go.
+/// Destination port of the datagrams.
 const PORT: u16 = 5007;
 
-/// A socket that has joined a group at an interface. It leaves when it is dropped.
+/// A socket that has joined a group on an interface. It leaves the group when dropped.
 pub struct Member(UdpSocket);
 
 impl Member {
-    /// Joins.
+    /// Joins a group on an interface.
     #[track_caller]
     pub fn join(netns: &Netns, ifname: &str, group: IpAddr) -> Self {
         let joined = netns.inside(|| {
@@ -24,13 +24,14 @@ impl Member {
             let socket = UdpSocket::bind(SocketAddr::from((group, PORT)))?;
             match group {
                 IpAddr::V4(group) => {
-                    // By the interface, and not by an address of it: it may have several, or none.
+                    // Joins by interface index, not by address: the interface may have several
+                    // addresses or none.
                     let request = libc::ip_mreqn {
                         imr_multiaddr: libc::in_addr { s_addr: u32::from_ne_bytes(group.octets()) },
                         imr_address: libc::in_addr { s_addr: 0 },
                         imr_ifindex: index.cast_signed(),
                     };
-                    // SAFETY: the value is as long as is said.
+                    // SAFETY: the length passed is that of the value.
                     let result = unsafe {
                         libc::setsockopt(
                             socket.as_raw_fd(),
@@ -52,7 +53,7 @@ impl Member {
         Self(joined.unwrap_or_else(|error: std::io::Error| panic!("joining {group} in {}: {error}", netns.name())))
     }
 
-    /// Waits for so many datagrams that say `text`.
+    /// Waits for `count` datagrams that contain exactly `text`.
     #[track_caller]
     pub fn expect(&self, text: &str, count: usize) {
         let mut buffer = [0; 200];
@@ -64,7 +65,7 @@ impl Member {
     }
 }
 
-/// Sends so many datagrams that say `text` to a group, by an interface.
+/// Sends `count` datagrams that contain `text` to a group through an interface.
 #[track_caller]
 pub fn send_to_group(netns: &Netns, ifname: &str, group: IpAddr, text: &str, count: usize) {
     let sent = netns.inside(|| {
@@ -77,7 +78,7 @@ pub fn send_to_group(netns: &Netns, ifname: &str, group: IpAddr, text: &str, cou
     sent.unwrap_or_else(|error: std::io::Error| panic!("sending to {group} in {}: {error}", netns.name()));
 }
 
-/// How many of these frames say `text`.
-pub fn saying(frames: &[Frame], text: &str) -> usize {
+/// Returns how many of these frames contain `text`.
+pub fn count_containing(frames: &[Frame], text: &str) -> usize {
     frames.iter().filter(|Frame(bytes)| bytes.windows(text.len()).any(|window| window == text.as_bytes())).count()
 }

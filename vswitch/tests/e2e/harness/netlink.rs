@@ -1,4 +1,5 @@
-//! What the kernel says of a namespace, in one socket: quicker than `ip`, which matters where the processor is emulated.
+//! Reads the state of a namespace over one netlink socket. This is faster than running `ip`, which
+//! matters on emulated processors.
 
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{
@@ -12,7 +13,7 @@ use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
 
 use super::Netns;
 
-/// All devices, with their names.
+/// Returns all devices with their names.
 pub fn links(netns: &Netns) -> Vec<(String, LinkMessage)> {
     let answers = dump(netns, RouteNetlinkMessage::GetLink(LinkMessage::default()));
     let links = answers.into_iter().filter_map(|answer| match answer {
@@ -28,12 +29,13 @@ pub fn links(netns: &Netns) -> Vec<(String, LinkMessage)> {
     links.map(|link| (name(&link).expect("a device has a name"), link)).collect()
 }
 
-/// All that can be set in a namespace, a line each: devices, queueing disciplines, addresses and routes.
+/// Returns all settings of a namespace, one per line: devices, queueing disciplines, addresses and
+/// routes.
 pub fn settings(netns: &Netns) -> Vec<String> {
     let mut lines: Vec<String> = links(netns).iter().map(|(name, link)| device(name, link)).collect();
     for answer in dump(netns, RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default())) {
         if let RouteNetlinkMessage::NewQueueDiscipline(discipline) = answer {
-            // `clsact` is what switches without tcx hang on.
+            // Instances without tcx attach their programs to `clsact`.
             let kind = discipline.attributes.iter().find(|attribute| matches!(attribute, TcAttribute::Kind(_)));
             lines.push(format!("qdisc on {}: {kind:?}", discipline.header.index));
         }
@@ -58,7 +60,7 @@ pub fn settings(netns: &Netns) -> Vec<String> {
         request.header.address_family = family;
         for answer in dump(netns, RouteNetlinkMessage::GetRoute(request)) {
             if let RouteNetlinkMessage::NewRoute(mut route) = answer
-                // The kernel makes those of IPv6's link-local addresses when it pleases.
+                // The kernel creates the IPv6 link-local routes at a time of its own.
                 && (family == AddressFamily::Inet || is_routed(&route))
             {
                 route.attributes.retain(|attribute| !matches!(attribute, RouteAttribute::CacheInfo(_)));
@@ -69,7 +71,7 @@ pub fn settings(netns: &Netns) -> Vec<String> {
     lines
 }
 
-/// Whether a route of IPv6 is in the main table and to more than one link.
+/// Reports whether an IPv6 route is in the main table and is not a link-local one.
 fn is_routed(route: &RouteMessage) -> bool {
     let link_local = route.attributes.iter().any(|attribute| {
         matches!(attribute, RouteAttribute::Destination(RouteAddress::Inet6(to)) if to.is_unicast_link_local())
@@ -77,7 +79,7 @@ fn is_routed(route: &RouteMessage) -> bool {
     route.header.table == RouteHeader::RT_TABLE_MAIN && !link_local
 }
 
-/// What is set on a device, and not what it counts.
+/// Describes the settings of a device, without its counters.
 fn device(name: &str, link: &LinkMessage) -> String {
     use LinkAttribute::{Address, GroMaxSize, GsoMaxSize, IfAlias, Mtu, OperState, Promiscuity, TxQueueLen, Xdp};
     let set = link.attributes.iter().filter(|attribute| {
@@ -97,7 +99,7 @@ fn device(name: &str, link: &LinkMessage) -> String {
     format!("device {} {name}: {:?} {:?}", link.header.index, link.header.flags, set.collect::<Vec<_>>())
 }
 
-/// Asks for all of a kind.
+/// Sends a dump request, and returns all answers.
 fn dump(netns: &Netns, request: RouteNetlinkMessage) -> Vec<RouteNetlinkMessage> {
     let socket = netns.inside(|| Socket::new(NETLINK_ROUTE)).expect("a netlink socket");
     let mut header = NetlinkHeader::default();
@@ -106,7 +108,7 @@ fn dump(netns: &Netns, request: RouteNetlinkMessage) -> Vec<RouteNetlinkMessage>
     request.finalize();
     let mut bytes = vec![0; request.buffer_len()];
     request.serialize(&mut bytes);
-    socket.send(&bytes, 0).expect("asking the kernel");
+    socket.send(&bytes, 0).expect("sending a request");
 
     let mut answers = Vec::new();
     loop {
@@ -116,11 +118,11 @@ fn dump(netns: &Netns, request: RouteNetlinkMessage) -> Vec<RouteNetlinkMessage>
             let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).expect("a netlink message");
             match message.payload {
                 NetlinkPayload::Done(_) => return answers,
-                NetlinkPayload::Error(error) => panic!("asking the kernel: {error}"),
+                NetlinkPayload::Error(error) => panic!("dumping: {error}"),
                 NetlinkPayload::InnerMessage(answer) => answers.push(answer),
                 _ => {}
             }
-            // Messages begin at multiples of four (NLMSG_ALIGN).
+            // Messages begin at multiples of four bytes (NLMSG_ALIGN).
             let length = (message.header.length as usize).next_multiple_of(4);
             rest = rest.get(length..).unwrap_or_default();
         }

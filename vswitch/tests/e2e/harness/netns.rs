@@ -1,4 +1,5 @@
-//! A network namespace under /run/netns: a host, a container, or a machine at the far end of a wire.
+//! A network namespace under /run/netns: a host, a container, or a machine at the far end of a
+//! wire.
 
 use std::{
     collections::BTreeSet,
@@ -14,7 +15,7 @@ use netlink_packet_route::link::LinkAttribute;
 use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 
-use super::{Mac, command, netlink, unique};
+use super::{Mac, command, netlink, unique, weight};
 
 /// A network namespace that lives as long as this value, or until [`delete`](Self::delete).
 #[derive(Debug)]
@@ -23,17 +24,23 @@ pub struct Netns {
 }
 
 impl Netns {
-    /// Makes one, with its loopback up. The role is the last part of its name.
+    /// Creates a namespace and sets its loopback device up. The role is the last part of its name.
     pub fn new(role: &str) -> Self {
+        weight::wait_for_turn();
         let root = nix::unistd::geteuid().is_root();
         assert!(root, "the end-to-end tests make namespaces: run them as root (cargo xtask test)");
-        let netns = Self { name: unique(role) };
+        Self::named(unique(role))
+    }
+
+    /// Creates a namespace with a name that is recorded somewhere, and with its loopback up.
+    pub fn named(name: String) -> Self {
+        let netns = Self { name };
         command::ok(Command::new("ip").args(["netns", "add", &netns.name]));
         netns.ip("link set lo up");
         netns
     }
 
-    /// As many, numbered.
+    /// Creates `count` namespaces with numbered roles.
     pub fn several(role: &str, count: usize) -> Vec<Self> {
         (0..count).map(|number| Self::new(&format!("{role}{number}"))).collect()
     }
@@ -42,23 +49,31 @@ impl Netns {
         &self.name
     }
 
-    /// Where it is mounted.
+    /// Path of the file on which the namespace is mounted.
     pub fn path(&self) -> PathBuf {
         Path::new("/run/netns").join(&self.name)
     }
 
-    /// [`path`](Self::path) for a command line.
+    /// Returns [`path`](Self::path) as a string for command lines.
     pub fn path_argument(&self) -> String {
         format!("/run/netns/{}", self.name)
     }
 
-    /// `ip` inside; the test fails if it does.
+    /// Runs `ip` inside. Panics if it fails.
     #[track_caller]
     pub fn ip(&self, arguments: &str) -> String {
         command::ok(Command::new("ip").args(["-n", &self.name]).args(arguments.split_whitespace()))
     }
 
-    /// What `ip -j` prints, inside.
+    /// Runs `ip` inside once for several lines of arguments. The test fails if any of them does.
+    #[track_caller]
+    pub fn ip_lines<const N: usize>(&self, lines: [String; N]) {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(file.path(), lines.join("\n") + "\n").expect("writing a temporary file");
+        command::ok(Command::new("ip").args(["-n", &self.name, "-batch"]).arg(file.path()));
+    }
+
+    /// Runs `ip -j -d` inside, and returns the rows that it prints.
     #[track_caller]
     pub fn ip_json(&self, arguments: &str) -> Vec<Value> {
         let text = self.ip(&format!("-j -d {arguments}"));
@@ -67,21 +82,21 @@ impl Netns {
         }
         let rows: Vec<Value> =
             serde_json::from_str(&text).unwrap_or_else(|error| panic!("ip -j {arguments}: {error}: {text}"));
-        // ip prints an empty object for each line that it left out.
+        // ip prints an empty object for each row that it filtered out.
         rows.into_iter().filter(|row| row.as_object().is_some_and(|fields| !fields.is_empty())).collect()
     }
 
-    /// The devices inside, by name.
+    /// Returns the names of the devices inside.
     pub fn devices(&self) -> BTreeSet<String> {
         netlink::links(self).into_iter().map(|(name, _)| name).collect()
     }
 
-    /// A device inside, as `ip -j -d link` describes it.
+    /// Returns a device inside as `ip -j -d link` describes it.
     pub fn device(&self, ifname: &str) -> Option<Value> {
         self.ip_json("link show").into_iter().find(|link| link["ifname"] == ifname)
     }
 
-    /// The MAC address of a device inside.
+    /// Returns the MAC address of a device inside.
     #[track_caller]
     pub fn mac(&self, ifname: &str) -> Mac {
         let link = netlink::links(self).into_iter().find(|(name, _)| name == ifname);
@@ -93,21 +108,23 @@ impl Netns {
         Mac(address.expect("an Ethernet device has an address of six bytes"))
     }
 
-    /// How many frames a device inside did not send, because the queue at its other end was full.
+    /// Returns how many frames a device inside could not send because the queue at its other end
+    /// was full.
     pub fn tx_dropped(&self, ifname: &str) -> u64 {
         let links = self.ip_json("-s link show");
-        let link = links.iter().find(|link| link["ifname"] == ifname).expect("the device is there");
+        let link = links.iter().find(|link| link["ifname"] == ifname).expect("the device exists");
         link["stats64"]["tx"]["dropped"].as_u64().expect("a number")
     }
 
-    /// Has a device inside receive and send nothing by itself: no addresses, no ARP, no IPv6.
+    /// Keeps the kernel from sending and receiving by itself on a device inside: no addresses, no
+    /// ARP, no IPv6.
     pub fn silence(&self, ifname: &str) {
         self.set(&format!("net/ipv6/conf/{ifname}/disable_ipv6"), "1");
         self.ip(&format!("address flush dev {ifname}"));
         self.ip(&format!("link set {ifname} arp off"));
     }
 
-    /// The IPv4 addresses of a device inside.
+    /// Returns the IPv4 addresses of a device inside.
     pub fn addresses(&self, ifname: &str) -> Vec<Ipv4Addr> {
         let rows = self.ip_json("-4 address show");
         rows.iter()
@@ -117,7 +134,7 @@ impl Netns {
             .collect()
     }
 
-    /// The global IPv6 addresses of a device inside.
+    /// Returns the global IPv6 addresses of a device inside.
     pub fn addresses6(&self, ifname: &str) -> Vec<Ipv6Addr> {
         let rows = self.ip_json("-6 address show scope global");
         rows.iter()
@@ -127,7 +144,7 @@ impl Netns {
             .collect()
     }
 
-    /// The default routes of one family: gateway and device.
+    /// Returns the default routes of one family: gateway and device.
     pub fn default_routes(&self, ipv6: bool) -> Vec<(Option<IpAddr>, String)> {
         let family = if ipv6 { "-6" } else { "-4" };
         let routes = self.ip_json(&format!("{family} route show default"));
@@ -141,7 +158,7 @@ impl Netns {
             .collect()
     }
 
-    /// A setting below /proc/sys, inside.
+    /// Writes a setting below /proc/sys, inside.
     #[track_caller]
     pub fn set(&self, setting: &str, value: &str) {
         let path = Path::new("/proc/sys").join(setting);
@@ -149,7 +166,7 @@ impl Netns {
         written.unwrap_or_else(|error| panic!("writing {value} to {}: {error}", path.display()));
     }
 
-    /// What a setting below /proc/sys is, inside.
+    /// Reads a setting below /proc/sys, inside.
     #[track_caller]
     pub fn setting(&self, setting: &str) -> String {
         let path = Path::new("/proc/sys").join(setting);
@@ -157,31 +174,33 @@ impl Netns {
         read.unwrap_or_else(|error| panic!("reading {}: {error}", path.display())).trim().to_owned()
     }
 
-    /// A program inside that must succeed; what it prints.
+    /// Runs a program inside that must succeed, and returns what it prints.
     #[track_caller]
     pub fn ok(&self, program: &str, arguments: &str) -> String {
         command::ok(self.command(program).args(arguments.split_whitespace()))
     }
 
-    /// A veth pair between this namespace and another: a wire.
+    /// Creates a veth pair between this namespace and another.
     pub fn wire(&self, ifname: &str, far: &Self, far_ifname: &str) {
         self.ip(&format!("link add {ifname} type veth peer name {far_ifname} netns {}", far.name));
         self.ip(&format!("link set {ifname} up"));
         far.ip(&format!("link set {far_ifname} up"));
     }
 
-    /// A program to be run inside. `setns` and not `ip netns exec`, which would remount /sys and hide bpffs.
+    /// Returns a command that runs inside. Uses `setns` instead of `ip netns exec`, which would
+    /// remount /sys and hide bpffs.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let namespace = self.open();
         let mut command = Command::new(program);
-        // SAFETY: between fork and exec, setns on a descriptor that the closure owns is one system call.
+        // SAFETY: between fork and exec, the closure makes one system call, setns on a descriptor
+        // that it owns.
         unsafe {
             command.pre_exec(move || setns(&namespace, CloneFlags::CLONE_NEWNET).map_err(Into::into));
         }
         command
     }
 
-    /// Runs `work` inside, on a thread of its own. Sockets made there stay there.
+    /// Runs `work` inside, on a thread of its own. Sockets created there stay in this namespace.
     pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let namespace = self.open();
         let outcome = std::thread::scope(|scope| {
@@ -194,15 +213,15 @@ impl Netns {
         outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
-    /// Makes it anew under its name, as after a reboot.
-    pub fn again(self) -> Self {
+    /// Deletes the namespace and creates it again under the same name, as after a reboot.
+    pub fn recreate(self) -> Self {
         let name = self.name.clone();
         drop(self);
         command::ok(Command::new("ip").args(["netns", "add", &name]));
         Self { name }
     }
 
-    /// Deletes it under everybody's feet.
+    /// Deletes the namespace while others may still use it.
     pub fn delete(self) {
         drop(self);
     }

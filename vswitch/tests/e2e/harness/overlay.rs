@@ -1,4 +1,4 @@
-//! Overlay networks: hosts on one underlay, each with a switch of its own, and a container on each.
+//! Overlay networks: hosts on one underlay, each with an instance of its own and a container.
 
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{Attached, Host, Netns, Running, both, eventually, reaches, spawn};
 
-/// What the tunnels go over.
+/// The address family of the underlay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
     V4,
@@ -28,7 +28,7 @@ pub struct PeerRow {
     pub rx_frames: u64,
 }
 
-/// The hosts, each with `under0` on the underlay, and what is on them.
+/// The hosts, each with the device `under0` on the underlay, and their containers and endpoints.
 pub struct Cloud {
     pub at: Vec<Attached>,
     pub containers: Vec<Netns>,
@@ -38,10 +38,10 @@ pub struct Cloud {
 }
 
 impl Cloud {
-    /// The network's VNI.
+    /// The VNI of the network `net`.
     pub const VNI: &str = "5000";
 
-    /// So many hosts whose switches are not up.
+    /// Returns `count` hosts on an underlay, whose instances are not started.
     pub fn down(count: usize, family: Family) -> Self {
         let underlay = Netns::new("under");
         underlay.ip("link add br0 type bridge mcast_snooping 0");
@@ -50,7 +50,7 @@ impl Cloud {
         let cloud = Self {
             at: Vec::new(),
             containers: Vec::new(),
-            hosts: (0..count).map(|number| Host::called(&Self::hostname(number))).collect(),
+            hosts: (0..count).map(|number| Host::with_hostname(&Self::hostname(number))).collect(),
             underlay,
             family,
         };
@@ -60,7 +60,7 @@ impl Cloud {
         cloud
     }
 
-    /// Joins a machine to the underlay, as its host of this number.
+    /// Connects a machine to the underlay, with the port name and the addresses of host `number`.
     pub fn plug(&self, netns: &Netns, number: usize) {
         let port = format!("u{number}");
         self.underlay.wire(&port, netns, "under0");
@@ -72,106 +72,109 @@ impl Cloud {
         }
     }
 
-    /// Hosts whose switches are up and know each other, with network `net` and a container in it on each. They begin when
-    /// the last of all has been told of.
+    /// Returns hosts whose instances are up and have each other as peers, with the network `net`
+    /// and a container in it on each host. The containers are attached once every host has all its
+    /// peers.
     #[track_caller]
     pub fn up(count: usize, family: Family) -> Self {
         Self::with(count, family, &[], &[])
     }
 
-    /// The same with flags for `up` and for the network.
+    /// Returns the same with additional flags for `up` and for `network create`.
     #[track_caller]
     pub fn with(count: usize, family: Family, up: &[&str], network: &[&str]) -> Self {
         let mut cloud = Self::down(count, family);
         for number in 0..count {
             cloud.hosts[number].start(up);
-            cloud.acquaint(number);
+            cloud.add_all_peers(number);
             cloud.create(number, "net", Self::VNI, network);
         }
         for number in 0..count {
-            cloud.inhabit(number);
+            cloud.attach_container(number);
         }
         cloud
     }
 
-    /// The same, whose network is encrypted, and who know each other's public keys.
+    /// Returns the same with an encrypted network. The hosts have each other's public keys.
     #[track_caller]
     pub fn encrypted(count: usize, family: Family, up: &[&str], network: &[&str]) -> Self {
         let mut cloud = Self::down(count, family);
         (0..count).for_each(|number| drop(cloud.hosts[number].start(up)));
         for number in 0..count {
             for other in (0..count).filter(|other| *other != number) {
-                cloud.introduce(number, other);
+                cloud.add_peer(number, other);
             }
             cloud.create(number, "net", Self::VNI, &[&["-o", "encrypted=true"], network].concat());
-            cloud.inhabit(number);
+            cloud.attach_container(number);
         }
-        cloud.meet();
+        cloud.wait_for_reach();
         cloud
     }
 
-    /// Waits until all reach each other. WireGuard repeats a handshake that meets another after five seconds (REKEY_TIMEOUT),
-    /// and no single ping waits that long.
+    /// Waits until all containers reach each other. After two handshakes of WireGuard cross, it
+    /// retries only after five seconds (REKEY_TIMEOUT), longer than a single ping waits.
     #[track_caller]
-    pub fn meet(&self) {
+    pub fn wait_for_reach(&self) {
         for (one, other) in self.pairs() {
             let reach = reaches(&self.containers[one], &self.containers[other], self.addresses(other)[0], true);
             assert_eq!(reach.to_string(), "yes", "from host {one} to host {other}");
         }
     }
 
-    /// Attaches a container on a host, the next of all.
+    /// Attaches the next container, on a host.
     #[track_caller]
-    pub fn inhabit(&mut self, number: usize) {
-        self.inhabit_with(number, &[]);
+    pub fn attach_container(&mut self, number: usize) {
+        self.attach_container_with(number, &[]);
     }
 
-    /// The same with flags for `attach`.
+    /// Attaches the next container, on a host, with additional flags for `attach`.
     #[track_caller]
-    pub fn inhabit_with(&mut self, number: usize, flags: &[&str]) {
+    pub fn attach_container_with(&mut self, number: usize, flags: &[&str]) {
         let container = Netns::new(&format!("c{number}"));
         self.at.push(self.hosts[number].attach(&container, &[&["--network", "net"], flags].concat()));
         self.containers.push(container);
     }
 
-    /// A host's public key.
+    /// Returns a host's public key.
     #[track_caller]
     pub fn key(&self, number: usize) -> String {
         self.hosts[number].ok(&["peer", "key"]).trim_end().to_owned()
     }
 
-    /// Tells a host of another, with its public key.
+    /// Adds a host as a peer of another host, with its public key.
     #[track_caller]
-    pub fn introduce(&self, to: usize, peer: usize) {
+    pub fn add_peer(&self, to: usize, peer: usize) {
         self.hosts[to].ok(&["peer", "add", &self.peer(peer), "--public-key", &self.key(peer)]);
     }
 
-    /// The device of a host's WireGuard.
+    /// Returns the WireGuard device of a host.
     pub fn wireguard(&self, number: usize) -> Option<Value> {
         let links = self.hosts[number].netns.ip_json("-d link show");
         links.into_iter().find(|link| link["ifname"].as_str().is_some_and(|name| name.ends_with("-wg")))
     }
 
-    /// The host's own device in the network.
+    /// Returns the name of the host device of the network `net` on a host.
     pub fn host_device(&self, number: usize) -> String {
         let devices = self.hosts[number].netns.devices();
-        devices.into_iter().find(|name| name.ends_with("-net")).expect("the host's device")
+        devices.into_iter().find(|name| name.ends_with("-net")).expect("the host device")
     }
 
-    /// Whether the kernel does WireGuard's work: then it goes on without a daemon.
+    /// Reports whether the kernel implements WireGuard. Encrypted traffic then continues without a
+    /// daemon.
     pub fn in_kernel(&self) -> bool {
         self.wireguard(0).is_some_and(|link| link["linkinfo"]["info_kind"] == "wireguard")
     }
 
-    /// Tells a host of all others.
+    /// Adds all other hosts as peers of a host.
     #[track_caller]
-    pub fn acquaint(&self, number: usize) {
+    pub fn add_all_peers(&self, number: usize) {
         for other in (0..self.hosts.len()).filter(|other| *other != number) {
             self.hosts[number].ok(&["peer", "add", &self.peer(other)]);
         }
     }
 
-    /// Makes an overlay network on a host: everywhere the same subnets, and addresses of its own.
+    /// Creates an overlay network on a host. The subnets are the same on all hosts, the allocation
+    /// ranges differ.
     #[track_caller]
     pub fn create(&self, number: usize, name: &str, vni: &str, flags: &[&str]) {
         let vni = format!("vni={vni}");
@@ -182,12 +185,12 @@ impl Cloud {
         self.hosts[number].ok(&[&create[..], &six, flags, &[name]].concat());
     }
 
-    /// What a host is called.
+    /// Returns the hostname of a host.
     pub fn hostname(number: usize) -> String {
         format!("host{number}.test")
     }
 
-    /// The address of a host on the underlay.
+    /// Returns the address of a host on the underlay.
     pub fn address(family: Family, number: usize) -> IpAddr {
         let text = match family {
             Family::V4 => format!("192.0.2.{}", number + 1),
@@ -196,17 +199,17 @@ impl Cloud {
         text.parse().expect("an address")
     }
 
-    /// What the others call a host.
+    /// Returns the address by which other hosts add a host as a peer.
     pub fn peer(&self, number: usize) -> String {
         Self::address(self.family, number).to_string()
     }
 
-    /// The addresses of a host's container.
+    /// Returns the IPv4 and the IPv6 address of a host's container.
     pub fn addresses(&self, number: usize) -> [IpAddr; 2] {
         both(&self.at[number])
     }
 
-    /// All pairs of hosts, both ways round.
+    /// Returns all ordered pairs of hosts.
     pub fn pairs(&self) -> Vec<(usize, usize)> {
         let all = 0..self.hosts.len();
         all.clone()
@@ -215,19 +218,19 @@ impl Cloud {
             .collect()
     }
 
-    /// `peer ls` of a host.
+    /// Returns the rows of a host's `peer ls`.
     #[track_caller]
     pub fn peers(&self, number: usize) -> Vec<PeerRow> {
         self.hosts[number].json(&["peer", "ls"])
     }
 
-    /// The device of a host's tunnels.
+    /// Returns the VXLAN device of a host.
     pub fn tunnels(&self, number: usize) -> Option<Value> {
         let links = self.hosts[number].netns.ip_json("link show type vxlan");
         links.into_iter().find(|link| link["ifname"].as_str().is_some_and(|name| name.ends_with("-vxlan")))
     }
 
-    /// Where a host knows a station to be.
+    /// Returns the port of a station's learned FDB entry on a host.
     #[track_caller]
     pub fn port_of(&self, number: usize, mac: super::Mac) -> Option<String> {
         self.hosts[number]
@@ -237,26 +240,28 @@ impl Cloud {
             .map(|station| station.port)
     }
 
-    /// A dissector at a host's end of the underlay, which prints these fields of each packet that passes the filter.
+    /// Starts tshark on a host's underlay device. `options` select the packets and the fields that
+    /// it prints.
     pub fn tshark(&self, number: usize, options: &[&str]) -> Running {
         let mut command = self.hosts[number].netns.command("tshark");
         command.args(["-l", "-n", "-i", "under0"]).args(options);
         let running = spawn(&mut command);
-        eventually("tshark listens", || running.complained().contains("Capturing on").then_some(()));
+        eventually("tshark captures", || running.stderr().contains("Capturing on").then_some(()));
         running
     }
 
-    /// A socket of a machine on the underlay, to send packets by that are no good.
+    /// Opens a UDP socket on a machine of the underlay, for sending invalid packets.
     pub fn socket(&self, netns: &Netns, number: usize) -> UdpSocket {
         let address = Self::address(self.family, number);
         netns.inside(|| UdpSocket::bind((address, 0))).expect("a socket")
     }
 }
 
-/// How often a datagram to all, from an address of one namespace, is heard in each of the others: sent once, and after it a
-/// mark, after which no copy can come.
+/// Sends one broadcast datagram from an address of one namespace, and returns how often each of the
+/// other namespaces received it. A mark that is sent afterwards ends the count, because no copy can
+/// arrive after it.
 #[track_caller]
-pub fn heard(from: &Netns, address: Ipv4Addr, others: &[&Netns]) -> Vec<usize> {
+pub fn count_broadcasts(from: &Netns, address: Ipv4Addr, others: &[&Netns]) -> Vec<usize> {
     let bind = |netns: &Netns, port| {
         let socket = netns.inside(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))).expect("binding");
         socket.set_read_timeout(Some(super::PATIENCE)).expect("a time limit");
@@ -268,7 +273,7 @@ pub fn heard(from: &Netns, address: Ipv4Addr, others: &[&Netns]) -> Vec<usize> {
     let receivers: Vec<UdpSocket> = std::iter::once(first).chain(rest).collect();
     let sender = from.inside(|| UdpSocket::bind((address, 0))).expect("binding");
     sender.set_broadcast(true).expect("SO_BROADCAST");
-    for text in ["to all", "no more"] {
+    for text in ["broadcast", "mark"] {
         sender.send_to(text.as_bytes(), (Ipv4Addr::BROADCAST, port)).expect("sending a broadcast");
     }
     let count = |receiver: UdpSocket| {
@@ -278,7 +283,7 @@ pub fn heard(from: &Netns, address: Ipv4Addr, others: &[&Netns]) -> Vec<usize> {
             let (length, source) = receiver.recv_from(&mut buffer).expect("the mark arrives");
             assert_eq!(source.ip(), IpAddr::from(address));
             match &buffer[..length] {
-                b"to all" => count += 1,
+                b"broadcast" => count += 1,
                 _ => return count,
             }
         }

@@ -1,10 +1,10 @@
-//! Packets made byte by byte, the wrong ones too: what a frame carries, from its EtherType on.
+//! Packets built byte by byte, valid and invalid ones. A payload starts with the EtherType.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::{Frame, Mac, Tag};
 
-/// Protocols behind an IP header.
+/// IP protocol numbers.
 pub mod protocol {
     pub const HOP_BY_HOP: u8 = 0;
     pub const IGMP: u8 = 2;
@@ -19,10 +19,10 @@ pub mod protocol {
 pub const SOLICITATION: u8 = 135;
 pub const ADVERTISEMENT: u8 = 136;
 
-/// What a frame carries, its EtherType first.
+/// The part of a frame from the EtherType on.
 pub type Payload = Vec<u8>;
 
-/// An IPv4 packet with a good checksum, not to be cut into fragments.
+/// Builds an IPv4 packet with a valid checksum and the DF flag.
 pub fn ipv4(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, payload: &[u8]) -> Payload {
     let [l0, l1] = (20 + payload.len() as u16).to_be_bytes();
     let mut header = vec![0x45, 0, l0, l1, 0, 1, 0x40, 0, 64, protocol, 0, 0];
@@ -33,19 +33,19 @@ pub fn ipv4(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, payload: &[u8
     [&[0x08, 0x00], &header[..], payload].concat()
 }
 
-/// An IPv6 packet, whose payload begins with a header of this protocol.
+/// Builds an IPv6 packet. `protocol` is the first Next Header value.
 pub fn ipv6(source: Ipv6Addr, destination: Ipv6Addr, protocol: u8, payload: &[u8]) -> Payload {
     let [l0, l1] = (payload.len() as u16).to_be_bytes();
     let header = [0x86, 0xdd, 0x60, 0, 0, 0, l0, l1, protocol, 255];
     [&header, &source.octets()[..], &destination.octets(), payload].concat()
 }
 
-/// An ICMPv6 message with a good checksum, in its packet.
+/// Builds an IPv6 packet with an ICMPv6 message in it, and fills in the checksum.
 pub fn icmpv6(source: Ipv6Addr, destination: Ipv6Addr, message: &[u8]) -> Payload {
     ipv6(source, destination, protocol::ICMPV6, &checked(source, destination, message))
 }
 
-/// An ICMPv6 message with its checksum filled in.
+/// Returns an ICMPv6 message with its checksum filled in.
 pub fn checked(source: Ipv6Addr, destination: Ipv6Addr, message: &[u8]) -> Vec<u8> {
     let mut message = message.to_vec();
     let sum = icmpv6_checksum(source, destination, &message);
@@ -53,13 +53,14 @@ pub fn checked(source: Ipv6Addr, destination: Ipv6Addr, message: &[u8]) -> Vec<u
     message
 }
 
-/// The checksum of an ICMPv6 message (RFC 4443, 2.3); zeros if the one in it is good.
+/// Computes the checksum of an ICMPv6 message (RFC 4443, 2.3). The result is zero if the message
+/// holds a valid checksum.
 pub fn icmpv6_checksum(source: Ipv6Addr, destination: Ipv6Addr, message: &[u8]) -> [u8; 2] {
     let length = (message.len() as u32).to_be_bytes();
     checksum(&[&source.octets(), &destination.octets(), &length, &[0, 0, 0, protocol::ICMPV6], message])
 }
 
-/// A UDP datagram, without a checksum.
+/// Builds a UDP datagram without a checksum.
 pub fn udp(source: u16, destination: u16, text: &str) -> Vec<u8> {
     let length = 8 + text.len() as u16;
     let mut datagram: Vec<u8> = [source, destination, length, 0].into_iter().flat_map(u16::to_be_bytes).collect();
@@ -67,7 +68,7 @@ pub fn udp(source: u16, destination: u16, text: &str) -> Vec<u8> {
     datagram
 }
 
-/// An ARP packet: 1 asks, 2 answers.
+/// Builds an ARP packet. Operation 1 is a request, 2 a reply.
 pub fn arp(operation: u8, sender: (Mac, Ipv4Addr), target: (Mac, Ipv4Addr)) -> Payload {
     let mut packet = vec![0x08, 0x06, 0, 1, 8, 0, 6, 4, 0, operation];
     for (mac, address) in [sender, target] {
@@ -77,7 +78,8 @@ pub fn arp(operation: u8, sender: (Mac, Ipv4Addr), target: (Mac, Ipv4Addr)) -> P
     packet
 }
 
-/// A neighbor solicitation or advertisement, with a link-layer address in each option: 1 is the source's, 2 the target's.
+/// Builds a neighbor solicitation or advertisement with these link-layer address options: 1 is the
+/// source's address, 2 the target's.
 pub fn discovery(kind: u8, target: Ipv6Addr, options: &[(u8, Mac)]) -> Vec<u8> {
     let mut message = vec![kind, 0, 0, 0, 0, 0, 0, 0];
     message.extend(target.octets());
@@ -88,41 +90,42 @@ pub fn discovery(kind: u8, target: Ipv6Addr, options: &[(u8, Mac)]) -> Vec<u8> {
     message
 }
 
-/// A frame with a payload behind tags, the outer one first.
+/// Builds a frame with a payload behind VLAN tags, the outer tag first.
 pub fn behind(destination: Mac, source: Mac, tags: &[Tag], payload: &[u8]) -> Frame {
     let tags: Vec<u8> = tags.iter().flat_map(|tag| [tag.tpid.to_be_bytes(), tag.tci.to_be_bytes()].concat()).collect();
     Frame::raw(destination, source, &[&tags, payload].concat())
 }
 
-/// A payload behind a length, LLC and SNAP (RFC 1042).
+/// Puts a payload behind a length field, LLC and SNAP (RFC 1042).
 pub fn snap(payload: &[u8]) -> Payload {
     llc(&[&[0xaa, 0xaa, 3, 0, 0, 0], payload].concat())
 }
 
-/// An LLC packet behind its length.
+/// Puts an LLC packet behind its length field.
 pub fn llc(packet: &[u8]) -> Payload {
     [&(packet.len() as u16).to_be_bytes(), packet].concat()
 }
 
-/// A configuration BPDU (IEEE 802.1D, 9.3.1) behind its LLC header.
+/// Returns a configuration BPDU (IEEE 802.1D, 9.3.1) behind its LLC header.
 pub fn bpdu() -> Payload {
     llc(&[&[0x42, 0x42, 3][..], &[0; 35]].concat())
 }
 
-/// The link-local address that goes with a MAC address (RFC 4291, appendix A).
+/// Returns the link-local address derived from a MAC address (RFC 4291, appendix A).
 pub fn link_local(Mac([a, b, c, d, e, f]): Mac) -> Ipv6Addr {
     let end = u64::from_be_bytes([a ^ 2, b, c, 0xff, 0xfe, d, e, f]);
     Ipv6Addr::from_bits(0xfe80 << 112 | u128::from(end))
 }
 
-/// The group that solicitations for an address go to (RFC 4291, 2.7.1), and its MAC address.
+/// Returns the solicited-node group of an address (RFC 4291, 2.7.1) and the MAC address of that
+/// group.
 pub fn solicited_nodes(target: Ipv6Addr) -> (Ipv6Addr, Mac) {
     let [.., x, y, z] = target.octets();
     let group = 0xff02_0000_0000_0000_0000_0001_ff00_0000 | u128::from(u32::from_be_bytes([0, x, y, z]));
     (Ipv6Addr::from_bits(group), Mac([0x33, 0x33, 0xff, x, y, z]))
 }
 
-/// The Internet's checksum (RFC 1071) over parts of even length, but for the last.
+/// Computes the Internet checksum (RFC 1071). All parts but the last must have an even length.
 fn checksum(parts: &[&[u8]]) -> [u8; 2] {
     let words = parts.iter().flat_map(|part| part.chunks(2));
     let mut sum: u32 = words.map(|word| u32::from(u16::from_be_bytes([word[0], *word.get(1).unwrap_or(&0)]))).sum();

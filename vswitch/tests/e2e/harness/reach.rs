@@ -1,4 +1,4 @@
-//! Who reaches whom, found out: nothing here fails if somebody does not.
+//! Finds out which namespaces reach each other. Nothing here fails if a namespace is not reached.
 
 use std::{
     fmt,
@@ -10,10 +10,11 @@ use std::{
 
 use super::{Netns, PATIENCE, Pinger};
 
-/// How long is waited for what is not to come. A slow machine makes a test blind with it, but never fail.
+/// How long to wait for traffic that must not arrive. On a slow machine the wait may be too short
+/// to notice such traffic, but it never fails a test wrongly.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// What of a kind gets through, and back.
+/// The protocols with which a request and its reply got through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reach {
     ping: bool,
@@ -35,26 +36,27 @@ impl fmt::Display for Reach {
     }
 }
 
-/// Tries to reach an address of another namespace: with patience where that is expected, and for a while where it is not.
+/// Tries to reach an address of another namespace with ping, TCP and UDP. Waits for [`PATIENCE`] if
+/// success is expected, else for [`SILENCE`].
 pub fn reaches(from: &Netns, to: &Netns, address: IpAddr, expected: bool) -> Reach {
     let patience = if expected { PATIENCE } else { SILENCE };
     thread::scope(|scope| {
         let ping = scope.spawn(|| ping(from, address, patience));
         let tcp = scope.spawn(|| tcp(from, to, address, patience));
         let udp = scope.spawn(|| udp(from, to, address, patience));
-        let through = |thread: thread::ScopedJoinHandle<'_, bool>| thread.join().expect("it finds out");
+        let through = |thread: thread::ScopedJoinHandle<'_, bool>| thread.join().expect("the thread ends");
         Reach { ping: through(ping), tcp: through(tcp), udp: through(udp) }
     })
 }
 
-/// Whether a datagram to everybody, from an address of one namespace, is heard in another.
+/// Reports whether a broadcast datagram from an address of one namespace arrives in another.
 pub fn broadcast_reaches(from: &Netns, address: Ipv4Addr, to: &Netns, expected: bool) -> bool {
     let server = bind(to, Ipv4Addr::UNSPECIFIED.into());
     let client = bind(from, address.into());
     client.set_broadcast(true).expect("SO_BROADCAST");
     let port = server.local_addr().expect("it is bound").port();
     until(if expected { PATIENCE } else { SILENCE }, || {
-        let _no_way = client.send_to(b"to everybody", (Ipv4Addr::BROADCAST, port));
+        let _unreachable = client.send_to(b"broadcast", (Ipv4Addr::BROADCAST, port));
         server.recv_from(&mut [0; 64]).is_ok_and(|(_, source)| source.ip() == address)
     })
 }
@@ -62,7 +64,7 @@ pub fn broadcast_reaches(from: &Netns, address: Ipv4Addr, to: &Netns, expected: 
 fn ping(from: &Netns, address: IpAddr, patience: Duration) -> bool {
     let mut pinger = Pinger::new(from, address);
     until(patience, || {
-        let _no_way = pinger.try_send(56);
+        let _unreachable = pinger.try_send(56);
         until(Duration::from_millis(200), || {
             thread::sleep(Duration::from_millis(5));
             pinger.answered()
@@ -81,7 +83,7 @@ fn tcp(from: &Netns, to: &Netns, address: IpAddr, patience: Duration) -> bool {
         };
         stream.set_read_timeout(Some(patience)).expect("a time limit");
         let mut accepted = None;
-        // The last segment of the handshake may still be under way.
+        // The last segment of the handshake may still be in flight.
         until(patience, || {
             accepted = listener.accept().ok();
             accepted.is_some()
@@ -98,15 +100,15 @@ fn udp(from: &Netns, to: &Netns, address: IpAddr, patience: Duration) -> bool {
     let [server, client] = [bind(to, address), bind(from, unspecified)];
     let target = server.local_addr().expect("it is bound");
     until(patience, || {
-        let _no_way = client.send_to(b"question", target);
+        let _unreachable = client.send_to(b"question", target);
         if let Ok((_, sender)) = server.recv_from(&mut [0; 64]) {
-            let _no_way = server.send_to(b"answer", sender);
+            let _unreachable = server.send_to(b"answer", sender);
         }
         client.recv_from(&mut [0; 64]).is_ok_and(|(_, source)| source == target)
     })
 }
 
-/// A socket that waits for a moment.
+/// Opens a UDP socket with a short receive timeout.
 fn bind(netns: &Netns, address: IpAddr) -> UdpSocket {
     let socket = netns.inside(|| UdpSocket::bind(SocketAddr::from((address, 0))));
     let socket = socket.unwrap_or_else(|error| panic!("binding {address} in {}: {error}", netns.name()));
@@ -114,11 +116,11 @@ fn bind(netns: &Netns, address: IpAddr) -> UdpSocket {
     socket
 }
 
-/// Tries until it is so, or this time is over.
-fn until(patience: Duration, mut so: impl FnMut() -> bool) -> bool {
+/// Calls `condition` until it returns true or the time is over. Reports which.
+fn until(patience: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let end = Instant::now() + patience;
     loop {
-        if so() {
+        if condition() {
             return true;
         }
         if Instant::now() >= end {

@@ -1,4 +1,5 @@
-//! A TCP connection that is busy both ways while things happen to the switch; every byte is checked at its place.
+//! A TCP connection that carries data both ways while a test changes the instance. Every byte is
+//! compared with the one expected at its position.
 
 use std::{
     io::{Read as _, Write as _},
@@ -16,10 +17,10 @@ use super::{
     tcp::{CHUNK, chunk},
 };
 
-/// How much is sent at once. Not all that is possible: other tests want the processors, too.
+/// Bytes sent at once. Not the maximum, because other tests need the processors, too.
 const PIECE: usize = 4096;
 
-/// Sends until it is finished; the other side sends all of it back.
+/// Sends until it is stopped. The other side sends everything back.
 pub struct Stream {
     stop: Arc<AtomicBool>,
     returned: Arc<AtomicU64>,
@@ -27,7 +28,7 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Connects, and begins.
+    /// Connects and starts to send.
     #[track_caller]
     pub fn start(from: &Netns, to: &Netns, address: impl Into<IpAddr>) -> Self {
         let address = address.into();
@@ -50,18 +51,19 @@ impl Stream {
         Self { stop, returned, threads }
     }
 
-    /// Waits until so many bytes more have come back.
+    /// Waits until `more` further bytes have come back.
     #[track_caller]
     pub fn goes_on(&self, more: u64) {
         let before = self.returned.load(Ordering::Relaxed);
         eventually("the stream goes on", || (self.returned.load(Ordering::Relaxed) >= before + more).then_some(()));
     }
 
-    /// Ends it; every byte sent must have come back, and no end have seen an error.
+    /// Stops the stream. Every byte sent must have come back, and neither end may have had an
+    /// error.
     #[track_caller]
     pub fn assert_complete(mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        let ends: Vec<_> = self.threads.drain(..).map(|thread| thread.join().expect("it runs to its end")).collect();
+        let ends: Vec<_> = self.threads.drain(..).map(|thread| thread.join().expect("the thread ends")).collect();
         assert!(matches!(ends[0], Ok(1..)), "{ends:?}");
         assert!(ends.iter().all(|end| *end == ends[0]), "sent, passed on, returned: {ends:?}");
     }
@@ -88,7 +90,7 @@ fn send_back(mut stream: TcpStream) -> Result<u64, String> {
     let mut passed = 0;
     let mut buffer = vec![0; CHUNK];
     loop {
-        let failed = |error| format!("passing on after {passed} bytes: {error}");
+        let failed = |error| format!("sending back after {passed} bytes: {error}");
         let length = stream.read(&mut buffer).map_err(failed)?;
         if length == 0 {
             return stream.shutdown(Shutdown::Write).map(|()| passed).map_err(failed);
@@ -113,14 +115,14 @@ fn receive(mut stream: TcpStream, returned: &AtomicU64) -> Result<u64, String> {
             return Ok(received);
         }
         if buffer[..length] != piece(received)[..length] {
-            return Err(format!("what came back after {received} bytes is not what was sent"));
+            return Err(format!("the data returned after {received} bytes differ from those sent"));
         }
         received += length as u64;
         returned.store(received, Ordering::Relaxed);
     }
 }
 
-/// The bytes at this place of the stream.
+/// Returns the bytes expected at this position of the stream.
 fn piece(position: u64) -> &'static [u8] {
     &chunk(usize::try_from(position).unwrap_or_default() / PIECE, 3)[..PIECE]
 }

@@ -1,14 +1,15 @@
-//! What keeps a machine busy, for the test that has waited in vain: where each task is in the kernel.
+//! Diagnostics for a test that timed out: the kernel state of the tasks that may block it.
 
 use std::{fmt::Write as _, fs, path::Path};
 
-/// Tasks of our own programs, and all others that run or wait for the kernel, with what each is at; then the logs.
-pub fn everything() -> String {
+/// Returns a report of all tasks of our own programs and of all other tasks that run or wait in the
+/// kernel, with their system call and stack, then the last lines of all instances' logs.
+pub fn report() -> String {
     let mut text = String::new();
     for process in numbered("/proc") {
         for task in numbered(&format!("{process}/task")) {
-            let Some(told) = told(&task) else { continue };
-            text += &told;
+            let Some(description) = describe(&task) else { continue };
+            text += &description;
         }
     }
     for instance in entries("/run/vswitch") {
@@ -23,8 +24,8 @@ pub fn everything() -> String {
     text
 }
 
-/// A task, if it may be why nothing goes on.
-fn told(task: &str) -> Option<String> {
+/// Describes a task if it may be the reason for the timeout.
+fn describe(task: &str) -> Option<String> {
     let read = |file: &str| fs::read_to_string(Path::new(task).join(file)).unwrap_or_default();
     let (comm, stat) = (read("comm"), read("stat"));
     // proc(5): the state is the first field behind the name in brackets.

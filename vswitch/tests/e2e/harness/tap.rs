@@ -1,4 +1,4 @@
-//! What can be read on the underlay of hosts by somebody who listens there.
+//! Reads the traffic on the underlay of hosts, as an eavesdropper there does.
 
 use std::{
     sync::{
@@ -11,24 +11,25 @@ use std::{
 
 use super::{Cloud, Frame, Mac, RawPort};
 
-/// Reads all that is on the underlay, at the ends of all hosts' cables, until it is asked what there was.
+/// Reads all frames at the underlay ends of all hosts' wires until [`read`](Self::read) is called.
 pub struct Tap {
     stop: Arc<AtomicBool>,
-    readers: Vec<JoinHandle<Overheard>>,
+    readers: Vec<JoinHandle<TapCounts>>,
 }
 
-/// What a tap has read.
+/// Counts of the frames that a tap has read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Overheard {
-    /// Frames with the secret, or the address of a station, in them.
+pub struct TapCounts {
+    /// Frames that contain the secret or the MAC address of a station.
     pub plain: u64,
-    /// Messages of WireGuard's.
+    /// WireGuard messages.
     pub encrypted: u64,
 }
 
-impl Overheard {
-    fn look_at(&mut self, Frame(bytes): &Frame, secret: &[u8], stations: &[Mac]) {
-        self.plain += u64::from(Tap::holds(bytes, secret) || stations.iter().any(|mac| Tap::holds(bytes, &mac.0)));
+impl TapCounts {
+    fn count(&mut self, Frame(bytes): &Frame, secret: &[u8], stations: &[Mac]) {
+        self.plain +=
+            u64::from(Tap::contains(bytes, secret) || stations.iter().any(|mac| Tap::contains(bytes, &mac.0)));
         // UDP to WireGuard's port, in IPv4 or IPv6 without options.
         let port = match bytes.get(12..14) {
             Some([0x08, 0x00]) => bytes.get(36..38),
@@ -40,37 +41,37 @@ impl Overheard {
 }
 
 impl Tap {
-    /// Begins to listen for a secret, and for the addresses of stations.
-    pub fn on(cloud: &Cloud, secret: &'static [u8], stations: &[Mac]) -> Self {
+    /// Starts to look for a secret and for the MAC addresses of stations.
+    pub fn start(cloud: &Cloud, secret: &'static [u8], stations: &[Mac]) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let readers = (0..cloud.hosts.len()).map(|number| {
             let port = RawPort::open(&cloud.underlay, &format!("u{number}"));
             let (stop, stations) = (stop.clone(), stations.to_vec());
             thread::spawn(move || {
-                let mut read = Overheard::default();
+                let mut read = TapCounts::default();
                 while !stop.load(Ordering::Relaxed) {
                     let frame = port.receive(Duration::from_millis(20));
-                    frame.iter().for_each(|frame| read.look_at(frame, secret, &stations));
+                    frame.iter().for_each(|frame| read.count(frame, secret, &stations));
                 }
-                port.pending().iter().for_each(|frame| read.look_at(frame, secret, &stations));
+                port.pending().iter().for_each(|frame| read.count(frame, secret, &stations));
                 read
             })
         });
         Self { readers: readers.collect(), stop }
     }
 
-    /// Stops listening; what there was.
-    pub fn read(self) -> Overheard {
+    /// Stops the tap, and returns its counts.
+    pub fn read(self) -> TapCounts {
         self.stop.store(true, Ordering::Relaxed);
-        let reads = self.readers.into_iter().map(|reader| reader.join().expect("it reads"));
-        reads.fold(Overheard::default(), |sum, read| Overheard {
+        let reads = self.readers.into_iter().map(|reader| reader.join().expect("the reader ends"));
+        reads.fold(TapCounts::default(), |sum, read| TapCounts {
             plain: sum.plain + read.plain,
             encrypted: sum.encrypted + read.encrypted,
         })
     }
 
-    /// Whether a part is anywhere in there.
-    pub fn holds(bytes: &[u8], part: &[u8]) -> bool {
+    /// Reports whether `bytes` contain `part`.
+    pub fn contains(bytes: &[u8], part: &[u8]) -> bool {
         memchr::memmem::find(bytes, part).is_some()
     }
 }

@@ -1,4 +1,4 @@
-//! TCP both ways, every byte checked at its place.
+//! TCP in both directions. Every byte is compared with the one expected at its position.
 
 use std::{
     io::{Read, Write},
@@ -8,10 +8,11 @@ use std::{
 
 use super::{Netns, PATIENCE};
 
-/// How much is handed to the kernel at once; large enough for full GSO packets.
+/// Bytes handed to the kernel at once; large enough for full GSO packets.
 pub(super) const CHUNK: usize = 1 << 18;
 
-/// Connects from one namespace to an address in another, sends so many bytes there and so many back, checks them all.
+/// Connects from one namespace to an address in another, sends `bytes` bytes in each direction, and
+/// checks all of them.
 #[track_caller]
 pub fn tcp(from: &Netns, to: &Netns, address: impl Into<IpAddr>, bytes: u64) {
     let address = address.into();
@@ -25,7 +26,7 @@ pub fn tcp(from: &Netns, to: &Netns, address: impl Into<IpAddr>, bytes: u64) {
             receive(&mut stream, bytes, 1);
             send(&mut stream, bytes, 2);
         });
-        // With a time limit, so that a listener nobody reaches does not keep the test.
+        // The time limit keeps a test from hanging if the listener is not reached.
         let connected = from.inside(|| TcpStream::connect_timeout(&target, PATIENCE));
         let mut stream = match connected {
             Ok(stream) => stream,
@@ -78,15 +79,16 @@ fn receive(stream: &mut TcpStream, bytes: u64, direction: usize) {
         let expected = &chunk(number, direction)[..length];
         if buffer[..length] != *expected {
             let wrong = (0..length).find(|index| buffer[*index] != expected[*index]).unwrap_or_default();
-            panic!("byte {} of {bytes} is not the one that was sent", received + wrong as u64);
+            panic!("byte {} of {bytes} differs from the one sent", received + wrong as u64);
         }
         received += length as u64;
     }
     assert_eq!(received, bytes, "bytes received");
 }
 
-/// Bytes that tell their place in the stream: a window that moves over a table without a pattern, so that nothing is
-/// computed while the traffic runs.
+/// Returns bytes that identify their position in the stream: a window that moves over a table
+/// without a repeating pattern. The table is computed once, so that nothing is computed while the
+/// traffic runs.
 pub(super) fn chunk(number: usize, direction: usize) -> &'static [u8] {
     static TABLE: OnceLock<Vec<u8>> = OnceLock::new();
     let table = TABLE.get_or_init(|| {

@@ -1,4 +1,4 @@
-//! UDP datagrams that are counted, numbered and answered.
+//! UDP datagrams that are numbered, counted and answered.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
@@ -9,7 +9,8 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 use super::{Netns, PATIENCE};
 
-/// Sends datagrams of one size to an address in another namespace, which sends each back; none may be lost or changed.
+/// Sends datagrams of one size to an address in another namespace, which sends each back. None may
+/// be lost or changed.
 #[track_caller]
 pub fn udp(from: &Netns, to: &Netns, address: impl Into<IpAddr>, size: usize, count: u32) {
     let address = address.into();
@@ -26,7 +27,8 @@ pub fn udp(from: &Netns, to: &Netns, address: impl Into<IpAddr>, size: usize, co
                 server.send_to(&buffer[..length], sender).expect("answering");
             }
         });
-        // A few at a time: a socket's buffer holds them even where the other side gets no time to run.
+        // Only a few datagrams are in flight, so that a socket's buffer holds them even while the
+        // other side gets no CPU time.
         const WINDOW: u32 = 8;
         let mut buffer = vec![0; 1 << 16];
         for first in (0..count).step_by(WINDOW as usize) {
@@ -36,7 +38,8 @@ pub fn udp(from: &Netns, to: &Netns, address: impl Into<IpAddr>, size: usize, co
                     .send_to(&datagram(number, size), target)
                     .unwrap_or_else(|error| panic!("sending {size} bytes to {target}: {error}"));
             }
-            // In any order: where the host's CPUs share a flow's packets, one may be overtaken.
+            // Any order is accepted: if several CPUs process the packets of one flow, packets can
+            // overtake each other.
             let mut missing: Vec<_> = window.collect();
             while !missing.is_empty() {
                 let Ok(length) = client.recv(&mut buffer) else {
@@ -52,8 +55,8 @@ pub fn udp(from: &Netns, to: &Netns, address: impl Into<IpAddr>, size: usize, co
     });
 }
 
-/// Hands the kernel one buffer to be cut into datagrams of `segment` bytes (UDP_SEGMENT): a GSO packet all the way, which
-/// must arrive as the same datagrams.
+/// Sends one buffer that the kernel cuts into datagrams of `segment` bytes (UDP_SEGMENT). It
+/// travels as one GSO packet, and must arrive as the same datagrams.
 #[track_caller]
 pub fn udp_segmented(from: &Netns, to: &Netns, address: Ipv4Addr, segment: u16, count: u32) {
     let server = bind(to, address);
@@ -69,13 +72,14 @@ pub fn udp_segmented(from: &Netns, to: &Netns, address: Ipv4Addr, segment: u16, 
     }
 }
 
-/// Sends one broadcast datagram from an address; every one of the others gets it once.
+/// Sends one broadcast datagram from an address. Each of the other namespaces must receive it; a
+/// second copy is not noticed.
 #[track_caller]
 pub fn udp_broadcast(from: &Netns, address: Ipv4Addr, others: &[&Netns]) {
     udp_broadcast_of(from, address, others, 100);
 }
 
-/// The same with so many bytes.
+/// Does the same with a datagram of `size` bytes.
 #[track_caller]
 pub fn udp_broadcast_of(from: &Netns, address: Ipv4Addr, others: &[&Netns], size: usize) {
     let first = bind(others[0], Ipv4Addr::UNSPECIFIED);
@@ -92,13 +96,13 @@ pub fn udp_broadcast_of(from: &Netns, address: Ipv4Addr, others: &[&Netns], size
         let mut buffer = vec![0; size + 1];
         let (length, source) = receiver
             .recv_from(&mut buffer)
-            .unwrap_or_else(|error| panic!("{} got no broadcast: {error}", netns.name()));
+            .unwrap_or_else(|error| panic!("{} received no broadcast: {error}", netns.name()));
         assert_eq!((&buffer[..length], source.ip()), (&datagram(7, size)[..], address.into()), "in {}", netns.name());
     }
 }
 
-/// Sends one broadcast datagram from an address; a device of the other namespace gets it itself, and not just another
-/// that the same host has.
+/// Sends one broadcast datagram from an address. It must arrive on this device of the other
+/// namespace, not only on another device there.
 #[track_caller]
 pub fn udp_broadcast_at(from: &Netns, address: Ipv4Addr, to: &Netns, ifname: &str) {
     let receiver = bind(to, Ipv4Addr::UNSPECIFIED);
@@ -109,11 +113,11 @@ pub fn udp_broadcast_at(from: &Netns, address: Ipv4Addr, to: &Netns, ifname: &st
     sender.send_to(&datagram(9, 100), (Ipv4Addr::BROADCAST, port)).expect("sending a broadcast");
     let mut buffer = [0; 200];
     let received = receiver.recv(&mut buffer);
-    let length = received.unwrap_or_else(|error| panic!("{ifname} in {} got no broadcast: {error}", to.name()));
+    let length = received.unwrap_or_else(|error| panic!("{ifname} in {} received no broadcast: {error}", to.name()));
     assert_eq!(buffer[..length], datagram(9, 100));
 }
 
-/// The address that is all of the same family.
+/// Returns the unspecified address of the same family.
 fn unspecified(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -133,12 +137,12 @@ fn prepared(socket: UdpSocket) -> UdpSocket {
     socket
 }
 
-/// So that no datagram is lost for want of room while its reader waits for a CPU.
+/// Sets a receive buffer large enough that no datagram is lost while its reader waits for a CPU.
 pub(super) fn large_buffer(socket: &impl AsFd) {
     setsockopt(socket, sockopt::RcvBufForce, &(16 << 20)).expect("root may set large buffers");
 }
 
-/// Bytes that tell a datagram from every other of its flow.
+/// Returns bytes that differ from those of every other datagram of the flow.
 fn datagram(number: u32, size: usize) -> Vec<u8> {
     (0..size).map(|index| (number.wrapping_mul(31).wrapping_add(index as u32) % 251) as u8).collect()
 }

@@ -1,10 +1,11 @@
-//! A host with two wires to machines outside, the first of which is its default route.
+//! A host with two wires to outside machines. Its default route goes through the first wire.
 
 use std::net::IpAddr;
 
 use super::{Host, Netns};
 
-/// The host, not started, and the machines on its wires. All have IPv4 and IPv6.
+/// The host, whose instance is not started, and the machines on its wires. All have IPv4 and IPv6
+/// addresses.
 pub struct Uplinks {
     pub outside: Netns,
     pub outside2: Netns,
@@ -14,11 +15,11 @@ pub struct Uplinks {
 impl Uplinks {
     /// The host's addresses on the first wire, IPv4 and IPv6.
     pub const HOST: [&str; 2] = ["192.0.2.1", "2001:db8:1::1"];
-    /// Those of the machine there.
+    /// The addresses of the machine on the first wire.
     pub const OUTSIDE: [&str; 2] = ["192.0.2.9", "2001:db8:1::9"];
     /// The host's addresses on the second wire.
     pub const HOST2: [&str; 2] = ["198.51.100.1", "2001:db8:2::1"];
-    /// Those of the machine there.
+    /// The addresses of the machine on the second wire.
     pub const OUTSIDE2: [&str; 2] = ["198.51.100.9", "2001:db8:2::9"];
 
     pub fn new() -> Self {
@@ -39,7 +40,8 @@ impl Uplinks {
         Self { outside, outside2, host }
     }
 
-    /// With the switch up, and networks `front` (10.121.0.0/24, fd00:121::/64) and `back` (10.122.0.0/24, fd00:122::/64).
+    /// Starts the instance, and creates the networks `front` (10.121.0.0/24, fd00:121::/64) and
+    /// `back` (10.122.0.0/24, fd00:122::/64).
     pub fn up() -> Self {
         let uplinks = Self::new();
         uplinks.host.start(&[]);
@@ -51,7 +53,7 @@ impl Uplinks {
     }
 }
 
-/// Addresses, read.
+/// Parses a pair of addresses.
 pub fn addresses(texts: [&str; 2]) -> [IpAddr; 2] {
     texts.map(|text| text.parse().expect("an address"))
 }

@@ -1,4 +1,4 @@
-//! The frames that senders get: read by somebody else's parser, and their checksums added up by hand.
+//! Tests of the ICMP errors, parsed with etherparse; the checksums are added up separately.
 
 use etherparse::{Icmpv4Type, Icmpv6Type, LinkSlice, NetSlice, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
@@ -30,7 +30,8 @@ fn six(change: impl FnOnce(&mut [u8])) -> Vec<u8> {
     ethernet([0x86, 0xdd], &packet)
 }
 
-/// The Internet checksum over these bytes, which is 0 where the right one is among them (RFC 1071).
+/// Returns the Internet checksum over these bytes, which is 0 if they include a correct checksum
+/// (RFC 1071).
 fn sum(parts: &[&[u8]]) -> u16 {
     let bytes = parts.concat();
     let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
@@ -42,7 +43,7 @@ fn sum(parts: &[&[u8]]) -> u16 {
 }
 
 #[test]
-fn the_sender_of_an_ipv4_packet_is_told_by_its_destination() {
+fn the_error_for_an_ipv4_packet_comes_from_its_destination() {
     let bytes = four(|_| {});
     let answer = answer(&bytes, 0, 1350).expect("an answer");
     assert_eq!((answer.to.to_string(), answer.of.to_string()), ("10.10.1.2".to_owned(), "10.10.2.2".to_owned()));
@@ -60,7 +61,7 @@ fn the_sender_of_an_ipv4_packet_is_told_by_its_destination() {
 }
 
 #[test]
-fn the_sender_of_an_ipv6_packet_is_told_by_its_destination() {
+fn the_error_for_an_ipv6_packet_comes_from_its_destination() {
     let bytes = six(|_| {});
     let answer = answer(&bytes, 0, 1330).expect("an answer");
     assert_eq!((answer.to.to_string(), answer.of.to_string()), ("fd00:10::102".to_owned(), "fd00:10::202".to_owned()));
@@ -74,7 +75,7 @@ fn the_sender_of_an_ipv6_packet_is_told_by_its_destination() {
 }
 
 #[test]
-fn tags_come_back() {
+fn the_error_has_the_tags_of_the_packet() {
     let tagged = |tags: &[u8]| [&FAR[..], &SENDER, tags, &four(|_| {})[12..]].concat();
     let plain = answer(&four(|_| {}), 0, 1350).expect("an answer").frame;
     for (inside, beside) in [(&[0x81, 0, 0x60, 7][..], 0), (&[], 0x8100_6007), (&[0x81, 0, 0, 9], 0x88a8_0007)] {
@@ -85,7 +86,7 @@ fn tags_come_back() {
 }
 
 #[test]
-fn nobody_is_told_less_than_every_path_takes() {
+fn the_reported_mtu_is_at_least_the_minimum_of_its_family() {
     let told = |bytes: &[u8]| answer(bytes, 0, 40).expect("an answer").frame;
     assert_eq!(told(&four(|_| {}))[40..42], 68_u16.to_be_bytes());
     assert_eq!(told(&six(|_| {}))[58..62], 1280_u32.to_be_bytes());
@@ -100,7 +101,7 @@ fn errors_fragments_and_groups_are_not_answered() {
     assert!(answer(&four(|packet| (packet[9], packet[20]) = (1, 8)), 0, 1350).is_some(), "an echo request");
     for kind in [1, 2, 3, 4, 137] {
         silent(six(|packet| (packet[6], packet[40]) = (58, kind)));
-        // Behind an extension header.
+        // The same message behind an extension header.
         silent(six(|packet| {
             packet[6] = 0;
             packet[40..42].copy_from_slice(&[58, 0]);
@@ -108,7 +109,7 @@ fn errors_fragments_and_groups_are_not_answered() {
         }));
     }
     assert!(answer(&six(|packet| (packet[6], packet[40]) = (58, 128)), 0, 1350).is_some());
-    // A later fragment of each; of others it does not matter whether they might be cut up.
+    // Fragments after the first get no reply. The flags of other IPv4 packets do not matter.
     for flags in [0, 0x20] {
         assert!(answer(&four(|packet| packet[6] = flags), 0, 1350).is_some(), "{flags:x}");
     }
@@ -118,7 +119,7 @@ fn errors_fragments_and_groups_are_not_answered() {
         packet[6] = 44;
         packet[40..44].copy_from_slice(&[17, 0, 0, 8]);
     }));
-    // From and to nobody, and groups.
+    // Packets from or to unspecified, loopback, multicast and broadcast addresses get no reply.
     for place in [12, 16] {
         for address in [[0; 4], [127, 0, 0, 1], [224, 0, 0, 1], [255; 4]] {
             silent(four(|packet| packet[place..place + 4].copy_from_slice(&address)));
@@ -137,7 +138,7 @@ fn errors_fragments_and_groups_are_not_answered() {
 }
 
 #[test]
-fn what_is_malformed_is_not_answered() {
+fn malformed_packets_are_not_answered() {
     let silent = |bytes: &[u8]| assert_eq!(answer(bytes, 0, 1350), None, "{bytes:x?}");
     silent(&four(|packet| packet[0] = 0x65));
     silent(&four(|packet| packet[0] = 0x44));
@@ -155,7 +156,7 @@ fn what_is_malformed_is_not_answered() {
 
 proptest! {
     #[test]
-    fn arbitrary_bytes_are_answered_or_not(bytes in prop::collection::vec(any::<u8>(), 0..200), tag: u32, mtu: u16) {
+    fn arbitrary_bytes_cause_no_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), tag: u32, mtu: u16) {
         for start in [vec![], four(|_| {})[..14].to_vec(), six(|_| {})[..14].to_vec()] {
             let bytes = [&start[..], &bytes].concat();
             if let Some(answer) = answer(&bytes, tag, mtu) {

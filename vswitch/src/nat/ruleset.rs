@@ -1,0 +1,330 @@
+//! Plans the nftables table: pure functions from the wanted rules to the input of `nft`.
+//!
+//! Ports are looked up in maps, so the cost of a packet does not grow with the number of ports, and
+//! only the first packet of a connection pays it. One map holds the address and another the port,
+//! because the JSON of nft before 1.0.7 does not support a map to both.
+
+mod element;
+mod statement;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use nftables::schema::SetTypeValue::{Concatenated, Single};
+use nftables::schema::{Chain, Map, NfCmd, NfListObject, NfObject, Nftables, Rule, Set, SetFlag, SetType, Table};
+use nftables::stmt::Statement;
+use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
+use vswitch_common::tables::MARK_PUBLISHED;
+
+use super::{NatError, PortForward, Wanted};
+use element::{Family, address, concatenated, mapped, name, net, port, protocol};
+use statement::{
+    dnat, drop_packet, field_in, field_is, jump, leaves_by, mark_published, masquerade, of_family, original_direction,
+    return_from, route, to_host, translated,
+};
+
+/// The priorities that nft calls dstnat and srcnat. The filters of other programs have priority 0.
+const DSTNAT: i32 = -100;
+const SRCNAT: i32 = 100;
+const BEFORE_FILTERS: i32 = -10;
+/// A priority before connection tracking.
+const RAW: i32 = -300;
+
+/// The address families. The names of each family's objects end in its digit.
+const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
+/// Returns the commands that replace the table of this name in one transaction. Returns `None` if
+/// no table is needed.
+///
+/// # Errors
+/// Returns [`NatError::Conflict`] or [`NatError::Family`] for forwards that are impossible.
+pub(super) fn plan(table: &str, wanted: &Wanted) -> Result<Option<Nftables<'static>>, NatError> {
+    if wanted.is_nothing() {
+        return Ok(None);
+    }
+    let mut ruleset = Ruleset { table, commands: replace(table) };
+    for family in FAMILIES {
+        ruleset.sets(family, wanted);
+    }
+    let devices = wanted.devices().into_iter().map(name).collect();
+    ruleset.set("our_devices", vec![SetType::Ifname], devices, false);
+    let internal = wanted.networks.iter().filter(|network| network.internal).map(|network| name(&network.device));
+    ruleset.set("internal_devices", vec![SetType::Ifname], internal.collect(), false);
+    ruleset.publish(wanted)?;
+    ruleset.forward();
+    ruleset.postrouting(wanted);
+    if let Some(port) = wanted.tunnels {
+        ruleset.untracked(port);
+    }
+    Ok(Some(Nftables { objects: ruleset.commands.into() }))
+}
+
+/// Returns the commands that create a table anew, whether it exists or not. A delete command alone
+/// would fail if the table did not exist.
+fn replace(table: &str) -> Vec<NfObject<'static>> {
+    let object = || NfListObject::Table(named_table(table));
+    [NfCmd::Add(object()), NfCmd::Delete(object()), NfCmd::Add(object())].map(NfObject::CmdObject).into()
+}
+
+/// Returns the commands that delete a table, whether it exists or not.
+pub(super) fn deletion(table: &str) -> Nftables<'static> {
+    let mut commands = replace(table);
+    commands.truncate(2);
+    Nftables { objects: commands.into() }
+}
+
+fn named_table(name: &str) -> Table<'static> {
+    Table { family: NfFamily::INet, name: name.to_owned().into(), handle: None }
+}
+
+struct Ruleset<'a> {
+    table: &'a str,
+    commands: Vec<NfObject<'static>>,
+}
+
+impl Ruleset<'_> {
+    /// Adds the sets of subnets: all subnets, the masqueraded ones, and all with their devices.
+    fn sets(&mut self, family: Family, wanted: &Wanted) {
+        let subnets = |masqueraded: bool| {
+            let networks =
+                wanted.networks.iter().filter(|network| !masqueraded || network.masquerade && !network.internal);
+            let nets: Vec<IpNet> = networks.flat_map(|network| &network.subnets).map(IpNet::trunc).collect();
+            let nets = IpNet::aggregate(&nets);
+            nets.into_iter().filter(|subnet| family.is_of(subnet.addr())).map(net).collect::<Vec<_>>()
+        };
+        self.set(&family.called("subnets"), vec![family.set_type()], subnets(false), true);
+        self.set(&family.called("masquerade"), vec![family.set_type()], subnets(true), true);
+        let mut inside: Vec<_> = wanted
+            .networks
+            .iter()
+            .flat_map(|network| network.subnets.iter().map(|subnet| (network.device.as_str(), subnet.trunc())))
+            .filter(|(_, subnet)| family.is_of(subnet.addr()))
+            .collect();
+        inside.sort();
+        inside.dedup();
+        let inside = inside.into_iter().map(|(device, subnet)| concatenated([name(device), net(subnet)])).collect();
+        self.set(&family.called("inside"), vec![SetType::Ifname, family.set_type()], inside, true);
+    }
+
+    /// Adds the rules that forward packets to published ports to the containers.
+    fn publish(&mut self, wanted: &Wanted) -> Result<(), NatError> {
+        self.base_chain("prerouting", NfChainType::NAT, NfHook::Prerouting, DSTNAT);
+        self.base_chain("output", NfChainType::NAT, NfHook::Output, DSTNAT);
+        // An internal network does not reach the published ports of other networks either.
+        self.rule("prerouting", vec![statement::comes_by("internal_devices"), return_from()]);
+        for family in FAMILIES {
+            let forwards = Forwards::of(family, wanted)?;
+            if forwards.is_empty() {
+                continue;
+            }
+            let chain = family.called("published");
+            self.chain(&chain);
+            if family == Family::V4 {
+                // Packets from the wire are never for 127.0.0.1.
+                self.rule("prerouting", vec![field_is(family, "daddr", Family::loopback()), return_from()]);
+            }
+            for hook in ["prerouting", "output"] {
+                self.rule(hook, vec![of_family(family), to_host(), jump(&chain)]);
+            }
+            if family == Family::V4 {
+                self.no_redirects();
+            }
+            // A port published at one address takes precedence over the same port published at all
+            // addresses.
+            let key = [SetType::InetProto, family.set_type(), SetType::InetService];
+            let at_address = forwards.at_address.iter().map(|(&(protocol_number, host, host_port), forward)| {
+                (concatenated([protocol(protocol_number), address(host), port(host_port)]), *forward)
+            });
+            self.translation(family, "at", &key, at_address.collect());
+            let key = [SetType::InetProto, SetType::InetService];
+            let at_all = forwards.at_all.iter().map(|(&(protocol_number, host_port), forward)| {
+                (concatenated([protocol(protocol_number), port(host_port)]), *forward)
+            });
+            self.translation(family, "any", &key, at_all.collect());
+        }
+        if !wanted.loopback_devices().is_empty() {
+            self.loopback_guard();
+        }
+        Ok(())
+    }
+
+    /// Drops packets to 127.0.0.1 that come in through our devices. With route_localnet on a
+    /// device, the kernel no longer discards such packets as forged. They are forged unless they
+    /// are replies.
+    fn loopback_guard(&mut self) {
+        self.base_chain("input", NfChainType::Filter, NfHook::Input, BEFORE_FILTERS);
+        let forged = vec![
+            field_is(Family::V4, "daddr", Family::loopback()),
+            statement::comes_by("our_devices"),
+            original_direction(),
+            drop_packet(),
+        ];
+        self.rule("input", forged);
+    }
+
+    /// Drops ICMP redirects into our networks. If a published port leads back into the network of
+    /// the client, the kernel would tell the client that a neighbor is the better next hop to the
+    /// host's address. The client would believe that and no longer reach the host. (An IPv6
+    /// redirect names the neighbor's own address, which is correct.)
+    fn no_redirects(&mut self) {
+        self.base_chain("redirects", NfChainType::Filter, NfHook::Output, BEFORE_FILTERS);
+        self.rule("redirects", vec![statement::redirect(), leaves_by("our_devices"), drop_packet()]);
+    }
+
+    fn forward(&mut self) {
+        self.base_chain("forward", NfChainType::Filter, NfHook::Forward, BEFORE_FILTERS);
+        self.rule("forward", vec![leaves_by("our_devices"), translated(), mark_published(MARK_PUBLISHED)]);
+    }
+
+    fn postrouting(&mut self, wanted: &Wanted) {
+        self.base_chain("postrouting", NfChainType::NAT, NfHook::Postrouting, SRCNAT);
+        for family in FAMILIES {
+            let [subnets, masquerade_set, inside] = ["subnets", "masquerade", "inside"].map(|set| family.called(set));
+            // Without masquerading, a container that connects to itself or to a neighbor through
+            // the host port would get the reply from an address that it did not connect to.
+            self.rule("postrouting", vec![translated(), route(family, &inside, true), masquerade()]);
+            if family == Family::V4 && !wanted.loopback_devices().is_empty() {
+                let source = field_is(family, "saddr", Family::loopback());
+                self.rule("postrouting", vec![translated(), source, leaves_by("our_devices"), masquerade()]);
+            }
+            let from_inside = field_in(family, "saddr", &masquerade_set, true);
+            let to_outside = field_in(family, "daddr", &subnets, false);
+            self.rule("postrouting", vec![from_inside, to_outside, route(family, &inside, false), masquerade()]);
+        }
+    }
+
+    /// Excludes tunnel packets from connection tracking. Each inner flow has an outer source port
+    /// of its own, and no outer packet is a reply to another. Tracking would cost each packet a
+    /// lookup, and the table an entry for each flow. Tunnel packets that the host only forwards
+    /// stay tracked, because they may need masquerading.
+    fn untracked(&mut self, port: u16) {
+        let to_port = || statement::udp_to(port);
+        self.base_chain("tunnels_in", NfChainType::Filter, NfHook::Prerouting, RAW);
+        self.rule("tunnels_in", vec![to_port(), to_host(), statement::untracked()]);
+        self.base_chain("tunnels_out", NfChainType::Filter, NfHook::Output, RAW);
+        self.rule("tunnels_out", vec![to_port(), statement::untracked()]);
+    }
+
+    /// Adds two maps with the same key, and the rule that looks both up.
+    fn translation(
+        &mut self,
+        family: Family,
+        kind: &str,
+        key: &[SetType],
+        entries: Vec<(nftables::expr::Expression<'static>, &PortForward)>,
+    ) {
+        if entries.is_empty() {
+            return;
+        }
+        let [addresses, ports] = ["addresses", "ports"].map(|what| format!("{}_{what}", family.called(kind)));
+        let to = entries.iter().map(|(key, forward)| mapped(key.clone(), address(forward.to)));
+        self.map(&addresses, key, family.set_type(), to.collect());
+        let to = entries.iter().map(|(key, forward)| mapped(key.clone(), port(forward.to_port)));
+        self.map(&ports, key, SetType::InetService, to.collect());
+        let rule = vec![dnat(family, kind == "at", &addresses, &ports)];
+        self.rule(&family.called("published"), rule);
+    }
+
+    fn add(&mut self, object: NfListObject<'static>) {
+        self.commands.push(NfObject::CmdObject(NfCmd::Add(object)));
+    }
+
+    fn set(&mut self, name: &str, types: Vec<SetType>, elements: Vec<nftables::expr::Expression<'static>>, nets: bool) {
+        let set_type = match types[..] {
+            [single] => Single(single),
+            _ => Concatenated(types.into()),
+        };
+        self.add(NfListObject::Set(Box::new(Set {
+            family: NfFamily::INet,
+            table: self.table.to_owned().into(),
+            name: name.to_owned().into(),
+            set_type,
+            flags: nets.then(|| [SetFlag::Interval].into()),
+            // nft refuses an empty list.
+            elem: (!elements.is_empty()).then(|| elements.into()),
+            ..Set::default()
+        })));
+    }
+
+    fn map(&mut self, name: &str, key: &[SetType], value: SetType, elements: Vec<nftables::expr::Expression<'static>>) {
+        self.add(NfListObject::Map(Box::new(Map {
+            family: NfFamily::INet,
+            table: self.table.to_owned().into(),
+            name: name.to_owned().into(),
+            set_type: Concatenated(key.to_vec().into()),
+            map: Single(value),
+            elem: Some(elements.into()),
+            ..Map::default()
+        })));
+    }
+
+    fn chain(&mut self, name: &str) {
+        let chain = Chain {
+            family: NfFamily::INet,
+            table: self.table.to_owned().into(),
+            name: name.to_owned().into(),
+            ..Chain::default()
+        };
+        self.add(NfListObject::Chain(chain));
+    }
+
+    fn base_chain(&mut self, name: &str, kind: NfChainType, hook: NfHook, priority: i32) {
+        let chain = Chain {
+            family: NfFamily::INet,
+            table: self.table.to_owned().into(),
+            name: name.to_owned().into(),
+            _type: Some(kind),
+            hook: Some(hook),
+            prio: Some(priority),
+            policy: Some(NfChainPolicy::Accept),
+            ..Chain::default()
+        };
+        self.add(NfListObject::Chain(chain));
+    }
+
+    fn rule(&mut self, chain: &str, statements: Vec<Statement<'static>>) {
+        let rule = Rule {
+            family: NfFamily::INet,
+            table: self.table.to_owned().into(),
+            chain: chain.to_owned().into(),
+            expr: statements.into(),
+            ..Rule::default()
+        };
+        self.add(NfListObject::Rule(rule));
+    }
+}
+
+/// The forwards of a family, sorted and without duplicates.
+#[derive(Default)]
+struct Forwards<'a> {
+    at_address: BTreeMap<(crate::model::Protocol, IpAddr, u16), &'a PortForward>,
+    at_all: BTreeMap<(crate::model::Protocol, u16), &'a PortForward>,
+}
+
+impl<'a> Forwards<'a> {
+    fn of(family: Family, wanted: &'a Wanted) -> Result<Self, NatError> {
+        let mut found = Self::default();
+        for forward in wanted.forwards.iter().filter(|forward| family.is_of(forward.to)) {
+            let PortForward { protocol, host_port, to, .. } = *forward;
+            if let Some(host_ip) = forward.host_ip.filter(|host_ip| !family.is_of(*host_ip)) {
+                return Err(NatError::Family { host_ip, to });
+            }
+            let other = match forward.address() {
+                Some(address) => found.at_address.insert((protocol, address, host_port), forward),
+                None => found.at_all.insert((protocol, host_port), forward),
+            };
+            if let Some(other) = other.filter(|other| (other.to, other.to_port) != (to, forward.to_port)) {
+                return Err(NatError::Conflict { first: other.clone().into(), second: forward.clone().into() });
+            }
+        }
+        Ok(found)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.at_address.is_empty() && self.at_all.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,92 @@
+//! The rules that an instance needs on the host.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::model::Protocol;
+
+/// The rules that an instance needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// The networks.
+    pub networks: Vec<NatNetwork>,
+    /// The published ports.
+    pub forwards: Vec<PortForward>,
+    /// The UDP port of the tunnels, if tunnels exist. Tunnel packets are not tracked as
+    /// connections.
+    pub tunnels: Option<u16>,
+}
+
+/// A network with a host device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NatNetwork {
+    /// The host device.
+    pub device: String,
+    /// The subnets.
+    pub subnets: Vec<IpNet>,
+    /// Whether packets to other networks get the host's address.
+    pub masquerade: bool,
+    /// Whether no packet leaves the network.
+    pub internal: bool,
+}
+
+/// A host port that is forwarded to a container. One for each address family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortForward {
+    /// The host device of the container's network.
+    pub device: String,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The host's address; `None` or the unspecified address for all of the family of `to`. An
+    /// address of the other family is an error; ::1 has no effect, see [the module](super).
+    pub host_ip: Option<IpAddr>,
+    /// The host's port.
+    pub host_port: u16,
+    /// The container's address.
+    pub to: IpAddr,
+    /// The container's port.
+    pub to_port: u16,
+}
+
+impl Wanted {
+    /// Returns whether no rule is needed.
+    pub(super) fn is_nothing(&self) -> bool {
+        self.forwards.is_empty() && self.tunnels.is_none() && self.open_networks().next().is_none()
+    }
+
+    /// Returns the networks that packets may leave.
+    pub(super) fn open_networks(&self) -> impl Iterator<Item = &NatNetwork> {
+        self.networks.iter().filter(|network| !network.internal)
+    }
+
+    /// Returns the devices that packets pass.
+    pub(super) fn devices(&self) -> BTreeSet<&str> {
+        let open = self.open_networks().map(|network| network.device.as_str());
+        open.chain(self.forwards.iter().map(|forward| forward.device.as_str())).collect()
+    }
+
+    /// Returns whether packets of an address family are forwarded.
+    pub(super) fn forwards_family(&self, ipv4: bool) -> bool {
+        let mut subnets = self.open_networks().flat_map(|network| &network.subnets);
+        subnets.any(|subnet| subnet.addr().is_ipv4() == ipv4)
+            || self.forwards.iter().any(|forward| forward.to.is_ipv4() == ipv4)
+    }
+
+    /// Returns the devices of containers that processes of the host reach by 127.0.0.1.
+    pub(super) fn loopback_devices(&self) -> BTreeSet<&str> {
+        self.forwards.iter().filter(|forward| forward.at_loopback()).map(|forward| forward.device.as_str()).collect()
+    }
+}
+
+impl PortForward {
+    /// Returns the only address of the port; `None` for all of its family.
+    pub(super) fn address(&self) -> Option<IpAddr> {
+        self.host_ip.filter(|address| !address.is_unspecified())
+    }
+
+    fn at_loopback(&self) -> bool {
+        self.to.is_ipv4() && self.address().is_none_or(|address| address.is_loopback())
+    }
+}

@@ -1,0 +1,66 @@
+//! Host ports: the host's device in a switched network, which holds the gateways' addresses.
+
+use vswitch_common::Mac;
+use vswitch_common::tables::PortKind;
+
+use super::uplink::limit;
+use super::{DeviceStep, HostStep, PortStep};
+use crate::model::{Instance, Network, NetworkId, Owner, PortRules, StationMac, Xdp};
+
+/// Returns the MAC address of the host's device. No endpoint can have it: it is generated for a
+/// name with a blank.
+pub(super) fn host_mac(seed: &NetworkId) -> Mac {
+    StationMac::generated(seed, "the host", 0).get()
+}
+
+/// Plans a host port. `mtu` is the device's, `longest` the length of the longest packet to the
+/// host, both in bytes.
+pub(super) fn host_port(
+    instance: &Instance,
+    network: &Network,
+    mac: Mac,
+    rules: PortRules,
+    mtu: u32,
+    longest: u32,
+) -> Vec<HostStep> {
+    let device = instance.host_device(&network.name);
+    let port = instance.host_port_device(&network.id);
+    let mut steps = vec![
+        HostStep::CreateVeth {
+            device: device.clone(),
+            mac: Some(mac),
+            mark: instance.mark(&network.name, Owner::Host),
+            peer: port.clone(),
+            mtu,
+        },
+        HostStep::NoIpv6 { device: port.clone() },
+        HostStep::AddPort(PortStep {
+            device: port.clone(),
+            egress: device.clone(),
+            network: network.number,
+            kind: PortKind::Host,
+            mac,
+            xdp: Xdp::Off,
+            xdp_egress: false,
+            addresses: network.gateways().collect(),
+            mtu: limit(longest),
+            rules,
+        }),
+    ];
+    let ipv6 = network.subnets.iter().any(|config| config.subnet.is_ipv6());
+    let enable = ipv6.then_some(true);
+    let mut settings = vec![DeviceStep::Ipv6 { device: device.clone(), enable, accept_ra: false }];
+    for config in &network.subnets {
+        let address = config.subnet.with_prefix(config.gateway);
+        settings.push(DeviceStep::AddAddress { device: device.clone(), address });
+    }
+    settings.extend([
+        DeviceStep::AnnounceAddresses { device: device.clone() },
+        DeviceStep::SetUp { device: port.clone() },
+        DeviceStep::SetUp { device: device.clone() },
+        DeviceStep::CheckCarrier { device: port },
+        DeviceStep::CheckCarrier { device },
+    ]);
+    steps.extend(settings.into_iter().map(HostStep::Device));
+    steps
+}

@@ -1,0 +1,321 @@
+//! `attach` and `network connect`: a namespace becomes an endpoint of a network.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use tokio::sync::OwnedMutexGuard;
+use vswitch_common::tables::PortNumber;
+
+use super::undo::Undo;
+use crate::kernel::netns::{self, Netns, NetnsId};
+use crate::model::{
+    Endpoint, EndpointAddress, EndpointId, NetnsRecord, Network, Phase, Published, StationMac, TrunkVlans,
+};
+use crate::plan;
+use crate::plan::apply::{ApplyError, Container, Made, apply_endpoint};
+use crate::plan::store::{Change, StoreError};
+use crate::switch::context::now;
+use crate::switch::endpoints::{Endpoints, NewConnection, NewEndpoint};
+use crate::switch::error::SwitchError;
+use crate::switch::info::EndpointInfo;
+use crate::switch::macvlan::ParentError;
+use crate::switch::state::{NetworkEntry, PortHandle, State, Wanted};
+
+/// The most addresses in use on the wire that an attach skips before it fails.
+const MOST_FOUND: usize = 8;
+
+/// The interface in the namespace if the user names none and no other network has it.
+const DEFAULT_INTERFACE: &str = "eth0";
+
+/// An admitted endpoint: its record with all addresses, its network, and the lock on it.
+type Admitted = (Endpoint, Network, OwnedMutexGuard<()>);
+
+impl Endpoints {
+    /// Attaches a namespace. When this returns, frames flow and the endpoint's name resolves.
+    ///
+    /// # Errors
+    /// The request does not fit what exists, or the machine refused a step; then nothing has
+    /// changed.
+    pub async fn attach(&self, request: NewEndpoint) -> Result<EndpointInfo, SwitchError> {
+        let _change = self.context.begin_change().await?;
+        self.join(request, None).await
+    }
+
+    /// Connects an endpoint to a further network, while traffic flows in its other networks.
+    ///
+    /// # Errors
+    /// Fails as [`Endpoints::attach`] does.
+    pub async fn connect(&self, network: String, request: NewConnection) -> Result<EndpointInfo, SwitchError> {
+        let _change = self.context.begin_change().await?;
+        let (endpoint, expected) = {
+            let state = self.context.state();
+            let record = &state.endpoint(&request.endpoint)?[0].record;
+            let netns = NetnsId { dev: record.netns.dev, inode: record.netns.inode };
+            let network = &state.network(&network)?.record;
+            if network.capabilities().interfaces.is_err() {
+                return Err(SwitchError::NotConnectable(network.name.clone()));
+            }
+            (record.clone(), netns)
+        };
+        self.join(request.to(network, endpoint), Some(expected)).await
+    }
+
+    /// Makes a namespace an endpoint of a network, or undoes every step.
+    async fn join(&self, given: NewEndpoint, expected: Option<NetnsId>) -> Result<EndpointInfo, SwitchError> {
+        let mut undo = Undo::default();
+        let joined = self.try_join(given, expected, &mut undo).await;
+        if joined.is_err() {
+            undo.run_to(0).await;
+        }
+        joined
+    }
+
+    /// The steps: open, lease, reserve, admit, probe, record, announce, plan and apply, publish,
+    /// complete, settle. `expected` is the namespace that the path has to lead to.
+    async fn try_join<'a>(
+        &'a self,
+        mut given: NewEndpoint,
+        expected: Option<NetnsId>,
+        undo: &mut Undo<'a>,
+    ) -> Result<EndpointInfo, SwitchError> {
+        let netns = self.open_for(&given).await?;
+        if expected.is_some_and(|expected| expected != netns.id()) {
+            return Err(SwitchError::AnotherProcess(given.netns));
+        }
+
+        // In a network of the cluster, etcd decides on the addresses.
+        let id = EndpointId::random()?;
+        if let Some(leased) = self.etcd.lease(&given.network, id, given.ip, given.ip6).await? {
+            undo.push(self.etcd.return_lease(leased));
+            (given.ip, given.ip6) = (leased.ipv4, leased.ipv6);
+        }
+
+        let mut taken = self.host_addresses(&given.network).await?;
+        let published = tokio::task::block_in_place(|| self.reserve_ports(&given))?;
+        let reserved = published.clone();
+        undo.push(async move { self.nat.reservations.release(&reserved) });
+
+        // Addresses that a machine on the wire has are skipped, unless the user requested them.
+        let mut found = 0;
+        let (endpoint, network, recorded) = loop {
+            let mark = undo.mark();
+            let ((endpoint, network, exclusive), recorded) =
+                self.admit(&given, id, &netns, expected, &taken, &published)?;
+            let admitted = endpoint.clone();
+            undo.push(async move {
+                self.unpublish(&admitted).await;
+                self.forget(id).await;
+                drop(exclusive);
+            });
+            match self.macvlan.probe(&network, &endpoint).await {
+                Ok(()) => break (endpoint, network, recorded),
+                Err(SwitchError::Parent(ParentError::InUse { address, parent, .. })) if !given.requests(address) => {
+                    found += 1;
+                    if found == MOST_FOUND {
+                        return Err(ParentError::AllInUse { parent, tried: found, address }.into());
+                    }
+                    undo.run_to(mark).await;
+                    taken.push(address);
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        recorded.await?;
+        self.etcd.announce(&network, &endpoint).await?;
+
+        let made = self.make(&network, &endpoint, netns).await?;
+        let port = made.port;
+        undo.push(made.undo(self.context.scene()));
+        self.nat.publish_ports(&endpoint).await?;
+
+        let info = self.complete(endpoint, &network, port);
+        self.settle_endpoint(&info.endpoint, false).await;
+        let (name, path) = (&info.endpoint.name, info.endpoint.netns.path.display());
+        tracing::info!("endpoint {name} is attached to {} at {path}", network.name);
+        Ok(info)
+    }
+
+    /// Decides on the name, the addresses and the MAC address of an endpoint, and records it. The
+    /// returned future ends when the record is on disk.
+    fn admit(
+        &self,
+        given: &NewEndpoint,
+        id: EndpointId,
+        netns: &Netns,
+        expected: Option<NetnsId>,
+        taken: &[IpAddr],
+        published: &[Published],
+    ) -> Result<(Admitted, impl Future<Output = Result<(), StoreError>> + use<>), SwitchError> {
+        let mut state = self.context.state();
+        if expected.is_some() && state.connections(given.name.as_str()).is_empty() {
+            // The endpoint was detached meanwhile.
+            return Err(SwitchError::EndpointNotFound(given.name.to_string()));
+        }
+        let wanted = wanted(&state, given, id, netns, taken.to_vec(), published.to_vec())?;
+        let admitted = state.admit_endpoint(wanted)?;
+        let recorded = self.context.store.commit(vec![Change::PutEndpoint(admitted.0.clone())]);
+        Ok((admitted, recorded))
+    }
+
+    /// Makes the devices, addresses, routes and the port of an endpoint, or completes them.
+    pub async fn make(&self, network: &Network, endpoint: &Endpoint, netns: Netns) -> Result<Made, ApplyError> {
+        let path = endpoint.netns.path.clone();
+        let container = tokio::task::block_in_place(|| Container::open(netns, &path))?;
+        let facts = self.context.facts_of(network, endpoint);
+        let plan = plan::endpoint(&self.context.instance, network, endpoint, facts);
+        apply_endpoint(&plan, self.context.scene(), &container).await
+    }
+
+    /// Makes an endpoint visible: in `ps`, in DNS, for its network.
+    pub fn complete(&self, mut endpoint: Endpoint, network: &Network, port: Option<(u32, PortNumber)>) -> EndpointInfo {
+        endpoint.phase = Phase::Attached;
+        let info = EndpointInfo { endpoint: endpoint.clone(), network: network.clone() };
+        let mut state = self.context.state();
+        // The next daemon finds the device, so the attach does not wait for the disk.
+        self.context.store.note(vec![Change::PutEndpoint(endpoint.clone())]);
+        if let Some(entry) = state.endpoints.get_mut(&endpoint.id) {
+            entry.record = endpoint;
+            entry.port = port.map(|(ifindex, number)| PortHandle { ifindex, number });
+        }
+        info
+    }
+
+    /// Removes an endpoint from the record and from the cluster, and frees its addresses. Its
+    /// devices are gone already.
+    pub async fn forget(&self, id: EndpointId) {
+        let removed = self.context.store.commit(vec![Change::RemoveEndpoint(id)]);
+        if let Err(error) = removed.await {
+            // The next daemon finds the record without a device or without its namespace, and
+            // releases it then.
+            tracing::warn!("{error}");
+        }
+        let gone = self.context.state().endpoints.remove(&id);
+        if let Some(entry) = gone {
+            self.etcd.withdraw(&entry.record).await;
+        }
+    }
+
+    /// Removes the host's routes and the NAT rules of an endpoint, but keeps its host ports
+    /// reserved.
+    async fn unpublish(&self, endpoint: &Endpoint) {
+        self.macvlan.close_host_routes(endpoint).await;
+        self.nat.unpublish_ports(endpoint).await;
+    }
+
+    /// Removes everything of an endpoint but its devices and its port: host routes, NAT rules, host
+    /// ports, the record, and what depended on it in its other networks.
+    pub async fn release(&self, endpoint: &Endpoint) {
+        self.unpublish(endpoint).await;
+        self.nat.reservations.release(&endpoint.published);
+        self.forget(endpoint.id).await;
+        self.settle_endpoint(endpoint, true).await;
+    }
+
+    /// Opens the namespace of a request. The host network takes the host's namespace only, and no
+    /// other network takes it.
+    async fn open_for(&self, given: &NewEndpoint) -> Result<Netns, SwitchError> {
+        let (on_host, name) = {
+            let state = self.context.state();
+            let network = &state.network(&given.network)?.record;
+            (network.capabilities().host_namespace, network.name.clone())
+        };
+        match (on_host, self.context.open_netns(&given.netns).await) {
+            (true, Err(SwitchError::OwnNamespace(_))) => Ok(Netns::current()?),
+            (true, Ok(_)) => Err(SwitchError::HostNetwork(name)),
+            (_, opened) => opened,
+        }
+    }
+
+    /// Returns the addresses of the host, if the network is on an uplink or a parent.
+    async fn host_addresses(&self, network: &str) -> Result<Vec<IpAddr>, SwitchError> {
+        if self.context.state().network(network)?.record.interface().is_none() {
+            return Ok(Vec::new());
+        }
+        let addresses = self.context.netlink.addresses(None).await?;
+        Ok(addresses.into_iter().map(|(_, address)| address.addr()).collect())
+    }
+}
+
+fn wanted(
+    state: &State,
+    given: &NewEndpoint,
+    endpoint: EndpointId,
+    netns: &Netns,
+    taken: Vec<IpAddr>,
+    published: Vec<Published>,
+) -> Result<Wanted, SwitchError> {
+    let network = state.network(&given.network)?;
+    let (record, mtu) = (&network.record, network.mtu);
+    let address = match record.capabilities().interfaces {
+        Ok(()) => Some(EndpointAddress {
+            ifname: DEFAULT_INTERFACE.parse()?,
+            // `State::admit_endpoint` sets the other fields.
+            mac: StationMac::generated(&record.id, given.name.as_str(), 0),
+            ipv4: Ipv4Addr::UNSPECIFIED,
+            ipv6: None,
+            mtu,
+        }),
+        Err(has) => {
+            let options = [
+                ("--ifname", given.ifname.is_some()),
+                ("--ip", given.ip.is_some()),
+                ("--ip6", given.ip6.is_some()),
+                ("--mac", given.mac.is_some()),
+                ("--vlan", given.port.vlan.is_some()),
+                ("--trunk", given.port.trunk != TrunkVlans::None),
+                ("--opt", !given.options.is_empty()),
+            ];
+            if let Some((option, _)) = options.into_iter().find(|(_, given)| *given) {
+                return Err(SwitchError::NoInterface { option, network: record.name.clone(), has });
+            }
+            None
+        }
+    };
+    let id = netns.id();
+    let endpoint = Endpoint {
+        id: endpoint,
+        name: given.name.clone(),
+        network: record.id,
+        netns: NetnsRecord {
+            path: given.netns.clone(),
+            dev: id.dev,
+            inode: id.inode,
+            process: netns::process_behind(&given.netns),
+        },
+        address,
+        hostname: given.hostname.clone(),
+        aliases: given.aliases.clone(),
+        published,
+        gw_priority: given.gw_priority,
+        options: given.options.clone(),
+        port: given.port.clone(),
+        labels: given.labels.clone(),
+        created: now(),
+        phase: Phase::Attaching,
+    };
+    let NewEndpoint { ip, ip6, mac, .. } = *given;
+    let parent_mac = parent_mac(network, given, state)?;
+    Ok(Wanted { endpoint, ip, ip6, mac, parent_mac, ifname: given.ifname.clone(), taken })
+}
+
+/// Returns the MAC address of the parent, if endpoints share it. Refuses options that no endpoint
+/// on a parent can have.
+fn parent_mac(network: &NetworkEntry, given: &NewEndpoint, state: &State) -> Result<Option<StationMac>, SwitchError> {
+    let (record, name) = (&network.record, &network.record.name);
+    let Some(options) = record.parent() else { return Ok(None) };
+    let parent = || options.parent.clone();
+    for (option, is_given) in [("--vlan", given.port.vlan.is_some()), ("--trunk", given.port.trunk != TrunkVlans::None)]
+    {
+        if is_given {
+            return Err(ParentError::EndpointVlan { option, network: name.clone(), parent: parent() }.into());
+        }
+    }
+    if options.shares_mac() && given.mac.is_some() {
+        return Err(ParentError::SharedMac { network: name.clone(), parent: parent() }.into());
+    }
+    if let Some(endpoint) = state.only_endpoint(record) {
+        return Err(ParentError::OnlyOne { network: name.clone(), endpoint }.into());
+    }
+    let gone = || ParentError::Gone { parent: parent(), network: name.clone() };
+    let mac = StationMac::try_from(network.uplink.as_ref().ok_or_else(gone)?.mac)?;
+    Ok(Some(mac).filter(|_| options.shares_mac()))
+}

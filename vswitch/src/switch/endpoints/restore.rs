@@ -1,0 +1,169 @@
+//! Endpoints after `up`: running ones are taken over, missing ones are attached again, the others
+//! are released.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::datapath::Xdp;
+use crate::etc_files::{self, Etc};
+use crate::kernel::netns::{self, Netns};
+use crate::model::{Endpoint, EndpointId, EndpointName, Network};
+use crate::plan::apply::{Container, apply, apply_endpoint};
+use crate::plan::store::Change;
+use crate::plan::{self, DeviceStep, HostStep, InsideStep};
+use crate::switch::endpoints::Endpoints;
+use crate::switch::error::SwitchError;
+use crate::switch::state::PortHandle;
+
+/// An endpoint that could not be attached again after `up`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Release {
+    /// The name of the endpoint.
+    pub endpoint: String,
+    /// The path of its namespace.
+    pub netns: PathBuf,
+    /// The reason why the attachment failed.
+    pub reason: String,
+}
+
+impl Endpoints {
+    /// Takes over a running endpoint: updates its port to match this daemon's options.
+    pub async fn take_over(&self, id: EndpointId, ifindex: u32) -> Result<(), SwitchError> {
+        let Some((endpoint, network)) = self.recorded(id) else { return Ok(()) };
+        if let Err(error) = self.etcd.announce_running(&network, &endpoint) {
+            // A running endpoint stays attached, whatever the cluster says.
+            tracing::error!("endpoint {} runs, and others do not know of it: {error}", endpoint.name);
+        }
+        let facts = self.context.facts_of(&network, &endpoint);
+        let mut plan = plan::endpoint(&self.context.instance, &network, &endpoint, facts);
+        // Everything else exists already, or the operator changed it.
+        plan.host.retain(|step| matches!(step, HostStep::AddPort(_)));
+        plan.inside.retain(|step| matches!(step, InsideStep::Device(DeviceStep::Offloads { .. })));
+        let mut container = None;
+        if !plan.inside.is_empty() {
+            let path = &endpoint.netns.path;
+            container = match self.context.open_netns(path).await {
+                Ok(netns) if is_same(&endpoint, &netns) => Container::open(netns, path).ok(),
+                _ => None,
+            };
+            if container.is_none() {
+                tracing::warn!(
+                    "endpoint {} goes without XDP: {} leads elsewhere by now",
+                    endpoint.name,
+                    path.display()
+                );
+                without_xdp(&mut plan.host);
+            }
+        }
+        let scene = self.context.scene();
+        let made = match &container {
+            Some(container) => match apply_endpoint(&plan, scene, container).await {
+                // A process in the container renamed the interface, or made it a port of a bridge.
+                Err(error) => {
+                    tracing::warn!("endpoint {} goes without XDP: {error}", endpoint.name);
+                    without_xdp(&mut plan.host);
+                    apply(&plan.host, scene).await?
+                }
+                Ok(made) => made,
+            },
+            None => apply(&plan.host, scene).await?,
+        };
+        if let Some(entry) = self.context.state().endpoints.get_mut(&id) {
+            entry.port = made.port.map(|(_, number)| PortHandle { ifindex, number });
+        }
+        Ok(())
+    }
+
+    /// Attaches a recorded endpoint again, with its recorded addresses. Returns the release if that
+    /// failed.
+    pub async fn attach_again(&self, id: EndpointId) -> Option<Release> {
+        let (mut endpoint, network) = self.recorded(id)?;
+        let made = async {
+            let netns =
+                match (network.capabilities().host_namespace, self.context.open_netns(&endpoint.netns.path).await) {
+                    (true, Err(SwitchError::OwnNamespace(_))) => Netns::current()?,
+                    (_, opened) => opened?,
+                };
+            let process = &endpoint.netns.process;
+            let renewed = process.is_some() && netns::process_behind(&endpoint.netns.path) != *process;
+            if endpoint.netns.is_of_process() && (renewed || !is_same(&endpoint, &netns)) {
+                return Err(SwitchError::AnotherProcess(endpoint.netns.path.clone()));
+            }
+            self.etcd.announce_again(&network, &endpoint).await?;
+            (endpoint.netns.dev, endpoint.netns.inode) = (netns.id().dev, netns.id().inode);
+            let mtu = self.context.state().networks.get(&network.id).map(|entry| entry.mtu);
+            if let (Some(address), Some(mtu)) = (&mut endpoint.address, mtu) {
+                address.mtu = network.endpoint_mtu(&endpoint.port, mtu);
+            }
+            Ok(self.make(&network, &endpoint, netns).await?)
+        };
+        match made.await {
+            Ok(made) => {
+                // The caller settles the endpoint once all its networks are restored.
+                self.complete(endpoint, &network, made.port);
+                None
+            }
+            Err(error) => {
+                self.release(&endpoint).await;
+                let reason = error.to_string();
+                Some(Release { endpoint: endpoint.name.to_string(), netns: endpoint.netns.path, reason })
+            }
+        }
+    }
+
+    /// Updates the default route and resolv.conf of every endpoint: an earlier daemon may have died
+    /// while it changed them.
+    pub async fn settle_all(&self) {
+        let endpoints: BTreeMap<EndpointName, Endpoint> = {
+            let state = self.context.state();
+            let made = state.endpoints.values().filter(|entry| entry.port.is_some());
+            made.map(|entry| (entry.record.name.clone(), entry.record.clone())).collect()
+        };
+        for endpoint in endpoints.values() {
+            self.settle_endpoint(endpoint, true).await;
+        }
+    }
+
+    /// Removes the files in /etc/netns of namespaces without an endpoint.
+    pub fn sweep_etc(&self) {
+        let known: BTreeSet<String> = {
+            let state = self.context.state();
+            let paths = state.endpoints.values().map(|entry| &entry.record.netns.path);
+            paths.filter_map(|path| etc_files::netns_name(path)).map(str::to_owned).collect()
+        };
+        if let Err(error) = Etc::default().remove_all(self.context.instance.name(), |name| known.contains(name)) {
+            tracing::warn!("{error}");
+        }
+    }
+
+    /// Returns an endpoint with its network. Forgets an endpoint whose network is gone.
+    fn recorded(&self, id: EndpointId) -> Option<(Endpoint, Network)> {
+        let mut state = self.context.state();
+        let endpoint = state.endpoints.get(&id)?.record.clone();
+        match state.networks.get(&endpoint.network) {
+            Some(entry) => Some((endpoint, entry.record.clone())),
+            None => {
+                // A network is removed after its endpoints, so a record without a network is
+                // invalid.
+                state.endpoints.remove(&id);
+                self.context.store.note(vec![Change::RemoveEndpoint(id)]);
+                None
+            }
+        }
+    }
+}
+
+fn is_same(endpoint: &Endpoint, netns: &Netns) -> bool {
+    (netns.id().dev, netns.id().inode) == (endpoint.netns.dev, endpoint.netns.inode)
+}
+
+/// Disables XDP on the ports of a plan whose container cannot be prepared for it.
+fn without_xdp(steps: &mut [HostStep]) {
+    for step in steps {
+        if let HostStep::AddPort(port) = step {
+            (port.xdp, port.xdp_egress) = (Xdp::Off, false);
+        }
+    }
+}
