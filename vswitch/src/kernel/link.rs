@@ -164,6 +164,14 @@ pub(super) fn set_alias(index: u32, alias: &str) -> LinkMessage {
     with_attribute(by_index(index), LinkAttribute::IfAlias(alias.to_owned()))
 }
 
+pub(super) fn set_name(index: u32, name: &str) -> LinkMessage {
+    with_attribute(by_index(index), LinkAttribute::IfName(name.to_owned()))
+}
+
+pub(super) fn set_master(index: u32, master: u32) -> LinkMessage {
+    with_attribute(by_index(index), LinkAttribute::Controller(master))
+}
+
 pub(super) fn set_mtu(index: u32, mtu: u32) -> LinkMessage {
     with_attribute(by_index(index), LinkAttribute::Mtu(mtu))
 }
@@ -193,7 +201,7 @@ pub(super) fn create_veth(spec: &VethSpec<'_>) -> LinkMessage {
 /// Returns the request that creates a VXLAN device in collect-metadata mode
 /// (`ip link add type vxlan external`). The sender sets the tunnel destination for each packet, and received packets
 /// carry their tunnel metadata. One device serves all tunnels on a UDP port. Learning is off.
-pub(super) fn create_vxlan(name: &str, port: u16) -> LinkMessage {
+pub(super) fn create_vxlan(name: &str, mac: Mac, port: u16) -> LinkMessage {
     let data = vec![
         InfoVxlan::CollectMetadata(true),
         InfoVxlan::Port(port),
@@ -203,7 +211,8 @@ pub(super) fn create_vxlan(name: &str, port: u16) -> LinkMessage {
     ];
     let info = vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(InfoData::Vxlan(data))];
     let mut message = LinkMessage::default();
-    message.attributes = vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::LinkInfo(info)];
+    let address = LinkAttribute::Address(mac.0.to_vec());
+    message.attributes = vec![LinkAttribute::IfName(name.to_owned()), address, LinkAttribute::LinkInfo(info)];
     message
 }
 
@@ -252,7 +261,7 @@ mod tests {
 
     #[test]
     fn the_udp_port_of_a_vxlan_device_is_parsed() {
-        let mut message = create_vxlan("vx0", 4790);
+        let mut message = create_vxlan("vx0", Mac([2, 0, 0, 0, 0, 1]), 4790);
         assert_eq!(Link::from(&message).vxlan_port, Some(4790));
         message.attributes.retain(|attribute| !matches!(attribute, LinkAttribute::LinkInfo(_)));
         assert_eq!(Link::from(&message).vxlan_port, None);

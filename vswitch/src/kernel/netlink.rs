@@ -23,7 +23,7 @@ pub use super::link::{Link, VethSpec};
 use super::netns::Netns;
 use connection::{Change, Connection, Request};
 pub use error::{Hint, NetlinkError};
-pub use events::LinkEvent;
+pub use events::{LinkEvent, TouchEvents, Touched};
 pub use route::{Path, ROUTE_PROTOCOL, Route};
 
 /// A connection to rtnetlink in one namespace. The connection keeps the namespace alive, so a
@@ -135,9 +135,9 @@ impl Netlink {
     /// # Errors
     /// [`NetlinkError::Exists`], or the kernel refused the request. A UDP port that is in use is
     /// only reported when the device is switched on.
-    pub async fn create_vxlan(&self, name: &str, port: u16, mark: &str) -> Result<u32, NetlinkError> {
+    pub async fn create_vxlan(&self, name: &str, mac: Mac, port: u16, mark: &str) -> Result<u32, NetlinkError> {
         const OPERATION: &str = "create the device";
-        let create = RouteNetlinkMessage::NewLink(link::create_vxlan(name, port));
+        let create = RouteNetlinkMessage::NewLink(link::create_vxlan(name, mac, port));
         let request = Request::new(create, NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL);
         let [created] = self.connection.transact(OPERATION, [request]).await?;
         created.map_err(|refusal| NetlinkError::refused(OPERATION, name, refusal))?;
@@ -211,6 +211,22 @@ impl Netlink {
     /// [`NetlinkError::NotFound`], or the kernel refused the request.
     pub async fn set_alias(&self, index: u32, mark: &str) -> Result<(), NetlinkError> {
         self.change(index, "set the alias of", link::set_alias(index, mark)).await
+    }
+
+    /// Renames a link. Kernels before 6.2 refuse it while the link is up.
+    ///
+    /// # Errors
+    /// [`NetlinkError::NotFound`], or the kernel refused the request.
+    pub async fn set_name(&self, index: u32, name: &str) -> Result<(), NetlinkError> {
+        self.change(index, "rename", link::set_name(index, name)).await
+    }
+
+    /// Takes a link out of its bridge or bond.
+    ///
+    /// # Errors
+    /// [`NetlinkError::NotFound`], or the kernel refused the request.
+    pub async fn leave_master(&self, index: u32) -> Result<(), NetlinkError> {
+        self.change(index, "take out of its bridge", link::set_master(index, 0)).await
     }
 
     /// Switches the promiscuous mode of a link on or off.
@@ -299,6 +315,16 @@ impl Netlink {
     /// The same as of [`Netlink::add_default_device_route`].
     pub async fn add_device_route(&self, index: u32, destination: IpNet) -> Result<(), NetlinkError> {
         self.connection.change([route::add_device_route(index, destination)]).await
+    }
+
+    /// Adds the route that the kernel adds with an address of a link, to the subnet of the address.
+    /// Succeeds if the route exists.
+    ///
+    /// # Errors
+    /// [`NetlinkError::NotFound`]; [`NetlinkError::Kernel`] if the device is down or the kernel
+    /// refused the request.
+    pub async fn add_subnet_route(&self, index: u32, address: IpNet) -> Result<(), NetlinkError> {
+        self.connection.change([route::add_subnet_route(index, address)]).await
     }
 
     /// Removes a route that [`Netlink::add_device_route`] added. Succeeds if it does not exist.

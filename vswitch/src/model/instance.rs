@@ -171,6 +171,12 @@ impl Instance {
         ["vp", "vh"].iter().any(|kind| device.strip_prefix(kind).is_some_and(|rest| rest.starts_with(&tag)))
     }
 
+    /// Reports whether the device has a name that this instance gives to its devices.
+    pub fn is_own_device(&self, device: &str) -> bool {
+        let prefix = if self.is_default() { "vsw-".to_owned() } else { format!("v{}-", self.tag()) };
+        device.starts_with(&prefix) || self.is_port_device(device)
+    }
+
     /// Returns the mark of a device, which is stored as its alias.
     pub fn mark(&self, network: &NetworkName, owner: Owner) -> String {
         match owner {
@@ -261,6 +267,11 @@ mod tests {
         assert_eq!(default.port_device(&id).len(), 14);
         assert!(default.is_port_device(&default.port_device(&id)) && !other.is_port_device(&default.port_device(&id)));
         assert_ne!(default.port_device(&id), other.port_device(&id));
+        for (own, foreign) in [(&default, &other), (&other, &default)] {
+            for device in [own.port_device(&id), own.host_device(&one), own.tunnel_device(), own.wireguard_device()] {
+                assert!(own.is_own_device(&device) && !foreign.is_own_device(&device), "{device}");
+            }
+        }
     }
 
     #[test]

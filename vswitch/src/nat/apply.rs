@@ -6,6 +6,7 @@ use nftables::schema::Nftables;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
+use crate::kernel::sysctl::SysctlError;
 use crate::model::Instance;
 
 use super::firewall::{self, Firewall};
@@ -45,6 +46,8 @@ struct State {
 #[derive(Clone, Debug, Default)]
 struct Shown {
     wanted: Wanted,
+    /// The settings that are on while the rules apply.
+    needed: Vec<Vec<String>>,
     table: Option<String>,
     changes: Vec<ForwardingStatus>,
     notes: Vec<String>,
@@ -93,9 +96,24 @@ impl Nat {
 
     /// Returns the state of the rules.
     pub fn status(&self) -> NatStatus {
-        let Shown { wanted, table, changes, notes } =
+        let Shown { wanted, table, changes, notes, .. } =
             self.status.lock().unwrap_or_else(PoisonError::into_inner).clone();
         NatStatus { table, forwarding: forwarding::status(&wanted, &changes), notes }
+    }
+
+    /// Returns the settings that the rules need and that another program switched off.
+    pub fn lost_settings(&self) -> Vec<Vec<String>> {
+        let needed = self.status.lock().unwrap_or_else(PoisonError::into_inner).needed.clone();
+        needed.into_iter().filter(|setting| forwarding::is_off(setting)).collect()
+    }
+
+    /// Switches a setting on again.
+    ///
+    /// # Errors
+    /// The setting cannot be written.
+    pub fn restore_setting(&self, setting: &[String]) -> Result<(), SysctlError> {
+        let wanted = self.status.lock().unwrap_or_else(PoisonError::into_inner).wanted.clone();
+        forwarding::switch_on(&self.instance, &wanted, setting)
     }
 
     pub(super) fn table(&self) -> String {
@@ -147,6 +165,7 @@ impl Nat {
     fn show(&self, state: &State, changes: Vec<ForwardingStatus>) {
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         status.wanted = state.wanted.clone();
+        status.needed = forwarding::needed(&state.wanted);
         status.table = state.applied.as_ref().is_some_and(|(commands, _)| commands.is_some()).then(|| self.table());
         for change in changes {
             // Operators want the value before the first change.

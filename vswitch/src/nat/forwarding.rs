@@ -43,6 +43,41 @@ pub(super) fn enable(instance: &Instance, wanted: &Wanted) -> Result<Vec<Forward
     Ok(changes)
 }
 
+/// Returns the settings that are on while the wanted rules apply.
+pub(super) fn needed(wanted: &Wanted) -> Vec<Vec<String>> {
+    let owned = |parts: &[&str]| parts.iter().map(|part| (*part).to_owned()).collect::<Vec<_>>();
+    let mut needed = Vec::new();
+    if wanted.forwards_family(true) {
+        needed.push(owned(&IPV4));
+        // The switch of one device; writing the switch of all devices sets it, too.
+        needed.extend(wanted.devices().iter().map(|device| owned(&["net", "ipv4", "conf", device, "forwarding"])));
+    }
+    if wanted.forwards_family(false) {
+        needed.push(owned(&IPV6));
+    }
+    let devices = wanted.loopback_devices();
+    needed.extend(devices.iter().map(|device| owned(&["net", "ipv4", "conf", device, "route_localnet"])));
+    needed
+}
+
+/// Returns whether a setting exists and is off.
+pub(super) fn is_off(setting: &[String]) -> bool {
+    let parts: Vec<&str> = setting.iter().map(String::as_str).collect();
+    sysctl::read(&parts).is_ok_and(|value| value == "0")
+}
+
+/// Switches a setting on again.
+pub(super) fn switch_on(instance: &Instance, wanted: &Wanted, setting: &[String]) -> Result<(), SysctlError> {
+    let parts: Vec<&str> = setting.iter().map(String::as_str).collect();
+    if parts == IPV6 {
+        keep_advertised_routes(instance, wanted, &mut Vec::new())?;
+    }
+    match sysctl::write(&parts, "1") {
+        Err(error) if error.is_missing() => Ok(()),
+        result => result.map(drop),
+    }
+}
+
 /// Returns the current values of the settings that the wanted rules need.
 pub(super) fn status(wanted: &Wanted, changes: &[ForwardingStatus]) -> Vec<ForwardingStatus> {
     let mut names = Vec::new();

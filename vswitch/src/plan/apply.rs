@@ -20,6 +20,7 @@ use crate::kernel::ethtool::{self, EthtoolError, Feature};
 use crate::kernel::netlink::{Netlink, NetlinkError, Route, VethSpec};
 use crate::kernel::netns::{Netns, NetnsError};
 use crate::kernel::sysctl::{self, SysctlError};
+use crate::model::{NetworkId, StationMac};
 
 /// A step failed. The steps before it have been undone.
 #[derive(Debug, thiserror::Error)]
@@ -356,6 +357,11 @@ impl Made {
         scene: Scene<'_>,
         taken: impl FnOnce() -> ApplyError,
     ) -> Result<(), ApplyError> {
+        let spec = &VethSpec {
+            mac: Some(spec.mac.unwrap_or_else(|| device_mac(spec.name))),
+            peer_mac: Some(spec.peer_mac.unwrap_or_else(|| device_mac(spec.peer_name))),
+            ..*spec
+        };
         let made = match scene.host.create_veth(spec).await {
             // Either end can exist: from before a crash, or as another program's device.
             Err(NetlinkError::Exists { .. }) => match scene.host.link_by_name(spec.name).await? {
@@ -381,7 +387,7 @@ impl Made {
     }
 
     async fn create_vxlan(&mut self, device: &str, port: u16, mark: &str, scene: Scene<'_>) -> Result<(), ApplyError> {
-        let made = match scene.host.create_vxlan(device, port, mark).await {
+        let made = match scene.host.create_vxlan(device, device_mac(device), port, mark).await {
             Err(exists @ NetlinkError::Exists { .. }) => match scene.host.link_by_name(device).await? {
                 // Another VXLAN device receives the packets of this UDP port.
                 None => return Err(exists.into()),
@@ -393,7 +399,7 @@ impl Made {
                 // program uses such names.
                 Some(link) if link.alias.is_none() && link.kind.as_deref() == Some("vxlan") => {
                     scene.host.delete_link(link.index).await?;
-                    scene.host.create_vxlan(device, port, mark).await
+                    scene.host.create_vxlan(device, device_mac(device), port, mark).await
                 }
                 Some(_) => return Err(ApplyError::DeviceTaken(device.to_owned())),
             },
@@ -531,6 +537,12 @@ async fn revert(undo: Undo, scene: Scene<'_>) -> Result<(), ApplyError> {
         Undo::SetDown { place, index, .. } => place.netlink().set_down(index).await?,
     }
     Ok(())
+}
+
+/// Returns the MAC address of a device that has no station's. udev changes the addresses that the
+/// kernel chose (addr_assign_type 1; systemd.link(5), MACAddressPolicy), but no others.
+fn device_mac(device: &str) -> Mac {
+    StationMac::generated(&NetworkId::from_bytes([0; 32]), device, 0).get()
 }
 
 /// Sets offloads. Returns the earlier settings of those that were different, in reverse order.

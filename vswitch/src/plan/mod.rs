@@ -7,6 +7,7 @@
 
 pub mod apply;
 mod bridge;
+pub mod drift;
 mod endpoint;
 mod host_port;
 pub mod ipam;

@@ -150,7 +150,7 @@ impl Switch {
     }
 
     /// Compares all ports with all links, and reacts as to the missed events.
-    async fn resync(self: &Arc<Self>) -> Result<(), SwitchError> {
+    pub(super) async fn resync(self: &Arc<Self>) -> Result<(), SwitchError> {
         let links = self.context.netlink.links().await?;
         let there: BTreeSet<u32> = links.iter().map(|link| link.index).collect();
         let ours: BTreeSet<EndpointId> = {

@@ -160,6 +160,24 @@ impl Switch {
         tokio::spawn(self.overlay.clone().follow_path_mtus());
         tokio::spawn(self.overlay.clone().tell_too_big());
         tokio::spawn(self.nat.follow_firewall());
+        tokio::spawn(self.networks.clone().keep());
+    }
+
+    /// Returns at once, unless the state of the switch stays locked.
+    pub async fn works(&self) {
+        self.context.works().await;
+    }
+
+    /// Compares everything that the switch made with the kernel, and mends it. Returns what was
+    /// mended on the host's side of networks and endpoints.
+    ///
+    /// # Errors
+    /// The state of the kernel cannot be read.
+    pub async fn repair(self: &Arc<Self>) -> Result<Vec<String>, SwitchError> {
+        let mended = self.networks.mend_everything().await?;
+        self.resync().await?;
+        self.nat.update_nat("a repair").await;
+        Ok(mended)
     }
 
     /// Waits for the changes under way and refuses all further ones. Ends the DNS servers.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 
 use crate::kernel::conntrack::{self, Flows};
+use crate::kernel::sysctl::SysctlError;
 use crate::model::{Endpoint, Instance, Protocol, Published};
 use crate::nat::{self, NatError, NatNetwork, NatStatus, PortForward, Reservations, Wanted};
 use crate::switch::context::Context;
@@ -74,6 +75,19 @@ impl Nat {
             self.update_nat("another attempt").await;
         }
         Ok(())
+    }
+
+    /// Returns the settings of the host that the rules need and that another program switched off.
+    pub fn lost_settings(&self) -> Vec<Vec<String>> {
+        self.nat.lost_settings()
+    }
+
+    /// Switches a setting of the host on again.
+    ///
+    /// # Errors
+    /// The setting cannot be written.
+    pub fn restore_setting(&self, setting: &[String]) -> Result<(), SysctlError> {
+        self.nat.restore_setting(setting)
     }
 
     /// Restores rules that other programs flush, for as long as the daemon lives.

@@ -93,6 +93,8 @@ impl Switch {
         }
         self.endpoints.settle_all().await;
         self.endpoints.sweep_etc();
+        // While no daemon ran, other programs may have changed the host.
+        self.networks.mend_everything().await?;
         restored.released.sort_by(|one, other| one.endpoint.cmp(&other.endpoint));
         for Release { endpoint, netns, reason } in &restored.released {
             tracing::warn!("endpoint {endpoint} at {} is released: {reason}", netns.display());

@@ -99,6 +99,22 @@ pub(super) fn add_device_route(index: u32, destination: IpNet) -> Change {
     Change { operation: "add the route to", object, request, ignored_errno: Some(Errno::EEXIST) }
 }
 
+/// Returns the change that adds the route to the subnet of an address, as the kernel does with the
+/// address (fib_add_ifaddr; addrconf_prefix_route, metric IP6_RT_PRIO_ADDRCONF).
+pub(super) fn add_subnet_route(index: u32, address: IpNet) -> Change {
+    const ADDRCONF_METRIC: u32 = 256;
+    let mut message = device_route(index, address);
+    message.header.protocol = RouteProtocol::Kernel;
+    message.attributes.push(match address {
+        IpNet::V4(address) => RouteAttribute::PrefSource(RouteAddress::Inet(address.addr())),
+        IpNet::V6(_) => RouteAttribute::Priority(ADDRCONF_METRIC),
+    });
+    let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE;
+    let request = Request::new(RouteNetlinkMessage::NewRoute(message), flags);
+    let object = format!("{} by link {index}", address.trunc());
+    Change { operation: "add the route to", object, request, ignored_errno: Some(Errno::EEXIST) }
+}
+
 pub(super) fn remove_device_route(index: u32, destination: IpNet) -> Change {
     let request = Request::acknowledged(RouteNetlinkMessage::DelRoute(device_route(index, destination)));
     let object = format!("{destination} by link {index}");

@@ -6,8 +6,8 @@ mod ports;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use time::OffsetDateTime;
@@ -28,6 +28,8 @@ pub use ports::{NamedPort, named_ports};
 
 /// The MTU of Ethernet, for networks whose MTU nothing else determines.
 pub const DEFAULT_MTU: u32 = 1500;
+/// The pause between two attempts to lock the state.
+const LOCKED: Duration = Duration::from_millis(10);
 
 /// The context that all owners share.
 #[derive(Debug)]
@@ -62,6 +64,14 @@ impl Context {
     pub fn state(&self) -> MutexGuard<'_, State> {
         // Every change under the lock is complete before any code in it could panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until the state can be locked. Blocks no thread, so the caller finds a state that
+    /// stays locked by the lack of an answer.
+    pub async fn works(&self) {
+        while matches!(self.state.try_lock(), Err(TryLockError::WouldBlock)) {
+            tokio::time::sleep(LOCKED).await;
+        }
     }
 
     /// Sets or removes the note on a subject.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::datapath::NetworkSpec;
-use crate::model::{Network, NetworkId, Vni};
+use crate::model::{Network, NetworkId, Owner, Vni};
 use crate::plan;
 use crate::plan::apply::apply;
 use crate::switch::error::SwitchError;
@@ -46,13 +46,13 @@ impl Networks {
 
     /// Starts the DNS server of a network. Without it the network works; a note in `status` gives
     /// the reason.
-    async fn serve_names(&self, network: &Network) {
+    pub(super) async fn serve_names(&self, network: &Network) {
         let served = self.dns.serve(network.id, network.gateways().collect()).await;
         let note = served.err().map(|error| format!("no names in network {}: {error}", network.name));
         if let Some(note) = &note {
             tracing::warn!("{note}");
         }
-        self.context.note(&format!("dns {}", network.id), note);
+        self.context.note(&names_note(network.id), note);
     }
 
     /// Stops all DNS servers.
@@ -77,10 +77,21 @@ impl Networks {
             return Ok(());
         }
         self.multicast.remove_port(port.number).await?;
+        // The pair is made as a whole. Its other end stays if this one was moved to another
+        // namespace.
+        let device = self.context.instance.host_device(&network.name);
+        if let Some(link) = self.context.netlink.link_by_name(&device).await? {
+            self.context.delete_device(link.index, &Owner::Host).await?;
+        }
         self.add_host_port(&network).await?;
         // The sysctl settings of the device are gone, too.
         self.nat.update_nat(network.name.as_str()).await;
         tracing::warn!("the host device of network {} was removed by hand, and is created again", network.name);
         Ok(())
     }
+}
+
+/// Returns the subject of the note on the DNS server of a network.
+pub(super) fn names_note(network: NetworkId) -> String {
+    format!("dns {network}")
 }

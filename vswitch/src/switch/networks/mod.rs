@@ -1,10 +1,19 @@
 //! Networks: creation, removal, the host port, the DNS server.
 
 mod create;
+mod disputes;
 mod host_port;
+mod items;
+mod keep;
+mod look;
 mod remove;
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::Mutex as AsyncMutex;
+
+use disputes::Disputes;
 
 use crate::dns::{DnsServer, ResolverFiles};
 use crate::model::Network;
@@ -39,6 +48,12 @@ pub struct Networks {
     macvlan: Arc<Macvlan>,
     /// The DNS servers of the networks.
     dns: DnsServer,
+    /// What other programs undo on the host.
+    disputes: Mutex<Disputes>,
+    /// The interface indexes of the host devices at the last comparison.
+    known: Mutex<BTreeSet<u32>>,
+    /// Held while the host is compared with the plans.
+    keeping: AsyncMutex<()>,
 }
 
 impl Networks {
@@ -51,7 +66,8 @@ impl Networks {
         macvlan: Arc<Macvlan>,
     ) -> Self {
         let dns = DnsServer::new(Arc::new(Directory::new(context.clone())), ResolverFiles::default());
-        Self { context, multicast, nat, overlay, macvlan, dns }
+        let (disputes, known, keeping) = (Mutex::default(), Mutex::default(), AsyncMutex::default());
+        Self { context, multicast, nat, overlay, macvlan, dns, disputes, known, keeping }
     }
 
     /// Returns the MTU of a network: the option, else that of its interface, of the tunnels or of

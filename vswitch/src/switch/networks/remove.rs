@@ -8,6 +8,7 @@ use crate::plan::store::Change;
 use crate::switch::error::SwitchError;
 use crate::switch::info::Pruned;
 use crate::switch::networks::Networks;
+use crate::switch::networks::host_port::names_note;
 
 impl Networks {
     /// Removes all networks without endpoints but the predefined ones. A network that cannot be
@@ -90,7 +91,8 @@ impl Networks {
             self.multicast.remove_port(port.number).await?;
         }
         self.dns.stop(network.id);
-        self.context.note(&format!("dns {}", network.id), None);
+        self.context.note(&names_note(network.id), None);
+        self.forget_disputes(network.id);
         let device = self.context.instance.host_device(&network.name);
         if let Some(link) = self.context.netlink.link_by_name(&device).await? {
             self.context.delete_device(link.index, &Owner::Host).await?;
