@@ -37,6 +37,8 @@ pub const FDB_SIZE: u32 = 65_536;
 const GROUP: &str = "vswitch";
 /// The time that pending requests get when the daemon ends.
 const GRACE: Duration = Duration::from_secs(10);
+/// The interval between the signs of life of a daemon that starts.
+const WORKING: Duration = Duration::from_secs(2);
 
 /// The options of `up`.
 #[derive(Clone, Debug)]
@@ -197,12 +199,17 @@ pub fn make_run_directory(instance: &Instance) -> Result<(), DaemonError> {
     make_directory(&instance.run_directory(), 0o755)
 }
 
-/// Runs the daemon until `down` or a signal ends it. Calls `ready` once the daemon serves.
+/// Runs the daemon until `down` or a signal ends it. Calls `working` again and again while the
+/// daemon works on its start, until it returns false, and `ready` once the daemon serves.
 ///
 /// # Errors
 /// The daemon could not start, and everything that it made is removed; or it could not shut down
 /// cleanly.
-pub fn run(options: &Options, ready: impl FnOnce(&Restored)) -> Result<(), DaemonError> {
+pub fn run(
+    options: &Options,
+    working: impl Fn() -> bool + Send + 'static,
+    ready: impl FnOnce(&Restored),
+) -> Result<(), DaemonError> {
     let capabilities = check_machine()?;
     make_run_directory(&options.instance)?;
     let lock = Lock::acquire(&options.instance.lock_file())?;
@@ -212,6 +219,11 @@ pub fn run(options: &Options, ready: impl FnOnce(&Restored)) -> Result<(), Daemo
         .enable_all()
         .build()
         .map_err(DaemonError::Runtime)?;
+    runtime.spawn(async move {
+        while working() {
+            tokio::time::sleep(WORKING).await;
+        }
+    });
     let outcome = runtime.block_on(live(options, &capabilities, ready));
     runtime.shutdown_timeout(GRACE);
     drop(lock);

@@ -18,9 +18,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::net::UnixStream;
 
-use super::{ErrorBody, ErrorDocument, PREFIX};
+use super::patience::{self, Silence, patiently};
+use super::{ErrorBody, ErrorDocument, PREFIX, SENT_HEADER};
 use crate::model::Instance;
 
 /// The characters that are escaped in a path or a query: all but the unreserved ones (RFC 3986,
@@ -53,6 +53,9 @@ pub enum ClientError {
         /// The cause.
         message: String,
     },
+    /// The daemon does not answer.
+    #[error("{0}")]
+    NotAnswering(Silence),
     /// The daemon refused the request.
     #[error("{}", .0.message)]
     Refused(ErrorBody),
@@ -65,6 +68,7 @@ impl ClientError {
             Self::NotRunning { .. } => "not_running",
             Self::Permission(_) => "permission_denied",
             Self::Connection { .. } => "connection",
+            Self::NotAnswering(_) => "not_answering",
             Self::Refused(error) => &error.code,
         }
     }
@@ -78,6 +82,10 @@ pub struct Client {
     socket: PathBuf,
     /// The daemon's process; `None` if it has ended or is not visible.
     process: Option<OwnedFd>,
+    /// The same process by its number.
+    pid: Option<i32>,
+    /// The daemon did not answer a request. Further requests fail at once.
+    silent: bool,
 }
 
 impl Client {
@@ -88,16 +96,18 @@ impl Client {
     /// connections.
     pub async fn connect(instance: &Instance) -> Result<Self, ClientError> {
         let socket = instance.socket();
-        let stream = match UnixStream::connect(&socket).await {
+        let stream = match patience::connect(&socket).await {
             Ok(stream) => stream,
             Err(error) => return Err(unreachable(instance, socket, &error)),
         };
         let peer = getsockopt(&stream.as_fd(), PeerCredentials).ok();
-        let process = peer.and_then(|peer| open_process(peer.pid()));
+        // A process in another PID namespace has the number 0.
+        let pid = peer.map(|peer| peer.pid()).filter(|pid| *pid > 0);
+        let process = pid.and_then(open_process);
         match handshake(TokioIo::new(stream)).await {
             Ok((sender, connection)) => {
                 tokio::spawn(connection);
-                Ok(Self { sender, instance: instance.clone(), socket, process })
+                Ok(Self { sender, instance: instance.clone(), socket, process, pid, silent: false })
             }
             Err(error) => Err(ClientError::Connection { socket, message: error.to_string() }),
         }
@@ -133,7 +143,8 @@ impl Client {
     /// Fails as [`Client::get`] does.
     pub async fn stream<T>(&mut self, path: &str) -> Result<Stream<T>, ClientError> {
         let body = self.send(Method::GET, path, None::<&()>).await?.into_body();
-        Ok(Stream { body, received: BytesMut::new(), socket: self.socket.clone(), lines: PhantomData })
+        let (instance, socket, pid) = (self.instance.clone(), self.socket.clone(), self.pid);
+        Ok(Stream { body, received: BytesMut::new(), instance, socket, pid, lines: PhantomData })
     }
 
     /// Requests a stream and calls `each` on every item, until `each` returns false or the daemon
@@ -187,11 +198,18 @@ impl Client {
         serde_json::from_slice(&bytes).map_err(|error| failed(format!("unexpected answer: {error}")))
     }
 
-    async fn whole(&self, response: Response<Incoming>) -> Result<Bytes, ClientError> {
-        match response.into_body().collect().await {
-            Ok(body) => Ok(body.to_bytes()),
-            Err(error) => Err(self.why_broken(&error).await),
+    async fn whole(&mut self, response: Response<Incoming>) -> Result<Bytes, ClientError> {
+        match patiently(&self.socket, response.into_body().collect()).await {
+            Some(Ok(body)) => Ok(body.to_bytes()),
+            Some(Err(error)) => Err(self.why_broken(&error).await),
+            None => Err(self.silence()),
         }
+    }
+
+    /// Returns the error of a daemon that does not answer, and keeps further requests from waiting.
+    fn silence(&mut self) -> ClientError {
+        self.silent = true;
+        ClientError::NotAnswering(Silence::of(&self.instance, self.pid))
     }
 
     /// Sends a request and returns the answer, unless the daemon refused the request.
@@ -209,11 +227,16 @@ impl Client {
             .uri(format!("{PREFIX}{path}"))
             .header("host", "vswitch")
             .header("content-type", "application/json")
+            .header(SENT_HEADER, patience::now())
             .body(Full::new(Bytes::from(body.unwrap_or_default())))
             .map_err(|error| failed(error.to_string()))?;
-        let response = match self.sender.send_request(request).await {
-            Ok(response) => response,
-            Err(error) => return Err(self.why_broken(&error).await),
+        if self.silent {
+            return Err(self.silence());
+        }
+        let response = match patiently(&self.socket, self.sender.send_request(request)).await {
+            Some(Ok(response)) => response,
+            Some(Err(error)) => return Err(self.why_broken(&error).await),
+            None => return Err(self.silence()),
         };
         let status = response.status();
         if status == StatusCode::OK {
@@ -232,7 +255,9 @@ impl Client {
 pub struct Stream<T> {
     body: Incoming,
     received: BytesMut,
+    instance: Instance,
     socket: PathBuf,
+    pid: Option<i32>,
     lines: PhantomData<fn() -> T>,
 }
 
@@ -249,14 +274,15 @@ impl<T: DeserializeOwned> Stream<T> {
                 let line = serde_json::from_slice(&line[..end]);
                 return line.map(Some).map_err(|error| self.failed(format!("unexpected answer: {error}")));
             }
-            match self.body.frame().await {
-                None => return Ok(None),
-                Some(Ok(frame)) => {
+            match patiently(&self.socket, self.body.frame()).await {
+                Some(None) => return Ok(None),
+                Some(Some(Ok(frame))) => {
                     if let Ok(data) = frame.into_data() {
                         self.received.extend_from_slice(&data);
                     }
                 }
-                Some(Err(error)) => return Err(self.failed(broken(&error))),
+                Some(Some(Err(error))) => return Err(self.failed(broken(&error))),
+                None => return Err(ClientError::NotAnswering(Silence::of(&self.instance, self.pid))),
             }
         }
     }
@@ -289,6 +315,7 @@ fn unreachable(instance: &Instance, socket: PathBuf, error: &io::Error) -> Clien
             ClientError::NotRunning { instance: instance.name().to_string(), command: instance.command() }
         }
         io::ErrorKind::PermissionDenied => ClientError::Permission(socket),
+        io::ErrorKind::WouldBlock => ClientError::NotAnswering(Silence::of(instance, None)),
         _ => ClientError::Connection { socket, message: error.to_string() },
     }
 }

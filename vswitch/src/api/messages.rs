@@ -110,6 +110,13 @@ pub struct HooksView {
     pub uplink: String,
 }
 
+/// The result of a repair.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Repaired {
+    /// What was missing and is there again, in the words of the log.
+    pub mended: Vec<String>,
+}
+
 /// `down`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct DownRequest {

@@ -4,6 +4,7 @@
 mod client;
 mod frames;
 mod messages;
+mod patience;
 
 pub use client::{Client, ClientError, Stream, path, query};
 pub use frames::{FrameMessage, FrameView, FramesFilter, VerdictView};
@@ -12,9 +13,10 @@ pub use messages::{
     DownRequest, ElsewhereView, EndpointDetails, EndpointView, ErrorBody, ErrorDocument, FdbChange, FdbFilter,
     FdbFlush, FdbFlushed, FdbKeyRequest, FdbStatic, HooksView, InterfaceView, KeptNetwork, MdbFilter,
     MulticastGroupView, NetworkDetails, NetworkRequest, NetworkView, PeerRequest, PeerView, PortHealth, PortView,
-    Pruned, StationView, StatsFilter, Status, SubnetView, TraceFrame, TraceProgram, TraceRequest, TraceStep,
+    Pruned, Repaired, StationView, StatsFilter, Status, SubnetView, TraceFrame, TraceProgram, TraceRequest, TraceStep,
     TraceVerdict, TraceView, TrunkVlan, UplinkView,
 };
+pub use patience::{SENT_HEADER, STALE, age};
 
 /// The version of the API, with which every path starts.
 pub const PREFIX: &str = "/v1";

@@ -48,7 +48,8 @@ impl Finding {
 pub fn run(instance: &Instance, output: Output) -> Result<(), Failure> {
     let capabilities = Capabilities::detect().map_err(DaemonError::Capabilities)?;
     let mut findings = check_machine(&capabilities);
-    findings.extend(check_ports(instance));
+    let (ports, silent) = check_ports(instance);
+    findings.extend(ports);
     output.print(&findings, |findings| {
         let rows = findings.iter().map(|finding| {
             let state = match finding.state {
@@ -60,11 +61,12 @@ pub fn run(instance: &Instance, output: Output) -> Result<(), Failure> {
             [finding.check.clone(), state.to_owned(), finding.found.clone(), advice]
         });
         table(["CHECK", "STATE", "FOUND", "ADVICE"], rows)
-    })
+    })?;
+    silent.map_or(Ok(()), Err)
 }
 
-/// Checks the ports if the instance is up.
-fn check_ports(instance: &Instance) -> Vec<Finding> {
+/// Checks the ports if the instance is up. Also returns the failure if the daemon does not answer.
+fn check_ports(instance: &Instance) -> (Vec<Finding>, Option<Failure>) {
     let mut health: Result<Vec<PortHealth>, ClientError> = Ok(Vec::new());
     let outcome = super::block_on(async {
         health = async { Client::connect(instance).await?.get("/health").await }.await;
@@ -75,10 +77,11 @@ fn check_ports(instance: &Instance) -> Vec<Finding> {
         vec![Finding::new("ports".to_owned(), State::Limited, error, Some(advice))]
     };
     match (outcome, health) {
-        (Err(failure), _) => unknown(failure.error.message),
-        (_, Ok(ports)) => ports::check(&ports),
-        (_, Err(ClientError::NotRunning { .. })) => Vec::new(),
-        (_, Err(error)) => unknown(error.to_string()),
+        (Err(failure), _) => (unknown(failure.error.message), None),
+        (_, Ok(ports)) => (ports::check(&ports), None),
+        (_, Err(ClientError::NotRunning { .. })) => (Vec::new(), None),
+        (_, Err(error @ ClientError::NotAnswering(_))) => (Vec::new(), Some(error.into())),
+        (_, Err(error)) => (unknown(error.to_string()), None),
     }
 }
 

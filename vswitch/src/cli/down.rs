@@ -27,7 +27,7 @@ use crate::served_namespace;
 use crate::switch::{remove_files, remove_leftovers, restore_uplink};
 
 /// Time limit for a daemon to exit after it removed everything or was killed.
-const TIME_LIMIT: Duration = Duration::from_secs(30);
+const TIME_LIMIT: Duration = Duration::from_secs(25);
 /// Interval at which the lock is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 

@@ -37,8 +37,9 @@ use crate::model::{Driver, Instance};
 
 /// The network if no `--network` is given.
 const DEFAULT_NETWORK: &str = "bridge";
-/// Time limit for a reply of the daemon. Signals are not forwarded during this time.
-const TIME_LIMIT: Duration = Duration::from_secs(30);
+/// Time limit for a reply of a daemon that works on the request. Signals are not forwarded during
+/// this time. A daemon that does not answer at all is found earlier, by the client.
+const TIME_LIMIT: Duration = Duration::from_secs(120);
 
 /// A message from the command's process to the leader, as one line of JSON. `exec` closes the pipe.
 #[derive(Debug, Serialize, Deserialize)]
@@ -111,8 +112,15 @@ fn request_with_time_limit<T>(request: impl Future<Output = Result<T, Failure>>)
     let mut result = None;
     super::block_on(async {
         let reply = tokio::time::timeout(TIME_LIMIT, request).await;
-        let timeout =
-            || Failure::new("timeout", &format!("the daemon did not answer within {} s", TIME_LIMIT.as_secs()));
+        let timeout = || {
+            Failure::new(
+                "timeout",
+                &format!(
+                    "the daemon worked on the request for more than {} s (its log may say why)",
+                    TIME_LIMIT.as_secs()
+                ),
+            )
+        };
         result = Some(reply.map_err(|_| timeout())??);
         Ok(())
     })?;

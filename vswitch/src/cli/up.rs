@@ -9,7 +9,10 @@ use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -17,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::arguments::{ClusterFlags, DatapathMode, Up};
 use super::failure::Failure;
 use super::output::{Output, print_text};
-use crate::api::{Client, ErrorBody, Status};
+use crate::api::{Client, ClientError, ErrorBody, Repaired, Status};
 use crate::cluster;
 use crate::daemon::{self, ClusterOptions, DaemonError, Options};
 use crate::datapath::Mode;
@@ -33,7 +36,9 @@ const VXLAN_PORT: u16 = 4789;
 /// that, and is in the dynamic range, which is never assigned (RFC 6335, 6).
 const WIREGUARD_PORT: u16 = 51_872;
 /// Time limit for another `up` or `down` of the same instance.
-const TIME_LIMIT: Duration = Duration::from_secs(30);
+const TIME_LIMIT: Duration = Duration::from_secs(25);
+/// Time limit for a sign of life of a daemon that starts.
+const SILENCE: Duration = Duration::from_secs(20);
 /// Interval at which the lock is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -41,6 +46,8 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum StartMessage {
+    /// The daemon still works on its start.
+    Working,
     Ready(Restored),
     Failed(ErrorBody),
 }
@@ -51,6 +58,8 @@ struct Report {
     instance: String,
     /// False if the daemon was running already.
     started: bool,
+    /// What was missing on the host and is there again, if the daemon was running already.
+    mended: Vec<String>,
     #[serde(flatten)]
     restored: Restored,
 }
@@ -83,16 +92,18 @@ pub fn run(arguments: &Up, instance: &Instance, output: Output) -> Result<(), Fa
         };
         match message {
             StartMessage::Ready(restored) => {
-                return report(&Report { instance: instance.name().to_string(), started: true, restored }, output);
+                let instance = instance.name().to_string();
+                return report(&Report { instance, started: true, mended: Vec::new(), restored }, output);
             }
             // Another `up` was faster, or a `down` is not done yet.
             StartMessage::Failed(error) if error.code == lock_held_code() && started_at.elapsed() < TIME_LIMIT => {
                 if let Some(status) = running_status(instance)? {
                     return report_running(arguments, status, instance, output);
                 }
-                std::thread::sleep(RETRY_INTERVAL);
+                thread::sleep(RETRY_INTERVAL);
             }
             StartMessage::Failed(error) => return Err(Failure::reported(error)),
+            StartMessage::Working => {}
         }
     }
 }
@@ -104,16 +115,34 @@ fn lock_held_code() -> &'static str {
 /// Returns the status of the running daemon, if there is one.
 fn running_status(instance: &Instance) -> Result<Option<Status>, Failure> {
     let mut status = None;
-    let outcome = super::block_on(async {
-        let mut client = Client::connect(instance).await?;
-        status = Some(client.get("/status").await?);
+    super::block_on(async {
+        let asked = async { Client::connect(instance).await?.get("/status").await };
+        match asked.await {
+            Ok(answer) => status = Some(answer),
+            Err(error @ ClientError::NotAnswering(_)) => return Err(error.into()),
+            // No daemon, or no permission to ask it. Whether that matters shows when the daemon is
+            // started.
+            Err(_) => {}
+        }
         Ok(())
-    });
-    match outcome {
-        // No daemon, or no permission to ask it. Whether that matters shows when the daemon is
-        // started.
-        Ok(()) | Err(_) => Ok(status),
-    }
+    })?;
+    Ok(status)
+}
+
+/// Has the running daemon mend what other programs took from the host's side of its networks.
+fn repair(instance: &Instance) -> Result<Repaired, Failure> {
+    let mut repaired = Repaired::default();
+    super::block_on(async {
+        let asked = async { Client::connect(instance).await?.post("/repair", &()).await };
+        match asked.await {
+            Ok(answer) => repaired = answer,
+            // A daemon of an earlier version.
+            Err(ClientError::Refused(error)) if error.code == "no_such_path" => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    })?;
+    Ok(repaired)
 }
 
 /// Reports that the daemon is running already, and which of the given options it does not run with.
@@ -126,7 +155,8 @@ fn report_running(arguments: &Up, status: Status, instance: &Instance, output: O
             differing.join(", ")
         );
     }
-    report(&Report { instance: status.instance, started: false, restored: Restored::default() }, output)
+    let Repaired { mended } = repair(instance)?;
+    report(&Report { instance: status.instance, started: false, mended, restored: Restored::default() }, output)
 }
 
 fn report(report: &Report, output: Output) -> Result<(), Failure> {
@@ -137,9 +167,10 @@ fn report(report: &Report, output: Output) -> Result<(), Failure> {
         return print_text(&format!("{}\n", report.instance));
     }
     output.print(report, |report| {
-        let Report { instance, started, restored } = report;
+        let Report { instance, started, mended, restored } = report;
         if !started {
-            return format!("vswitch is up already (instance {instance})\n");
+            let mended = mended.iter().map(|mended| format!("mended: {mended}\n"));
+            return format!("vswitch is up already (instance {instance})\n") + &mended.collect::<String>();
         }
         let mut text = format!("vswitch is up (instance {instance}");
         for (count, action) in [(restored.running, "taken over"), (restored.attached, "attached again")] {
@@ -170,13 +201,16 @@ fn start(arguments: &Up, instance: &Instance) -> Result<StartMessage, Failure> {
     command.args(daemon_arguments(arguments).into_iter().flat_map(|(option, value)| [option.into(), value]));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).current_dir("/");
     let mut child = command.spawn().map_err(|error| failed("start the daemon", &error))?;
-    let mut line = String::new();
-    if let Some(stdout) = child.stdout.take() {
-        BufReader::new(stdout)
-            .read_line(&mut line)
-            .map_err(|error| failed("read the message of the daemon", &error))?;
+    let message = child.stdout.take().map_or(Err(RecvTimeoutError::Disconnected), last_message);
+    if matches!(message, Err(RecvTimeoutError::Timeout)) {
+        let process = child.id();
+        let message = format!(
+            "the daemon gives no sign of life during its start (`kill -CONT {process}` if it is stopped; else `kill -9 {process}`, then `{}`; see {})",
+            instance.command() + " up",
+            instance.log_file().display()
+        );
+        return Err(Failure::new("not_answering", &message));
     }
-    let message: Result<StartMessage, _> = serde_json::from_str(&line);
     if !matches!(message, Ok(StartMessage::Ready(_))) {
         // A daemon that failed removes what it created before it exits.
         child.wait().map_err(|error| failed("wait for the daemon", &error))?;
@@ -187,21 +221,58 @@ fn start(arguments: &Up, instance: &Instance) -> Result<StartMessage, Failure> {
     })
 }
 
+/// Returns the message with which the start of a daemon ends. Waits for as long as the daemon gives
+/// signs of life.
+fn last_message(stdout: ChildStdout) -> Result<StartMessage, RecvTimeoutError> {
+    let (sender, messages) = mpsc::channel();
+    thread::spawn(move || {
+        for line in BufReader::new(stdout).lines() {
+            let message = line.ok().and_then(|line| serde_json::from_str::<StartMessage>(&line).ok());
+            let Some(message) = message else { return };
+            let is_last = !matches!(message, StartMessage::Working);
+            if sender.send(message).is_err() || is_last {
+                return;
+            }
+        }
+    });
+    loop {
+        match messages.recv_timeout(SILENCE)? {
+            StartMessage::Working => {}
+            last => return Ok(last),
+        }
+    }
+}
+
 /// Runs the daemon in the process that [`start`] started.
 fn run_daemon(arguments: &Up, instance: &Instance) -> Result<(), Failure> {
     // Fails only for a process group leader. A new child is not one.
     let _ = nix::unistd::setsid();
     log_to_stderr();
-    let outcome = daemon::run(&options(arguments, instance)?, |restored| {
-        send_to_parent(&StartMessage::Ready(restored.clone()));
+    let up = Arc::new(Mutex::new(true));
+    // No sign of life may follow the last message.
+    let tell_last = |message: &StartMessage| {
+        let mut up = up.lock().unwrap_or_else(PoisonError::into_inner);
+        send_to_parent(message);
+        *up = false;
         // `up` exits after this message, so later output goes to the log.
         if let Err(error) = nix::unistd::dup2_stdout(io::stderr()) {
             tracing::warn!("cannot redirect stdout to the log: {error}");
         }
+    };
+    let still_up = up.clone();
+    let working = move || {
+        let up = still_up.lock().unwrap_or_else(PoisonError::into_inner);
+        if *up {
+            send_to_parent(&StartMessage::Working);
+        }
+        *up
+    };
+    let outcome = daemon::run(&options(arguments, instance)?, working, |restored| {
+        tell_last(&StartMessage::Ready(restored.clone()));
     });
     outcome.map_err(|error| {
         let failure = Failure::from(error);
-        send_to_parent(&StartMessage::Failed(failure.error.clone()));
+        tell_last(&StartMessage::Failed(failure.error.clone()));
         failure
     })
 }
@@ -214,7 +285,8 @@ fn send_to_parent(message: &StartMessage) {
 
 fn run_in_foreground(arguments: &Up, instance: &Instance) -> Result<(), Failure> {
     log_to_stderr();
-    Ok(daemon::run(&options(arguments, instance)?, |_| daemon::notify(&[sd_notify::NotifyState::Ready]))?)
+    let ready = |_: &Restored| daemon::notify(&[sd_notify::NotifyState::Ready]);
+    Ok(daemon::run(&options(arguments, instance)?, || false, ready)?)
 }
 
 fn options(arguments: &Up, instance: &Instance) -> Result<Options, Failure> {
@@ -323,7 +395,11 @@ mod tests {
 
     #[test]
     fn start_message_is_one_line_of_json() {
-        for message in [StartMessage::Ready(Restored::default()), StartMessage::Failed(ErrorBody::new("x", "a\nb"))] {
+        for message in [
+            StartMessage::Working,
+            StartMessage::Ready(Restored::default()),
+            StartMessage::Failed(ErrorBody::new("x", "a\nb")),
+        ] {
             let line = serde_json::to_string(&message).expect("JSON");
             assert!(!line.contains('\n'));
             assert!(serde_json::from_str::<StartMessage>(&line).is_ok(), "{line}");

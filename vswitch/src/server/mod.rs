@@ -13,6 +13,7 @@ use axum::extract::rejection::JsonRejection;
 use axum::extract::{FromRequest, Path, Query, Request, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use futures::{Stream, StreamExt as _, stream};
 use serde::Serialize;
@@ -28,7 +29,8 @@ use crate::api::{
     AttachRequest, ConnectRequest, DetachRequest, Detached, DisconnectRequest, DownRequest, EndpointDetails,
     EndpointView, ErrorBody, ErrorDocument, FdbChange, FdbFilter, FdbFlush, FdbFlushed, FdbKeyRequest, FdbStatic,
     FrameMessage, FramesFilter, MdbFilter, MulticastGroupView, NetworkDetails, NetworkRequest, NetworkView, PREFIX,
-    PeerRequest, PeerView, PortHealth, PortView, Pruned, StationView, StatsFilter, Status, TraceRequest, TraceView,
+    PeerRequest, PeerView, PortHealth, PortView, Pruned, Repaired, SENT_HEADER, STALE, StationView, StatsFilter,
+    Status, TraceRequest, TraceView, age,
 };
 use crate::plan::apply::ApplyError;
 use crate::switch::{ErrorKind, Switch, SwitchError};
@@ -47,7 +49,7 @@ struct Service {
 /// Returns the API of a switch. A request that ends the daemon goes to `down`.
 pub fn router(switch: Arc<Switch>, down: mpsc::Sender<DownCall>) -> Router {
     let (router, _document) = paths().split_for_parts();
-    router.fallback(nowhere).with_state(Service { switch, down })
+    router.fallback(nowhere).layer(from_fn(refuse_stale)).with_state(Service { switch, down })
 }
 
 /// Returns the OpenAPI document of the API.
@@ -59,7 +61,9 @@ pub fn document() -> OpenApi {
 /// its description.
 fn paths() -> OpenApiRouter<Service> {
     let versioned = OpenApiRouter::new()
+        .routes(routes!(alive))
         .routes(routes!(status))
+        .routes(routes!(repair))
         .routes(routes!(take_down))
         .routes(routes!(networks, create_network))
         .routes(routes!(prune_networks))
@@ -118,6 +122,19 @@ fn describe_answers(document: &mut OpenApi) {
 #[utoipa::path(get, path = "/status", tag = "switch", responses((status = 200, body = Status)))]
 async fn status(State(service): State<Service>) -> Response {
     looked_up(service, |switch| Ok(Status::from(switch.status()?))).await
+}
+
+/// Answers at once if the daemon works. A client whose request takes long asks this beside it.
+#[utoipa::path(get, path = "/alive", tag = "switch", responses((status = 200, description = "It works: null")))]
+async fn alive(State(service): State<Service>) -> Response {
+    service.switch.works().await;
+    Json(()).into_response()
+}
+
+/// Compares everything that the switch made with the kernel, and mends what is missing.
+#[utoipa::path(post, path = "/repair", tag = "switch", responses((status = 200, body = Repaired)))]
+async fn repair(State(service): State<Service>) -> Response {
+    carried_out(async move { Ok(Repaired { mended: service.switch.repair().await? }) }).await
 }
 
 /// Stops the switch and removes everything that it made.
@@ -366,6 +383,21 @@ fn lines<T: Serialize>(batches: impl Stream<Item = Vec<T>> + Send + 'static) -> 
 #[utoipa::path(get, path = "/openapi.json", tag = "switch", responses((status = 200, description = "OpenAPI 3.1", body = serde_json::Value)))]
 async fn openapi() -> Response {
     Json(document()).into_response()
+}
+
+/// Refuses a request that waited so long in the socket that its client has given up.
+async fn refuse_stale(request: Request, next: Next) -> Response {
+    let sent = request.headers().get(SENT_HEADER).and_then(|sent| sent.to_str().ok());
+    match sent.and_then(age).filter(|age| *age > STALE) {
+        None => next.run(request).await,
+        Some(age) => {
+            let message = format!(
+                "the daemon came to this request only after {} s, and did not begin it (try again)",
+                age.as_secs()
+            );
+            respond(StatusCode::SERVICE_UNAVAILABLE, ErrorBody::new("stale_request", &message))
+        }
+    }
 }
 
 async fn nowhere(request: Request) -> Response {
