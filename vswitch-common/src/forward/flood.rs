@@ -104,7 +104,8 @@ impl Flooded {
         let wanted = match self.action {
             _ if matches!(port.kind(), Some(PortKind::Child)) => self.is_for_child(port, number),
             // The host's address is always in the FDB, and no unknown stations are behind its port.
-            action::FLOOD_UNKNOWN | action::FLOOD_EXCEPT_HOST => !host,
+            action::FLOOD_UNKNOWN => !host && self.may_have_unknown(port),
+            action::FLOOD_EXCEPT_HOST => !host,
             action::FLOOD_ROUTERS => group::has_router(port),
             action::FLOOD_LISTENERS_EXCEPT_HOST if host => false,
             action::FLOOD_LISTENERS | action::FLOOD_LISTENERS_EXCEPT_HOST => {
@@ -121,6 +122,14 @@ impl Flooded {
         }
         let tag = (self.tag != 0).then_some(Tag { tpid: (self.tag >> 16) as u16, tci: self.tag as u16 });
         Copied::Tag(vlan::tag_change(tag, self.vlan, port))
+    }
+
+    /// Returns whether unknown stations may be behind a port. Behind a guarded port that does not
+    /// learn is the endpoint alone, which is in the FDB; in a VLAN in which frames leave with a tag
+    /// only once it has sent a frame.
+    #[inline(always)]
+    fn may_have_unknown(&self, port: &Port) -> bool {
+        port.flags & (Port::SPOOF_GUARD | Port::LEARN) != Port::SPOOF_GUARD || self.vlan != port.vlan
     }
 
     /// Returns whether a child gets a copy of a frame from another child, the wire or the host.

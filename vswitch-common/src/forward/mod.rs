@@ -1,6 +1,7 @@
 //! The decision: what happens to a frame that enters the switch. Read [`forward`] and `decide` from
 //! top to bottom; each step that is longer than a few lines has a file of its own.
 
+mod claim;
 mod flood;
 mod group;
 mod guard;
@@ -161,7 +162,7 @@ fn decide<P: Packet + ?Sized, T: Tables, S: Scope>(ifindex: u32, frame: &P, tabl
         return if is_parent { passed } else { Decision { station: unknown, ..refused } };
     }
     let Some(vlan) = vlan::of(&ethernet, port, number, tables) else {
-        return Decision { station: unknown, ..Decision::drop(DropReason::VlanNotAllowed, number) };
+        return Decision { station: unknown, ..Decision::drop(vlan::why_not(&ethernet), number) };
     };
     let station = FdbKey { mac: ethernet.source, vlan, ..unknown };
     let dropped = |reason| Decision { station, ..Decision::drop(reason, number) };
@@ -177,6 +178,12 @@ fn decide<P: Packet + ?Sized, T: Tables, S: Scope>(ifindex: u32, frame: &P, tabl
     }
     if const { !S::PHASE.has_rest() } {
         return Decision::new(action::DEFER, number);
+    }
+    if const { S::HOOK.is_of_ingress() && S::PORTS.has_outside() }
+        && matches!(port.kind(), Some(PortKind::Uplink | PortKind::Parent | PortKind::Tunnel))
+        && let Some(reason) = claim::check::<P, T, S>(frame, &ethernet, &station, number, port, tables)
+    {
+        return dropped(reason);
     }
     if is_parent {
         let decision = if matches!(const { S::HOOK }, Hook::EgressOfForwarded) {

@@ -419,3 +419,65 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_priority_tag_does_not_hide_the_vlan_behind_it() {
+    let mut tables = tables();
+    let arp: &[u8] = &[8, 6, 0, 1];
+    let from_a = |tables: &MemoryTables, tags: &[u8]| {
+        decided(&forward(11, frame(Mac::BROADCAST, A, &[tags, arp].concat()).as_slice(), tables, NOW))
+    };
+    let hidden: [&[u8]; 4] = [
+        &[0x81, 0, 0xe0, 0, 0x81, 0, 0, 30],
+        &[0x81, 0, 0, 0, 0x88, 0xa8, 0, 30],
+        &[0x88, 0xa8, 0, 0, 0x81, 0, 0, 30],
+        &[0x81, 0, 0, 0, 0x91, 0, 0, 30],
+    ];
+    tables.ports.get_mut(&PortNumber(1)).expect("a").flags = Port::LEARN;
+    for tags in hidden {
+        assert_eq!(from_a(&tables, tags), Verdict::Drop(DropReason::VlanNotAllowed), "{tags:02x?}");
+    }
+    // Deeper than is read.
+    let deep = [0x81, 0, 0, 0, 0x81, 0, 0, 0, 0x81, 0, 0, 30];
+    assert_eq!(from_a(&tables, &deep), Verdict::Drop(DropReason::Truncated));
+    assert_eq!(from_a(&tables, &[0x81, 0, 0xe0, 0, 0x81, 0, 0, 0]), Verdict::Flood(Flood::Group));
+    // A trunk is in the VLAN behind the priority tag, or is not.
+    tables.ports.get_mut(&PortNumber(1)).expect("a").flags = Port::LEARN | Port::TRUNK;
+    assert_eq!(from_a(&tables, hidden[0]), Verdict::Drop(DropReason::VlanNotAllowed));
+    tables.trunks.insert((PortNumber(1), VlanKey(30)));
+    let decision = forward(11, frame(Mac::BROADCAST, A, &[hidden[0], arp].concat()).as_slice(), &tables, NOW);
+    assert_eq!((decided(&decision), decision.station.vlan), (Verdict::Flood(Flood::Group), VlanKey(30)));
+    // To a trunk the frame leaves as it is.
+    tables.fdb.insert(
+        FdbKey { network: NetworkNumber(1), vlan: VlanKey(30), mac: B },
+        FdbEntry { port: PortNumber(2), ..FdbEntry::default() },
+    );
+    let to_b = delivery(decided(&forward(11, frame(B, A, &[hidden[0], arp].concat()).as_slice(), &tables, NOW)));
+    assert_eq!((to_b.port, to_b.tag), (PortNumber(2), tag::KEEP));
+}
+
+#[test]
+fn unknown_unicast_is_not_copied_to_ports_without_unknown_stations() {
+    let mut tables = tables();
+    let copied = |tables: &MemoryTables, rest: &[u8]| {
+        let frame = frame(STRANGER, A, rest);
+        let decision = forward(11, frame.as_slice(), tables, NOW);
+        assert_eq!(decided(&decision), Verdict::Flood(Flood::UnknownUnicast));
+        let flooded = Flooded::new(&decision, frame.as_slice(), &tables.ports[&PortNumber(1)]);
+        let copied = flooded.copy(&tables.ports[&PortNumber(2)], PortNumber(2), tables);
+        copied
+    };
+    let flags = |tables: &mut MemoryTables, flags| tables.ports.get_mut(&PortNumber(2)).expect("b").flags = flags;
+    for (with, expected) in [
+        (Port::SPOOF_GUARD, false),
+        (Port::SPOOF_GUARD | Port::LEARN, true),
+        (Port::LEARN, true),
+        (0, true),
+        (Port::SPOOF_GUARD | Port::TRUNK | Port::ALL_VLANS, false),
+    ] {
+        flags(&mut tables, with);
+        assert_eq!(copied(&tables, &[8, 0, 0x45]) != Copied::No, expected, "{with:#x}");
+    }
+    // In another VLAN of a trunk the endpoint itself may not have been heard.
+    assert_ne!(copied(&tables, &[0x81, 0, 0, 5, 8, 0, 0x45]), Copied::No);
+}

@@ -373,6 +373,13 @@ pub const MARK_FROM_CHILD: u32 = 0x4000;
 /// packets anyway, and marks do not survive a change of namespace.
 pub const MARK_ENCRYPTED: u32 = 0x1000;
 
+/// The bit of a packet's mark for packets that arrived by the way to the peer that they name: it is
+/// [`MARK_ENCRYPTED`] for peers inside WireGuard, and the program at the underlay sets it for all
+/// others. A packet that a local process or a container sends to the port of the tunnels does not
+/// have it. Both may be one bit, because no packet with an address inside WireGuard passes at the
+/// underlay, and none without passes at the WireGuard device.
+pub const MARK_UNDERLAY: u32 = MARK_ENCRYPTED;
+
 /// Returns the tick of a time in nanoseconds of CLOCK_MONOTONIC. A tick is 2^30 ns (1.07 s), so
 /// that no division is needed.
 #[inline(always)]
