@@ -135,7 +135,7 @@ pub struct AttachRequest {
     pub network: Option<String>,
     /// The endpoint's name; by default the last part of the path.
     pub name: Option<String>,
-    /// The interface in the container; `eth0` by default.
+    /// The interface in the container; by default the next free `eth` interface.
     pub ifname: Option<String>,
     /// The IPv4 address; by default a free one of the subnet.
     pub ip: Option<String>,

@@ -18,6 +18,7 @@ pub async fn create(client: &mut Client, arguments: NetworkCreate, output: Outpu
         ip_ranges: arguments.ip_range,
         aux_addresses: arguments.aux_address.into_iter().collect(),
         internal: arguments.internal,
+        ipv4: Some(arguments.ipv4),
         ipv6: arguments.ipv6,
         options: arguments.option.into_iter().collect(),
         labels: arguments.label.into_iter().collect(),

@@ -58,8 +58,9 @@ pub struct EndpointAddress {
     pub ifname: InterfaceName,
     /// MAC address.
     pub mac: StationMac,
-    /// IPv4 address.
-    pub ipv4: Ipv4Addr,
+    /// IPv4 address, if the network has IPv4.
+    #[serde(default)]
+    pub ipv4: Option<Ipv4Addr>,
     /// IPv6 address, if the network has IPv6.
     #[serde(default)]
     pub ipv6: Option<Ipv6Addr>,
@@ -68,9 +69,9 @@ pub struct EndpointAddress {
 }
 
 impl EndpointAddress {
-    /// Iterates over both addresses, IPv4 first.
-    pub fn ips(&self) -> impl Iterator<Item = IpAddr> {
-        std::iter::once(self.ipv4.into()).chain(self.ipv6.map(Into::into))
+    /// Iterates over the addresses, IPv4 first.
+    pub fn ips(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        self.ipv4.map(IpAddr::V4).into_iter().chain(self.ipv6.map(IpAddr::V6))
     }
 }
 
@@ -103,5 +104,21 @@ impl NetnsRecord {
     /// and with it the path.
     pub fn is_of_process(&self) -> bool {
         self.path.starts_with("/proc")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_of_an_earlier_version_is_read_and_one_without_ipv4_is_kept() {
+        let earlier = r#"{"ifname":"eth0","mac":"02:00:00:00:00:01","ipv4":"10.9.8.2","mtu":1500}"#;
+        let read: EndpointAddress = serde_json::from_str(earlier).expect("a record");
+        assert_eq!((read.ipv4, read.ipv6), (Some([10, 9, 8, 2].into()), None));
+        let six = EndpointAddress { ipv4: None, ipv6: Some("fd00::2".parse().expect("an address")), ..read };
+        let text = serde_json::to_string(&six).expect("JSON");
+        assert_eq!(serde_json::from_str::<EndpointAddress>(&text).expect("a record"), six);
+        assert_eq!(six.ips().collect::<Vec<_>>(), ["fd00::2".parse::<IpAddr>().expect("an address")]);
     }
 }

@@ -23,7 +23,7 @@ pub use instance::{Instance, Owner};
 pub use key::{KEY_LENGTH, KeyError, PublicKey};
 pub use mac::{InvalidStationMac, StationMac};
 pub use name::{EndpointName, InstanceName, InterfaceName, InvalidInterfaceName, InvalidName, NetworkName};
-pub use network::{Driver, InvalidDriver, InvalidRecord, Network, NetworkKind, UplinkBefore, predefined};
+pub use network::{Driver, InvalidDriver, InvalidRecord, LEAST_IPV6, Network, NetworkKind, UplinkBefore, predefined};
 pub use observe::{Direction, FdbChangeKind, PeerState, StationKind, TraceProtocol};
 pub use options::{
     BridgeOptions, DEFAULT_AGEING, EndpointOptions, InvalidOption, Layer, Learning, OverlayOptions, ParentOptions,

@@ -20,7 +20,7 @@ pub use record::InvalidRecord;
 use record::NetworkRecord;
 
 /// Minimum MTU in bytes of an interface with IPv6 (RFC 8200, 5).
-const LEAST_IPV6: u32 = 1280;
+pub const LEAST_IPV6: u32 = 1280;
 
 /// Name of a network's kind in the command line and in JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -227,6 +227,16 @@ impl Network {
     /// Returns the subnet that contains an address.
     pub fn subnet_of(&self, address: IpAddr) -> Option<&SubnetConfig> {
         self.subnets.iter().find(|config| config.subnet.net().contains(&address))
+    }
+
+    /// Returns whether the network has a subnet of a family.
+    pub fn has_family(&self, ipv6: bool) -> bool {
+        self.subnets.iter().any(|config| config.subnet.is_ipv6() == ipv6)
+    }
+
+    /// Returns the subnets of a family.
+    pub fn of_family(&self, ipv6: bool) -> Vec<SubnetConfig> {
+        self.subnets.iter().filter(|config| config.subnet.is_ipv6() == ipv6).cloned().collect()
     }
 
     /// Returns the gateway of each subnet.

@@ -369,9 +369,13 @@ impl Made {
                     self.host.insert(spec.name.to_owned(), link.index);
                     return Ok(());
                 }
-                // A crash between creation and marking leaves a pair without an alias. No other
-                // program uses such names.
-                Some(link) if link.alias.is_none() && link.kind.as_deref() == Some("veth") => {
+                // A crash between creation and marking leaves a pair without an alias, with the MAC
+                // address that it was given.
+                Some(link)
+                    if link.alias.is_none()
+                        && link.kind.as_deref() == Some("veth")
+                        && (spec.mac.is_none() || spec.mac == link.mac) =>
+                {
                     scene.host.delete_link(link.index).await?;
                     scene.host.create_veth(spec).await
                 }

@@ -28,7 +28,7 @@ use ipnet::IpNet;
 use vswitch_common::Mac;
 use vswitch_common::tables::{NetworkNumber, PortKind};
 
-use crate::model::{Endpoint, Instance, Mode, Network, PortRules, UplinkBefore, Xdp};
+use crate::model::{Endpoint, Instance, Mode, Network, NetworkKind, PortRules, UplinkBefore, Xdp};
 pub use kind::{Capabilities, Kind, parse};
 pub use overlay::{tunnel, tunnels};
 pub use parent::ParentNeeds;
@@ -42,6 +42,15 @@ pub fn endpoint(instance: &Instance, network: &Network, endpoint: &Endpoint, fac
 /// Plans the host port of a network: see [`Kind::host_port`].
 pub fn host_port(instance: &Instance, network: &Network, mtu: u32, longest: u32) -> Vec<HostStep> {
     kind::of(network).host_port(instance, network, mtu, longest)
+}
+
+/// Returns the MAC address of the host's device in a network; `None` if the host has none there.
+pub fn host_mac(network: &Network) -> Option<Mac> {
+    match &network.kind {
+        NetworkKind::Bridge(_) => Some(host_port::host_mac(&network.id)),
+        NetworkKind::Overlay(options) => Some(host_port::host_mac(&overlay::seed_of(options.vni_number()))),
+        NetworkKind::Macvlan(_) | NetworkKind::Ipvlan(_) | NetworkKind::Host | NetworkKind::None => None,
+    }
 }
 
 /// Plans the port of a network's uplink or parent. `before` is the state in which the interface was

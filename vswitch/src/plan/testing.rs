@@ -37,7 +37,7 @@ pub(super) fn endpoint() -> Endpoint {
         address: Some(EndpointAddress {
             ifname: "eth0".parse().expect("a name"),
             mac: "02:00:00:00:00:01".parse().expect("a MAC address"),
-            ipv4: [10, 9, 8, 2].into(),
+            ipv4: Some([10, 9, 8, 2].into()),
             ipv6: None,
             mtu: 1400,
         }),

@@ -82,8 +82,17 @@ impl TryFrom<NetworkRequest> for NewNetwork {
         if !driver.is_creatable() {
             return Err(SwitchError::PredefinedDriver(driver.name()));
         }
-        let (ipv6, gateways) = (request.ipv6, !request.gateways.is_empty());
-        Ok(Self { network: draft(request, driver)?, ipv6, gateways })
+        let (ipv4, ipv6, gateways) = (request.ipv4.unwrap_or(true), request.ipv6, !request.gateways.is_empty());
+        let network = draft(request, driver)?;
+        if !ipv4 {
+            if let Some(config) = network.of_family(false).first() {
+                return Err(SwitchError::Ipv4Subnet(config.subnet));
+            }
+            if !ipv6 && !network.has_family(true) {
+                return Err(SwitchError::NoFamily);
+            }
+        }
+        Ok(Self { network, ipv4, ipv6, gateways })
     }
 }
 
@@ -319,6 +328,19 @@ mod tests {
         );
         let wide = NetworkRequest { ip_ranges: texts(&["10.1.0.0/16"]), ..asked };
         assert!(draft(wide, Driver::Bridge).is_err());
+    }
+
+    #[test]
+    fn a_network_has_ipv4_unless_it_is_switched_off_and_then_ipv6() {
+        let families = |ipv4, ipv6, subnet: Option<&str>| {
+            let subnets = subnet.map(str::to_owned).into_iter().collect();
+            NewNetwork::try_from(NetworkRequest { ipv4, ipv6, subnets, ..request() }).map(|new| (new.ipv4, new.ipv6))
+        };
+        assert_eq!(families(None, false, None).ok(), Some((true, false)));
+        assert_eq!(families(Some(false), true, None).ok(), Some((false, true)));
+        assert_eq!(families(Some(false), false, Some("fd00::/64")).ok(), Some((false, false)));
+        assert!(matches!(families(Some(false), false, None), Err(SwitchError::NoFamily)));
+        assert!(matches!(families(Some(false), true, Some("10.1.0.0/24")), Err(SwitchError::Ipv4Subnet(_))));
     }
 
     #[test]

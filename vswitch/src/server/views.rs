@@ -44,7 +44,7 @@ impl From<&switch::EndpointInfo> for EndpointView {
             network: network.name.to_string(),
             ifname: address.map(|address| address.ifname.to_string()),
             mac: address.map(|address| address.mac.to_string()),
-            ipv4: address.map(|address| address.ipv4),
+            ipv4: address.and_then(|address| address.ipv4),
             ipv6: address.and_then(|address| address.ipv6),
             gateway: gateway(false).and_then(|gateway| match gateway {
                 IpAddr::V4(gateway) => Some(gateway),

@@ -246,8 +246,8 @@ impl Switch {
     /// nothing has changed.
     pub async fn create_network(&self, new: NewNetwork) -> Result<NetworkInfo, SwitchError> {
         let _change = self.context.begin_change().await?;
-        let NewNetwork { mut network, ipv6, gateways } = new;
-        let requested = Requested { ipv6, gateways };
+        let NewNetwork { mut network, ipv4, ipv6, gateways } = new;
+        let requested = Requested { ipv4, ipv6, gateways };
         let network = match (&self.context.membership, network.overlay_mut()) {
             (Some(member), Some(overlay)) => {
                 overlay.shared = true;

@@ -107,10 +107,9 @@ impl Switch {
         self.context.state().peers =
             recorded.peers.into_iter().map(|record| (record.address, PeerEntry::new(record))).collect();
         for record in recorded.networks {
-            let mtu = self.networks.mtu(&record).await?;
-            let exclusive = Arc::new(Mutex::new(()));
-            let entry =
-                NetworkEntry { record, ready: true, mtu, host_port: None, uplink: None, tunnels: None, exclusive };
+            let mtu = self.networks.mtu(&record, record.has_family(false), record.has_family(true)).await?;
+            let mut entry = NetworkEntry::new(record, mtu);
+            entry.ready = true;
             self.context.state().networks.insert(entry.record.id, entry);
         }
         let mut state = self.context.state();
@@ -118,6 +117,7 @@ impl Switch {
             let exclusive = Arc::new(Mutex::new(()));
             state.endpoints.insert(record.id, EndpointEntry { record, port: None, exclusive });
         }
+        state.continue_after_newest();
         Ok(())
     }
 

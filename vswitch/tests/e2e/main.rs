@@ -7,6 +7,7 @@ mod harness;
 
 mod accounting;
 mod accounting_load;
+mod addresses_in_use;
 mod attach;
 mod cluster;
 mod cluster_encrypted;
@@ -28,6 +29,7 @@ mod guards;
 mod host_kept;
 mod instances;
 mod ipv6;
+mod ipv6_only;
 mod ipvlan;
 mod isolation;
 mod lifecycle;

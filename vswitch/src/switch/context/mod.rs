@@ -9,7 +9,6 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
-use ipnet::IpNet;
 use time::OffsetDateTime;
 use tokio::sync::{RwLock, RwLockReadGuard};
 
@@ -138,11 +137,6 @@ impl Context {
         let datapath = self.datapath.clone();
         let done = tokio::task::spawn_blocking(move || action(&datapath)).await;
         Ok(done.map_err(ApplyError::from)??)
-    }
-
-    /// Returns the destinations of the host's routes.
-    pub async fn routes(&self) -> Result<Vec<IpNet>, SwitchError> {
-        Ok(self.netlink.routes().await?.into_iter().map(|route| route.destination).collect())
     }
 
     /// Deletes a device if it exists and has the mark of this owner.

@@ -1,11 +1,13 @@
 //! `attach` and `network connect`: a namespace becomes an endpoint of a network.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use tokio::sync::OwnedMutexGuard;
-use vswitch_common::tables::PortNumber;
+use vswitch_common::tables::{FdbKey, PortNumber, VlanKey};
 
 use super::undo::Undo;
+use crate::kernel::netlink::Netlink;
 use crate::kernel::netns::{self, Netns, NetnsId};
 use crate::model::{
     Endpoint, EndpointAddress, EndpointId, NetnsRecord, Network, Phase, Published, StationMac, TrunkVlans,
@@ -18,6 +20,7 @@ use crate::switch::endpoints::{Endpoints, NewConnection, NewEndpoint};
 use crate::switch::error::SwitchError;
 use crate::switch::info::EndpointInfo;
 use crate::switch::macvlan::ParentError;
+use crate::switch::routes::Surroundings;
 use crate::switch::state::{NetworkEntry, PortHandle, State, Wanted};
 
 /// The most addresses in use on the wire that an attach skips before it fails.
@@ -89,7 +92,7 @@ impl Endpoints {
             (given.ip, given.ip6) = (leased.ipv4, leased.ipv6);
         }
 
-        let mut taken = self.host_addresses(&given.network).await?;
+        let mut around = self.surroundings(&given, &netns).await?;
         let published = tokio::task::block_in_place(|| self.reserve_ports(&given))?;
         let reserved = published.clone();
         undo.push(async move { self.nat.reservations.release(&reserved) });
@@ -99,7 +102,7 @@ impl Endpoints {
         let (endpoint, network, recorded) = loop {
             let mark = undo.mark();
             let ((endpoint, network, exclusive), recorded) =
-                self.admit(&given, id, &netns, expected, &taken, &published)?;
+                self.admit(&given, id, &netns, expected, &around, &published)?;
             let admitted = endpoint.clone();
             undo.push(async move {
                 self.unpublish(&admitted).await;
@@ -108,13 +111,13 @@ impl Endpoints {
             });
             match self.macvlan.probe(&network, &endpoint).await {
                 Ok(()) => break (endpoint, network, recorded),
-                Err(SwitchError::Parent(ParentError::InUse { address, parent, .. })) if !given.requests(address) => {
+                Err(SwitchError::Parent(ParentError::InUse { address, mac, parent })) if !given.requests(address) => {
                     found += 1;
                     if found == MOST_FOUND {
                         return Err(ParentError::AllInUse { parent, tried: found, address }.into());
                     }
                     undo.run_to(mark).await;
-                    taken.push(address);
+                    around.taken.insert(address, format!("the machine {mac} on {parent}"));
                 }
                 Err(error) => return Err(error),
             }
@@ -142,7 +145,7 @@ impl Endpoints {
         id: EndpointId,
         netns: &Netns,
         expected: Option<NetnsId>,
-        taken: &[IpAddr],
+        around: &Around,
         published: &[Published],
     ) -> Result<(Admitted, impl Future<Output = Result<(), StoreError>> + use<>), SwitchError> {
         let mut state = self.context.state();
@@ -150,7 +153,7 @@ impl Endpoints {
             // The endpoint was detached meanwhile.
             return Err(SwitchError::EndpointNotFound(given.name.to_string()));
         }
-        let wanted = wanted(&state, given, id, netns, taken.to_vec(), published.to_vec())?;
+        let wanted = wanted(&state, given, id, netns, around.clone(), published.to_vec())?;
         let admitted = state.admit_endpoint(wanted)?;
         let recorded = self.context.store.commit(vec![Change::PutEndpoint(admitted.0.clone())]);
         Ok((admitted, recorded))
@@ -225,14 +228,52 @@ impl Endpoints {
         }
     }
 
-    /// Returns the addresses of the host, if the network is on an uplink or a parent.
-    async fn host_addresses(&self, network: &str) -> Result<Vec<IpAddr>, SwitchError> {
-        if self.context.state().network(network)?.record.interface().is_none() {
-            return Ok(Vec::new());
+    /// Reads what else is in the places that an endpoint comes to: its namespace and its segment.
+    async fn surroundings(&self, given: &NewEndpoint, netns: &Netns) -> Result<Around, SwitchError> {
+        let (network, vlan) = {
+            let state = self.context.state();
+            let record = &state.network(&given.network)?.record;
+            let vlan = record.parent().and_then(|options| options.vlan).or(given.port.vlan);
+            (record.clone(), vlan.map_or(VlanKey::NONE, |vlan| VlanKey(vlan.get())))
+        };
+        let mut around = Around::default();
+        if network.capabilities().interfaces.is_err() {
+            return Ok(around);
         }
-        let addresses = self.context.netlink.addresses(None).await?;
-        Ok(addresses.into_iter().map(|(_, address)| address.addr()).collect())
+        if let Some(interface) = network.interface() {
+            around.taken = Surroundings::read(&self.context.netlink).await?.taken(Some(interface.as_str()));
+        }
+        if let Some(mac) = given.mac {
+            around.station = self.station(FdbKey { network: network.number, vlan, mac: mac.get() }).await?;
+        }
+        if given.ifname.is_none() {
+            let netlink = tokio::task::block_in_place(|| Netlink::open_in(netns))?;
+            around.interfaces = netlink.links().await?.into_iter().map(|link| link.name).collect();
+        }
+        Ok(around)
     }
+
+    /// Describes the station of an FDB entry. A station behind a tunnel is none: an endpoint that
+    /// moves to this host keeps its MAC address.
+    async fn station(&self, key: FdbKey) -> Result<Option<String>, SwitchError> {
+        let Some(entry) = self.context.in_datapath(move |datapath| datapath.fdb_entry(&key)).await? else {
+            return Ok(None);
+        };
+        let port = self.context.ports_by_number().remove(&entry.port).filter(|port| port.kind != "tunnel");
+        let behind = |name| format!("a station behind {name}; if it is gone, `vswitch fdb del` removes it");
+        Ok(port.map(|port| behind(port.name)))
+    }
+}
+
+/// What else is in the places that an endpoint comes to.
+#[derive(Clone, Debug, Default)]
+struct Around {
+    /// The addresses that are in use outside of the switch, with their holders.
+    taken: BTreeMap<IpAddr, String>,
+    /// The names of the interfaces in the namespace, if the user named none.
+    interfaces: BTreeSet<String>,
+    /// The station that has the requested MAC address.
+    station: Option<String>,
 }
 
 fn wanted(
@@ -240,7 +281,7 @@ fn wanted(
     given: &NewEndpoint,
     endpoint: EndpointId,
     netns: &Netns,
-    taken: Vec<IpAddr>,
+    around: Around,
     published: Vec<Published>,
 ) -> Result<Wanted, SwitchError> {
     let network = state.network(&given.network)?;
@@ -250,7 +291,7 @@ fn wanted(
             ifname: DEFAULT_INTERFACE.parse()?,
             // `State::admit_endpoint` sets the other fields.
             mac: StationMac::generated(&record.id, given.name.as_str(), 0),
-            ipv4: Ipv4Addr::UNSPECIFIED,
+            ipv4: None,
             ipv6: None,
             mtu,
         }),
@@ -294,7 +335,8 @@ fn wanted(
     };
     let NewEndpoint { ip, ip6, mac, .. } = *given;
     let parent_mac = parent_mac(network, given, state)?;
-    Ok(Wanted { endpoint, ip, ip6, mac, parent_mac, ifname: given.ifname.clone(), taken })
+    let Around { taken, interfaces, station } = around;
+    Ok(Wanted { endpoint, ip, ip6, mac, parent_mac, ifname: given.ifname.clone(), taken, interfaces, station })
 }
 
 /// Returns the MAC address of the parent, if endpoints share it. Refuses options that no endpoint

@@ -33,6 +33,10 @@ impl Endpoints {
             if !ipv6 && specs.iter().any(|spec| spec.host_ip().is_some_and(|address| address.is_ipv6())) {
                 return Err(cannot("which has no IPv6, at an IPv6 address", &given.publish, network));
             }
+            let ipv4 = network.has_family(false);
+            if !ipv4 && specs.iter().any(|spec| spec.host_ip().is_some_and(|address| address.is_ipv4())) {
+                return Err(cannot("which has no IPv4, at an IPv4 address", &given.publish, network));
+            }
             (specs, published(&state))
         };
         let mut reserved: Vec<Published> = Vec::new();

@@ -7,7 +7,7 @@ use vswitch_common::tables::PortNumber;
 
 use crate::etc_files::{Etc, Owner, WriteOutcome};
 use crate::kernel::netlink::Netlink;
-use crate::model::{Endpoint, Network};
+use crate::model::{Endpoint, EndpointAddress, Network};
 use crate::switch::endpoints::Endpoints;
 use crate::switch::error::SwitchError;
 use crate::switch::info::{gateway, nameservers};
@@ -120,6 +120,5 @@ fn elsewhere(entry: &EndpointEntry, all: &[&EndpointEntry]) -> Option<(PortNumbe
     let others =
         all.iter().filter(|other| other.record.id != entry.record.id || other.record.network != entry.record.network);
     let addresses = others.filter_map(|other| other.record.address.as_ref());
-    let addresses = addresses.flat_map(|address| [Some(address.ipv4.into()), address.ipv6.map(Into::into)]);
-    entry.port.map(|port| (port.number, addresses.flatten().collect()))
+    entry.port.map(|port| (port.number, addresses.flat_map(EndpointAddress::ips).collect()))
 }

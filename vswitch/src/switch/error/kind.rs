@@ -52,7 +52,10 @@ impl SwitchError {
             Self::PortNotFound(_) => "port_not_found",
             Self::Ambiguous(_) => "ambiguous_id",
             Self::NetworkExists(_) => "network_exists",
-            Self::SubnetOverlap { .. } => "subnet_overlap",
+            Self::SubnetOverlap { .. } | Self::SubnetOccupied { .. } => "subnet_overlap",
+            Self::GatewayInUse { .. } => "address_in_use",
+            Self::MtuOption { .. } | Self::MtuOfInterface { .. } => "mtu_too_small",
+            Self::NoFamily | Self::Ipv4Subnet(_) => "invalid_subnet",
             Self::Predefined(_) => "predefined_network",
             Self::ActiveEndpoints { .. } => "active_endpoints",
             Self::NoFreeNetwork { .. } => "no_free_network",
@@ -107,6 +110,8 @@ impl SwitchError {
             | Self::PortGone(_) => ErrorKind::NotFound,
             Self::NetworkExists(_)
             | Self::SubnetOverlap { .. }
+            | Self::SubnetOccupied { .. }
+            | Self::GatewayInUse { .. }
             | Self::Predefined(_)
             | Self::ActiveEndpoints { .. }
             | Self::NoFreeNetwork { .. }
@@ -144,7 +149,7 @@ fn ipam_code(error: &IpamError) -> &'static str {
         IpamError::Exhausted { .. } => "no_available_address",
         IpamError::InUse(_) => "address_in_use",
         IpamError::Outside { .. } | IpamError::NoFamily { .. } => "address_outside_subnet",
-        IpamError::NoSubnet(_) => "no_available_subnet",
+        IpamError::NoSubnet { .. } => "no_available_subnet",
     }
 }
 

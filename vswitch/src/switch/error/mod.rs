@@ -13,7 +13,7 @@ use crate::kernel::netlink::NetlinkError;
 use crate::kernel::netns::NetnsError;
 use crate::model::{
     EndpointName, InterfaceName, InvalidDriver, InvalidInterfaceName, InvalidName, InvalidOption, InvalidPublish,
-    InvalidStationMac, InvalidSubnet, InvalidVlan, NetworkName, Subnet,
+    InvalidStationMac, InvalidSubnet, InvalidVlan, LEAST_IPV6, NetworkName, Subnet,
 };
 use crate::nat::{NatError, ReserveError};
 use crate::observe::ObserveError;
@@ -169,6 +169,44 @@ pub enum SwitchError {
         /// The other network.
         network: NetworkName,
     },
+    /// A subnet that the host has or routes elsewhere.
+    #[error("subnet {subnet} overlaps {by} (choose another with --subnet)")]
+    SubnetOccupied {
+        /// The subnet.
+        subnet: Subnet,
+        /// The address or route of the host.
+        by: String,
+    },
+    /// A gateway address that a router has.
+    #[error("gateway {gateway} is {holder} (give a free address of the subnet with --gateway)")]
+    GatewayInUse {
+        /// The gateway.
+        gateway: std::net::IpAddr,
+        /// The holder.
+        holder: String,
+    },
+    /// An MTU option that is too small for IPv6.
+    #[error("mtu {mtu} is too small for IPv6, which needs {LEAST_IPV6} bytes (choose a larger one, or leave IPv6 out)")]
+    MtuOption {
+        /// The MTU in bytes.
+        mtu: u32,
+    },
+    /// An MTU of the interface that is too small for IPv6.
+    #[error(
+        "the MTU {mtu} of {interface} is too small for IPv6, which needs {LEAST_IPV6} bytes (raise it, or leave IPv6 out)"
+    )]
+    MtuOfInterface {
+        /// The MTU in bytes.
+        mtu: u32,
+        /// The interface.
+        interface: String,
+    },
+    /// A network of neither family.
+    #[error("a network without IPv4 needs IPv6 (give --ipv6 or an IPv6 --subnet, or leave out --ipv4=false)")]
+    NoFamily,
+    /// An IPv4 subnet of a network without IPv4.
+    #[error("subnet {0} is IPv4, and the network has none (leave it out, or leave out --ipv4=false)")]
+    Ipv4Subnet(Subnet),
     /// A predefined network, which cannot be removed.
     #[error("{0} is a pre-defined network and cannot be removed (it costs nothing)")]
     Predefined(NetworkName),

@@ -28,6 +28,8 @@ const PROBE: Duration = Duration::from_millis(250);
 /// The parts of a request that are not in the record.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Requested {
+    /// Whether the network gets an IPv4 subnet even if the user named none.
+    pub ipv4: bool,
     /// Whether the network gets an IPv6 subnet even if the user named none.
     pub ipv6: bool,
     /// Whether the user named gateways: then those of the subnets stay.
@@ -135,9 +137,8 @@ impl Macvlan {
             .filter_map(|route| route.gateway)
             .collect();
         let addresses = self.context.netlink.addresses(Some(link.index)).await?;
-        for ipv6 in [false, true] {
-            let given = network.subnets.iter().any(|config| config.subnet.is_ipv6() == ipv6);
-            if given || ipv6 && !requested.ipv6 {
+        for (ipv6, wanted) in [(false, requested.ipv4), (true, requested.ipv6)] {
+            if network.has_family(ipv6) || !wanted {
                 continue;
             }
             // Every link has link-local addresses; they are no subnet.

@@ -21,7 +21,7 @@ use crate::plan::apply::{ApplyError, apply};
 use crate::switch::context::DEFAULT_MTU;
 use crate::switch::error::SwitchError;
 use crate::switch::overlay::{Overlay, OverlayError};
-use crate::switch::routes::{default_route_link, link_towards};
+use crate::switch::routes::{default_route_mtu, link_towards};
 use crate::switch::state::PortHandle;
 
 /// The subject of the note on missing tunnels.
@@ -344,8 +344,8 @@ impl Overlay {
         if let Some(mtu) = towards.chain(own).min() {
             return Ok(mtu);
         }
-        let outside = default_route_link(&self.context.netlink).await?;
-        let mtu = outside.map_or(DEFAULT_MTU, |link| link.mtu.min(DEFAULT_MTU));
+        let outside = default_route_mtu(&self.context.netlink, true, true).await?;
+        let mtu = outside.map_or(DEFAULT_MTU, |mtu| mtu.min(DEFAULT_MTU));
         Ok(mtu.saturating_sub(overhead(Ipv4Addr::UNSPECIFIED.into())))
     }
 
