@@ -98,6 +98,11 @@ impl PortTable {
             .find(|number| self.ports.get(number).is_some_and(|port| is_tunnel(port) && port.peer() == remote))
     }
 
+    /// Returns the flag of an uplink with further stations of the host.
+    fn host_stations(&self, uplink: PortNumber) -> u32 {
+        if self.owned.contains_key(&uplink) { Port::HOST_STATIONS } else { 0 }
+    }
+
     fn free_number(&self) -> Option<PortNumber> {
         let after = self.last + 1..MAX_PORTS;
         after.chain(1..=self.last).map(PortNumber).find(|number| !self.ports.contains_key(number))
@@ -223,6 +228,25 @@ impl Datapath {
         state.own(number, addresses.iter().map(key).collect())
     }
 
+    /// Sets the stations of the host on an uplink's interface besides the interface itself. Frames
+    /// from the wire for them pass to the host. Does nothing if the port no longer exists.
+    ///
+    /// # Errors
+    /// Returns the error of the kernel.
+    pub fn set_host_stations(&self, number: PortNumber, stations: &BTreeSet<Mac>) -> Result<(), DatapathError> {
+        let mut state = self.state();
+        let Some(port) = state.ports.ports.get(&number).copied() else { return Ok(()) };
+        let key = |mac: &Mac| OwnKey { address: Address::link_local(*mac), port: number, reserved: 0 };
+        state.own(number, stations.iter().map(key).collect())?;
+        let flags = port.flags & !Port::HOST_STATIONS | state.ports.host_stations(number);
+        if flags != port.flags {
+            let changed = Port { flags, ..port };
+            set(&mut state.maps.ports, "PORTS", number.0, changed)?;
+            state.ports.ports.insert(number, changed);
+        }
+        Ok(())
+    }
+
     /// Turns a port back into a plain device: removes its programs, its FDB entries and its table
     /// entry. Does nothing if the port no longer exists.
     ///
@@ -316,7 +340,7 @@ impl State {
             next,
             mac: spec.mac,
             kind: spec.kind as u8,
-            flags: flags(spec),
+            flags: flags(spec) | if spec.kind == PortKind::Uplink { self.ports.host_stations(number) } else { 0 },
             vlan: VlanKey(spec.rules.vlan),
             mtu: spec.mtu,
             ipv4,
