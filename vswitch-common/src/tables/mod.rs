@@ -28,7 +28,8 @@ use crate::packet::address::Address;
 pub struct PortNumber(pub u32);
 
 impl PortNumber {
-    /// No port.
+    /// No port. The entry with this number in the table of ports has no kind, and its addresses are
+    /// the source addresses of this host's tunnels; those that the routes choose if it has none.
     pub const NONE: Self = Self(0);
 }
 

@@ -323,6 +323,7 @@ impl Datapath {
 impl State {
     /// Writes the table entries of a port. A new port becomes the head of its network's list.
     fn enter(&mut self, spec: &PortSpec, number: PortNumber, new: bool) -> Result<(), DatapathError> {
+        let stations = if spec.kind == PortKind::Uplink { self.ports.host_stations(number) } else { 0 };
         let members = self.ports.members.entry(spec.network).or_default();
         let listed = members.contains(&number);
         let next = match self.ports.ports.get(&number) {
@@ -340,7 +341,7 @@ impl State {
             next,
             mac: spec.mac,
             kind: spec.kind as u8,
-            flags: flags(spec) | if spec.kind == PortKind::Uplink { self.ports.host_stations(number) } else { 0 },
+            flags: flags(spec) | stations,
             vlan: VlanKey(spec.rules.vlan),
             mtu: spec.mtu,
             ipv4,

@@ -39,7 +39,12 @@ impl Endpoints {
         let facts = self.context.facts_of(&network, &endpoint);
         let mut plan = plan::endpoint(&self.context.instance, &network, &endpoint, facts);
         // Everything else exists already, or the operator changed it.
-        plan.host.retain(|step| matches!(step, HostStep::AddPort(_)));
+        plan.host.retain(|step| match step {
+            HostStep::AddPort(_) => true,
+            // An earlier version added none beside an uplink.
+            HostStep::HostRoute { .. } => network.uplink().is_some(),
+            _ => false,
+        });
         plan.inside.retain(|step| matches!(step, InsideStep::Device(DeviceStep::Offloads { .. })));
         let mut container = None;
         if !plan.inside.is_empty() {
@@ -96,6 +101,10 @@ impl Endpoints {
             let mtu = self.context.state().networks.get(&network.id).map(|entry| entry.mtu);
             if let (Some(address), Some(mtu)) = (&mut endpoint.address, mtu) {
                 address.mtu = network.endpoint_mtu(&endpoint.port, mtu);
+            }
+            // After a reboot the parent may have another MAC address.
+            if let (Some(address), Some(mac)) = (&mut endpoint.address, self.context.state().shared_mac(network.id)) {
+                address.mac = mac;
             }
             Ok(self.make(&network, &endpoint, netns).await?)
         };

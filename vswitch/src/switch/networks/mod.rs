@@ -54,19 +54,24 @@ impl Networks {
         Self { context, multicast, nat, overlay, macvlan, dns }
     }
 
-    /// Returns the MTU of a network: the option, else that of its interface, of the tunnels or of
-    /// the default route's device, else 1500.
+    /// Returns the MTU of a network: the option, but no more than its interface passes; else that
+    /// of its interface, of the tunnels or of the default route's device, else 1500.
     pub async fn mtu(&self, network: &Network) -> Result<u32, SwitchError> {
+        if let Some(interface) = network.interface()
+            && let Some(link) = self.context.netlink.link_by_name(interface.as_str()).await?
+        {
+            return Ok(network.mtu_on(link.mtu));
+        }
         if let Some(mtu) = network.mtu() {
             return Ok(mtu);
         }
         if let Some(overlay) = network.overlay() {
             return self.overlay.overlay_mtu(overlay.encrypted).await;
         }
-        let link = match network.interface() {
-            Some(interface) => self.context.netlink.link_by_name(interface.as_str()).await?,
-            None => default_route_link(&self.context.netlink).await?,
-        };
+        if network.interface().is_some() {
+            return Ok(DEFAULT_MTU);
+        }
+        let link = default_route_link(&self.context.netlink).await?;
         Ok(link.map_or(DEFAULT_MTU, |link| link.mtu))
     }
 }
