@@ -98,13 +98,11 @@ impl Endpoints {
             }
             self.etcd.announce_again(&network, &endpoint).await?;
             (endpoint.netns.dev, endpoint.netns.inode) = (netns.id().dev, netns.id().inode);
-            let mtu = self.context.state().networks.get(&network.id).map(|entry| entry.mtu);
-            if let (Some(address), Some(mtu)) = (&mut endpoint.address, mtu) {
-                address.mtu = network.endpoint_mtu(&endpoint.port, mtu);
-            }
-            // After a reboot the parent may have another MAC address.
-            if let (Some(address), Some(mac)) = (&mut endpoint.address, self.context.state().shared_mac(network.id)) {
-                address.mac = mac;
+            let device = self.context.instance.port_device(&endpoint.id);
+            // A device that an attach has made before the daemon died keeps what is recorded. It
+            // follows its network like those of other running endpoints.
+            if self.context.netlink.link_by_name(&device).await?.is_none() {
+                self.renew_address(&mut endpoint);
             }
             Ok(self.make(&network, &endpoint, netns).await?)
         };
@@ -120,6 +118,17 @@ impl Endpoints {
                 Some(Release { endpoint: endpoint.name.to_string(), netns: endpoint.netns.path, reason })
             }
         }
+    }
+
+    /// Updates what an address owes to the network's interface: the MTU, and a MAC address that
+    /// endpoints share with their parent. The parent may have another one after a reboot.
+    fn renew_address(&self, endpoint: &mut Endpoint) {
+        let state = self.context.state();
+        let (Some(address), Some(network)) = (&mut endpoint.address, state.networks.get(&endpoint.network)) else {
+            return;
+        };
+        address.mtu = network.record.endpoint_mtu(&endpoint.port, network.mtu);
+        address.mac = state.shared_mac(endpoint.network).unwrap_or(address.mac);
     }
 
     /// Updates the default route and resolv.conf of every endpoint: an earlier daemon may have died
