@@ -12,7 +12,7 @@ use vswitch_common::tables::{Port, PortKind, PortNumber};
 use super::encryption;
 use super::ends::Ends;
 use super::overhead::{OVERHEAD, overhead};
-use crate::datapath::{Receiver, UnderlaySpec, WayOut};
+use crate::datapath::{DirectPath, Receiver, UnderlaySpec};
 use crate::kernel::netlink::{Link, Netlink, NetlinkError};
 use crate::kernel::xfrm;
 use crate::model::{Network, NetworkId};
@@ -137,7 +137,7 @@ impl Overlay {
             let is_here = |own: &IpAddr| addresses.iter().any(|(_, address)| address.addr() == *own);
             // Packets with a source that is none of this host's would be lost.
             spec.sources = self.context.advertise.into_iter().filter(is_here).collect();
-            spec.ways = self.ways(&peers, &links, &spec.sources).await?;
+            spec.direct_paths = self.direct_paths(&peers, &links, &spec.sources).await?;
             let owner = |link: &Link| self.context.instance.owner(link.alias.as_deref()?);
             let owned = links.iter().filter_map(|link| Some((link.index, owner(link)?))).collect();
             // The program parses Ethernet only.
@@ -152,24 +152,24 @@ impl Overlay {
 
     /// Returns how packets to peers leave without the tunnels' device: over IPv4 and Ethernet, from
     /// one of the source addresses of tunnels.
-    async fn ways(
+    async fn direct_paths(
         &self,
         peers: &BTreeSet<IpAddr>,
         links: &[Link],
         sources: &[IpAddr],
-    ) -> Result<BTreeMap<Ipv4Addr, WayOut>, NetlinkError> {
-        let mut ways = BTreeMap::new();
+    ) -> Result<BTreeMap<Ipv4Addr, DirectPath>, NetlinkError> {
+        let mut paths = BTreeMap::new();
         let own = sources.iter().find_map(|own| if let IpAddr::V4(own) = own { Some(*own) } else { None });
         // Packets that bypass the device also bypass IPsec, so all of them use the device if a
         // policy exists.
         match tokio::task::spawn_blocking(xfrm::policies_out).await {
             Ok(Ok(0)) => {}
-            Ok(Ok(_)) => return Ok(ways),
+            Ok(Ok(_)) => return Ok(paths),
             Ok(Err(error)) => {
                 tracing::warn!("whether IPsec protects the way to peers is not known: {error}");
-                return Ok(ways);
+                return Ok(paths);
             }
-            Err(_) => return Ok(ways),
+            Err(_) => return Ok(paths),
         }
         for peer in peers {
             let IpAddr::V4(peer) = *peer else { continue };
@@ -178,10 +178,10 @@ impl Overlay {
             let mtu = path.mtu.unwrap_or(link.mtu).min(link.mtu).saturating_sub(OVERHEAD);
             if link.mac.is_some() && !link.loopback && mtu > 0 {
                 let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
-                ways.insert(peer, WayOut { source: own.unwrap_or(path.source), ifindex: link.index, mtu });
+                paths.insert(peer, DirectPath { source: own.unwrap_or(path.source), ifindex: link.index, mtu });
             }
         }
-        Ok(ways)
+        Ok(paths)
     }
 
     /// Returns the veth pair that TCP segments are received through, for GRO.
