@@ -4,6 +4,7 @@ mod cluster;
 
 use std::fs::{self, DirBuilder};
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -57,6 +58,9 @@ pub struct Options {
     pub wireguard_port: u16,
     /// The cluster to join.
     pub cluster: Option<ClusterOptions>,
+    /// The source address of tunnels, to which other hosts send theirs; `None` for the source
+    /// address of packets to etcd, or without a cluster to each peer.
+    pub advertise: Option<IpAddr>,
 }
 
 /// The reason why the daemon did not start, or ended with an error.
@@ -303,8 +307,12 @@ async fn start(options: &Options, capabilities: &Capabilities, before: &Before) 
     let netlink = Netlink::open()?;
     // First, because nothing has to be undone yet if it fails.
     let membership = match &options.cluster {
-        Some(cluster) => Some(cluster::join(cluster, instance, &netlink).await?),
+        Some(cluster) => Some(cluster::join(cluster, options.advertise, instance, &netlink).await?),
         None => None,
+    };
+    let advertise = match &membership {
+        Some(membership) => Some(membership.address()),
+        None => cluster::advertised(options.advertise, instance, &netlink).await?,
     };
     served_namespace::write(instance, Netns::current()?.id())?;
     bpffs::ensure(&instance.bpf_directory())?;
@@ -333,6 +341,7 @@ async fn start(options: &Options, capabilities: &Capabilities, before: &Before) 
         vxlan_port: options.vxlan_port,
         wireguard_port: options.wireguard_port,
         membership,
+        advertise,
     };
     let switch = Arc::new(Switch::new(parts)?);
     let restored = match switch.restore(recorded).await {

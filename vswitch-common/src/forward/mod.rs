@@ -26,8 +26,9 @@ pub use too_big::LEAST_IPV6;
 
 use scope::{Everything, Hook, Scope};
 
+use crate::packet::address::Address;
 use crate::packet::{Ethernet, Packet};
-use crate::tables::{FdbKey, Port, PortKind, PortNumber, Tables};
+use crate::tables::{FdbKey, OwnKey, Port, PortKind, PortNumber, Tables};
 use crate::verdict::{Decision, Delivery, DropReason, action};
 use crate::verifier;
 
@@ -197,9 +198,13 @@ fn decide<P: Packet + ?Sized, T: Tables, S: Scope>(ifindex: u32, frame: &P, tabl
         };
         return Decision { station, ..decision };
     }
+    let for_host = const { S::PORTS.has(PortKind::Uplink) && S::CAST.has_unicast() }
+        && is_for_host(&ethernet, number, port, tables);
     let learns = match source(&station, number, port, tables, now) {
         Source::Known => 0,
         Source::Learn => 1,
+        // The host's own traffic does not depend on the FDB.
+        Source::Spoofed | Source::Held if for_host => 0,
         Source::Spoofed => return dropped(DropReason::SourceSpoofed),
         Source::Held => return dropped(DropReason::StationHeld),
     };
@@ -212,7 +217,9 @@ fn decide<P: Packet + ?Sized, T: Tables, S: Scope>(ifindex: u32, frame: &P, tabl
         };
         return Decision { learns, station, ..decision };
     }
-    let decision = if is_group {
+    let decision = if for_host {
+        Decision::new(action::PASS, number)
+    } else if is_group {
         group::decide(frame, &ethernet, &station, number, port, tables)
     } else {
         unicast(frame, &ethernet, &FdbKey { mac: ethernet.destination, ..station }, number, port, tables)
@@ -254,6 +261,18 @@ fn refuse<P: Packet + ?Sized, S: Scope>(
         };
     }
     None
+}
+
+/// Returns whether a frame from the wire is for the host's stack on the uplink's interface: for the
+/// interface's own station or another one of the host's there, in any VLAN.
+#[inline(always)]
+fn is_for_host<T: Tables>(ethernet: &Ethernet, number: PortNumber, port: &Port, tables: &T) -> bool {
+    if !matches!(port.kind(), Some(PortKind::Uplink)) {
+        return false;
+    }
+    let address = Address::link_local(ethernet.destination);
+    ethernet.destination == port.mac
+        || port.has(Port::HOST_STATIONS) && tables.owns(&OwnKey { address, port: number, reserved: 0 })
 }
 
 /// What the FDB says about the sender of a frame.

@@ -138,6 +138,36 @@ fn frames_for_the_uplinks_own_address_pass_to_the_host() {
 }
 
 #[test]
+fn frames_for_the_hosts_stations_on_an_uplink_pass_in_any_vlan_whatever_the_fdb_says() {
+    let mut tables = tables();
+    let uplink = tables.ports.get_mut(&PortNumber(4)).expect("the uplink");
+    (uplink.flags, uplink.storm) = (uplink.flags | Port::HOST_STATIONS, 1);
+    tables.owned.insert(OwnKey { address: Address::link_local(OTHER), port: PortNumber(4), reserved: 0 });
+    let used_up = StormWindow { tick: NOW, count: 1 };
+    tables.storms.insert((PortNumber(4), StormClass::Unknown as u32), used_up);
+    let tagged = |to, from, id| frame(to, from, &[0x81, 0, 0, id, 8, 0, 0x45]);
+    let decide = |tables: &MemoryTables, to, from, id| forward(14, tagged(to, from, id).as_slice(), tables, NOW);
+    for vlan in [0, 30] {
+        for station in [WIRE, OTHER] {
+            assert_eq!(decided(&decide(&tables, station, STRANGER, vlan)), Verdict::Pass, "{station} in VLAN {vlan}");
+            // Another port claims the host's station, and the sender is held or static elsewhere.
+            let mut forged = tables.clone();
+            let key = |mac| FdbKey { network: NetworkNumber(1), vlan: VlanKey(vlan.into()), mac };
+            if station == OTHER || vlan != 0 {
+                forged.fdb.insert(key(station), FdbEntry { port: PortNumber(1), ..FdbEntry::default() });
+            }
+            let elsewhere = FdbEntry { port: PortNumber(1), flags: FdbEntry::STATIC, ..FdbEntry::default() };
+            forged.fdb.insert(key(STRANGER), elsewhere);
+            let passed = decide(&forged, station, STRANGER, vlan);
+            assert_eq!((decided(&passed), passed.learn()), (Verdict::Pass, None), "{station} in VLAN {vlan}");
+        }
+        let unknown = decided(&decide(&tables, OTHER_HOST, STRANGER, vlan));
+        assert_eq!(unknown, Verdict::Drop(DropReason::Storm), "no station of the host");
+    }
+    assert!(decide(&tables, WIRE, STRANGER, 30).learn().is_some(), "the sender is learned");
+}
+
+#[test]
 fn stations_are_learned_refreshed_once_a_second_and_moved() {
     let mut tables = tables();
     let ping = frame(Mac::BROADCAST, STRANGER, &[8, 6]);

@@ -28,7 +28,8 @@ use crate::packet::address::Address;
 pub struct PortNumber(pub u32);
 
 impl PortNumber {
-    /// No port.
+    /// No port. The entry with this number in the table of ports has no kind, and its addresses are
+    /// the source addresses of this host's tunnels; those that the routes choose if it has none.
     pub const NONE: Self = Self(0);
 }
 
@@ -166,6 +167,10 @@ impl Port {
     /// Every host sends copies to all other hosts itself (split horizon), and each host is its own
     /// gateway.
     pub const SPLIT_HORIZON: u32 = 1 << 20;
+    /// Of an uplink: the host has stations on the interface besides the interface itself, such as
+    /// macvlan devices of the kernel. Their link-local addresses are in the table of own addresses
+    /// ([`Tables::owns`]).
+    pub const HOST_STATIONS: u32 = 1 << 24;
 
     /// Returns the kind, `None` if the entry is free.
     #[inline(always)]
@@ -272,7 +277,8 @@ pub struct Neighbor {
 }
 
 /// An IP address that a port's station has in another network and may send from in this one: a
-/// packet that came by one interface is answered by the other, if the default route leads there.
+/// packet that came by one interface is answered by the other, if the default route leads there. Of
+/// an uplink: the link-local address of another station of the host on the interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
 pub struct OwnKey {

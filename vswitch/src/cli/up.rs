@@ -299,6 +299,7 @@ fn options(arguments: &Up, instance: &Instance) -> Result<Options, Failure> {
         vxlan_port: arguments.vxlan_port.unwrap_or(VXLAN_PORT),
         wireguard_port: arguments.wireguard_port.unwrap_or(WIREGUARD_PORT),
         cluster: cluster(&arguments.cluster)?,
+        advertise: arguments.cluster.advertise,
     })
 }
 
@@ -320,7 +321,7 @@ fn cluster(flags: &ClusterFlags) -> Result<Option<ClusterOptions>, Failure> {
         Ok::<_, cluster::InvalidOptions>(etcd)
     };
     let etcd = etcd().map_err(|error| Failure::new("invalid_cluster", &error.to_string()))?;
-    Ok(Some(ClusterOptions { etcd, advertise: flags.advertise }))
+    Ok(Some(ClusterOptions { etcd }))
 }
 
 /// Returns the arguments of `up` that are passed to the daemon, one entry per option and value.

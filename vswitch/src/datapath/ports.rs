@@ -98,6 +98,11 @@ impl PortTable {
             .find(|number| self.ports.get(number).is_some_and(|port| is_tunnel(port) && port.peer() == remote))
     }
 
+    /// Returns the flag of an uplink with further stations of the host.
+    fn host_stations(&self, uplink: PortNumber) -> u32 {
+        if self.owned.contains_key(&uplink) { Port::HOST_STATIONS } else { 0 }
+    }
+
     fn free_number(&self) -> Option<PortNumber> {
         let after = self.last + 1..MAX_PORTS;
         after.chain(1..=self.last).map(PortNumber).find(|number| !self.ports.contains_key(number))
@@ -223,6 +228,25 @@ impl Datapath {
         state.set_owned(number, addresses.iter().map(key).collect())
     }
 
+    /// Sets the stations of the host on an uplink's interface besides the interface itself. Frames
+    /// from the wire for them pass to the host. Does nothing if the port no longer exists.
+    ///
+    /// # Errors
+    /// Returns the error of the kernel.
+    pub fn set_host_stations(&self, number: PortNumber, stations: &BTreeSet<Mac>) -> Result<(), DatapathError> {
+        let mut state = self.state();
+        let Some(port) = state.ports.ports.get(&number).copied() else { return Ok(()) };
+        let key = |mac: &Mac| OwnKey { address: Address::link_local(*mac), port: number, reserved: 0 };
+        state.own(number, stations.iter().map(key).collect())?;
+        let flags = port.flags & !Port::HOST_STATIONS | state.ports.host_stations(number);
+        if flags != port.flags {
+            let changed = Port { flags, ..port };
+            set(&mut state.maps.ports, "PORTS", number.0, changed)?;
+            state.ports.ports.insert(number, changed);
+        }
+        Ok(())
+    }
+
     /// Turns a port back into a plain device: removes its programs, its FDB entries and its table
     /// entry. Does nothing if the port no longer exists.
     ///
@@ -298,7 +322,12 @@ impl Datapath {
 
 impl State {
     /// Writes the table entries of a port. A new port becomes the head of its network's list.
+<<<<<<< HEAD
+    fn enter(&mut self, spec: &PortSpec, number: PortNumber, new: bool) -> Result<(), DatapathError> {
+        let stations = if spec.kind == PortKind::Uplink { self.ports.host_stations(number) } else { 0 };
+=======
     fn insert_port(&mut self, spec: &PortSpec, number: PortNumber, new: bool) -> Result<(), DatapathError> {
+>>>>>>> main
         let members = self.ports.members.entry(spec.network).or_default();
         let listed = members.contains(&number);
         let next = match self.ports.ports.get(&number) {
@@ -316,7 +345,7 @@ impl State {
             next,
             mac: spec.mac,
             kind: spec.kind as u8,
-            flags: flags(spec),
+            flags: flags(spec) | stations,
             vlan: VlanKey(spec.rules.vlan),
             mtu: spec.mtu,
             ipv4,

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use vswitch_common::packet::address::Address;
-use vswitch_common::tables::{DirectRoute, PortKind, TunnelEnd};
+use vswitch_common::tables::{DirectRoute, Port, PortKind, PortNumber, TunnelEnd};
 
-use super::entry::mapped;
+use super::entry::{mapped, own};
 use super::hooks::{self, Hook};
 use super::load::{Pins, State, remove_pin};
 use super::programs::Programs;
@@ -20,6 +20,8 @@ pub struct UnderlaySpec {
     pub devices: Vec<(u32, String)>,
     /// The addresses of this host at which tunnels end, at most `MAX_UNDERLAY`.
     pub addresses: BTreeSet<IpAddr>,
+    /// The source addresses of tunnels; the routes choose those of a family without one.
+    pub sources: Vec<IpAddr>,
     /// The UDP port of the tunnels.
     pub port: u16,
     /// The receiver, behind which GRO merges the TCP packets of tunnels; `None` if it does not
@@ -67,6 +69,8 @@ impl Datapath {
         let pins = Pins(&self.options.directory);
         // The receiver is set up before the tables send packets to it.
         self.set_receiver(&mut programs, &mut state, spec.receiver.as_ref(), &pins)?;
+        let (ipv4, ipv6) = own(&spec.sources);
+        set(&mut state.maps.ports, "PORTS", PortNumber::NONE.0, Port { ipv4, ipv6, ..Port::default() })?;
         let failed = |cause| DatapathError::Table { table: "UNDERLAY", cause };
         let wanted: BTreeSet<Address> = spec.addresses.iter().copied().map(mapped).collect();
         let there = state.maps.underlay.keys().collect::<Result<Vec<Address>, _>>().map_err(failed)?;

@@ -6,6 +6,7 @@
 mod connection;
 mod error;
 mod events;
+mod neighbor;
 mod route;
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -40,7 +41,15 @@ impl Netlink {
     /// # Errors
     /// [`NetlinkError::Socket`].
     pub fn open() -> Result<Self, NetlinkError> {
-        Connection::open(None).map(|connection| Self { connection })
+        Connection::open(None, false).map(|connection| Self { connection })
+    }
+
+    /// Opens a connection like [`Netlink::open`], on which the kernel filters lists by link.
+    ///
+    /// # Errors
+    /// [`NetlinkError::Socket`].
+    pub fn open_strict() -> Result<Self, NetlinkError> {
+        Connection::open(None, true).map(|connection| Self { connection })
     }
 
     /// Opens a connection in another namespace. A thread enters the namespace, opens the socket and
@@ -49,7 +58,7 @@ impl Netlink {
     /// # Errors
     /// [`NetlinkError::Netns`] or [`NetlinkError::Socket`].
     pub fn open_in(netns: &Netns) -> Result<Self, NetlinkError> {
-        Connection::open(Some(netns)).map(|connection| Self { connection })
+        Connection::open(Some(netns), false).map(|connection| Self { connection })
     }
 
     /// Returns all links of the namespace.
@@ -267,6 +276,15 @@ impl Netlink {
     /// [`NetlinkError::NotFound`], or the kernel refused the request.
     pub async fn add_address(&self, index: u32, address: IpNet) -> Result<(), NetlinkError> {
         self.connection.change([route::add_address(index, address)]).await
+    }
+
+    /// Sets the metric of the route that an address of a link makes to its subnet. The address must
+    /// exist.
+    ///
+    /// # Errors
+    /// [`NetlinkError::NotFound`], or the kernel refused the request.
+    pub async fn set_address_metric(&self, index: u32, address: IpNet, metric: u32) -> Result<(), NetlinkError> {
+        self.connection.change([route::set_address_metric(index, address, metric)]).await
     }
 
     /// Returns the addresses of one link, or of all links, each with the interface index.

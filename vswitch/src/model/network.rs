@@ -219,6 +219,12 @@ impl Network {
         }
     }
 
+    /// Returns the MTU in bytes on an interface with this MTU: the option, but never more than the
+    /// interface passes.
+    pub fn mtu_on(&self, interface: u32) -> u32 {
+        self.mtu().map_or(interface, |option| option.min(interface))
+    }
+
     /// Returns the seconds after which a learned station is removed from the FDB.
     pub fn ageing(&self) -> u32 {
         self.switch().map_or(DEFAULT_AGEING, |switch| switch.ageing)

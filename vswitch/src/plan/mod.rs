@@ -208,6 +208,21 @@ pub enum HostStep {
         /// Name of the device.
         device: String,
     },
+    /// Addresses of the device are usable at once, without duplicate address detection, also after
+    /// the device was down.
+    NoDad {
+        /// Name of the device.
+        device: String,
+    },
+    /// An interface of the host may be in the subnets of the device, too. The host's packets to
+    /// other machines in the subnets leave by that interface, and the device answers only senders
+    /// that the host reaches by the device.
+    ShareSubnets {
+        /// Name of the device.
+        device: String,
+        /// Addresses of the device, with their prefix lengths.
+        addresses: Vec<IpNet>,
+    },
     /// A port of the switch.
     AddPort(PortStep),
     /// The device receives all frames, or only its own.
@@ -217,9 +232,9 @@ pub enum HostStep {
         /// The device receives all frames.
         on: bool,
     },
-    /// The host's route to an endpoint through a parent, and the endpoint's MAC address there.
+    /// The host's route to an endpoint through a device, and the endpoint's MAC address there.
     HostRoute {
-        /// Name of the parent.
+        /// Name of the device: a parent, or the host device of a network.
         device: String,
         /// Address of the endpoint.
         address: IpAddr,
@@ -326,7 +341,7 @@ impl HostStep {
         match self {
             Self::Device(step) => step.stage(),
             Self::CreateVeth { .. } | Self::CreateVxlan { .. } => Stage::Create,
-            Self::NoIpv6 { .. } => Stage::Configure,
+            Self::NoIpv6 { .. } | Self::NoDad { .. } | Self::ShareSubnets { .. } => Stage::Configure,
             Self::AddPort(_) | Self::Promiscuous { .. } | Self::GuardTunnels { .. } => Stage::Join,
             Self::HostRoute { .. } => Stage::Check,
         }

@@ -118,7 +118,9 @@ impl Switch {
             let state = self.context.state();
             let networks = state.networks.values();
             let changed = networks.clone().filter(|entry| match (&entry.uplink, entry.record.interface()) {
-                (Some(uplink), _) => uplink.port.ifindex == link.index && link.mac != Some(uplink.mac),
+                (Some(uplink), _) => {
+                    uplink.port.ifindex == link.index && (link.mac, link.mtu) != (Some(uplink.mac), uplink.mtu)
+                }
                 (None, Some(interface)) => entry.ready && interface.as_str() == link.name,
                 (None, None) => false,
             });

@@ -107,6 +107,9 @@ pub struct Parts {
     pub wireguard_port: u16,
     /// The cluster of this host.
     pub membership: Option<Membership>,
+    /// The source address of tunnels, at which this host is a peer of others; the routes choose one
+    /// for `None`.
+    pub advertise: Option<IpAddr>,
 }
 
 impl Switch {
@@ -129,6 +132,7 @@ impl Switch {
             store: parts.store,
             vxlan_port: parts.vxlan_port,
             membership: parts.membership,
+            advertise: parts.advertise,
             state: Mutex::default(),
             notes: Mutex::default(),
             gate: RwLock::new(true),
@@ -155,6 +159,7 @@ impl Switch {
         tokio::spawn(self.clone().age_stations());
         tokio::spawn(self.observe.clone().report_held());
         tokio::spawn(self.multicast.clone().follow_multicast());
+        tokio::spawn(self.macvlan.clone().follow_interfaces());
         tokio::spawn(self.etcd.clone().follow_cluster());
         tokio::spawn(self.overlay.clone().follow_paths(paths));
         tokio::spawn(self.overlay.clone().follow_path_mtus());

@@ -82,13 +82,14 @@ impl Switch {
                 Some(release) => restored.released.push(release),
             }
         }
-        let orphans: Vec<NetworkId> = {
+        let followers: Vec<NetworkId> = {
             let state = self.context.state();
             let on_wire =
                 state.networks.values().filter(|entry| entry.record.parent().is_some() && entry.uplink.is_none());
-            on_wire.map(|entry| entry.record.id).collect()
+            // A parent may have got another MAC address while no daemon ran.
+            on_wire.map(|entry| entry.record.id).chain(state.with_former_macs()).collect()
         };
-        for network in orphans {
+        for network in followers {
             self.macvlan.follow_parent(network).await;
         }
         self.endpoints.settle_all().await;

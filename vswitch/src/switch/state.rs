@@ -76,6 +76,14 @@ impl NetworkEntry {
     }
 }
 
+impl NetworkEntry {
+    /// Returns whether packets of the network leave by an interface of the host that exists, or by
+    /// tunnels, without the host's stack: then the MTU is that of the interface or the tunnels.
+    pub const fn has_path(&self) -> bool {
+        self.uplink.is_some() || self.tunnels.is_some()
+    }
+}
+
 /// An endpoint with its port in the kernel.
 #[derive(Debug)]
 pub struct EndpointEntry {
@@ -113,6 +121,8 @@ pub struct UplinkPort {
     pub port: PortHandle,
     /// The MAC address of the interface.
     pub mac: Mac,
+    /// The MTU of the interface in bytes.
+    pub mtu: u32,
     /// The host's IP addresses on the interface; collected for parents only.
     pub addresses: Vec<IpAddr>,
     /// Whether XDP runs on the interface.

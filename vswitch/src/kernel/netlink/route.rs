@@ -41,6 +41,20 @@ pub const ROUTE_PROTOCOL: u8 = 118;
 const ADD: u16 = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
 
 pub(super) fn add_address(index: u32, address: IpNet) -> Change {
+    let request = Request::new(RouteNetlinkMessage::NewAddress(address_message(index, address)), ADD);
+    Change { operation: "add the address", object: address.to_string(), request, ignored_errno: Some(Errno::EEXIST) }
+}
+
+/// Returns the change that sets the metric of the route to the subnet of an existing address.
+pub(super) fn set_address_metric(index: u32, address: IpNet, metric: u32) -> Change {
+    let mut message = address_message(index, address);
+    message.attributes.push(AddressAttribute::RoutePriority(metric));
+    let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_REPLACE;
+    let request = Request::new(RouteNetlinkMessage::NewAddress(message), flags);
+    Change { operation: "set the metric of the address", object: address.to_string(), request, ignored_errno: None }
+}
+
+fn address_message(index: u32, address: IpNet) -> AddressMessage {
     let mut message = AddressMessage::default();
     message.header.index = index;
     message.header.family = family(address.addr());
@@ -54,8 +68,7 @@ pub(super) fn add_address(index: u32, address: IpNet) -> Change {
         IpNet::V4(_) => {}
         IpNet::V6(_) => message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad)),
     }
-    let request = Request::new(RouteNetlinkMessage::NewAddress(message), ADD);
-    Change { operation: "add the address", object: address.to_string(), request, ignored_errno: Some(Errno::EEXIST) }
+    message
 }
 
 pub(super) fn add_default_route(via: IpAddr, index: u32) -> Change {
@@ -237,7 +250,7 @@ pub(super) fn remove_neighbor(index: u32, address: IpAddr) -> Change {
     Change { operation: "remove the neighbor", object, request, ignored_errno: Some(Errno::ENOENT) }
 }
 
-fn neighbor(index: u32, address: IpAddr) -> NeighbourMessage {
+pub(super) fn neighbor(index: u32, address: IpAddr) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
     message.header = NeighbourHeader { family: family(address), ifindex: index, ..NeighbourHeader::default() };
     message.attributes = vec![NeighbourAttribute::Destination(address.into())];

@@ -2,9 +2,11 @@
 //! lock that decides on names, addresses and numbers.
 
 mod cluster;
+mod mtu;
 mod ports;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
@@ -23,6 +25,7 @@ use crate::plan::EndpointFacts;
 use crate::plan::apply::{ApplyError, Scene};
 use crate::plan::store::{Change, Store};
 pub use cluster::note_about;
+pub use mtu::note_about_mtu;
 pub use ports::{NamedPort, named_ports};
 
 /// The MTU of Ethernet, for networks whose MTU nothing else determines.
@@ -50,6 +53,8 @@ pub struct Context {
     pub vxlan_port: u16,
     /// The cluster of this host.
     pub membership: Option<Membership>,
+    /// The source address of tunnels, at which this host is a peer of others.
+    pub advertise: Option<IpAddr>,
     pub(super) state: Mutex<State>,
     /// Notes that `status` shows, by subject.
     pub(super) notes: Mutex<BTreeMap<String, String>>,

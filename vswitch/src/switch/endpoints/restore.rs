@@ -39,7 +39,12 @@ impl Endpoints {
         let facts = self.context.facts_of(&network, &endpoint);
         let mut plan = plan::endpoint(&self.context.instance, &network, &endpoint, facts);
         // Everything else exists already, or the operator changed it.
-        plan.host.retain(|step| matches!(step, HostStep::AddPort(_)));
+        plan.host.retain(|step| match step {
+            HostStep::AddPort(_) => true,
+            // An earlier version added none beside an uplink.
+            HostStep::HostRoute { .. } => network.uplink().is_some(),
+            _ => false,
+        });
         plan.inside.retain(|step| matches!(step, InsideStep::Device(DeviceStep::Offloads { .. })));
         let mut container = None;
         if !plan.inside.is_empty() {
@@ -93,9 +98,11 @@ impl Endpoints {
             }
             self.etcd.announce_again(&network, &endpoint).await?;
             (endpoint.netns.dev, endpoint.netns.inode) = (netns.id().dev, netns.id().inode);
-            let mtu = self.context.state().networks.get(&network.id).map(|entry| entry.mtu);
-            if let (Some(address), Some(mtu)) = (&mut endpoint.address, mtu) {
-                address.mtu = network.endpoint_mtu(&endpoint.port, mtu);
+            let device = self.context.instance.port_device(&endpoint.id);
+            // A device that an attach has made before the daemon died keeps what is recorded. It
+            // follows its network like those of other running endpoints.
+            if self.context.netlink.link_by_name(&device).await?.is_none() {
+                self.renew_address(&mut endpoint);
             }
             Ok(self.make(&network, &endpoint, netns).await?)
         };
@@ -111,6 +118,17 @@ impl Endpoints {
                 Some(Release { endpoint: endpoint.name.to_string(), netns: endpoint.netns.path, reason })
             }
         }
+    }
+
+    /// Updates what an address owes to the network's interface: the MTU, and a MAC address that
+    /// endpoints share with their parent. The parent may have another one after a reboot.
+    fn renew_address(&self, endpoint: &mut Endpoint) {
+        let state = self.context.state();
+        let (Some(address), Some(network)) = (&mut endpoint.address, state.networks.get(&endpoint.network)) else {
+            return;
+        };
+        address.mtu = network.record.endpoint_mtu(&endpoint.port, network.mtu);
+        address.mac = state.shared_mac(endpoint.network).unwrap_or(address.mac);
     }
 
     /// Updates the default route and resolv.conf of every endpoint: an earlier daemon may have died

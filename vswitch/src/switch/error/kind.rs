@@ -69,6 +69,7 @@ impl SwitchError {
             Self::Netns(error) => netns_code(error),
             Self::OwnNamespace(_) => "own_namespace",
             Self::AnotherProcess(_) => "another_process",
+            Self::InterfaceMoved { .. } => "interface_moved",
             Self::HostNetwork(_) => "host_network",
             Self::NoInterface { .. } => "no_interface",
             Self::NoDefaultName { .. } => "invalid_name",

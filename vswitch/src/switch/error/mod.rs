@@ -265,6 +265,12 @@ pub enum SwitchError {
     /// The namespace of the switch itself.
     #[error("{0} is the host's own network namespace, which the switch itself is in (attach a container's)")]
     OwnNamespace(PathBuf),
+    /// The interface of an endpoint is not in the namespace that it was attached in.
+    #[error("the interface is in {path} no more", path = path.display())]
+    InterfaceMoved {
+        /// The path of the namespace.
+        path: PathBuf,
+    },
     /// The path of a process id that another process has now.
     #[error("{0} leads to the namespace of another process by now (attach it anew if that is meant)")]
     AnotherProcess(PathBuf),

@@ -73,20 +73,24 @@ impl Networks {
         Self { context, multicast, nat, overlay, macvlan, dns, disputes, known, keeping }
     }
 
-    /// Returns the MTU of a network: the option, else that of its interface, of the tunnels or of
-    /// the default routes' devices, else 1500.
-    /// `ipv4` and `ipv6` are the families of the network.
+    /// Returns the MTU of a network: the option, but no more than its interface passes; else that
+    /// of its interface, of the tunnels or of the default routes' devices, else 1500. `ipv4` and
+    /// `ipv6` are the families of the network.
     pub async fn mtu(&self, network: &Network, ipv4: bool, ipv6: bool) -> Result<u32, SwitchError> {
+        if let Some(interface) = network.interface()
+            && let Some(link) = self.context.netlink.link_by_name(interface.as_str()).await?
+        {
+            return Ok(network.mtu_on(link.mtu));
+        }
         if let Some(mtu) = network.mtu() {
             return Ok(mtu);
         }
         if let Some(overlay) = network.overlay() {
             return self.overlay.overlay_mtu(overlay.encrypted).await;
         }
-        let mtu = match network.interface() {
-            Some(interface) => self.context.netlink.link_by_name(interface.as_str()).await?.map(|link| link.mtu),
-            None => default_route_mtu(&self.context.netlink, ipv4, ipv6).await?,
-        };
-        Ok(mtu.unwrap_or(DEFAULT_MTU))
+        if network.interface().is_some() {
+            return Ok(DEFAULT_MTU);
+        }
+        Ok(default_route_mtu(&self.context.netlink, ipv4, ipv6).await?.unwrap_or(DEFAULT_MTU))
     }
 }

@@ -18,7 +18,7 @@ impl Overlay {
     /// # Errors
     /// The addresses or routes cannot be read.
     pub async fn own_underlay(&self) -> Result<Vec<IpAddr>, SwitchError> {
-        let mut own: Vec<IpAddr> = self.context.membership.iter().map(|member| member.address()).collect();
+        let mut own: Vec<IpAddr> = self.context.advertise.into_iter().collect();
         let peers: Vec<IpAddr> = self.context.state().peers.keys().copied().collect();
         if peers.is_empty() {
             return Ok(own);
