@@ -3,10 +3,11 @@
 
 mod cluster;
 mod ports;
+mod snapshot;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use ipnet::IpNet;
@@ -25,6 +26,7 @@ use crate::plan::apply::{ApplyError, Scene};
 use crate::plan::store::{Change, Store};
 pub use cluster::note_about;
 pub use ports::{NamedPort, named_ports};
+pub use snapshot::{Published, StateGuard};
 
 /// The MTU of Ethernet, for networks whose MTU nothing else determines.
 pub const DEFAULT_MTU: u32 = 1500;
@@ -49,7 +51,7 @@ pub struct Context {
     pub vxlan_port: u16,
     /// The cluster of this host.
     pub membership: Option<Membership>,
-    pub(super) state: Mutex<State>,
+    pub(super) state: Published,
     /// Notes that `status` shows, by subject.
     pub(super) notes: Mutex<BTreeMap<String, String>>,
     /// Open while the value is true. Every change holds it for reading; shutdown takes it for
@@ -58,10 +60,14 @@ pub struct Context {
 }
 
 impl Context {
-    /// Locks the state.
-    pub fn state(&self) -> MutexGuard<'_, State> {
-        // Every change under the lock is complete before any code in it could panic.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Locks the state, to decide or to change. What only reads takes [`Context::snapshot`].
+    pub fn state(&self) -> StateGuard<'_> {
+        self.state.lock()
+    }
+
+    /// Returns the state as of the last change. Waits for no change under way.
+    pub fn snapshot(&self) -> Arc<State> {
+        self.state.snapshot()
     }
 
     /// Sets or removes the note on a subject.
