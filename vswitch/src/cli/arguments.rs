@@ -10,6 +10,7 @@ mod trace;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use cluster::ClusterFlags;
@@ -80,6 +81,7 @@ pub enum Command {
     #[command(after_help = "Example:\n  vswitch inspect web --format json")]
     Inspect {
         /// Name or id of the endpoint
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         endpoint: String,
     },
     /// Create, list, inspect, connect and remove networks
@@ -110,7 +112,7 @@ pub enum Command {
     #[command(after_help = "Example:\n  vswitch stats bridge")]
     Stats {
         /// Only this endpoint, or only the ports of this network
-        #[arg(value_name = "ENDPOINT|NETWORK")]
+        #[arg(value_name = "ENDPOINT|NETWORK", value_parser = NonEmptyStringValueParser::new())]
         target: Option<String>,
         /// Show one sum for each network
         #[arg(long)]
@@ -206,7 +208,7 @@ pub struct Run {
 #[derive(Debug, Args)]
 pub struct AttachFlags {
     /// The network [default: bridge]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub network: Option<String>,
     /// The name of the endpoint [default: the last part of PATH, or pid-PID; run-PID for a command]
     #[arg(long, value_name = "NAME")]
@@ -232,7 +234,8 @@ pub struct AttachFlags {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false, id = "target")]
 pub struct DetachTarget {
-    /// Name or id of the endpoint
+    /// Name or id of the endpoint; of an id, at least 12 digits
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub endpoint: Option<String>,
     /// The namespace; all endpoints attached to it are meant
     #[arg(long, value_name = "PATH")]
@@ -244,7 +247,7 @@ pub struct Detach {
     #[command(flatten)]
     pub target: DetachTarget,
     /// Only from this network
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub network: Option<String>,
 }
 
@@ -284,7 +287,7 @@ pub enum MdbCommand {
     #[command(after_help = "Example:\n  vswitch mdb show --network lan")]
     Show {
         /// Only this network
-        #[arg(long, value_name = "NETWORK")]
+        #[arg(long, value_name = "NETWORK", value_parser = NonEmptyStringValueParser::new())]
         network: Option<String>,
     },
 }
@@ -385,6 +388,45 @@ mod tests {
         assert!(parse("network rm").is_err());
         assert!(parse("ps --instance ../x").is_err());
         assert!(parse("teleport").is_err());
+    }
+
+    #[test]
+    fn an_empty_reference_is_wrong_usage() {
+        for words in [
+            "detach ''",
+            "detach web --network ''",
+            "inspect ''",
+            "stats ''",
+            "capture ''",
+            "monitor --network ''",
+            "monitor --port ''",
+            "attach --netns /run/netns/web --network ''",
+            "mdb show --network ''",
+            "network inspect ''",
+            "network inspect lan ''",
+            "network rm ''",
+            "network connect '' web",
+            "network connect lan ''",
+            "network disconnect '' web",
+            "network disconnect lan ''",
+            "fdb show --network ''",
+            "fdb show --port ''",
+            "fdb flush --network ''",
+            "fdb flush --port ''",
+            "fdb watch --network ''",
+            "fdb add 02:00:00:00:00:07 '' web",
+            "fdb add 02:00:00:00:00:07 lan ''",
+            "fdb del 02:00:00:00:00:07 ''",
+            "top ''",
+            "trace --from '' --to 10.0.0.1",
+            "trace --from web --network '' --to 10.0.0.1",
+        ] {
+            let arguments = words.split(' ').map(|word| if word == "''" { "" } else { word });
+            let error = Cli::try_parse_from(std::iter::once("vswitch").chain(arguments)).expect_err(words);
+            assert_eq!(error.exit_code(), 2, "{words}");
+            let filled = words.replace("''", "x");
+            assert!(parse(&filled).is_ok(), "{filled}");
+        }
     }
 
     #[test]

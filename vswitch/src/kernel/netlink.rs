@@ -87,6 +87,31 @@ impl Netlink {
         self.find(link::query_by_name(name), name).await
     }
 
+    /// Reports whether the other end of a veth exists, in a namespace that is still in use. The
+    /// kernel removes the devices of a namespace some time after its last use.
+    ///
+    /// # Errors
+    /// The kernel refused the request.
+    pub async fn peer_lives(&self, index: u32) -> Result<bool, NetlinkError> {
+        const OPERATION: &str = "find the other end of";
+        let Some(link) = self.link(index).await? else { return Ok(false) };
+        let Some(peer) = link.peer_index else { return Ok(false) };
+        let query = match link.peer_netnsid {
+            None => return Ok(self.link(peer).await?.is_some()),
+            // The namespace has no id any more.
+            Some(id) if id < 0 => return Ok(false),
+            Some(id) => link::query_elsewhere(id, peer),
+        };
+        let request = Request::acknowledged(RouteNetlinkMessage::GetLink(query));
+        let [answer] = self.connection.transact(OPERATION, [request]).await?;
+        match answer {
+            Ok(_) => Ok(true),
+            // EINVAL: `get_net_ns_by_id` finds no namespace of this id that is in use.
+            Err(refusal) if matches!(refusal.errno, Errno::EINVAL | Errno::ENODEV) => Ok(false),
+            Err(refusal) => Err(NetlinkError::refused(OPERATION, &link_object(index), refusal)),
+        }
+    }
+
     async fn find(&self, query: LinkMessage, object: &str) -> Result<Option<Link>, NetlinkError> {
         const OPERATION: &str = "find";
         let request = Request::acknowledged(RouteNetlinkMessage::GetLink(query));

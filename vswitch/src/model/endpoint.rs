@@ -84,19 +84,27 @@ pub struct NetnsRecord {
     pub dev: u64,
     /// Inode number of the nsfs inode.
     pub inode: u64,
+    /// Cookie of the namespace, which the kernel never reuses, as it does inode numbers; `None` in
+    /// records of earlier versions.
+    #[serde(default)]
+    pub cookie: Option<u64>,
     /// Identity of the process, if the path belongs to one: process ids are reused.
     #[serde(default)]
     pub process: Option<String>,
 }
 
-/// Phase of an attachment.
+/// Phase of an endpoint. Each is on disk within a second of being true.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
-    /// Recorded and in progress. After a crash, parts of it may exist.
+    /// The name, the addresses and the host ports belong to it. No device exists.
+    Reserved,
+    /// Devices are being made. After a crash, parts of them may exist.
     Attaching,
     /// Complete.
     Attached,
+    /// Devices are being removed. After a crash, parts of them may exist.
+    Detaching,
 }
 
 impl NetnsRecord {

@@ -18,7 +18,7 @@ mod vni;
 mod xdp;
 
 pub use endpoint::{Endpoint, EndpointAddress, NetnsRecord, Phase};
-pub use id::{EndpointId, HostId, InvalidId, NetworkId, random_error};
+pub use id::{EndpointId, HostId, InvalidId, NetworkId, SHORT_DIGITS, random_error};
 pub use instance::{Instance, Owner};
 pub use key::{KEY_LENGTH, KeyError, PublicKey};
 pub use mac::{InvalidStationMac, StationMac};

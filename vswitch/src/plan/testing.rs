@@ -33,7 +33,7 @@ pub(super) fn endpoint() -> Endpoint {
         id: EndpointId::from_bytes([0xab; 32]),
         name: "web".parse().expect("a name"),
         network: network().id,
-        netns: NetnsRecord { path: "/run/netns/web".into(), dev: 4, inode: 5, process: None },
+        netns: NetnsRecord { path: "/run/netns/web".into(), dev: 4, inode: 5, cookie: None, process: None },
         address: Some(EndpointAddress {
             ifname: "eth0".parse().expect("a name"),
             mac: "02:00:00:00:00:01".parse().expect("a MAC address"),

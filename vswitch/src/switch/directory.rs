@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 
 use crate::dns::Names;
 use crate::model::{Endpoint, EndpointName, NetworkId, Phase};
@@ -10,7 +10,8 @@ use crate::switch::context::Context;
 use crate::switch::others::addresses;
 use crate::switch::state::{EndpointEntry, State};
 
-/// The DNS names of endpoints. Every query reads the state, so no index has to be updated.
+/// The DNS names of endpoints. Every query reads the published snapshot, so that queries and
+/// changes do not wait for each other, and no index has to be updated.
 #[derive(Debug)]
 pub struct Directory(Arc<Context>);
 
@@ -20,8 +21,8 @@ impl Directory {
         Self(context)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state()
+    fn state(&self) -> Arc<State> {
+        self.0.snapshot()
     }
 }
 

@@ -38,7 +38,7 @@ use crate::model::{Instance, Subnet};
 use crate::observe::Observer;
 use crate::plan::store::Store;
 use crate::wireguard::PublicKey;
-use context::Context;
+use context::{Context, Published};
 use endpoints::Endpoints;
 use etcd::Etcd;
 use macvlan::{Macvlan, Requested};
@@ -133,7 +133,7 @@ impl Switch {
             vxlan_port: parts.vxlan_port,
             membership: parts.membership,
             advertise: parts.advertise,
-            state: Mutex::default(),
+            state: Published::default(),
             notes: Mutex::default(),
             gate: RwLock::new(true),
         });

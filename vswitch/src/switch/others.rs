@@ -5,12 +5,13 @@ use std::net::IpAddr;
 
 use crate::cluster::{Host, SharedEndpoint, SharedNetwork};
 use crate::model::{EndpointId, HostId, NetworkId, StationMac};
+use crate::switch::state::Table;
 
 /// The key of an endpoint: its network and its id.
 pub type Place = (NetworkId, EndpointId);
 
 /// The networks and endpoints of the other hosts.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Others {
     /// Whether a snapshot was read since the daemon started.
     pub read: bool,
@@ -21,7 +22,7 @@ pub struct Others {
     pub expected: BTreeSet<NetworkId>,
     /// Networks that the cluster removed and that have endpoints on this host.
     pub removed: BTreeSet<NetworkId>,
-    endpoints: BTreeMap<Place, SharedEndpoint>,
+    endpoints: Table<Place, SharedEndpoint>,
     /// The number of endpoints by network and host, where it is not 0.
     present: BTreeMap<(NetworkId, HostId), usize>,
     names: BTreeMap<(NetworkId, String), Vec<EndpointId>>,
@@ -95,7 +96,7 @@ impl Others {
     /// Returns the endpoints of a network.
     pub fn of_network(&self, network: NetworkId) -> impl Iterator<Item = &SharedEndpoint> {
         self.endpoints
-            .range((network, EndpointId::from_bytes([0; 32]))..)
+            .from((network, EndpointId::from_bytes([0; 32])))
             .map(|(_, endpoint)| endpoint)
             .take_while(move |endpoint| endpoint.network == network)
     }

@@ -1,6 +1,9 @@
 //! The state of the switch, and the decisions on names, addresses and numbers. All of it is under
 //! one lock.
 
+mod reference;
+mod table;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -20,19 +23,23 @@ use crate::plan::ipam::{self, Occupied};
 use crate::switch::error::SwitchError;
 use crate::switch::others::Others;
 use crate::switch::overlay::OverlayError;
+pub use reference::Referred;
+pub use table::{Shared, Table};
 
 /// The networks, endpoints and peers of this host, and those of the cluster.
-#[derive(Debug, Default)]
+///
+/// A copy is a snapshot: it shares everything with the original until that changes.
+#[derive(Clone, Debug, Default)]
 pub struct State {
-    pub networks: BTreeMap<NetworkId, NetworkEntry>,
-    pub endpoints: BTreeMap<EndpointId, EndpointEntry>,
-    pub peers: BTreeMap<IpAddr, PeerEntry>,
+    pub networks: Table<NetworkId, NetworkEntry>,
+    pub endpoints: Table<EndpointId, EndpointEntry>,
+    pub peers: Table<IpAddr, PeerEntry>,
     /// The networks and endpoints of other hosts in the cluster.
-    pub others: Others,
+    pub others: Shared<Others>,
 }
 
 /// A network with its ports in the kernel.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct NetworkEntry {
     pub record: Network,
     /// Whether other requests find the network: false while it is created or removed.
@@ -85,7 +92,7 @@ impl NetworkEntry {
 }
 
 /// An endpoint with its port in the kernel.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct EndpointEntry {
     pub record: Endpoint,
     pub port: Option<PortHandle>,
@@ -113,6 +120,13 @@ impl PeerEntry {
 pub struct PortHandle {
     pub ifindex: u32,
     pub number: PortNumber,
+}
+
+impl PortHandle {
+    /// Returns a port without a number, for a device that is none yet.
+    pub const fn unnumbered(ifindex: u32) -> Self {
+        Self { ifindex, number: PortNumber::NONE }
+    }
 }
 
 /// The port of an uplink or parent whose interface exists.
@@ -168,28 +182,6 @@ pub struct Families {
 }
 
 impl State {
-    /// Returns the network with this name, or with an id that starts with `reference`.
-    pub fn network(&self, reference: &str) -> Result<&NetworkEntry, SwitchError> {
-        let ready = || self.networks.values().filter(|entry| entry.ready);
-        if let Some(entry) = ready().find(|entry| entry.record.name.as_str() == reference) {
-            return Ok(entry);
-        }
-        let found = by_id(ready(), reference, |entry| entry.record.id.to_string())?;
-        found.ok_or_else(|| SwitchError::NetworkNotFound(reference.to_owned()))
-    }
-
-    /// Returns the endpoint with this name, or with an id that starts with `reference`, in each of
-    /// its networks: the network with the default route first.
-    pub fn endpoint(&self, reference: &str) -> Result<Vec<&EndpointEntry>, SwitchError> {
-        let found = self.connections(reference);
-        if !found.is_empty() {
-            return Ok(found);
-        }
-        let found = by_id(self.endpoints.values(), reference, |entry| entry.record.id.to_string())?;
-        let found = found.ok_or_else(|| SwitchError::EndpointNotFound(reference.to_owned()))?;
-        Ok(self.connections(found.record.name.as_str()))
-    }
-
     /// Returns all connections of the namespace of an endpoint, this one included, in the order of
     /// [`State::gateway_order`]. They share a default route and DNS servers, whatever their names
     /// are.
@@ -535,7 +527,8 @@ impl State {
 
 /// Returns whether two endpoints are at the same namespace.
 fn same_place(one: &Endpoint, other: &Endpoint) -> bool {
-    (one.netns.dev, one.netns.inode) == (other.netns.dev, other.netns.inode)
+    let reused = one.netns.cookie.zip(other.netns.cookie).is_some_and(|(one, other)| one != other);
+    (one.netns.dev, one.netns.inode) == (other.netns.dev, other.netns.inode) && !reused
 }
 
 /// Checks that a subnet overlaps nothing that is occupied.
@@ -580,21 +573,6 @@ fn unique_local(
 
 fn subnets_of(network: &Network) -> impl Iterator<Item = (&NetworkName, Subnet)> {
     network.subnets.iter().map(|config| (&network.name, config.subnet))
-}
-
-fn by_id<'a, T>(
-    entries: impl Iterator<Item = &'a T>,
-    beginning: &str,
-    id: impl Fn(&T) -> String,
-) -> Result<Option<&'a T>, SwitchError> {
-    if beginning.is_empty() {
-        return Ok(None);
-    }
-    let mut found = entries.filter(|entry| id(entry).starts_with(beginning));
-    match (found.next(), found.next()) {
-        (Some(_), Some(_)) => Err(SwitchError::Ambiguous(beginning.to_owned())),
-        (found, _) => Ok(found),
-    }
 }
 
 /// Locks a lock that no other task has seen yet.

@@ -1,6 +1,6 @@
 //! The arguments of `network`.
 
-use clap::builder::BoolishValueParser;
+use clap::builder::{BoolishValueParser, NonEmptyStringValueParser};
 use clap::{ArgAction, Args, Subcommand};
 
 use super::connection::{Connection, parse_pair};
@@ -24,14 +24,14 @@ pub enum NetworkCommand {
     #[command(after_help = "Example:\n  vswitch network inspect bridge")]
     Inspect {
         /// Names or ids of networks
-        #[arg(required = true, value_name = "NETWORK")]
+        #[arg(required = true, value_name = "NETWORK", value_parser = NonEmptyStringValueParser::new())]
         networks: Vec<String>,
     },
     /// Remove networks
     #[command(after_help = "Example:\n  vswitch network rm lan")]
     Rm {
         /// Names or ids of networks
-        #[arg(required = true, value_name = "NETWORK")]
+        #[arg(required = true, value_name = "NETWORK", value_parser = NonEmptyStringValueParser::new())]
         networks: Vec<String>,
     },
     /// Remove all networks without endpoints
@@ -47,9 +47,11 @@ pub enum NetworkCommand {
     /// Disconnect an endpoint from a network
     #[command(after_help = "Example:\n  vswitch network disconnect back web")]
     Disconnect {
-        /// Name or id of the network
+        /// Name or id of the network; of an id, at least 12 digits
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         network: String,
-        /// Name or id of the endpoint
+        /// Name or id of the endpoint; of an id, at least 12 digits
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         endpoint: String,
     },
 }
@@ -58,9 +60,11 @@ pub enum NetworkCommand {
 pub struct NetworkConnect {
     #[command(flatten)]
     pub connection: Connection,
-    /// Name or id of the network
+    /// Name or id of the network; of an id, at least 12 digits
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub network: String,
-    /// Name or id of the endpoint
+    /// Name or id of the endpoint; of an id, at least 12 digits
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub endpoint: String,
 }
 

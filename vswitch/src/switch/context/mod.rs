@@ -4,11 +4,12 @@
 mod cluster;
 mod mtu;
 mod ports;
+mod snapshot;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
@@ -27,6 +28,7 @@ use crate::plan::store::{Change, Store};
 pub use cluster::note_about;
 pub use mtu::note_about_mtu;
 pub use ports::{NamedPort, named_ports};
+pub use snapshot::{Published, StateGuard};
 
 /// The MTU of Ethernet, for networks whose MTU nothing else determines.
 pub const DEFAULT_MTU: u32 = 1500;
@@ -55,7 +57,7 @@ pub struct Context {
     pub membership: Option<Membership>,
     /// The source address of tunnels, at which this host is a peer of others.
     pub advertise: Option<IpAddr>,
-    pub(super) state: Mutex<State>,
+    pub(super) state: Published,
     /// Notes that `status` shows, by subject.
     pub(super) notes: Mutex<BTreeMap<String, String>>,
     /// Open while the value is true. Every change holds it for reading; shutdown takes it for
@@ -64,16 +66,20 @@ pub struct Context {
 }
 
 impl Context {
-    /// Locks the state.
-    pub fn state(&self) -> MutexGuard<'_, State> {
-        // Every change under the lock is complete before any code in it could panic.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Locks the state, to decide or to change. What only reads takes [`Context::snapshot`].
+    pub fn state(&self) -> StateGuard<'_> {
+        self.state.lock()
+    }
+
+    /// Returns the state as of the last change. Waits for no change under way.
+    pub fn snapshot(&self) -> Arc<State> {
+        self.state.snapshot()
     }
 
     /// Waits until the state can be locked. Blocks no thread, so the caller finds a state that
     /// stays locked by the lack of an answer.
     pub async fn works(&self) {
-        while matches!(self.state.try_lock(), Err(TryLockError::WouldBlock)) {
+        while self.state.is_locked() {
             tokio::time::sleep(LOCKED).await;
         }
     }

@@ -62,8 +62,19 @@ impl Endpoints {
         self.join(request.to(network, endpoint), Some(expected)).await
     }
 
-    /// Makes a namespace an endpoint of a network, or undoes every step.
+    /// Makes a namespace an endpoint of a network, or undoes every step. Makes room in a network
+    /// without a free address if remains have some.
     async fn join(&self, given: NewEndpoint, expected: Option<NetnsId>) -> Result<EndpointInfo, SwitchError> {
+        match self.join_once(given.clone(), expected).await {
+            Err(full) if full.is_full() && self.displace_remains_of(&given.network).await? > 0 => {
+                tracing::debug!("{full}: addresses of endpoints whose namespaces are gone are free now");
+                self.join_once(given, expected).await
+            }
+            joined => joined,
+        }
+    }
+
+    async fn join_once(&self, given: NewEndpoint, expected: Option<NetnsId>) -> Result<EndpointInfo, SwitchError> {
         let mut undo = Undo::default();
         let joined = self.try_join(given, expected, &mut undo).await;
         if joined.is_err() {
@@ -72,8 +83,8 @@ impl Endpoints {
         joined
     }
 
-    /// The steps: open, lease, reserve, admit, probe, record, announce, plan and apply, publish,
-    /// complete, settle. `expected` is the namespace that the path has to lead to.
+    /// The steps: open, displace, lease, reserve, admit, probe, record, announce, plan and apply,
+    /// publish, complete, settle. `expected` is the namespace that the path has to lead to.
     async fn try_join<'a>(
         &'a self,
         mut given: NewEndpoint,
@@ -84,6 +95,16 @@ impl Endpoints {
         if expected.is_some_and(|expected| expected != netns.id()) {
             return Err(SwitchError::AnotherProcess(given.netns));
         }
+        self.displace_remains(&given).await?;
+        // A kernel without cookies has inode numbers all the same.
+        let cookie = tokio::task::block_in_place(|| netns.cookie()).ok();
+        let place = NetnsRecord {
+            path: given.netns.clone(),
+            dev: netns.id().dev,
+            inode: netns.id().inode,
+            cookie,
+            process: netns::process_behind(&given.netns),
+        };
 
         // In a network of the cluster, etcd decides on the addresses.
         let id = EndpointId::random()?;
@@ -99,10 +120,10 @@ impl Endpoints {
 
         // Addresses that a machine on the wire has are skipped, unless the user requested them.
         let mut found = 0;
-        let (endpoint, network, recorded) = loop {
+        let (mut endpoint, network, recorded) = loop {
             let mark = undo.mark();
             let ((endpoint, network, exclusive), recorded) =
-                self.admit(&given, id, &netns, expected, &around, &published)?;
+                self.admit(&given, id, &place, expected, &around, &published)?;
             let admitted = endpoint.clone();
             undo.push(async move {
                 self.unpublish(&admitted).await;
@@ -125,6 +146,7 @@ impl Endpoints {
         recorded.await?;
         self.etcd.announce(&network, &endpoint).await?;
 
+        self.enter(&mut endpoint, Phase::Attaching);
         let made = self.make(&network, &endpoint, netns).await?;
         let port = made.port;
         undo.push(made.undo(self.context.scene()));
@@ -143,7 +165,7 @@ impl Endpoints {
         &self,
         given: &NewEndpoint,
         id: EndpointId,
-        netns: &Netns,
+        place: &NetnsRecord,
         expected: Option<NetnsId>,
         around: &Around,
         published: &[Published],
@@ -153,7 +175,7 @@ impl Endpoints {
             // The endpoint was detached meanwhile.
             return Err(SwitchError::EndpointNotFound(given.name.to_string()));
         }
-        let wanted = wanted(&state, given, id, netns, around.clone(), published.to_vec())?;
+        let wanted = wanted(&state, given, id, place, around.clone(), published.to_vec())?;
         let admitted = state.admit_endpoint(wanted)?;
         let recorded = self.context.store.commit(vec![Change::PutEndpoint(admitted.0.clone())]);
         Ok((admitted, recorded))
@@ -173,7 +195,8 @@ impl Endpoints {
         endpoint.phase = Phase::Attached;
         let info = EndpointInfo { endpoint: endpoint.clone(), network: network.clone() };
         let mut state = self.context.state();
-        // The next daemon finds the device, so the attach does not wait for the disk.
+        // The attach does not wait for the disk: until the disk has it, the next daemon finds the
+        // device.
         self.context.store.note(vec![Change::PutEndpoint(endpoint.clone())]);
         if let Some(entry) = state.endpoints.get_mut(&endpoint.id) {
             entry.record = endpoint;
@@ -182,15 +205,28 @@ impl Endpoints {
         info
     }
 
+    /// Enters a phase. The disk has it within a second.
+    pub fn enter(&self, endpoint: &mut Endpoint, phase: Phase) {
+        endpoint.phase = phase;
+        let mut state = self.context.state();
+        if let Some(entry) = state.endpoints.get_mut(&endpoint.id) {
+            entry.record.phase = phase;
+            self.context.store.note(vec![Change::PutEndpoint(endpoint.clone())]);
+        }
+    }
+
     /// Removes an endpoint from the record and from the cluster, and frees its addresses. Its
     /// devices are gone already.
     pub async fn forget(&self, id: EndpointId) {
         let removed = self.context.store.commit(vec![Change::RemoveEndpoint(id)]);
-        if let Err(error) = removed.await {
+        // The next daemon finishes a detach that it finds begun, so nothing waits for the disk.
+        let begun = self.context.state().endpoints.get(&id).is_some_and(|entry| entry.record.phase == Phase::Detaching);
+        if !begun && let Err(error) = removed.await {
             // The next daemon finds the record without a device or without its namespace, and
             // releases it then.
             tracing::warn!("{error}");
         }
+        self.context.note(&endpoint_note(id), None);
         let gone = self.context.state().endpoints.remove(&id);
         if let Some(entry) = gone {
             self.etcd.withdraw(&entry.record).await;
@@ -276,11 +312,16 @@ struct Around {
     station: Option<String>,
 }
 
+/// Returns the subject of the note on an endpoint in `status`.
+pub fn endpoint_note(id: EndpointId) -> String {
+    format!("endpoint {id}")
+}
+
 fn wanted(
     state: &State,
     given: &NewEndpoint,
     endpoint: EndpointId,
-    netns: &Netns,
+    place: &NetnsRecord,
     around: Around,
     published: Vec<Published>,
 ) -> Result<Wanted, SwitchError> {
@@ -311,17 +352,11 @@ fn wanted(
             None
         }
     };
-    let id = netns.id();
     let endpoint = Endpoint {
         id: endpoint,
         name: given.name.clone(),
         network: record.id,
-        netns: NetnsRecord {
-            path: given.netns.clone(),
-            dev: id.dev,
-            inode: id.inode,
-            process: netns::process_behind(&given.netns),
-        },
+        netns: place.clone(),
         address,
         hostname: given.hostname.clone(),
         aliases: given.aliases.clone(),
@@ -331,7 +366,7 @@ fn wanted(
         port: given.port.clone(),
         labels: given.labels.clone(),
         created: now(),
-        phase: Phase::Attaching,
+        phase: Phase::Reserved,
     };
     let NewEndpoint { ip, ip6, mac, .. } = *given;
     let parent_mac = parent_mac(network, given, state)?;

@@ -50,7 +50,7 @@ impl SwitchError {
             Self::EndpointNotFound(_) => "endpoint_not_found",
             Self::NothingFound(_) => "not_found",
             Self::PortNotFound(_) => "port_not_found",
-            Self::Ambiguous(_) => "ambiguous_id",
+            Self::Ambiguous { .. } => "ambiguous_id",
             Self::NetworkExists(_) => "network_exists",
             Self::SubnetOverlap { .. } | Self::SubnetOccupied { .. } => "subnet_overlap",
             Self::GatewayInUse { .. } => "address_in_use",
@@ -92,6 +92,14 @@ impl SwitchError {
             Self::PortGone(_) => "port_gone",
             Self::ShuttingDown => "shutting_down",
         }
+    }
+
+    /// Returns whether a network has no free address.
+    pub const fn is_full(&self) -> bool {
+        matches!(
+            self,
+            Self::Ipam { source: IpamError::Exhausted { .. }, .. } | Self::Cluster(ClusterError::Full { .. })
+        )
     }
 
     /// Returns the kind of the error.

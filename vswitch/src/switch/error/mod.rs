@@ -151,8 +151,13 @@ pub enum SwitchError {
     #[error("no port `{0}` (`vswitch stats` shows those there are)")]
     PortNotFound(String),
     /// The start of several ids.
-    #[error("more than one id begins with `{0}` (give more digits)")]
-    Ambiguous(String),
+    #[error("`{reference}` could mean {} (give the name, or more digits of the id)", .candidates.join(", "))]
+    Ambiguous {
+        /// The reference.
+        reference: String,
+        /// The objects whose ids begin with it.
+        candidates: Vec<String>,
+    },
 
     /// The name of an existing network.
     #[error("network with name {0} already exists (choose another name)")]

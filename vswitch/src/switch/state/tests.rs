@@ -31,7 +31,7 @@ fn wanted(network: &Network, name: &str, inode: u64) -> Wanted {
         id: EndpointId::random().expect("random bytes"),
         name: name.parse().expect("a name"),
         network: network.id,
-        netns: NetnsRecord { path: "/run/netns/x".into(), dev: 4, inode, process: None },
+        netns: NetnsRecord { path: "/run/netns/x".into(), dev: 4, inode, cookie: None, process: None },
         address: Some(EndpointAddress {
             ifname: "eth0".parse().expect("a name"),
             mac: StationMac::generated(&network.id, name, 0),

@@ -145,7 +145,7 @@ impl Observe {
 
     /// Returns the options of overlay networks by network number.
     fn overlays(&self) -> BTreeMap<NetworkNumber, OverlayOptions> {
-        let state = self.context.state();
+        let state = self.context.snapshot();
         let records = state.networks.values().map(|entry| &entry.record);
         records.filter_map(|record| Some((record.number, record.overlay()?.clone()))).collect()
     }
