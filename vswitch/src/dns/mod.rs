@@ -45,6 +45,9 @@ pub trait Names: Send + Sync + 'static {
     /// Returns the name of an endpoint's address, without the final dot, for the client at `client`
     /// in `network`.
     fn name_of(&self, network: NetworkId, client: IpAddr, address: IpAddr) -> Option<String>;
+    /// Reports whether `client` is an endpoint of `network`, or this host itself. All other clients
+    /// are refused.
+    fn admits(&self, network: NetworkId, client: IpAddr) -> bool;
     /// Reports whether `address` is in a subnet of the switch. Reverse queries for such an address
     /// are never forwarded.
     fn is_ours(&self, network: NetworkId, address: IpAddr) -> bool;

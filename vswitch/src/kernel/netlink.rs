@@ -25,7 +25,7 @@ use super::netns::Netns;
 use connection::{Change, Connection, Request};
 pub use error::{Hint, NetlinkError};
 pub use events::{LinkEvent, TouchEvents, Touched};
-pub use route::{Path, ROUTE_PROTOCOL, Route};
+pub use route::{Path, ROUTE_PROTOCOL, Route, SourceRoute};
 
 /// A connection to rtnetlink in one namespace. The connection keeps the namespace alive, so a
 /// connection in a foreign namespace is never stored.
@@ -450,6 +450,27 @@ impl Netlink {
         // vanished meanwhile would hide the error of another entry.
         for change in entries.iter().filter_map(|message| route::removal(message, index)) {
             result = result.and(ignore_not_found(self.connection.change([change]).await));
+        }
+        result
+    }
+
+    /// Makes the source routes of a namespace exactly these. Packets from one of the addresses then
+    /// leave by the link of the address, whatever the main table says. Removes the rules and routes
+    /// of other source routes; rules and routes of other programs stay.
+    ///
+    /// # Errors
+    /// The first refusal of the kernel: [`NetlinkError::Kernel`] with EOPNOTSUPP if it has no
+    /// CONFIG_IP_MULTIPLE_TABLES.
+    pub async fn set_source_routes(&self, wanted: &[SourceRoute]) -> Result<(), NetlinkError> {
+        let mut result = Ok(());
+        let rules = self.connection.dump("list the rules", route::query_rules()).await?;
+        let routes = self.connection.dump("list the routes", route::query_routes()).await?;
+        // Rules first, so that no rule leads to an empty table.
+        for change in rules.iter().chain(&routes).filter_map(|message| route::source_removal(message, wanted)) {
+            result = result.and(ignore_not_found(self.connection.change([change]).await));
+        }
+        for route in wanted {
+            result = result.and(self.connection.change(route.additions()).await);
         }
         result
     }

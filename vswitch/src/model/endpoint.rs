@@ -32,6 +32,10 @@ pub struct Endpoint {
     /// Published ports.
     #[serde(default)]
     pub published: Vec<Published>,
+    /// Ports that the endpoint published in networks from which it is disconnected. They stay
+    /// reserved, and are published again when it is connected again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waiting: Vec<WaitingPorts>,
     /// Priority as default gateway: the network with the highest number has the default route.
     /// Among equal numbers, the first network by name has it.
     #[serde(default)]
@@ -49,6 +53,22 @@ pub struct Endpoint {
     pub created: OffsetDateTime,
     /// Phase of the attachment.
     pub phase: Phase,
+}
+
+/// Published ports that wait for a connection to their network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitingPorts {
+    /// Network that they were published in.
+    pub network: NetworkId,
+    /// The ports.
+    pub ports: Vec<Published>,
+}
+
+impl Endpoint {
+    /// Iterates over the host ports that the endpoint holds: published ones, and waiting ones.
+    pub fn held_ports(&self) -> impl Iterator<Item = &Published> {
+        self.published.iter().chain(self.waiting.iter().flat_map(|waiting| &waiting.ports))
+    }
 }
 
 /// Interface of an endpoint.

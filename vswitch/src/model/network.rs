@@ -13,8 +13,8 @@ use vswitch_common::packet::ethernet;
 use vswitch_common::tables::NetworkNumber;
 
 use super::{
-    BridgeOptions, DEFAULT_AGEING, Endpoint, EndpointOptions, InterfaceName, NetworkId, NetworkName, OverlayOptions,
-    ParentOptions, SubnetConfig, SwitchOptions, XdpChoice,
+    BridgeOptions, DEFAULT_AGEING, Endpoint, EndpointOptions, GatewayMode, InterfaceName, NetworkId, NetworkName,
+    OverlayOptions, ParentOptions, SubnetConfig, SwitchOptions, XdpChoice,
 };
 pub use record::InvalidRecord;
 use record::NetworkRecord;
@@ -158,6 +158,20 @@ impl Network {
             NetworkKind::Overlay(options) => Some(&options.switch),
             NetworkKind::Macvlan(_) | NetworkKind::Ipvlan(_) | NetworkKind::Host | NetworkKind::None => None,
         }
+    }
+
+    /// Returns what the host routes between the network and the outside, for one address family.
+    /// Without the option `gateway_mode`, a network without masquerade is routed, and a network on
+    /// an uplink is unprotected: the machines of the uplink's segment reach its endpoints anyway,
+    /// and the host may be their router.
+    pub fn gateway_mode(&self, ipv6: bool) -> GatewayMode {
+        let Some(switch) = self.switch() else { return GatewayMode::Routed };
+        let chosen = if ipv6 { switch.gateway_mode_ipv6 } else { switch.gateway_mode_ipv4 };
+        chosen.unwrap_or(match (switch.masquerade, self.uplink()) {
+            (false, _) => GatewayMode::Routed,
+            (true, Some(_)) => GatewayMode::NatUnprotected,
+            (true, None) => GatewayMode::Nat,
+        })
     }
 
     /// Returns the options of a macvlan or ipvlan network.

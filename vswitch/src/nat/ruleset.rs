@@ -17,11 +17,11 @@ use nftables::stmt::Statement;
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 use vswitch_common::tables::MARK_PUBLISHED;
 
-use super::{NatError, PortForward, Wanted};
+use super::{NatError, NatNetwork, PortForward, Wanted};
 use element::{Family, address, concatenated, mapped, name, net, port, protocol};
 use statement::{
-    dnat, drop_packet, field_in, field_is, jump, leaves_by, mark_published, masquerade, of_family, original_direction,
-    return_from, route, to_host, translated,
+    accept, comes_by, dnat, drop_packet, field_in, field_is, jump, leaves_by, mark_published, masquerade, of_family,
+    original_direction, return_from, route, to_host, translated,
 };
 
 /// The priorities that nft calls dstnat and srcnat. The filters of other programs have priority 0.
@@ -30,6 +30,9 @@ const SRCNAT: i32 = 100;
 const BEFORE_FILTERS: i32 = -10;
 /// A priority before connection tracking.
 const RAW: i32 = -300;
+
+/// The port of the name servers (RFC 1035, 4.2).
+const DNS: u16 = 53;
 
 /// The address families. The names of each family's objects end in its digit.
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
@@ -53,7 +56,9 @@ pub(super) fn plan(table: &str, wanted: &Wanted) -> Result<Option<Nftables<'stat
     ruleset.set("internal_devices", vec![SetType::Ifname], internal.collect(), false);
     ruleset.publish(wanted)?;
     ruleset.forward();
+    ruleset.isolate(wanted);
     ruleset.postrouting(wanted);
+    ruleset.no_strays();
     if let Some(port) = wanted.tunnels {
         ruleset.untracked(port);
     }
@@ -84,17 +89,28 @@ struct Ruleset<'a> {
 }
 
 impl Ruleset<'_> {
-    /// Adds the sets of subnets: all subnets, the masqueraded ones, and all with their devices.
+    /// Adds the sets of subnets (all subnets, the masqueraded ones, those that nothing leaves with,
+    /// and all with their devices), and the sets of devices by gateway mode.
     fn sets(&mut self, family: Family, wanted: &Wanted) {
-        let subnets = |masqueraded: bool| {
-            let networks =
-                wanted.networks.iter().filter(|network| !masqueraded || network.masquerade && !network.internal);
+        let ipv4 = family == Family::V4;
+        let subnets = |of: &dyn Fn(&NatNetwork) -> bool| {
+            let networks = wanted.networks.iter().filter(|network| of(network));
             let nets: Vec<IpNet> = networks.flat_map(|network| &network.subnets).map(IpNet::trunc).collect();
             let nets = IpNet::aggregate(&nets);
             nets.into_iter().filter(|subnet| family.is_of(subnet.addr())).map(net).collect::<Vec<_>>()
         };
-        self.set(&family.called("subnets"), vec![family.set_type()], subnets(false), true);
-        self.set(&family.called("masquerade"), vec![family.set_type()], subnets(true), true);
+        self.set(&family.called("subnets"), vec![family.set_type()], subnets(&|_| true), true);
+        let masqueraded = subnets(&|network| network.masquerades(ipv4));
+        self.set(&family.called("masquerade"), vec![family.set_type()], masqueraded, true);
+        let private = subnets(&|network| network.is_private(ipv4));
+        self.set(&family.called("private"), vec![family.set_type()], private, true);
+        let devices = |of: &dyn Fn(&NatNetwork) -> bool| {
+            wanted.networks.iter().filter(|network| of(network)).map(|network| name(&network.device)).collect()
+        };
+        let closed = devices(&|network| network.is_closed(ipv4));
+        self.set(&family.called("closed"), vec![SetType::Ifname], closed, false);
+        let isolated = devices(&|network| network.is_isolated(ipv4));
+        self.set(&family.called("isolated"), vec![SetType::Ifname], isolated, false);
         let mut inside: Vec<_> = wanted
             .networks
             .iter()
@@ -112,7 +128,7 @@ impl Ruleset<'_> {
         self.base_chain("prerouting", NfChainType::NAT, NfHook::Prerouting, DSTNAT);
         self.base_chain("output", NfChainType::NAT, NfHook::Output, DSTNAT);
         // An internal network does not reach the published ports of other networks either.
-        self.rule("prerouting", vec![statement::comes_by("internal_devices"), return_from()]);
+        self.rule("prerouting", vec![comes_by("internal_devices"), return_from()]);
         for family in FAMILIES {
             let forwards = Forwards::of(family, wanted)?;
             if forwards.is_empty() {
@@ -156,7 +172,7 @@ impl Ruleset<'_> {
         self.base_chain("input", NfChainType::Filter, NfHook::Input, BEFORE_FILTERS);
         let forged = vec![
             field_is(Family::V4, "daddr", Family::loopback()),
-            statement::comes_by("our_devices"),
+            comes_by("our_devices"),
             original_direction(),
             drop_packet(),
         ];
@@ -172,9 +188,47 @@ impl Ruleset<'_> {
         self.rule("redirects", vec![statement::redirect(), leaves_by("our_devices"), drop_packet()]);
     }
 
+    /// Adds the mark of published ports, and closes networks to the outside: what comes in by
+    /// another device belongs to a known connection or to a published port. Packets between our
+    /// networks are for the programs at the host ports to decide about.
     fn forward(&mut self) {
         self.base_chain("forward", NfChainType::Filter, NfHook::Forward, BEFORE_FILTERS);
         self.rule("forward", vec![leaves_by("our_devices"), translated(), mark_published(MARK_PUBLISHED)]);
+        self.rule("forward", vec![statement::known(), accept()]);
+        self.rule("forward", vec![translated(), accept()]);
+        for family in FAMILIES {
+            let outside = ["our_devices", "internal_devices"].map(statement::comes_not_by);
+            let mut closed = vec![of_family(family), leaves_by(&family.called("closed"))];
+            closed.extend(outside);
+            closed.push(drop_packet());
+            self.rule("forward", closed);
+        }
+    }
+
+    /// Separates isolated networks from the host: their endpoints reach its name server alone, and
+    /// the host opens no connection to them.
+    fn isolate(&mut self, wanted: &Wanted) {
+        if !wanted.networks.iter().any(|network| network.is_isolated(true) || network.is_isolated(false)) {
+            return;
+        }
+        self.base_chain("isolated_in", NfChainType::Filter, NfHook::Input, BEFORE_FILTERS);
+        self.base_chain("isolated_out", NfChainType::Filter, NfHook::Output, BEFORE_FILTERS);
+        for chain in ["isolated_in", "isolated_out"] {
+            // Neighbor discovery.
+            for message in ["nd-neighbor-solicit", "nd-neighbor-advert"] {
+                self.rule(chain, vec![statement::icmpv6(message), accept()]);
+            }
+        }
+        for family in FAMILIES {
+            let set = family.called("isolated");
+            for protocol in ["tcp", "udp"] {
+                let to_names = vec![of_family(family), comes_by(&set), statement::to_port(protocol, DNS), accept()];
+                self.rule("isolated_in", to_names);
+            }
+            self.rule("isolated_in", vec![of_family(family), comes_by(&set), drop_packet()]);
+            self.rule("isolated_out", vec![of_family(family), leaves_by(&set), statement::known(), accept()]);
+            self.rule("isolated_out", vec![of_family(family), leaves_by(&set), drop_packet()]);
+        }
     }
 
     fn postrouting(&mut self, wanted: &Wanted) {
@@ -194,12 +248,34 @@ impl Ruleset<'_> {
         }
     }
 
+    /// Keeps packets that conntrack assigns to no connection from doing harm. They are not
+    /// translated, so they would leave with a private address, or reach the host's own stack. The
+    /// stack knows nothing of the connection, and its RST would end it.
+    fn no_strays(&mut self) {
+        self.base_chain("private", NfChainType::Filter, NfHook::Postrouting, SRCNAT + 1);
+        for family in FAMILIES {
+            let [private, subnets, inside] = ["private", "subnets", "inside"].map(|set| family.called(set));
+            let leaves = vec![
+                comes_by("our_devices"),
+                field_in(family, "saddr", &private, true),
+                field_in(family, "daddr", &subnets, false),
+                route(family, &inside, false),
+                drop_packet(),
+            ];
+            self.rule("private", leaves);
+        }
+        // A RST for a connection of the host, or for a port without a listener, belongs to an
+        // entry of conntrack.
+        self.base_chain("resets", NfChainType::Filter, NfHook::Output, BEFORE_FILTERS);
+        self.rule("resets", vec![statement::reset(), statement::invalid(), drop_packet()]);
+    }
+
     /// Excludes tunnel packets from connection tracking. Each inner flow has an outer source port
     /// of its own, and no outer packet is a reply to another. Tracking would cost each packet a
     /// lookup, and the table an entry for each flow. Tunnel packets that the host only forwards
     /// stay tracked, because they may need masquerading.
     fn untracked(&mut self, port: u16) {
-        let to_port = || statement::udp_to(port);
+        let to_port = || statement::to_port("udp", port);
         self.base_chain("tunnels_in", NfChainType::Filter, NfHook::Prerouting, RAW);
         self.rule("tunnels_in", vec![to_port(), to_host(), statement::untracked()]);
         self.base_chain("tunnels_out", NfChainType::Filter, NfHook::Output, RAW);

@@ -348,6 +348,7 @@ mod tests {
             netns: NetnsRecord { inode: u64::MAX, ..endpoint.netns.clone() },
             aliases: vec!["www".to_owned()],
             published: vec![Published { protocol: Protocol::Udp, host_ip: None, host_port: 8080, container_port: 80 }],
+            waiting: Vec::new(),
             gw_priority: -1,
             phase,
             ..endpoint

@@ -44,6 +44,7 @@ pub(super) fn endpoint() -> Endpoint {
         hostname: None,
         aliases: Vec::new(),
         published: Vec::new(),
+        waiting: Vec::new(),
         gw_priority: 0,
         options: BTreeMap::new(),
         port: EndpointOptions::default(),

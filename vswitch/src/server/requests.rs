@@ -11,7 +11,9 @@ use crate::api::{
     AttachRequest, ConnectRequest, DetachRequest, FdbFilter, FdbFlush, FdbKeyRequest, FramesFilter, NetworkRequest,
     PeerRequest, TraceRequest,
 };
-use crate::model::{Driver, EndpointName, EndpointOptions, Network, NetworkId, Peer, Subnet, SubnetConfig};
+use crate::model::{
+    Driver, EndpointName, EndpointOptions, GatewayMode, InvalidOption, Network, NetworkId, Peer, Subnet, SubnetConfig,
+};
 use crate::plan;
 use crate::switch::{
     FrameFilter, NewConnection, NewEndpoint, NewNetwork, OverlayError, Selection, StationFilter, StationKey,
@@ -42,6 +44,7 @@ impl TryFrom<AttachRequest> for NewEndpoint {
             hostname: request.hostname,
             aliases: request.aliases,
             publish: request.publish.iter().map(|text| text.parse()).collect::<Result<_, _>>()?,
+            waiting: Vec::new(),
             gw_priority: request.gw_priority,
             port: port(&request.options, request.vlan.as_deref(), request.trunk.as_deref())?,
             options: request.options,
@@ -210,7 +213,7 @@ fn draft(request: NetworkRequest, driver: Driver) -> Result<Network, SwitchError
     let subnets = subnets(&request)?;
     let NetworkRequest { options, labels, internal, .. } = request;
     let kind = plan::parse(driver, &options)?;
-    Ok(Network {
+    let network = Network {
         id: NetworkId::random()?,
         name,
         number: NetworkNumber::default(),
@@ -221,7 +224,11 @@ fn draft(request: NetworkRequest, driver: Driver) -> Result<Network, SwitchError
         labels,
         created: now(),
         uplink_before: None,
-    })
+    };
+    if !internal && [false, true].into_iter().any(|ipv6| network.gateway_mode(ipv6) == GatewayMode::Isolated) {
+        return Err(InvalidOption::IsolatedNotInternal.into());
+    }
+    Ok(network)
 }
 
 /// Pairs each subnet with the gateway, the range and the auxiliary addresses that lie in it, as
@@ -268,7 +275,6 @@ fn matching(subnets: &[Subnet], address: IpAddr) -> Option<Subnet> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::InvalidOption;
 
     #[test]
     fn the_default_name_is_the_last_part_of_the_path() {

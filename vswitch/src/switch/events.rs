@@ -47,6 +47,9 @@ impl Switch {
                     if let Ok(_change) = self.context.begin_change().await {
                         self.endpoints.release_vanished().await;
                     }
+                    if self.nat.is_closing() {
+                        self.repeat_nat();
+                    }
                     continue;
                 }
                 _ = resync.tick() => Some(LinkEvent::Lost),
@@ -175,7 +178,18 @@ impl Switch {
         links.iter().for_each(|link| self.changed(link));
         self.macvlan.refresh_parents().await?;
         self.overlay.refresh_underlay().await?;
-        self.nat.retry_nat().await
+        self.repeat_nat();
+        Ok(())
+    }
+
+    /// Repeats a change of the NAT rules that failed, in a task of its own: nft may hang.
+    fn repeat_nat(self: &Arc<Self>) {
+        let switch = self.clone();
+        tokio::spawn(async move {
+            if let Err(error) = switch.nat.retry_nat().await {
+                tracing::debug!("no further attempt to change the rules: {error}");
+            }
+        });
     }
 
     /// Removes stations that exceed the ageing time, for as long as the daemon lives.

@@ -2,19 +2,24 @@
 //! host's IP stack.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Mutex;
 
 use crate::kernel::conntrack::{self, Flows};
 use crate::kernel::sysctl::SysctlError;
-use crate::model::{Endpoint, Instance, Protocol, Published};
+use crate::model::{Endpoint, EndpointId, Instance, Protocol, Published};
 use crate::nat::{self, NatError, NatNetwork, NatStatus, PortForward, Reservations, Wanted};
 use crate::switch::context::Context;
 use crate::switch::error::SwitchError;
-use crate::switch::state::State;
+use crate::switch::state::{Closing, State};
 
 /// The subject of the note on missing rules.
 const NAT_NOTE: &str = "nat";
+
+/// The time after which a change of the rules is given up: nft hangs, or another program holds its
+/// lock. A command waits for no more than that.
+const LONGEST_CHANGE: Duration = Duration::from_secs(10);
 
 /// Masquerade and published ports of this host.
 #[derive(Debug)]
@@ -23,6 +28,8 @@ pub struct Nat {
     nat: Arc<nat::Nat>,
     /// Held while the rules are updated.
     turn: Mutex<()>,
+    /// Held while a change that failed is repeated.
+    retrying: Mutex<()>,
     /// The host ports that are published.
     pub reservations: Reservations,
 }
@@ -31,7 +38,7 @@ impl Nat {
     /// Returns the owner without any rule yet.
     pub fn new(context: Arc<Context>) -> Self {
         let nat = Arc::new(nat::Nat::new(&context.instance));
-        Self { context, nat, turn: Mutex::default(), reservations: Reservations::default() }
+        Self { context, nat, turn: Mutex::default(), retrying: Mutex::default(), reservations: Reservations::default() }
     }
 
     /// Returns the state of the rules.
@@ -53,9 +60,25 @@ impl Nat {
     pub async fn apply_nat(&self) -> Result<(), SwitchError> {
         // Reads the state under the lock, so that the later of two calls sees all changes of the
         // earlier.
-        let _turn = self.turn.lock().await;
-        let wanted = wanted(&self.context.state(), &self.context.instance, self.context.vxlan_port);
-        self.nat.apply(wanted).await?;
+        let changed = async {
+            let _turn = self.turn.lock().await;
+            let (wanted, closed) = {
+                let state = self.context.state();
+                let closing: Vec<_> = state.closing.iter().map(|closing| closing.endpoint).collect();
+                (wanted(&state, &self.context.instance, self.context.vxlan_port), closing)
+            };
+            self.nat.apply(wanted).await.map(|()| closed)
+        };
+        let closed = match tokio::time::timeout(LONGEST_CHANGE, changed).await {
+            Ok(closed) => closed?,
+            Err(_) => return Err(NatError::TooSlow(LONGEST_CHANGE).into()),
+        };
+        // No rule leads to them any more.
+        let closed: Vec<_> = {
+            let is_closed = |closing: &mut Closing| closed.contains(&closing.endpoint);
+            self.context.state().closing.extract_if(.., is_closed).collect()
+        };
+        closed.iter().for_each(|closing| self.reservations.release(&closing.ports));
         self.context.note(NAT_NOTE, None);
         Ok(())
     }
@@ -68,8 +91,9 @@ impl Nat {
         }
     }
 
-    /// Repeats a change of the rules that failed.
+    /// Repeats a change of the rules that failed. Does nothing while another repetition runs.
     pub async fn retry_nat(&self) -> Result<(), SwitchError> {
+        let Ok(_only) = self.retrying.try_lock() else { return Ok(()) };
         let _change = self.context.begin_change().await?;
         if self.context.has_note(NAT_NOTE) {
             self.update_nat("another attempt").await;
@@ -106,16 +130,44 @@ impl Nat {
     }
 
     /// Removes the rules of an endpoint's published ports. Has to run before the endpoint is
-    /// forgotten, because another endpoint may get its address then.
+    /// forgotten, because another endpoint may get its address then. If the rules cannot be removed
+    /// now, its addresses and host ports are not free until they are.
     pub async fn unpublish_ports(&self, endpoint: &Endpoint) {
         if endpoint.published.is_empty() {
             return;
         }
-        if let Some(entry) = self.context.state().endpoints.get_mut(&endpoint.id) {
-            entry.record.published.clear();
+        {
+            let mut state = self.context.state();
+            if let Some(entry) = state.endpoints.get_mut(&endpoint.id) {
+                entry.record.published.clear();
+            }
+            // The next change that succeeds removes this.
+            state.closing.push(Closing {
+                endpoint: endpoint.id,
+                network: endpoint.network,
+                addresses: endpoint.address.iter().flat_map(|address| address.ips()).collect(),
+                ports: Vec::new(),
+            });
         }
         self.update_nat(endpoint.name.as_str()).await;
         self.forget_flows(&endpoint.published).await;
+    }
+
+    /// Releases host ports of an endpoint that is gone, once no rule leads to it.
+    pub fn release_ports(&self, endpoint: EndpointId, ports: &[Published]) {
+        {
+            let mut state = self.context.state();
+            if let Some(closing) = state.closing.iter_mut().find(|closing| closing.endpoint == endpoint) {
+                closing.ports.extend(ports);
+                return;
+            }
+        }
+        self.reservations.release(ports);
+    }
+
+    /// Returns whether rules of endpoints that are gone may still be there.
+    pub fn is_closing(&self) -> bool {
+        !self.context.state().closing.is_empty()
     }
 
     /// Reserves the host ports of all recorded endpoints again.
@@ -123,7 +175,7 @@ impl Nat {
         let endpoints: Vec<Endpoint> =
             self.context.state().endpoints.values().map(|entry| entry.record.clone()).collect();
         for endpoint in endpoints {
-            if let Err(error) = self.reservations.hold(&endpoint.published) {
+            if let Err(error) = self.reservations.hold(&endpoint.held_ports().copied().collect::<Vec<_>>()) {
                 // The other process keeps the port. Packets from other hosts still reach the
                 // endpoint.
                 tracing::warn!("endpoint {}: {error}", endpoint.name);
@@ -154,6 +206,7 @@ fn wanted(state: &State, instance: &Instance, vxlan_port: u16) -> Wanted {
         subnets: network.subnets.iter().map(|config| config.subnet.net()).collect(),
         masquerade: network.switch().is_some_and(|switch| switch.masquerade) && !network.internal,
         internal: network.internal,
+        modes: [false, true].map(|ipv6| network.gateway_mode(ipv6)),
     });
     let forwards = state.endpoints.values().flat_map(|entry| {
         let record = &entry.record;

@@ -16,7 +16,7 @@ use vswitch_common::tables::{MAX_PORTS, NetworkNumber, PortNumber};
 use crate::kernel::netns::NetnsId;
 use crate::model::{
     Endpoint, EndpointAddress, EndpointId, EndpointName, InterfaceName, Network, NetworkId, NetworkName, ParentOptions,
-    Passage, Peer, Phase, StationMac, Subnet, SubnetConfig, Vni,
+    Passage, Peer, Phase, Published, StationMac, Subnet, SubnetConfig, Vni,
 };
 use crate::plan;
 use crate::plan::ipam::{self, Occupied};
@@ -36,6 +36,18 @@ pub struct State {
     pub peers: Table<IpAddr, PeerEntry>,
     /// The networks and endpoints of other hosts in the cluster.
     pub others: Shared<Others>,
+    /// The endpoints that are gone while rules of their published ports may still be there.
+    pub closing: Vec<Closing>,
+}
+
+/// The addresses and host ports of an endpoint that is gone. They are not free until the rules that
+/// lead to them are removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Closing {
+    pub endpoint: EndpointId,
+    pub network: NetworkId,
+    pub addresses: Vec<IpAddr>,
+    pub ports: Vec<Published>,
 }
 
 /// A network with its ports in the kernel.
@@ -202,6 +214,13 @@ impl State {
     /// Returns an endpoint in one network.
     pub fn endpoint_in(&self, name: &EndpointName, network: NetworkId) -> Option<&EndpointEntry> {
         self.endpoints_of(network).find(|entry| entry.record.name == *name)
+    }
+
+    /// Returns the ports of an endpoint that wait for a connection to a network.
+    pub fn waiting_ports(&self, name: &EndpointName, network: NetworkId) -> Vec<Published> {
+        let named = self.endpoints.values().filter(|entry| entry.record.name == *name);
+        let waiting = named.flat_map(|entry| &entry.record.waiting).filter(|waiting| waiting.network == network);
+        waiting.flat_map(|waiting| waiting.ports.iter().copied()).collect()
     }
 
     /// Returns the sort key of an endpoint's networks; the default route goes by the first. As in
@@ -418,6 +437,8 @@ impl State {
         let others = || self.endpoints_of(network.id).filter_map(|other| Some((other, other.record.address.as_ref()?)));
         let mut used: BTreeSet<IpAddr> = others().flat_map(|(_, other)| other.ips()).collect();
         used.extend(wanted.taken.keys());
+        let closing = || self.closing.iter().filter(|closing| closing.network == network.id);
+        used.extend(closing().flat_map(|closing| &closing.addresses));
         let allocate = |ipv6: bool, asked: Option<IpAddr>| {
             let allocated = ipam::allocate(&network.of_family(ipv6), &used, asked, entry.last(ipv6));
             allocated.map_err(|source| match source {
@@ -432,6 +453,9 @@ impl State {
                         (None, Some(name)) => format!("auxiliary address {name}"),
                         (None, None) if network.gateways().any(|gateway| gateway == address) => {
                             "the gateway".to_owned()
+                        }
+                        (None, None) if closing().any(|closing| closing.addresses.contains(&address)) => {
+                            "published ports that are not closed yet".to_owned()
                         }
                         (None, None) => wanted.taken.get(&address).cloned().unwrap_or_else(|| "the host".to_owned()),
                     };

@@ -79,6 +79,7 @@ impl Scene {
                 subnets: [ipv4, ipv6].map(|subnet| subnet.parse().expect("a subnet")).into(),
                 masquerade: true,
                 internal: false,
+                modes: Default::default(),
             })
             .into()
     }

@@ -47,6 +47,7 @@ mod tests {
             subnets: vec!["10.1.0.0/24".parse().expect("a subnet")],
             masquerade: true,
             internal: false,
+            modes: Default::default(),
         };
         let wanted = Wanted { networks: vec![network], forwards: Vec::new(), tunnels: None };
         let notes = |chains: &[Value]| dropped_by(chains, "vswitch-default", &wanted);

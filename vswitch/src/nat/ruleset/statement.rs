@@ -13,6 +13,27 @@ pub(super) fn translated() -> Statement<'static> {
     matches(connection("status"), Operator::IN, word("dnat"))
 }
 
+/// Matches packets that belong to a known connection, in both directions.
+pub(super) fn known() -> Statement<'static> {
+    let states = Expression::List(vec![word("established"), word("related")]);
+    matches(connection("state"), Operator::IN, states)
+}
+
+/// Matches packets that conntrack assigns to no connection.
+pub(super) fn invalid() -> Statement<'static> {
+    matches(connection("state"), Operator::IN, word("invalid"))
+}
+
+/// Matches TCP segments with the flag RST.
+pub(super) fn reset() -> Statement<'static> {
+    matches(payload("tcp", "flags"), Operator::IN, word("rst"))
+}
+
+/// Matches ICMPv6 messages of a type.
+pub(super) fn icmpv6(name: &'static str) -> Statement<'static> {
+    matches(payload("icmpv6", "type"), Operator::EQ, word(name))
+}
+
 /// Matches packets in the original direction of the connection.
 pub(super) fn original_direction() -> Statement<'static> {
     matches(connection("direction"), Operator::EQ, word("original"))
@@ -26,6 +47,11 @@ pub(super) fn redirect() -> Statement<'static> {
 /// Matches packets that come in through a device of the set.
 pub(super) fn comes_by(set: &str) -> Statement<'static> {
     matches(meta(MetaKey::Iifname), Operator::EQ, reference(set))
+}
+
+/// Matches packets that come in through no device of the set.
+pub(super) fn comes_not_by(set: &str) -> Statement<'static> {
+    matches(meta(MetaKey::Iifname), Operator::NEQ, reference(set))
 }
 
 /// Matches packets that leave through a device of the set.
@@ -65,9 +91,9 @@ pub(super) fn route(family: Family, set: &str, inside: bool) -> Statement<'stati
     matches(pair, equal(inside), reference(set))
 }
 
-/// Matches UDP packets to this port.
-pub(super) fn udp_to(port: u16) -> Statement<'static> {
-    matches(payload("udp", "dport"), Operator::EQ, Expression::Number(port.into()))
+/// Matches packets of a transport protocol, `tcp` or `udp`, to this port.
+pub(super) fn to_port(protocol: &'static str, port: u16) -> Statement<'static> {
+    matches(payload(protocol, "dport"), Operator::EQ, Expression::Number(port.into()))
 }
 
 /// Excludes the packet from connection tracking.
@@ -81,6 +107,10 @@ pub(super) fn masquerade() -> Statement<'static> {
 
 pub(super) fn return_from() -> Statement<'static> {
     Statement::Return(None)
+}
+
+pub(super) fn accept() -> Statement<'static> {
+    Statement::Accept(None)
 }
 
 pub(super) fn drop_packet() -> Statement<'static> {

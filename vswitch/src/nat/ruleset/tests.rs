@@ -1,11 +1,11 @@
 use super::*;
 
-use crate::model::Protocol;
+use crate::model::{GatewayMode, Protocol};
 use crate::nat::NatNetwork;
 
 fn network(device: &str, subnets: &[&str]) -> NatNetwork {
     let subnets = subnets.iter().map(|subnet| subnet.parse().expect("a subnet")).collect();
-    NatNetwork { device: device.to_owned(), subnets, masquerade: true, internal: false }
+    NatNetwork { device: device.to_owned(), subnets, masquerade: true, internal: false, modes: Default::default() }
 }
 
 fn forward(host_ip: Option<&str>, host_port: u16, to: &str) -> PortForward {
@@ -108,6 +108,32 @@ fn only_what_may_leave_is_masqueraded() {
     assert_eq!(set("our_devices"), r#"["vsw-a","vsw-b"]"#);
     assert_eq!(set("internal_devices"), r#"["vsw-c"]"#);
     assert!(set("subnets4").contains("10.3.0.0"));
+}
+
+#[test]
+fn modes_are_of_one_family() {
+    use GatewayMode::{Isolated, Nat, NatUnprotected, Routed};
+    let both = &["10.1.0.0/24", "fd00:1::/64"];
+    let networks = vec![
+        network("vsw-a", both),
+        NatNetwork { modes: [Routed, Nat], ..network("vsw-b", &["10.2.0.0/24", "fd00:2::/64"]) },
+        NatNetwork { modes: [NatUnprotected, Routed], ..network("vsw-c", &["10.3.0.0/24", "fd00:3::/64"]) },
+        NatNetwork { modes: [Isolated; 2], internal: true, ..network("vsw-d", &["10.4.0.0/24", "fd00:4::/64"]) },
+    ];
+    let commands = plan("vswitch-t", &Wanted { networks, forwards: Vec::new(), tunnels: None });
+    let commands = serde_json::to_value(commands.expect("it can be").expect("wanted")).expect("it is JSON");
+    let set = |name: &str| {
+        let commands = commands["nftables"].as_array().expect("a list");
+        let set = commands.iter().map(|command| &command["add"]["set"]).find(|set| set["name"] == name);
+        set.unwrap_or_else(|| panic!("the set {name}"))["elem"].to_string()
+    };
+    assert_eq!([set("closed4"), set("closed6")], [r#"["vsw-a"]"#, r#"["vsw-a","vsw-b"]"#]);
+    assert_eq!([set("isolated4"), set("isolated6")], [r#"["vsw-d"]"#; 2]);
+    let of = |name: &str| {
+        [1, 2, 3, 4].map(|n| set(name).contains(&format!("10.{n}.")) || set(name).contains(&format!("fd00:{n}:")))
+    };
+    assert_eq!([of("masquerade4"), of("masquerade6")], [[true, false, true, false], [true, true, false, false]]);
+    assert_eq!([of("private4"), of("private6")], [[true, false, true, true], [true, true, false, true]]);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::undo::Undo;
 use crate::kernel::netlink::Netlink;
 use crate::kernel::netns::{self, Netns, NetnsId};
 use crate::model::{
-    Endpoint, EndpointAddress, EndpointId, NetnsRecord, Network, Phase, Published, StationMac, TrunkVlans,
+    Endpoint, EndpointAddress, EndpointId, NetnsRecord, Network, Phase, Published, StationMac, TrunkVlans, WaitingPorts,
 };
 use crate::plan;
 use crate::plan::apply::{ApplyError, Container, Made, apply_endpoint};
@@ -49,7 +49,7 @@ impl Endpoints {
     /// Fails as [`Endpoints::attach`] does.
     pub async fn connect(&self, network: String, request: NewConnection) -> Result<EndpointInfo, SwitchError> {
         let _change = self.context.begin_change().await?;
-        let (endpoint, expected) = {
+        let (endpoint, expected, waiting) = {
             let state = self.context.state();
             let record = &state.endpoint(&request.endpoint)?[0].record;
             let netns = NetnsId { dev: record.netns.dev, inode: record.netns.inode };
@@ -57,9 +57,9 @@ impl Endpoints {
             if network.capabilities().interfaces.is_err() {
                 return Err(SwitchError::NotConnectable(network.name.clone()));
             }
-            (record.clone(), netns)
+            (record.clone(), netns, state.waiting_ports(&record.name, network.id))
         };
-        self.join(request.to(network, endpoint), Some(expected)).await
+        self.join(request.to(network, endpoint, waiting), Some(expected)).await
     }
 
     /// Makes a namespace an endpoint of a network, or undoes every step. Makes room in a network
@@ -114,9 +114,10 @@ impl Endpoints {
         }
 
         let mut around = self.surroundings(&given, &netns).await?;
-        let published = tokio::task::block_in_place(|| self.reserve_ports(&given))?;
+        let mut published = tokio::task::block_in_place(|| self.reserve_ports(&given))?;
         let reserved = published.clone();
-        undo.push(async move { self.nat.reservations.release(&reserved) });
+        undo.push(async move { self.nat.release_ports(id, &reserved) });
+        published.extend(&given.waiting);
 
         // Addresses that a machine on the wire has are skipped, unless the user requested them.
         let mut found = 0;
@@ -198,6 +199,14 @@ impl Endpoints {
         // The attach does not wait for the disk: until the disk has it, the next daemon finds the
         // device.
         self.context.store.note(vec![Change::PutEndpoint(endpoint.clone())]);
+        // The ports that waited for this connection are its own now.
+        for entry in state.endpoints.values_mut().filter(|entry| entry.record.name == endpoint.name) {
+            let before = entry.record.waiting.len();
+            entry.record.waiting.retain(|waiting| waiting.network != endpoint.network);
+            if entry.record.waiting.len() != before {
+                self.context.store.note(vec![Change::PutEndpoint(entry.record.clone())]);
+            }
+        }
         if let Some(entry) = state.endpoints.get_mut(&endpoint.id) {
             entry.record = endpoint;
             entry.port = port.map(|(ifindex, number)| PortHandle { ifindex, number });
@@ -240,11 +249,45 @@ impl Endpoints {
         self.nat.unpublish_ports(endpoint).await;
     }
 
+    /// Hands the waiting ports of a connection that ends to another connection of the endpoint, and
+    /// with `published` the published ones, too. Returns the ports that no connection takes.
+    fn hand_on(&self, endpoint: &Endpoint, published: bool) -> Vec<Published> {
+        let mut waiting = endpoint.waiting.clone();
+        let mut left = Vec::new();
+        if published && !endpoint.published.is_empty() {
+            waiting.push(WaitingPorts { network: endpoint.network, ports: endpoint.published.clone() });
+        } else {
+            left.extend(&endpoint.published);
+        }
+        let mut state = self.context.state();
+        let mut others = state.endpoints.values_mut().filter(|entry| entry.record.id != endpoint.id);
+        match others.find(|entry| entry.record.name == endpoint.name) {
+            Some(heir) if !waiting.is_empty() => {
+                heir.record.waiting.extend(waiting);
+                self.context.store.note(vec![Change::PutEndpoint(heir.record.clone())]);
+            }
+            Some(_) => {}
+            None => left.extend(waiting.into_iter().flat_map(|waiting| waiting.ports)),
+        }
+        // A connection that was not completed has the ports that still wait for it.
+        let others = state.endpoints.values().filter(|entry| entry.record.id != endpoint.id);
+        let held: Vec<Published> = others.flat_map(|entry| entry.record.held_ports().copied()).collect();
+        left.retain(|port| !held.contains(port));
+        left
+    }
+
     /// Removes everything of an endpoint but its devices and its port: host routes, NAT rules, host
     /// ports, the record, and what depended on it in its other networks.
     pub async fn release(&self, endpoint: &Endpoint) {
+        self.release_connection(endpoint, false).await;
+    }
+
+    /// Like [`Endpoints::release`]; with `keep_ports`, the published ports wait for the endpoint to
+    /// be connected again, if it has another connection.
+    pub async fn release_connection(&self, endpoint: &Endpoint, keep_ports: bool) {
+        let free = self.hand_on(endpoint, keep_ports);
         self.unpublish(endpoint).await;
-        self.nat.reservations.release(&endpoint.published);
+        self.nat.release_ports(endpoint.id, &free);
         self.forget(endpoint.id).await;
         self.settle_endpoint(endpoint, true).await;
     }
@@ -361,6 +404,7 @@ fn wanted(
         hostname: given.hostname.clone(),
         aliases: given.aliases.clone(),
         published,
+        waiting: Vec::new(),
         gw_priority: given.gw_priority,
         options: given.options.clone(),
         port: given.port.clone(),

@@ -40,7 +40,7 @@ impl Endpoints {
         // is left.
         while !left.is_empty() {
             for id in left {
-                if let Some(endpoint) = self.remove(id).await? {
+                if let Some(endpoint) = self.remove(id, false).await? {
                     tracing::info!("endpoint {} is detached from {}", endpoint.name, endpoint.netns.path.display());
                     detached.push(endpoint.name.to_string());
                 }
@@ -54,9 +54,10 @@ impl Endpoints {
         Ok(detached)
     }
 
-    /// Removes an endpoint from one network with its devices. Returns `None` if the endpoint is
+    /// Removes an endpoint from one network with its devices; see
+    /// [`Endpoints::release_connection`] about `keep_ports`. Returns `None` if the endpoint is
     /// gone already.
-    pub async fn remove(&self, id: EndpointId) -> Result<Option<Endpoint>, SwitchError> {
+    pub async fn remove(&self, id: EndpointId, keep_ports: bool) -> Result<Option<Endpoint>, SwitchError> {
         let Some(exclusive) = self.context.state().endpoints.get(&id).map(|entry| entry.exclusive.clone()) else {
             return Ok(None);
         };
@@ -80,7 +81,7 @@ impl Endpoints {
         if let Some(port) = port {
             self.multicast.remove_port(port.number).await?;
         }
-        self.release(&endpoint).await;
+        self.release_connection(&endpoint, keep_ports).await;
         Ok(Some(endpoint))
     }
 
@@ -113,7 +114,7 @@ impl Endpoints {
     }
 
     /// Disconnects an endpoint from one network, while traffic flows in the others, and returns its
-    /// name.
+    /// name. Ports that it published there wait until it is connected again.
     ///
     /// # Errors
     /// The endpoint is not in the network, or the kernel refused a change.
@@ -127,7 +128,7 @@ impl Endpoints {
                 || SwitchError::NotConnected { endpoint: endpoint.to_string(), network: network.name.clone() };
             state.endpoint_in(endpoint, network.id).ok_or_else(not_connected)?.record.id
         };
-        let removed = self.remove(id).await?;
+        let removed = self.remove(id, true).await?;
         Ok(removed.into_iter().map(|endpoint| endpoint.name.to_string()).collect())
     }
 

@@ -1,6 +1,7 @@
 //! The host ports of a new endpoint.
 
 use crate::model::{Endpoint, Network, PublishSpec, Published};
+use crate::plan::store::Change;
 use crate::switch::endpoints::{Endpoints, NewEndpoint};
 use crate::switch::error::SwitchError;
 use crate::switch::state::State;
@@ -12,6 +13,7 @@ impl Endpoints {
     /// # Errors
     /// The network cannot publish ports, or a port is in use; then none is reserved.
     pub fn reserve_ports(&self, given: &NewEndpoint) -> Result<Vec<Published>, SwitchError> {
+        self.free_orphans();
         if given.publish.is_empty() {
             return Ok(Vec::new());
         }
@@ -55,16 +57,36 @@ impl Endpoints {
     }
 }
 
+impl Endpoints {
+    /// Releases ports that wait for networks that are gone.
+    fn free_orphans(&self) {
+        let mut free = Vec::new();
+        {
+            let mut state = self.context.state();
+            let State { networks, endpoints, .. } = &mut *state;
+            for entry in endpoints.values_mut() {
+                let orphans = entry.record.waiting.extract_if(.., |waiting| !networks.contains_key(&waiting.network));
+                let orphans: Vec<_> = orphans.flat_map(|waiting| waiting.ports).collect();
+                if !orphans.is_empty() {
+                    self.context.store.note(vec![Change::PutEndpoint(entry.record.clone())]);
+                    free.extend(orphans);
+                }
+            }
+        }
+        self.nat.reservations.release(&free);
+    }
+}
+
 fn cannot(why: &'static str, ports: &[PublishSpec], network: &Network) -> SwitchError {
     let ports: Vec<_> = ports.iter().map(PublishSpec::to_string).collect();
     SwitchError::CannotPublish { ports: ports.join(", "), network: network.name.clone(), why }
 }
 
-/// Returns every published port with the name of its endpoint.
+/// Returns every published or waiting port with the name of its endpoint.
 fn published(state: &State) -> Vec<(Published, String)> {
     let ports = |record: &Endpoint| {
         let name = record.name.to_string();
-        record.published.iter().map(|port| (*port, name.clone())).collect::<Vec<_>>()
+        record.held_ports().map(|port| (*port, name.clone())).collect::<Vec<_>>()
     };
     state.endpoints.values().flat_map(|entry| ports(&entry.record)).collect()
 }

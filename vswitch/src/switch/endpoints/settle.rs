@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use vswitch_common::tables::PortNumber;
 
 use crate::etc_files::{Etc, Owner, WriteOutcome};
-use crate::kernel::netlink::Netlink;
+use crate::kernel::netlink::{Netlink, SourceRoute};
 use crate::model::{Endpoint, EndpointAddress, Network};
 use crate::switch::endpoints::Endpoints;
 use crate::switch::error::SwitchError;
@@ -69,6 +69,29 @@ impl Endpoints {
         }
     }
 
+    /// Makes packets from an endpoint's address in a network leave by that network, where several
+    /// networks have a way out. Without that, the answers of a published port would take the default
+    /// route, which may lead through another network, and strict reverse path filters would drop
+    /// them.
+    async fn follow_sources(&self, netlink: &Netlink, connections: &[(Endpoint, Network)]) -> Result<(), SwitchError> {
+        let mut wanted = Vec::new();
+        for ipv6 in [false, true] {
+            let mut of_family = Vec::new();
+            for (endpoint, network) in connections {
+                let Some(address) = &endpoint.address else { continue };
+                let Some(gateway) = gateway(network, endpoint, address, ipv6) else { continue };
+                let own = address.ips().find(|ip| ip.is_ipv6() == ipv6);
+                let Some((source, config)) = own.and_then(|own| Some((own, network.subnet_of(own)?))) else { continue };
+                let Some(link) = netlink.link_by_name(address.ifname.as_str()).await? else { continue };
+                of_family.push(SourceRoute { source, subnet: config.subnet.net(), gateway, index: link.index });
+            }
+            if of_family.len() > 1 {
+                wanted.append(&mut of_family);
+            }
+        }
+        Ok(netlink.set_source_routes(&wanted).await?)
+    }
+
     /// Sets the default routes of an endpoint to those of its first network. A foreign default
     /// route stays.
     async fn follow_gateway(&self, endpoint: &Endpoint) -> Result<(), SwitchError> {
@@ -92,6 +115,15 @@ impl Endpoints {
             return Err(SwitchError::AnotherProcess(first.netns.path.clone()));
         }
         let netlink = tokio::task::block_in_place(|| Netlink::open_in(&netns))?;
+        let sources = self.follow_sources(&netlink, &connections).await.err().map(|error| {
+            tracing::warn!("endpoint {}: {error}", endpoint.name);
+            format!(
+                "endpoint {} answers by its default route alone: {error} (connect it to one network with a way out, or \
+                 load a kernel with CONFIG_IP_MULTIPLE_TABLES)",
+                endpoint.name
+            )
+        });
+        self.context.note(&format!("source routes of {}", endpoint.name), sources);
         let routes = netlink.routes().await?;
         for ipv6 in [false, true] {
             let by = |(endpoint, network): &(Endpoint, Network)| {

@@ -42,6 +42,7 @@ fn wanted(network: &Network, name: &str, inode: u64) -> Wanted {
         hostname: None,
         aliases: Vec::new(),
         published: Vec::new(),
+        waiting: Vec::new(),
         gw_priority: 0,
         options: BTreeMap::new(),
         port: EndpointOptions::default(),

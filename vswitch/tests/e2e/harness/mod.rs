@@ -26,6 +26,7 @@ mod netns;
 mod overlay;
 pub mod packets;
 mod reach;
+pub mod segments;
 mod stream;
 mod stuck;
 mod tap;
