@@ -322,12 +322,8 @@ impl Datapath {
 
 impl State {
     /// Writes the table entries of a port. A new port becomes the head of its network's list.
-<<<<<<< HEAD
-    fn enter(&mut self, spec: &PortSpec, number: PortNumber, new: bool) -> Result<(), DatapathError> {
-        let stations = if spec.kind == PortKind::Uplink { self.ports.host_stations(number) } else { 0 };
-=======
     fn insert_port(&mut self, spec: &PortSpec, number: PortNumber, new: bool) -> Result<(), DatapathError> {
->>>>>>> main
+        let stations = if spec.kind == PortKind::Uplink { self.ports.host_stations(number) } else { 0 };
         let members = self.ports.members.entry(spec.network).or_default();
         let listed = members.contains(&number);
         let next = match self.ports.ports.get(&number) {

@@ -61,7 +61,7 @@ impl Endpoints {
             drop(exclusive.lock().await);
             let found = self.context.state().endpoints.get(&id).map(|entry| (entry.record.clone(), entry.port));
             let Some((endpoint, port)) = found else { continue };
-            if self.is_gone(&endpoint, port).await? && self.remove(id).await?.is_some() {
+            if self.is_gone(&endpoint, port).await? && self.remove(id, false).await?.is_some() {
                 let path = endpoint.netns.path.display();
                 tracing::info!("endpoint {} is released: its namespace at {path} is gone", endpoint.name);
                 removed += 1;
