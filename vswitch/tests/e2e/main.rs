@@ -60,6 +60,7 @@ mod reach;
 mod reaping;
 mod refused_attach;
 mod refused_up;
+mod resolvers;
 mod run;
 mod run_terminal;
 mod state;
