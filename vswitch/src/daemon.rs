@@ -18,6 +18,7 @@ use crate::api::ErrorBody;
 use crate::datapath::{Datapath, DatapathError, Mode};
 use crate::kernel::bpffs::{self, BpffsError};
 use crate::kernel::capabilities::{Capabilities, Unable};
+use crate::kernel::limits;
 use crate::kernel::netlink::{Netlink, NetlinkError};
 use crate::kernel::netns::{Netns, NetnsError};
 use crate::lock::{Lock, LockError};
@@ -206,6 +207,9 @@ pub fn run(options: &Options, ready: impl FnOnce(&Restored)) -> Result<(), Daemo
     let capabilities = check_machine()?;
     make_run_directory(&options.instance)?;
     let lock = Lock::acquire(&options.instance.lock_file())?;
+    if let Err(error) = limits::raise_open_files() {
+        tracing::warn!("the limit of open files stays as it is: {error}");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(32)

@@ -25,6 +25,7 @@ mod fdb;
 mod fdb_watch;
 mod flood;
 mod guards;
+mod held_ports;
 mod instances;
 mod ipv6;
 mod ipvlan;
