@@ -3,6 +3,7 @@
 //! A daemon takes the maps of an earlier daemon over only if all of them have these sizes. The name
 //! is the kernel's name of the map and that of its pin; it never changes.
 
+use crate::held::{self, HeldKey, MAX_HELD_AT};
 use crate::observe::{FrameFilter, Shown};
 use crate::packet::TunnelKey;
 use crate::packet::address::Address;
@@ -67,7 +68,14 @@ maps! {
     WATCHED = "WATCHED", INDEX, size_of::<Shown>(), 1;
     FRAMES = "FRAMES", 0, 0, 4 << 20;
     EVENTS = "EVENTS", 0, 0, 256 << 10;
+    HELD = "HELD", INDEX, size_of::<u64>(), held::WORDS;
+    HELD_AT = "HELD_AT", size_of::<HeldKey>(), WORD, MAX_HELD_AT;
+    HELD_IN = "HELD_IN", INDEX, size_of::<u64>(), 1;
 }
+
+/// The maps that versions up to 0.1.0 do not have. A takeover creates those that are missing and
+/// keeps the others.
+pub const ADDED: [MapLayout; 3] = [HELD, HELD_AT, HELD_IN];
 
 #[cfg(test)]
 mod tests {
@@ -102,6 +110,9 @@ mod tests {
             ("WATCHED", 4, 12, 1),
             ("FRAMES", 0, 0, 4_194_304),
             ("EVENTS", 0, 0, 262_144),
+            ("HELD", 4, 8, 8192),
+            ("HELD_AT", 24, 4, 131_072),
+            ("HELD_IN", 4, 8, 1),
         ];
         assert_eq!(layouts, expected);
         assert_eq!(ALL.map(|map| map.name).into_iter().collect::<HashSet<_>>().len(), ALL.len());

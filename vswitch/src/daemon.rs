@@ -19,6 +19,7 @@ use crate::api::ErrorBody;
 use crate::datapath::{Datapath, DatapathError, Mode};
 use crate::kernel::bpffs::{self, BpffsError};
 use crate::kernel::capabilities::{Capabilities, Unable};
+use crate::kernel::limits;
 use crate::kernel::netlink::{Netlink, NetlinkError};
 use crate::kernel::netns::{Netns, NetnsError};
 use crate::lock::{Lock, LockError};
@@ -217,6 +218,9 @@ pub fn run(
     let capabilities = check_machine()?;
     make_run_directory(&options.instance)?;
     let lock = Lock::acquire(&options.instance.lock_file())?;
+    if let Err(error) = limits::raise_open_files() {
+        tracing::warn!("the limit of open files stays as it is: {error}");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(32)

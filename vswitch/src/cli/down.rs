@@ -20,7 +20,7 @@ use crate::kernel::bpffs;
 use crate::kernel::netlink::Netlink;
 use crate::lock::{Lock, LockError};
 use crate::model::{Instance, Network};
-use crate::nat;
+use crate::nat::{self, Reservations};
 use crate::plan::apply::Scene;
 use crate::plan::store::{Change, Store};
 use crate::served_namespace;
@@ -104,6 +104,9 @@ async fn remove_devices(instance: &Instance) -> Result<(), DaemonError> {
     let netlink = Netlink::open()?;
     if let Err(error) = release_uplinks(instance, &netlink).await {
         // The store may be unreadable. The programs are removed with the bpffs in any case.
+        tracing::warn!("{error}");
+    }
+    if let Err(error) = Reservations::restore_settings(&instance.reserved_ports_file()) {
         tracing::warn!("{error}");
     }
     if let Err(error) = nat::remove(instance).await {

@@ -31,6 +31,24 @@ pub enum DatapathError {
         /// The error of the kernel.
         cause: ProgramError,
     },
+    /// The kernel refused to attach a program to the root of the control groups.
+    #[error("cannot attach {program} to the control group {path}: {}", chain(.cause))]
+    AttachToCgroup {
+        /// The name of the program.
+        program: &'static str,
+        /// The path of the control group.
+        path: PathBuf,
+        /// The error of the kernel.
+        cause: ProgramError,
+    },
+    /// The root of the control groups cannot be opened.
+    #[error("cannot open the control group {path}: {source}")]
+    OpenCgroup {
+        /// The path of the control group.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
     /// A pin in bpffs could not be created, opened or removed.
     #[error("cannot use the pin {path}: {message}")]
     Pin {

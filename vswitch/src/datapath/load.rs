@@ -13,6 +13,7 @@ use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use vswitch_common::map_layout::{self, MapLayout};
 use vswitch_common::tables::{MAX_PORTS, MAX_REMOTES, PortKind};
 
+use super::held::HeldMaps;
 use super::hooks::{self, Hook, TcHook};
 use super::log;
 use super::ports::PortTable;
@@ -39,6 +40,7 @@ pub struct Datapath {
     /// state, never while the state is locked.
     pub(super) programs: Mutex<Programs>,
     pub(super) state: Mutex<State>,
+    pub(super) held: Mutex<HeldMaps>,
 }
 
 /// The state that the methods share.
@@ -106,7 +108,7 @@ impl Datapath {
             fs::create_dir_all(&path).map_err(|error| pin_error(&path, &error))?;
         }
         let taken_over = keep_matching_maps(&pins, options.fdb_entries())?;
-        if !taken_over {
+        if map_layout::ALL.iter().any(|map| !pins.map(map.name).exists()) {
             load(&pins, options.fdb_entries(), None)?;
         }
         let tc = TcHook::of_this_kernel();
@@ -121,7 +123,8 @@ impl Datapath {
         let underlay = hooks::replace_on_underlay(&mut programs, &pins)?;
         programs.forget_others()?;
         let state = Mutex::new(State { fdb: fdb()?, maps, ports, underlay, receiver: None });
-        Ok(Self { tc, taken_over, fdb: fdb()?, programs: Mutex::new(programs), state, options })
+        let held = Mutex::new(HeldMaps::open(&pins)?);
+        Ok(Self { tc, taken_over, fdb: fdb()?, programs: Mutex::new(programs), state, held, options })
     }
 
     /// Returns the number of stations that the FDB of an earlier daemon can learn, if that daemon
@@ -145,7 +148,8 @@ impl Datapath {
     /// # Errors
     /// Returns [`DatapathError::Program`] for the first program that the kernel refuses.
     pub fn load_all(&self) -> Result<(), DatapathError> {
-        self.programs().ensure(&Hook::ALL)
+        self.programs().ensure(&Hook::ALL)?;
+        self.load_bind_programs().map(drop)
     }
 
     /// Returns the path at which the tc program of a kind of port is pinned once it is loaded.
@@ -187,11 +191,13 @@ pub(super) fn load(pins: &Pins<'_>, fdb_entries: u32, traced: Option<&u32>) -> R
     loader.load(OBJECT).map_err(DatapathError::Load)
 }
 
-/// Keeps the pinned maps and returns true if all of them have this version's layout. Removes all of
-/// them otherwise.
+/// Keeps the pinned maps and returns true if all of them have this version's layout, or are new in
+/// this version. Removes all of them otherwise.
 fn keep_matching_maps(pins: &Pins<'_>, fdb_entries: u32) -> Result<bool, DatapathError> {
     let fits = |map: &MapLayout| {
-        let Ok(info) = MapInfo::from_pin(pins.map(map.name)) else { return false };
+        let Ok(info) = MapInfo::from_pin(pins.map(map.name)) else {
+            return map_layout::ADDED.contains(map) && !pins.map(map.name).exists();
+        };
         let entries = if map.entries == 0 { fdb_entries } else { map.entries };
         (info.key_size() as usize, info.value_size() as usize, info.max_entries()) == (map.key, map.value, entries)
     };

@@ -4,6 +4,7 @@
 mod batch;
 mod entry;
 mod error;
+mod held;
 mod hooks;
 mod live;
 mod load;

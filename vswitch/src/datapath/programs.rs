@@ -35,10 +35,10 @@ pub(super) const TAIL_CALLS: &str = map_layout::TAIL_CALLS.name;
 /// instructions and types, is dropped after each load.
 pub(super) struct Programs {
     /// The instance's bpffs.
-    root: PathBuf,
+    pub(super) root: PathBuf,
     /// The directory in which this generation is pinned.
-    directory: PathBuf,
-    fdb_entries: u32,
+    pub(super) directory: PathBuf,
+    pub(super) fdb_entries: u32,
     classifiers: BTreeMap<Hook, SchedClassifier>,
     xdp: BTreeMap<Hook, XdpProgram>,
     tail_calls: ProgramArray<MapData>,

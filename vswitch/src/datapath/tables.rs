@@ -110,7 +110,10 @@ impl Maps {
 }
 
 /// Opens a pinned map.
-fn open<T: TryFrom<Map, Error = MapError>>(pins: &Pins<'_>, table: &'static str) -> Result<T, DatapathError> {
+pub(super) fn open<T: TryFrom<Map, Error = MapError>>(
+    pins: &Pins<'_>,
+    table: &'static str,
+) -> Result<T, DatapathError> {
     let failed = |cause| DatapathError::Table { table, cause };
     let map = Map::from_map_data(pins.open_map(table)?).map_err(failed)?;
     T::try_from(map).map_err(failed)

@@ -183,6 +183,22 @@ impl Netns {
     }
 }
 
+/// Returns the cookie of the calling thread's namespace, by which eBPF programs know it
+/// (`SO_NETNS_COOKIE`, kernel 5.14, e8b9eab99232).
+///
+/// # Errors
+/// The kernel refuses a socket or the option.
+pub fn cookie() -> io::Result<u64> {
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0")?;
+    let (mut cookie, mut length) = (0_u64, libc::socklen_t::try_from(size_of::<u64>()).unwrap_or_default());
+    // SAFETY: `cookie` has `length` bytes, and both outlive the call.
+    let answer = unsafe {
+        let value = (&raw mut cookie).cast();
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_NETNS_COOKIE, value, &raw mut length)
+    };
+    if answer == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Returns a unique identity of the process in a path of the form /proc/PID/...: the boot id and
 /// the start time of the process. Returns `None` for other paths, and if the process does not
 /// exist.

@@ -76,6 +76,12 @@ impl Instance {
         self.run_directory().join("lock")
     }
 
+    /// Returns the file that lists the ports that the kernel must not choose because they are
+    /// published.
+    pub fn reserved_ports_file(&self) -> PathBuf {
+        self.run_directory().join("reserved-ports")
+    }
+
     /// Returns the log file of the daemon.
     pub fn log_file(&self) -> PathBuf {
         self.run_directory().join("daemon.log")

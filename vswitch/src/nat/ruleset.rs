@@ -2,15 +2,18 @@
 //!
 //! Ports are looked up in maps, so the cost of a packet does not grow with the number of ports, and
 //! only the first packet of a connection pays it. One map holds the address and another the port,
-//! because the JSON of nft before 1.0.7 does not support a map to both.
+//! because the JSON of nft before 1.0.7 does not support a map to both. A long range that leads to the
+//! same ports is one element.
 
 mod element;
+mod ranges;
 mod statement;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use nftables::expr::Expression;
 use nftables::schema::SetTypeValue::{Concatenated, Single};
 use nftables::schema::{Chain, Map, NfCmd, NfListObject, NfObject, Nftables, Rule, Set, SetFlag, SetType, Table};
 use nftables::stmt::Statement;
@@ -18,7 +21,7 @@ use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 use vswitch_common::tables::MARK_PUBLISHED;
 
 use super::{NatError, NatNetwork, PortForward, Wanted};
-use element::{Family, address, concatenated, mapped, name, net, port, protocol};
+use element::{Family, address, concatenated, mapped, name, net, port, port_range, protocol};
 use statement::{
     accept, comes_by, dnat, drop_packet, field_in, field_is, jump, leaves_by, mark_published, masquerade, of_family,
     original_direction, return_from, route, to_host, translated,
@@ -148,16 +151,13 @@ impl Ruleset<'_> {
             }
             // A port published at one address takes precedence over the same port published at all
             // addresses.
-            let key = [SetType::InetProto, family.set_type(), SetType::InetService];
-            let at_address = forwards.at_address.iter().map(|(&(protocol_number, host, host_port), forward)| {
-                (concatenated([protocol(protocol_number), address(host), port(host_port)]), *forward)
-            });
-            self.translation(family, "at", &key, at_address.collect());
-            let key = [SetType::InetProto, SetType::InetService];
-            let at_all = forwards.at_all.iter().map(|(&(protocol_number, host_port), forward)| {
-                (concatenated([protocol(protocol_number), port(host_port)]), *forward)
-            });
-            self.translation(family, "any", &key, at_all.collect());
+            let at_address = forwards
+                .at_address
+                .iter()
+                .map(|(&(protocol, host, port), forward)| ((protocol, Some(host), port), *forward));
+            self.translation(family, true, at_address);
+            let at_all = forwards.at_all.iter().map(|(&(protocol, port), forward)| ((protocol, None, port), *forward));
+            self.translation(family, false, at_all);
         }
         if !wanted.loopback_devices().is_empty() {
             self.loopback_guard();
@@ -282,31 +282,52 @@ impl Ruleset<'_> {
         self.rule("tunnels_out", vec![to_port(), statement::untracked()]);
     }
 
-    /// Adds two maps with the same key, and the rule that looks both up.
-    fn translation(
+    /// Adds the maps of ports that are published at one address, or at all addresses, and the rules
+    /// that look ports up in them: one map for the addresses of long ranges; for single ports, two
+    /// maps with the same key.
+    fn translation<'a>(
         &mut self,
         family: Family,
-        kind: &str,
-        key: &[SetType],
-        entries: Vec<(nftables::expr::Expression<'static>, &PortForward)>,
+        by_address: bool,
+        forwards: impl Iterator<Item = (ranges::Key, &'a PortForward)>,
     ) {
-        if entries.is_empty() {
-            return;
+        let (runs, single) = ranges::split(forwards);
+        let kind = family.called(if by_address { "at" } else { "any" });
+        let key: &[SetType] = match by_address {
+            true => &[SetType::InetProto, family.set_type(), SetType::InetService],
+            false => &[SetType::InetProto, SetType::InetService],
+        };
+        let key_of = |protocol_number, host: Option<IpAddr>, port| match host {
+            Some(host) => concatenated([protocol(protocol_number), address(host), port]),
+            None => concatenated([protocol(protocol_number), port]),
+        };
+        if !runs.is_empty() {
+            let name = format!("{kind}_ranges");
+            let elements = runs.iter().map(|run| {
+                mapped(key_of(run.protocol, run.host, port_range(run.first, run.last)), address(run.forward.to))
+            });
+            self.map(&name, key, family.set_type(), elements.collect(), true);
+            self.rule(&family.called("published"), vec![dnat(family, by_address, &name, None)]);
         }
-        let [addresses, ports] = ["addresses", "ports"].map(|what| format!("{}_{what}", family.called(kind)));
-        let to = entries.iter().map(|(key, forward)| mapped(key.clone(), address(forward.to)));
-        self.map(&addresses, key, family.set_type(), to.collect());
-        let to = entries.iter().map(|(key, forward)| mapped(key.clone(), port(forward.to_port)));
-        self.map(&ports, key, SetType::InetService, to.collect());
-        let rule = vec![dnat(family, kind == "at", &addresses, &ports)];
-        self.rule(&family.called("published"), rule);
+        if !single.is_empty() {
+            let [addresses, ports] = ["addresses", "ports"].map(|what| format!("{kind}_{what}"));
+            let elements = |value: fn(&PortForward) -> Expression<'static>| {
+                let element = |((protocol, host, host_port), forward): &(ranges::Key, &PortForward)| {
+                    mapped(key_of(*protocol, *host, port(*host_port)), value(forward))
+                };
+                single.iter().map(element).collect()
+            };
+            self.map(&addresses, key, family.set_type(), elements(|forward| address(forward.to)), false);
+            self.map(&ports, key, SetType::InetService, elements(|forward| port(forward.to_port)), false);
+            self.rule(&family.called("published"), vec![dnat(family, by_address, &addresses, Some(&ports))]);
+        }
     }
 
     fn add(&mut self, object: NfListObject<'static>) {
         self.commands.push(NfObject::CmdObject(NfCmd::Add(object)));
     }
 
-    fn set(&mut self, name: &str, types: Vec<SetType>, elements: Vec<nftables::expr::Expression<'static>>, nets: bool) {
+    fn set(&mut self, name: &str, types: Vec<SetType>, elements: Vec<Expression<'static>>, nets: bool) {
         let set_type = match types[..] {
             [single] => Single(single),
             _ => Concatenated(types.into()),
@@ -323,13 +344,14 @@ impl Ruleset<'_> {
         })));
     }
 
-    fn map(&mut self, name: &str, key: &[SetType], value: SetType, elements: Vec<nftables::expr::Expression<'static>>) {
+    fn map(&mut self, name: &str, key: &[SetType], value: SetType, elements: Vec<Expression<'static>>, ranges: bool) {
         self.add(NfListObject::Map(Box::new(Map {
             family: NfFamily::INet,
             table: self.table.to_owned().into(),
             name: name.to_owned().into(),
             set_type: Concatenated(key.to_vec().into()),
             map: Single(value),
+            flags: ranges.then(|| [SetFlag::Interval].into()),
             elem: Some(elements.into()),
             ..Map::default()
         })));

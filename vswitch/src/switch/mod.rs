@@ -5,6 +5,7 @@
 //! that lock, under the lock of one endpoint or network. An owner uses only owners that stand
 //! before it in [`Switch`].
 
+mod bind_hook;
 mod context;
 mod directory;
 mod endpoints;
@@ -165,6 +166,7 @@ impl Switch {
         tokio::spawn(self.overlay.clone().follow_path_mtus());
         tokio::spawn(self.overlay.clone().tell_too_big());
         tokio::spawn(self.nat.follow_firewall());
+        tokio::spawn(self.nat.clone().follow_ports());
         tokio::spawn(self.networks.clone().keep());
     }
 

@@ -1,6 +1,8 @@
 //! Masquerade and published ports: the rules that all networks and endpoints together need in the
 //! host's IP stack.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,12 +12,17 @@ use crate::kernel::conntrack::{self, Flows};
 use crate::kernel::sysctl::SysctlError;
 use crate::model::{Endpoint, EndpointId, Instance, Protocol, Published};
 use crate::nat::{self, NatError, NatNetwork, NatStatus, PortForward, Reservations, Wanted};
+use crate::switch::bind_hook::Hook;
 use crate::switch::context::Context;
 use crate::switch::error::SwitchError;
 use crate::switch::state::{Closing, State};
 
 /// The subject of the note on missing rules.
 const NAT_NOTE: &str = "nat";
+/// The interval at which ports are tried that could not be held.
+const RETRY_HOLD: Duration = Duration::from_secs(1);
+/// The port of DNS.
+const DNS: u16 = 53;
 
 /// The time after which a change of the rules is given up: nft hangs, or another program holds its
 /// lock. A command waits for no more than that.
@@ -38,12 +45,16 @@ impl Nat {
     /// Returns the owner without any rule yet.
     pub fn new(context: Arc<Context>) -> Self {
         let nat = Arc::new(nat::Nat::new(&context.instance));
-        Self { context, nat, turn: Mutex::default(), retrying: Mutex::default(), reservations: Reservations::default() }
+        let hook = Arc::new(Hook(context.datapath.clone()));
+        let reservations = Reservations::with_hook(hook, context.instance.reserved_ports_file());
+        Self { context, nat, turn: Mutex::default(), retrying: Mutex::default(), reservations }
     }
 
-    /// Returns the state of the rules.
+    /// Returns the state of the rules and of published ports.
     pub fn status(&self) -> NatStatus {
-        self.nat.status()
+        let mut status = self.nat.status();
+        status.notes.extend(self.reservations.notes());
+        status
     }
 
     /// Removes all rules, those of an earlier daemon, too.
@@ -53,6 +64,9 @@ impl Nat {
     pub async fn remove(&self) -> Result<(), NatError> {
         // An empty rule set keeps the follower from restoring anything.
         let emptied = self.nat.apply(Wanted::default()).await;
+        if let Err(error) = Reservations::restore_settings(&self.context.instance.reserved_ports_file()) {
+            tracing::warn!("{error}");
+        }
         emptied.and(nat::remove(&self.context.instance).await)
     }
 
@@ -170,17 +184,32 @@ impl Nat {
         !self.context.state().closing.is_empty()
     }
 
-    /// Reserves the host ports of all recorded endpoints again.
+    /// Reserves the host ports of all recorded endpoints again. A port that another process has waits
+    /// until it is free; packets from other hosts reach the endpoint in the meantime.
     pub fn reserve_again(&self) {
-        let endpoints: Vec<Endpoint> =
-            self.context.state().endpoints.values().map(|entry| entry.record.clone()).collect();
-        for endpoint in endpoints {
-            if let Err(error) = self.reservations.hold(&endpoint.held_ports().copied().collect::<Vec<_>>()) {
-                // The other process keeps the port. Packets from other hosts still reach the
-                // endpoint.
-                tracing::warn!("endpoint {}: {error}", endpoint.name);
+        let ports = |record: &Endpoint| (record.name.to_string(), record.held_ports().copied().collect());
+        let endpoints: Vec<(String, Vec<Published>)> = self.context.state().endpoints.values().map(|entry| ports(&entry.record)).collect();
+        tokio::task::block_in_place(|| self.reservations.hold(&endpoints));
+    }
+
+    /// Holds ports that could not be held, as soon as they can be, for as long as the daemon lives.
+    pub async fn follow_ports(self: Arc<Self>) {
+        let mut again = tokio::time::interval(RETRY_HOLD);
+        again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            again.tick().await;
+            let Ok(_change) = self.context.begin_change().await else { return };
+            let nat = self.clone();
+            if let Err(error) = tokio::task::spawn_blocking(move || nat.reservations.retry()).await {
+                tracing::error!("published ports are not followed: {error}");
             }
         }
+    }
+
+    /// Leaves the port of DNS free at the addresses at which networks have a name server.
+    pub fn leave_to_names(&self) {
+        let addresses = names(&self.context.state());
+        self.reservations.leave_to_names(addresses);
     }
 
     /// Removes the conntrack entries of published ports. A UDP flow would go on to the endpoint
@@ -227,6 +256,38 @@ fn wanted(state: &State, instance: &Instance, vxlan_port: u16) -> Wanted {
         });
         ports.collect::<Vec<_>>()
     });
+    let mut forwards: Vec<PortForward> = forwards.collect();
+    let beside = beside_names(&forwards, names(state));
+    forwards.extend(beside);
     let tunnels = state.networks.values().any(|entry| entry.tunnels.is_some()).then_some(vxlan_port);
-    Wanted { networks: networks.collect(), forwards: forwards.collect(), tunnels }
+    Wanted { networks: networks.collect(), forwards, tunnels }
+}
+
+/// Returns the addresses at which networks have a name server.
+fn names(state: &State) -> BTreeSet<IpAddr> {
+    let records = state.networks.values().map(|entry| &entry.record).filter(|record| record.capabilities().names);
+    records.flat_map(|record| record.gateways()).collect()
+}
+
+/// Returns forwards that leave packets to our name servers where they are, if the port of DNS is
+/// published at all addresses. They take precedence, because they are for one address.
+fn beside_names(forwards: &[PortForward], names: BTreeSet<IpAddr>) -> Vec<PortForward> {
+    let is_all = |forward: &&PortForward| forward.host_ip.is_none_or(|address| address.is_unspecified());
+    let at_all = forwards.iter().filter(|forward| forward.host_port == DNS).filter(is_all);
+    let mut beside = Vec::new();
+    for forward in at_all.filter(|forward| forward.protocol != Protocol::Sctp) {
+        let of_family = names.iter().copied().filter(|name| name.is_ipv4() == forward.to.is_ipv4());
+        let taken = |name: &IpAddr| {
+            forwards
+                .iter()
+                .any(|other| (other.protocol, other.host_port, other.host_ip) == (forward.protocol, DNS, Some(*name)))
+        };
+        beside.extend(of_family.filter(|name| !taken(name)).map(|name| PortForward {
+            host_ip: Some(name),
+            to: name,
+            to_port: DNS,
+            ..forward.clone()
+        }));
+    }
+    beside
 }

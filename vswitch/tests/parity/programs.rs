@@ -50,7 +50,7 @@ fn this_kernel_takes_all_programs() {
     let datapath = sandbox.datapath();
     assert!(pinned(&sandbox).is_empty(), "nothing needs a program yet");
     datapath.load_all().expect("load all programs");
-    assert_eq!(pinned(&sandbox).len(), 23, "{:?}", pinned(&sandbox));
+    assert_eq!(pinned(&sandbox).len(), 25, "{:?}", pinned(&sandbox));
 }
 
 #[test]

@@ -128,8 +128,9 @@ pub(super) fn mark_published(mark: u32) -> Statement<'static> {
 }
 
 /// Translates the destination to the address and port in the maps, looked up by protocol and port,
-/// and by the host's address for ports published at one address.
-pub(super) fn dnat(family: Family, by_address: bool, addresses: &str, ports: &str) -> Statement<'static> {
+/// and by the host's address for ports published at one address. Without a map of ports, the port
+/// stays.
+pub(super) fn dnat(family: Family, by_address: bool, addresses: &str, ports: Option<&str>) -> Statement<'static> {
     let look_up = |map: &str| {
         let (protocol, port) = (meta(MetaKey::L4proto), payload("th", "dport"));
         let key = if by_address {
@@ -143,7 +144,7 @@ pub(super) fn dnat(family: Family, by_address: bool, addresses: &str, ports: &st
         Family::V4 => NATFamily::IP,
         Family::V6 => NATFamily::IP6,
     };
-    let (addr, port) = (look_up(addresses), look_up(ports));
+    let (addr, port) = (look_up(addresses), ports.and_then(look_up));
     Statement::DNAT(Some(NAT { addr, family: Some(nat_family), port, flags: None }))
 }
 

@@ -41,19 +41,7 @@ impl Endpoints {
             }
             (specs, published(&state))
         };
-        let mut reserved: Vec<Published> = Vec::new();
-        for spec in specs {
-            let own = reserved.iter().map(|port| (*port, given.name.to_string()));
-            let taken: Vec<_> = taken.iter().cloned().chain(own).collect();
-            match self.nat.reservations.reserve(&spec, &taken) {
-                Ok(ports) => reserved.extend(ports),
-                Err(error) => {
-                    self.nat.reservations.release(&reserved);
-                    return Err(error.into());
-                }
-            }
-        }
-        Ok(reserved)
+        Ok(self.nat.reservations.reserve(&specs, &taken)?)
     }
 }
 

@@ -45,6 +45,8 @@ impl Networks {
     /// Starts the DNS server of a network. Without it the network works; a note in `status` gives
     /// the reason.
     pub(super) async fn serve_names(&self, network: &Network) {
+        // The port of DNS may be published: our own servers may bind it at their addresses.
+        self.nat.leave_to_names();
         let served = self.dns.serve(network.id, network.gateways().collect()).await;
         let note = served.err().map(|error| format!("no names in network {}: {error}", network.name));
         if let Some(note) = &note {

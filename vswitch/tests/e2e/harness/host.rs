@@ -166,6 +166,14 @@ impl Host {
         host
     }
 
+    /// Returns a host in a mount namespace without control groups of version 2. Its instance is not
+    /// started.
+    pub fn without_cgroups() -> Self {
+        let mut host = Self::down();
+        host.mounts = Some(PrivateMounts::without("cgroup2"));
+        host
+    }
+
     /// Overwrites this host's own /etc/resolv.conf.
     pub fn write_resolv_conf(&self, text: &str) {
         self.mounts.as_ref().expect("a host made by with_resolv_conf").write(text);

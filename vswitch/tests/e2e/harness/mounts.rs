@@ -9,7 +9,7 @@ use std::{
 };
 
 use nix::{
-    mount::{MsFlags, mount},
+    mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, setns, unshare},
 };
 
@@ -37,6 +37,23 @@ impl PrivateMounts {
             File::open("/proc/thread-self/ns/mnt").expect("a namespace")
         });
         Self { namespace: thread.join().expect("the thread ends"), file }
+    }
+
+    /// Creates a mount namespace without the file systems of this type.
+    pub fn without(file_system: &'static str) -> Self {
+        let thread = thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNS).expect("unsharing the mount namespace");
+            let nothing = None::<&str>;
+            mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_SLAVE, nothing)
+                .expect("making the mounts slaves");
+            let mounts = fs::read_to_string("/proc/thread-self/mountinfo").expect("procfs");
+            let of_type = mounts.lines().filter(|line| line.contains(&format!(" - {file_system} ")));
+            for point in of_type.filter_map(|line| line.split(' ').nth(4)) {
+                umount2(point, MntFlags::MNT_DETACH).expect("unmounting it here");
+            }
+            File::open("/proc/thread-self/ns/mnt").expect("a namespace")
+        });
+        Self { namespace: thread.join().expect("the thread ends"), file: std::env::temp_dir().join(unique("none")) }
     }
 
     /// Overwrites the file in place.
