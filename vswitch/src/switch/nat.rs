@@ -188,7 +188,8 @@ impl Nat {
     /// until it is free; packets from other hosts reach the endpoint in the meantime.
     pub fn reserve_again(&self) {
         let ports = |record: &Endpoint| (record.name.to_string(), record.held_ports().copied().collect());
-        let endpoints: Vec<(String, Vec<Published>)> = self.context.state().endpoints.values().map(|entry| ports(&entry.record)).collect();
+        let endpoints: Vec<(String, Vec<Published>)> =
+            self.context.state().endpoints.values().map(|entry| ports(&entry.record)).collect();
         tokio::task::block_in_place(|| self.reservations.hold(&endpoints));
     }
 
