@@ -237,7 +237,7 @@ impl Datapath {
         let mut state = self.state();
         let Some(port) = state.ports.ports.get(&number).copied() else { return Ok(()) };
         let key = |mac: &Mac| OwnKey { address: Address::link_local(*mac), port: number, reserved: 0 };
-        state.own(number, stations.iter().map(key).collect())?;
+        state.set_owned(number, stations.iter().map(key).collect())?;
         let flags = port.flags & !Port::HOST_STATIONS | state.ports.host_stations(number);
         if flags != port.flags {
             let changed = Port { flags, ..port };
@@ -322,12 +322,8 @@ impl Datapath {
 
 impl State {
     /// Writes the table entries of a port. A new port becomes the head of its network's list.
-<<<<<<< HEAD
-    fn enter(&mut self, spec: &PortSpec, number: PortNumber, new: bool) -> Result<(), DatapathError> {
-        let stations = if spec.kind == PortKind::Uplink { self.ports.host_stations(number) } else { 0 };
-=======
     fn insert_port(&mut self, spec: &PortSpec, number: PortNumber, new: bool) -> Result<(), DatapathError> {
->>>>>>> main
+        let stations = if spec.kind == PortKind::Uplink { self.ports.host_stations(number) } else { 0 };
         let members = self.ports.members.entry(spec.network).or_default();
         let listed = members.contains(&number);
         let next = match self.ports.ports.get(&number) {
