@@ -237,7 +237,7 @@ impl Datapath {
         let mut state = self.state();
         let Some(port) = state.ports.ports.get(&number).copied() else { return Ok(()) };
         let key = |mac: &Mac| OwnKey { address: Address::link_local(*mac), port: number, reserved: 0 };
-        state.own(number, stations.iter().map(key).collect())?;
+        state.set_owned(number, stations.iter().map(key).collect())?;
         let flags = port.flags & !Port::HOST_STATIONS | state.ports.host_stations(number);
         if flags != port.flags {
             let changed = Port { flags, ..port };

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use vswitch_common::packet::address::Address;
 use vswitch_common::tables::{DirectRoute, Port, PortKind, PortNumber, TunnelEnd};
 
-use super::entry::{mapped, own};
+use super::entry::{first_addresses, mapped};
 use super::hooks::{self, Hook};
 use super::load::{Pins, State, remove_pin};
 use super::programs::Programs;
@@ -69,7 +69,7 @@ impl Datapath {
         let pins = Pins(&self.options.directory);
         // The receiver is set up before the tables send packets to it.
         self.set_receiver(&mut programs, &mut state, spec.receiver.as_ref(), &pins)?;
-        let (ipv4, ipv6) = own(&spec.sources);
+        let (ipv4, ipv6) = first_addresses(&spec.sources);
         set(&mut state.maps.ports, "PORTS", PortNumber::NONE.0, Port { ipv4, ipv6, ..Port::default() })?;
         let failed = |cause| DatapathError::Table { table: "UNDERLAY", cause };
         let wanted: BTreeSet<Address> = spec.addresses.iter().copied().map(mapped).collect();
