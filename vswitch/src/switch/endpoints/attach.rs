@@ -260,8 +260,11 @@ impl Endpoints {
             left.extend(&endpoint.published);
         }
         let mut state = self.context.state();
-        let mut others = state.endpoints.values_mut().filter(|entry| entry.record.id != endpoint.id);
-        match others.find(|entry| entry.record.name == endpoint.name) {
+        let heir = state
+            .endpoints
+            .values_mut()
+            .find(|entry| entry.record.id != endpoint.id && entry.record.name == endpoint.name);
+        match heir {
             Some(heir) if !waiting.is_empty() => {
                 heir.record.waiting.extend(waiting);
                 self.context.store.note(vec![Change::PutEndpoint(heir.record.clone())]);

@@ -212,6 +212,7 @@ fn a_mac_address_of_the_segment_is_refused_with_its_owner() {
     entry.uplink = Some(UplinkPort {
         port: PortHandle { ifindex: 1, number: PortNumber(1) },
         mac: uplink.get(),
+        mtu: 1500,
         addresses: Vec::new(),
         xdp: false,
         note: None,
@@ -295,6 +296,6 @@ fn objects_are_found_by_name_and_by_the_start_of_their_id() {
     }
     let ambiguous = (0..16)
         .map(|digit| format!("{digit:x}"))
-        .any(|digit| matches!(state.endpoint(&digit), Err(SwitchError::Ambiguous(_))));
+        .any(|digit| matches!(state.endpoint(&digit), Err(SwitchError::Ambiguous { .. })));
     assert!(ambiguous, "of eighteen ids two begin with the same digit");
 }
