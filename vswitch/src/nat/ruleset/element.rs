@@ -63,7 +63,7 @@ pub(super) fn port(port: u16) -> Expression<'static> {
 }
 
 pub(super) fn port_range(first: u16, last: u16) -> Expression<'static> {
-    Expression::Named(NamedExpression::Range(Box::new(Range { range: [port(first), port(last)] })))
+    Expression::Range(Box::new(Range { range: [port(first), port(last)] }))
 }
 
 pub(super) fn protocol(protocol: Protocol) -> Expression<'static> {
