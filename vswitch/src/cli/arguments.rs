@@ -50,7 +50,7 @@ pub struct Cli {
 pub enum Command {
     /// Start the switch
     #[command(
-        after_help = "Example:\n  vswitch up --pool 10.201.0.0/16\n  vswitch up --cluster etcd://192.0.2.10:2379,192.0.2.11:2379 --advertise 192.0.2.1"
+        after_help = "Example:\n  vswitch up --pool 10.201.0.0/16\n  vswitch up --advertise 192.0.2.1\n  vswitch up --cluster etcd://192.0.2.10:2379,192.0.2.11:2379"
     )]
     Up(Up),
     /// Stop the switch and remove everything that it created

@@ -63,6 +63,14 @@ fn endpoints_and_the_host_reach_each_other_beside_an_uplink_with_addresses() {
         if !address_first {
             addresses("del");
         }
+        if address_first {
+            let [subnet, six] = Wire::SUBNETS;
+            let create = ["network", "create", "-o", "uplink=phys0", "--subnet", subnet];
+            let message = host.fails(1, &[&create[..], &["lan"]].concat());
+            assert!(message.contains("10.140.0.1") && message.contains("phys0"), "{message}");
+            let message = host.fails(1, &[&create[..], &["--gateway", GATEWAYS[0], "--subnet", six, "lan"]].concat());
+            assert!(message.contains("fd00:140::1") && message.contains("--gateway"), "{message}");
+        }
         create(host);
         let [web, other] = ["web", "other"].map(Netns::new);
         let at_web = host.attach(&web, &["--network", "lan", "--ip", "10.140.0.8", "--ip6", "fd00:140::8"]);

@@ -65,6 +65,7 @@ impl SwitchError {
             Self::Overlay(error) => error.code(),
             Self::Cluster(error) => error.code(),
             Self::NoCluster(_) => "no_cluster",
+            Self::UplinkHasGateway { .. } => "address_in_use",
             Self::UplinkIsPort(_) | Self::UplinkInUse { .. } | Self::UplinkEnslaved { .. } => "uplink_in_use",
             Self::Netns(error) => netns_code(error),
             Self::OwnNamespace(_) => "own_namespace",
@@ -126,6 +127,7 @@ impl SwitchError {
             | Self::NoFreeNetwork { .. }
             | Self::UplinkIsPort(_)
             | Self::UplinkInUse { .. }
+            | Self::UplinkHasGateway { .. }
             | Self::UplinkEnslaved { .. }
             | Self::EndpointExists(_)
             | Self::AlreadyAttached { .. }

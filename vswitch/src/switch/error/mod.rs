@@ -232,6 +232,18 @@ pub enum SwitchError {
     /// An unknown interface.
     #[error("no interface `{0}` to be the uplink (`ip link` shows those there are)")]
     UplinkNotFound(InterfaceName),
+    /// A gateway that the uplink's interface has itself.
+    #[error(
+        "{gateway}, the gateway of network {network}, is an address of {interface} itself (give another one with --gateway; {interface} keeps its own)"
+    )]
+    UplinkHasGateway {
+        /// The gateway.
+        gateway: std::net::IpAddr,
+        /// The network.
+        network: NetworkName,
+        /// The interface.
+        interface: String,
+    },
     /// The loopback interface.
     #[error("{0} is the loopback interface, and cannot be an uplink (choose a physical interface)")]
     UplinkLoopback(InterfaceName),

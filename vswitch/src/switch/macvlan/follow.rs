@@ -38,11 +38,12 @@ impl Macvlan {
             look.tick().await;
             match self.look_at_interfaces(&mut strict).await {
                 Ok(()) | Err(SwitchError::ShuttingDown) => failing = false,
-                Err(error) if !failing => {
-                    tracing::warn!("networks do not follow their interfaces: {error}");
-                    failing = true;
+                Err(error) => {
+                    if !failing {
+                        tracing::warn!("networks do not follow their interfaces: {error}");
+                    }
+                    (strict, failing) = (None, true);
                 }
-                Err(_) => {}
             }
         }
     }

@@ -1,5 +1,7 @@
 //! Uplinks: host interfaces bridged into a network. They keep their addresses and routes.
 
+use std::net::IpAddr;
+
 use vswitch_common::Mac;
 
 use crate::kernel::ethtool::{self, Feature};
@@ -51,6 +53,20 @@ impl Macvlan {
             return Err(SwitchError::UplinkEnslaved { interface: interface.clone(), master });
         }
         Ok(link)
+    }
+
+    /// Refuses a gateway that the uplink's interface has itself: machines on the wire would find the
+    /// address at two devices of the host.
+    pub async fn check_gateways(&self, network: &Network, link: &Link) -> Result<(), SwitchError> {
+        let own = self.context.netlink.addresses(Some(link.index)).await?;
+        let is_own = |gateway: &IpAddr| own.iter().any(|(_, address)| address.addr() == *gateway);
+        match network.gateways().find(is_own) {
+            Some(gateway) => {
+                let (network, interface) = (network.name.clone(), link.name.clone());
+                Err(SwitchError::UplinkHasGateway { gateway, network, interface })
+            }
+            None => Ok(()),
+        }
     }
 
     /// Returns the settings of an interface before it is changed.
@@ -165,6 +181,7 @@ impl Macvlan {
         let Some((mut network, uplink)) = found else { return Ok(false) };
         // The event may be stale, so the link is read again.
         let Some(link) = self.context.netlink.link(link.index).await? else { return Ok(false) };
+        let mut same = false;
         match uplink {
             Some(uplink) if uplink.port.ifindex == link.index => {
                 let Some(mac) = station(&link) else { return Ok(false) };
@@ -172,6 +189,7 @@ impl Macvlan {
                     // The old MAC address is no longer the host's.
                     self.multicast.remove_port(uplink.port.number).await?;
                 } else if link.mtu != uplink.mtu {
+                    same = true;
                     tracing::info!("{} has an MTU of {} now, not {}", link.name, link.mtu, uplink.mtu);
                 } else {
                     return Ok(false);
@@ -189,7 +207,9 @@ impl Macvlan {
             }
         }
         self.add_uplink(&network, &link).await?;
-        self.follow_parent(id).await;
+        if !same {
+            self.follow_parent(id).await;
+        }
         Ok(true)
     }
 

@@ -30,7 +30,11 @@ impl Networks {
     /// its devices. A failure removes them again.
     pub async fn admit(&self, mut network: Network, requested: Requested) -> Result<Network, SwitchError> {
         let uplink = match network.uplink().cloned() {
-            Some(interface) => Some(self.macvlan.inspect_uplink(&interface).await?),
+            Some(interface) => {
+                let link = self.macvlan.inspect_uplink(&interface).await?;
+                self.macvlan.check_gateways(&network, &link).await?;
+                Some(link)
+            }
             None => self.macvlan.prepare_parent(&mut network, requested).await?,
         };
         if let (Some(interface), Some(link)) = (network.interface().cloned(), &uplink) {
