@@ -92,7 +92,6 @@ impl Networks {
         }
         self.dns.stop(network.id);
         self.context.note(&names_note(network.id), None);
-        self.forget_disputes(network.id);
         let device = self.context.instance.host_device(&network.name);
         if let Some(link) = self.context.netlink.link_by_name(&device).await? {
             self.context.delete_device(link.index, &Owner::Host).await?;
