@@ -48,7 +48,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Start the switch
+    /// Start the switch, or mend what other programs changed on the host of a running one
     #[command(
         after_help = "Example:\n  vswitch up --pool 10.201.0.0/16\n  vswitch up --advertise 192.0.2.1\n  vswitch up --cluster etcd://192.0.2.10:2379,192.0.2.11:2379"
     )]

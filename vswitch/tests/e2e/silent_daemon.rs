@@ -136,7 +136,10 @@ fn up_ends_when_the_starting_daemon_is_stopped() {
         }
         break (up, stopped);
     };
-    let message = complaint(1, &up.outcome());
+    let outcome = up.outcome();
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", stopped.0));
+    assert_eq!(outcome.code, Some(1), "{outcome:#?}: stopped {stat:?}, running {:?}", host.daemon());
+    let message = complaint(1, &outcome);
     assert!(message.contains("no sign of life") && message.contains("kill -CONT"), "{message}");
     // Another `up`, and `down`, find the lock held.
     let others = ["up", "down"].map(|command| spawn(&mut host.command(&[command])));

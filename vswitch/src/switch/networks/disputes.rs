@@ -88,9 +88,17 @@ impl Disputes {
         self.0.values_mut().for_each(|dispute| dispute.mended.clear());
     }
 
-    /// Forgets a subject that is gone.
-    pub fn remove(&mut self, subject: &str) {
-        self.0.retain(|(about, _), _| about != subject);
+    /// Forgets the subjects that are gone, and returns them.
+    pub fn retain(&mut self, is_there: impl Fn(&str) -> bool) -> BTreeSet<Subject> {
+        let mut gone = BTreeSet::new();
+        self.0.retain(|(about, _), _| {
+            let stays = is_there(about);
+            if !stays {
+                gone.insert(about.clone());
+            }
+            stays
+        });
+        gone
     }
 
     /// Returns the note on a subject, if it needs one. `command` is the command of the instance.
@@ -165,7 +173,7 @@ mod tests {
         disputes.settle("front", &BTreeSet::new(), now);
         assert_eq!(disputes.note("front", "vswitch"), None);
         assert!(disputes.record("front", UP, Some("no permission".to_owned()), now));
-        disputes.remove("front");
+        assert_eq!(disputes.retain(|subject| subject != "front"), BTreeSet::from(["front".to_owned()]));
         assert_eq!(disputes.note("front", "vswitch"), None);
     }
 }

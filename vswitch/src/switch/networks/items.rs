@@ -45,11 +45,6 @@ pub(super) enum Check {
     Step { step: HostStep, index: u32 },
 }
 
-/// Returns the subject of the note on a network.
-pub(super) fn network_subject(id: NetworkId) -> String {
-    format!("keep: network {id}")
-}
-
 impl Check {
     /// Returns the fact that holds while the result of a step exists.
     pub(super) fn fact(&self) -> String {
@@ -141,7 +136,7 @@ impl Networks {
             checks.push(Check::Step { step, index });
             links.insert(index);
         }
-        let (subject, network, of) = (network_subject(id), Some(id), Of::Network(id));
+        let (subject, network, of) = (format!("keep: network {id}"), Some(id), Of::Network(id));
         (!checks.is_empty()).then_some(Item { subject, exclusive, links, checks, network, of })
     }
 

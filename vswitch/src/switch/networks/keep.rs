@@ -12,11 +12,10 @@ use std::time::{Duration, Instant};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::disputes::{Disputes, Turn};
-use super::items::{Check, Item, network_subject};
+use super::items::{Check, Item};
 use super::{Networks, look};
 use crate::kernel::netlink::{Link, Netlink, TouchEvents, Touched};
 use crate::kernel::sysctl;
-use crate::model::NetworkId;
 use crate::plan::HostStep;
 use crate::plan::apply::{ApplyError, apply};
 use crate::plan::drift::{DeviceNeeds, DeviceSeen, Drift};
@@ -153,11 +152,12 @@ impl Networks {
         Ok(all)
     }
 
-    /// Forgets the disputes about a network that is removed.
-    pub(super) fn forget_disputes(&self, network: NetworkId) {
-        let subject = network_subject(network);
-        self.disputes().remove(&subject);
-        self.context.note(&subject, None);
+    /// Forgets the disputes about objects that are gone, with their notes.
+    fn forget_gone(&self, items: &[Item]) {
+        let is_there = |subject: &str| subject == SETTINGS || items.iter().any(|item| item.subject == subject);
+        for subject in self.disputes().retain(is_there) {
+            self.context.note(&subject, None);
+        }
     }
 
     fn disputes(&self) -> MutexGuard<'_, Disputes> {
@@ -175,7 +175,11 @@ impl Networks {
             return Ok((mended, postponed));
         }
         let snapshot = Snapshot::take(&self.context.netlink).await?;
-        for item in self.items(&scope, &snapshot) {
+        let items = self.items(&scope, &snapshot);
+        if scope.all {
+            self.forget_gone(&items);
+        }
+        for item in items {
             if !self.differs(&item, &snapshot) && !self.disputes().knows(&item.subject) {
                 continue;
             }
@@ -196,7 +200,7 @@ impl Networks {
             Check::Device(needs) => {
                 snapshot.link(&needs.device).is_none_or(|link| !snapshot.drift(needs, link).is_empty())
             }
-            check => look::is_missing(check, &snapshot.links, &snapshot.routes),
+            Check::Step { .. } => look::is_missing(check, &snapshot.links, &snapshot.routes),
         })
     }
 
@@ -205,16 +209,11 @@ impl Networks {
         for check in &item.checks {
             match check {
                 Check::Device(needs) => self.mend_device(item, needs, &mut mended, &mut broken).await?,
-                check => {
+                Check::Step { step, .. } => {
                     let (links, routes) = (self.context.netlink.links().await?, self.context.netlink.routes().await?);
                     if look::is_missing(check, &links, &routes) {
-                        let fact = check.fact();
-                        let steps = match check {
-                            Check::Step { step, .. } => std::slice::from_ref(step),
-                            Check::Device(_) => &[],
-                        };
-                        let mend = self.apply_again(steps);
-                        self.attempt(&item.subject, fact, mend, &mut mended, &mut broken).await;
+                        let mend = self.apply_again(step);
+                        self.attempt(&item.subject, check.fact(), mend, &mut mended, &mut broken).await;
                     }
                 }
             }
@@ -231,8 +230,8 @@ impl Networks {
         Ok(mended)
     }
 
-    async fn apply_again(&self, steps: &[HostStep]) -> Result<(), SwitchError> {
-        Ok(apply(steps, self.context.scene()).await.map(drop)?)
+    async fn apply_again(&self, step: &HostStep) -> Result<(), SwitchError> {
+        Ok(apply(std::slice::from_ref(step), self.context.scene()).await.map(drop)?)
     }
 
     /// Mends a device step by step, with a new look at it before each.

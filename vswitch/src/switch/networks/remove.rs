@@ -93,7 +93,6 @@ impl Networks {
         }
         self.dns.stop(network.id);
         self.context.note(&names_note(network.id), None);
-        self.forget_disputes(network.id);
         self.context.note(&note_about_mtu(network.id), None);
         let device = self.context.instance.host_device(&network.name);
         if let Some(link) = self.context.netlink.link_by_name(&device).await? {
