@@ -96,7 +96,7 @@ impl Others {
     /// Returns the endpoints of a network.
     pub fn of_network(&self, network: NetworkId) -> impl Iterator<Item = &SharedEndpoint> {
         self.endpoints
-            .from((network, EndpointId::from_bytes([0; 32])))
+            .starting_at((network, EndpointId::from_bytes([0; 32])))
             .map(|(_, endpoint)| endpoint)
             .take_while(move |endpoint| endpoint.network == network)
     }

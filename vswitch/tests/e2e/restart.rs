@@ -137,6 +137,30 @@ fn a_path_that_leads_to_another_namespace_takes_its_place_while_the_old_one_live
 }
 
 #[test]
+fn a_network_without_a_free_address_takes_those_of_namespaces_that_are_gone() {
+    let host = Host::up(&[]);
+    host.ok(&["network", "create", "--subnet", "10.101.0.0/29", "--subnet", "fd00:101::/125", "small"]);
+    let peer = Netns::new("peer");
+    let at_peer = host.attach(&peer, &["--network", "small", "--name", "peer"]);
+    // Four addresses are left, and each container has a name of its own.
+    for round in 0..12 {
+        let container = Netns::new("c");
+        host.attach(&container, &["--network", "small", "--name", &format!("c{round}")]);
+        ping(&container, at_peer.ipv4);
+    }
+    // Those that live keep theirs.
+    let living = Netns::several("l", 4);
+    for container in &living {
+        host.attach(container, &["--network", "small"]);
+    }
+    let one_too_many = Netns::new("m");
+    let flags = ["attach", "--netns", &one_too_many.path_argument(), "--network", "small"];
+    let line = host.fails(1, &flags);
+    assert!(line.contains("small"), "{line}");
+    assert_eq!(host.ps().len(), 5);
+}
+
+#[test]
 fn a_namespace_that_lives_keeps_its_place() {
     let host = Host::up(&[]);
     let [named, peer, newcomer] = ["named", "peer", "newcomer"].map(Netns::new);
