@@ -388,7 +388,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 fn patiently<T>(mut hold: impl FnMut() -> Result<T, Refusal>) -> Result<T, ReserveError> {
     for _ in 1..ATTEMPTS {
         match hold().map_err(Refusal::into_error) {
-            Err(ReserveError::Allocated { holder, .. }) if holder.is_child() => std::thread::sleep(PAUSE),
+            Err(ReserveError::Allocated { holder, .. }) if holder.is_passing() => std::thread::sleep(PAUSE),
             result => return result,
         }
     }

@@ -144,8 +144,8 @@ fn a_detach_that_was_begun_is_finished_by_the_next_daemon() {
 
 const ENDPOINTS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("endpoints");
 
-/// Sets the phase in the record of an endpoint, while no daemon runs.
-fn set_phase(state: &Path, endpoint: &Attached, phase: &str) {
+/// Sets the phases in the records of endpoints, while no daemon runs.
+fn set_phases(state: &Path, phases: &[(Attached, &str)]) {
     // The kernel takes the lock of a dead process off some time after its end.
     let database = settles("the record is free", || Database::open(state.join("state.redb")));
     let transaction = database.begin_write().expect("a transaction");
@@ -157,9 +157,12 @@ fn set_phase(state: &Path, endpoint: &Attached, phase: &str) {
             .map(|row| row.expect("a record"))
             .map(|(key, value)| (key.value().to_vec(), serde_json::from_slice(value.value()).expect("JSON")))
             .collect();
-        let (key, mut record) = records.into_iter().find(|(_, record)| record["id"] == endpoint.id).expect("recorded");
-        record["phase"] = json!(phase);
-        table.insert(&key[..], &serde_json::to_vec(&record).expect("JSON")[..]).expect("written");
+        for (endpoint, phase) in phases {
+            let found = records.iter().find(|(_, record)| record["id"] == endpoint.id);
+            let (key, mut record) = found.expect("the endpoint is recorded").clone();
+            record["phase"] = json!(phase);
+            table.insert(&key[..], &serde_json::to_vec(&record).expect("JSON")[..]).expect("written");
+        }
     }
     transaction.commit().expect("on disk");
 }
@@ -167,42 +170,48 @@ fn set_phase(state: &Path, endpoint: &Attached, phase: &str) {
 #[test]
 fn endpoints_in_each_phase_are_finished_taken_over_or_released() {
     let (host, _wires) = host_with_all_drivers();
-    let [web, db, lone] = ["web", "db", "lone"].map(Netns::new);
-    for network in NETWORKS {
-        // With the device: a begun detach is finished, and an endpoint that runs is taken over,
-        // whatever its record says.
-        let flags = |name| ["--network", network, "--name", name];
-        let [at_web, at_db] = [(&web, "web"), (&db, "db")].map(|(netns, name)| host.attach(netns, &flags(name)));
-        let running = ["attaching", "reserved"].map(|phase| {
-            let (device, index) = port_device(&host, "db");
-            host.kill_daemon();
-            set_phase(&host.state_directory(), &at_db, phase);
-            host.start(&[]);
-            assert_eq!(port_device(&host, "db"), (device, index), "{network}: it is taken over");
-            ping(&web, at_db.ipv4);
-            phase
-        });
-        assert_eq!(running.len(), 2);
-        host.kill_daemon();
-        set_phase(&host.state_directory(), &at_web, "detaching");
-        host.start(&[]);
-        assert_eq!(host.ps(), [at_db.clone()], "{network}: the detach is finished");
-        assert!(!web.devices().contains("eth0"), "{network}");
-        host.ok(&["detach", "db"]);
-
-        // Without the device: a begun detach is finished, and so is a begun attach. An endpoint
-        // that only had its addresses is released.
-        for (phase, stays) in [("detaching", false), ("attaching", true), ("reserved", false), ("attached", true)] {
-            let at_lone = host.attach(&lone, &flags("lone"));
-            host.stop(&[]);
-            set_phase(&host.state_directory(), &at_lone, phase);
-            host.start(&[]);
-            let names: Vec<String> = host.ps().into_iter().map(|endpoint| endpoint.name).collect();
-            assert_eq!(names, if stays { vec!["lone"] } else { vec![] }, "{network}, {phase}");
-            assert_eq!(lone.devices().contains("eth0"), stays, "{network}, {phase}");
-            host.ok(&["detach", "lone"]);
+    const PHASES: [&str; 4] = ["reserved", "attaching", "attached", "detaching"];
+    let containers: Vec<(Netns, String, &str)> = NETWORKS
+        .into_iter()
+        .flat_map(|network| PHASES.map(|phase| (Netns::new("c"), format!("{network}-{phase}"), phase)))
+        .collect();
+    let attach = |(netns, name, _): &(Netns, String, &str)| {
+        let network = name.split('-').next().expect("a network");
+        host.attach(netns, &["--network", network, "--name", name])
+    };
+    let check = |with_device: bool, stay: &[&str]| {
+        let attached: Vec<Attached> = containers.iter().map(&attach).collect();
+        let before: Vec<_> = attached.iter().map(|endpoint| port_device(&host, &endpoint.name)).collect();
+        if with_device {
+            host.kill_daemon()
+        } else {
+            host.stop(&[])
         }
-    }
+        let phases = attached.iter().cloned().zip(containers.iter().map(|(_, _, phase)| *phase));
+        set_phases(&host.state_directory(), &phases.collect::<Vec<_>>());
+        host.start(&[]);
+        let listed = host.ps();
+        for ((endpoint, device), (netns, name, phase)) in attached.iter().zip(&before).zip(&containers) {
+            let stays = stay.contains(phase);
+            assert_eq!(listed.contains(endpoint), stays, "{name}, with its device: {with_device}: {listed:#?}");
+            assert_eq!(netns.devices().contains("eth0"), stays, "{name}, with its device: {with_device}");
+            if stays && with_device {
+                assert_eq!(port_device(&host, name), *device, "{name}: the port is the same");
+            }
+            if stays {
+                let other = listed.iter().find(|other| other.network == endpoint.network && other.name != *name);
+                ping(netns, other.expect("another one of the network").ipv4);
+            }
+        }
+        for (_, name, _) in &containers {
+            host.ok(&["detach", name]);
+        }
+    };
+    // A begun detach is finished. An endpoint that runs is taken over, whatever its record says.
+    check(true, &["reserved", "attaching", "attached"]);
+    // Without its device, an endpoint that only had its addresses is released, and a begun attach
+    // is finished.
+    check(false, &["attaching", "attached"]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::{net::IpAddr, os::unix::fs::MetadataExt as _};
 use crate::harness::{Attached, Host, Netns, Running, Site, Wire, ask, both, eventually, get, ping, spawn};
 
 /// The rounds of each loop.
-const ROUNDS: usize = 20;
+const ROUNDS: usize = 8;
 
 /// Returns a host with a network of each driver. Endpoints of `lone` are alone on their parent.
 fn host_with_all_drivers() -> (Host, [Wire; 3]) {
@@ -64,7 +64,7 @@ fn a_namespace_that_is_made_again_takes_its_place_at_once() {
             host.ok(&["detach", "peer"]);
         }
         host.ok(&["detach", "c"]);
-        assert_eq!(host.ps(), [], "{network}");
+        assert_eq!(host.ok(&["ps", "-q"]), "", "{network}");
     }
 }
 
@@ -109,8 +109,9 @@ fn a_namespace_at_another_path_takes_the_place_of_one_that_is_gone() {
                 names[3] = format!("c{round}");
             }
         }
-        for endpoint in host.ps() {
-            host.ok(&["detach", &endpoint.name]);
+        // The last one has the place, or its namespace is gone, too.
+        for name in host.ok(&["ps", "-q"]).lines() {
+            host.ok(&["detach", name]);
         }
     }
 }
@@ -126,13 +127,37 @@ fn a_path_that_leads_to_another_namespace_takes_its_place_while_the_old_one_live
         container = container.recreate();
         // The former namespace lives on in its process. Its interface goes.
         host.ok(&[&["attach", "--netns", &container.path_argument()], &flags[..]].concat());
-        let [_] = &host.ps()[..] else { panic!("{network}: {:#?}", host.ps()) };
+        assert_eq!(host.ok(&["ps", "-q"]), "c\n", "{network}");
         let pid = process.id().to_string();
         let interfaces = std::fs::read_to_string(format!("/proc/{pid}/net/dev")).expect("the process lives");
         assert!(!interfaces.contains("eth0"), "{network}: {path}: {interfaces}");
         drop(process);
         host.ok(&["detach", "c"]);
     }
+}
+
+#[test]
+fn a_network_without_a_free_address_takes_those_of_namespaces_that_are_gone() {
+    let host = Host::up(&[]);
+    host.ok(&["network", "create", "--subnet", "10.101.0.0/29", "--subnet", "fd00:101::/125", "small"]);
+    let peer = Netns::new("peer");
+    let at_peer = host.attach(&peer, &["--network", "small", "--name", "peer"]);
+    // Four addresses are left, and each container has a name of its own.
+    for round in 0..12 {
+        let container = Netns::new("c");
+        host.attach(&container, &["--network", "small", "--name", &format!("c{round}")]);
+        ping(&container, at_peer.ipv4);
+    }
+    // Those that live keep theirs.
+    let living = Netns::several("l", 4);
+    for container in &living {
+        host.attach(container, &["--network", "small"]);
+    }
+    let one_too_many = Netns::new("m");
+    let flags = ["attach", "--netns", &one_too_many.path_argument(), "--network", "small"];
+    let line = host.fails(1, &flags);
+    assert!(line.contains("small"), "{line}");
+    assert_eq!(host.ps().len(), 5);
 }
 
 #[test]

@@ -27,9 +27,14 @@ pub enum Holder {
 }
 
 impl Holder {
-    /// Reports whether the holder is a process that this process started or is about to start.
-    pub(super) fn is_child(&self) -> bool {
-        matches!(self, Self::Process { pid, .. } if parent(*pid) == Some(std::process::id()))
+    /// Reports whether the holder may go at this moment: a process that this process started or is
+    /// about to start, or one that was gone when it was looked for.
+    pub(super) fn is_passing(&self) -> bool {
+        match self {
+            Self::Process { pid, .. } => parent(*pid) == Some(std::process::id()),
+            Self::Unknown => true,
+            Self::Endpoint(_) | Self::Ourselves => false,
+        }
     }
 }
 

@@ -107,6 +107,12 @@ impl Endpoints {
         if let Some(port) = port {
             self.context.delete_device(port.ifindex, &Owner::Endpoint(id)).await?;
             self.multicast.remove_port(port.number).await?;
+        } else if let Some(link) = self.context.netlink.link_by_name(&self.context.instance.port_device(&id)).await?
+            && link.alias.is_none()
+            && link.kind.as_deref() == Some("veth")
+        {
+            // The daemon died between the creation of the device and its mark.
+            self.context.netlink.delete_link(link.index).await?;
         }
         self.release(&endpoint).await;
         tracing::info!("endpoint {} is detached, as an earlier daemon had begun to", endpoint.name);

@@ -47,7 +47,7 @@ impl<K: Ord, V> Table<K, V> {
     }
 
     /// Returns the entries from a key on.
-    pub fn from(&self, first: K) -> impl Iterator<Item = (&K, &V)> + Clone {
+    pub fn starting_at(&self, first: K) -> impl Iterator<Item = (&K, &V)> + Clone {
         self.0.range(first..).map(|(key, value)| (key, &**value))
     }
 
@@ -154,7 +154,7 @@ mod tests {
         table.retain(|key, _| *key > 1);
         assert_eq!((table.len(), table.is_empty(), table.contains_key(&1)), (2, false, false));
         assert_eq!(copy.iter().map(|(key, value)| format!("{key} {value}")).collect::<Vec<_>>(), ["1 one", "2 two"]);
-        assert_eq!(copy.from(2).map(|(key, _)| *key).collect::<Vec<_>>(), [2]);
+        assert_eq!(copy.starting_at(2).map(|(key, _)| *key).collect::<Vec<_>>(), [2]);
         assert!(table.get_mut(&9).is_none() && table.remove(&9).is_none());
     }
 

@@ -267,7 +267,7 @@ fn a_name_is_not_taken_for_the_start_of_an_id() {
     let (mut state, network) = with_network("10.9.8.0/24");
     let (web, _, _) = state.admit_endpoint(wanted(&network, "web", 1)).expect("admitted");
     let hexadecimal = web.id.digits(2);
-    assert_eq!(state.endpoint(&hexadecimal).expect("by its id").len(), 1);
+    assert_eq!(state.find_endpoint(&hexadecimal).expect("by its id").len(), 1);
     assert!(state.connections(&hexadecimal).is_empty(), "nobody is called like this");
     assert_eq!(state.connections("web").len(), 1);
     // Two endpoint names at one namespace share the namespace's settings.
@@ -285,17 +285,66 @@ fn a_name_is_not_taken_for_the_start_of_an_id() {
 fn objects_are_found_by_name_and_by_the_start_of_their_id() {
     let (mut state, network) = with_network("10.9.8.0/24");
     let (web, _, _) = state.admit_endpoint(wanted(&network, "web", 1)).expect("admitted");
-    for reference in ["web".to_owned(), web.id.to_string(), web.id.digits(8)] {
+    for reference in ["web".to_owned(), web.id.to_string(), web.id.digits(63), web.id.digits(12)] {
         assert_eq!(state.endpoint(&reference).expect("found")[0].record.id, web.id);
+        assert_eq!(state.find_endpoint(&reference).expect("found")[0].record.id, web.id);
     }
-    assert_eq!(state.network(&network.id.short()).expect("found").record.id, network.id);
-    assert!(matches!(state.endpoint(""), Err(SwitchError::EndpointNotFound(_))));
-    assert!(matches!(state.endpoint("x"), Err(SwitchError::EndpointNotFound(_))));
-    for n in 0..17 {
-        state.admit_endpoint(wanted(&network, &format!("e{n}"), 10 + n)).expect("admitted");
+    for reference in ["front".to_owned(), network.id.to_string(), network.id.digits(12)] {
+        assert_eq!(state.network(&reference).expect("found").record.id, network.id);
     }
-    let ambiguous = (0..16)
-        .map(|digit| format!("{digit:x}"))
-        .any(|digit| matches!(state.endpoint(&digit), Err(SwitchError::Ambiguous { .. })));
-    assert!(ambiguous, "of eighteen ids two begin with the same digit");
+    // Fewer digits are enough to look, and not to change.
+    for digits in [1, 11] {
+        assert_eq!(state.find_endpoint(&web.id.digits(digits)).expect("found")[0].record.id, web.id);
+        assert_eq!(state.find_network(&network.id.digits(digits)).expect("found").record.id, network.id);
+        let (endpoint, network) = (state.endpoint(&web.id.digits(digits)), state.network(&network.id.digits(digits)));
+        assert!(matches!(endpoint, Err(SwitchError::EndpointNotFound(_))));
+        assert!(matches!(network, Err(SwitchError::NetworkNotFound(_))));
+    }
+    for nothing in ["", "x"] {
+        assert!(matches!(state.endpoint(nothing), Err(SwitchError::EndpointNotFound(_))));
+        assert!(matches!(state.find_endpoint(nothing), Err(SwitchError::EndpointNotFound(_))));
+        assert!(matches!(state.network(nothing), Err(SwitchError::NetworkNotFound(_))));
+        assert!(matches!(state.find_network(nothing), Err(SwitchError::NetworkNotFound(_))));
+        assert!(matches!(state.find(nothing), Err(SwitchError::NothingFound(_))));
+    }
+}
+
+#[test]
+fn an_ambiguous_reference_lists_all_that_it_could_mean() {
+    let (mut state, network) = with_network("10.9.8.0/24");
+    let mut with_id = |name: &str, first: u8, inode| {
+        let mut wanted = wanted(&network, name, inode);
+        let mut bytes = *wanted.endpoint.id.bytes();
+        bytes[0] = first;
+        wanted.endpoint.id = EndpointId::from_bytes(bytes);
+        state.admit_endpoint(wanted).expect("admitted").0
+    };
+    // Ids that begin like each other, and unlike that of the network.
+    let first = network.id.bytes()[0] ^ 0x80;
+    let (web, db) = (with_id("web", first, 1), with_id("db", first, 2));
+    let reference = web.id.digits(2);
+    let told = |found: Result<Vec<&EndpointEntry>, SwitchError>| found.expect_err("two begin like this").to_string();
+    let expected = format!(
+        "`{reference}` could mean endpoint db ({}), endpoint web ({}) (give the name, or more digits of the id)",
+        db.id.short(),
+        web.id.short()
+    );
+    assert_eq!(told(state.find_endpoint(&reference)), expected);
+    assert_eq!(state.find(&reference).expect_err("two begin like this").to_string(), expected);
+    // An endpoint and a network are two things, and an endpoint in two networks is one.
+    let mut back = draft("back", Some("10.9.9.0/24"));
+    let mut bytes = *back.id.bytes();
+    bytes[0] = first;
+    back.id = NetworkId::from_bytes(bytes);
+    let (back, _) = state.admit_network(sized(back, 1500), &[], &[]).expect("admitted");
+    state.networks.get_mut(&back.id).expect("there").ready = true;
+    state.endpoints.remove(&db.id);
+    let told = state.find(&reference).expect_err("an endpoint and a network").to_string();
+    assert!(told.contains(&format!("endpoint web ({}), network back (", web.id.short())), "{told}");
+    let mut again = wanted(&back, "web", 1);
+    let mut bytes = *again.endpoint.id.bytes();
+    bytes[0] = first;
+    again.endpoint.id = EndpointId::from_bytes(bytes);
+    state.admit_endpoint(again).expect("admitted");
+    assert_eq!(state.find_endpoint(&reference).expect("one endpoint").len(), 2);
 }
