@@ -36,8 +36,8 @@ const fn value(name: &'static str, figure: &'static str, row: &'static str, boun
 }
 
 /// Sources: issue 2, "Bench, in this machine's own ratios", issues 3 and 4, "Bench additions", and
-/// issues 5 and 6, "Bench".
-const GOALS: [Goal; 45] = [
+/// issues 5, 6 and 15, "Bench".
+const GOALS: [Goal; 47] = [
     ratio("TCP, 1 stream / direct veth", "tcp1", "vswitch", "direct", AtLeast(0.97)),
     ratio("TCP, 1 stream / Linux bridge", "tcp1", "vswitch", "bridge", AtLeast(1.2)),
     ratio("TCP, 4 streams / direct veth", "tcp4", "vswitch", "direct", AtLeast(0.97)),
@@ -46,6 +46,8 @@ const GOALS: [Goal; 45] = [
     ratio("60-byte frames by XDP / Linux bridge", "frames", "uplink_xdp", "bridge", AtLeast(2.4)),
     ratio("60-byte frames by tcx alone / Linux bridge", "frames", "uplink_tcx", "bridge", AtLeast(1.4)),
     value("attach, ms at the median", "attach", "vswitch", AtMost(20.0)),
+    value("up, s at the median", "start", "up", AtMost(0.4)),
+    value("takeover of 10 endpoints, s at the median", "start", "takeover", AtMost(0.2)),
     value("daemon with 50 endpoints, MB resident", "memory", "vswitch_full", AtMost(25.0)),
     ratio("published port, 1 stream / Docker", "published1", "vswitch", "docker", AtLeast(1.0)),
     ratio("published port, 4 streams / Docker", "published4", "vswitch", "docker", AtLeast(1.0)),

@@ -8,10 +8,14 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::unistd::Pid;
 use serde::Deserialize;
 
 use crate::{
@@ -125,6 +129,19 @@ impl Instance {
     /// Returns the process id of the daemon.
     pub fn daemon(&self) -> Result<i32> {
         server_process_id(&self.directory().join("api.sock"))
+    }
+
+    /// Kills the daemon and returns when the process has ended. Frames flow on.
+    pub fn kill(&self) -> Result<()> {
+        let daemon = self.daemon()?;
+        kill(Pid::from_raw(daemon), Signal::SIGKILL).context("killing the daemon")?;
+        // The daemon is no child of this process. A zombie has given up its lock already.
+        let ended = |stat: &str| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z'));
+        while std::fs::read_to_string(format!("/proc/{daemon}/stat")).is_ok_and(|stat| !ended(&stat)) {
+            command::stop_if_interrupted()?;
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
     }
 
     /// Takes the instance down. Fails if its directories are left behind.

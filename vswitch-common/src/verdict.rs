@@ -61,10 +61,10 @@ pub mod action {
     }
 }
 
-/// Declares each kind of flood once: variant, constant in [`action`], its number, who gets a copy.
+/// Declares each kind of flood once: variant, constant in [`action`], its number, its receivers.
 macro_rules! floods {
     ($($variant:ident, $constant:ident = $number:literal, $receivers:literal;)*) => {
-        /// A kind of flood, which decides who gets a copy. The number is the action of the
+        /// A kind of flood, which determines the receivers. The number is the action of the
         /// [`Decision`].
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(u32)]

@@ -1,4 +1,5 @@
-//! The time of each test: read from what the test programs print, kept in a file, the slowest printed at the end.
+//! The time and the outcome of each test: read from what the test programs print. The times are kept in a file, and the
+//! slowest are printed at the end.
 
 use std::{fmt, fs, path::Path};
 
@@ -20,6 +21,10 @@ pub struct Times {
     tests: Vec<Test>,
     /// The program whose output is being read.
     program: String,
+    /// The tests that failed since [`Times::begin`].
+    failed: Vec<String>,
+    /// The test programs since [`Times::begin`] that have printed no result yet.
+    unfinished: usize,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -37,9 +42,27 @@ impl Times {
         let line = line.trim();
         if let Some(program) = line.strip_prefix("Running ").or_else(|| line.strip_prefix("Doc-tests ")) {
             self.program = short(program);
+            self.unfinished += 1;
+        } else if line.starts_with("test result: ") {
+            self.unfinished = self.unfinished.saturating_sub(1);
         } else if let Some((name, seconds)) = timed(line) {
+            if line.contains(" ... FAILED") {
+                self.failed.push(name.to_owned());
+            }
             self.tests.push(Test { program: self.program.clone(), name: name.to_owned(), seconds });
         }
+    }
+
+    /// Begins a run.
+    pub fn begin(&mut self) {
+        self.failed.clear();
+        self.unfinished = 0;
+    }
+
+    /// Returns the tests that failed since [`Times::begin`]; `None` if a test program ended without
+    /// a result.
+    pub fn failed(&self) -> Option<&[String]> {
+        (self.unfinished == 0).then_some(&self.failed)
     }
 
     /// Writes the times to a file, the slowest test first: seconds, program and test, separated by
@@ -92,6 +115,7 @@ mod tests {
                       test attach::three_containers ... ok <2.000s>\n";
         output.lines().for_each(|line| times.read(line));
         let file = std::env::temp_dir().join(format!("vswitch-xtask-times-{}", std::process::id()));
+        assert_eq!(times.failed(), None, "the last program has no result");
         times.write(&file).expect("write them");
         let written = fs::read_to_string(&file).expect("read them");
         fs::remove_file(&file).expect("remove the file");
@@ -100,5 +124,18 @@ mod tests {
                         0.001\tvswitch\tmodel::mac::tests::is_parsed\n";
         assert_eq!(written, expected);
         assert!(times.to_string().starts_with("    12.5 s  e2e  attach::three_containers\n"), "{times}");
+    }
+
+    #[test]
+    fn failed_tests_are_known_if_every_program_has_a_result() {
+        let mut times = Times::default();
+        times.read("     Running tests/e2e/main.rs (/w/target/debug/deps/e2e-1234)");
+        times.read("test attach::three_containers ... FAILED <12.500s>");
+        times.read("test attach::two ... ok <1.500s>");
+        assert_eq!(times.failed(), None);
+        times.read("test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out");
+        assert_eq!(times.failed(), Some(&["attach::three_containers".to_owned()][..]));
+        times.begin();
+        assert_eq!(times.failed(), Some(&[][..]));
     }
 }

@@ -13,4 +13,5 @@ pub mod monitor;
 pub mod names;
 pub mod pingpong;
 pub mod scale;
+pub mod start;
 pub mod udp;

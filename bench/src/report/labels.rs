@@ -8,6 +8,8 @@ pub(super) fn label<'key>(figure: &FigureKind, row: &'key str) -> &'key str {
         ("frames" | "wire_frames", "direct") => "no switch",
         ("published1" | "published4" | "published_cps", "direct") => "no NAT, directly behind the uplink",
         ("attach", "bridge") => "Linux bridge, by five `ip` commands",
+        ("start", "up") => "vswitch, `up` without state",
+        ("start", "takeover") => "vswitch, `up` after kill -9, 10 endpoints",
         ("memory", "vswitch_empty") => "vswitch, no endpoint",
         ("memory", "vswitch_full") => "vswitch, 50 endpoints",
         ("scale", "create") => "vswitch, creating the networks",

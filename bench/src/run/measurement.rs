@@ -17,6 +17,8 @@ pub enum Measurement {
     Frames,
     /// Time of `vswitch attach` and memory of the daemon
     Attach,
+    /// Time of `vswitch up`, and of an `up` that takes over after the daemon was killed
+    Start,
     /// Cost of the switch's programs per frame
     Cost,
     /// TCP throughput and connections per second from outside to a published port, beside Docker

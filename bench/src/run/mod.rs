@@ -21,7 +21,7 @@ use crate::{
     command, goals,
     instance::vswitch_binary,
     machine::Machine,
-    measure::{attach, cluster, connections, cost, frames, iperf, names, pingpong, scale, udp},
+    measure::{attach, cluster, connections, cost, frames, iperf, names, pingpong, scale, start, udp},
     report,
     results::Results,
     topology::{Pair, Published, Uplink, Variant},
@@ -133,6 +133,16 @@ fn measure_all(options: &Options, vswitch: Option<&Path>) -> Result<Results> {
 
     if options.wants(Measurement::Attach) {
         measure_attach(&mut results, options, vswitch)?;
+    }
+    if options.wants(Measurement::Start)
+        && options.wants_variant(Variant::Vswitch)
+        && let Some(vswitch) = vswitch
+    {
+        eprintln!("measuring starts of the daemon");
+        let starts = start::measure(vswitch)?;
+        for (row, samples) in [("up", starts.up), ("takeover", starts.takeover)] {
+            samples.into_iter().for_each(|sample| results.record("start", row, sample));
+        }
     }
     if options.wants(Measurement::Scale)
         && options.wants_variant(Variant::Vswitch)

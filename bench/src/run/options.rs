@@ -78,6 +78,7 @@ impl Options {
                 Measurement::Fdb,
                 Measurement::Monitor,
                 Measurement::Attach,
+                Measurement::Start,
                 Measurement::Names,
                 Measurement::Scale,
                 Measurement::Cluster,

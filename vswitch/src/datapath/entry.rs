@@ -58,7 +58,7 @@ pub(super) fn per_tick(pps: u32) -> u32 {
 
 /// Returns the first IPv4 address (network byte order) and the first IPv6 address of a port's
 /// station, as the programs store them. An absent address is 0 or unspecified.
-pub(super) fn own(addresses: &[IpAddr]) -> (u32, Address) {
+pub(super) fn first_addresses(addresses: &[IpAddr]) -> (u32, Address) {
     let four =
         addresses.iter().find_map(|address| if let IpAddr::V4(four) = address { Some(four.octets()) } else { None });
     let six =

@@ -34,7 +34,7 @@ pub use load::{Datapath, OBJECT};
 pub use networks::NetworkSpec;
 pub use remotes::Remote;
 pub use tracer::{SHORTEST, Tracer};
-pub use underlay::{Receiver, UnderlaySpec, WayOut};
+pub use underlay::{DirectPath, Receiver, UnderlaySpec};
 pub use watch::Ring;
 
 pub use crate::model::{Mode, ParentRules, PortRules, Trunk, Xdp};

@@ -12,7 +12,7 @@ use vswitch_common::tables::{
     PortNumber, VlanKey, trunk_key,
 };
 
-use super::entry::{fixed, flags, mapped, neighbors, own, per_tick};
+use super::entry::{first_addresses, fixed, flags, mapped, neighbors, per_tick};
 use super::error::chain;
 use super::hooks::{self, Hook, Hooks};
 use super::load::{Datapath, Pins, State};
@@ -140,7 +140,7 @@ impl Datapath {
     ) -> Result<PortNumber, DatapathError> {
         let number =
             known.or_else(|| state.ports.free_number()).ok_or(DatapathError::NoFreePort { limit: MAX_PORTS - 1 })?;
-        let added = state.enter(spec, number, known.is_none()).and_then(|()| self.attach(programs, spec));
+        let added = state.insert_port(spec, number, known.is_none()).and_then(|()| self.attach(programs, spec));
         match added {
             Ok(hooks) => {
                 state.ports.hooks.insert(number, hooks);
@@ -220,7 +220,7 @@ impl Datapath {
             return Ok(());
         }
         let key = |address: &IpAddr| OwnKey { address: mapped(*address), port: number, reserved: 0 };
-        state.own(number, addresses.iter().map(key).collect())
+        state.set_owned(number, addresses.iter().map(key).collect())
     }
 
     /// Turns a port back into a plain device: removes its programs, its FDB entries and its table
@@ -248,7 +248,7 @@ impl Datapath {
             Some(PortKind::Tunnel) => set(&mut state.maps.ways, "WAYS", number.0, DirectRoute::default()),
             _ => Ok(()),
         };
-        state.leave(number, &port).and(detached).and(forgotten)
+        state.delete_port(number, &port).and(detached).and(forgotten)
     }
 
     /// Returns all ports, ordered by number.
@@ -298,7 +298,7 @@ impl Datapath {
 
 impl State {
     /// Writes the table entries of a port. A new port becomes the head of its network's list.
-    fn enter(&mut self, spec: &PortSpec, number: PortNumber, new: bool) -> Result<(), DatapathError> {
+    fn insert_port(&mut self, spec: &PortSpec, number: PortNumber, new: bool) -> Result<(), DatapathError> {
         let members = self.ports.members.entry(spec.network).or_default();
         let listed = members.contains(&number);
         let next = match self.ports.ports.get(&number) {
@@ -307,7 +307,7 @@ impl State {
         };
         let (ipv4, ipv6) = match (spec.kind, spec.addresses.first()) {
             (PortKind::Tunnel, Some(remote)) => (0, mapped(*remote)),
-            _ => own(&spec.addresses),
+            _ => first_addresses(&spec.addresses),
         };
         let port = Port {
             ifindex: spec.ifindex,
@@ -342,7 +342,7 @@ impl State {
             removed(self.maps.fdb.remove(&station(&before)), "FDB")?;
         }
         if fixed(&port) {
-            self.fix(station(&port), number)?;
+            self.write_static(station(&port), number)?;
         }
         if spec.kind == PortKind::Tunnel {
             // The known stations and neighbors behind the tunnel are kept.
@@ -352,7 +352,7 @@ impl State {
                 .insert(key, number, 0)
                 .map_err(|cause| DatapathError::Table { table: "TUNNELS", cause })?;
         } else {
-            self.make_known(number, spec.mac, neighbors(spec))?;
+            self.set_neighbors(number, spec.mac, neighbors(spec))?;
             self.maps.set_device(spec.ifindex, number)?;
         }
         if spec.kind == PortKind::Parent {
@@ -361,11 +361,11 @@ impl State {
         if spec.kind == PortKind::Child && spec.rules.parent.passthru {
             self.maps.change_network(spec.network, |entry| entry.only = number)?;
         }
-        self.head(spec.network)
+        self.update_list_head(spec.network)
     }
 
     /// Writes the first port of a network's list into the network's entry.
-    fn head(&mut self, network: NetworkNumber) -> Result<(), DatapathError> {
+    fn update_list_head(&mut self, network: NetworkNumber) -> Result<(), DatapathError> {
         let members = self.ports.members.get(&network);
         let first = members.and_then(|members| members.first()).copied().unwrap_or(PortNumber::NONE);
         self.maps.change_network(network, |entry| entry.first = first)
@@ -391,7 +391,12 @@ impl State {
     }
 
     /// Updates the NEIGHBORS entries of a port's station to match `wanted`.
-    fn make_known(&mut self, number: PortNumber, mac: Mac, wanted: BTreeSet<NeighborKey>) -> Result<(), DatapathError> {
+    fn set_neighbors(
+        &mut self,
+        number: PortNumber,
+        mac: Mac,
+        wanted: BTreeSet<NeighborKey>,
+    ) -> Result<(), DatapathError> {
         let failed = |cause| DatapathError::Table { table: "NEIGHBORS", cause };
         let known = self.ports.neighbors.remove(&number).unwrap_or_default();
         for key in known.difference(&wanted) {
@@ -416,7 +421,7 @@ impl State {
 
     /// Updates the OWNED entries of a port to match `wanted`: the addresses of its station in other
     /// networks.
-    fn own(&mut self, number: PortNumber, wanted: BTreeSet<OwnKey>) -> Result<(), DatapathError> {
+    fn set_owned(&mut self, number: PortNumber, wanted: BTreeSet<OwnKey>) -> Result<(), DatapathError> {
         let failed = |cause| DatapathError::Table { table: "OWNED", cause };
         let owned = self.ports.owned.remove(&number).unwrap_or_default();
         for key in owned.difference(&wanted) {
@@ -432,7 +437,7 @@ impl State {
     }
 
     /// Removes the table entries of a port and the stations behind it.
-    fn leave(&mut self, number: PortNumber, port: &Port) -> Result<(), DatapathError> {
+    fn delete_port(&mut self, number: PortNumber, port: &Port) -> Result<(), DatapathError> {
         self.ports.ports.remove(&number);
         self.ports.hooks.remove(&number);
         let device = if is_tunnel(port) {
@@ -449,8 +454,8 @@ impl State {
         let forgotten = if learned { self.forget(|_, entry| entry.port == number) } else { Ok(0) };
         // LEARNED does not count the entries written by an operator.
         let forgotten = forgotten.and(self.forget_by_hand(number));
-        let unknown = self.make_known(number, Mac::ZERO, BTreeSet::new()).and(self.forget_remotes(number));
-        let vlans = self.list_vlans(number, &Trunk::None).and(self.own(number, BTreeSet::new()));
+        let unknown = self.set_neighbors(number, Mac::ZERO, BTreeSet::new()).and(self.forget_remotes(number));
+        let vlans = self.list_vlans(number, &Trunk::None).and(self.set_owned(number, BTreeSet::new()));
         let deaf = self.stop_listening(number);
         set(&mut self.maps.ports, "PORTS", number.0, Port::default())?;
         set(&mut self.maps.learned, "LEARNED", number.0, 0)?;
@@ -487,7 +492,7 @@ impl State {
                 }
             }
         }
-        self.head(port.network)
+        self.update_list_head(port.network)
     }
 
     fn clear_counters(&mut self, number: PortNumber) -> Result<(), DatapathError> {

@@ -146,7 +146,7 @@ impl State {
     }
 
     /// Writes a static FDB entry.
-    pub(super) fn fix(&mut self, key: FdbKey, port: PortNumber) -> Result<(), DatapathError> {
+    pub(super) fn write_static(&mut self, key: FdbKey, port: PortNumber) -> Result<(), DatapathError> {
         self.write(key, FdbEntry { port, flags: FdbEntry::STATIC, ..FdbEntry::default() })
     }
 

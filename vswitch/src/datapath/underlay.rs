@@ -27,12 +27,12 @@ pub struct UnderlaySpec {
     pub receiver: Option<Receiver>,
     /// The direct routes to peers, by which packets leave without the tunnel device. Some peers
     /// have none.
-    pub ways: BTreeMap<Ipv4Addr, WayOut>,
+    pub direct_paths: BTreeMap<Ipv4Addr, DirectPath>,
 }
 
 /// The direct route of packets to a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WayOut {
+pub struct DirectPath {
     /// This host's address on the route.
     pub source: Ipv4Addr,
     /// The index of the device, which must be an Ethernet device.
@@ -90,7 +90,7 @@ impl Datapath {
         let tunnels: Vec<_> = tunnels.map(|(number, port)| (number, port.peer())).collect();
         for (number, peer) in tunnels {
             let way = match IpAddr::from(peer.octets()).to_canonical() {
-                IpAddr::V4(peer) => spec.ways.get(&peer),
+                IpAddr::V4(peer) => spec.direct_paths.get(&peer),
                 IpAddr::V6(_) => None,
             };
             let way = way.map_or(DirectRoute::default(), |way| DirectRoute {

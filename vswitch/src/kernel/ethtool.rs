@@ -173,7 +173,7 @@ struct Bit {
 
 impl Bit {
     /// Reports whether the bit must not be switched on together with its group. This one breaks the
-    /// IP identification field (commit cbc53e08a793), so only a user who names it may enable it.
+    /// IP identification field (commit cbc53e08a793), so it is enabled only on request.
     fn is_excluded(&self) -> bool {
         self.name == "tx-tcp-mangleid-segmentation"
     }

@@ -70,10 +70,10 @@ impl Peer {
         match address {
             _ if address.is_unspecified() => refused("no address"),
             _ if address.is_loopback() => refused("this host's own"),
-            _ if address.is_multicast() => refused("a group's"),
-            IpAddr::V4(v4) if v4.is_broadcast() => refused("for all"),
+            _ if address.is_multicast() => refused("a multicast address"),
+            IpAddr::V4(v4) if v4.is_broadcast() => refused("the broadcast address"),
             // The address does not say which interface it belongs to.
-            IpAddr::V6(v6) if v6.is_unicast_link_local() => refused("of one link alone"),
+            IpAddr::V6(v6) if v6.is_unicast_link_local() => refused("a link-local address"),
             _ => Ok(address),
         }
     }

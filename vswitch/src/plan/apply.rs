@@ -39,7 +39,7 @@ pub enum ApplyError {
     #[error("device {0} disappeared while it was set up (try again)")]
     DeviceGone(String),
     /// A device has no carrier.
-    #[error("device {0} has no carrier: somebody switched it or its other end off (try again)")]
+    #[error("device {0} has no carrier: it or its peer was set down (try again)")]
     NoCarrier(String),
     /// rtnetlink refused a request.
     #[error("{0} ({hint})", hint = netlink_hint(.0))]
@@ -93,7 +93,7 @@ pub const fn netlink_hint(error: &NetlinkError) -> &'static str {
 pub fn datapath_hint(error: &DatapathError) -> &'static str {
     match error {
         DatapathError::Attach { program, .. } if program.ends_with("_xdp") => {
-            "its driver has no XDP, or somebody else's program is on it; -o xdp=off does without"
+            "its driver has no XDP, or another program holds its hook; use -o xdp=off"
         }
         DatapathError::NoFreePort { .. } => "detach something",
         _ => "`vswitch doctor` says what this kernel can do",

@@ -98,7 +98,7 @@ fn describe_answers(document: &mut OpenApi) {
     ErrorDocument::schemas(&mut referenced);
     schemas.extend(referenced);
     let content = Content::new(Some(Ref::from_schema_name(ErrorDocument::name())));
-    let failure = ResponseBuilder::new().description("Why not").content("application/json", content).build();
+    let failure = ResponseBuilder::new().description("The request failed").content("application/json", content).build();
     for path in document.paths.paths.values_mut() {
         for operation in [&mut path.get, &mut path.post, &mut path.delete].into_iter().flatten() {
             let responses = &mut operation.responses.responses;
@@ -106,7 +106,7 @@ fn describe_answers(document: &mut OpenApi) {
                 if let utoipa::openapi::RefOr::T(answer) = answer
                     && answer.description.is_empty()
                 {
-                    "The answer".clone_into(&mut answer.description);
+                    "The result".clone_into(&mut answer.description);
                 }
             }
             responses.insert("default".to_owned(), failure.clone().into());
@@ -121,7 +121,7 @@ async fn status(State(service): State<Service>) -> Response {
 }
 
 /// Stops the switch and removes everything that it made.
-#[utoipa::path(post, path = "/down", tag = "switch", request_body = DownRequest, responses((status = 200, description = "It is done: null")))]
+#[utoipa::path(post, path = "/down", tag = "switch", request_body = DownRequest, responses((status = 200, description = "Done; the body is null")))]
 async fn take_down(State(service): State<Service>, Body(request): Body<DownRequest>) -> Response {
     let (answer, answered) = oneshot::channel();
     if service.down.send((request, answer)).await.is_err() {
@@ -238,7 +238,7 @@ async fn public_key(State(service): State<Service>) -> Response {
 }
 
 /// Removes a peer.
-#[utoipa::path(delete, path = "/peers/{address}", tag = "peers", params(("address" = String, Path, description = "Its address")), responses((status = 200, body = String)))]
+#[utoipa::path(delete, path = "/peers/{address}", tag = "peers", params(("address" = String, Path, description = "Address of the peer")), responses((status = 200, body = String)))]
 async fn remove_peer(State(service): State<Service>, Path(address): Path<String>) -> Response {
     carried_out(async move {
         let address = requests::peer_address(&address)?;
@@ -305,7 +305,7 @@ async fn stations(State(service): State<Service>, Query(filter): Query<FdbFilter
 }
 
 /// Adds a station to the FDB.
-#[utoipa::path(post, path = "/fdb", tag = "fdb", request_body = FdbStatic, responses((status = 200, description = "It is done: null")))]
+#[utoipa::path(post, path = "/fdb", tag = "fdb", request_body = FdbStatic, responses((status = 200, description = "Done; the body is null")))]
 async fn add_station(State(service): State<Service>, Body(request): Body<FdbStatic>) -> Response {
     carried_out(async move {
         let FdbStatic { key, port, sticky } = request;

@@ -168,7 +168,8 @@ impl Multicast {
             // Logged once until the next comparison: a sender can fill the table as often as it
             // likes.
             tracing::warn!("multicast: {error}");
-            self.context.note(NOTE, Some(format!("not all who listen to multicast get it: {error}")));
+            self.context
+                .note(NOTE, Some(format!("some listeners of multicast groups do not get their frames: {error}")));
         }
     }
 
@@ -305,7 +306,7 @@ impl Multicast {
         let to_host = query.frame(&QuerySource { ipv4: Ipv4Addr::UNSPECIFIED, ..asker });
         for (ifindex, frame) in [(port.egress_ifindex, query.frame(&asker)), (port.ifindex, to_host)] {
             if let Err(error) = packet::send(ifindex, &frame) {
-                tracing::warn!("cannot ask in network {name} who listens to multicast: {error}");
+                tracing::warn!("cannot send an IGMP or MLD query in network {name}: {error}");
             }
         }
     }

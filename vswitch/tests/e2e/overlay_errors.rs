@@ -34,9 +34,9 @@ fn invalid_peers_are_refused() {
         ("nowhere", "192.0.2.7"),
         ("192.0.2.0/24", "192.0.2.7"),
         ("127.0.0.1", "this host's own"),
-        ("224.0.0.1", "a group's"),
+        ("224.0.0.1", "a multicast address"),
         ("0.0.0.0", "no address"),
-        ("fe80::1", "of one link alone"),
+        ("fe80::1", "a link-local address"),
     ] {
         assert_refused(host, &["peer", "add", text], &[text, why]);
     }

@@ -174,10 +174,11 @@ fn the_reported_mtu_grows_again_with_the_path() {
     path.shrink();
     let to = both(&path.at[1])[1];
     path.assert_reported_mtu(0, NARROW - 70);
-    path.hosts[0].netns.ip("-6 route flush cache");
     for router in &path.routers {
         router.ip("link set mid mtu 1500");
     }
+    // Only now: until the path is wide again, a packet would teach the host the narrow MTU again.
+    path.hosts[0].netns.ip("-6 route flush cache");
     // The container caches the path MTU for ten minutes.
     path.containers[0].ip("-6 route flush cache");
     eventually("the largest packet passes again", || path.ping(0, to, path.at[0].mtu).0.then_some(()));

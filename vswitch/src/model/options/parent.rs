@@ -126,7 +126,7 @@ const IPVLAN: [NamedOption<Draft>; 2] = [
 
 impl ParentOptions {
     /// Reads the options of a request. `parent` may name a VLAN of an interface, as in `eth0.30`:
-    /// the caller, who knows the interfaces, splits it.
+    /// the caller knows the interfaces and splits it.
     ///
     /// # Errors
     /// The first option that is unknown or has an invalid value; [`InvalidOption::NoParent`].

@@ -70,7 +70,7 @@ impl Overlay {
             return self.context.note(NOTE, None);
         }
         let note = format!(
-            "of this host's addresses {} are known as ends of tunnels, and {} are not: the kernel alone takes what comes to those, which is slower (remove addresses that nobody uses)",
+            "{} addresses of this host are known as ends of tunnels, {} more do not fit: the kernel decapsulates packets to those, which is slower (remove unused addresses)",
             ends.addresses.len(),
             ends.left_out
         );

@@ -66,8 +66,9 @@ fn to_ipv4(packet: &[u8], mtu: u16) -> Option<(IpAddr, IpAddr, Vec<u8>)> {
         return None;
     }
     let [source, destination] = [12, 16].map(|at| Ipv4Addr::from([0, 1, 2, 3].map(|byte| header[at + byte])));
-    let nobody = |ip: Ipv4Addr| ip.octets()[0] == 0 || ip.is_loopback() || ip.is_multicast() || ip.octets()[0] >= 240;
-    if nobody(source) || nobody(destination) {
+    let not_a_host =
+        |ip: Ipv4Addr| ip.octets()[0] == 0 || ip.is_loopback() || ip.is_multicast() || ip.octets()[0] >= 240;
+    if not_a_host(source) || not_a_host(destination) {
         return None;
     }
     let told = DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: mtu.max(LEAST[0]) };
@@ -87,8 +88,12 @@ fn to_ipv6(bytes: &[u8], at: usize, mtu: u16) -> Option<(IpAddr, IpAddr, Vec<u8>
         None => true,
     };
     let later = header.fragment_offset != 0;
-    let nobody = |ip: Ipv6Addr| ip.is_unspecified() || ip.is_loopback() || ip.is_multicast();
-    if is_error || later || nobody(header.source) || nobody(header.destination) || bytes.len() < header.payload + NEEDED
+    let not_a_host = |ip: Ipv6Addr| ip.is_unspecified() || ip.is_loopback() || ip.is_multicast();
+    if is_error
+        || later
+        || not_a_host(header.source)
+        || not_a_host(header.destination)
+        || bytes.len() < header.payload + NEEDED
     {
         return None;
     }

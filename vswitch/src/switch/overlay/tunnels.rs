@@ -12,7 +12,7 @@ use vswitch_common::tables::{Port, PortKind, PortNumber};
 use super::encryption;
 use super::ends::Ends;
 use super::overhead::{IPV6_MORE, OVERHEAD};
-use crate::datapath::{Receiver, UnderlaySpec, WayOut};
+use crate::datapath::{DirectPath, Receiver, UnderlaySpec};
 use crate::kernel::netlink::{Link, Netlink, NetlinkError};
 use crate::kernel::xfrm;
 use crate::model::{Network, NetworkId};
@@ -133,7 +133,7 @@ impl Overlay {
             let indexes: BTreeSet<u32> = peers.iter().filter_map(|peer| link_towards(&routes, *peer)).collect();
             let links = self.context.netlink.links().await?;
             spec.receiver = self.receiver(&links);
-            spec.ways = self.ways(&peers, &links).await?;
+            spec.direct_paths = self.direct_paths(&peers, &links).await?;
             let owner = |link: &Link| self.context.instance.owner(link.alias.as_deref()?);
             let owned = links.iter().filter_map(|link| Some((link.index, owner(link)?))).collect();
             // The program parses Ethernet only.
@@ -147,18 +147,22 @@ impl Overlay {
     }
 
     /// Returns how packets to peers leave without the tunnels' device: over IPv4 and Ethernet.
-    async fn ways(&self, peers: &BTreeSet<IpAddr>, links: &[Link]) -> Result<BTreeMap<Ipv4Addr, WayOut>, NetlinkError> {
-        let mut ways = BTreeMap::new();
+    async fn direct_paths(
+        &self,
+        peers: &BTreeSet<IpAddr>,
+        links: &[Link],
+    ) -> Result<BTreeMap<Ipv4Addr, DirectPath>, NetlinkError> {
+        let mut paths = BTreeMap::new();
         // Packets that bypass the device also bypass IPsec, so all of them use the device if a
         // policy exists.
         match tokio::task::spawn_blocking(xfrm::policies_out).await {
             Ok(Ok(0)) => {}
-            Ok(Ok(_)) => return Ok(ways),
+            Ok(Ok(_)) => return Ok(paths),
             Ok(Err(error)) => {
                 tracing::warn!("whether IPsec protects the way to peers is not known: {error}");
-                return Ok(ways);
+                return Ok(paths);
             }
-            Err(_) => return Ok(ways),
+            Err(_) => return Ok(paths),
         }
         for peer in peers {
             let IpAddr::V4(peer) = *peer else { continue };
@@ -167,10 +171,10 @@ impl Overlay {
             let mtu = path.mtu.unwrap_or(link.mtu).min(link.mtu).saturating_sub(OVERHEAD);
             if link.mac.is_some() && !link.loopback && mtu > 0 {
                 let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
-                ways.insert(peer, WayOut { source: path.source, ifindex: link.index, mtu });
+                paths.insert(peer, DirectPath { source: path.source, ifindex: link.index, mtu });
             }
         }
-        Ok(ways)
+        Ok(paths)
     }
 
     /// Returns the veth pair that TCP segments are received through, for GRO.

@@ -4,6 +4,7 @@
 use std::{
     io::{Error, ErrorKind},
     net::{IpAddr, UdpSocket},
+    process::Command,
     sync::atomic::{AtomicU16, Ordering},
 };
 
@@ -18,6 +19,8 @@ use super::{Netns, PATIENCE};
 pub struct Pinger {
     // A raw socket in a UdpSocket: both use the calls sendto and recvfrom.
     socket: UdpSocket,
+    /// The name of the namespace of the sender.
+    from: String,
     to: IpAddr,
     id: u16,
     next: u16,
@@ -34,7 +37,7 @@ impl Pinger {
         let raw = from.inside(|| socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol));
         let socket = UdpSocket::from(raw.expect("root may open raw sockets"));
         socket.set_read_timeout(Some(PATIENCE)).expect("a time limit");
-        Self { socket, to, id: NEXT.fetch_add(1, Ordering::Relaxed), next: 1 }
+        Self { socket, from: from.name().to_owned(), to, id: NEXT.fetch_add(1, Ordering::Relaxed), next: 1 }
     }
 
     /// Sends one request with `bytes` bytes of data, and waits for its reply.
@@ -46,12 +49,27 @@ impl Pinger {
             let (length, from) = match self.socket.recv_from(&mut buffer) {
                 Ok((length, from)) => (length, from.ip()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) => panic!("no answer from {} to ping {} with {bytes} bytes: {error}", self.to, echo.seq),
+                Err(error) => panic!(
+                    "no answer from {} to ping {} with {bytes} bytes: {error}\n{}",
+                    self.to,
+                    echo.seq,
+                    self.sender()
+                ),
             };
             if from == self.to && self.is_reply(&buffer[..length], echo, &payload) {
                 return;
             }
         }
+    }
+
+    /// Returns the neighbors and the counters of the sender's interfaces, for the report of a lost
+    /// packet.
+    fn sender(&self) -> String {
+        let shown = [&["neigh"][..], &["-s", "-s", "link"]].map(|arguments| {
+            let output = Command::new("ip").args(["-n", &self.from]).args(arguments).output();
+            output.map_or_else(|error| error.to_string(), |output| String::from_utf8_lossy(&output.stdout).into_owned())
+        });
+        shown.concat()
     }
 
     /// Sends one request and does not wait for a reply.

@@ -33,7 +33,7 @@ pub enum TraceError {
         target: IpAddr,
     },
     /// A target that no known station has.
-    #[error("nobody is known to have the address {address} (ask for it with --proto arp, or give the MAC address)")]
+    #[error("no station is known to have the address {address} (resolve it with --proto arp, or give the MAC address)")]
     NoOwner {
         /// The address.
         address: IpAddr,

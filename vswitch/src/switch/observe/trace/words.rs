@@ -65,14 +65,14 @@ impl Names {
         let mut texts = Vec::new();
         if let Some(key) = decision.learn() {
             let (station, port) = (self.station(&key), self.port(decision.ingress));
-            texts.push(format!("it would be learned, or heard again: {station} -> {port}"));
+            texts.push(format!("the FDB would learn or refresh {station} -> {port}"));
         }
         if decision.storm != 0 {
             let class = storm_class(decision.storm);
-            texts.push(format!("it would count as {class} against what {} may flood", self.port(decision.ingress)));
+            texts.push(format!("it would count as {class} against the storm limit of {}", self.port(decision.ingress)));
         }
         if decision.snoops != 0 {
-            texts.push("the daemon would be told: it is about who listens to a multicast group".to_owned());
+            texts.push("the daemon would get a copy: it changes the listeners of a multicast group".to_owned());
         }
         texts
     }
@@ -81,12 +81,12 @@ impl Names {
     pub fn copies(&self, copies: &[(PortNumber, Copied)]) -> Vec<String> {
         let said = copies.iter().take(MOST_COPIES).map(|(number, copied)| match copied {
             Copied::Tag(tag) => format!("a copy to {}{}", self.port(*number), tag_change(*tag)),
-            _ => format!("none to {}: it is longer than what that may send", self.port(*number)),
+            _ => format!("no copy to {}: the frame is longer than its limit", self.port(*number)),
         });
         let more = copies.len().saturating_sub(MOST_COPIES);
-        let more = (more > 0).then(|| format!("and so on, to {more} ports more"));
-        let nobody = copies.is_empty().then(|| "there is no port that a copy would go to".to_owned());
-        said.chain(more).chain(nobody).collect()
+        let more = (more > 0).then(|| format!("and copies to {more} more ports"));
+        let none = copies.is_empty().then(|| "no port would get a copy".to_owned());
+        said.chain(more).chain(none).collect()
     }
 
     /// Describes the verdict of a decision.
@@ -115,17 +115,17 @@ impl Names {
 
     fn outcome(&self, decision: &Decision, verdict: Option<Verdict>) -> String {
         match verdict {
-            Some(Verdict::Defer) => "XDP leaves it to tcx".to_owned(),
+            Some(Verdict::Defer) => "XDP defers it to tcx".to_owned(),
             Some(Verdict::Redirect(to)) => self.delivery(&to, decision.station.network),
             Some(Verdict::Flood(flood)) => format!("a copy to {}", receivers(flood)),
-            Some(Verdict::Pass) => "to the host's own stack, on the device that it came in by".to_owned(),
+            Some(Verdict::Pass) => "to the host's IP stack, on the device where it arrived".to_owned(),
             Some(Verdict::Answer(answer, port)) => {
                 let packet = match answer {
                     Answer::Arp => "an ARP reply",
                     Answer::Neighbor => "a neighbor advertisement",
-                    Answer::TooBig => "an ICMP message that says how long a packet may be",
+                    Answer::TooBig => "an ICMP message with the path MTU",
                 };
-                format!("the switch answers it with {packet} in the name of {}; nobody else sees it", self.port(port))
+                format!("the switch answers it with {packet} on behalf of {}; no other port gets it", self.port(port))
             }
             Some(Verdict::Drop(reason)) => format!("dropped ({}): it is {}", reason.name(), self.reason(reason)),
             None => format!("no verdict: action {}, reason {}", decision.action, decision.reason),
@@ -139,9 +139,9 @@ impl Names {
     fn delivery(&self, to: &Delivery, network: NetworkNumber) -> String {
         let port = self.port(to.port);
         let way = match (to.kind(), to.way == Delivery::LOCAL) {
-            (Some(PortKind::Host), _) => format!("to the host's stack, by {port}"),
-            (Some(PortKind::Uplink), true) => format!("to the host's own stack on {port}"),
-            (Some(PortKind::Parent), true) => format!("to the host's own stack on {port}"),
+            (Some(PortKind::Host), _) => format!("to the host's IP stack, by {port}"),
+            (Some(PortKind::Uplink), true) => format!("to the host's IP stack on {port}"),
+            (Some(PortKind::Parent), true) => format!("to the host's IP stack on {port}"),
             (Some(PortKind::Parent), false) if to.way == Delivery::ROUTED => {
                 format!("to the next hop of the host's routes, by {port}")
             }
@@ -167,8 +167,8 @@ impl Names {
     fn tunnel(&self, key: &TunnelKey, port: Option<PortNumber>) -> String {
         let peer = ip(key.remote);
         match port {
-            Some(port) => format!("what {peer} sends with VNI {} comes in by {}", key.vni, self.port(port)),
-            None => format!("what {peer} sends with VNI {} is not taken", key.vni),
+            Some(port) => format!("packets of {peer} with VNI {} arrive on {}", key.vni, self.port(port)),
+            None => format!("packets of {peer} with VNI {} are refused", key.vni),
         }
     }
 
@@ -211,7 +211,7 @@ impl Names {
     }
 
     fn place(&self, entry: Option<&FdbEntry>, now: u32) -> String {
-        let Some(entry) = entry else { return ": nobody has heard of it".to_owned() };
+        let Some(entry) = entry else { return ": unknown".to_owned() };
         let port = self.port(entry.port);
         let age = ticks_to_seconds(now.saturating_sub(entry.seen));
         let how = match (entry.is_static(), entry.is_static_or_sticky()) {
@@ -219,16 +219,16 @@ impl Names {
             (false, true) => format!("sticky, heard {age} s ago"),
             (false, false) => format!("learned, heard {age} s ago"),
         };
-        let held = if entry.is_held(now) { ", held there: it moved too often" } else { "" };
+        let held = if entry.is_held(now) { ", held: it moved too often" } else { "" };
         format!(" -> {port}, {how}{held}")
     }
 
     fn owner(&self, address: Address, subnet: Option<Subnet>) -> String {
         let address = ip(address);
         match subnet {
-            None => format!("address {address} is in no network's subnet"),
+            None => format!("address {address} is in no subnet of a network"),
             Some(subnet) if subnet.is_gateway() => {
-                format!("address {address} is the host's own in {}", self.network(subnet.network))
+                format!("address {address} is a gateway address of the host in {}", self.network(subnet.network))
             }
             Some(subnet) => format!("address {address} is in a subnet of {}", self.network(subnet.network)),
         }
@@ -238,7 +238,7 @@ impl Names {
         let address = ip(key.address);
         match owner {
             PortNumber::NONE => {
-                format!("address {address} belongs to nobody that is known in {}", self.network(key.network))
+                format!("address {address} has no known owner in {}", self.network(key.network))
             }
             port => format!("address {address} belongs to {}", self.port(port)),
         }
@@ -304,29 +304,25 @@ const fn storm_class(number: u16) -> &'static str {
 
 const fn receivers(flood: Flood) -> &'static str {
     match flood {
-        Flood::Group => "every other port of the network: it is for a group",
+        Flood::Group => "every other port of the network: the destination is a group",
         Flood::UnknownUnicast => {
-            "every other port that may have unknown stations behind it: nobody knows where it belongs"
+            "every other port that may have unknown stations behind it: the destination is unknown"
         }
         Flood::ExceptHost => {
-            "every other port of the network but the host's: it is for a group, and not for the host's stack"
+            "every other port of the network except the host port: the destination is a group that the host is not in"
         }
         Flood::Listeners => "every other port that listens to the group, or has a multicast router behind it",
         Flood::ListenersExceptHost => {
-            "every other port, but the host's, that listens to the group or has a multicast router behind it"
+            "every other port except the host port that listens to the group or has a multicast router behind it"
         }
-        Flood::Routers => "every other port that has a multicast router behind it: it says who listens",
-        Flood::Reflected => "the endpoints that take what a switch on the wire sends back, but the one that sent it",
-        Flood::Children => "the endpoints that the host reaches; and it goes out on the wire",
+        Flood::Routers => "every other port that has a multicast router behind it: it is a membership report",
+        Flood::Reflected => "the endpoints that receive reflected frames, except the sender",
+        Flood::Children => "the endpoints that the host reaches, and the wire",
     }
 }
 
 const fn nature(network: Network) -> &'static str {
-    if network.is_internal() {
-        "internal: nothing is routed into it or out of it"
-    } else {
-        "an ordinary one, with a way out"
-    }
+    if network.is_internal() { "internal: no packet is routed into it or out of it" } else { "not internal" }
 }
 
 /// Returns the names of a port's rules.

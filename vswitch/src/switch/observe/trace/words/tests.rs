@@ -58,23 +58,26 @@ fn lookups_are_described_with_names() {
             Lookup::Port(WEB, Some(tunnel)),
             "port 3 (web1) is a tunnel for packets of up to 1450 bytes, in network front",
         ),
-        (Lookup::Tunnel(key_of_peer, Some(WEB)), "what 192.0.2.7 sends with VNI 5000 comes in by port 3 (web1)"),
-        (Lookup::Tunnel(key_of_peer, None), "what 192.0.2.7 sends with VNI 5000 is not taken"),
+        (Lookup::Tunnel(key_of_peer, Some(WEB)), "packets of 192.0.2.7 with VNI 5000 arrive on port 3 (web1)"),
+        (Lookup::Tunnel(key_of_peer, None), "packets of 192.0.2.7 with VNI 5000 are refused"),
         (
             Lookup::Port(WEB, Some(port)),
             "port 3 (web1) is an endpoint's, in network front, VLAN 30: isolated, spoof_guard",
         ),
         (Lookup::Station(key, Some(fixed)), "FDB: 02:00:00:00:00:0b in network front, VLAN 0 -> port 4 (web2), static"),
-        (Lookup::Station(key, None), "FDB: 02:00:00:00:00:0b in network front, VLAN 0: nobody has heard of it"),
+        (Lookup::Station(key, None), "FDB: 02:00:00:00:00:0b in network front, VLAN 0: unknown"),
         (
             Lookup::Station(key, Some(held)),
-            "FDB: 02:00:00:00:00:0b in network front, VLAN 0 -> port 3 (web1), learned, heard 10 s ago, held there: it \
-             moved too often",
+            "FDB: 02:00:00:00:00:0b in network front, VLAN 0 -> port 3 (web1), learned, heard 10 s ago, held: it moved \
+             too often",
         ),
         (Lookup::Neighbor(neighbor, PortNumber(4)), "address 10.0.0.5 belongs to port 4 (web2)"),
-        (Lookup::Subnet(address, subnet(Subnet::GATEWAY)), "address 10.0.0.5 is the host's own in network front"),
+        (
+            Lookup::Subnet(address, subnet(Subnet::GATEWAY)),
+            "address 10.0.0.5 is a gateway address of the host in network front",
+        ),
         (Lookup::Subnet(address, subnet(0)), "address 10.0.0.5 is in a subnet of network front"),
-        (Lookup::Subnet(address, None), "address 10.0.0.5 is in no network's subnet"),
+        (Lookup::Subnet(address, None), "address 10.0.0.5 is in no subnet of a network"),
         (Lookup::Trunk(WEB, VlanKey(VlanKey::SERVICE | 7), false), "VLAN s7 is not on the list of port 3 (web1)"),
         (Lookup::Listener(group, true), "port 3 (web1) listens to 224.0.0.251"),
         (
@@ -115,7 +118,9 @@ fn a_delivery_says_where_and_how() {
     assert_eq!((straight.to_host, straight.tag), (false, Some("keep")));
     let host = to(PortKind::Host, 1, tag::POP);
     assert!(
-        host.to_host && host.explanation.starts_with("to the host's stack") && host.explanation.contains("taken off")
+        host.to_host
+            && host.explanation.starts_with("to the host's IP stack")
+            && host.explanation.contains("taken off")
     );
     assert_eq!(to(PortKind::Uplink, 0, tag::PUSH).tag, Some("push"));
 }
@@ -135,8 +140,8 @@ fn copies_are_listed_up_to_a_limit() {
     let names = names();
     let few = names.copies(&[(WEB, Copied::Tag(tag::POP)), (PortNumber(4), Copied::TooBig)]);
     assert_eq!(few[0], "a copy to port 3 (web1), its VLAN tag taken off");
-    assert!(few.len() == 2 && few[1].starts_with("none to port 4 (web2)"), "{few:?}");
+    assert!(few.len() == 2 && few[1].starts_with("no copy to port 4 (web2)"), "{few:?}");
     let many = names.copies(&[(WEB, Copied::Tag(tag::KEEP)); MOST_COPIES + 3]);
-    assert_eq!((many.len(), many[MOST_COPIES].as_str()), (MOST_COPIES + 1, "and so on, to 3 ports more"));
+    assert_eq!((many.len(), many[MOST_COPIES].as_str()), (MOST_COPIES + 1, "and copies to 3 more ports"));
     assert_eq!(names.copies(&[]).len(), 1);
 }
