@@ -53,6 +53,8 @@ pub struct Options {
     pub pools: Vec<Subnet>,
     /// The number of learned FDB entries; `None` keeps the present table.
     pub fdb_size: Option<u32>,
+    /// The bit of a packet's mark for connections to published ports.
+    pub published_mark: u32,
     /// The UDP port of the tunnels of overlay networks.
     pub vxlan_port: u16,
     /// The UDP port of WireGuard, which carries the tunnels of encrypted networks.
@@ -325,7 +327,13 @@ async fn start(options: &Options, capabilities: &Capabilities, before: &Before) 
     // request.
     let fdb_size = options.fdb_size.or_else(|| Datapath::fdb_size(&directory)).unwrap_or(FDB_SIZE);
     let cluster = membership.is_some();
-    let datapath = crate::datapath::Options { directory, mode: options.mode, fdb_size, cluster };
+    let datapath = crate::datapath::Options {
+        directory,
+        mode: options.mode,
+        fdb_size,
+        cluster,
+        published_mark: options.published_mark,
+    };
     // The verifier may take seconds; no other task runs yet.
     let datapath = Arc::new(Datapath::open(datapath)?);
     datapath.follow_log();

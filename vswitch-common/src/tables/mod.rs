@@ -365,9 +365,10 @@ impl Subnet {
 }
 
 /// The bit of a packet's mark (`skb->mark`) that the host sets on a connection to a published port,
-/// which may enter a network from another one. A container cannot forge it, because marks do not
-/// survive a change of namespace.
-pub const MARK_PUBLISHED: u32 = 0x2000;
+/// which may enter a network from another one, unless the operator chooses another bit. A container
+/// cannot forge it, because marks do not survive a change of namespace. Decision 28 has the bits of
+/// other programs.
+pub const MARK_PUBLISHED: u32 = 0x800;
 
 /// The bit of a packet's mark that tells the program at a parent that a child sends the packet to
 /// the host itself. The program clears it.
@@ -443,6 +444,11 @@ pub trait Tables {
     fn fdb(&self, key: &FdbKey) -> Option<FdbEntry>;
     /// Returns a network; read only for frames to or from the host's stack and for children.
     fn network(&self, number: NetworkNumber) -> Network;
+    /// Returns the bit that marks connections to published ports.
+    #[inline(always)]
+    fn published_mark(&self) -> u32 {
+        MARK_PUBLISHED
+    }
     /// Returns the subnet of an IP address by the longest prefix; read only for frames to or from
     /// the host's stack.
     fn subnet(&self, address: Address) -> Option<Subnet>;

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use vswitch_common::tables::{MARK_ENCRYPTED, MARK_FROM_CHILD};
 
 pub use cluster::ClusterFlags;
 use connection::{Connection, parse_pair};
@@ -157,6 +158,10 @@ pub struct Up {
     /// earlier daemon left]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(256..=4_194_304))]
     pub fdb_size: Option<u32>,
+    /// The bit of packet marks (`skb->mark`) for connections to published ports, if another program
+    /// uses the default [default: 0x800]
+    #[arg(long, value_name = "MARK", value_parser = published_mark)]
+    pub published_mark: Option<u32>,
     /// The UDP port of overlay tunnels, the same on every host [default: 4789]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub vxlan_port: Option<u16>,
@@ -292,6 +297,18 @@ pub enum MdbCommand {
     },
 }
 
+/// Parses a mark of one bit that no other part of vswitch uses.
+fn published_mark(text: &str) -> Result<u32, String> {
+    let mark = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(digits) => u32::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    let others = MARK_FROM_CHILD | MARK_ENCRYPTED;
+    mark.ok()
+        .filter(|mark| mark.is_power_of_two() && mark & others == 0)
+        .ok_or_else(|| format!("a mark is one bit, like 0x800, and none of {others:#x}"))
+}
+
 #[cfg(test)]
 mod tests {
     use std::ffi::OsStr;
@@ -370,6 +387,11 @@ mod tests {
     #[test]
     fn wrong_usage_is_rejected() {
         assert!(parse("up --datapath warp").is_err());
+        for mark in ["0", "0x3000", "0x4000", "0x1000", "many"] {
+            let error = parse(&format!("up --published-mark {mark}")).expect_err("refused").to_string();
+            assert!(error.contains("one bit"), "{error}");
+        }
+        assert!(parse("up --published-mark 0x20000000").is_ok() && parse("up --published-mark 256").is_ok());
         let error = parse("up --fdb-size 255").expect_err("too small").to_string();
         assert!(error.contains("255 is not in 256..=4194304"), "{error}");
         assert!(parse("up --fdb-size 256").is_ok() && parse("up --fdb-size 4194305").is_err());

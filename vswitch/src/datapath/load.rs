@@ -109,7 +109,7 @@ impl Datapath {
         }
         let taken_over = keep_matching_maps(&pins, options.fdb_entries())?;
         if map_layout::ALL.iter().any(|map| !pins.map(map.name).exists()) {
-            load(&pins, options.fdb_entries(), None)?;
+            load(&pins, options.fdb_entries(), options.published_mark, None)?;
         }
         let tc = TcHook::of_this_kernel();
         let mut maps = Maps::pinned(&pins)?;
@@ -117,7 +117,7 @@ impl Datapath {
         let mut ports = PortTable::read(&maps)?;
         let fdb = || pins.open_map("FDB");
         ports.read_stations(&fdb()?)?;
-        let mut programs = Programs::open(&pins, options.fdb_entries())?;
+        let mut programs = Programs::open(&pins, options.fdb_entries(), options.published_mark)?;
         programs.ensure(&hooks::in_use(tc, &pins, &ports)?)?;
         hooks::replace_programs(&mut programs, tc, &pins, &ports)?;
         let underlay = hooks::replace_on_underlay(&mut programs, &pins)?;
@@ -163,6 +163,13 @@ impl Datapath {
     }
 }
 
+impl Datapath {
+    /// Returns the bit of a packet's mark for connections to published ports.
+    pub const fn published_mark(&self) -> u32 {
+        self.options.published_mark
+    }
+}
+
 impl Options {
     /// Returns the size of the FDB in entries.
     pub(super) const fn fdb_entries(&self) -> u32 {
@@ -172,7 +179,12 @@ impl Options {
 
 /// Parses the object with the pinned maps, and creates the maps that are missing. With `traced`,
 /// the programs are a recording copy.
-pub(super) fn load(pins: &Pins<'_>, fdb_entries: u32, traced: Option<&u32>) -> Result<Ebpf, DatapathError> {
+pub(super) fn load(
+    pins: &Pins<'_>,
+    fdb_entries: u32,
+    published_mark: u32,
+    traced: Option<&u32>,
+) -> Result<Ebpf, DatapathError> {
     let mut loader = EbpfLoader::new();
     // Our programs access only packets and maps, so no code is relocated against the kernel's BTF
     // types.
@@ -187,6 +199,7 @@ pub(super) fn load(pins: &Pins<'_>, fdb_entries: u32, traced: Option<&u32>) -> R
     if let Some(traced) = traced {
         loader.override_global("TRACED", traced, true);
     }
+    loader.override_global("PUBLISHED_MARK", &published_mark, true);
     loader.override_global("AYA_LOG_LEVEL", log::level(), false);
     loader.load(OBJECT).map_err(DatapathError::Load)
 }

@@ -6,6 +6,8 @@ use nftables::schema::Nftables;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
+use vswitch_common::tables::MARK_PUBLISHED;
+
 use crate::kernel::sysctl::SysctlError;
 use crate::model::Instance;
 
@@ -18,6 +20,8 @@ use super::{NatError, Wanted, nft, ruleset};
 #[derive(Debug)]
 pub struct Nat {
     instance: Instance,
+    /// The bit that marks connections to published ports.
+    mark: u32,
     state: Mutex<State>,
     /// A lock of its own, so that reading the status never waits for a change.
     status: std::sync::Mutex<Shown>,
@@ -75,7 +79,14 @@ pub async fn remove(instance: &Instance) -> Result<(), NatError> {
 impl Nat {
     /// Returns the owner of an instance's rules. Changes nothing.
     pub fn new(instance: &Instance) -> Self {
-        Self { instance: instance.clone(), state: Mutex::default(), status: std::sync::Mutex::default() }
+        let instance = instance.clone();
+        Self { instance, mark: MARK_PUBLISHED, state: Mutex::default(), status: std::sync::Mutex::default() }
+    }
+
+    /// Sets the bit that marks connections to published ports.
+    #[must_use]
+    pub fn with_mark(self, mark: u32) -> Self {
+        Self { mark, ..self }
     }
 
     /// Applies the wanted rules. The devices must exist. The table is replaced as a whole, unless
@@ -84,7 +95,7 @@ impl Nat {
     /// # Errors
     /// [`NatError`]. The table is then unchanged; a setting or iptables may have been changed.
     pub async fn apply(&self, wanted: Wanted) -> Result<(), NatError> {
-        let commands = ruleset::plan(&self.instance.nft_table(), &wanted)?;
+        let commands = ruleset::plan(&self.instance.nft_table(), &wanted, self.mark)?;
         let mut state = self.state.lock().await;
         let changes = forwarding::enable(&self.instance, &wanted)?;
         self.replace_table(&mut state, commands).await?;

@@ -18,7 +18,6 @@ use nftables::schema::SetTypeValue::{Concatenated, Single};
 use nftables::schema::{Chain, Map, NfCmd, NfListObject, NfObject, Nftables, Rule, Set, SetFlag, SetType, Table};
 use nftables::stmt::Statement;
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
-use vswitch_common::tables::MARK_PUBLISHED;
 
 use super::{NatError, NatNetwork, PortForward, Wanted};
 use element::{Family, address, concatenated, mapped, name, net, port, port_range, protocol};
@@ -40,12 +39,12 @@ const DNS: u16 = 53;
 /// The address families. The names of each family's objects end in its digit.
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
-/// Returns the commands that replace the table of this name in one transaction. Returns `None` if
-/// no table is needed.
+/// Returns the commands that replace the table of this name in one transaction. `mark` is the bit
+/// that marks connections to published ports. Returns `None` if no table is needed.
 ///
 /// # Errors
 /// Returns [`NatError::Conflict`] or [`NatError::Family`] for forwards that are impossible.
-pub(super) fn plan(table: &str, wanted: &Wanted) -> Result<Option<Nftables<'static>>, NatError> {
+pub(super) fn plan(table: &str, wanted: &Wanted, mark: u32) -> Result<Option<Nftables<'static>>, NatError> {
     if wanted.is_nothing() {
         return Ok(None);
     }
@@ -58,7 +57,7 @@ pub(super) fn plan(table: &str, wanted: &Wanted) -> Result<Option<Nftables<'stat
     let internal = wanted.networks.iter().filter(|network| network.internal).map(|network| name(&network.device));
     ruleset.set("internal_devices", vec![SetType::Ifname], internal.collect(), false);
     ruleset.publish(wanted)?;
-    ruleset.forward();
+    ruleset.forward(mark);
     ruleset.isolate(wanted);
     ruleset.postrouting(wanted);
     ruleset.no_strays();
@@ -93,7 +92,8 @@ struct Ruleset<'a> {
 
 impl Ruleset<'_> {
     /// Adds the sets of subnets (all subnets, the masqueraded ones, those that nothing leaves with,
-    /// and all with their devices), and the sets of devices by gateway mode.
+    /// and all with their devices), the set of addresses that have their default route elsewhere, and
+    /// the sets of devices by gateway mode.
     fn sets(&mut self, family: Family, wanted: &Wanted) {
         let ipv4 = family == Family::V4;
         let subnets = |of: &dyn Fn(&NatNetwork) -> bool| {
@@ -112,6 +112,10 @@ impl Ruleset<'_> {
         };
         let closed = devices(&|network| network.is_closed(ipv4));
         self.set(&family.called("closed"), vec![SetType::Ifname], closed, false);
+        let answering = wanted.forwards.iter().filter(|forward| forward.masquerade && family.is_of(forward.to));
+        let answering: std::collections::BTreeSet<IpAddr> = answering.map(|forward| forward.to).collect();
+        let answering = answering.into_iter().map(address).collect();
+        self.set(&family.called("elsewhere"), vec![family.set_type()], answering, false);
         let isolated = devices(&|network| network.is_isolated(ipv4));
         self.set(&family.called("isolated"), vec![SetType::Ifname], isolated, false);
         let mut inside: Vec<_> = wanted
@@ -191,9 +195,11 @@ impl Ruleset<'_> {
     /// Adds the mark of published ports, and closes networks to the outside: what comes in by
     /// another device belongs to a known connection or to a published port. Packets between our
     /// networks are for the programs at the host ports to decide about.
-    fn forward(&mut self) {
+    fn forward(&mut self, mark: u32) {
         self.base_chain("forward", NfChainType::Filter, NfHook::Forward, BEFORE_FILTERS);
-        self.rule("forward", vec![leaves_by("our_devices"), translated(), mark_published(MARK_PUBLISHED)]);
+        // A bit that another program has set opens nothing.
+        self.rule("forward", vec![leaves_by("our_devices"), statement::unmark(mark)]);
+        self.rule("forward", vec![leaves_by("our_devices"), translated(), mark_published(mark)]);
         self.rule("forward", vec![statement::known(), accept()]);
         self.rule("forward", vec![translated(), accept()]);
         for family in FAMILIES {
@@ -238,6 +244,9 @@ impl Ruleset<'_> {
             // Without masquerading, a container that connects to itself or to a neighbor through
             // the host port would get the reply from an address that it did not connect to.
             self.rule("postrouting", vec![translated(), route(family, &inside, true), masquerade()]);
+            let elsewhere = field_in(family, "daddr", &family.called("elsewhere"), true);
+            let answered = vec![translated(), statement::udp(), elsewhere, leaves_by("our_devices"), masquerade()];
+            self.rule("postrouting", answered);
             if family == Family::V4 && !wanted.loopback_devices().is_empty() {
                 let source = field_is(family, "saddr", Family::loopback());
                 self.rule("postrouting", vec![translated(), source, leaves_by("our_devices"), masquerade()]);
@@ -254,15 +263,18 @@ impl Ruleset<'_> {
     fn no_strays(&mut self) {
         self.base_chain("private", NfChainType::Filter, NfHook::Postrouting, SRCNAT + 1);
         for family in FAMILIES {
-            let [private, subnets, inside] = ["private", "subnets", "inside"].map(|set| family.called(set));
-            let leaves = vec![
-                comes_by("our_devices"),
-                field_in(family, "saddr", &private, true),
-                field_in(family, "daddr", &subnets, false),
-                route(family, &inside, false),
-                drop_packet(),
-            ];
-            self.rule("private", leaves);
+            for (set, strays_only) in [("masquerade", true), ("private", false)] {
+                let [set, subnets, inside] = [set, "subnets", "inside"].map(|set| family.called(set));
+                let mut leaves = vec![comes_by("our_devices")];
+                leaves.extend(strays_only.then(statement::of_no_connection));
+                leaves.extend([
+                    field_in(family, "saddr", &set, true),
+                    field_in(family, "daddr", &subnets, false),
+                    route(family, &inside, false),
+                    drop_packet(),
+                ]);
+                self.rule("private", leaves);
+            }
         }
         // A RST for a connection of the host, or for a port without a listener, belongs to an
         // entry of conntrack.

@@ -45,9 +45,10 @@ impl NatNetwork {
         !self.internal && self.mode(ipv4) == GatewayMode::Nat
     }
 
-    /// Returns whether no packet of the network's addresses may leave with such an address.
+    /// Returns whether no packet of the network's addresses may leave with such an address, not even
+    /// an answer: no connection from outside reaches these addresses themselves.
     pub(super) fn is_private(&self, ipv4: bool) -> bool {
-        self.internal || self.masquerades(ipv4)
+        self.internal || self.masquerades(ipv4) && self.is_closed(ipv4)
     }
 
     /// Returns whether the endpoints reach nothing of the host but names.
@@ -77,6 +78,9 @@ pub struct PortForward {
     pub to: IpAddr,
     /// The container's port.
     pub to_port: u16,
+    /// Whether datagrams to the container get the address of the host in its network. A server that
+    /// answers from any address answers by its default route, which leads through another network.
+    pub masquerade: bool,
 }
 
 impl Wanted {

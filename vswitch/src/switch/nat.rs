@@ -44,7 +44,8 @@ pub struct Nat {
 impl Nat {
     /// Returns the owner without any rule yet.
     pub fn new(context: Arc<Context>) -> Self {
-        let nat = Arc::new(nat::Nat::new(&context.instance));
+        let mark = context.datapath.published_mark();
+        let nat = Arc::new(nat::Nat::new(&context.instance).with_mark(mark));
         let hook = Arc::new(Hook(context.datapath.clone()));
         let reservations = Reservations::with_hook(hook, context.instance.reserved_ports_file());
         Self { context, nat, turn: Mutex::default(), retrying: Mutex::default(), reservations }
@@ -141,6 +142,20 @@ impl Nat {
         self.apply_nat().await?;
         self.forget_flows(&endpoint.published).await;
         Ok(())
+    }
+
+    /// Follows a change of the network with the default route, for the published UDP ports of an
+    /// endpoint.
+    pub async fn follow_default_route(&self, endpoint: &Endpoint) {
+        let published: Vec<Published> = {
+            let state = self.context.state();
+            let connections = state.sharing(endpoint).into_iter();
+            connections.flat_map(|entry| entry.record.published.iter().copied()).collect()
+        };
+        if published.iter().any(|port| port.protocol == Protocol::Udp) {
+            self.update_nat(endpoint.name.as_str()).await;
+            self.forget_flows(&published).await;
+        }
     }
 
     /// Removes the rules of an endpoint's published ports. Has to run before the endpoint is
@@ -241,6 +256,9 @@ fn wanted(state: &State, instance: &Instance, vxlan_port: u16) -> Wanted {
     let forwards = state.endpoints.values().flat_map(|entry| {
         let record = &entry.record;
         let network = state.networks.get(&record.network).map(|entry| &entry.record);
+        // Where another network of the endpoint has the default route.
+        let first = if record.published.is_empty() { None } else { state.sharing(record).first().copied() };
+        let masquerade = first.is_some_and(|first| first.record.id != record.id);
         let ports = record.published.iter().flat_map(move |port| {
             let addresses = record.address.iter().flat_map(|address| address.ips());
             let addresses = addresses.filter(|to| port.host_ip.is_none_or(|host| host.is_ipv4() == to.is_ipv4()));
@@ -252,6 +270,7 @@ fn wanted(state: &State, instance: &Instance, vxlan_port: u16) -> Wanted {
                     host_port: port.host_port,
                     to,
                     to_port: port.container_port,
+                    masquerade: masquerade && port.protocol == Protocol::Udp,
                 })
             })
         });

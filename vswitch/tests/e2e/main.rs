@@ -37,6 +37,7 @@ mod ipvlan;
 mod isolation;
 mod lifecycle;
 mod macvlan;
+mod marks;
 mod metrics;
 mod moving;
 mod mtu;

@@ -125,6 +125,7 @@ pub fn forward(protocol: Protocol, host_ip: Option<&str>, host_port: u16, to: &s
         host_port,
         to: address(to),
         to_port,
+        masquerade: false,
     }
 }
 

@@ -14,7 +14,9 @@ use vswitch_common::forward::{forward, part};
 use vswitch_common::packet::address::Address;
 use vswitch_common::packet::{Received, TunnelKey};
 use vswitch_common::tables::memory::MemoryTables;
-use vswitch_common::tables::{FdbEntry, FdbKey, NeighborKey, NetworkNumber, PortKind, PortNumber, VlanKey};
+use vswitch_common::tables::{
+    FdbEntry, FdbKey, MARK_PUBLISHED, NeighborKey, NetworkNumber, PortKind, PortNumber, VlanKey,
+};
 use vswitch_common::trace::Trace;
 use vswitch_common::verdict::{Decision, DropReason, Verdict};
 
@@ -219,7 +221,13 @@ fn compare(
 #[test]
 fn the_loaded_programs_of_tunnels_decide_as_the_core_does() {
     let sandbox = Sandbox::new();
-    let options = Options { directory: sandbox.bpffs.clone(), mode: Mode::Auto, fdb_size: 4096, cluster: false };
+    let options = Options {
+        directory: sandbox.bpffs.clone(),
+        mode: Mode::Auto,
+        fdb_size: 4096,
+        cluster: false,
+        published_mark: MARK_PUBLISHED,
+    };
     let datapath = Datapath::open(options).expect("load the programs");
     let mut tables = MemoryTables::default();
     let (devices, tunnels) = add_ports(&sandbox, &datapath, &mut tables);

@@ -24,6 +24,12 @@ pub(super) fn invalid() -> Statement<'static> {
     matches(connection("state"), Operator::IN, word("invalid"))
 }
 
+/// Matches packets that no translation applies to.
+pub(super) fn of_no_connection() -> Statement<'static> {
+    let states = Expression::List(vec![word("invalid"), word("untracked")]);
+    matches(connection("state"), Operator::IN, states)
+}
+
 /// Matches TCP segments with the flag RST.
 pub(super) fn reset() -> Statement<'static> {
     matches(payload("tcp", "flags"), Operator::IN, word("rst"))
@@ -63,6 +69,11 @@ pub(super) fn leaves_by(set: &str) -> Statement<'static> {
 pub(super) fn to_host() -> Statement<'static> {
     let fib = Fib { result: FibResult::Type, flags: [FibFlag::Daddr].into() };
     matches(Expression::Named(NamedExpression::Fib(fib)), Operator::EQ, word("local"))
+}
+
+/// Matches UDP datagrams.
+pub(super) fn udp() -> Statement<'static> {
+    matches(meta(MetaKey::L4proto), Operator::EQ, word("udp"))
 }
 
 /// Matches packets of a family.
@@ -124,6 +135,12 @@ pub(super) fn jump(chain: &str) -> Statement<'static> {
 /// Sets additional bits in the mark of the packet.
 pub(super) fn mark_published(mark: u32) -> Statement<'static> {
     let both = BinaryOperation::OR(vec![meta(MetaKey::Mark), Expression::Number(mark)]);
+    Statement::Mangle(Mangle { key: meta(MetaKey::Mark), value: Expression::BinaryOperation(Box::new(both)) })
+}
+
+/// Clears bits in the mark of the packet.
+pub(super) fn unmark(mark: u32) -> Statement<'static> {
+    let both = BinaryOperation::AND(vec![meta(MetaKey::Mark), Expression::Number(!mark)]);
     Statement::Mangle(Mangle { key: meta(MetaKey::Mark), value: Expression::BinaryOperation(Box::new(both)) })
 }
 

@@ -46,6 +46,9 @@ impl Endpoints {
         {
             tracing::warn!("the default route of {} could not be changed: {error}", endpoint.name);
         }
+        if left > 1 || left == 1 && complete {
+            self.nat.follow_default_route(endpoint).await;
+        }
         if !renewed {
             self.write_etc(endpoint, &nameservers);
         }

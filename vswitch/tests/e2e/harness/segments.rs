@@ -20,6 +20,15 @@ pub struct Segment {
     pub flags: u8,
 }
 
+/// Returns the sequence number behind a segment in a frame: the next one of its sender.
+fn end_of(Frame(bytes): &Frame, segment: &Segment) -> u32 {
+    let word = |at: usize| usize::from(u16::from_be_bytes([bytes[at], bytes[at + 1]]));
+    let (start, end) = if segment.source.is_ipv4() { (34, 14 + word(16)) } else { (54, 54 + word(18)) };
+    let header = usize::from(bytes[start + 12] >> 4) * 4;
+    let data = end.saturating_sub(start + header);
+    segment.sequence.wrapping_add(data as u32)
+}
+
 impl Segment {
     /// Builds the packet with one byte of data, and fills in the checksum.
     pub fn packet(&self) -> Payload {
@@ -81,18 +90,23 @@ pub fn addresses_in(bytes: &[u8]) -> Option<(IpAddr, IpAddr)> {
 /// port must have been open when the last segment arrived.
 #[track_caller]
 pub fn send_out_of_window(port: &RawPort, own: SocketAddr, far: SocketAddr) {
-    let mut seen = None;
-    let Frame(bytes) = port.expect_such("a segment of the connection", |frame| {
-        seen = Segment::of(frame).filter(|seen| (seen.source, seen.destination) == (far, own) && seen.flags & ACK != 0);
-        seen.is_some()
-    });
-    let seen = seen.expect("the segment was found");
+    let matching = |frame: &Frame| {
+        Segment::of(frame)
+            .filter(|seen| (seen.source, seen.destination) == (far, own) && seen.flags & (ACK | SYN) == ACK)
+    };
+    let first = port.expect_such("a segment of the connection", |frame| matching(frame).is_some());
+    let frames: Vec<_> =
+        std::iter::once(first).chain(port.pending()).filter(|frame| matching(frame).is_some()).collect();
+    // The receiver accepts an RST in answer to the segment only at exactly this number (RFC 5961).
+    let newest = frames.last().expect("there is one");
+    let seen = matching(newest).expect("it matches");
+    let Frame(bytes) = newest;
     let mac = |at: usize| Mac(bytes[at..at + 6].try_into().expect("six bytes"));
     let stray = Segment {
         source: own,
         destination: far,
         sequence: seen.acknowledgment.wrapping_add(1 << 28),
-        acknowledgment: seen.sequence,
+        acknowledgment: end_of(newest, &seen),
         flags: ACK,
     };
     port.send(&Frame::raw(mac(6), mac(0), &stray.packet()));
