@@ -106,7 +106,9 @@ impl Datapath {
             fs::create_dir_all(&path).map_err(|error| pin_error(&path, &error))?;
         }
         let taken_over = keep_matching_maps(&pins, options.fdb_entries())?;
-        if !taken_over {
+        // An earlier version does not have all maps.
+        let complete = map_layout::ALL.iter().all(|map| pins.map(map.name).exists());
+        if !complete {
             load(&pins, options.fdb_entries(), None)?;
         }
         let tc = TcHook::of_this_kernel();
@@ -115,6 +117,10 @@ impl Datapath {
         let mut ports = PortTable::read(&maps)?;
         let fdb = || pins.open_map("FDB");
         ports.read_stations(&fdb()?)?;
+        if !complete {
+            maps.count_by_network(&fdb()?)?;
+        }
+        maps.set_shares(u64::from(options.fdb_size), &ports)?;
         let mut programs = Programs::open(&pins, options.fdb_entries())?;
         programs.ensure(&hooks::in_use(tc, &pins, &ports)?)?;
         hooks::replace_programs(&mut programs, tc, &pins, &ports)?;
@@ -187,10 +193,13 @@ pub(super) fn load(pins: &Pins<'_>, fdb_entries: u32, traced: Option<&u32>) -> R
     loader.load(OBJECT).map_err(DatapathError::Load)
 }
 
-/// Keeps the pinned maps and returns true if all of them have this version's layout. Removes all of
-/// them otherwise.
+/// Keeps the pinned maps and returns true if all of them have this version's layout. Maps that
+/// earlier versions do not have may be missing. Removes all of them otherwise.
 fn keep_matching_maps(pins: &Pins<'_>, fdb_entries: u32) -> Result<bool, DatapathError> {
     let fits = |map: &MapLayout| {
+        if map_layout::LATER.contains(&map.name) && !pins.map(map.name).exists() {
+            return true;
+        }
         let Ok(info) = MapInfo::from_pin(pins.map(map.name)) else { return false };
         let entries = if map.entries == 0 { fdb_entries } else { map.entries };
         (info.key_size() as usize, info.value_size() as usize, info.max_entries()) == (map.key, map.value, entries)

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use vswitch_common::packet::address::Address;
-use vswitch_common::tables::{DirectRoute, PortKind, TunnelEnd};
+use vswitch_common::tables::{DirectRoute, Port, PortKind, TunnelEnd};
 
 use super::entry::mapped;
 use super::hooks::{self, Hook};
@@ -25,6 +25,9 @@ pub struct UnderlaySpec {
     /// The receiver, behind which GRO merges the TCP packets of tunnels; `None` if it does not
     /// exist.
     pub receiver: Option<Receiver>,
+    /// The peers to which one of the devices leads. What comes out of a tunnel as theirs must have
+    /// come in by the underlay.
+    pub guarded: BTreeSet<IpAddr>,
     /// The direct routes to peers, by which packets leave without the tunnel device. Some peers
     /// have none.
     pub ways: BTreeMap<Ipv4Addr, WayOut>,
@@ -113,7 +116,9 @@ impl Datapath {
                 state.underlay.insert(*ifindex);
             }
         }
-        Ok(())
+        // After the programs that set the mark.
+        let guarded: BTreeSet<Address> = spec.guarded.iter().copied().map(mapped).collect();
+        state.ask_for_mark(|peer| guarded.contains(&peer))
     }
 
     /// Reports whether a device is the receiver's second device, behind which GRO merges TCP
@@ -136,6 +141,20 @@ impl Datapath {
         if let Some(Receiver { out_of, device, .. }) = receiver.filter(|_| state.receiver.is_none()) {
             hooks::attach_tc(programs, self.tc, Hook::Receiver, device, *out_of, pins)?;
             state.receiver = wanted;
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    /// Sets for each tunnel whether its frames must have the mark of the underlay, by its peer.
+    fn ask_for_mark(&mut self, guarded: impl Fn(Address) -> bool) -> Result<(), DatapathError> {
+        for (number, port) in &mut self.ports.ports {
+            let asks = port.kind() == Some(PortKind::Tunnel) && guarded(port.peer());
+            if asks != port.has(Port::UNDERLAY) {
+                port.flags ^= Port::UNDERLAY;
+                set(&mut self.maps.ports, "PORTS", number.0, *port)?;
+            }
         }
         Ok(())
     }

@@ -318,6 +318,7 @@ const fn receivers(flood: Flood) -> &'static str {
         Flood::Routers => "every other port that has a multicast router behind it: it says who listens",
         Flood::Reflected => "the endpoints that take what a switch on the wire sends back, but the one that sent it",
         Flood::Children => "the endpoints that the host reaches; and it goes out on the wire",
+        Flood::Host => "the host alone: its port floods too much",
     }
 }
 
