@@ -52,6 +52,12 @@ pub static FORGOTTEN: Array<u64> = Array::with_max_entries(layout::FORGOTTEN.ent
 #[map]
 pub static LEARNABLE: Array<u64> = Array::with_max_entries(layout::LEARNABLE.entries, 0);
 
+/// The number of stations ever learned in each network, and of those that the daemon has removed
+/// since, at the indices of
+/// [`vswitch_common::tables::Shares`]; and the shares of the networks.
+#[map]
+pub static NETWORK_STATIONS: Array<u64> = Array::with_max_entries(layout::NETWORK_STATIONS.entries, 0);
+
 /// The station of each known IP address.
 #[map]
 pub static NEIGHBORS: HashMap<NeighborKey, Neighbor> =

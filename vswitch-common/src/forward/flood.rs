@@ -52,7 +52,8 @@ impl Flooded {
     /// Reads what counts of a frame with this decision, which came in by `port`.
     #[inline(always)]
     pub fn new<P: Packet + ?Sized>(decision: &Decision, frame: &P, port: &Port) -> Self {
-        let listeners = matches!(decision.action, action::FLOOD_LISTENERS | action::FLOOD_LISTENERS_EXCEPT_HOST);
+        let listeners = matches!(decision.action, action::FLOOD_LISTENERS | action::FLOOD_LISTENERS_EXCEPT_HOST)
+            || decision.action == action::FLOOD_HOST && decision.to.way == Delivery::LISTENING;
         let (length, fragments, tag, group) = match Ethernet::parse(frame) {
             Ok(ethernet) => {
                 let tag = ethernet.tag.map_or(0, |tag| u32::from(tag.tpid) << 16 | u32::from(tag.tci));
@@ -102,6 +103,7 @@ impl Flooded {
         }
         let host = matches!(port.kind(), Some(PortKind::Host));
         let wanted = match self.action {
+            action::FLOOD_HOST => self.is_for_host(port, number, tables),
             _ if matches!(port.kind(), Some(PortKind::Child)) => self.is_for_child(port, number),
             // The host's address is always in the FDB, and no unknown stations are behind its port.
             action::FLOOD_UNKNOWN => !host && self.may_have_unknown(port),
@@ -122,6 +124,19 @@ impl Flooded {
         }
         let tag = (self.tag != 0).then_some(Tag { tpid: (self.tag >> 16) as u16, tci: self.tag as u16 });
         Copied::Tag(vlan::tag_change(tag, self.vlan, port))
+    }
+
+    /// Returns whether a port leads to the host, which gets a copy however much is flooded: the host
+    /// port, or the parent of a child that the host reaches.
+    #[inline(always)]
+    fn is_for_host<T: Tables>(&self, port: &Port, number: PortNumber, tables: &T) -> bool {
+        match port.kind() {
+            Some(PortKind::Host) => {
+                self.group.is_unspecified6() || group::has_router(port) || tables.listens(&self.listener(number))
+            }
+            Some(PortKind::Parent) => true,
+            _ => false,
+        }
     }
 
     /// Returns whether unknown stations may be behind a port. Behind a guarded port that does not

@@ -1,6 +1,7 @@
 //! The decision: what happens to a frame that enters the switch. Read [`forward`] and `decide` from
 //! top to bottom; each step that is longer than a few lines has a file of its own.
 
+mod announce;
 mod claim;
 mod flood;
 mod group;
@@ -28,7 +29,7 @@ use scope::{Everything, Hook, Scope};
 
 use crate::packet::address::Address;
 use crate::packet::{Ethernet, Packet};
-use crate::tables::{FdbKey, OwnKey, Port, PortKind, PortNumber, Tables};
+use crate::tables::{FdbKey, MARK_UNDERLAY, OwnKey, Port, PortKind, PortNumber, Tables};
 use crate::verdict::{Decision, Delivery, DropReason, action};
 use crate::verifier;
 
@@ -143,6 +144,9 @@ fn decide<P: Packet + ?Sized, T: Tables, S: Scope>(ifindex: u32, frame: &P, tabl
     if !port.kind().is_some_and(|kind| S::PORTS.has(kind)) {
         return Decision::drop(DropReason::UnknownPort, PortNumber::NONE);
     }
+    if const { S::PORTS.has(PortKind::Tunnel) } && port.has(Port::UNDERLAY) && frame.mark() & MARK_UNDERLAY == 0 {
+        return Decision::drop(DropReason::UnknownPeer, PortNumber::NONE);
+    }
     let unknown = FdbKey { network: port.network, ..Decision::new(action::DROP, number).station };
     // A parent stays the host's own interface: a frame that concerns no child is for the host to
     // judge.
@@ -200,9 +204,11 @@ fn decide<P: Packet + ?Sized, T: Tables, S: Scope>(ifindex: u32, frame: &P, tabl
     }
     let for_host = const { S::PORTS.has(PortKind::Uplink) && S::CAST.has_unicast() }
         && is_for_host(&ethernet, number, port, tables);
-    let learns = match source(&station, number, port, tables, now) {
+    let announces = || const { S::CAST.has_group() } && is_group && announce::announces(frame, &ethernet);
+    let learns = match source(&station, number, port, tables, now, announces) {
         Source::Known => 0,
         Source::Learn => 1,
+        Source::Announced => Decision::ANNOUNCED.into(),
         // The host's own traffic does not depend on the FDB.
         Source::Spoofed | Source::Held if for_host => 0,
         Source::Spoofed => return dropped(DropReason::SourceSpoofed),
@@ -281,6 +287,8 @@ enum Source {
     Known,
     /// The sender is new, has moved, or has not been refreshed in this tick.
     Learn,
+    /// The sender has moved, and announces itself.
+    Announced,
     /// The address belongs to a station behind another port.
     Spoofed,
     /// The sender moved too often and is held at another port.
@@ -288,7 +296,14 @@ enum Source {
 }
 
 #[inline(always)]
-fn source<T: Tables>(station: &FdbKey, number: PortNumber, port: &Port, tables: &T, now: u32) -> Source {
+fn source<T: Tables>(
+    station: &FdbKey,
+    number: PortNumber,
+    port: &Port,
+    tables: &T,
+    now: u32,
+    announces: impl Fn() -> bool,
+) -> Source {
     let own = station.mac == port.mac;
     // The usual case, without a lookup: the endpoint itself sends.
     if own && station.vlan == port.vlan {
@@ -298,9 +313,21 @@ fn source<T: Tables>(station: &FdbKey, number: PortNumber, port: &Port, tables: 
         Some(entry) if entry.port == number && (entry.is_static() || entry.seen == now) => Source::Known,
         Some(entry) if entry.port == number => Source::Learn,
         Some(entry) if entry.is_static_or_sticky() => Source::Spoofed,
+        Some(entry) if own || port.has(Port::LEARN) => {
+            let announced = announces();
+            if entry.is_held(now) && !(announced && entry.is_silent(now)) {
+                Source::Held
+            } else if announced {
+                Source::Announced
+            } else if entry.is_settling(now) {
+                Source::Known
+            } else {
+                Source::Learn
+            }
+        }
         Some(entry) if entry.is_held(now) => Source::Held,
         // On a trunk the endpoint itself is learned in each VLAN.
-        _ if own || port.has(Port::LEARN) => Source::Learn,
+        None if own || port.has(Port::LEARN) => Source::Learn,
         _ => Source::Known,
     }
 }

@@ -8,12 +8,14 @@ mod counters;
 mod fdb;
 #[cfg(any(test, feature = "std"))]
 pub mod memory;
+mod shares;
 mod tunnels;
 
 use core::ops::Deref;
 
 pub use counters::{DROP_REASONS, PortCounters};
 pub use fdb::{FdbEntry, FdbKey};
+pub use shares::Shares;
 pub use tunnels::{DirectRoute, TunnelEnd};
 
 pub use crate::packet::VlanKey;
@@ -101,8 +103,8 @@ pub struct Port {
     pub mtu: u16,
     /// The station's IPv4 address, in the byte order of the wire; 0 if it has none.
     pub ipv4: u32,
-    /// Frames of one class (see [`StormClass`]) that the port may flood in one [`tick`]; 0 is no
-    /// limit.
+    /// Copies of frames of one class (see [`StormClass`]) that the port may flood in one [`tick`]; 0
+    /// is no limit.
     pub storm: u32,
     /// The station's IPv6 address; `::` if it has none. Of a tunnel: the peer's address, see
     /// [`Port::peer`].
@@ -172,6 +174,10 @@ impl Port {
     /// ([`Tables::owns`]).
     pub const HOST_STATIONS: u32 = 1 << 24;
 
+    /// Of a tunnel: frames out of it must have [`MARK_UNDERLAY`], because the program at the underlay
+    /// runs on the device that leads to the peer.
+    pub const UNDERLAY: u32 = 1 << 21;
+
     /// Returns the kind, `None` if the entry is free.
     #[inline(always)]
     pub const fn kind(&self) -> Option<PortKind> {
@@ -210,13 +216,13 @@ pub enum StormClass {
     Unknown = 3,
 }
 
-/// How many frames of one class a port has flooded in a tick.
+/// How many copies of frames of one class a port has flooded in a tick.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct StormWindow {
     /// The [`tick`].
     pub tick: u32,
-    /// Frames flooded in that tick.
+    /// Copies flooded in that tick. Those for the host do not count.
     pub count: u32,
 }
 

@@ -49,6 +49,16 @@ pub enum DatapathError {
         /// The cause.
         source: std::io::Error,
     },
+    /// The kernel refused to replace a program on a device. The earlier program stays on the device.
+    #[error("cannot replace the program of the link {pin} by {program}: {} (the earlier program stays)", chain(.cause))]
+    Replace {
+        /// The name of the program.
+        program: &'static str,
+        /// The pin of the link.
+        pin: PathBuf,
+        /// The error of the kernel.
+        cause: ProgramError,
+    },
     /// A pin in bpffs could not be created, opened or removed.
     #[error("cannot use the pin {path}: {message}")]
     Pin {

@@ -82,9 +82,9 @@ impl Datapath {
     /// Loads the programs at bind(2), or opens them if they are loaded.
     pub(super) fn load_bind_programs(&self) -> Result<Vec<(&'static str, CgroupSockAddr)>, DatapathError> {
         let mut programs = self.programs();
-        let Programs { root, directory, fdb_entries, .. } = &*programs;
+        let Programs { root, directory, fdb_entries, published_mark, .. } = &*programs;
         if PROGRAMS.iter().any(|(name, _)| !directory.join(name).exists()) {
-            let mut ebpf = load(&Pins(root), *fdb_entries, None)?;
+            let mut ebpf = load(&Pins(root), *fdb_entries, *published_mark, None)?;
             for (name, _) in PROGRAMS {
                 let path = directory.join(name);
                 remove_pin(&path)?;

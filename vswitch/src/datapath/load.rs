@@ -108,7 +108,9 @@ impl Datapath {
             fs::create_dir_all(&path).map_err(|error| pin_error(&path, &error))?;
         }
         let taken_over = keep_matching_maps(&pins, options.fdb_entries())?;
-        if map_layout::ALL.iter().any(|map| !pins.map(map.name).exists()) {
+        // An earlier version does not have all maps.
+        let complete = map_layout::ALL.iter().all(|map| pins.map(map.name).exists());
+        if !complete {
             load(&pins, options.fdb_entries(), options.published_mark, None)?;
         }
         let tc = TcHook::of_this_kernel();
@@ -117,6 +119,10 @@ impl Datapath {
         let mut ports = PortTable::read(&maps)?;
         let fdb = || pins.open_map("FDB");
         ports.read_stations(&fdb()?)?;
+        if !complete {
+            maps.count_by_network(&fdb()?)?;
+        }
+        maps.set_shares(u64::from(options.fdb_size), &ports)?;
         let mut programs = Programs::open(&pins, options.fdb_entries(), options.published_mark)?;
         programs.ensure(&hooks::in_use(tc, &pins, &ports)?)?;
         hooks::replace_programs(&mut programs, tc, &pins, &ports)?;
@@ -204,13 +210,14 @@ pub(super) fn load(
     loader.load(OBJECT).map_err(DatapathError::Load)
 }
 
-/// Keeps the pinned maps and returns true if all of them have this version's layout, or are new in
-/// this version. Removes all of them otherwise.
+/// Keeps the pinned maps and returns true if all of them have this version's layout. Maps that
+/// earlier versions do not have may be missing. Removes all of them otherwise.
 fn keep_matching_maps(pins: &Pins<'_>, fdb_entries: u32) -> Result<bool, DatapathError> {
     let fits = |map: &MapLayout| {
-        let Ok(info) = MapInfo::from_pin(pins.map(map.name)) else {
-            return map_layout::ADDED.contains(map) && !pins.map(map.name).exists();
-        };
+        if map_layout::LATER.contains(&map.name) && !pins.map(map.name).exists() {
+            return true;
+        }
+        let Ok(info) = MapInfo::from_pin(pins.map(map.name)) else { return false };
         let entries = if map.entries == 0 { fdb_entries } else { map.entries };
         (info.key_size() as usize, info.value_size() as usize, info.max_entries()) == (map.key, map.value, entries)
     };

@@ -127,25 +127,41 @@ impl Datapath {
             (PortKind::Tunnel, Some(remote)) => state.ports.of_peer(spec.network, mapped(*remote)),
             _ => state.ports.of_device(spec.ifindex),
         };
-        if let Some(number) = known
-            && state.ports.ports[&number].network != spec.network
-        {
-            self.remove(&mut state, number)?;
-            return self.add(&mut state, &mut programs, spec, None);
-        }
-        self.add(&mut state, &mut programs, spec, known)
+        let added = match known.map(|number| (number, state.ports.ports[&number])) {
+            Some((number, port)) if port.network != spec.network => {
+                // The programs stay on the device until they are replaced. Meanwhile they know no port.
+                state.leave(number, &port)?;
+                let added = self.add(&mut state, &mut programs, spec)?;
+                if port.kind().is_some_and(|kind| kind != spec.kind) {
+                    hooks::detach_others(port.kind(), spec.kind, spec.ifindex, &Pins(&self.options.directory))?;
+                }
+                Ok(added)
+            }
+            Some((number, _)) => self.update(&mut state, &mut programs, spec, number),
+            None => self.add(&mut state, &mut programs, spec),
+        };
+        state.share(self.options.fdb_size)?;
+        added
     }
 
-    fn add(
+    /// Brings a port in line with `spec`. If that fails, the port keeps its programs, old or new, and
+    /// its entries.
+    fn update(
         &self,
         state: &mut State,
         programs: &mut Programs,
         spec: &PortSpec,
-        known: Option<PortNumber>,
+        number: PortNumber,
     ) -> Result<PortNumber, DatapathError> {
-        let number =
-            known.or_else(|| state.ports.free_number()).ok_or(DatapathError::NoFreePort { limit: MAX_PORTS - 1 })?;
-        let added = state.insert_port(spec, number, known.is_none()).and_then(|()| self.attach(programs, spec));
+        let hooks = self.attach(programs, spec)?;
+        state.insert_port(spec, number, false)?;
+        state.ports.hooks.insert(number, hooks);
+        Ok(number)
+    }
+
+    fn add(&self, state: &mut State, programs: &mut Programs, spec: &PortSpec) -> Result<PortNumber, DatapathError> {
+        let number = state.ports.free_number().ok_or(DatapathError::NoFreePort { limit: MAX_PORTS - 1 })?;
+        let added = state.insert_port(spec, number, true).and_then(|()| self.attach(programs, spec));
         match added {
             Ok(hooks) => {
                 state.ports.hooks.insert(number, hooks);
@@ -254,7 +270,11 @@ impl Datapath {
     /// Returns the first error of the kernel; everything else is removed nevertheless.
     pub fn remove_port(&self, number: PortNumber) -> Result<(), DatapathError> {
         let mut state = self.state();
-        if state.ports.ports.contains_key(&number) { self.remove(&mut state, number) } else { Ok(()) }
+        if !state.ports.ports.contains_key(&number) {
+            return Ok(());
+        }
+        let removed = self.remove(&mut state, number);
+        removed.and(state.share(self.options.fdb_size))
     }
 
     fn remove(&self, state: &mut State, number: PortNumber) -> Result<(), DatapathError> {
@@ -341,7 +361,8 @@ impl State {
             next,
             mac: spec.mac,
             kind: spec.kind as u8,
-            flags: flags(spec) | stations,
+            // Whether a tunnel asks for the mark depends on the underlay.
+            flags: flags(spec) | stations | self.ports.ports.get(&number).map_or(0, |port| port.flags & Port::UNDERLAY),
             vlan: VlanKey(spec.rules.vlan),
             mtu: spec.mtu,
             ipv4,

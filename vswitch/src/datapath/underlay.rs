@@ -27,6 +27,9 @@ pub struct UnderlaySpec {
     /// The receiver, behind which GRO merges the TCP packets of tunnels; `None` if it does not
     /// exist.
     pub receiver: Option<Receiver>,
+    /// The peers to which one of the devices leads. What comes out of a tunnel as theirs must have
+    /// come in by the underlay.
+    pub guarded: BTreeSet<IpAddr>,
     /// The direct routes to peers, by which packets leave without the tunnel device. Some peers
     /// have none.
     pub direct_paths: BTreeMap<Ipv4Addr, DirectPath>,
@@ -117,7 +120,9 @@ impl Datapath {
                 state.underlay.insert(*ifindex);
             }
         }
-        Ok(())
+        // After the programs that set the mark.
+        let guarded: BTreeSet<Address> = spec.guarded.iter().copied().map(mapped).collect();
+        state.ask_for_mark(|peer| guarded.contains(&peer))
     }
 
     /// Reports whether a device is the receiver's second device, behind which GRO merges TCP
@@ -140,6 +145,20 @@ impl Datapath {
         if let Some(Receiver { out_of, device, .. }) = receiver.filter(|_| state.receiver.is_none()) {
             hooks::attach_tc(programs, self.tc, Hook::Receiver, device, *out_of, pins)?;
             state.receiver = wanted;
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    /// Sets for each tunnel whether its frames must have the mark of the underlay, by its peer.
+    fn ask_for_mark(&mut self, guarded: impl Fn(Address) -> bool) -> Result<(), DatapathError> {
+        for (number, port) in &mut self.ports.ports {
+            let asks = port.kind() == Some(PortKind::Tunnel) && guarded(port.peer());
+            if asks != port.has(Port::UNDERLAY) {
+                port.flags ^= Port::UNDERLAY;
+                set(&mut self.maps.ports, "PORTS", number.0, *port)?;
+            }
         }
         Ok(())
     }

@@ -7,7 +7,6 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use vswitch_common::tables::NetworkNumber;
 
-use crate::datapath::Datapath;
 use crate::kernel::netlink::{Link, LinkEvent, Netlink};
 use crate::model::{DEFAULT_AGEING, EndpointId, NetworkId, Owner};
 use crate::switch::Switch;
@@ -214,16 +213,8 @@ impl Switch {
 
     fn age(&self, ages: &[(NetworkNumber, u32)]) -> Result<(), SwitchError> {
         let longest = ages.iter().map(|(_, age)| *age).max().unwrap_or(DEFAULT_AGEING);
-        self.context.datapath.age(longest)?;
-        if ages.iter().all(|(_, age)| *age == longest) {
-            return Ok(());
-        }
-        for (key, entry) in self.context.datapath.fdb()? {
-            let age = ages.iter().find(|(number, _)| *number == key.network).map_or(longest, |(_, age)| *age);
-            if !entry.is_static() && Datapath::age_of(&entry) >= u64::from(age) {
-                self.context.datapath.fdb_remove(&key)?;
-            }
-        }
+        let of = |network| ages.iter().find(|(number, _)| *number == network).map_or(longest, |(_, age)| *age);
+        self.context.datapath.age(of)?;
         Ok(())
     }
 }

@@ -175,8 +175,8 @@ impl Observe {
             // The entry may be removed already.
             let stays = self.context.datapath.fdb_entry(&decision.station).ok().flatten();
             tracing::warn!(
-                "station {} of network {} moves too often: it is held at {}, and what it sends from {} is dropped (is there \
-                 a loop, or a second one with this address?)",
+                "station {} of network {} moves too often: it is held at {}, and what it sends from elsewhere is dropped \
+                 (is there a loop, or a second one with this address? The last frame came from {})",
                 decision.station.mac,
                 names.networks.get(&decision.station.network).map_or("?", String::as_str),
                 stays.map_or_else(|| "its port".to_owned(), |entry| names.port(entry.port)),
@@ -306,6 +306,7 @@ const fn flood_name(flood: Flood) -> &'static str {
         Flood::Routers => "routers",
         Flood::Reflected => "reflected",
         Flood::Children => "children",
+        Flood::Host => "host",
     }
 }
 

@@ -143,6 +143,11 @@ impl Overlay {
             // The program parses Ethernet only.
             let devices = links.into_iter().filter(|link| indexes.contains(&link.index) && link.mac.is_some());
             spec.devices = devices.map(|link| (link.index, link.name)).collect();
+            let led = |peer: &&IpAddr| {
+                link_towards(&routes, **peer)
+                    .is_some_and(|index| spec.devices.iter().any(|(device, _)| *device == index))
+            };
+            spec.guarded = peers.iter().filter(led).copied().collect();
             ends = Ends::of(addresses, &indexes, &owned);
         }
         self.note_ends(&ends);
