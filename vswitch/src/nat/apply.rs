@@ -8,7 +8,7 @@ use tokio::sync::Mutex;
 
 use crate::model::Instance;
 
-use super::firewall::{self, Firewall};
+use super::firewall::{Firewall, FirewallStatus};
 use super::forwarding::{self, ForwardingStatus};
 use super::nft::{Census, Listing};
 use super::{NatError, Wanted, nft, ruleset};
@@ -31,6 +31,8 @@ pub struct NatStatus {
     pub forwarding: Vec<ForwardingStatus>,
     /// Notes on other firewalls.
     pub notes: Vec<String>,
+    /// What other firewalls do to the packets of networks.
+    pub firewalls: Vec<FirewallStatus>,
 }
 
 #[derive(Debug, Default)]
@@ -47,7 +49,7 @@ struct Shown {
     wanted: Wanted,
     table: Option<String>,
     changes: Vec<ForwardingStatus>,
-    notes: Vec<String>,
+    firewalls: Vec<FirewallStatus>,
 }
 
 /// Removes the rules of an instance from the host's firewalls, also after the death of a daemon.
@@ -93,9 +95,11 @@ impl Nat {
 
     /// Returns the state of the rules.
     pub fn status(&self) -> NatStatus {
-        let Shown { wanted, table, changes, notes } =
+        let Shown { wanted, table, changes, firewalls } =
             self.status.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        NatStatus { table, forwarding: forwarding::status(&wanted, &changes), notes }
+        let mut notes: Vec<_> = firewalls.iter().filter_map(FirewallStatus::note).collect();
+        notes.dedup();
+        NatStatus { table, forwarding: forwarding::status(&wanted, &changes), notes, firewalls }
     }
 
     pub(super) fn table(&self) -> String {
@@ -118,6 +122,12 @@ impl Nat {
         let done = state.apply_firewall(&self.instance).await;
         self.show(&state, Vec::new());
         done
+    }
+
+    /// Reports whether a firewall has changed that sends no notifications.
+    pub(super) async fn firewall_changed_silently(&self) -> bool {
+        let state = self.state.lock().await;
+        state.applied.is_some() && state.firewall.changed_silently().await
     }
 
     async fn replace_table(&self, state: &mut State, commands: Option<Nftables<'static>>) -> Result<bool, NatError> {
@@ -154,7 +164,7 @@ impl Nat {
                 status.changes.push(change);
             }
         }
-        status.notes = state.firewall.notes().to_vec();
+        status.firewalls = state.firewall.found().to_vec();
     }
 }
 
@@ -188,11 +198,14 @@ impl State {
         self.wanted = wanted;
         match result {
             Err(NatError::NftMissing) if self.wanted.is_nothing() => Ok(()),
-            Err(error @ NatError::Iptables { .. }) => {
-                tracing::warn!("{error}");
-                self.firewall.note(firewall::refused(&error));
-                Ok(())
-            }
+            Err(error) => match &error {
+                NatError::Iptables { program, .. } => {
+                    tracing::warn!("{error}");
+                    self.firewall.refused(program, &error);
+                    Ok(())
+                }
+                _ => Err(error),
+            },
             result => result,
         }
     }

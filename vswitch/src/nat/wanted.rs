@@ -20,7 +20,7 @@ pub struct Wanted {
 }
 
 /// A network with a host device.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NatNetwork {
     /// The host device.
     pub device: String,
@@ -30,6 +30,8 @@ pub struct NatNetwork {
     pub masquerade: bool,
     /// Whether no packet leaves the network.
     pub internal: bool,
+    /// The addresses at which the host answers name queries of the network.
+    pub names: Vec<IpAddr>,
 }
 
 /// A host port that is forwarded to a container. One for each address family.
@@ -54,6 +56,11 @@ impl Wanted {
     /// Returns whether no rule is needed.
     pub(super) fn is_nothing(&self) -> bool {
         self.forwards.is_empty() && self.tunnels.is_none() && self.open_networks().next().is_none()
+    }
+
+    /// Returns whether the host's firewalls need not let anything pass.
+    pub(super) fn needs_no_firewall(&self) -> bool {
+        self.is_nothing() && self.networks.iter().all(|network| network.names.is_empty())
     }
 
     /// Returns the networks that packets may leave.

@@ -140,6 +140,7 @@ fn wanted(state: &State, instance: &Instance, vxlan_port: u16) -> Wanted {
         subnets: network.subnets.iter().map(|config| config.subnet.net()).collect(),
         masquerade: network.switch().is_some_and(|switch| switch.masquerade) && !network.internal,
         internal: network.internal,
+        names: if network.capabilities().names { network.gateways().collect() } else { Vec::new() },
     });
     let forwards = state.endpoints.values().flat_map(|entry| {
         let record = &entry.record;

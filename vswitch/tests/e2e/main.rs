@@ -8,6 +8,7 @@ mod harness;
 mod accounting;
 mod accounting_load;
 mod attach;
+mod beside_firewalls;
 mod cluster;
 mod cluster_encrypted;
 mod cluster_errors;
