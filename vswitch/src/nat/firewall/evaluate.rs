@@ -191,7 +191,8 @@ impl Table {
                     ("|", _) => any(body.as_array()?),
                     ("elem", _) => self.equals(left, &body["val"]),
                     ("concat", Field::All(parts)) => {
-                        let results: Vec<_> = parts.iter().zip(body.as_array()?).map(|(l, r)| self.equals(l, r)).collect();
+                        let results: Vec<_> =
+                            parts.iter().zip(body.as_array()?).map(|(l, r)| self.equals(l, r)).collect();
                         if results.contains(&Some(false)) {
                             return Some(false);
                         }
@@ -282,7 +283,9 @@ fn field(expression: &Value, packet: &Packet) -> Field {
                 (None, None) => Field::Unknown,
             },
             (other, _) => match packet.protocol {
-                Some(protocol) if matches!(other, "icmp" | "icmpv6" | "sctp" | "dccp") && protocol != other => Field::Absent,
+                Some(protocol) if matches!(other, "icmp" | "icmpv6" | "sctp" | "dccp") && protocol != other => {
+                    Field::Absent
+                }
                 _ => Field::Unknown,
             },
         },

@@ -102,7 +102,8 @@ pub(super) async fn withdraw(instance: &Instance) {
 async fn make(instance: &Instance, kind: &str, name: &str, xml: &str) -> Result<(), Refusal> {
     let file = instance.run_directory().join(format!("{name}.xml"));
     std::fs::write(&file, xml).map_err(|error| unusable(&format!("{}: {error}", file.display())))?;
-    let made = ask(&["--permanent", &format!("--new-{kind}-from-file={}", file.display()), &format!("--name={name}")]).await;
+    let made =
+        ask(&["--permanent", &format!("--new-{kind}-from-file={}", file.display()), &format!("--name={name}")]).await;
     let _temporary = std::fs::remove_file(&file);
     made.map(drop)
 }

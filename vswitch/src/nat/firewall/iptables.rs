@@ -87,16 +87,20 @@ impl Chain {
             let servers = network.names.iter().filter(|server| server.is_ipv4() == ipv4);
             let query = |server: &IpAddr| {
                 ["udp", "tcp"].map(|protocol| {
-                    format!("-A {name} -d {server}/{length} -i {device} -p {protocol} -m {protocol} --dport 53 -j ACCEPT")
+                    format!(
+                        "-A {name} -d {server}/{length} -i {device} -p {protocol} -m {protocol} --dport 53 -j ACCEPT"
+                    )
                 })
             };
             let mut rules: Vec<_> = servers.flat_map(query).collect();
             if network.subnets.iter().any(|subnet| subnet.addr().is_ipv4() == ipv4) {
                 rules.push(format!("-A {name} -i {device} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"));
                 let types = [135, 136].into_iter().filter(|_| !ipv4);
-                rules.extend(types.map(|kind| {
-                    format!("-A {name} -i {device} -p ipv6-icmp -m icmp6 --icmpv6-type {kind} -j ACCEPT")
-                }));
+                rules.extend(
+                    types.map(|kind| {
+                        format!("-A {name} -i {device} -p ipv6-icmp -m icmp6 --icmpv6-type {kind} -j ACCEPT")
+                    }),
+                );
             }
             rules
         };
@@ -277,9 +281,7 @@ mod tests {
 
     #[test]
     fn a_last_rule_may_drop_instead_of_the_policy() {
-        let drops = |rules: &str| {
-            Seen::read(&format!("-P INPUT ACCEPT\n-N LAST\n{rules}"), Hook::Input, NAME).drops()
-        };
+        let drops = |rules: &str| Seen::read(&format!("-P INPUT ACCEPT\n-N LAST\n{rules}"), Hook::Input, NAME).drops();
         assert!(drops("-A INPUT -i lo -j ACCEPT\n-A INPUT -j REJECT --reject-with icmp-host-prohibited\n"));
         assert!(drops("-A INPUT -j LAST\n-A LAST -m limit --limit 3/min -j LOG\n-A LAST -j DROP\n"));
         assert!(!drops("-A INPUT -j LAST\n-A LAST -i eth9 -j DROP\n"));
@@ -287,8 +289,10 @@ mod tests {
         assert!(!drops("-A FORWARD -j DROP\n"));
         assert!(!drops(&format!("-A INPUT -j {NAME}\n-A {NAME} -j DROP\n")));
         // A jump that is not reached is moved.
-        let behind = format!("-P INPUT ACCEPT\n-N {NAME}\n-A INPUT -j DROP\n-A INPUT -j {NAME}\n-A {NAME} -i a -j ACCEPT\n");
-        let chain = Chain { name: NAME.to_owned(), hook: Hook::Input, rules: vec![format!("-A {NAME} -i a -j ACCEPT")] };
+        let behind =
+            format!("-P INPUT ACCEPT\n-N {NAME}\n-A INPUT -j DROP\n-A INPUT -j {NAME}\n-A {NAME} -i a -j ACCEPT\n");
+        let chain =
+            Chain { name: NAME.to_owned(), hook: Hook::Input, rules: vec![format!("-A {NAME} -i a -j ACCEPT")] };
         let script = Seen::read(&behind, Hook::Input, NAME).changes(&chain, false).expect("it is not reached");
         assert!(script.contains(&format!("-D INPUT -j {NAME}\n-I INPUT 1 -j {NAME}\n")), "{script}");
     }

@@ -195,7 +195,8 @@ impl Firewall {
             if let Some(script) = seen.changes(&wanted, as_written) {
                 program.restore(&script).await?;
                 changed = true;
-                self.settled.retain(|(of, kind, chain, _)| (*of, *kind, &chain.name) != (family, flavour, &wanted.name));
+                self.settled
+                    .retain(|(of, kind, chain, _)| (*of, *kind, &chain.name) != (family, flavour, &wanted.name));
                 listing = program.list().await?;
                 let now = Seen::read(&listing, hook, &wanted.name);
                 self.settled.push((family, flavour, wanted.clone(), now.rules));

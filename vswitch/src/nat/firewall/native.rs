@@ -71,7 +71,8 @@ fn bases(chains: &[Value], our_table: &str, unreadable: &[Family]) -> Vec<Base> 
     });
     all.filter(|base| {
         let iptables = Family::ALL.into_iter().any(|family| {
-            base.family == family.in_nft() && !unreadable.contains(&family)
+            base.family == family.in_nft()
+                && !unreadable.contains(&family)
                 && base.table == "filter"
                 && matches!(base.name.as_str(), "FORWARD" | "INPUT")
         });
@@ -107,7 +108,8 @@ impl Base {
         let verb = if what == ["forwarding"] { "is" } else { "are" };
         let found =
             format!("{} {verb} dropped by the chain {name} of the table {family} {table_name}", what.join(" and "));
-        let rules: Vec<_> = dropped.iter().map(|need| format!("`{}`", need.command(family, table_name, name))).collect();
+        let rules: Vec<_> =
+            dropped.iter().map(|need| format!("`{}`", need.command(family, table_name, name))).collect();
         let advice = format!("{}, and the same in the file that loads the table", rules.join(", "));
         FirewallStatus { firewall, drops: true, found, advice: Some(advice) }
     }
@@ -152,16 +154,17 @@ fn needs(wanted: &Wanted) -> Vec<Need> {
             ..packet.clone()
         })
     });
-    let answers = servers().map(|packet| Packet {
-        protocol: Some("tcp"),
-        port: Some(EPHEMERAL),
-        state: "established",
-        ..packet
-    });
+    let answers =
+        servers().map(|packet| Packet { protocol: Some("tcp"), port: Some(EPHEMERAL), state: "established", ..packet });
     let outwards = |network: &NatNetwork| {
         let families: BTreeSet<bool> = network.subnets.iter().map(|subnet| subnet.addr().is_ipv4()).collect();
         let device = network.device.clone();
-        families.into_iter().map(move |ipv4| Packet { ipv4, input: Some(device.clone()), state: "new", ..Packet::default() })
+        families.into_iter().map(move |ipv4| Packet {
+            ipv4,
+            input: Some(device.clone()),
+            state: "new",
+            ..Packet::default()
+        })
     };
     let backwards = |network: &NatNetwork| {
         outwards(network).map(|packet| Packet { output: packet.input, input: None, state: "established", ..packet })
@@ -177,7 +180,8 @@ fn needs(wanted: &Wanted) -> Vec<Need> {
         ..Packet::default()
     });
     let to_published = wanted.forwards.iter().map(|forward| forward.device.clone());
-    let need = |hook, what, devices, packets: Vec<Packet>, rule, leaves| Need { hook, what, devices, packets, rule, leaves };
+    let need =
+        |hook, what, devices, packets: Vec<Packet>, rule, leaves| Need { hook, what, devices, packets, rule, leaves };
     let established = "ct state established,related";
     let mut needs = vec![
         need("input", "names", devices(&all), queries.collect(), "meta l4proto { tcp, udp } th dport 53", false),
@@ -190,7 +194,14 @@ fn needs(wanted: &Wanted) -> Vec<Need> {
             "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert }",
             false,
         ),
-        need("forward", "forwarding", devices(&open), open.iter().flat_map(|network| outwards(network)).collect(), "", false),
+        need(
+            "forward",
+            "forwarding",
+            devices(&open),
+            open.iter().flat_map(|network| outwards(network)).collect(),
+            "",
+            false,
+        ),
         need(
             "forward",
             "forwarding",
@@ -241,20 +252,19 @@ mod tests {
         assert!(advice.starts_with(rule), "{advice}");
         let forward = status("forward", &[]);
         assert_eq!(forward.found, "forwarding is dropped by the chain all of the table inet mine");
-        let of = |key: &str, rest: Value| {
-            json!([{"match": {"op": "==", "left": {"meta": {"key": key}}, "right": "vsw-a"}}, rest, {"accept": null}])
-        };
-        let established = json!({"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": ["established", "related"]}});
+        let of = |key: &str, rest: Value| json!([{"match": {"op": "==", "left": {"meta": {"key": key}}, "right": "vsw-a"}}, rest, {"accept": null}]);
+        let established =
+            json!({"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": ["established", "related"]}});
         assert!(status("forward", &[of("iifname", json!({"counter": null}))]).drops, "the answers are dropped");
-        assert!(!status("forward", &[of("iifname", json!({"counter": null})), of("oifname", established.clone())]).drops);
+        assert!(
+            !status("forward", &[of("iifname", json!({"counter": null})), of("oifname", established.clone())]).drops
+        );
         assert!(!status("input", &[of("iifname", json!({"counter": null}))]).drops);
     }
 
     #[test]
     fn chains_of_iptables_and_our_own_are_not_among_them() {
-        let chain = |family: &str, table: &str, name: &str, hook: &str| {
-            json!({"chain": {"family": family, "table": table, "name": name, "hook": hook}})
-        };
+        let chain = |family: &str, table: &str, name: &str, hook: &str| json!({"chain": {"family": family, "table": table, "name": name, "hook": hook}});
         let chains = [
             chain("inet", "mine", "all", "input"),
             chain("inet", "vswitch-default", "forward", "forward"),

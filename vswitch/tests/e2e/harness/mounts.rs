@@ -51,12 +51,12 @@ impl PrivateMounts {
         }
         let run = directory.join("run");
         fs::create_dir(&run).expect("a directory of our own");
-        let copies: Vec<_> = copied.iter().filter(|original| Path::new(original).is_dir()).map(|original| {
+        let mut copies = Vec::new();
+        for original in copied.iter().copied().filter(|original| Path::new(original).is_dir()) {
             let copy = directory.join(original.trim_start_matches('/').replace('/', "-"));
             super::command::ok(Command::new("cp").args(["-a", original]).arg(&copy));
-            (copy, *original)
-        });
-        let copies: Vec<_> = copies.collect();
+            copies.push((copy, original));
+        }
         let thread = thread::spawn(move || {
             let nothing = None::<&str>;
             unshare(CloneFlags::CLONE_NEWNS).expect("unsharing the mount namespace");
