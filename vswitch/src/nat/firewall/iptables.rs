@@ -81,29 +81,28 @@ impl Chain {
     /// Returns the chain that accepts what the host needs from the networks, in one family: queries
     /// to the DNS server of the network, answers to the host, and neighbor discovery.
     pub(super) fn input<'a>(name: String, ipv4: bool, networks: impl Iterator<Item = &'a NatNetwork>) -> Self {
-        let of_network = |network: &NatNetwork| {
-            let device = &network.device;
-            let length = if ipv4 { 32 } else { 128 };
-            let servers = network.names.iter().filter(|server| server.is_ipv4() == ipv4);
-            let query = |server: &IpAddr| {
-                ["udp", "tcp"].map(|protocol| {
+        let of_network =
+            |network: &NatNetwork| {
+                let device = &network.device;
+                let length = if ipv4 { 32 } else { 128 };
+                let servers = network.names.iter().filter(|server| server.is_ipv4() == ipv4);
+                let query = |server: &IpAddr| {
+                    ["udp", "tcp"].map(|protocol| {
                     format!(
                         "-A {name} -d {server}/{length} -i {device} -p {protocol} -m {protocol} --dport 53 -j ACCEPT"
                     )
                 })
-            };
-            let mut rules: Vec<_> = servers.flat_map(query).collect();
-            if network.subnets.iter().any(|subnet| subnet.addr().is_ipv4() == ipv4) {
-                rules.push(format!("-A {name} -i {device} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"));
-                let types = [135, 136].into_iter().filter(|_| !ipv4);
-                rules.extend(
-                    types.map(|kind| {
+                };
+                let mut rules: Vec<_> = servers.flat_map(query).collect();
+                if network.subnets.iter().any(|subnet| subnet.addr().is_ipv4() == ipv4) {
+                    rules.push(format!("-A {name} -i {device} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"));
+                    let types = [135, 136].into_iter().filter(|_| !ipv4);
+                    rules.extend(types.map(|kind| {
                         format!("-A {name} -i {device} -p ipv6-icmp -m icmp6 --icmpv6-type {kind} -j ACCEPT")
-                    }),
-                );
-            }
-            rules
-        };
+                    }));
+                }
+                rules
+            };
         let rules = networks.flat_map(of_network).collect();
         Self { name, hook: Hook::Input, rules }
     }
