@@ -171,6 +171,17 @@ impl Instance {
         format!("VSWITCH-{}", self.tag())
     }
 
+    /// Returns the name of the iptables chain for packets from networks to the host.
+    pub fn iptables_input_chain(&self) -> String {
+        format!("VSWITCH-IN-{}", self.tag())
+    }
+
+    /// Returns the pattern of the names of all devices in the host's namespace that belong to
+    /// networks, in the syntax of iptables and firewalld.
+    pub fn device_pattern(&self) -> String {
+        if self.is_default() { "vsw-+".to_owned() } else { format!("v{}-+", self.tag()) }
+    }
+
     /// Reports whether the device has a name that only this instance gives to its ports.
     pub fn is_port_device(&self, device: &str) -> bool {
         let tag = self.tag();

@@ -11,7 +11,7 @@ use vswitch_common::tables::MARK_PUBLISHED;
 use crate::kernel::sysctl::SysctlError;
 use crate::model::Instance;
 
-use super::firewall::{self, Firewall};
+use super::firewall::{Firewall, FirewallStatus};
 use super::forwarding::{self, ForwardingStatus};
 use super::nft::{Census, Listing};
 use super::{NatError, Wanted, nft, ruleset};
@@ -36,6 +36,8 @@ pub struct NatStatus {
     pub forwarding: Vec<ForwardingStatus>,
     /// Notes on other firewalls.
     pub notes: Vec<String>,
+    /// What other firewalls do to the packets of networks.
+    pub firewalls: Vec<FirewallStatus>,
 }
 
 #[derive(Debug, Default)]
@@ -54,7 +56,7 @@ struct Shown {
     needed: Vec<Vec<String>>,
     table: Option<String>,
     changes: Vec<ForwardingStatus>,
-    notes: Vec<String>,
+    firewalls: Vec<FirewallStatus>,
 }
 
 /// Removes the rules of an instance from the host's firewalls, also after the death of a daemon.
@@ -107,9 +109,11 @@ impl Nat {
 
     /// Returns the state of the rules.
     pub fn status(&self) -> NatStatus {
-        let Shown { wanted, table, changes, notes, .. } =
+        let Shown { wanted, table, changes, firewalls, .. } =
             self.status.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        NatStatus { table, forwarding: forwarding::status(&wanted, &changes), notes }
+        let mut notes: Vec<_> = firewalls.iter().filter_map(FirewallStatus::note).collect();
+        notes.dedup();
+        NatStatus { table, forwarding: forwarding::status(&wanted, &changes), notes, firewalls }
     }
 
     /// Returns the settings that the rules need and that another program switched off.
@@ -149,6 +153,12 @@ impl Nat {
         done
     }
 
+    /// Reports whether a firewall has changed that sends no notifications.
+    pub(super) async fn firewall_changed_silently(&self) -> bool {
+        let state = self.state.lock().await;
+        state.applied.is_some() && state.firewall.changed_silently().await
+    }
+
     async fn replace_table(&self, state: &mut State, commands: Option<Nftables<'static>>) -> Result<bool, NatError> {
         let table = self.instance.nft_table();
         let found = match (nft::list(&table).await, &commands) {
@@ -184,7 +194,7 @@ impl Nat {
                 status.changes.push(change);
             }
         }
-        status.notes = state.firewall.notes().to_vec();
+        status.firewalls = state.firewall.found().to_vec();
     }
 }
 
@@ -218,11 +228,14 @@ impl State {
         self.wanted = wanted;
         match result {
             Err(NatError::NftMissing) if self.wanted.is_nothing() => Ok(()),
-            Err(error @ NatError::Iptables { .. }) => {
-                tracing::warn!("{error}");
-                self.firewall.note(firewall::refused(&error));
-                Ok(())
-            }
+            Err(error) => match &error {
+                NatError::Iptables { program, .. } => {
+                    tracing::warn!("{error}");
+                    self.firewall.refused(program, &error);
+                    Ok(())
+                }
+                _ => Err(error),
+            },
             result => result,
         }
     }

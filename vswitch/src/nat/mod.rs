@@ -21,6 +21,7 @@ mod wanted;
 
 pub use apply::{Nat, NatStatus, remove};
 pub use error::NatError;
+pub use firewall::FirewallStatus;
 pub use forwarding::ForwardingStatus;
 pub use reserve::{BindHook, EphemeralError, Holder, HookError, Reservations, ReserveError};
 pub use wanted::{NatNetwork, PortForward, Wanted};

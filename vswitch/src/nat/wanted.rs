@@ -20,7 +20,7 @@ pub struct Wanted {
 }
 
 /// A network with a host device.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NatNetwork {
     /// The host device.
     pub device: String,
@@ -32,6 +32,8 @@ pub struct NatNetwork {
     pub internal: bool,
     /// What is routed in from outside, for IPv4 and for IPv6.
     pub modes: [GatewayMode; 2],
+    /// The addresses at which the host answers name queries of the network.
+    pub names: Vec<IpAddr>,
 }
 
 impl NatNetwork {
@@ -60,7 +62,6 @@ impl NatNetwork {
         let [mode4, mode6] = self.modes;
         if ipv4 { mode4 } else { mode6 }
     }
-}
 
 /// A host port that is forwarded to a container. One for each address family.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,6 +92,11 @@ impl Wanted {
             && self.tunnels.is_none()
             && self.open_networks().next().is_none()
             && !self.networks.iter().any(is_isolated)
+    }
+
+    /// Returns whether the host's firewalls need not let anything pass.
+    pub(super) fn needs_no_firewall(&self) -> bool {
+        self.is_nothing() && self.networks.iter().all(|network| network.names.is_empty())
     }
 
     /// Returns the networks that packets may leave.

@@ -200,6 +200,7 @@ impl From<switch::Status> for Status {
             taken_over: status.taken_over,
             firewall_table: status.firewall_table,
             forwarding: status.forwarding,
+            firewalls: status.firewalls,
             notes: status.notes,
             interfaces: interfaces.collect(),
             cluster: status.cluster.map(ClusterView::from),

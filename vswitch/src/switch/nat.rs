@@ -252,6 +252,7 @@ fn wanted(state: &State, instance: &Instance, vxlan_port: u16) -> Wanted {
         masquerade: network.switch().is_some_and(|switch| switch.masquerade) && !network.internal,
         internal: network.internal,
         modes: [false, true].map(|ipv6| network.gateway_mode(ipv6)),
+        names: if network.capabilities().names { network.gateways().collect() } else { Vec::new() },
     });
     let forwards = state.endpoints.values().flat_map(|entry| {
         let record = &entry.record;

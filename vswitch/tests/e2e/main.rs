@@ -9,6 +9,7 @@ mod accounting;
 mod accounting_load;
 mod addresses_in_use;
 mod attach;
+mod beside_firewalls;
 mod closed;
 mod cluster;
 mod cluster_encrypted;

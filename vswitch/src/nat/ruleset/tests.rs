@@ -5,7 +5,7 @@ use crate::nat::NatNetwork;
 
 fn network(device: &str, subnets: &[&str]) -> NatNetwork {
     let subnets = subnets.iter().map(|subnet| subnet.parse().expect("a subnet")).collect();
-    NatNetwork { device: device.to_owned(), subnets, masquerade: true, internal: false, modes: Default::default() }
+    NatNetwork { device: device.to_owned(), subnets, masquerade: true, ..NatNetwork::default() }
 }
 
 fn forward(host_ip: Option<&str>, host_port: u16, to: &str) -> PortForward {

@@ -44,6 +44,7 @@ impl Observe {
             taken_over: self.context.datapath.taken_over(),
             firewall_table: nat.table,
             forwarding: nat.forwarding,
+            firewalls: nat.firewalls,
             notes: nat.notes.into_iter().chain(notes).collect(),
             interfaces: self.interfaces(),
             cluster: self.cluster_status(),
