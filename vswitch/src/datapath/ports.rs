@@ -130,7 +130,7 @@ impl Datapath {
         let added = match known.map(|number| (number, state.ports.ports[&number])) {
             Some((number, port)) if port.network != spec.network => {
                 // The programs stay on the device until they are replaced. Meanwhile they know no port.
-                state.leave(number, &port)?;
+                state.delete_port(number, &port)?;
                 let added = self.add(&mut state, &mut programs, spec)?;
                 if port.kind().is_some_and(|kind| kind != spec.kind) {
                     hooks::detach_others(port.kind(), spec.kind, spec.ifindex, &Pins(&self.options.directory))?;

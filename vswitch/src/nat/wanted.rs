@@ -62,6 +62,7 @@ impl NatNetwork {
         let [mode4, mode6] = self.modes;
         if ipv4 { mode4 } else { mode6 }
     }
+}
 
 /// A host port that is forwarded to a container. One for each address family.
 #[derive(Clone, Debug, PartialEq, Eq)]

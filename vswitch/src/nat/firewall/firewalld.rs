@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn the_files_name_what_the_code_replaces() {
         assert!(ZONE_XML.contains(&format!("<interface name=\"{DEVICES}\"/>")) && ZONE_XML.contains(TUNNELS));
-        let (prefix, length) = vswitch_common::packet::Address::INNER;
+        let (prefix, length) = vswitch_common::packet::address::Address::INNER;
         let [a, b, c] = [0, 2, 4].map(|at| format!("{:02x}{:02x}", prefix[at], prefix[at + 1]));
         assert!(ZONE_XML.contains(&format!("\"{a}:{b}:{c}::/{length}\"")), "{ZONE_XML}");
         assert!(POLICY_XML.contains(&format!("<ingress-zone name=\"{ZONE}\"/>")));

@@ -68,6 +68,7 @@ mod tests {
             host_port,
             to: to.parse().expect("an address"),
             to_port,
+            masquerade: true,
         };
         ((Protocol::Tcp, None, host_port), forward)
     }
