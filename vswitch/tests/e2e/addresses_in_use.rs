@@ -324,7 +324,7 @@ fn messages_name_what_is_wrong_and_what_to_do() {
     host.ok(&["network", "create", "taken"]);
     let device = host_device(host, "taken");
     host.ok(&["network", "rm", "taken"]);
-    for kind in ["type dummy", "type veth peer name far0"] {
+    for kind in ["type bridge", "type veth peer name far0"] {
         host.netns.ip(&format!("link add {device} {kind}"));
         refuse(host, &["network", "create", "taken"], &[&device, "not ours", "("]);
         host.netns.ip(&format!("link del {device}"));
@@ -341,7 +341,7 @@ fn messages_name_what_is_wrong_and_what_to_do() {
     }
     refuse(host, &["attach", "--netns", &container.path_argument(), "--ifname", "eth0"], &["eth0"]);
     assert_eq!(host.attach(&container, &[]).ifname, "eth1");
-    container.ip("link add eth2 type dummy");
+    container.wire("eth2", &elsewhere, "far2");
     let connected: Attached = host.json(&["network", "connect", "four", container.name()]);
     assert_eq!(connected.ifname, "eth3");
     settles("the endpoint is reached", || if host.ps().len() == 2 { Ok(()) } else { Err(host.ps()) });
