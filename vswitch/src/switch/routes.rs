@@ -250,8 +250,9 @@ mod tests {
         assert_eq!(specific_of(&halves), ["10.8.0.0/24", "192.168.0.0/16"]);
         assert_eq!(specific_of(&[("::/1", 2), ("8000::/1", 2), ("fd00:1::/48", 2)]), ["fd00:1::/48"]);
         assert_eq!(specific_of(&[("2000::/3", 2), ("fc00::/7", 2)]), ["fc00::/7"]);
-        // 1/8 to 223/8, one route each.
-        let fine: Vec<String> = (1..224).map(|first| format!("{first}.0.0.0/8")).collect();
+        // 1/8 to 223/8 without loopback, one route each.
+        let fine: Vec<String> =
+            (1..224).filter(|first| *first != 127).map(|first| format!("{first}.0.0.0/8")).collect();
         let fine: Vec<(&str, u32)> = fine.iter().map(|text| (text.as_str(), 3)).collect();
         assert!(specific_of(&fine).is_empty());
         let without_ten: Vec<_> = fine.iter().copied().filter(|(net, _)| *net != "10.0.0.0/8").collect();

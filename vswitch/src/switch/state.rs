@@ -399,10 +399,6 @@ impl State {
             address.mtu = network.endpoint_mtu(&endpoint.port, entry.mtu);
         }
         let network = network.clone();
-        if let (Some(entry), Some(address)) = (self.networks.get_mut(&network.id), &endpoint.address) {
-            let requested = [wanted.ip.is_some(), wanted.ip6.is_some()];
-            address.ips().filter(|ip| !requested[usize::from(ip.is_ipv6())]).for_each(|ip| entry.assigned(ip));
-        }
         let exclusive = Arc::new(AsyncMutex::new(()));
         let guard = lock_new(&exclusive);
         self.endpoints.insert(endpoint.id, EndpointEntry { record: endpoint.clone(), port: None, exclusive });

@@ -66,7 +66,7 @@ fn a_subnet_that_the_host_has_or_routes_elsewhere_is_refused_with_the_interface(
     for (subnet, whose) in [
         ("10.44.0.0/24", ["10.44.0.1/24", "eth2"]),
         ("10.44.0.128/25", ["10.44.0.1/24", "eth2"]),
-        ("10.40.0.0/13", ["10.44.0.1/24", "eth2"]),
+        ("10.44.0.0/15", ["10.44.0.1/24", "eth2"]),
         ("10.45.3.0/24", ["10.45.0.0/16", "eth2"]),
         ("10.46.0.0/24", ["10.46.0.1/32", "lo"]),
         ("192.0.2.0/24", ["192.0.2.1/24", "eth1"]),
@@ -315,7 +315,7 @@ fn messages_name_what_is_wrong_and_what_to_do() {
         refuse(host, &[&["network", "create"], flags, &["x"]].concat(), words);
     }
     host.netns.ip("link set eth1 mtu 1200");
-    let lan = ["network", "create", "-d", "macvlan", "-o", "parent=eth1", "--ipv6", "x"];
+    let lan = ["network", "create", "-d", "macvlan", "-o", "parent=eth1", "--subnet", "fd00:56::/64", "x"];
     refuse(host, &lan, &["1200", "1280"]);
     host.ok(&["network", "create", "-o", "mtu=1280", "--ipv6", "least"]);
     host.ok(&["network", "create", "-o", "mtu=1000", "four"]);
@@ -324,7 +324,7 @@ fn messages_name_what_is_wrong_and_what_to_do() {
     host.ok(&["network", "create", "taken"]);
     let device = host_device(host, "taken");
     host.ok(&["network", "rm", "taken"]);
-    for kind in ["type dummy", "type veth peer name far0"] {
+    for kind in ["type bridge", "type veth peer name far0"] {
         host.netns.ip(&format!("link add {device} {kind}"));
         refuse(host, &["network", "create", "taken"], &[&device, "not ours", "("]);
         host.netns.ip(&format!("link del {device}"));
@@ -341,7 +341,7 @@ fn messages_name_what_is_wrong_and_what_to_do() {
     }
     refuse(host, &["attach", "--netns", &container.path_argument(), "--ifname", "eth0"], &["eth0"]);
     assert_eq!(host.attach(&container, &[]).ifname, "eth1");
-    container.ip("link add eth2 type dummy");
+    container.wire("eth2", &elsewhere, "far2");
     let connected: Attached = host.json(&["network", "connect", "four", container.name()]);
     assert_eq!(connected.ifname, "eth3");
     settles("the endpoint is reached", || if host.ps().len() == 2 { Ok(()) } else { Err(host.ps()) });

@@ -154,6 +154,10 @@ impl Endpoints {
         self.nat.publish_ports(&endpoint).await?;
 
         let info = self.complete(endpoint, &network, port);
+        if let Some(entry) = self.context.state().networks.get_mut(&network.id) {
+            let addresses = info.endpoint.address.iter().flat_map(EndpointAddress::ips);
+            addresses.filter(|ip| !given.requests(*ip)).for_each(|ip| entry.assigned(ip));
+        }
         self.settle_endpoint(&info.endpoint, false).await;
         let (name, path) = (&info.endpoint.name, info.endpoint.netns.path.display());
         tracing::info!("endpoint {name} is attached to {} at {path}", network.name);

@@ -151,9 +151,14 @@ fn an_address_in_use_is_refused_with_its_holder() {
 fn addresses_are_assigned_round_robin() {
     let (mut state, network) = with_network("10.9.8.0/29");
     let next = |state: &mut State, ip: Option<&str>| {
-        let wanted = Wanted { ip: ip.map(|ip| ip.parse().expect("an address")), ..wanted(&network, "web", 1) };
+        let requested = ip.map(|ip| ip.parse().expect("an address"));
+        let wanted = Wanted { ip: requested, ..wanted(&network, "web", 1) };
         let (endpoint, _, _) = state.admit_endpoint(wanted).expect("there is room");
         let given = address(&endpoint).ipv4.expect("IPv4").octets()[3];
+        if ip.is_none() {
+            let entry = state.networks.get_mut(&network.id).expect("there");
+            address(&endpoint).ips().for_each(|ip| entry.assigned(ip));
+        }
         state.endpoints.remove(&endpoint.id);
         given
     };
