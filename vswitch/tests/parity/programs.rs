@@ -6,7 +6,7 @@ use std::fs;
 use aya::programs::{ProgramInfo, SchedClassifier, loaded_links};
 use vswitch::datapath::{Datapath, Mode, Options, PortRules, PortSpec, Xdp};
 use vswitch_common::Mac;
-use vswitch_common::tables::{NetworkNumber, PortKind};
+use vswitch_common::tables::{MARK_PUBLISHED, NetworkNumber, PortKind};
 
 use crate::shared::{Sandbox, veth};
 
@@ -115,7 +115,13 @@ fn a_program_that_cannot_be_replaced_stays_on_its_device() {
         "it is a port still"
     );
     drop(datapath);
-    let options = Options { directory: sandbox.bpffs.clone(), mode: Mode::Auto, fdb_size: 4096, cluster: false };
+    let options = Options {
+        directory: sandbox.bpffs.clone(),
+        mode: Mode::Auto,
+        fdb_size: 4096,
+        published_mark: MARK_PUBLISHED,
+        cluster: false,
+    };
     let error = Datapath::open(options).expect_err("the program cannot be replaced").to_string();
     assert!(error.contains("the earlier program stays"), "{error}");
     assert!(pin.exists(), "the link is gone, and its device is without a program");
