@@ -183,9 +183,9 @@ fn endpoints_in_each_phase_are_finished_taken_over_or_released() {
         let attached: Vec<Attached> = containers.iter().map(&attach).collect();
         let before: Vec<_> = attached.iter().map(|endpoint| port_device(&host, &endpoint.name)).collect();
         if with_device {
-            host.kill_daemon()
+            host.kill_daemon();
         } else {
-            host.stop(&[])
+            host.stop(&[]);
         }
         let phases = attached.iter().cloned().zip(containers.iter().map(|(_, _, phase)| *phase));
         set_phases(&host.state_directory(), &phases.collect::<Vec<_>>());
