@@ -140,7 +140,7 @@ pub(super) fn mark_published(mark: u32) -> Statement<'static> {
 
 /// Clears bits in the mark of the packet.
 pub(super) fn unmark(mark: u32) -> Statement<'static> {
-    let both = BinaryOperation::AND(vec![meta(MetaKey::Mark), Expression::Number(!mark)]);
+    let both = BinaryOperation::AND(meta(MetaKey::Mark), Expression::Number(!mark));
     Statement::Mangle(Mangle { key: meta(MetaKey::Mark), value: Expression::BinaryOperation(Box::new(both)) })
 }
 
