@@ -6,8 +6,8 @@ use aya_ebpf::maps::lpm_trie::Key;
 use vswitch_common::packet::TunnelKey;
 use vswitch_common::packet::address::Address;
 use vswitch_common::tables::{
-    FdbEntry, FdbKey, ListenerKey, MARK_PUBLISHED, NEAR_DEVICES, NeighborKey, Network, NetworkNumber, OwnKey, Port, PortNumber,
-    StormWindow, Subnet, Tables, TunnelEnd, VlanKey, trunk_key,
+    FdbEntry, FdbKey, ListenerKey, MARK_PUBLISHED, NEAR_DEVICES, NeighborKey, Network, NetworkNumber, OwnKey, Port,
+    PortNumber, StormWindow, Subnet, Tables, TunnelEnd, VlanKey, trunk_key,
 };
 
 use crate::maps::{
