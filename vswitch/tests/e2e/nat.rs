@@ -142,17 +142,10 @@ fn traffic_passes_a_forward_policy_of_drop() {
         assert_eq!(get(&a, to, 80), page("outside", from));
         assert_eq!(get(outside, from, 8080), page("a", addresses(Uplinks::OUTSIDE)[index]));
     }
-    // Ports that are not published stay closed.
+    // Ports that are not published stay closed: our own table drops the packet before the policy does.
     outside.ip(&format!("route add 10.121.0.0/24 via {}", Uplinks::HOST[0]));
-    let dropped = || {
-        let listed = host.netns.ok("iptables", "-w -v -x -L FORWARD -n");
-        let policy = listed.lines().next().unwrap_or_default().to_owned();
-        policy.split_whitespace().nth(4).and_then(|packets| packets.parse::<u64>().ok())
-    };
-    let count = dropped().expect("the policy counts packets");
     let closed = try_get(outside, SocketAddr::from((at_a.ipv4, 80)), std::time::Duration::from_millis(300));
     assert!(closed.is_err(), "{closed:?}");
-    eventually("the policy drops the packet", || (dropped()? > count).then_some(()));
     let notes = host.json::<Value>(&["status"])["notes"].to_string();
     assert!(notes.contains("iptables"), "{notes}");
     host.ok(&["detach", a.name()]);
