@@ -137,10 +137,9 @@ impl Macvlan {
         let facts = self.context.facts_of(&network, &endpoint);
         let mut plan = plan::endpoint(&self.context.instance, &network, &endpoint, facts).host;
         plan.retain(|step| matches!(step, HostStep::HostRoute { .. }));
-        match apply(&plan, self.context.scene()).await {
+        if let Err(error) = apply(&plan, self.context.scene()).await {
             // The device disappeared meanwhile. The next look finds it again.
-            Err(error) => tracing::debug!("no routes to endpoint {} yet: {error}", endpoint.name),
-            Ok(_) => {}
+            tracing::debug!("no routes to endpoint {} yet: {error}", endpoint.name);
         }
         Ok(())
     }
