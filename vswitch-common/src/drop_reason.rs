@@ -72,9 +72,11 @@ drop_reasons! {
     IpSpoofed = 13, "ip_spoofed",
         "an IP packet from an address that is not the endpoint's own (spoof_guard)";
     ArpSpoofed = 14, "arp_spoofed",
-        "an ARP packet that an endpoint sends in the name of another station (spoof_guard)";
+        "an ARP packet in the name of another station: from an endpoint (spoof_guard), or from outside in the name of an \
+         endpoint or the gateway";
     NeighborSpoofed = 15, "neighbor_spoofed",
-        "a neighbor solicitation or advertisement that an endpoint sends in the name of another station (spoof_guard)";
+        "neighbor discovery in the name of another station: from an endpoint (spoof_guard), or from outside in the name of \
+         an endpoint or the gateway";
     RouterAdvertisement = 16, "router_advertisement",
         "a router advertisement, a redirect or a multicast query, which only routers send";
     DhcpServer = 17, "dhcp_server",
@@ -91,9 +93,9 @@ drop_reasons! {
         "from a station that moved too often and is held at another port for some seconds";
     TooBig = 22, "too_big",
         "longer than the port that it is for may send";
-    /// From an endpoint with guards (RFC 7113, 3).
+    /// From an endpoint with guards (RFC 7113, 3), or neighbor discovery from outside.
     HeaderChain = 23, "header_chain",
-        "an IPv6 packet that hides its transport header behind more extension headers than are followed";
+        "an IPv6 packet whose transport header is not in it, or behind more extension headers than are followed";
     SnapEncapsulated = 24, "snap_encapsulated",
         "IP or ARP behind an LLC and SNAP header, which Ethernet stations do not send";
     ParentGone = 25, "parent_gone",

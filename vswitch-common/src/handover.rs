@@ -28,13 +28,15 @@ pub struct Handover {
     pub way: u8,
     /// [`crate::verdict::Delivery::tag`]: at most 3.
     pub tag: u8,
+    /// [`Decision::storm`]: at most 3. An earlier version handed over 0.
+    pub storm: u8,
     /// 0.
-    pub reserved: u16,
+    pub reserved: u8,
 }
 
 const _: () = {
     assert!(size_of::<Handover>() == 20);
-    assert!(action::ANSWER_TOO_BIG <= u8::MAX as u32, "the largest action fits");
+    assert!(action::FLOOD_HOST <= u8::MAX as u32, "the largest action fits");
 };
 
 impl Handover {
@@ -50,6 +52,7 @@ impl Handover {
             snoops: decision.snoops,
             way: decision.to.way,
             tag: decision.to.tag,
+            storm: decision.storm as u8,
             reserved: 0,
         }
     }
@@ -59,6 +62,7 @@ impl Handover {
     pub const fn decision(&self) -> Decision {
         let mut decision = Decision::new(self.action as u32, self.ingress);
         decision.snoops = self.snoops;
+        decision.storm = self.storm as u16;
         decision.to.way = self.way;
         decision.to.tag = self.tag;
         decision.to.port = self.to;
@@ -68,11 +72,11 @@ impl Handover {
     }
 
     /// Returns the words for the control block. The first has the action in bits 0 to 7, `snoops`
-    /// in bit 8, the way in bits 9 to 11, the change of the tag in bits 12 and 13, and the VLAN in
-    /// bits 16 to 31.
+    /// in bit 8, the way in bits 9 to 11, the change of the tag in bits 12 and 13, the storm class in
+    /// bits 14 and 15, and the VLAN in bits 16 to 31.
     #[inline(always)]
     pub const fn to_words(self) -> [u32; WORDS] {
-        let change = (self.tag as u32) << 12 | (self.way as u32) << 9;
+        let change = (self.storm as u32) << 14 | (self.tag as u32) << 12 | (self.way as u32) << 9;
         let first = self.action as u32 | (self.snoops as u32) << 8 | change | (self.vlan.0 as u32) << 16;
         [first, self.ingress.0, self.network.0, self.to.0]
     }
@@ -90,6 +94,7 @@ impl Handover {
             snoops: (first >> 8) as u8 & 1,
             way: (first >> 9) as u8 & 7,
             tag: (first >> 12) as u8 & 3,
+            storm: (first >> 14) as u8 & 3,
             reserved: 0,
         }
     }
@@ -118,10 +123,10 @@ mod tests {
             (ingress, network, to) in any::<(u32, u32, u32)>(),
             vlan in any::<u16>(),
             action in any::<u8>(),
-            (snoops, way, tag) in (0..2_u8, 0..8_u8, 0..4_u8),
+            (snoops, way, tag, storm) in (0..2_u8, 0..8_u8, 0..4_u8, 0..4_u8),
         ) {
             let (ingress, network, to) = (PortNumber(ingress), NetworkNumber(network), PortNumber(to));
-            let handed = Handover { ingress, network, to, vlan: VlanKey(vlan), action, snoops, way, tag, reserved: 0 };
+            let handed = Handover { ingress, network, to, vlan: VlanKey(vlan), action, snoops, way, tag, storm, reserved: 0 };
             prop_assert_eq!(Handover::from_words(handed.to_words()), handed);
             prop_assert_eq!(Handover::of(&handed.decision()), handed);
         }

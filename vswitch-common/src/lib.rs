@@ -11,7 +11,7 @@
 //! `mac` < `packet` < `tables` < `verdict` < `verifier` < `forward`
 //!
 //! `tables` takes from `packet` only the types that its keys consist of: addresses, VLANs and
-//! tunnel metadata. Beside `forward`, the modules `handover`, `observe`, `trace`, `tail_call` and
+//! tunnel metadata. `held` is a decision of its own, about bind(2). Beside these, the modules `handover`, `observe`, `trace`, `tail_call` and
 //! `map_layout` describe what programs and daemon exchange.
 #![cfg_attr(not(any(test, feature = "std")), no_std)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch, core_intrinsics))]
@@ -20,6 +20,7 @@
 mod drop_reason;
 pub mod forward;
 pub mod handover;
+pub mod held;
 pub mod mac;
 pub mod map_layout;
 pub mod observe;

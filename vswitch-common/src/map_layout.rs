@@ -1,15 +1,16 @@
 //! The pinned maps: name, key size, value size and entries of each. A takeover relies on them.
 //!
-//! A daemon takes the maps of an earlier daemon over only if all of them have these sizes. The name
-//! is the kernel's name of the map and that of its pin; it never changes.
+//! A daemon takes the maps of an earlier daemon over only if all of them have these sizes, and only
+//! those of [`LATER`] may be missing. The name is the kernel's name of the map and that of its pin; it never changes.
 
+use crate::held::{self, HeldKey, MAX_HELD_AT};
 use crate::observe::{FrameFilter, Shown};
 use crate::packet::TunnelKey;
 use crate::packet::address::Address;
 use crate::tables::{
     DirectRoute, FdbEntry, FdbKey, ListenerKey, MAX_LISTENERS, MAX_NEIGHBORS, MAX_OWNED, MAX_PORTS, MAX_SUBNETS,
     MAX_TRUNK_VLANS, MAX_TUNNELS, MAX_UNDERLAY, NEAR_DEVICES, Neighbor, NeighborKey, Network, OwnKey, Port,
-    PortCounters, PortNumber, StormWindow, Subnet, TunnelEnd,
+    PortCounters, PortNumber, Shares, StormWindow, Subnet, TunnelEnd,
 };
 use crate::tail_call::TailCall;
 
@@ -40,6 +41,9 @@ macro_rules! maps {
     };
 }
 
+/// The maps that earlier versions do not have. A takeover makes them, beside the maps that it finds.
+pub const LATER: [&str; 4] = [NETWORK_STATIONS.name, HELD.name, HELD_AT.name, HELD_IN.name];
+
 const INDEX: usize = size_of::<u32>();
 const WORD: usize = size_of::<u32>();
 
@@ -54,6 +58,7 @@ maps! {
     LEARNED = "LEARNED", INDEX, size_of::<u64>(), MAX_PORTS;
     FORGOTTEN = "FORGOTTEN", INDEX, size_of::<u64>(), MAX_PORTS;
     LEARNABLE = "LEARNABLE", INDEX, size_of::<u64>(), 1;
+    NETWORK_STATIONS = "NETWORK_STATIONS", INDEX, size_of::<u64>(), Shares::ENTRIES;
     NEIGHBORS = "NEIGHBORS", size_of::<NeighborKey>(), size_of::<Neighbor>(), MAX_NEIGHBORS;
     OWNED = "OWNED", size_of::<OwnKey>(), WORD, MAX_OWNED;
     TRUNKS = "TRUNKS", WORD, WORD, MAX_TRUNK_VLANS;
@@ -67,6 +72,9 @@ maps! {
     WATCHED = "WATCHED", INDEX, size_of::<Shown>(), 1;
     FRAMES = "FRAMES", 0, 0, 4 << 20;
     EVENTS = "EVENTS", 0, 0, 256 << 10;
+    HELD = "HELD", INDEX, size_of::<u64>(), held::WORDS;
+    HELD_AT = "HELD_AT", size_of::<HeldKey>(), WORD, MAX_HELD_AT;
+    HELD_IN = "HELD_IN", INDEX, size_of::<u64>(), 1;
 }
 
 #[cfg(test)]
@@ -89,6 +97,7 @@ mod tests {
             ("LEARNED", 4, 8, 4096),
             ("FORGOTTEN", 4, 8, 4096),
             ("LEARNABLE", 4, 8, 1),
+            ("NETWORK_STATIONS", 4, 8, 8192),
             ("NEIGHBORS", 24, 12, 409_600),
             ("OWNED", 24, 4, 16384),
             ("TRUNKS", 4, 4, 1_048_576),
@@ -102,6 +111,9 @@ mod tests {
             ("WATCHED", 4, 12, 1),
             ("FRAMES", 0, 0, 4_194_304),
             ("EVENTS", 0, 0, 262_144),
+            ("HELD", 4, 8, 8192),
+            ("HELD_AT", 24, 4, 131_072),
+            ("HELD_IN", 4, 8, 1),
         ];
         assert_eq!(layouts, expected);
         assert_eq!(ALL.map(|map| map.name).into_iter().collect::<HashSet<_>>().len(), ALL.len());

@@ -14,19 +14,20 @@ use crate::tables::{FdbKey, NetworkNumber, PortKind, PortNumber, VlanKey};
 pub struct Decision {
     /// The action, one of the constants of [`action`].
     pub action: u32,
-    /// The [`DropReason`] of a drop; else 0.
+    /// The [`DropReason`] of a drop, and of a frame that only the host gets because its port floods
+    /// too much; else 0.
     pub reason: u32,
     /// The receiver of a redirect; the port in whose name an answer is sent; else zeros.
     pub to: Delivery,
     /// The port that the frame came in by; `PortNumber::NONE` if the device is no port.
     pub ingress: PortNumber,
-    /// 1 if `station` has to be written into the FDB: it is new, has moved, or has not been
-    /// refreshed in this tick.
+    /// Not 0 if `station` has to be written into the FDB: it is new, has moved, or has not been
+    /// refreshed in this tick. [`Decision::ANNOUNCED`] if it moved and announced itself.
     pub learns: u8,
     /// 1 if the daemon gets a copy: a report or query about the listeners of multicast groups.
     pub snoops: u8,
-    /// The [`crate::tables::StormClass`] of a flood that counts against the port's allowance; else
-    /// 0.
+    /// The [`crate::tables::StormClass`] of a flood whose copies count against the port's allowance;
+    /// else 0.
     pub storm: u16,
     /// The sender. Only the network is set if the frame was refused before its VLAN was known;
     /// zeros if the device is no port.
@@ -108,6 +109,8 @@ floods! {
     Children, FLOOD_CHILDREN = 14,
         "A frame that the host sends out by a parent to a group: a copy to every child that the host reaches, before the \
          frame goes on.";
+    Host, FLOOD_HOST = 16,
+        "Broadcast or multicast beyond what the port may flood: a copy to the host alone.";
 }
 
 /// The change of a frame's tag when it leaves: the values of [`Delivery::tag`].
@@ -171,6 +174,9 @@ pub enum Answer {
 }
 
 impl Decision {
+    /// The value of `learns` for a station that announced itself where it is now.
+    pub const ANNOUNCED: u8 = 2;
+
     /// Returns a decision with this action about a frame from this port. Everything else is zero.
     #[inline(always)]
     pub const fn new(action: u32, ingress: PortNumber) -> Self {
@@ -216,6 +222,8 @@ impl Delivery {
     /// In [`action::FLOOD_REFLECTED`] alone: children that are not [`crate::tables::Port::APART`]
     /// get a copy as well, because they have not got one directly.
     pub const ALL: u8 = 4;
+    /// In [`action::FLOOD_HOST`] alone: only if the host listens to the group.
+    pub const LISTENING: u8 = 5;
 
     /// Returns the kind of the port.
     #[inline(always)]

@@ -33,7 +33,8 @@ fn learn_sender<C: EbpfContext>(context: &C, decision: &Decision, now: u32) {
     if decision.learns == 0 {
         return;
     }
-    let heard = Heard { station: decision.station, port: decision.ingress, now };
+    let announced = u32::from(decision.learns == Decision::ANNOUNCED);
+    let heard = Heard { station: decision.station, port: decision.ingress, now, announced };
     match learn(&heard) {
         learned::NEW => log_learned(context, &heard),
         learned::HELD => rings::report_held(&Decision { ..*decision }),
@@ -91,28 +92,11 @@ pub fn tc(context: &TcContext, decision: &Decision, now: u32) -> i32 {
             TC_ACT_SHOT
         }
         action::REDIRECT => deliver(context, decision, u64::from(context.len())),
-        action if action::is_flood(action) => {
-            if decision.storm != 0 {
-                count_storm(decision, now);
-            }
-            hand_over(context, decision)
-        }
+        action if action::is_flood(action) => hand_over(context, decision),
         action::ANSWER_ARP | action::ANSWER_NEIGHBOR | action::ANSWER_TOO_BIG => hand_over(context, decision),
         // Not TC_ACT_OK, which would end the chain: the next program on the device decides.
         action::PASS => TC_ACT_UNSPEC,
         _ => TC_ACT_SHOT,
-    }
-}
-
-/// Counts a flood against the port's allowance. Two CPUs that count at the same time may lose one
-/// of the two frames.
-#[inline(always)]
-fn count_storm(decision: &Decision, now: u32) {
-    if let Some(window) = STORMS.get_ptr_mut(StormWindow::index(decision.ingress, decision.storm.into())) {
-        // SAFETY: two aligned words of a map that lives as long as the program.
-        let window = unsafe { &mut *window };
-        window.begin(now);
-        window.count += 1;
     }
 }
 

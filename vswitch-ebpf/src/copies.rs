@@ -1,18 +1,20 @@
 //! Sends the copies of a flood.
 
 use core::ffi::c_void;
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
 use aya_ebpf::bindings::{__sk_buff, BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::generated::{bpf_clone_redirect, bpf_loop};
 use aya_ebpf::programs::TcContext;
 use vswitch_common::forward::{Copied, Flooded};
 use vswitch_common::packet::Packet as _;
-use vswitch_common::tables::{MAX_PORTS, Port, PortKind, PortNumber};
-use vswitch_common::verdict::{Decision, tag};
+use vswitch_common::tables::{MAX_PORTS, Port, PortKind, PortNumber, StormWindow};
+use vswitch_common::verdict::{Decision, action, tag};
 
+use crate::clock::now;
 use crate::count::{count_failure, count_out};
 use crate::frame::TcFrame;
-use crate::maps::{NETWORKS, PORTS};
+use crate::maps::{NETWORKS, PORTS, STORMS};
 use crate::marks::{clear_encrypted, mark_from_child};
 use crate::tables::KernelTables;
 use crate::{rings, tags, tunnel_key};
@@ -33,8 +35,8 @@ struct Walk {
     observed: u32,
     /// Not 0 if the host gets a copy at a parent.
     host: u32,
-    /// 0.
-    reserved: u32,
+    /// The number of copies sent, without those for the host.
+    copies: u32,
 }
 
 /// Sends a copy to every other port of the network that gets one. Copies are not sent by
@@ -57,7 +59,7 @@ pub fn flood(context: &TcContext, decision: &Decision, bytes: u64) -> i32 {
         left: u32::from(tag::KEEP),
         observed: frame.forget(u32::from(rings::is_leaving_observed())),
         host: port.flags & Port::HOST_ACCESS,
-        reserved: 0,
+        copies: 0,
     };
     send_copies(&mut walk);
     // A frame from the wire may also be for the host: for its stack, if it is a broadcast, or for a
@@ -76,7 +78,27 @@ pub fn flood(context: &TcContext, decision: &Decision, bytes: u64) -> i32 {
             }
         }
     }
+    if decision.storm != 0 {
+        count_storm(decision, walk.copies, now());
+    }
     rest
+}
+
+/// Counts copies against the allowance of a port. Two CPUs that begin the window of a tick at the same
+/// time may lose what one of them has counted in between, which is the copies of one frame.
+#[inline(always)]
+fn count_storm(decision: &Decision, copies: u32, now: u32) {
+    let Some(window) = STORMS.get_ptr_mut(StormWindow::index(decision.ingress, decision.storm.into())) else { return };
+    // SAFETY: two aligned words of a map that lives as long as the program. They are written as one,
+    // and the count is changed by one instruction.
+    unsafe {
+        if (*window).tick != now {
+            let [tick, count] = [now.to_ne_bytes(), [0; 4]];
+            let both = [tick[0], tick[1], tick[2], tick[3], count[0], count[1], count[2], count[3]];
+            window.cast::<u64>().write_volatile(u64::from_ne_bytes(both));
+        }
+        atomic_xadd::<u32, u32, { AtomicOrdering::Relaxed }>(&raw mut (*window).count, copies);
+    }
 }
 
 #[inline(always)]
@@ -119,6 +141,9 @@ unsafe extern "C" fn send_to_next(_index: u64, walk: *mut Walk) -> u64 {
                     count_failure(number);
                 }
                 mark_from_child(walk.skb, false);
+                if walk.flooded.action == action::FLOOD_HOST {
+                    return 0;
+                }
             }
             let tunneled = matches!(port.kind(), Some(PortKind::Tunnel));
             if tunneled && !tunnel_key::write(walk.skb, number, walk.flooded.network) {
@@ -133,6 +158,7 @@ unsafe extern "C" fn send_to_next(_index: u64, walk: *mut Walk) -> u64 {
             }
             if sent == 0 {
                 count_out(number, walk.bytes);
+                walk.copies += u32::from(flags == 0);
             } else {
                 count_failure(number);
             }

@@ -40,6 +40,8 @@ pub fn count_in(decision: &Decision, bytes: u64) {
         match decision.action {
             action::REDIRECT if decision.to.way == Delivery::LOCAL => counters.to_host += 1,
             action::REDIRECT => counters.forwarded += 1,
+            // Also what only the host gets, because the port floods too much.
+            _ if decision.reason != 0 => counters.drops[decision.reason as usize % DROP_REASONS] += 1,
             action::PASS => counters.passed += 1,
             action::ANSWER_ARP | action::ANSWER_NEIGHBOR | action::ANSWER_TOO_BIG => {
                 counters.to_host += 1;

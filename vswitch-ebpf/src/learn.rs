@@ -1,12 +1,12 @@
-//! Learns stations into the FDB, within the limits of the switch and of each port.
+//! Learns stations into the FDB, within the limits of the switch, of each network and of each port.
 
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
 use aya_ebpf::bindings::{BPF_EXIST, BPF_NOEXIST};
-use vswitch_common::tables::{FdbEntry, FdbKey, PortNumber};
+use vswitch_common::tables::{FdbEntry, FdbKey, NetworkNumber, PortNumber, Shares};
 
 use crate::count::counted;
-use crate::maps::{FDB, FORGOTTEN, LEARNABLE, LEARNED, PORTS};
+use crate::maps::{FDB, FORGOTTEN, LEARNABLE, LEARNED, NETWORK_STATIONS, PORTS};
 
 /// The kernel's error if the key exists already (errno-base.h).
 const EEXIST: i32 = -17;
@@ -20,6 +20,8 @@ pub struct Heard {
     pub port: PortNumber,
     /// The tick.
     pub now: u32,
+    /// 1 if the station has moved and announced itself; else 0.
+    pub announced: u32,
 }
 
 /// The results of [`learn`].
@@ -36,11 +38,11 @@ pub mod learned {
 /// callers' paths without it.
 #[inline(never)]
 pub fn learn(heard: &Heard) -> u32 {
-    write(heard.station, heard.port, heard.now)
+    write(heard.station, heard.port, heard.now, heard.announced != 0)
 }
 
 #[inline(always)]
-fn write(key: FdbKey, port: PortNumber, now: u32) -> u32 {
+fn write(key: FdbKey, port: PortNumber, now: u32, announced: bool) -> u32 {
     let before = match FDB.get_ptr_mut(key) {
         // SAFETY: the pointer is to an entry of the map. Only `seen` is written through it: if the
         // entry has been reused for another station meanwhile, that station is refreshed.
@@ -57,7 +59,8 @@ fn write(key: FdbKey, port: PortNumber, now: u32) -> u32 {
         None => FdbEntry::default(),
     };
     if before.port == PortNumber::NONE {
-        if is_full(PortNumber::NONE, LEARNABLE.get(0).copied()) || is_full(port, limit(port)) {
+        let learnable = LEARNABLE.get(0).copied();
+        if is_full(PortNumber::NONE, learnable) || is_full(port, limit(port)) || is_used_up(key.network, learnable) {
             counted(port, |counters| counters.learn_failed += 1);
             return learned::NOTHING;
         }
@@ -74,9 +77,12 @@ fn write(key: FdbKey, port: PortNumber, now: u32) -> u32 {
         }
         add(PortNumber::NONE, 1);
         add(port, 1);
+        if let Some(learned) = NETWORK_STATIONS.get_ptr_mut(Shares::learned(key.network)) {
+            add_to(learned, 1);
+        }
         return learned::NEW;
     }
-    let entry = before.moved(port, now);
+    let entry = before.moved(port, now, announced);
     if entry.port == port && is_full(port, limit(port)) {
         counted(port, |counters| counters.learn_failed += 1);
         return learned::NOTHING;
@@ -84,13 +90,12 @@ fn write(key: FdbKey, port: PortNumber, now: u32) -> u32 {
     if FDB.insert(key, entry, u64::from(BPF_EXIST)).is_err() {
         return learned::NOTHING;
     }
-    if entry.port != port {
-        return learned::HELD;
+    if entry.port != before.port {
+        add(before.port, -1);
+        add(entry.port, 1);
+        counted(entry.port, |counters| counters.learned += 1);
     }
-    add(before.port, -1);
-    add(port, 1);
-    counted(port, |counters| counters.learned += 1);
-    learned::NEW
+    if entry.is_held(now) { learned::HELD } else { learned::NEW }
 }
 
 /// Returns the number of stations that may be learned from a port.
@@ -109,12 +114,28 @@ fn is_full(port: PortNumber, limit: Option<u64>) -> bool {
     }
 }
 
+/// Returns whether a network has learned what it may, see [`Shares`].
+#[inline(always)]
+fn is_used_up(network: NetworkNumber, learnable: Option<u64>) -> bool {
+    let at = |index| NETWORK_STATIONS.get(index).copied().unwrap_or(0);
+    let shares = Shares { sure: at(Shares::SURE), kept: at(Shares::KEPT) };
+    let own = at(Shares::learned(network)).wrapping_sub(at(Shares::forgotten(network)));
+    let learned = LEARNED.get(0).copied().unwrap_or(0).wrapping_sub(FORGOTTEN.get(0).copied().unwrap_or(0));
+    shares.are_used_up(own, learned, learnable.unwrap_or(0))
+}
+
 #[inline(always)]
 fn add(port: PortNumber, stations: i64) {
     if let Some(learned) = LEARNED.get_ptr_mut(port.0) {
-        // This target has no atomics of `core` but the one instruction behind this intrinsic.
-        // SAFETY: an aligned word of a map that lives as long as the program, which all programs
-        // change by this instruction.
-        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(learned, stations as u64) };
+        add_to(learned, stations);
     }
+}
+
+/// Changes a counter of a map.
+#[inline(always)]
+fn add_to(counter: *mut u64, stations: i64) {
+    // This target has no atomics of `core` but the one instruction behind this intrinsic.
+    // SAFETY: the pointer is to an aligned word of a map that lives as long as the program, which all
+    // programs change by this instruction.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, stations as u64) };
 }

@@ -11,6 +11,7 @@
 //! | `frame` | reads packet memory as the core's `Packet` |
 //! | `learn`, `answer`, `wrap`, `copies` | carry out one part of a decision each |
 //! | `act` | carries out a decision |
+//! | `bind` | decides about bind(2) of processes of the host |
 //! | `unwrap`, `wireguard_device` | the programs of the underlay and of the WireGuard device |
 //! | `main` | the programs |
 //!
@@ -23,6 +24,7 @@
 
 mod act;
 mod answer;
+mod bind;
 mod clock;
 mod copies;
 mod count;
@@ -40,8 +42,8 @@ mod wireguard_device;
 mod wrap;
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action};
-use aya_ebpf::macros::{classifier, xdp};
-use aya_ebpf::programs::{TcContext, XdpContext};
+use aya_ebpf::macros::{cgroup_sock_addr, classifier, xdp};
+use aya_ebpf::programs::{SockAddrContext, TcContext, XdpContext};
 use vswitch_common::forward::{forward_xdp, part};
 use vswitch_common::packet::Packet as _;
 use vswitch_common::tables::{MARK_FROM_CHILD, PortKind, PortNumber, Tables as _};
@@ -153,6 +155,18 @@ pub fn from_uplink_xdp(context: XdpContext) -> u32 {
 #[xdp]
 pub fn from_container_xdp(context: XdpContext) -> u32 {
     switch_xdp(&context, PortKind::Container)
+}
+
+/// bind(2) of IPv4 sockets.
+#[cgroup_sock_addr(bind4)]
+pub fn hold_ipv4(context: SockAddrContext) -> i32 {
+    bind::ipv4(&context)
+}
+
+/// bind(2) of IPv6 sockets.
+#[cgroup_sock_addr(bind6)]
+pub fn hold_ipv6(context: SockAddrContext) -> i32 {
+    bind::ipv6(&context)
 }
 
 /// Broadcast and multicast from a container: the guards. This program and those below are run by

@@ -3,6 +3,7 @@
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray, RingBuf};
+use vswitch_common::held::HeldKey;
 use vswitch_common::map_layout as layout;
 use vswitch_common::observe::{FrameFilter, Shown};
 use vswitch_common::packet::TunnelKey;
@@ -50,6 +51,12 @@ pub static FORGOTTEN: Array<u64> = Array::with_max_entries(layout::FORGOTTEN.ent
 /// kept for static ones.
 #[map]
 pub static LEARNABLE: Array<u64> = Array::with_max_entries(layout::LEARNABLE.entries, 0);
+
+/// The number of stations ever learned in each network, and of those that the daemon has removed
+/// since, at the indices of
+/// [`vswitch_common::tables::Shares`]; and the shares of the networks.
+#[map]
+pub static NETWORK_STATIONS: Array<u64> = Array::with_max_entries(layout::NETWORK_STATIONS.entries, 0);
 
 /// The station of each known IP address.
 #[map]
@@ -112,6 +119,18 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(layout::EVENTS.entries, 0);
 /// The counters of each port; number 0 counts frames of devices that are no ports.
 #[map]
 pub static COUNTERS: PerCpuArray<PortCounters> = PerCpuArray::with_max_entries(layout::COUNTERS.entries, 0);
+
+/// The host ports that processes must not bind.
+#[map]
+pub static HELD: Array<u64> = Array::with_max_entries(layout::HELD.entries, 0);
+
+/// The addresses of ports that are not held at all addresses.
+#[map]
+pub static HELD_AT: HashMap<HeldKey, u32> = HashMap::with_max_entries(layout::HELD_AT.entries, BPF_F_NO_PREALLOC);
+
+/// The cookie of the network namespace whose ports are held, at index 0.
+#[map]
+pub static HELD_IN: Array<u64> = Array::with_max_entries(layout::HELD_IN.entries, 0);
 
 /// The decision of a traced run. This map is not pinned.
 #[map]

@@ -60,7 +60,7 @@ fn copy(decision: &Decision) -> Decision {
 #[inline(always)]
 fn passed_filter(decision: &Decision) -> Option<&'static FrameFilter> {
     let filter = WATCH.get(0)?;
-    let dropped = decision.action == action::DROP;
+    let dropped = decision.action == action::DROP || decision.reason != 0;
     let port = filter.port == 0 || filter.port == decision.ingress.0 || filter.port == decision.to.port.0;
     let network = filter.network == 0 || filter.network == decision.station.network.0;
     (filter.mode != 0 && port && network && (filter.drops == 0 || dropped)).then_some(filter)

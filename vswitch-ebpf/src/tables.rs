@@ -6,13 +6,17 @@ use aya_ebpf::maps::lpm_trie::Key;
 use vswitch_common::packet::TunnelKey;
 use vswitch_common::packet::address::Address;
 use vswitch_common::tables::{
-    FdbEntry, FdbKey, ListenerKey, NEAR_DEVICES, NeighborKey, Network, NetworkNumber, OwnKey, Port, PortNumber,
-    StormWindow, Subnet, Tables, TunnelEnd, VlanKey, trunk_key,
+    FdbEntry, FdbKey, ListenerKey, MARK_PUBLISHED, NEAR_DEVICES, NeighborKey, Network, NetworkNumber, OwnKey, Port,
+    PortNumber, StormWindow, Subnet, Tables, TunnelEnd, VlanKey, trunk_key,
 };
 
 use crate::maps::{
     DEVICES, FAR_DEVICES, FDB, LISTENERS, NEIGHBORS, NETWORKS, OWNED, PORTS, STORMS, SUBNETS, TRUNKS, TUNNELS, UNDERLAY,
 };
+
+/// The bit that marks connections to published ports. Set by the loader.
+#[unsafe(no_mangle)]
+static PUBLISHED_MARK: u32 = MARK_PUBLISHED;
 
 /// The maps of this instance.
 pub struct KernelTables;
@@ -26,6 +30,13 @@ impl Tables for KernelTables {
         // SAFETY: a port number is one aligned word: an entry that is replaced meanwhile gives the
         // old or the new one.
         unsafe { FAR_DEVICES.get(ifindex) }.copied().unwrap_or(PortNumber::NONE)
+    }
+
+    #[inline(always)]
+    fn published_mark(&self) -> u32 {
+        // SAFETY: a valid static; volatile, because the compiler does not know the value that the
+        // loader gives it.
+        unsafe { core::ptr::read_volatile(&raw const PUBLISHED_MARK) }
     }
 
     #[inline(always)]

@@ -37,11 +37,13 @@ pub fn read(skb: *const __sk_buff) -> Option<TunnelKey> {
     None
 }
 
-/// Sets the tunnel metadata of a packet: to the peer of a port, with the VNI of a network. Returns
-/// whether the kernel has set it.
+/// Sets the tunnel metadata of a packet: to the peer of a port, with the VNI of a network, from this
+/// host's source address of tunnels if it has one. Returns whether the kernel has set it.
 #[inline(always)]
 pub fn write(skb: *mut __sk_buff, port: PortNumber, network: NetworkNumber) -> bool {
-    let (Some(port), Some(network)) = (PORTS.get(port.0), NETWORKS.get(network.0)) else {
+    let (Some(port), Some(network), Some(own)) =
+        (PORTS.get(port.0), NETWORKS.get(network.0), PORTS.get(PortNumber::NONE.0))
+    else {
         return false;
     };
     let mut key = empty();
@@ -51,10 +53,15 @@ pub fn write(skb: *mut __sk_buff, port: PortNumber, network: NetworkNumber) -> b
     let flags = if port.peer().is_mapped() {
         let [.., four] = remote;
         key.__bindgen_anon_1.remote_ipv4 = u32::from_be(four);
+        key.__bindgen_anon_3.local_ipv4 = u32::from_be(own.ipv4);
         // No UDP checksum, as in RFC 7348 (4.1) and in Linux by default.
         u64::from(BPF_F_ZERO_CSUM_TX)
     } else {
         key.__bindgen_anon_1.remote_ipv6 = remote;
+        // Packets inside WireGuard have an inner address, which the route chooses.
+        if !port.peer().is_inner() {
+            key.__bindgen_anon_3.local_ipv6 = own.ipv6.words();
+        }
         // Over IPv6 a receiver may refuse packets without a checksum (RFC 6935).
         u64::from(BPF_F_TUNINFO_IPV6)
     };

@@ -12,13 +12,14 @@ use vswitch_common::forward::underlay::{Arrival, INNER, arrival, arrive};
 use vswitch_common::packet::address::Address;
 use vswitch_common::packet::ethernet::HEADER;
 use vswitch_common::packet::{Packet, Tag, TunnelKey, ethertype, ipv4};
-use vswitch_common::tables::{PortKind, PortNumber, TunnelEnd};
+use vswitch_common::tables::{MARK_UNDERLAY, PortKind, PortNumber, TunnelEnd};
 use vswitch_common::verdict::{self, Decision, DropReason};
 
 use crate::act;
 use crate::clock::now;
 use crate::frame::TcFrame;
 use crate::maps::{NETWORKS, PORTS, UNDERLAY};
+use crate::marks::mark_underlay;
 use crate::recording;
 use crate::tables::KernelTables;
 
@@ -55,6 +56,11 @@ impl Packet for Unwrapped {
     }
 
     #[inline(always)]
+    fn mark(&self) -> u32 {
+        MARK_UNDERLAY
+    }
+
+    #[inline(always)]
     fn tunnel(&self) -> Option<TunnelKey> {
         Some(self.key)
     }
@@ -63,12 +69,13 @@ impl Packet for Unwrapped {
 /// Decides about a packet on the underlay, and carries the decision out.
 #[inline(always)]
 pub fn underlay(context: &TcContext) -> i32 {
-    let Arrival { key, action, reason, port, receiver, congested, .. } =
+    let Arrival { key, action, reason, port, receiver, congested, marked } =
         arrive(&TcFrame::of_tc(context), &KernelTables);
     match action {
         arrival::UNWRAP | arrival::GATHER => {}
         arrival::GSO => {
             note_gso(context);
+            mark_underlay(context.skb.skb);
             return TC_ACT_UNSPEC;
         }
         arrival::DROP => {
@@ -78,7 +85,12 @@ pub fn underlay(context: &TcContext) -> i32 {
             }
             return act::tc(context, &decision, 0);
         }
-        _ => return TC_ACT_UNSPEC,
+        _ => {
+            if marked != 0 {
+                mark_underlay(context.skb.skb);
+            }
+            return TC_ACT_UNSPEC;
+        }
     }
     if !unwrap(context) {
         return TC_ACT_SHOT;

@@ -4,6 +4,7 @@ mod cluster;
 
 use std::fs::{self, DirBuilder};
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use crate::api::ErrorBody;
 use crate::datapath::{Datapath, DatapathError, Mode};
 use crate::kernel::bpffs::{self, BpffsError};
 use crate::kernel::capabilities::{Capabilities, Unable};
+use crate::kernel::limits;
 use crate::kernel::netlink::{Netlink, NetlinkError};
 use crate::kernel::netns::{Netns, NetnsError};
 use crate::lock::{Lock, LockError};
@@ -51,12 +53,17 @@ pub struct Options {
     pub pools: Vec<Subnet>,
     /// The number of learned FDB entries; `None` keeps the present table.
     pub fdb_size: Option<u32>,
+    /// The bit of a packet's mark for connections to published ports.
+    pub published_mark: u32,
     /// The UDP port of the tunnels of overlay networks.
     pub vxlan_port: u16,
     /// The UDP port of WireGuard, which carries the tunnels of encrypted networks.
     pub wireguard_port: u16,
     /// The cluster to join.
     pub cluster: Option<ClusterOptions>,
+    /// The source address of tunnels, to which other hosts send theirs; `None` for the source
+    /// address of packets to etcd, or without a cluster to each peer.
+    pub advertise: Option<IpAddr>,
 }
 
 /// The reason why the daemon did not start, or ended with an error.
@@ -213,6 +220,9 @@ pub fn run(
     let capabilities = check_machine()?;
     make_run_directory(&options.instance)?;
     let lock = Lock::acquire(&options.instance.lock_file())?;
+    if let Err(error) = limits::raise_open_files() {
+        tracing::warn!("the limit of open files stays as it is: {error}");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(32)
@@ -303,8 +313,12 @@ async fn start(options: &Options, capabilities: &Capabilities, before: &Before) 
     let netlink = Netlink::open()?;
     // First, because nothing has to be undone yet if it fails.
     let membership = match &options.cluster {
-        Some(cluster) => Some(cluster::join(cluster, instance, &netlink).await?),
+        Some(cluster) => Some(cluster::join(cluster, options.advertise, instance, &netlink).await?),
         None => None,
+    };
+    let advertise = match &membership {
+        Some(membership) => Some(membership.address()),
+        None => cluster::advertised(options.advertise, instance, &netlink).await?,
     };
     served_namespace::write(instance, Netns::current()?.id())?;
     bpffs::ensure(&instance.bpf_directory())?;
@@ -313,7 +327,13 @@ async fn start(options: &Options, capabilities: &Capabilities, before: &Before) 
     // request.
     let fdb_size = options.fdb_size.or_else(|| Datapath::fdb_size(&directory)).unwrap_or(FDB_SIZE);
     let cluster = membership.is_some();
-    let datapath = crate::datapath::Options { directory, mode: options.mode, fdb_size, cluster };
+    let datapath = crate::datapath::Options {
+        directory,
+        mode: options.mode,
+        fdb_size,
+        cluster,
+        published_mark: options.published_mark,
+    };
     // The verifier may take seconds; no other task runs yet.
     let datapath = Arc::new(Datapath::open(datapath)?);
     datapath.follow_log();
@@ -333,6 +353,7 @@ async fn start(options: &Options, capabilities: &Capabilities, before: &Before) 
         vxlan_port: options.vxlan_port,
         wireguard_port: options.wireguard_port,
         membership,
+        advertise,
     };
     let switch = Arc::new(Switch::new(parts)?);
     let restored = match switch.restore(recorded).await {

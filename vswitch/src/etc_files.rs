@@ -24,21 +24,36 @@ const NETNS_DIRECTORIES: [&str; 2] = ["/run/netns", "/var/run/netns"];
 const MARK: &str = "# WriteOutcome by vswitch and removed on detach.";
 
 /// Returns the text of a resolv.conf with these name servers and with the `search`, `domain` and
-/// `options` lines of the host's file.
+/// `options` lines of the host's file. If these set no `ndots`, it is 0, as in Docker. With the C
+/// library's default of 1, a search domain would be asked for `db` before the switch is, and a
+/// domain with a wildcard has an answer for every name.
 pub fn resolv_conf(nameservers: &[IpAddr], host: &str) -> String {
     let mut text = String::new();
+    let mut ndots = nameservers.is_empty();
     for nameserver in nameservers {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "nameserver {nameserver}");
     }
     for line in host.lines().map(str::trim_end) {
         // A keyword must start the line (resolv.conf(5)).
-        if matches!(line.split([' ', '\t']).next(), Some("search" | "domain" | "options")) {
+        let mut words = line.split([' ', '\t']);
+        let keyword = words.next();
+        if matches!(keyword, Some("search" | "domain" | "options")) {
             text += line;
             text.push('\n');
         }
+        ndots |= keyword == Some("options") && words.any(sets_ndots);
+    }
+    if !ndots {
+        text += "options ndots:0\n";
     }
     text
+}
+
+/// Reports whether an option of a resolv.conf is `ndots` with a number. The C library reads another
+/// value as 0.
+fn sets_ndots(option: &str) -> bool {
+    option.strip_prefix("ndots:").is_some_and(|number| number.parse::<u32>().is_ok())
 }
 
 /// Returns the text of a hosts file: loopback entries, and each address with all names. Repeated
@@ -315,6 +330,24 @@ mod tests {
             "nameserver 10.201.0.1\nnameserver fd00::1\nsearch a.example b.example\noptions\tndots:2 rotate\n"
         );
         assert_eq!(resolv_conf(&[], "nameserver 192.0.2.1"), "");
+        assert_eq!(resolv_conf(&[], "options rotate"), "options rotate\n");
+    }
+
+    #[test]
+    fn names_are_looked_up_as_they_are_unless_the_host_says_otherwise() {
+        let lines = |host: &str| resolv_conf(&[GATEWAY], host).lines().skip(1).map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(lines("search example.com\n"), ["search example.com", "options ndots:0"]);
+        // The C library reads each `options` line.
+        assert_eq!(lines("options timeout:1 edns0\n"), ["options timeout:1 edns0", "options ndots:0"]);
+        for kept in ["options ndots:3", "options\trotate \t ndots:0", "options ndots:1 trust-ad"] {
+            assert_eq!(lines(kept), [kept]);
+        }
+        for other in ["options ndots:x", "options ndots:", "options ndots", "options xndots:2"] {
+            assert_eq!(lines(other), [other, "options ndots:0"]);
+        }
+        for ignored in ["# options ndots:3", " options ndots:3", "optionsndots:3", "; options ndots:3"] {
+            assert_eq!(lines(ignored), ["options ndots:0"]);
+        }
     }
 
     #[test]
@@ -355,7 +388,7 @@ mod tests {
         let text = fs::read_to_string(&path).expect("a file");
         let (first, rest) = text.split_once('\n').expect("lines");
         assert!(first.starts_with('#') && first.contains("default") && first.contains("web"), "{first}");
-        assert_eq!(rest, "nameserver 10.201.0.1\nsearch example\n");
+        assert_eq!(rest, "nameserver 10.201.0.1\nsearch example\noptions ndots:0\n");
         assert_eq!(path.metadata().expect("a file").mode() & 0o777, 0o644);
         assert!(etc.remove_resolv_conf(netns, &names.instance).expect("removed"));
         assert!(!directory.path().join("netns").exists());

@@ -52,7 +52,8 @@ impl Flooded {
     /// Reads what counts of a frame with this decision, which came in by `port`.
     #[inline(always)]
     pub fn new<P: Packet + ?Sized>(decision: &Decision, frame: &P, port: &Port) -> Self {
-        let listeners = matches!(decision.action, action::FLOOD_LISTENERS | action::FLOOD_LISTENERS_EXCEPT_HOST);
+        let listeners = matches!(decision.action, action::FLOOD_LISTENERS | action::FLOOD_LISTENERS_EXCEPT_HOST)
+            || decision.action == action::FLOOD_HOST && decision.to.way == Delivery::LISTENING;
         let (length, fragments, tag, group) = match Ethernet::parse(frame) {
             Ok(ethernet) => {
                 let tag = ethernet.tag.map_or(0, |tag| u32::from(tag.tpid) << 16 | u32::from(tag.tci));
@@ -102,9 +103,11 @@ impl Flooded {
         }
         let host = matches!(port.kind(), Some(PortKind::Host));
         let wanted = match self.action {
+            action::FLOOD_HOST => self.is_for_host(port, number, tables),
             _ if matches!(port.kind(), Some(PortKind::Child)) => self.is_for_child(port, number),
             // The host's address is always in the FDB, and no unknown stations are behind its port.
-            action::FLOOD_UNKNOWN | action::FLOOD_EXCEPT_HOST => !host,
+            action::FLOOD_UNKNOWN => !host && self.may_have_unknown(port),
+            action::FLOOD_EXCEPT_HOST => !host,
             action::FLOOD_ROUTERS => group::has_router(port),
             action::FLOOD_LISTENERS_EXCEPT_HOST if host => false,
             action::FLOOD_LISTENERS | action::FLOOD_LISTENERS_EXCEPT_HOST => {
@@ -121,6 +124,27 @@ impl Flooded {
         }
         let tag = (self.tag != 0).then_some(Tag { tpid: (self.tag >> 16) as u16, tci: self.tag as u16 });
         Copied::Tag(vlan::tag_change(tag, self.vlan, port))
+    }
+
+    /// Returns whether a port leads to the host, which gets a copy however much is flooded: the host
+    /// port, or the parent of a child that the host reaches.
+    #[inline(always)]
+    fn is_for_host<T: Tables>(&self, port: &Port, number: PortNumber, tables: &T) -> bool {
+        match port.kind() {
+            Some(PortKind::Host) => {
+                self.group.is_unspecified6() || group::has_router(port) || tables.listens(&self.listener(number))
+            }
+            Some(PortKind::Parent) => true,
+            _ => false,
+        }
+    }
+
+    /// Returns whether unknown stations may be behind a port. Behind a guarded port that does not
+    /// learn is the endpoint alone, which is in the FDB; in a VLAN in which frames leave with a tag
+    /// only once it has sent a frame.
+    #[inline(always)]
+    fn may_have_unknown(&self, port: &Port) -> bool {
+        port.flags & (Port::SPOOF_GUARD | Port::LEARN) != Port::SPOOF_GUARD || self.vlan != port.vlan
     }
 
     /// Returns whether a child gets a copy of a frame from another child, the wire or the host.

@@ -44,8 +44,8 @@ pub(super) fn decide<P: Packet + ?Sized, T: Tables>(
     Decision { snoops: frame.forget(snoops) as u8, ..Decision::new(frame.forget(action), number) }
 }
 
-/// Drops a flood beyond the port's allowance, and sets the [`StormClass`] that another flood is
-/// counted in.
+/// Restricts a flood beyond the port's allowance to the host, and sets the [`StormClass`] that
+/// another flood is counted in.
 #[inline(always)]
 pub(super) fn allowance<T: Tables>(
     decision: Decision,
@@ -70,9 +70,30 @@ pub(super) fn allowance<T: Tables>(
         _ => return decision,
     } as u8;
     if tables.storm(decision.ingress, class.into()).is_used_up(port.storm, now) {
-        return Decision::drop(DropReason::Storm, decision.ingress);
+        return beyond_allowance(decision, port);
     }
     Decision { storm: class.into(), ..decision }
+}
+
+/// Returns what becomes of a flood beyond the port's allowance: the host gets what is for it, and
+/// no other port gets a copy. The frame is counted as dropped.
+#[inline(always)]
+fn beyond_allowance(decision: Decision, port: &Port) -> Decision {
+    let dropped = Decision::drop(DropReason::Storm, decision.ingress);
+    let for_host = match decision.action {
+        action::FLOOD_GROUP | action::FLOOD_LISTENERS => match port.kind() {
+            Some(PortKind::Container | PortKind::Uplink) => true,
+            Some(PortKind::Child) => port.has(Port::HOST_ACCESS),
+            _ => false,
+        },
+        _ => false,
+    };
+    if for_host {
+        let way = if decision.action == action::FLOOD_LISTENERS { Delivery::LISTENING } else { 0 };
+        return Decision { action: action::FLOOD_HOST, to: Delivery { way, ..decision.to }, ..dropped };
+    }
+    // The interface is the host's, too, which gets every frame on it.
+    if matches!(port.kind(), Some(PortKind::Uplink)) { Decision { action: action::PASS, ..dropped } } else { dropped }
 }
 
 /// Returns the answer to an ARP request or neighbor solicitation for an address of a known station

@@ -17,9 +17,17 @@ use crate::packet::{Ethernet, Malformed, Packet, ethertype, protocol};
 use crate::tables::{FdbKey, NeighborKey, OwnKey, Port, PortNumber, Tables};
 use crate::verdict::DropReason;
 
-/// UDP ports that DHCP servers send from (RFC 2131, 4.1; RFC 8415, 7.2).
-const DHCP_SERVER: u16 = 67;
-const DHCPV6_SERVER: u16 = 547;
+/// UDP ports of DHCP servers and clients (RFC 2131, 4.1; RFC 8415, 7.2). Clients accept an answer
+/// from any port, so what is sent to a client's port counts as an answer.
+const DHCP: (u16, u16) = (67, 68);
+const DHCPV6: (u16, u16) = (547, 546);
+
+/// Bytes of a UDP header (RFC 768), a TCP header without options (RFC 9293, 3.1), an SCTP header (RFC
+/// 9260, 3.1) and what all ICMPv6 messages have (RFC 4443, 2.1).
+const UDP: usize = 8;
+const TCP: usize = 20;
+const SCTP: usize = 12;
+const ICMPV6: usize = 4;
 
 /// IGMP's membership query (RFC 9776, 4).
 const MEMBERSHIP_QUERY: u8 = 0x11;
@@ -125,7 +133,7 @@ impl<T: Tables> Speaker<'_, T> {
     #[inline(always)]
     fn ipv4<P: Packet + ?Sized>(&self, frame: &P, at: usize) -> Option<DropReason> {
         let Some(header) = frame.read::<16>(at) else { return Some(DropReason::Truncated) };
-        let [version, _, _, _, _, _, f0, f1, _, protocol, _, _, s0, s1, s2, s3] = header;
+        let [version, _, l0, l1, _, _, f0, f1, _, protocol, _, _, s0, s1, s2, s3] = header;
         // A station without an address asks for one from 0.0.0.0.
         let source = [s0, s1, s2, s3];
         if self.port.has(Port::SPOOF_GUARD) && !self.may_use4(source) && source != [0; 4] {
@@ -134,14 +142,18 @@ impl<T: Tables> Speaker<'_, T> {
         if !matches!(protocol, protocol::UDP | protocol::IGMP) || u16::from_be_bytes([f0, f1]) & 0x1fff != 0 {
             return None;
         }
-        let transport = at + usize::from(version & 0xf) * 4;
-        let Some([t0, t1]) = frame.read(transport) else { return Some(DropReason::Truncated) };
+        let length = usize::from(version & 0xf) * 4;
+        let Some([t0, t1, t2, t3]) = frame.read(at + length) else { return Some(DropReason::Truncated) };
         if protocol == protocol::IGMP {
             let queries = t0 == MEMBERSHIP_QUERY && self.port.has(Port::RA_GUARD);
             return queries.then_some(DropReason::RouterAdvertisement);
         }
-        let answers = u16::from_be_bytes([t0, t1]) == DHCP_SERVER && self.port.has(Port::DHCP_GUARD);
-        answers.then_some(DropReason::DhcpServer)
+        // The ports must be in this packet, not behind its end: a receiver would take them from
+        // another fragment.
+        if usize::from(u16::from_be_bytes([l0, l1])) < length + UDP {
+            return Some(DropReason::Truncated);
+        }
+        self.answers([t0, t1, t2, t3], DHCP)
     }
 
     #[inline(always)]
@@ -168,18 +180,39 @@ impl<T: Tables> Speaker<'_, T> {
         if !walk.complete {
             return Some(DropReason::HeaderChain);
         }
+        let length = u16::from_be_bytes([l0, l1]);
+        if length == 0 && walk.protocol == protocol::TCP {
+            // BIG TCP: the length is in a jumbo payload option (RFC 2675).
+            return None;
+        }
+        // Receivers read no further than this. What the packet does not contain they would take from
+        // another fragment (RFC 7112).
+        let end = at + ipv6::HEADER + usize::from(length);
+        let fixed = match walk.protocol {
+            protocol::UDP => UDP,
+            protocol::TCP => TCP,
+            protocol::SCTP => SCTP,
+            protocol::ICMPV6 => ICMPV6,
+            _ => 0,
+        };
+        if walk.offset + fixed > end {
+            return Some(DropReason::HeaderChain);
+        }
         match walk.protocol {
-            protocol::UDP => {
-                let Some(port) = frame.read(walk.offset) else { return Some(DropReason::Truncated) };
-                let answers = u16::from_be_bytes(port) == DHCPV6_SERVER && self.port.has(Port::DHCP_GUARD);
-                answers.then_some(DropReason::DhcpServer)
-            }
-            protocol::ICMPV6 => {
-                let end = at + ipv6::HEADER + usize::from(u16::from_be_bytes([l0, l1]));
-                self.icmpv6(frame, source, walk.offset, end)
-            }
+            protocol::UDP => match frame.read(walk.offset) {
+                Some(ports) => self.answers(ports, DHCPV6),
+                None => Some(DropReason::Truncated),
+            },
+            protocol::ICMPV6 => self.icmpv6(frame, source, walk.offset, end),
             _ => None,
         }
+    }
+
+    /// Returns whether a datagram with these ports is an answer of a DHCP server.
+    #[inline(always)]
+    fn answers(&self, [s0, s1, d0, d1]: [u8; 4], (server, client): (u16, u16)) -> Option<DropReason> {
+        let answers = u16::from_be_bytes([s0, s1]) == server || u16::from_be_bytes([d0, d1]) == client;
+        (answers && self.port.has(Port::DHCP_GUARD)).then_some(DropReason::DhcpServer)
     }
 
     #[inline(always)]
@@ -195,6 +228,9 @@ impl<T: Tables> Speaker<'_, T> {
             _ => return None,
         }
         let Some(target) = frame.read(at + 8) else { return Some(DropReason::Truncated) };
+        if at + neighbor::LENGTH > end {
+            return Some(DropReason::Truncated);
+        }
         // An advertisement claims its target. So does a solicitation of a station without an
         // address, which is about to take that one (RFC 4862, 5.4). Any other solicitation asks for
         // another station.

@@ -10,7 +10,7 @@ mod tests;
 use super::scope::Scope;
 use crate::packet::address::Addresses;
 use crate::packet::{Ethernet, Packet};
-use crate::tables::{MARK_PUBLISHED, NetworkNumber, Port, PortKind, Subnet, Tables};
+use crate::tables::{NetworkNumber, Port, PortKind, Subnet, Tables};
 use crate::verdict::{Decision, Delivery, DropReason, action};
 
 /// Changes a decision by which a frame would pass between a network and the host's stack and must
@@ -72,7 +72,7 @@ fn from_host<P: Packet + ?Sized, T: Tables>(ip: &Addresses, frame: &P, port: &Po
     }
     let source = tables.subnet(ip.source);
     if let Some(from) = source.filter(|from| is_foreign(from, port.network)) {
-        if frame.mark() & MARK_PUBLISHED == 0 {
+        if frame.mark() & tables.published_mark() == 0 {
             return Some(DropReason::OtherNetwork);
         }
         // A published port is open to other networks, but not to the endpoints of an internal

@@ -1,6 +1,8 @@
 //! The decision: what happens to a frame that enters the switch. Read [`forward`] and `decide` from
 //! top to bottom; each step that is longer than a few lines has a file of its own.
 
+mod announce;
+mod claim;
 mod flood;
 mod group;
 mod guard;
@@ -25,8 +27,9 @@ pub use too_big::LEAST_IPV6;
 
 use scope::{Everything, Hook, Scope};
 
+use crate::packet::address::Address;
 use crate::packet::{Ethernet, Packet};
-use crate::tables::{FdbKey, Port, PortKind, PortNumber, Tables};
+use crate::tables::{FdbKey, MARK_UNDERLAY, OwnKey, Port, PortKind, PortNumber, Tables};
 use crate::verdict::{Decision, Delivery, DropReason, action};
 use crate::verifier;
 
@@ -141,6 +144,9 @@ fn decide<P: Packet + ?Sized, T: Tables, S: Scope>(ifindex: u32, frame: &P, tabl
     if !port.kind().is_some_and(|kind| S::PORTS.has(kind)) {
         return Decision::drop(DropReason::UnknownPort, PortNumber::NONE);
     }
+    if const { S::PORTS.has(PortKind::Tunnel) } && port.has(Port::UNDERLAY) && frame.mark() & MARK_UNDERLAY == 0 {
+        return Decision::drop(DropReason::UnknownPeer, PortNumber::NONE);
+    }
     let unknown = FdbKey { network: port.network, ..Decision::new(action::DROP, number).station };
     // A parent stays the host's own interface: a frame that concerns no child is for the host to
     // judge.
@@ -161,7 +167,7 @@ fn decide<P: Packet + ?Sized, T: Tables, S: Scope>(ifindex: u32, frame: &P, tabl
         return if is_parent { passed } else { Decision { station: unknown, ..refused } };
     }
     let Some(vlan) = vlan::of(&ethernet, port, number, tables) else {
-        return Decision { station: unknown, ..Decision::drop(DropReason::VlanNotAllowed, number) };
+        return Decision { station: unknown, ..Decision::drop(vlan::why_not(&ethernet), number) };
     };
     let station = FdbKey { mac: ethernet.source, vlan, ..unknown };
     let dropped = |reason| Decision { station, ..Decision::drop(reason, number) };
@@ -178,6 +184,12 @@ fn decide<P: Packet + ?Sized, T: Tables, S: Scope>(ifindex: u32, frame: &P, tabl
     if const { !S::PHASE.has_rest() } {
         return Decision::new(action::DEFER, number);
     }
+    if const { S::HOOK.is_of_ingress() && S::PORTS.has_outside() }
+        && matches!(port.kind(), Some(PortKind::Uplink | PortKind::Parent | PortKind::Tunnel))
+        && let Some(reason) = claim::check::<P, T, S>(frame, &ethernet, &station, number, port, tables)
+    {
+        return dropped(reason);
+    }
     if is_parent {
         let decision = if matches!(const { S::HOOK }, Hook::EgressOfForwarded) {
             parent::from_host::<P, T, true>(frame, &ethernet, &station, number, port, tables)
@@ -190,9 +202,15 @@ fn decide<P: Packet + ?Sized, T: Tables, S: Scope>(ifindex: u32, frame: &P, tabl
         };
         return Decision { station, ..decision };
     }
-    let learns = match source(&station, number, port, tables, now) {
+    let for_host = const { S::PORTS.has(PortKind::Uplink) && S::CAST.has_unicast() }
+        && is_for_host(&ethernet, number, port, tables);
+    let announces = || const { S::CAST.has_group() } && is_group && announce::announces(frame, &ethernet);
+    let learns = match source(&station, number, port, tables, now, announces) {
         Source::Known => 0,
         Source::Learn => 1,
+        Source::Announced => Decision::ANNOUNCED.into(),
+        // The host's own traffic does not depend on the FDB.
+        Source::Spoofed | Source::Held if for_host => 0,
         Source::Spoofed => return dropped(DropReason::SourceSpoofed),
         Source::Held => return dropped(DropReason::StationHeld),
     };
@@ -205,7 +223,9 @@ fn decide<P: Packet + ?Sized, T: Tables, S: Scope>(ifindex: u32, frame: &P, tabl
         };
         return Decision { learns, station, ..decision };
     }
-    let decision = if is_group {
+    let decision = if for_host {
+        Decision::new(action::PASS, number)
+    } else if is_group {
         group::decide(frame, &ethernet, &station, number, port, tables)
     } else {
         unicast(frame, &ethernet, &FdbKey { mac: ethernet.destination, ..station }, number, port, tables)
@@ -249,12 +269,26 @@ fn refuse<P: Packet + ?Sized, S: Scope>(
     None
 }
 
+/// Returns whether a frame from the wire is for the host's stack on the uplink's interface: for the
+/// interface's own station or another one of the host's there, in any VLAN.
+#[inline(always)]
+fn is_for_host<T: Tables>(ethernet: &Ethernet, number: PortNumber, port: &Port, tables: &T) -> bool {
+    if !matches!(port.kind(), Some(PortKind::Uplink)) {
+        return false;
+    }
+    let address = Address::link_local(ethernet.destination);
+    ethernet.destination == port.mac
+        || port.has(Port::HOST_STATIONS) && tables.owns(&OwnKey { address, port: number, reserved: 0 })
+}
+
 /// What the FDB says about the sender of a frame.
 enum Source {
     /// The sender is at the port where the FDB has it.
     Known,
     /// The sender is new, has moved, or has not been refreshed in this tick.
     Learn,
+    /// The sender has moved, and announces itself.
+    Announced,
     /// The address belongs to a station behind another port.
     Spoofed,
     /// The sender moved too often and is held at another port.
@@ -262,7 +296,14 @@ enum Source {
 }
 
 #[inline(always)]
-fn source<T: Tables>(station: &FdbKey, number: PortNumber, port: &Port, tables: &T, now: u32) -> Source {
+fn source<T: Tables>(
+    station: &FdbKey,
+    number: PortNumber,
+    port: &Port,
+    tables: &T,
+    now: u32,
+    announces: impl Fn() -> bool,
+) -> Source {
     let own = station.mac == port.mac;
     // The usual case, without a lookup: the endpoint itself sends.
     if own && station.vlan == port.vlan {
@@ -272,9 +313,21 @@ fn source<T: Tables>(station: &FdbKey, number: PortNumber, port: &Port, tables: 
         Some(entry) if entry.port == number && (entry.is_static() || entry.seen == now) => Source::Known,
         Some(entry) if entry.port == number => Source::Learn,
         Some(entry) if entry.is_static_or_sticky() => Source::Spoofed,
+        Some(entry) if own || port.has(Port::LEARN) => {
+            let announced = announces();
+            if entry.is_held(now) && !(announced && entry.is_silent(now)) {
+                Source::Held
+            } else if announced {
+                Source::Announced
+            } else if entry.is_settling(now) {
+                Source::Known
+            } else {
+                Source::Learn
+            }
+        }
         Some(entry) if entry.is_held(now) => Source::Held,
         // On a trunk the endpoint itself is learned in each VLAN.
-        _ if own || port.has(Port::LEARN) => Source::Learn,
+        None if own || port.has(Port::LEARN) => Source::Learn,
         _ => Source::Known,
     }
 }

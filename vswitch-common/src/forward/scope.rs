@@ -36,6 +36,12 @@ impl PortKinds {
     pub(super) const fn has(self, kind: PortKind) -> bool {
         self.0 & 1 << kind as u8 != 0
     }
+
+    /// Returns whether a kind of port is in the set behind which other machines are.
+    #[inline(always)]
+    pub(super) const fn has_outside(self) -> bool {
+        self.has(PortKind::Uplink) || self.has(PortKind::Parent) || self.has(PortKind::Tunnel)
+    }
 }
 
 /// Frames by their destination address.
@@ -108,6 +114,12 @@ impl Hook {
     #[inline(always)]
     pub(super) const fn is_xdp(self) -> bool {
         matches!(self, Self::Xdp)
+    }
+
+    /// Returns whether the hook has frames that the port's device received.
+    #[inline(always)]
+    pub(super) const fn is_of_ingress(self) -> bool {
+        matches!(self, Self::Ingress | Self::Xdp)
     }
 }
 

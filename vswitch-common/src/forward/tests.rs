@@ -58,7 +58,7 @@ fn verdict(ifindex: u32, destination: Mac, source: Mac) -> Verdict {
 /// Writes the station that a decision learns.
 pub(super) fn learn(tables: &mut MemoryTables, decision: &Decision, now: u32) {
     if let Some(station) = decision.learn() {
-        tables.learn(station, decision.ingress, now);
+        tables.learn(station, decision.ingress, now, decision.learns == Decision::ANNOUNCED);
     }
 }
 
@@ -135,6 +135,36 @@ fn frames_for_the_uplinks_own_address_pass_to_the_host() {
     assert_eq!(verdict(14, WIRE, STRANGER), Verdict::Pass);
     let local = delivery(verdict(11, WIRE, A));
     assert_eq!((local.ifindex, local.kind(), local.way), (14, Some(PortKind::Uplink), 1));
+}
+
+#[test]
+fn frames_for_the_hosts_stations_on_an_uplink_pass_in_any_vlan_whatever_the_fdb_says() {
+    let mut tables = tables();
+    let uplink = tables.ports.get_mut(&PortNumber(4)).expect("the uplink");
+    (uplink.flags, uplink.storm) = (uplink.flags | Port::HOST_STATIONS, 1);
+    tables.owned.insert(OwnKey { address: Address::link_local(OTHER), port: PortNumber(4), reserved: 0 });
+    let used_up = StormWindow { tick: NOW, count: 1 };
+    tables.storms.insert((PortNumber(4), StormClass::Unknown as u32), used_up);
+    let tagged = |to, from, id| frame(to, from, &[0x81, 0, 0, id, 8, 0, 0x45]);
+    let decide = |tables: &MemoryTables, to, from, id| forward(14, tagged(to, from, id).as_slice(), tables, NOW);
+    for vlan in [0, 30] {
+        for station in [WIRE, OTHER] {
+            assert_eq!(decided(&decide(&tables, station, STRANGER, vlan)), Verdict::Pass, "{station} in VLAN {vlan}");
+            // Another port claims the host's station, and the sender is held or static elsewhere.
+            let mut forged = tables.clone();
+            let key = |mac| FdbKey { network: NetworkNumber(1), vlan: VlanKey(vlan.into()), mac };
+            if station == OTHER || vlan != 0 {
+                forged.fdb.insert(key(station), FdbEntry { port: PortNumber(1), ..FdbEntry::default() });
+            }
+            let elsewhere = FdbEntry { port: PortNumber(1), flags: FdbEntry::STATIC, ..FdbEntry::default() };
+            forged.fdb.insert(key(STRANGER), elsewhere);
+            let passed = decide(&forged, station, STRANGER, vlan);
+            assert_eq!((decided(&passed), passed.learn()), (Verdict::Pass, None), "{station} in VLAN {vlan}");
+        }
+        let unknown = decided(&decide(&tables, OTHER_HOST, STRANGER, vlan));
+        assert_eq!(unknown, Verdict::Drop(DropReason::Storm), "no station of the host");
+    }
+    assert!(decide(&tables, WIRE, STRANGER, 30).learn().is_some(), "the sender is learned");
 }
 
 #[test]
@@ -255,12 +285,13 @@ fn a_station_that_moves_too_often_is_held() {
     }
     assert_eq!((tables.fdb[&key].port, tables.fdb[&key].moves), (PortNumber(2), 5));
     assert!(matches!(hear(&mut tables, 11, NOW + 1), Verdict::Flood(_)), "the sixth move in ten seconds");
-    assert_eq!((tables.fdb[&key].port, tables.fdb[&key].is_held(NOW + 1)), (PortNumber(2), true));
-    assert_eq!(hear(&mut tables, 11, NOW + 5), Verdict::Drop(DropReason::StationHeld));
-    assert!(matches!(hear(&mut tables, 12, NOW + 5), Verdict::Flood(_)), "a frame from the port where it is held");
+    // It is held where it was before, and the newcomer is held off.
+    assert_eq!((tables.fdb[&key].port, tables.fdb[&key].is_held(NOW + 1)), (PortNumber(1), true));
+    assert_eq!(hear(&mut tables, 12, NOW + 5), Verdict::Drop(DropReason::StationHeld));
+    assert!(matches!(hear(&mut tables, 11, NOW + 5), Verdict::Flood(_)), "a frame from the port where it is held");
     let later = NOW + 1 + FdbEntry::DAMPING;
-    assert!(matches!(hear(&mut tables, 11, later), Verdict::Flood(_)));
-    assert_eq!((tables.fdb[&key].port, tables.fdb[&key].is_held(later)), (PortNumber(1), false));
+    assert!(matches!(hear(&mut tables, 12, later), Verdict::Flood(_)));
+    assert_eq!((tables.fdb[&key].port, tables.fdb[&key].is_held(later)), (PortNumber(2), false));
     // Slow moves are not counted.
     for turn in 1..20 {
         hear(&mut tables, [11, 12][turn as usize % 2], later + turn * FdbEntry::DAMPING);
@@ -290,7 +321,15 @@ fn storms_are_stopped_per_class_and_known_unicast_is_not_counted() {
         assert_eq!(decision.storm, class as u16);
         assert!(matches!(decided(&decision), Verdict::Flood(_)), "{class:?}");
         used(&mut tables, class, 10);
-        assert_eq!(decided(&to(&tables, mac)), Verdict::Drop(DropReason::Storm), "{class:?}");
+        // The host gets its copy however much is flooded. The frame counts as dropped.
+        let decision = to(&tables, mac);
+        let host =
+            if class == StormClass::Unknown { Verdict::Drop(DropReason::Storm) } else { Verdict::Flood(Flood::Host) };
+        assert_eq!(
+            (decided(&decision), decision.reason, decision.storm),
+            (host, DropReason::Storm as u32, 0),
+            "{class:?}"
+        );
         let others = classes.iter().filter(|(_, other)| *other != class);
         for (mac, other) in others {
             used(&mut tables, *other, 0);
@@ -299,6 +338,91 @@ fn storms_are_stopped_per_class_and_known_unicast_is_not_counted() {
         assert!(matches!(decided(&to(&tables, B)), Verdict::Redirect(_)));
     }
     assert!(matches!(decided(&forward(12, frame(STRANGER, B, &[8, 6]).as_slice(), &tables, NOW)), Verdict::Flood(_)));
+}
+
+#[test]
+fn what_is_for_the_host_is_never_throttled() {
+    let mut tables = tables();
+    for (number, kind) in [(1, PortKind::Container), (4, PortKind::Uplink)] {
+        tables.ports.get_mut(&PortNumber(number)).expect("a port").storm = 1;
+        for class in 1..=3 {
+            tables.storms.insert((PortNumber(number), class), StormWindow { tick: NOW, count: 1 });
+        }
+        assert_eq!(tables.ports[&PortNumber(number)].kind(), Some(kind));
+    }
+    let copies = |tables: &MemoryTables, decision: &Decision, bytes: &[u8]| -> Vec<u32> {
+        let flooded = Flooded::new(decision, bytes, &tables.ports[&decision.ingress]);
+        let gets =
+            |number: &u32| flooded.copy(&tables.ports[&PortNumber(*number)], PortNumber(*number), tables) != Copied::No;
+        (1..=4).filter(gets).collect()
+    };
+    for (device, source) in [(11, A), (14, STRANGER)] {
+        let bytes = frame(Mac::BROADCAST, source, &[0x88, 0xb5]);
+        let decision = forward(device, bytes.as_slice(), &tables, NOW);
+        assert_eq!(
+            (decided(&decision), copies(&tables, &decision, &bytes)),
+            (Verdict::Flood(Flood::Host), [3].to_vec())
+        );
+        // Multicast only if the host listens.
+        let ip = [&[8, 0, 0x45][..], &[0; 15], &[239, 1, 2, 3]].concat();
+        let bytes = frame(Mac([1, 0, 0x5e, 1, 2, 3]), source, &ip);
+        let mut tables = tables.clone();
+        for number in [1, 4] {
+            tables.ports.get_mut(&PortNumber(number)).expect("a port").flags |= Port::SNOOPING;
+        }
+        let decision = forward(device, bytes.as_slice(), &tables, NOW);
+        assert_eq!((decided(&decision), copies(&tables, &decision, &bytes)), (Verdict::Flood(Flood::Host), Vec::new()));
+        let group = Address::mapped([239, 1, 2, 3]);
+        let (network, vlan) = (NetworkNumber(1), VlanKey::NONE);
+        tables.listeners.insert(ListenerKey { group, network, port: PortNumber(3), vlan, reserved: [0; 3] });
+        assert_eq!(copies(&tables, &decision, &bytes), [3]);
+    }
+    // All that arrives on the interface is the host's, too.
+    let decision = forward(14, frame(OTHER, STRANGER, &[0x88, 0xb5]).as_slice(), &tables, NOW);
+    assert_eq!((decided(&decision), decision.reason), (Verdict::Pass, DropReason::Storm as u32));
+}
+
+#[test]
+fn an_announcement_moves_a_station_that_is_held_for_a_silent_owner() {
+    let mut tables = tables();
+    let key = FdbKey { network: NetworkNumber(1), vlan: VlanKey::NONE, mac: STRANGER };
+    let held =
+        |seen| FdbEntry { port: PortNumber(4), seen, flags: FdbEntry::HELD, since: NOW - 3, ..FdbEntry::default() };
+    let arp = |sender: u8, target: u8| {
+        let mut packet = std::vec![8, 6, 0, 1, 8, 0, 6, 4, 0, 1];
+        packet.extend(STRANGER.0);
+        packet.extend([10, 1, 0, sender]);
+        packet.extend([0; 6]);
+        packet.extend([10, 1, 0, target]);
+        frame(Mac::BROADCAST, STRANGER, &packet)
+    };
+    let advertisement = |flags: u8| {
+        let mut packet = std::vec![0x86, 0xdd, 0x60, 0, 0, 0, 0, 24, 58, 255];
+        packet.extend([0xfd; 32]);
+        packet.extend([136, 0, 0, 0, flags, 0, 0, 0]);
+        packet.extend([0xfd; 16]);
+        frame(Mac([0x33, 0x33, 0, 0, 0, 1]), STRANGER, &packet)
+    };
+    let rarp = frame(Mac::BROADCAST, STRANGER, &[0x80, 0x35, 0, 1]);
+    for announcement in [arp(9, 9), advertisement(0x20), rarp] {
+        tables.fdb.insert(key, held(NOW - 1));
+        let decide = |tables: &MemoryTables| forward(11, announcement.as_slice(), tables, NOW);
+        assert_eq!(decided(&decide(&tables)), Verdict::Drop(DropReason::StationHeld), "its owner speaks");
+        tables.fdb.insert(key, held(NOW - 2));
+        let decision = decide(&tables);
+        assert_eq!((decision.learn(), decision.learns), (Some(key), Decision::ANNOUNCED));
+        learn(&mut tables, &decision, NOW);
+        assert_eq!(tables.fdb[&key].port, PortNumber(1));
+        // A frame that was under way from elsewhere passes, and does not move the station.
+        let late = forward(14, arp(9, 8).as_slice(), &tables, NOW + 1);
+        assert_eq!((decided(&late), late.learn()), (Verdict::Flood(Flood::Group), None));
+        let later = forward(14, arp(9, 8).as_slice(), &tables, NOW + 2);
+        assert_eq!(later.learns, 1);
+    }
+    for other in [arp(9, 8), advertisement(0x60), frame(Mac::BROADCAST, STRANGER, &[0x88, 0xb5])] {
+        tables.fdb.insert(key, held(NOW - 2));
+        assert_eq!(decided(&forward(11, other.as_slice(), &tables, NOW)), Verdict::Drop(DropReason::StationHeld));
+    }
 }
 
 #[test]
@@ -418,4 +542,66 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_priority_tag_does_not_hide_the_vlan_behind_it() {
+    let mut tables = tables();
+    let arp: &[u8] = &[8, 6, 0, 1];
+    let from_a = |tables: &MemoryTables, tags: &[u8]| {
+        decided(&forward(11, frame(Mac::BROADCAST, A, &[tags, arp].concat()).as_slice(), tables, NOW))
+    };
+    let hidden: [&[u8]; 4] = [
+        &[0x81, 0, 0xe0, 0, 0x81, 0, 0, 30],
+        &[0x81, 0, 0, 0, 0x88, 0xa8, 0, 30],
+        &[0x88, 0xa8, 0, 0, 0x81, 0, 0, 30],
+        &[0x81, 0, 0, 0, 0x91, 0, 0, 30],
+    ];
+    tables.ports.get_mut(&PortNumber(1)).expect("a").flags = Port::LEARN;
+    for tags in hidden {
+        assert_eq!(from_a(&tables, tags), Verdict::Drop(DropReason::VlanNotAllowed), "{tags:02x?}");
+    }
+    // Deeper than is read.
+    let deep = [0x81, 0, 0, 0, 0x81, 0, 0, 0, 0x81, 0, 0, 30];
+    assert_eq!(from_a(&tables, &deep), Verdict::Drop(DropReason::Truncated));
+    assert_eq!(from_a(&tables, &[0x81, 0, 0xe0, 0, 0x81, 0, 0, 0]), Verdict::Flood(Flood::Group));
+    // A trunk is in the VLAN behind the priority tag, or is not.
+    tables.ports.get_mut(&PortNumber(1)).expect("a").flags = Port::LEARN | Port::TRUNK;
+    assert_eq!(from_a(&tables, hidden[0]), Verdict::Drop(DropReason::VlanNotAllowed));
+    tables.trunks.insert((PortNumber(1), VlanKey(30)));
+    let decision = forward(11, frame(Mac::BROADCAST, A, &[hidden[0], arp].concat()).as_slice(), &tables, NOW);
+    assert_eq!((decided(&decision), decision.station.vlan), (Verdict::Flood(Flood::Group), VlanKey(30)));
+    // To a trunk the frame leaves as it is.
+    tables.fdb.insert(
+        FdbKey { network: NetworkNumber(1), vlan: VlanKey(30), mac: B },
+        FdbEntry { port: PortNumber(2), ..FdbEntry::default() },
+    );
+    let to_b = delivery(decided(&forward(11, frame(B, A, &[hidden[0], arp].concat()).as_slice(), &tables, NOW)));
+    assert_eq!((to_b.port, to_b.tag), (PortNumber(2), tag::KEEP));
+}
+
+#[test]
+fn unknown_unicast_is_not_copied_to_ports_without_unknown_stations() {
+    let mut tables = tables();
+    let copied = |tables: &MemoryTables, rest: &[u8]| {
+        let frame = frame(STRANGER, A, rest);
+        let decision = forward(11, frame.as_slice(), tables, NOW);
+        assert_eq!(decided(&decision), Verdict::Flood(Flood::UnknownUnicast));
+        let flooded = Flooded::new(&decision, frame.as_slice(), &tables.ports[&PortNumber(1)]);
+        let copied = flooded.copy(&tables.ports[&PortNumber(2)], PortNumber(2), tables);
+        copied
+    };
+    let flags = |tables: &mut MemoryTables, flags| tables.ports.get_mut(&PortNumber(2)).expect("b").flags = flags;
+    for (with, expected) in [
+        (Port::SPOOF_GUARD, false),
+        (Port::SPOOF_GUARD | Port::LEARN, true),
+        (Port::LEARN, true),
+        (0, true),
+        (Port::SPOOF_GUARD | Port::TRUNK | Port::ALL_VLANS, false),
+    ] {
+        flags(&mut tables, with);
+        assert_eq!(copied(&tables, &[8, 0, 0x45]) != Copied::No, expected, "{with:#x}");
+    }
+    // In another VLAN of a trunk the endpoint itself may not have been heard.
+    assert_ne!(copied(&tables, &[0x81, 0, 0, 5, 8, 0, 0x45]), Copied::No);
 }

@@ -9,7 +9,7 @@ use crate::mac::Mac;
 use crate::packet::address::Address;
 use crate::packet::{Received, TunnelKey};
 use crate::tables::memory::MemoryTables;
-use crate::tables::{FdbEntry, ListenerKey, MARK_ENCRYPTED, Network, NetworkNumber, StormClass, StormWindow, VlanKey};
+use crate::tables::{FdbEntry, ListenerKey, MARK_UNDERLAY, Network, NetworkNumber, StormClass, StormWindow, VlanKey};
 use crate::verdict::{Flood, Verdict, tag};
 
 /// The VNIs of networks 1 and 2.
@@ -42,6 +42,7 @@ pub(super) fn tables() -> MemoryTables {
                 | Port::TRUNK
                 | Port::ALL_VLANS
                 | Port::ROUTER
+                | Port::UNDERLAY
                 | Port::ISOLATED
                 | Port::SPLIT_HORIZON
                 | Port::SNOOPING,
@@ -73,7 +74,7 @@ fn packet(destination: Mac, source: Mac) -> Vec<u8> {
 /// programs are the same.
 #[track_caller]
 fn out_of(tables: &MemoryTables, key: TunnelKey, bytes: &[u8]) -> Decision {
-    let frame = Received { bytes, mark: 0, tunnel: Some(key) };
+    let frame = Received { bytes, mark: MARK_UNDERLAY, tunnel: Some(key) };
     let decision = forward(DEVICE, &frame, tables, NOW);
     let part = match bytes.first() {
         Some(first) if first & 1 != 0 => part::group_from_tunnel,
@@ -390,18 +391,26 @@ fn an_internal_network_includes_stations_behind_tunnels() {
 }
 
 #[test]
-fn a_peer_inside_wireguard_is_accepted_only_with_the_mark() {
+fn a_peer_is_accepted_only_with_the_mark_of_the_way_to_it() {
     let mut tables = tables();
     let inside = Address::new([0xfd, 0x76, 0x73, 0x77, 0x69, 0x74, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7]);
     let number = *tables.tunnels.values().find(|number| **number != PortNumber::NONE).expect("a tunnel");
     let key = TunnelKey::new(inside, VNI[0]);
     tables.tunnels.insert(key, number);
     let bytes = packet(Mac::BROADCAST, Mac([2, 9, 9, 9, 9, 9]));
-    for (mark, taken) in [(0, false), (!MARK_ENCRYPTED, false), (MARK_ENCRYPTED, true)] {
-        let frame = Received { bytes: &bytes, mark, tunnel: Some(key) };
-        for decision in [forward(DEVICE, &frame, &tables, NOW), part::group_from_tunnel(DEVICE, &frame, &tables, NOW)] {
-            let dropped = decision == Decision::drop(DropReason::UnknownPeer, PortNumber::NONE);
-            assert_eq!(!dropped, taken, "{mark:x}: {decision:?}");
+    // Without the program on the way to a peer there is no mark.
+    let mut unmarked = tables.clone();
+    unmarked.ports.get_mut(&PortNumber(7)).expect("a tunnel").flags &= !Port::UNDERLAY;
+    let frame = Received { bytes: &bytes, mark: 0, tunnel: Some(TunnelKey::new(peer(0), VNI[0])) };
+    assert!(matches!(decided(&forward(DEVICE, &frame, &unmarked, NOW)), Verdict::Flood(_)));
+    for key in [key, TunnelKey::new(peer(0), VNI[0]), TunnelKey::new(peer(1), VNI[0])] {
+        for (mark, taken) in [(0, false), (!MARK_UNDERLAY, false), (MARK_UNDERLAY, true)] {
+            let frame = Received { bytes: &bytes, mark, tunnel: Some(key) };
+            let parts = [forward(DEVICE, &frame, &tables, NOW), part::group_from_tunnel(DEVICE, &frame, &tables, NOW)];
+            for decision in parts {
+                let dropped = decision == Decision::drop(DropReason::UnknownPeer, PortNumber::NONE);
+                assert_eq!(!dropped, taken, "{mark:x}: {decision:?}");
+            }
         }
     }
 }

@@ -36,8 +36,9 @@ pub struct Arrival {
     /// 1 if a packet that is unwrapped was marked as congested on the path, which its sender has to
     /// learn; else 0.
     pub congested: u32,
-    /// 0.
-    pub reserved: u32,
+    /// 1 if a packet that passes to the host's stack may be a tunnel's, so that it gets the mark
+    /// [`crate::tables::MARK_UNDERLAY`]; else 0.
+    pub marked: u32,
 }
 
 /// The values of [`Arrival::action`].
@@ -64,8 +65,11 @@ impl Arrival {
         port: PortNumber::NONE,
         receiver: 0,
         congested: 0,
-        reserved: 0,
+        marked: 0,
     };
+
+    /// To the host's stack, with the mark.
+    const MARKED: Self = Self { marked: 1, ..Self::PASS };
 
     #[inline(always)]
     const fn drop(reason: DropReason) -> Self {
@@ -98,24 +102,34 @@ pub fn arrive<P: Packet + ?Sized, T: Tables>(frame: &P, tables: &T) -> Arrival {
 fn over_ipv4<P: Packet + ?Sized, T: Tables>(frame: &P, tables: &T) -> Arrival {
     let Some(header) = frame.read::<{ ipv4::HEADER }>(HEADER) else { return Arrival::PASS };
     let [vihl, service, _, _, _, _, f0, f1, _, protocol, _, _, s0, s1, s2, s3, d0, d1, d2, d3] = header;
-    if vihl != 0x45 || protocol != protocol::UDP || u16::from_be_bytes([f0, f1]) & 0x3fff != 0 {
+    if protocol != protocol::UDP {
         return Arrival::PASS;
     }
     let at = HEADER + ipv4::HEADER;
     let (from, to) = (Address::mapped([s0, s1, s2, s3]), Address::mapped([d0, d1, d2, d3]));
+    if vihl != 0x45 || u16::from_be_bytes([f0, f1]) & 0x3fff != 0 {
+        return unread(to, tables);
+    }
     let Some(outer) = outer(frame, at, to, tables) else { return Arrival::PASS };
     match check(frame, at, outer, from, tables) {
         // A packet with a checksum passes to the host's stack, which verifies it.
         Ok((key, port)) if outer.checksum == 0 => {
             let (action, congested) = inner(frame, outer.end, service & CONGESTED == CONGESTED);
             match action {
-                arrival::PASS | arrival::GSO => Arrival { action, ..Arrival::PASS },
+                arrival::PASS | arrival::GSO => Arrival { action, ..Arrival::MARKED },
                 _ => Arrival { key, action, port, receiver: outer.end.receiver, congested, ..Arrival::PASS },
             }
         }
-        Ok(_) => Arrival::PASS,
+        Ok(_) => Arrival::MARKED,
         Err(reason) => Arrival::drop(reason),
     }
+}
+
+/// Decides about a packet that is not read to its ports here, because it has options or is a
+/// fragment. If it is a tunnel's, the tunnel's device drops it if its sender is no peer.
+#[inline(always)]
+fn unread<T: Tables>(to: Address, tables: &T) -> Arrival {
+    if tables.tunnel_end(to).port == 0 { Arrival::PASS } else { Arrival::MARKED }
 }
 
 #[inline(always)]
@@ -131,13 +145,16 @@ fn over_ipv6<P: Packet + ?Sized, T: Tables>(frame: &P, tables: &T) -> Arrival {
         return Arrival::drop(DropReason::UnknownPeer);
     }
     let [_, _, _, _, _, _, next, _] = first;
-    if next != protocol::UDP {
+    if matches!(next, protocol::TCP | protocol::ICMPV6) {
         return Arrival::PASS;
+    }
+    if next != protocol::UDP {
+        return unread(to, tables);
     }
     let at = HEADER + ipv6::HEADER;
     let Some(outer) = outer(frame, at, to, tables) else { return Arrival::PASS };
     match check(frame, at, outer, from, tables) {
-        Ok(_) => Arrival::PASS,
+        Ok(_) => Arrival::MARKED,
         Err(reason) => Arrival::drop(reason),
     }
 }

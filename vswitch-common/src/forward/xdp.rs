@@ -2,9 +2,10 @@
 //!
 //! XDP takes what it can carry out: drops, and known unicast into an endpoint whose veth has NAPI.
 //! On an uplink or a parent it defers TCP to tcx: GRO runs in between, and is worth more than the
-//! early redirect. The choice is by protocol, so that all frames of a flow take the same path and
-//! keep their order.
+//! early redirect. It also defers what may be neighbor discovery, which tcx checks. The choice is by
+//! protocol, so that all frames of a flow take the same path and keep their order.
 
+use super::claim::HOP_LIMIT;
 use crate::packet::{Ethernet, Packet, ethertype, ip_protocol, protocol};
 use crate::tables::PortKind;
 use crate::verdict::{Decision, action, tag};
@@ -20,7 +21,7 @@ pub(super) fn takes<P: Packet + ?Sized>(decision: &Decision, ingress: PortKind, 
                 _ => PortKind::Container,
             };
             let reachable = decision.to.kind == kind as u8 && decision.to.xdp != 0 && decision.to.tag == tag::KEEP;
-            reachable && !(matches!(ingress, PortKind::Uplink | PortKind::Parent) && is_or_may_be_tcp(frame))
+            reachable && !(matches!(ingress, PortKind::Uplink | PortKind::Parent) && is_for_tcx(frame))
         }
         action::DROP => decision.ingress.0 != 0,
         _ => false,
@@ -28,11 +29,15 @@ pub(super) fn takes<P: Packet + ?Sized>(decision: &Decision, ingress: PortKind, 
 }
 
 #[inline(always)]
-fn is_or_may_be_tcp<P: Packet + ?Sized>(frame: &P) -> bool {
+fn is_for_tcx<P: Packet + ?Sized>(frame: &P) -> bool {
     let Ok(ethernet) = Ethernet::parse(frame) else {
         return false;
     };
     match ip_protocol(frame, &ethernet) {
+        Some(protocol::ICMPV6) => match frame.read(ethernet.payload + 6) {
+            Some([_, hops]) => hops == HOP_LIMIT,
+            None => true,
+        },
         Some(number) => number == protocol::TCP,
         // Not IP, or IPv6 with headers that cannot be followed. The latter is too rare for a path
         // of its own.

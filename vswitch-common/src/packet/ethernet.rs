@@ -63,7 +63,8 @@ pub struct Ethernet {
     pub destination: Mac,
     /// The source address.
     pub source: Mac,
-    /// The outermost tag, in the frame or kept beside it.
+    /// The first tag that counts: the outermost one that has a VLAN id, else the outermost. It is in
+    /// the frame or kept beside it.
     pub tag: Option<Tag>,
     /// The EtherType behind at most two tags. Below 0x600 it is a length (802.3).
     pub ethertype: u16,
@@ -71,6 +72,15 @@ pub struct Ethernet {
     pub payload: usize,
     /// Whether the frame has a second tag.
     pub double: bool,
+    /// The VLAN id of a second tag behind a tag with a VLAN id; 0 for none.
+    pub inner: u16,
+}
+
+/// Returns whether an EtherType announces a VLAN tag as switches made them before 802.1ad. The core
+/// does not read such a tag.
+#[inline(always)]
+pub const fn is_old_tag(ethertype: u16) -> bool {
+    matches!(ethertype, 0x9100 | 0x9200 | 0x9300)
 }
 
 /// Returns whether an EtherType announces a VLAN tag.
@@ -92,20 +102,32 @@ impl Ethernet {
             ethertype: u16::from_be_bytes([t0, t1]),
             payload: HEADER,
             double: false,
+            inner: 0,
         };
         if is_tag(ethernet.ethertype) {
-            let outer = ethernet.take_tag(frame, HEADER)?;
-            if ethernet.tag.is_none() {
-                ethernet.tag = Some(outer);
-                if is_tag(ethernet.ethertype) {
-                    ethernet.double = true;
-                    ethernet.take_tag(frame, HEADER + TAG)?;
-                }
+            let tag = ethernet.take_tag(frame, HEADER)?;
+            if let Some(outer) = ethernet.tag {
+                ethernet.set_tags(outer, tag);
             } else {
-                ethernet.double = true;
+                ethernet.tag = Some(tag);
+                if is_tag(ethernet.ethertype) {
+                    let second = ethernet.take_tag(frame, HEADER + TAG)?;
+                    ethernet.set_tags(tag, second);
+                }
             }
         }
         Ok(ethernet)
+    }
+
+    /// Takes in two tags. Receivers step over a tag that only carries a priority (802.1Q, 9.6).
+    #[inline(always)]
+    fn set_tags(&mut self, outer: Tag, second: Tag) {
+        self.double = true;
+        if outer.id() != 0 {
+            self.inner = second.id();
+        } else if second.id() != 0 {
+            self.tag = Some(second);
+        }
     }
 
     /// Returns the VLAN of the frame.
@@ -158,6 +180,22 @@ mod tests {
     fn priority_tag_is_untagged() {
         let parsed = Ethernet::parse(frame(&[0x81, 0, 0xe0, 0, 8, 0]).as_slice()).unwrap();
         assert_eq!(parsed.vlan(), VlanKey::NONE);
+    }
+
+    #[test]
+    fn the_first_tag_with_a_vlan_counts() {
+        for (tags, vlan, inner) in [
+            (&[0x81, 0, 0xe0, 0, 0x81, 0, 0, 30][..], VlanKey(30), 0),
+            (&[0x81, 0, 0, 0, 0x88, 0xa8, 0, 30], VlanKey(VlanKey::SERVICE | 30), 0),
+            (&[0x88, 0xa8, 0, 0, 0x81, 0, 0, 30], VlanKey(30), 0),
+            (&[0x81, 0, 0, 7, 0x81, 0, 0, 30], VlanKey(7), 30),
+            (&[0x81, 0, 0, 7, 0x81, 0, 0xe0, 0], VlanKey(7), 0),
+            (&[0x81, 0, 0xa0, 0, 0x81, 0, 0xe0, 0], VlanKey::NONE, 0),
+        ] {
+            let parsed = Ethernet::parse(frame(&[tags, &[8, 6]].concat()).as_slice()).unwrap();
+            assert_eq!((parsed.vlan(), parsed.inner, parsed.payload), (vlan, inner, 22), "{tags:02x?}");
+            assert_eq!(parsed.tag.unwrap().key(), vlan);
+        }
     }
 
     #[test]

@@ -136,6 +136,8 @@ pub mod ethertype {
     pub const IPV4: u16 = 0x0800;
     /// ARP (RFC 826).
     pub const ARP: u16 = 0x0806;
+    /// Reverse ARP (RFC 903).
+    pub const RARP: u16 = 0x8035;
     /// A customer VLAN tag (802.1Q).
     pub const VLAN: u16 = 0x8100;
     /// A service VLAN tag (802.1ad).

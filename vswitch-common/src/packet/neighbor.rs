@@ -12,6 +12,8 @@ pub mod kind {
     pub const LISTENER_REPORT: u8 = 131;
     /// Version 1 multicast listener done.
     pub const LISTENER_DONE: u8 = 132;
+    /// Router solicitation.
+    pub const ROUTER_SOLICITATION: u8 = 133;
     /// Router advertisement.
     pub const ROUTER_ADVERTISEMENT: u8 = 134;
     /// Neighbor solicitation.

@@ -62,13 +62,13 @@ impl MemoryTables {
     }
 
     /// Writes a station that was heard at a port at the tick `now`, as the kernel programs do.
-    pub fn learn(&mut self, station: FdbKey, port: PortNumber, now: u32) {
+    pub fn learn(&mut self, station: FdbKey, port: PortNumber, now: u32, announced: bool) {
         let entry = self.fdb.entry(station).or_insert(FdbEntry { port, ..FdbEntry::default() });
         if entry.is_static() {
             return;
         }
         if entry.port != port {
-            *entry = entry.moved(port, now);
+            *entry = entry.moved(port, now, announced);
         } else {
             entry.seen = now;
         }

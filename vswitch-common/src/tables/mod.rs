@@ -8,12 +8,14 @@ mod counters;
 mod fdb;
 #[cfg(any(test, feature = "std"))]
 pub mod memory;
+mod shares;
 mod tunnels;
 
 use core::ops::Deref;
 
 pub use counters::{DROP_REASONS, PortCounters};
 pub use fdb::{FdbEntry, FdbKey};
+pub use shares::Shares;
 pub use tunnels::{DirectRoute, TunnelEnd};
 
 pub use crate::packet::VlanKey;
@@ -28,7 +30,8 @@ use crate::packet::address::Address;
 pub struct PortNumber(pub u32);
 
 impl PortNumber {
-    /// No port.
+    /// No port. The entry with this number in the table of ports has no kind, and its addresses are
+    /// the source addresses of this host's tunnels; those that the routes choose if it has none.
     pub const NONE: Self = Self(0);
 }
 
@@ -100,8 +103,8 @@ pub struct Port {
     pub mtu: u16,
     /// The station's IPv4 address, in the byte order of the wire; 0 if it has none.
     pub ipv4: u32,
-    /// Frames of one class (see [`StormClass`]) that the port may flood in one [`tick`]; 0 is no
-    /// limit.
+    /// Copies of frames of one class (see [`StormClass`]) that the port may flood in one [`tick`]; 0
+    /// is no limit.
     pub storm: u32,
     /// The station's IPv6 address; `::` if it has none. Of a tunnel: the peer's address, see
     /// [`Port::peer`].
@@ -166,6 +169,14 @@ impl Port {
     /// Every host sends copies to all other hosts itself (split horizon), and each host is its own
     /// gateway.
     pub const SPLIT_HORIZON: u32 = 1 << 20;
+    /// Of an uplink: the host has stations on the interface besides the interface itself, such as
+    /// macvlan devices of the kernel. Their link-local addresses are in the table of own addresses
+    /// ([`Tables::owns`]).
+    pub const HOST_STATIONS: u32 = 1 << 24;
+
+    /// Of a tunnel: frames out of it must have [`MARK_UNDERLAY`], because the program at the underlay
+    /// runs on the device that leads to the peer.
+    pub const UNDERLAY: u32 = 1 << 21;
 
     /// Returns the kind, `None` if the entry is free.
     #[inline(always)]
@@ -205,13 +216,13 @@ pub enum StormClass {
     Unknown = 3,
 }
 
-/// How many frames of one class a port has flooded in a tick.
+/// How many copies of frames of one class a port has flooded in a tick.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct StormWindow {
     /// The [`tick`].
     pub tick: u32,
-    /// Frames flooded in that tick.
+    /// Copies flooded in that tick. Those for the host do not count.
     pub count: u32,
 }
 
@@ -272,7 +283,8 @@ pub struct Neighbor {
 }
 
 /// An IP address that a port's station has in another network and may send from in this one: a
-/// packet that came by one interface is answered by the other, if the default route leads there.
+/// packet that came by one interface is answered by the other, if the default route leads there. Of
+/// an uplink: the link-local address of another station of the host on the interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
 pub struct OwnKey {
@@ -359,9 +371,10 @@ impl Subnet {
 }
 
 /// The bit of a packet's mark (`skb->mark`) that the host sets on a connection to a published port,
-/// which may enter a network from another one. A container cannot forge it, because marks do not
-/// survive a change of namespace.
-pub const MARK_PUBLISHED: u32 = 0x2000;
+/// which may enter a network from another one, unless the operator chooses another bit. A container
+/// cannot forge it, because marks do not survive a change of namespace. Decision 28 has the bits of
+/// other programs.
+pub const MARK_PUBLISHED: u32 = 0x800;
 
 /// The bit of a packet's mark that tells the program at a parent that a child sends the packet to
 /// the host itself. The program clears it.
@@ -372,6 +385,13 @@ pub const MARK_FROM_CHILD: u32 = 0x4000;
 /// it. To set a mark takes CAP_NET_RAW or CAP_NET_ADMIN, with which a process may see and send all
 /// packets anyway, and marks do not survive a change of namespace.
 pub const MARK_ENCRYPTED: u32 = 0x1000;
+
+/// The bit of a packet's mark for packets that arrived by the way to the peer that they name: it is
+/// [`MARK_ENCRYPTED`] for peers inside WireGuard, and the program at the underlay sets it for all
+/// others. A packet that a local process or a container sends to the port of the tunnels does not
+/// have it. Both may be one bit, because no packet with an address inside WireGuard passes at the
+/// underlay, and none without passes at the WireGuard device.
+pub const MARK_UNDERLAY: u32 = MARK_ENCRYPTED;
 
 /// Returns the tick of a time in nanoseconds of CLOCK_MONOTONIC. A tick is 2^30 ns (1.07 s), so
 /// that no division is needed.
@@ -430,6 +450,11 @@ pub trait Tables {
     fn fdb(&self, key: &FdbKey) -> Option<FdbEntry>;
     /// Returns a network; read only for frames to or from the host's stack and for children.
     fn network(&self, number: NetworkNumber) -> Network;
+    /// Returns the bit that marks connections to published ports.
+    #[inline(always)]
+    fn published_mark(&self) -> u32 {
+        MARK_PUBLISHED
+    }
     /// Returns the subnet of an IP address by the longest prefix; read only for frames to or from
     /// the host's stack.
     fn subnet(&self, address: Address) -> Option<Subnet>;

@@ -28,7 +28,7 @@ pub use ports::{Counters, PortHealth, PortView, StatsFilter};
 pub use trace::{TraceFrame, TraceProgram, TraceRequest, TraceStep, TraceVerdict, TraceView};
 
 use crate::model::{EndpointId, Published, VlanId};
-use crate::nat::ForwardingStatus;
+use crate::nat::{FirewallStatus, ForwardingStatus};
 
 /// An error: the answer to a failed request, and the output of a failed command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -88,6 +88,9 @@ pub struct Status {
     pub firewall_table: Option<String>,
     /// The forwarding settings that networks need.
     pub forwarding: Vec<ForwardingStatus>,
+    /// Other firewalls of the host, and what they do to the packets of networks.
+    #[serde(default)]
+    pub firewalls: Vec<FirewallStatus>,
     /// Notes for the operator, such as changed settings, names that are not served, and firewalls
     /// that drop forwarded packets.
     pub notes: Vec<String>,
@@ -135,7 +138,7 @@ pub struct AttachRequest {
     pub network: Option<String>,
     /// The endpoint's name; by default the last part of the path.
     pub name: Option<String>,
-    /// The interface in the container; `eth0` by default.
+    /// The interface in the container; by default the next free `eth` interface.
     pub ifname: Option<String>,
     /// The IPv4 address; by default a free one of the subnet.
     pub ip: Option<String>,

@@ -10,7 +10,9 @@ mod trace;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use vswitch_common::tables::{MARK_ENCRYPTED, MARK_FROM_CHILD};
 
 pub use cluster::ClusterFlags;
 use connection::{Connection, parse_pair};
@@ -49,7 +51,7 @@ pub struct Cli {
 pub enum Command {
     /// Start the switch, or mend what other programs changed on the host of a running one
     #[command(
-        after_help = "Example:\n  vswitch up --pool 10.201.0.0/16\n  vswitch up --cluster etcd://192.0.2.10:2379,192.0.2.11:2379 --advertise 192.0.2.1"
+        after_help = "Example:\n  vswitch up --pool 10.201.0.0/16\n  vswitch up --advertise 192.0.2.1\n  vswitch up --cluster etcd://192.0.2.10:2379,192.0.2.11:2379"
     )]
     Up(Up),
     /// Stop the switch and remove everything that it created
@@ -80,6 +82,7 @@ pub enum Command {
     #[command(after_help = "Example:\n  vswitch inspect web --format json")]
     Inspect {
         /// Name or id of the endpoint
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         endpoint: String,
     },
     /// Create, list, inspect, connect and remove networks
@@ -110,7 +113,7 @@ pub enum Command {
     #[command(after_help = "Example:\n  vswitch stats bridge")]
     Stats {
         /// Only this endpoint, or only the ports of this network
-        #[arg(value_name = "ENDPOINT|NETWORK")]
+        #[arg(value_name = "ENDPOINT|NETWORK", value_parser = NonEmptyStringValueParser::new())]
         target: Option<String>,
         /// Show one sum for each network
         #[arg(long)]
@@ -155,6 +158,10 @@ pub struct Up {
     /// earlier daemon left]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(256..=4_194_304))]
     pub fdb_size: Option<u32>,
+    /// The bit of packet marks (`skb->mark`) for connections to published ports, if another program
+    /// uses the default [default: 0x800]
+    #[arg(long, value_name = "MARK", value_parser = published_mark)]
+    pub published_mark: Option<u32>,
     /// The UDP port of overlay tunnels, the same on every host [default: 4789]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub vxlan_port: Option<u16>,
@@ -206,7 +213,7 @@ pub struct Run {
 #[derive(Debug, Args)]
 pub struct AttachFlags {
     /// The network [default: bridge]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub network: Option<String>,
     /// The name of the endpoint [default: the last part of PATH, or pid-PID; run-PID for a command]
     #[arg(long, value_name = "NAME")]
@@ -232,7 +239,8 @@ pub struct AttachFlags {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false, id = "target")]
 pub struct DetachTarget {
-    /// Name or id of the endpoint
+    /// Name or id of the endpoint; of an id, at least 12 digits
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub endpoint: Option<String>,
     /// The namespace; all endpoints attached to it are meant
     #[arg(long, value_name = "PATH")]
@@ -244,7 +252,7 @@ pub struct Detach {
     #[command(flatten)]
     pub target: DetachTarget,
     /// Only from this network
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub network: Option<String>,
 }
 
@@ -284,9 +292,21 @@ pub enum MdbCommand {
     #[command(after_help = "Example:\n  vswitch mdb show --network lan")]
     Show {
         /// Only this network
-        #[arg(long, value_name = "NETWORK")]
+        #[arg(long, value_name = "NETWORK", value_parser = NonEmptyStringValueParser::new())]
         network: Option<String>,
     },
+}
+
+/// Parses a mark of one bit that no other part of vswitch uses.
+fn published_mark(text: &str) -> Result<u32, String> {
+    let mark = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(digits) => u32::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    let others = MARK_FROM_CHILD | MARK_ENCRYPTED;
+    mark.ok()
+        .filter(|mark| mark.is_power_of_two() && mark & others == 0)
+        .ok_or_else(|| format!("a mark is one bit, like 0x800, and none of {others:#x}"))
 }
 
 #[cfg(test)]
@@ -367,6 +387,11 @@ mod tests {
     #[test]
     fn wrong_usage_is_rejected() {
         assert!(parse("up --datapath warp").is_err());
+        for mark in ["0", "0x3000", "0x4000", "0x1000", "many"] {
+            let error = parse(&format!("up --published-mark {mark}")).expect_err("refused").to_string();
+            assert!(error.contains("one bit"), "{error}");
+        }
+        assert!(parse("up --published-mark 0x20000000").is_ok() && parse("up --published-mark 256").is_ok());
         let error = parse("up --fdb-size 255").expect_err("too small").to_string();
         assert!(error.contains("255 is not in 256..=4194304"), "{error}");
         assert!(parse("up --fdb-size 256").is_ok() && parse("up --fdb-size 4194305").is_err());
@@ -385,6 +410,45 @@ mod tests {
         assert!(parse("network rm").is_err());
         assert!(parse("ps --instance ../x").is_err());
         assert!(parse("teleport").is_err());
+    }
+
+    #[test]
+    fn an_empty_reference_is_wrong_usage() {
+        for words in [
+            "detach ''",
+            "detach web --network ''",
+            "inspect ''",
+            "stats ''",
+            "capture ''",
+            "monitor --network ''",
+            "monitor --port ''",
+            "attach --netns /run/netns/web --network ''",
+            "mdb show --network ''",
+            "network inspect ''",
+            "network inspect lan ''",
+            "network rm ''",
+            "network connect '' web",
+            "network connect lan ''",
+            "network disconnect '' web",
+            "network disconnect lan ''",
+            "fdb show --network ''",
+            "fdb show --port ''",
+            "fdb flush --network ''",
+            "fdb flush --port ''",
+            "fdb watch --network ''",
+            "fdb add 02:00:00:00:00:07 '' web",
+            "fdb add 02:00:00:00:00:07 lan ''",
+            "fdb del 02:00:00:00:00:07 ''",
+            "top ''",
+            "trace --from '' --to 10.0.0.1",
+            "trace --from web --network '' --to 10.0.0.1",
+        ] {
+            let arguments = words.split(' ').map(|word| if word == "''" { "" } else { word });
+            let error = Cli::try_parse_from(std::iter::once("vswitch").chain(arguments)).expect_err(words);
+            assert_eq!(error.exit_code(), 2, "{words}");
+            let filled = words.replace("''", "x");
+            assert!(parse(&filled).is_ok(), "{filled}");
+        }
     }
 
     #[test]

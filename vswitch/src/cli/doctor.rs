@@ -1,4 +1,4 @@
-//! `doctor`: checks the machine and the ports, and says what each finding means and how to get what
+//! `doctor`: checks the machine, the ports and other firewalls, and says what each finding means and how to get what
 //! is missing.
 
 mod ports;
@@ -9,10 +9,11 @@ use serde::Serialize;
 
 use super::failure::Failure;
 use super::output::{Output, table};
-use crate::api::{Client, ClientError, PortHealth};
+use crate::api::{Client, ClientError, PortHealth, Status};
 use crate::daemon::DaemonError;
 use crate::kernel::capabilities::Capabilities;
 use crate::model::Instance;
+use crate::nat::FirewallStatus;
 
 /// The state of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -48,7 +49,7 @@ impl Finding {
 pub fn run(instance: &Instance, output: Output) -> Result<(), Failure> {
     let capabilities = Capabilities::detect().map_err(DaemonError::Capabilities)?;
     let mut findings = check_machine(&capabilities);
-    let (ports, silent) = check_ports(instance);
+    let (ports, silent) = check_instance(instance);
     findings.extend(ports);
     output.print(&findings, |findings| {
         let rows = findings.iter().map(|finding| {
@@ -65,11 +66,17 @@ pub fn run(instance: &Instance, output: Output) -> Result<(), Failure> {
     silent.map_or(Ok(()), Err)
 }
 
-/// Checks the ports if the instance is up. Also returns the failure if the daemon does not answer.
-fn check_ports(instance: &Instance) -> (Vec<Finding>, Option<Failure>) {
-    let mut health: Result<Vec<PortHealth>, ClientError> = Ok(Vec::new());
+/// Checks the ports and other firewalls if the instance is up.
+fn check_instance(instance: &Instance) -> (Vec<Finding>, Option<Failure>) {
+    let mut health: Result<(Vec<PortHealth>, Vec<FirewallStatus>), ClientError> = Ok(Default::default());
     let outcome = super::block_on(async {
-        health = async { Client::connect(instance).await?.get("/health").await }.await;
+        health = async {
+            let mut client = Client::connect(instance).await?;
+            let ports = client.get("/health").await?;
+            let status: Status = client.get("/status").await?;
+            Ok((ports, status.firewalls))
+        }
+        .await;
         Ok(())
     });
     let unknown = |error: String| {
@@ -78,11 +85,20 @@ fn check_ports(instance: &Instance) -> (Vec<Finding>, Option<Failure>) {
     };
     match (outcome, health) {
         (Err(failure), _) => (unknown(failure.error.message), None),
-        (_, Ok(ports)) => (ports::check(&ports), None),
+        (_, Ok((ports, firewalls))) => {
+            (ports::check(&ports).into_iter().chain(firewalls.into_iter().map(firewall)).collect(), None)
+        }
         (_, Err(ClientError::NotRunning { .. })) => (Vec::new(), None),
         (_, Err(error @ ClientError::NotAnswering(_))) => (Vec::new(), Some(error.into())),
         (_, Err(error)) => (unknown(error.to_string()), None),
     }
+}
+
+/// Returns the finding about another firewall of the host.
+fn firewall(status: FirewallStatus) -> Finding {
+    let state = if status.drops { State::Limited } else { State::Ok };
+    let advice = status.advice.or_else(|| status.drops.then(|| "see `vswitch status`".to_owned()));
+    Finding::new(format!("firewall {}", status.firewall), state, status.found, advice)
 }
 
 fn check_machine(capabilities: &Capabilities) -> Vec<Finding> {
@@ -134,6 +150,20 @@ fn check_machine(capabilities: &Capabilities) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_firewall_that_drops_has_its_advice() {
+        let status = |drops: bool| FirewallStatus {
+            firewall: "inet filter input".to_owned(),
+            drops,
+            found: "names are dropped".to_owned(),
+            advice: drops.then(|| "insert a rule".to_owned()),
+        };
+        let bad = firewall(status(true));
+        assert_eq!((bad.check.as_str(), bad.state), ("firewall inet filter input", State::Limited));
+        assert_eq!(bad.advice.as_deref(), Some("insert a rule"));
+        assert_eq!((firewall(status(false)).state, firewall(status(false)).advice), (State::Ok, None));
+    }
 
     #[test]
     fn findings_that_are_not_ok_have_advice() {

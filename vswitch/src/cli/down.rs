@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
-use vswitch_common::tables::PortKind;
+use vswitch_common::tables::{MARK_PUBLISHED, PortKind};
 
 use super::arguments::Down;
 use super::failure::Failure;
@@ -20,7 +20,7 @@ use crate::kernel::bpffs;
 use crate::kernel::netlink::Netlink;
 use crate::lock::{Lock, LockError};
 use crate::model::{Instance, Network};
-use crate::nat;
+use crate::nat::{self, Reservations};
 use crate::plan::apply::Scene;
 use crate::plan::store::{Change, Store};
 use crate::served_namespace;
@@ -106,6 +106,9 @@ async fn remove_devices(instance: &Instance) -> Result<(), DaemonError> {
         // The store may be unreadable. The programs are removed with the bpffs in any case.
         tracing::warn!("{error}");
     }
+    if let Err(error) = Reservations::restore_settings(&instance.reserved_ports_file()) {
+        tracing::warn!("{error}");
+    }
     if let Err(error) = nat::remove(instance).await {
         tracing::warn!("{error}");
     }
@@ -135,7 +138,8 @@ async fn release_uplinks(instance: &Instance, netlink: &Netlink) -> Result<(), D
     // removal.
     let fdb_size = Datapath::fdb_size(&directory).unwrap_or(daemon::FDB_SIZE);
     let cluster = Datapath::was_in_cluster(&directory);
-    let options = crate::datapath::Options { directory, mode: Mode::Auto, fdb_size, cluster };
+    let options =
+        crate::datapath::Options { directory, mode: Mode::Auto, fdb_size, cluster, published_mark: MARK_PUBLISHED };
     let datapath = Arc::new(Datapath::open(options)?);
     for (number, _) in
         datapath.ports()?.iter().filter(|(_, port)| matches!(port.kind(), Some(PortKind::Uplink | PortKind::Parent)))

@@ -1,5 +1,6 @@
 //! `attach`, `detach`, `ps`, `inspect`.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use time::format_description::well_known::Rfc3339;
@@ -88,7 +89,10 @@ fn text(details: &EndpointDetails) -> String {
     let networks: Vec<_> = details
         .networks
         .iter()
-        .map(|view| format!("{} ({} {})", view.network, or_dash(view.ifname.as_ref()), or_dash(view.ipv4)))
+        .map(|view| {
+            let address = view.ipv4.map(IpAddr::V4).or(view.ipv6.map(IpAddr::V6));
+            format!("{} ({} {})", view.network, or_dash(view.ifname.as_ref()), or_dash(address))
+        })
         .collect();
     let mut text = properties([
         ("id", endpoint.id.to_string()),

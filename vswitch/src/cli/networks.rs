@@ -7,7 +7,7 @@ use crate::api::{
     Client, ConnectRequest, Detached, DisconnectRequest, EndpointView, KeptNetwork, NetworkDetails, NetworkRequest,
     NetworkView, Pruned, path,
 };
-use crate::model::predefined;
+use crate::model::{SHORT_DIGITS, predefined};
 
 pub async fn create(client: &mut Client, arguments: NetworkCreate, output: Output) -> Result<(), Failure> {
     let request = NetworkRequest {
@@ -18,6 +18,7 @@ pub async fn create(client: &mut Client, arguments: NetworkCreate, output: Outpu
         ip_ranges: arguments.ip_range,
         aux_addresses: arguments.aux_address.into_iter().collect(),
         internal: arguments.internal,
+        ipv4: Some(arguments.ipv4),
         ipv6: arguments.ipv6,
         options: arguments.option.into_iter().collect(),
         labels: arguments.label.into_iter().collect(),
@@ -161,7 +162,14 @@ impl<'a> Filter<'a> {
 pub async fn rm(client: &mut Client, networks: &[String], output: Output) -> Result<(), Failure> {
     // All names are looked up first, so that a mistyped name removes nothing.
     for network in networks {
-        client.get::<NetworkDetails>(&path(&["networks", network])).await?;
+        let details: NetworkDetails = client.get(&path(&["networks", network])).await?;
+        let id = details.network.id.to_string();
+        // The daemon shows a network by the start of its id, and removes none by it.
+        if details.network.name != *network && (network.len() < SHORT_DIGITS || !id.starts_with(network)) {
+            let message =
+                format!("no network `{network}` (to remove one by its id, give at least {SHORT_DIGITS} digits)");
+            return Err(Failure::new("network_not_found", &message));
+        }
     }
     let (mut removed, mut failed) = (Vec::new(), None);
     // From here on as Docker does: networks that can be removed are removed, and the first failure

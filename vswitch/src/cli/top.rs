@@ -7,6 +7,7 @@ use std::io::{self, IsTerminal as _};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -21,7 +22,7 @@ use screen::Screen;
 #[derive(Debug, Args)]
 pub struct Top {
     /// Only the ports of this network, or only this endpoint
-    #[arg(value_name = "NETWORK")]
+    #[arg(value_name = "NETWORK", value_parser = NonEmptyStringValueParser::new())]
     pub network: Option<String>,
     /// Print one table after one interval, and exit
     #[arg(long)]

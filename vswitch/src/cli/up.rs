@@ -16,6 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use vswitch_common::tables::MARK_PUBLISHED;
 
 use super::arguments::{ClusterFlags, DatapathMode, Up};
 use super::failure::Failure;
@@ -296,9 +297,11 @@ fn options(arguments: &Up, instance: &Instance) -> Result<Options, Failure> {
         mode: arguments.datapath.unwrap_or_default().mode(),
         pools,
         fdb_size: arguments.fdb_size,
+        published_mark: arguments.published_mark.unwrap_or(MARK_PUBLISHED),
         vxlan_port: arguments.vxlan_port.unwrap_or(VXLAN_PORT),
         wireguard_port: arguments.wireguard_port.unwrap_or(WIREGUARD_PORT),
         cluster: cluster(&arguments.cluster)?,
+        advertise: arguments.cluster.advertise,
     })
 }
 
@@ -320,7 +323,7 @@ fn cluster(flags: &ClusterFlags) -> Result<Option<ClusterOptions>, Failure> {
         Ok::<_, cluster::InvalidOptions>(etcd)
     };
     let etcd = etcd().map_err(|error| Failure::new("invalid_cluster", &error.to_string()))?;
-    Ok(Some(ClusterOptions { etcd, advertise: flags.advertise }))
+    Ok(Some(ClusterOptions { etcd }))
 }
 
 /// Returns the arguments of `up` that are passed to the daemon, one entry per option and value.
@@ -334,6 +337,7 @@ fn daemon_arguments(arguments: &Up) -> Vec<(&'static str, OsString)> {
     let given = [
         ("--datapath", arguments.datapath.map(|mode| mode.name().into())),
         ("--fdb-size", arguments.fdb_size.map(|size| size.to_string().into())),
+        ("--published-mark", arguments.published_mark.map(|mark| format!("{mark:#x}").into())),
         ("--vxlan-port", arguments.vxlan_port.map(|port| port.to_string().into())),
         ("--wireguard-port", arguments.wireguard_port.map(|port| port.to_string().into())),
         ("--cluster", flags.cluster.clone().map(OsString::from)),

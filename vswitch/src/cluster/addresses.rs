@@ -1,5 +1,6 @@
 //! Claims and releases of addresses. An address belongs to one endpoint in the whole cluster.
 
+use std::iter::Peekable;
 use std::net::IpAddr;
 
 use super::claims::{Outcome, outcome};
@@ -84,14 +85,15 @@ async fn lease_first_free(
     shared: &Shared,
     network: NetworkId,
     endpoint: EndpointId,
-    mut candidates: impl Iterator<Item = IpAddr> + Send,
+    candidates: impl Iterator<Item = IpAddr> + Send,
 ) -> Result<IpAddr, ClusterError> {
     // Send queued releases first: one of them may be for a candidate.
     session::send_releases(shared).await?;
     let _shared_lock = shared.claim_lock.read().await;
     let (mut batch_size, mut tried) = (FIRST_BATCH, 0);
+    let mut candidates = candidates.peekable();
     loop {
-        let batch: Vec<_> = candidates.by_ref().take(batch_size).collect();
+        let batch = next_batch(&mut candidates, batch_size);
         if batch.is_empty() {
             return Err(ClusterError::Full { tried });
         }
@@ -109,6 +111,18 @@ async fn lease_first_free(
         tried += batch.len();
         batch_size = (batch_size * 4).min(MAX_BATCH);
     }
+}
+
+/// Returns up to `size` candidates in ascending order: a look-up reads all keys from the lowest to
+/// the highest one of a batch.
+fn next_batch(candidates: &mut Peekable<impl Iterator<Item = IpAddr>>, size: usize) -> Vec<IpAddr> {
+    let mut batch = Vec::new();
+    while batch.len() < size
+        && let Some(next) = candidates.next_if(|next| batch.last().is_none_or(|last| last < next))
+    {
+        batch.push(next);
+    }
+    batch
 }
 
 /// Returns up to [`CANDIDATES_PER_CLAIM`] addresses of the batch that were free in the latest read.

@@ -24,8 +24,6 @@ const RESOLVING: Duration = Duration::from_secs(5);
 pub struct ClusterOptions {
     /// The addresses of etcd, and the credentials.
     pub etcd: cluster::Options,
-    /// The address that other hosts send to; `None` for the source address of packets to etcd.
-    pub advertise: Option<IpAddr>,
 }
 
 /// The reason why this host could not join.
@@ -65,13 +63,53 @@ impl JoinError {
     }
 }
 
-/// Joins the cluster. A host that was a member before starts even if etcd is unreachable, because
+/// Returns the source address of the tunnels of a host without a cluster. An address that the host
+/// had at an earlier start may come back, so the daemon starts without it.
+///
+/// # Errors
+/// [`JoinError::NotOwn`], or a file cannot be written.
+pub async fn advertised(
+    advertise: Option<IpAddr>,
+    instance: &Instance,
+    netlink: &Netlink,
+) -> Result<Option<IpAddr>, DaemonError> {
+    let Some(address) = advertise.map(|address| address.to_canonical()) else { return Ok(None) };
+    let file = instance.state_directory().join("host-address");
+    let recorded = host_address(&file);
+    check_own(address, recorded, netlink).await?;
+    record_address(&file, address, recorded)?;
+    Ok(Some(address))
+}
+
+/// Checks that other hosts can send to an address of this host.
+async fn check_own(address: IpAddr, recorded: Option<IpAddr>, netlink: &Netlink) -> Result<(), DaemonError> {
+    let own = netlink.addresses(None).await?;
+    let is_own = own.iter().any(|(_, own)| own.addr() == address);
+    // An address that other hosts cannot use as a peer's.
+    let usable = Peer::parse_address(&address.to_string()).is_ok();
+    if usable && (is_own || recorded == Some(address)) { Ok(()) } else { Err(JoinError::NotOwn(address).into()) }
+}
+
+fn record_address(file: &Path, address: IpAddr, recorded: Option<IpAddr>) -> Result<(), DaemonError> {
+    if recorded == Some(address) { Ok(()) } else { write(file, format!("{address}\n")) }
+}
+
+fn write(file: &Path, text: String) -> Result<(), DaemonError> {
+    fs::write(file, text).map_err(|source| DaemonError::File { action: "write", path: file.to_owned(), source })
+}
+
+/// Joins the cluster. `advertise` is the address that other hosts send to; `None` for the source
+/// address of packets to etcd. A host that was a member before starts even if etcd is unreachable, because
 /// its endpoints have to run on.
 ///
 /// # Errors
 /// [`JoinError`], or a file cannot be read or written.
-pub async fn join(options: &ClusterOptions, instance: &Instance, netlink: &Netlink) -> Result<Membership, DaemonError> {
-    let own: Vec<IpAddr> = netlink.addresses(None).await?.into_iter().map(|(_, address)| address.addr()).collect();
+pub async fn join(
+    options: &ClusterOptions,
+    advertise: Option<IpAddr>,
+    instance: &Instance,
+    netlink: &Netlink,
+) -> Result<Membership, DaemonError> {
     let directory = instance.state_directory();
     let (id_file, address_file) = (directory.join("host-id"), directory.join("host-address"));
     let (id, known) = host_id(&id_file).map_err(|source| DaemonError::File {
@@ -81,7 +119,7 @@ pub async fn join(options: &ClusterOptions, instance: &Instance, netlink: &Netli
     })?;
     // A host without its network has no route to etcd, and maybe not even its address yet.
     let recorded = if known { host_address(&address_file) } else { None };
-    let address = match (options.advertise, recorded) {
+    let address = match (advertise, recorded) {
         (Some(address), _) => address.to_canonical(),
         (None, None) => towards(&options.etcd).await?,
         (None, Some(recorded)) => match timeout(RESOLVING, towards(&options.etcd)).await {
@@ -89,11 +127,7 @@ pub async fn join(options: &ClusterOptions, instance: &Instance, netlink: &Netli
             Ok(Err(_)) | Err(_) => recorded,
         },
     };
-    // An address that other hosts cannot use as a peer's.
-    let usable = Peer::parse_address(&address.to_string()).is_ok();
-    if !usable || !(own.contains(&address) || recorded == Some(address)) {
-        return Err(JoinError::NotOwn(address).into());
-    }
+    check_own(address, recorded, netlink).await?;
     // The key is for encrypted networks, which any host may create.
     let key = wireguard::load_or_create(&instance.key_file()).map_err(SwitchError::from)?;
     let host = Host { id, name: host_name(), address, public_key: Some(key.public().to_string()) };
@@ -103,12 +137,7 @@ pub async fn join(options: &ClusterOptions, instance: &Instance, netlink: &Netli
         Cluster::connect(options.etcd.clone(), host.clone()).await
     };
     let cluster = cluster.map_err(JoinError::from)?;
-    let write = |path: &Path, text: String| {
-        fs::write(path, text).map_err(|source| DaemonError::File { action: "write", path: path.to_owned(), source })
-    };
-    if recorded != Some(address) {
-        write(&address_file, format!("{address}\n"))?;
-    }
+    record_address(&address_file, address, recorded)?;
     if !known {
         write(&id_file, format!("{id}\n"))?;
     }

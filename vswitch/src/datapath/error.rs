@@ -31,6 +31,34 @@ pub enum DatapathError {
         /// The error of the kernel.
         cause: ProgramError,
     },
+    /// The kernel refused to attach a program to the root of the control groups.
+    #[error("cannot attach {program} to the control group {path}: {}", chain(.cause))]
+    AttachToCgroup {
+        /// The name of the program.
+        program: &'static str,
+        /// The path of the control group.
+        path: PathBuf,
+        /// The error of the kernel.
+        cause: ProgramError,
+    },
+    /// The root of the control groups cannot be opened.
+    #[error("cannot open the control group {path}: {source}")]
+    OpenCgroup {
+        /// The path of the control group.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The kernel refused to replace a program on a device. The earlier program stays on the device.
+    #[error("cannot replace the program of the link {pin} by {program}: {} (the earlier program stays)", chain(.cause))]
+    Replace {
+        /// The name of the program.
+        program: &'static str,
+        /// The pin of the link.
+        pin: PathBuf,
+        /// The error of the kernel.
+        cause: ProgramError,
+    },
     /// A pin in bpffs could not be created, opened or removed.
     #[error("cannot use the pin {path}: {message}")]
     Pin {

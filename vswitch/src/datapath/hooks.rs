@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::Path;
 
+use aya::programs::ProgramError;
 use aya::programs::links::{FdLink, LinkError, LinkOrder, PinnedLink};
 use aya::programs::tc::{
     NlOptions, SchedClassifierLink, TcAttachOptions, TcAttachType, TcError, TcHandle, qdisc_add_clsact,
@@ -12,6 +13,7 @@ use aya::programs::tc::{
 use aya::programs::xdp::{XdpLink, XdpMode};
 use aya::sys::SyscallError;
 use aya::util::KernelVersion;
+use nix::errno::Errno;
 use vswitch_common::tables::{Port, PortKind};
 use vswitch_common::tail_call::TailCall;
 
@@ -298,6 +300,19 @@ pub(super) fn detach(tc: TcHook, kind: PortKind, ifindex: u32, pins: &Pins<'_>) 
     Ok(())
 }
 
+/// Removes the programs of another kind of port from a device that has those of `kind` now. With clsact
+/// both are one filter, which has been replaced.
+pub(super) fn detach_others(
+    before: Option<PortKind>,
+    kind: PortKind,
+    ifindex: u32,
+    pins: &Pins<'_>,
+) -> Result<(), DatapathError> {
+    let stay: Vec<Hook> = Hook::of(kind).collect();
+    let gone = before.into_iter().flat_map(Hook::of).filter(|hook| !stay.contains(hook));
+    gone.into_iter().try_for_each(|hook| remove_pin(&pins.link(ifindex, hook)))
+}
+
 /// Removes our filters from a device that uses clsact, and the clsact qdisc if it is empty then.
 /// Does nothing with tcx, where links disappear with their pins. Also removes the filters that a
 /// dead daemon left on an interface that stays.
@@ -369,23 +384,30 @@ pub(super) fn replace_programs(
 pub(super) fn replace_on_underlay(programs: &mut Programs, pins: &Pins<'_>) -> Result<BTreeSet<u32>, DatapathError> {
     let mut devices = BTreeSet::new();
     let links = std::fs::read_dir(pins.links()).map_err(|error| pin_error(&pins.links(), &error))?;
+    let mut ours = Vec::new();
     for link in links.flatten() {
         let name = link.file_name();
         let Some((device, program)) = name.to_str().and_then(|name| name.split_once('-')) else { continue };
-        let ours = [Hook::Underlay, Hook::Receiver, Hook::Tunnel];
-        let Some(hook) = ours.into_iter().find(|hook| hook.program() == program) else { continue };
-        if let Ok(ifindex) = device.parse()
-            && replace(programs, hook, &link.path())?
-            && hook == Hook::Underlay
-        {
+        // In this order: the program at the tunnel device asks for the mark that those of the underlay
+        // set.
+        let order = [Hook::Underlay, Hook::Receiver, Hook::Tunnel];
+        let Some(place) = order.iter().position(|hook| hook.program() == program) else { continue };
+        if let Ok(ifindex) = device.parse::<u32>() {
+            ours.push((place, order[place], ifindex, link.path()));
+        }
+    }
+    ours.sort_unstable();
+    for (_, hook, ifindex, path) in ours {
+        if replace(programs, hook, &path)? && hook == Hook::Underlay {
             devices.insert(ifindex);
         }
     }
     Ok(devices)
 }
 
-/// Replaces the program of a pinned link. Returns false if no usable link exists. A pin whose
-/// device no longer exists is removed.
+/// Replaces the program of a pinned link. Returns false if no link exists. A pin whose device no
+/// longer exists is removed. If the kernel refuses the replacement for another reason, the link and
+/// the old program stay: a device must not be without a program.
 fn replace(programs: &mut Programs, hook: Hook, pin: &Path) -> Result<bool, DatapathError> {
     let pinned = match PinnedLink::from_pin(pin) {
         Ok(pinned) => FdLink::from(pinned),
@@ -394,23 +416,29 @@ fn replace(programs: &mut Programs, hook: Hook, pin: &Path) -> Result<bool, Data
         }
         Err(error) => return Err(DatapathError::Pin { path: pin.to_owned(), message: error.to_string() }),
     };
+    let unusable = |error: LinkError| DatapathError::Pin { path: pin.to_owned(), message: error.to_string() };
     // The links taken out of the program here stay attached, because the pin holds them.
     let replaced = if hook.is_xdp() {
         let program = programs.xdp(hook)?;
-        XdpLink::try_from(pinned).map_err(|_| ()).and_then(|link| {
-            program.attach_to_link(link).and_then(|id| program.take_link(id)).map(drop).map_err(|_| ())
-        })
+        let link = XdpLink::try_from(pinned).map_err(unusable)?;
+        program.attach_to_link(link).and_then(|id| program.take_link(id)).map(drop)
     } else {
         let program = programs.classifier(hook)?;
-        SchedClassifierLink::try_from(pinned).map_err(|_| ()).and_then(|link| {
-            program.attach_to_link(link).and_then(|id| program.take_link(id)).map(drop).map_err(|_| ())
-        })
+        let link = SchedClassifierLink::try_from(pinned).map_err(unusable)?;
+        program.attach_to_link(link).and_then(|id| program.take_link(id)).map(drop)
     };
-    if replaced.is_err() {
-        // ENOLINK: the device no longer exists, or the index belongs to another device now.
-        remove_pin(pin)?;
+    match replaced {
+        Ok(()) => Ok(true),
+        Err(error) if is_gone(&error) => remove_pin(pin).map(|()| false),
+        Err(cause) => Err(DatapathError::Replace { program: hook.program(), pin: pin.to_owned(), cause }),
     }
-    Ok(replaced.is_ok())
+}
+
+/// Returns whether a link cannot be updated because its device no longer exists: the kernel has taken
+/// the program off with the device (ENOLINK). The index may belong to another device now.
+fn is_gone(error: &ProgramError) -> bool {
+    let ProgramError::SyscallError(SyscallError { io_error, .. }) = error else { return false };
+    io_error.raw_os_error() == Some(Errno::ENOLINK as i32)
 }
 
 fn pin_link<E: std::fmt::Display>(link: Result<FdLink, E>, pin: &Path) -> Result<(), DatapathError> {

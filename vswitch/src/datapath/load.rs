@@ -13,6 +13,7 @@ use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use vswitch_common::map_layout::{self, MapLayout};
 use vswitch_common::tables::{MAX_PORTS, MAX_REMOTES, PortKind};
 
+use super::held::HeldMaps;
 use super::hooks::{self, Hook, TcHook};
 use super::log;
 use super::ports::PortTable;
@@ -39,6 +40,7 @@ pub struct Datapath {
     /// state, never while the state is locked.
     pub(super) programs: Mutex<Programs>,
     pub(super) state: Mutex<State>,
+    pub(super) held: Mutex<HeldMaps>,
 }
 
 /// The state that the methods share.
@@ -106,8 +108,10 @@ impl Datapath {
             fs::create_dir_all(&path).map_err(|error| pin_error(&path, &error))?;
         }
         let taken_over = keep_matching_maps(&pins, options.fdb_entries())?;
-        if !taken_over {
-            load(&pins, options.fdb_entries(), None)?;
+        // An earlier version does not have all maps.
+        let complete = map_layout::ALL.iter().all(|map| pins.map(map.name).exists());
+        if !complete {
+            load(&pins, options.fdb_entries(), options.published_mark, None)?;
         }
         let tc = TcHook::of_this_kernel();
         let mut maps = Maps::pinned(&pins)?;
@@ -115,13 +119,18 @@ impl Datapath {
         let mut ports = PortTable::read(&maps)?;
         let fdb = || pins.open_map("FDB");
         ports.read_stations(&fdb()?)?;
-        let mut programs = Programs::open(&pins, options.fdb_entries())?;
+        if !complete {
+            maps.count_by_network(&fdb()?)?;
+        }
+        maps.set_shares(u64::from(options.fdb_size), &ports)?;
+        let mut programs = Programs::open(&pins, options.fdb_entries(), options.published_mark)?;
         programs.ensure(&hooks::in_use(tc, &pins, &ports)?)?;
         hooks::replace_programs(&mut programs, tc, &pins, &ports)?;
         let underlay = hooks::replace_on_underlay(&mut programs, &pins)?;
         programs.forget_others()?;
         let state = Mutex::new(State { fdb: fdb()?, maps, ports, underlay, receiver: None });
-        Ok(Self { tc, taken_over, fdb: fdb()?, programs: Mutex::new(programs), state, options })
+        let held = Mutex::new(HeldMaps::open(&pins)?);
+        Ok(Self { tc, taken_over, fdb: fdb()?, programs: Mutex::new(programs), state, held, options })
     }
 
     /// Returns the number of stations that the FDB of an earlier daemon can learn, if that daemon
@@ -145,7 +154,8 @@ impl Datapath {
     /// # Errors
     /// Returns [`DatapathError::Program`] for the first program that the kernel refuses.
     pub fn load_all(&self) -> Result<(), DatapathError> {
-        self.programs().ensure(&Hook::ALL)
+        self.programs().ensure(&Hook::ALL)?;
+        self.load_bind_programs().map(drop)
     }
 
     /// Returns the path at which the tc program of a kind of port is pinned once it is loaded.
@@ -159,6 +169,13 @@ impl Datapath {
     }
 }
 
+impl Datapath {
+    /// Returns the bit of a packet's mark for connections to published ports.
+    pub const fn published_mark(&self) -> u32 {
+        self.options.published_mark
+    }
+}
+
 impl Options {
     /// Returns the size of the FDB in entries.
     pub(super) const fn fdb_entries(&self) -> u32 {
@@ -168,7 +185,12 @@ impl Options {
 
 /// Parses the object with the pinned maps, and creates the maps that are missing. With `traced`,
 /// the programs are a recording copy.
-pub(super) fn load(pins: &Pins<'_>, fdb_entries: u32, traced: Option<&u32>) -> Result<Ebpf, DatapathError> {
+pub(super) fn load(
+    pins: &Pins<'_>,
+    fdb_entries: u32,
+    published_mark: u32,
+    traced: Option<&u32>,
+) -> Result<Ebpf, DatapathError> {
     let mut loader = EbpfLoader::new();
     // Our programs access only packets and maps, so no code is relocated against the kernel's BTF
     // types.
@@ -183,14 +205,18 @@ pub(super) fn load(pins: &Pins<'_>, fdb_entries: u32, traced: Option<&u32>) -> R
     if let Some(traced) = traced {
         loader.override_global("TRACED", traced, true);
     }
+    loader.override_global("PUBLISHED_MARK", &published_mark, true);
     loader.override_global("AYA_LOG_LEVEL", log::level(), false);
     loader.load(OBJECT).map_err(DatapathError::Load)
 }
 
-/// Keeps the pinned maps and returns true if all of them have this version's layout. Removes all of
-/// them otherwise.
+/// Keeps the pinned maps and returns true if all of them have this version's layout. Maps that
+/// earlier versions do not have may be missing. Removes all of them otherwise.
 fn keep_matching_maps(pins: &Pins<'_>, fdb_entries: u32) -> Result<bool, DatapathError> {
     let fits = |map: &MapLayout| {
+        if map_layout::LATER.contains(&map.name) && !pins.map(map.name).exists() {
+            return true;
+        }
         let Ok(info) = MapInfo::from_pin(pins.map(map.name)) else { return false };
         let entries = if map.entries == 0 { fdb_entries } else { map.entries };
         (info.key_size() as usize, info.value_size() as usize, info.max_entries()) == (map.key, map.value, entries)

@@ -4,6 +4,7 @@
 mod batch;
 mod entry;
 mod error;
+mod held;
 mod hooks;
 mod live;
 mod load;
@@ -51,6 +52,8 @@ pub struct Options {
     pub fdb_size: u32,
     /// Whether the FDB also has room for the endpoints of other hosts.
     pub cluster: bool,
+    /// The bit of a packet's mark for connections to published ports.
+    pub published_mark: u32,
 }
 
 /// A device and the port that [`Datapath::add_port`] makes of it.

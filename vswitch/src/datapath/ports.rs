@@ -98,6 +98,11 @@ impl PortTable {
             .find(|number| self.ports.get(number).is_some_and(|port| is_tunnel(port) && port.peer() == remote))
     }
 
+    /// Returns the flag of an uplink with further stations of the host.
+    fn host_stations(&self, uplink: PortNumber) -> u32 {
+        if self.owned.contains_key(&uplink) { Port::HOST_STATIONS } else { 0 }
+    }
+
     fn free_number(&self) -> Option<PortNumber> {
         let after = self.last + 1..MAX_PORTS;
         after.chain(1..=self.last).map(PortNumber).find(|number| !self.ports.contains_key(number))
@@ -122,25 +127,41 @@ impl Datapath {
             (PortKind::Tunnel, Some(remote)) => state.ports.of_peer(spec.network, mapped(*remote)),
             _ => state.ports.of_device(spec.ifindex),
         };
-        if let Some(number) = known
-            && state.ports.ports[&number].network != spec.network
-        {
-            self.remove(&mut state, number)?;
-            return self.add(&mut state, &mut programs, spec, None);
-        }
-        self.add(&mut state, &mut programs, spec, known)
+        let added = match known.map(|number| (number, state.ports.ports[&number])) {
+            Some((number, port)) if port.network != spec.network => {
+                // The programs stay on the device until they are replaced. Meanwhile they know no port.
+                state.delete_port(number, &port)?;
+                let added = self.add(&mut state, &mut programs, spec)?;
+                if port.kind().is_some_and(|kind| kind != spec.kind) {
+                    hooks::detach_others(port.kind(), spec.kind, spec.ifindex, &Pins(&self.options.directory))?;
+                }
+                Ok(added)
+            }
+            Some((number, _)) => self.update(&mut state, &mut programs, spec, number),
+            None => self.add(&mut state, &mut programs, spec),
+        };
+        state.share(self.options.fdb_size)?;
+        added
     }
 
-    fn add(
+    /// Brings a port in line with `spec`. If that fails, the port keeps its programs, old or new, and
+    /// its entries.
+    fn update(
         &self,
         state: &mut State,
         programs: &mut Programs,
         spec: &PortSpec,
-        known: Option<PortNumber>,
+        number: PortNumber,
     ) -> Result<PortNumber, DatapathError> {
-        let number =
-            known.or_else(|| state.ports.free_number()).ok_or(DatapathError::NoFreePort { limit: MAX_PORTS - 1 })?;
-        let added = state.insert_port(spec, number, known.is_none()).and_then(|()| self.attach(programs, spec));
+        let hooks = self.attach(programs, spec)?;
+        state.insert_port(spec, number, false)?;
+        state.ports.hooks.insert(number, hooks);
+        Ok(number)
+    }
+
+    fn add(&self, state: &mut State, programs: &mut Programs, spec: &PortSpec) -> Result<PortNumber, DatapathError> {
+        let number = state.ports.free_number().ok_or(DatapathError::NoFreePort { limit: MAX_PORTS - 1 })?;
+        let added = state.insert_port(spec, number, true).and_then(|()| self.attach(programs, spec));
         match added {
             Ok(hooks) => {
                 state.ports.hooks.insert(number, hooks);
@@ -223,6 +244,25 @@ impl Datapath {
         state.set_owned(number, addresses.iter().map(key).collect())
     }
 
+    /// Sets the stations of the host on an uplink's interface besides the interface itself. Frames
+    /// from the wire for them pass to the host. Does nothing if the port no longer exists.
+    ///
+    /// # Errors
+    /// Returns the error of the kernel.
+    pub fn set_host_stations(&self, number: PortNumber, stations: &BTreeSet<Mac>) -> Result<(), DatapathError> {
+        let mut state = self.state();
+        let Some(port) = state.ports.ports.get(&number).copied() else { return Ok(()) };
+        let key = |mac: &Mac| OwnKey { address: Address::link_local(*mac), port: number, reserved: 0 };
+        state.set_owned(number, stations.iter().map(key).collect())?;
+        let flags = port.flags & !Port::HOST_STATIONS | state.ports.host_stations(number);
+        if flags != port.flags {
+            let changed = Port { flags, ..port };
+            set(&mut state.maps.ports, "PORTS", number.0, changed)?;
+            state.ports.ports.insert(number, changed);
+        }
+        Ok(())
+    }
+
     /// Turns a port back into a plain device: removes its programs, its FDB entries and its table
     /// entry. Does nothing if the port no longer exists.
     ///
@@ -230,7 +270,11 @@ impl Datapath {
     /// Returns the first error of the kernel; everything else is removed nevertheless.
     pub fn remove_port(&self, number: PortNumber) -> Result<(), DatapathError> {
         let mut state = self.state();
-        if state.ports.ports.contains_key(&number) { self.remove(&mut state, number) } else { Ok(()) }
+        if !state.ports.ports.contains_key(&number) {
+            return Ok(());
+        }
+        let removed = self.remove(&mut state, number);
+        removed.and(state.share(self.options.fdb_size))
     }
 
     fn remove(&self, state: &mut State, number: PortNumber) -> Result<(), DatapathError> {
@@ -299,6 +343,7 @@ impl Datapath {
 impl State {
     /// Writes the table entries of a port. A new port becomes the head of its network's list.
     fn insert_port(&mut self, spec: &PortSpec, number: PortNumber, new: bool) -> Result<(), DatapathError> {
+        let stations = if spec.kind == PortKind::Uplink { self.ports.host_stations(number) } else { 0 };
         let members = self.ports.members.entry(spec.network).or_default();
         let listed = members.contains(&number);
         let next = match self.ports.ports.get(&number) {
@@ -316,7 +361,8 @@ impl State {
             next,
             mac: spec.mac,
             kind: spec.kind as u8,
-            flags: flags(spec),
+            // Whether a tunnel asks for the mark depends on the underlay.
+            flags: flags(spec) | stations | self.ports.ports.get(&number).map_or(0, |port| port.flags & Port::UNDERLAY),
             vlan: VlanKey(spec.rules.vlan),
             mtu: spec.mtu,
             ipv4,

@@ -35,10 +35,11 @@ pub(super) const TAIL_CALLS: &str = map_layout::TAIL_CALLS.name;
 /// instructions and types, is dropped after each load.
 pub(super) struct Programs {
     /// The instance's bpffs.
-    root: PathBuf,
+    pub(super) root: PathBuf,
     /// The directory in which this generation is pinned.
-    directory: PathBuf,
-    fdb_entries: u32,
+    pub(super) directory: PathBuf,
+    pub(super) fdb_entries: u32,
+    pub(super) published_mark: u32,
     classifiers: BTreeMap<Hook, SchedClassifier>,
     xdp: BTreeMap<Hook, XdpProgram>,
     tail_calls: ProgramArray<MapData>,
@@ -49,11 +50,11 @@ pub(super) struct Programs {
 impl Programs {
     /// Opens the directory of this object's programs for the pinned maps, and creates it if needed.
     /// Loads no program.
-    pub(super) fn open(pins: &Pins<'_>, fdb_entries: u32) -> Result<Self, DatapathError> {
+    pub(super) fn open(pins: &Pins<'_>, fdb_entries: u32, published_mark: u32) -> Result<Self, DatapathError> {
         let root = pins.0.to_owned();
         let path = pins.map("PORTS");
         let maps = MapInfo::from_pin(&path).map_err(|error| DatapathError::Pin { path, message: error.to_string() })?;
-        let directory = pins.programs().join(generation(*log::level(), maps.id()));
+        let directory = pins.programs().join(generation(*log::level(), published_mark, maps.id()));
         if log::is_on() {
             // The log of a program that an earlier daemon loaded cannot be read, so such programs
             // are loaded again.
@@ -68,6 +69,7 @@ impl Programs {
             root,
             directory,
             fdb_entries,
+            published_mark,
             classifiers: BTreeMap::new(),
             xdp: BTreeMap::new(),
             tail_calls,
@@ -129,7 +131,7 @@ impl Programs {
     }
 
     fn load(&mut self, names: &[&'static str]) -> Result<(), DatapathError> {
-        let mut ebpf = load(&Pins(&self.root), self.fdb_entries, None)?;
+        let mut ebpf = load(&Pins(&self.root), self.fdb_entries, self.published_mark, None)?;
         load_programs(&mut ebpf, names)?;
         // The tail-call table is filled before the calling programs are attached. From here on, the
         // programs of an earlier daemon call the new ones.
@@ -158,11 +160,15 @@ impl Programs {
     }
 }
 
-/// Returns the name of the generation: a hash of this object, the log level and the id of the map
-/// PORTS. The id of one map identifies all maps, because all are replaced together and the kernel
+/// Returns the name of the generation: a hash of this object, the log level, the mark of published
+/// ports and the id of the map PORTS. The id of one map identifies all maps, because all are replaced together and the kernel
 /// gives each map an id of its own.
-fn generation(log_level: u8, ports: u32) -> String {
-    let digest = Sha256::new().chain_update(OBJECT).chain_update([log_level]).chain_update(ports.to_le_bytes());
+fn generation(log_level: u8, published_mark: u32, ports: u32) -> String {
+    let digest = Sha256::new()
+        .chain_update(OBJECT)
+        .chain_update([log_level])
+        .chain_update(published_mark.to_le_bytes())
+        .chain_update(ports.to_le_bytes());
     digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -1,14 +1,15 @@
 //! The FDB: stations are written by operators, learned by the programs, and aged by the daemon.
 
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::os::fd::AsFd as _;
 
-use aya::maps::{MapData, MapError};
-use vswitch_common::tables::{FdbEntry, FdbKey, Port, PortNumber, tick, ticks_to_seconds};
+use aya::maps::{Array, MapData, MapError};
+use vswitch_common::tables::{FdbEntry, FdbKey, NetworkNumber, Port, PortNumber, Shares, tick, ticks_to_seconds};
 
 use super::load::{Datapath, State};
 use super::ports::PortTable;
-use super::tables::{removed, set};
+use super::tables::{Maps, removed, set};
 use super::{DatapathError, batch};
 
 impl Datapath {
@@ -85,13 +86,14 @@ impl Datapath {
         Ok(count)
     }
 
-    /// Removes the learned entries from which no frame came for `ageing` seconds, and those of
-    /// ports that no longer exist. Returns the number of removed entries.
+    /// Removes the learned entries from which no frame came for the ageing time of their network, in
+    /// seconds, and those of ports that no longer exist. An entry that has become static meanwhile
+    /// stays. Returns the number of removed entries.
     ///
     /// # Errors
     /// Returns the error of the kernel.
-    pub fn age(&self, ageing: u32) -> Result<usize, DatapathError> {
-        self.forget(|_, entry| Self::age_of(entry) >= u64::from(ageing))
+    pub fn age(&self, ageing: impl Fn(NetworkNumber) -> u32) -> Result<usize, DatapathError> {
+        self.forget(|key, entry| Self::age_of(entry) >= u64::from(ageing(key.network)))
     }
 
     /// Returns the current tick on the clock of [`FdbEntry::seen`].
@@ -168,7 +170,7 @@ impl State {
 
     pub(super) fn write(&mut self, key: FdbKey, entry: FdbEntry) -> Result<(), DatapathError> {
         if let Ok(before) = self.maps.fdb.get(&key, 0) {
-            self.discount(&before)?;
+            self.discount(&key, &before)?;
         }
         // A program that has just read a learned entry may write it back once more. The entry is
         // then written again.
@@ -188,14 +190,14 @@ impl State {
             if let Some(written) = self.ports.by_hand.get_mut(&before.port) {
                 written.remove(key);
             }
-            self.discount(&before)?;
+            self.discount(key, &before)?;
         }
         Ok(gone)
     }
 
-    /// Counts a removed learned station in FORGOTTEN, for its port and for the whole FDB, because
-    /// the programs limit the number of learned stations.
-    fn discount(&mut self, entry: &FdbEntry) -> Result<(), DatapathError> {
+    /// Counts a removed learned station in FORGOTTEN, for its port and for the whole FDB, and for its
+    /// network, because the programs limit the number of learned stations.
+    fn discount(&mut self, key: &FdbKey, entry: &FdbEntry) -> Result<(), DatapathError> {
         if entry.is_static_or_sticky() {
             return Ok(());
         }
@@ -204,6 +206,72 @@ impl State {
             let forgotten =
                 self.maps.forgotten.get(&index, 0).map_err(|cause| DatapathError::Table { table, cause })?;
             set(&mut self.maps.forgotten, table, index, forgotten + 1)?;
+        }
+        self.maps.count(Shares::forgotten(key.network), 1)
+    }
+}
+
+impl Maps {
+    /// Adds to an entry of NETWORK_STATIONS that the programs only read.
+    fn count(&mut self, index: u32, stations: u64) -> Result<(), DatapathError> {
+        let table = "NETWORK_STATIONS";
+        let before = self.network_stations.get(&index, 0).map_err(|cause| DatapathError::Table { table, cause })?;
+        set(&mut self.network_stations, table, index, before + stations)
+    }
+
+    /// Counts the learned stations of each network, whose programs did not count them. Programs that
+    /// count are attached later.
+    pub(super) fn count_by_network(&mut self, fdb: &MapData) -> Result<(), DatapathError> {
+        let stations = batch::entries::<FdbKey, FdbEntry>(fdb.fd().as_fd()).map_err(unread)?;
+        for (key, _) in stations.iter().filter(|(_, entry)| !entry.is_static_or_sticky()) {
+            self.count(Shares::learned(key.network), 1)?;
+        }
+        Ok(())
+    }
+
+    /// Divides the stations that can be learned among the networks that learn.
+    pub(super) fn set_shares(&mut self, learnable: u64, ports: &PortTable) -> Result<(), DatapathError> {
+        let learn = ports.iter().filter(|(_, port)| port.has(Port::LEARN)).map(|(_, port)| port.network);
+        let shares = Shares::of(learnable, learn.collect::<BTreeSet<_>>().len() as u64);
+        set(&mut self.network_stations, "NETWORK_STATIONS", Shares::SURE, shares.sure)?;
+        set(&mut self.network_stations, "NETWORK_STATIONS", Shares::KEPT, shares.kept)
+    }
+}
+
+impl State {
+    /// Divides the stations that can be learned anew, after a port was added or removed.
+    pub(super) fn share(&mut self, learnable: u32) -> Result<(), DatapathError> {
+        let learnable = u64::from(learnable);
+        let failed = |cause| DatapathError::Table { table: "NETWORK_STATIONS", cause };
+        let kept = self.maps.network_stations.get(&Shares::KEPT, 0).map_err(failed)?;
+        self.maps.set_shares(learnable, &self.ports)?;
+        let now = self.maps.network_stations.get(&Shares::KEPT, 0).map_err(failed)?;
+        if now > kept { self.make_room(learnable.saturating_sub(now)) } else { Ok(()) }
+    }
+
+    /// Removes learned stations until at most `most` are left: those that were silent longest, of the
+    /// networks that have more than their share. A network that begins to learn finds its share.
+    fn make_room(&mut self, most: u64) -> Result<(), DatapathError> {
+        let counted = |array: &Array<MapData, u64>| array.get(&0, 0).unwrap_or(0);
+        if counted(&self.maps.learned).saturating_sub(counted(&self.maps.forgotten)) <= most {
+            return Ok(());
+        }
+        let failed = |cause| DatapathError::Table { table: "NETWORK_STATIONS", cause };
+        let sure = self.maps.network_stations.get(&Shares::SURE, 0).map_err(failed)?;
+        let mut stations = batch::entries::<FdbKey, FdbEntry>(self.fdb.fd().as_fd()).map_err(unread)?;
+        stations.retain(|(_, entry)| !entry.is_static_or_sticky());
+        stations.sort_by_key(|(_, entry)| entry.seen);
+        let mut counts = HashMap::<_, u64>::new();
+        stations.iter().for_each(|(key, _)| *counts.entry(key.network).or_default() += 1);
+        let mut over = (stations.len() as u64).saturating_sub(most);
+        for (key, _) in stations {
+            let count = counts.entry(key.network).or_default();
+            if over == 0 || *count <= sure {
+                continue;
+            }
+            if self.remove_if(&key, |entry| !entry.is_static_or_sticky())? {
+                (*count, over) = (*count - 1, over - 1);
+            }
         }
         Ok(())
     }

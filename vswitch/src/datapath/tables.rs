@@ -28,6 +28,7 @@ pub(super) struct Maps {
     pub(super) learned: Array<MapData, u64>,
     pub(super) forgotten: Array<MapData, u64>,
     pub(super) learnable: Array<MapData, u64>,
+    pub(super) network_stations: Array<MapData, u64>,
     pub(super) neighbors: HashMap<MapData, NeighborKey, Neighbor>,
     pub(super) owned: HashMap<MapData, OwnKey, u32>,
     pub(super) trunks: HashMap<MapData, u32, u32>,
@@ -54,6 +55,7 @@ impl Maps {
             learned: open(pins, "LEARNED")?,
             forgotten: open(pins, "FORGOTTEN")?,
             learnable: open(pins, "LEARNABLE")?,
+            network_stations: open(pins, "NETWORK_STATIONS")?,
             neighbors: open(pins, "NEIGHBORS")?,
             owned: open(pins, "OWNED")?,
             trunks: open(pins, "TRUNKS")?,
@@ -110,7 +112,10 @@ impl Maps {
 }
 
 /// Opens a pinned map.
-fn open<T: TryFrom<Map, Error = MapError>>(pins: &Pins<'_>, table: &'static str) -> Result<T, DatapathError> {
+pub(super) fn open<T: TryFrom<Map, Error = MapError>>(
+    pins: &Pins<'_>,
+    table: &'static str,
+) -> Result<T, DatapathError> {
     let failed = |cause| DatapathError::Table { table, cause };
     let map = Map::from_map_data(pins.open_map(table)?).map_err(failed)?;
     T::try_from(map).map_err(failed)

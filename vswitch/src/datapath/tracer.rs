@@ -35,7 +35,8 @@ impl Datapath {
     /// # Errors
     /// Fails as [`Datapath::open`] does.
     pub fn tracer(&self) -> Result<Tracer, DatapathError> {
-        let mut ebpf = load(&Pins(&self.options.directory), self.options.fdb_entries(), Some(&1))?;
+        let mut ebpf =
+            load(&Pins(&self.options.directory), self.options.fdb_entries(), self.options.published_mark, Some(&1))?;
         let failed = |cause| DatapathError::Table { table: "TRACE", cause };
         let record = ebpf.take_map("TRACE").ok_or(aya::maps::MapError::InvalidName { name: "TRACE".to_owned() });
         let record = record.and_then(Array::try_from).map_err(failed)?;

@@ -48,6 +48,23 @@ impl Datapath {
     }
 }
 
+impl Datapath {
+    /// Sets the length in bytes of the longest packet that may leave by a port; 0 is no limit. Does
+    /// nothing if the number belongs to another device by now.
+    ///
+    /// # Errors
+    /// Returns the error of the kernel.
+    pub fn set_port_mtu(&self, number: PortNumber, ifindex: u32, mtu: u16) -> Result<(), DatapathError> {
+        let mut state = self.state();
+        let there = state.ports.ports.get(&number).copied();
+        let Some(port) = there.filter(|port| port.ifindex == ifindex && port.mtu != mtu) else { return Ok(()) };
+        let changed = Port { mtu, ..port };
+        set(&mut state.maps.ports, "PORTS", number.0, changed)?;
+        state.ports.ports.insert(number, changed);
+        Ok(())
+    }
+}
+
 impl State {
     /// Returns the key of a tunnel in the map TUNNELS.
     pub(super) fn tunnel_key(&self, port: &Port) -> Result<TunnelKey, DatapathError> {

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use vswitch_common::packet::address::Address;
-use vswitch_common::tables::{DirectRoute, PortKind, TunnelEnd};
+use vswitch_common::tables::{DirectRoute, Port, PortKind, PortNumber, TunnelEnd};
 
-use super::entry::mapped;
+use super::entry::{first_addresses, mapped};
 use super::hooks::{self, Hook};
 use super::load::{Pins, State, remove_pin};
 use super::programs::Programs;
@@ -20,11 +20,16 @@ pub struct UnderlaySpec {
     pub devices: Vec<(u32, String)>,
     /// The addresses of this host at which tunnels end, at most `MAX_UNDERLAY`.
     pub addresses: BTreeSet<IpAddr>,
+    /// The source addresses of tunnels; the routes choose those of a family without one.
+    pub sources: Vec<IpAddr>,
     /// The UDP port of the tunnels.
     pub port: u16,
     /// The receiver, behind which GRO merges the TCP packets of tunnels; `None` if it does not
     /// exist.
     pub receiver: Option<Receiver>,
+    /// The peers to which one of the devices leads. What comes out of a tunnel as theirs must have
+    /// come in by the underlay.
+    pub guarded: BTreeSet<IpAddr>,
     /// The direct routes to peers, by which packets leave without the tunnel device. Some peers
     /// have none.
     pub direct_paths: BTreeMap<Ipv4Addr, DirectPath>,
@@ -67,6 +72,8 @@ impl Datapath {
         let pins = Pins(&self.options.directory);
         // The receiver is set up before the tables send packets to it.
         self.set_receiver(&mut programs, &mut state, spec.receiver.as_ref(), &pins)?;
+        let (ipv4, ipv6) = first_addresses(&spec.sources);
+        set(&mut state.maps.ports, "PORTS", PortNumber::NONE.0, Port { ipv4, ipv6, ..Port::default() })?;
         let failed = |cause| DatapathError::Table { table: "UNDERLAY", cause };
         let wanted: BTreeSet<Address> = spec.addresses.iter().copied().map(mapped).collect();
         let there = state.maps.underlay.keys().collect::<Result<Vec<Address>, _>>().map_err(failed)?;
@@ -113,7 +120,9 @@ impl Datapath {
                 state.underlay.insert(*ifindex);
             }
         }
-        Ok(())
+        // After the programs that set the mark.
+        let guarded: BTreeSet<Address> = spec.guarded.iter().copied().map(mapped).collect();
+        state.ask_for_mark(|peer| guarded.contains(&peer))
     }
 
     /// Reports whether a device is the receiver's second device, behind which GRO merges TCP
@@ -136,6 +145,20 @@ impl Datapath {
         if let Some(Receiver { out_of, device, .. }) = receiver.filter(|_| state.receiver.is_none()) {
             hooks::attach_tc(programs, self.tc, Hook::Receiver, device, *out_of, pins)?;
             state.receiver = wanted;
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    /// Sets for each tunnel whether its frames must have the mark of the underlay, by its peer.
+    fn ask_for_mark(&mut self, guarded: impl Fn(Address) -> bool) -> Result<(), DatapathError> {
+        for (number, port) in &mut self.ports.ports {
+            let asks = port.kind() == Some(PortKind::Tunnel) && guarded(port.peer());
+            if asks != port.has(Port::UNDERLAY) {
+                port.flags ^= Port::UNDERLAY;
+                set(&mut self.maps.ports, "PORTS", number.0, *port)?;
+            }
         }
         Ok(())
     }

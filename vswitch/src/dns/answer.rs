@@ -42,6 +42,9 @@ pub(super) fn decide(
         Err(Rejected::Ignore) => return Decision::Ignore,
         Err(Rejected::Answer(bytes)) => return Decision::Answer(bytes),
     };
+    if !names.admits(network, client) {
+        return Decision::Answer(query.encode(query.response(ResponseCode::Refused)));
+    }
     let forwards = names.forwards(network);
     let kind = query.question().query_type;
     let respond = |code, records: Vec<RData>| {

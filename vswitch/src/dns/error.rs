@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 
 /// Transport protocol of a query.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Transport {
     /// One message per datagram (RFC 1035 section 4.2.1).
     Udp,

@@ -9,6 +9,7 @@
 
 mod answer;
 mod error;
+mod health;
 mod listen;
 mod message;
 mod quota;
@@ -45,6 +46,9 @@ pub trait Names: Send + Sync + 'static {
     /// Returns the name of an endpoint's address, without the final dot, for the client at `client`
     /// in `network`.
     fn name_of(&self, network: NetworkId, client: IpAddr, address: IpAddr) -> Option<String>;
+    /// Reports whether `client` is an endpoint of `network`, or this host itself. All other clients
+    /// are refused.
+    fn admits(&self, network: NetworkId, client: IpAddr) -> bool;
     /// Reports whether `address` is in a subnet of the switch. Reverse queries for such an address
     /// are never forwarded.
     fn is_ours(&self, network: NetworkId, address: IpAddr) -> bool;
@@ -66,8 +70,10 @@ pub(crate) struct Limits {
     forwards: (usize, usize),
     /// Maximum time for a TCP client to send a query or to read an answer.
     idle_timeout: Duration,
-    /// Maximum time for one resolver to answer; the next resolver is asked after that.
+    /// Maximum time for one resolver to answer.
     attempt_timeout: Duration,
+    /// Time after which the next resolver is asked, too.
+    patience: Duration,
     /// Maximum time for all resolvers together. Clients wait 5 s (glibc, musl), so SERVFAIL must be
     /// sent before that.
     forward_timeout: Duration,
@@ -80,6 +86,7 @@ impl Default for Limits {
             forwards: (64, 512),
             idle_timeout: Duration::from_secs(10),
             attempt_timeout: Duration::from_secs(2),
+            patience: Duration::from_millis(500),
             forward_timeout: Duration::from_millis(4500),
         }
     }
@@ -132,7 +139,7 @@ impl DnsServer {
     /// Creates a server on another port than 53. The host's resolvers are then asked at that port
     /// as well.
     pub(crate) fn with_port(names: Arc<dyn Names>, resolvers: ResolverFiles, port: u16, limits: Limits) -> Self {
-        let upstream = Upstream::new(resolvers, port, limits.attempt_timeout, limits.forward_timeout);
+        let upstream = Upstream::new(resolvers, port, &limits);
         let (per_client, total) = limits.forwards;
         let shared =
             Shared { names, upstream, forwards: Quota::new(per_client, total), own_addresses: Mutex::default() };
@@ -209,6 +216,12 @@ impl DnsServer {
     /// network is not served.
     pub fn serving(&self, network: NetworkId) -> Vec<IpAddr> {
         self.state().networks.get(&network).map(|served| served.listeners.keys().copied().collect()).unwrap_or_default()
+    }
+
+    /// Makes it time to check the resolvers that did not answer.
+    #[cfg(test)]
+    pub(crate) fn age_resolvers(&self) {
+        self.inner.shared.upstream.age();
     }
 
     /// Stops listeners and updates the set of served addresses.

@@ -1,24 +1,26 @@
 //! Forwards queries to the host's resolvers.
 
-use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpStream, UdpSocket};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
+use super::Limits;
 use super::error::Transport;
+use super::health::Health;
 use super::listen::{read_message, with_length};
 use super::message::{Query, is_failure, is_truncated};
 use super::resolvers::{ResolverFiles, Resolvers};
 
 /// Maximum number of attempts per resolver. Only a resolver that did not answer is asked again.
 const MAX_ATTEMPTS: usize = 2;
-/// Time during which a resolver that did not answer is asked after all others.
-const DEPRIORITIZED: Duration = Duration::from_secs(30);
 /// Size of the receive buffer in bytes, larger than the largest UDP payload.
 const DATAGRAM_BUFFER: usize = 1 << 16;
 
@@ -26,10 +28,16 @@ const DATAGRAM_BUFFER: usize = 1 << 16;
 #[derive(Debug)]
 pub(super) struct Upstream {
     resolvers: Resolvers,
-    attempt_timeout: Duration,
+    asker: Asker,
     total_timeout: Duration,
-    /// Resolvers that did not answer, with the time of the last attempt.
-    unresponsive: Mutex<HashMap<SocketAddr, Instant>>,
+}
+
+/// Asks one resolver.
+#[derive(Clone, Debug)]
+struct Asker {
+    attempt_timeout: Duration,
+    patience: Duration,
+    health: Arc<Health>,
 }
 
 /// Result of a query to one resolver.
@@ -58,10 +66,11 @@ enum Resolution {
 }
 
 impl Upstream {
-    /// Creates a forwarder to the resolvers of `files` at `port`. Each attempt may take `attempt`,
-    /// a query in total `all`.
-    pub(super) fn new(files: ResolverFiles, port: u16, attempt_timeout: Duration, total_timeout: Duration) -> Self {
-        Self { resolvers: Resolvers::new(files, port), attempt_timeout, total_timeout, unresponsive: Mutex::default() }
+    /// Creates a forwarder to the resolvers of `files`, which are asked at `port`.
+    pub(super) fn new(files: ResolverFiles, port: u16, limits: &Limits) -> Self {
+        let Limits { attempt_timeout, patience, forward_timeout: total_timeout, .. } = *limits;
+        let asker = Asker { attempt_timeout, patience, health: Arc::default() };
+        Self { resolvers: Resolvers::new(files, port), asker, total_timeout }
     }
 
     /// Returns the first answer of a resolver, in the form in which the client gets it, or else the
@@ -73,6 +82,12 @@ impl Upstream {
             Ok(Some(answer)) => Some(answer),
             Ok(None) | Err(_) => failure,
         }
+    }
+
+    /// Makes it time to check the resolvers that did not answer.
+    #[cfg(test)]
+    pub(super) fn age(&self) {
+        self.asker.health.age();
     }
 
     async fn ask_host(
@@ -97,22 +112,55 @@ impl Upstream {
         }
     }
 
-    /// Asks the resolvers in sequence, and those that did not answer once more.
+    /// Asks the resolvers in sequence, and those that did not answer once more. A resolver is asked
+    /// when the one before it has not answered for some time, without giving that one up: the first
+    /// answer counts. A resolver that another one overtook is asked after all others from then on,
+    /// and so is one that does not answer: it delays one query and not each of them.
     async fn ask_all(&self, resolvers: &[SocketAddr], query: &Query, failure: &mut Option<Vec<u8>>) -> Resolution {
-        let mut waiting = self.responsive_first(resolvers);
+        let Asker { patience, health, .. } = &self.asker;
+        let transport = query.transport();
+        for resolver in health.to_check(resolvers, transport) {
+            let (asker, query) = (self.asker.clone(), query.clone());
+            tokio::spawn(async move { asker.check(resolver, &query).await });
+        }
+        let mut waiting: VecDeque<SocketAddr> = health.in_order(resolvers, transport).into();
         let mut unreachable = true;
         for _ in 0..MAX_ATTEMPTS {
-            let mut silent = Vec::new();
-            for resolver in waiting {
-                match self.ask_one(resolver, query).await {
-                    Outcome::Answer(answer) => return Resolution::Answer(answer),
+            let (mut asked, mut silent) = (FuturesUnordered::new(), VecDeque::new());
+            // The resolvers that are being asked, in the order in which they were asked.
+            let mut pending: Vec<SocketAddr> = Vec::new();
+            let mut next_at = Instant::now();
+            loop {
+                if Instant::now() >= next_at
+                    && let Some(resolver) = waiting.pop_front()
+                {
+                    pending.push(resolver);
+                    asked.push(async move { (resolver, self.asker.ask(resolver, query).await) });
+                    next_at = Instant::now() + *patience;
+                }
+                let (resolver, outcome) = tokio::select! {
+                    Some(outcome) = asked.next() => outcome,
+                    () = sleep_until(next_at), if !waiting.is_empty() => continue,
+                    else => break,
+                };
+                match outcome {
+                    Outcome::Answer(answer) => {
+                        let overtaken = pending.iter().take_while(|other| **other != resolver);
+                        overtaken.for_each(|other| health.record(*other, transport, false));
+                        return Resolution::Answer(answer);
+                    }
                     Outcome::Failure(answer) => {
                         failure.get_or_insert(answer);
+                        unreachable = false;
                     }
-                    Outcome::Timeout => silent.push(resolver),
-                    Outcome::Unreachable => continue,
+                    Outcome::Timeout => {
+                        silent.push_back(resolver);
+                        unreachable = false;
+                    }
+                    Outcome::Unreachable => {}
                 }
-                unreachable = false;
+                pending.retain(|other| *other != resolver);
+                next_at = Instant::now();
             }
             if failure.is_some() {
                 break;
@@ -121,9 +169,24 @@ impl Upstream {
         }
         if unreachable { Resolution::Unreachable } else { Resolution::Failed }
     }
+}
 
-    async fn ask_one(&self, resolver: SocketAddr, query: &Query) -> Outcome {
-        let received = match query.transport() {
+impl Asker {
+    /// Asks a resolver that did not answer earlier. The client gets the answer of another one and
+    /// does not wait for this one.
+    async fn check(&self, resolver: SocketAddr, query: &Query) {
+        let answered = match query.transport() {
+            Transport::Udp => timeout(self.patience, query_udp(resolver, query)).await,
+            Transport::Tcp => timeout(self.patience, query_tcp(resolver, query)).await,
+        };
+        if matches!(answered, Ok(Ok(_))) {
+            self.health.record(resolver, query.transport(), true);
+        }
+    }
+
+    async fn ask(&self, resolver: SocketAddr, query: &Query) -> Outcome {
+        let transport = query.transport();
+        let received = match transport {
             Transport::Udp => timeout(self.attempt_timeout, query_udp(resolver, query)).await,
             Transport::Tcp => timeout(self.attempt_timeout, query_tcp(resolver, query)).await,
         };
@@ -131,54 +194,34 @@ impl Upstream {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) => {
                 tracing::debug!("cannot reach the resolver {resolver}: {error}");
-                self.record_result(resolver, query.transport(), false);
+                self.health.record(resolver, transport, false);
                 return Outcome::Unreachable;
             }
             Err(_) => {
                 tracing::debug!("the resolver {resolver} does not answer");
-                self.record_result(resolver, query.transport(), false);
+                self.health.record(resolver, transport, false);
                 return Outcome::Timeout;
             }
         };
-        self.record_result(resolver, query.transport(), true);
+        self.health.record(resolver, transport, true);
         if is_failure(&answer) {
             return Outcome::Failure(answer);
         }
-        if query.transport() == Transport::Tcp || (query.fits(&answer) && !is_truncated(&answer)) {
+        if transport == Transport::Tcp || (query.fits(&answer) && !is_truncated(&answer)) {
             return Outcome::Answer(answer);
         }
         // The answer over UDP is incomplete. The complete answer may still fit into the client's
         // limit, because the resolver may have used a smaller limit of its own. If it does not fit,
         // the client gets the incomplete answer: old clients (musl before 1.2.4) do not repeat the
         // query over TCP and use the part.
-        let complete = match timeout(self.attempt_timeout, query_tcp(resolver, query)).await {
-            Ok(Ok(complete)) if query.fits(&complete) => Some(complete),
-            _ => None,
-        };
+        // A resolver that did not answer over TCP earlier is not asked over TCP again for some time.
+        let mut complete = None;
+        if !self.health.is_silent(resolver, Transport::Tcp) {
+            let received = timeout(self.attempt_timeout, query_tcp(resolver, query)).await;
+            self.health.record(resolver, Transport::Tcp, matches!(received, Ok(Ok(_))));
+            complete = received.ok().and_then(Result::ok).filter(|complete| query.fits(complete));
+        }
         Outcome::Answer(complete.unwrap_or_else(|| if query.fits(&answer) { answer } else { query.truncate(&answer) }))
-    }
-
-    /// Returns the resolvers in their order, with those that recently did not answer at the end.
-    fn responsive_first(&self, resolvers: &[SocketAddr]) -> Vec<SocketAddr> {
-        let mut unresponsive = self.unresponsive.lock().unwrap_or_else(PoisonError::into_inner);
-        unresponsive.retain(|_, since| since.elapsed() < DEPRIORITIZED);
-        let (last, mut first): (Vec<_>, Vec<_>) =
-            resolvers.iter().partition(|resolver| unresponsive.contains_key(resolver));
-        first.extend(last);
-        first
-    }
-
-    fn record_result(&self, resolver: SocketAddr, transport: Transport, answered: bool) {
-        // Some resolvers never answer over TCP but work over UDP.
-        if transport == Transport::Tcp {
-            return;
-        }
-        let mut unresponsive = self.unresponsive.lock().unwrap_or_else(PoisonError::into_inner);
-        if answered {
-            unresponsive.remove(&resolver);
-        } else {
-            unresponsive.insert(resolver, Instant::now());
-        }
     }
 }
 

@@ -160,6 +160,11 @@ pub(super) fn query_by_name(name: &str) -> LinkMessage {
     with_attribute(query_all(), LinkAttribute::IfName(name.to_owned()))
 }
 
+/// Returns a query for a link in another namespace, by the id that this namespace has for it.
+pub(super) fn query_elsewhere(netnsid: i32, index: u32) -> LinkMessage {
+    with_attribute(query_by_index(index), LinkAttribute::IfNetnsId(netnsid))
+}
+
 pub(super) fn set_alias(index: u32, alias: &str) -> LinkMessage {
     with_attribute(by_index(index), LinkAttribute::IfAlias(alias.to_owned()))
 }

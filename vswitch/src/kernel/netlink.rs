@@ -6,6 +6,7 @@
 mod connection;
 mod error;
 mod events;
+mod neighbor;
 mod route;
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -24,7 +25,7 @@ use super::netns::Netns;
 use connection::{Change, Connection, Request};
 pub use error::{Hint, NetlinkError};
 pub use events::{LinkEvent, TouchEvents, Touched};
-pub use route::{Path, ROUTE_PROTOCOL, Route};
+pub use route::{Path, ROUTE_PROTOCOL, Route, SourceRoute};
 
 /// A connection to rtnetlink in one namespace. The connection keeps the namespace alive, so a
 /// connection in a foreign namespace is never stored.
@@ -40,7 +41,15 @@ impl Netlink {
     /// # Errors
     /// [`NetlinkError::Socket`].
     pub fn open() -> Result<Self, NetlinkError> {
-        Connection::open(None).map(|connection| Self { connection })
+        Connection::open(None, false).map(|connection| Self { connection })
+    }
+
+    /// Opens a connection like [`Netlink::open`], on which the kernel filters lists by link.
+    ///
+    /// # Errors
+    /// [`NetlinkError::Socket`].
+    pub fn open_strict() -> Result<Self, NetlinkError> {
+        Connection::open(None, true).map(|connection| Self { connection })
     }
 
     /// Opens a connection in another namespace. A thread enters the namespace, opens the socket and
@@ -49,7 +58,7 @@ impl Netlink {
     /// # Errors
     /// [`NetlinkError::Netns`] or [`NetlinkError::Socket`].
     pub fn open_in(netns: &Netns) -> Result<Self, NetlinkError> {
-        Connection::open(Some(netns)).map(|connection| Self { connection })
+        Connection::open(Some(netns), false).map(|connection| Self { connection })
     }
 
     /// Returns all links of the namespace.
@@ -76,6 +85,31 @@ impl Netlink {
     /// The kernel refused the request.
     pub async fn link_by_name(&self, name: &str) -> Result<Option<Link>, NetlinkError> {
         self.find(link::query_by_name(name), name).await
+    }
+
+    /// Reports whether the other end of a veth exists, in a namespace that is still in use. The
+    /// kernel removes the devices of a namespace some time after its last use.
+    ///
+    /// # Errors
+    /// The kernel refused the request.
+    pub async fn peer_lives(&self, index: u32) -> Result<bool, NetlinkError> {
+        const OPERATION: &str = "find the other end of";
+        let Some(link) = self.link(index).await? else { return Ok(false) };
+        let Some(peer) = link.peer_index else { return Ok(false) };
+        let query = match link.peer_netnsid {
+            None => return Ok(self.link(peer).await?.is_some()),
+            // The namespace has no id any more.
+            Some(id) if id < 0 => return Ok(false),
+            Some(id) => link::query_elsewhere(id, peer),
+        };
+        let request = Request::acknowledged(RouteNetlinkMessage::GetLink(query));
+        let [answer] = self.connection.transact(OPERATION, [request]).await?;
+        match answer {
+            Ok(_) => Ok(true),
+            // EINVAL: `get_net_ns_by_id` finds no namespace of this id that is in use.
+            Err(refusal) if matches!(refusal.errno, Errno::EINVAL | Errno::ENODEV) => Ok(false),
+            Err(refusal) => Err(NetlinkError::refused(OPERATION, &link_object(index), refusal)),
+        }
     }
 
     async fn find(&self, query: LinkMessage, object: &str) -> Result<Option<Link>, NetlinkError> {
@@ -269,6 +303,15 @@ impl Netlink {
         self.connection.change([route::add_address(index, address)]).await
     }
 
+    /// Sets the metric of the route that an address of a link makes to its subnet. The address must
+    /// exist.
+    ///
+    /// # Errors
+    /// [`NetlinkError::NotFound`], or the kernel refused the request.
+    pub async fn set_address_metric(&self, index: u32, address: IpNet, metric: u32) -> Result<(), NetlinkError> {
+        self.connection.change([route::set_address_metric(index, address, metric)]).await
+    }
+
     /// Returns the addresses of one link, or of all links, each with the interface index.
     ///
     /// # Errors
@@ -407,6 +450,27 @@ impl Netlink {
         // vanished meanwhile would hide the error of another entry.
         for change in entries.iter().filter_map(|message| route::removal(message, index)) {
             result = result.and(ignore_not_found(self.connection.change([change]).await));
+        }
+        result
+    }
+
+    /// Makes the source routes of a namespace exactly these. Packets from one of the addresses then
+    /// leave by the link of the address, whatever the main table says. Removes the rules and routes
+    /// of other source routes; rules and routes of other programs stay.
+    ///
+    /// # Errors
+    /// The first refusal of the kernel: [`NetlinkError::Kernel`] with EOPNOTSUPP if it has no
+    /// CONFIG_IP_MULTIPLE_TABLES.
+    pub async fn set_source_routes(&self, wanted: &[SourceRoute]) -> Result<(), NetlinkError> {
+        let mut result = Ok(());
+        let rules = self.connection.dump("list the rules", route::query_rules()).await?;
+        let routes = self.connection.dump("list the routes", route::query_routes()).await?;
+        // Rules first, so that no rule leads to an empty table.
+        for change in rules.iter().chain(&routes).filter_map(|message| route::source_removal(message, wanted)) {
+            result = result.and(ignore_not_found(self.connection.change([change]).await));
+        }
+        for route in wanted {
+            result = result.and(self.connection.change(route.additions()).await);
         }
         result
     }

@@ -13,6 +13,7 @@ use std::path::{Component, Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat, readlinkat};
 use nix::sched::{CloneFlags, setns};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::sys::stat::{Mode, SFlag, fstat};
 use nix::sys::statfs::{FsType, fstatfs};
 use serde::{Deserialize, Serialize};
@@ -140,6 +141,27 @@ impl Netns {
         self.id
     }
 
+    /// Returns the cookie of the namespace: a number that the kernel gives to no other namespace
+    /// until it boots again. Inode numbers are reused at once. Enters the namespace, which takes a
+    /// thread.
+    ///
+    /// # Errors
+    /// Fails as [`Netns::enter`] does, or the kernel has no cookies (before 5.14).
+    pub fn cookie(&self) -> Result<u64, NetnsError> {
+        let read = || {
+            let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+            let mut cookie = 0_u64;
+            let mut length = size_of::<u64>() as libc::socklen_t;
+            // SAFETY: the kernel writes at most `length` bytes to `cookie`, which has that size.
+            let failed = unsafe {
+                let value = (&raw mut cookie).cast();
+                libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_NETNS_COOKIE, value, &raw mut length)
+            };
+            Errno::result(failed).map(|_| cookie)
+        };
+        self.enter(read)?.map_err(|errno| error_from(&self.path, errno))
+    }
+
     /// Runs `action` in the namespace, on a new thread that ends with it. A panic of `action`
     /// continues in the calling thread.
     ///
@@ -159,6 +181,22 @@ impl Netns {
             }
         })
     }
+}
+
+/// Returns the cookie of the calling thread's namespace, by which eBPF programs know it
+/// (`SO_NETNS_COOKIE`, kernel 5.14, e8b9eab99232).
+///
+/// # Errors
+/// The kernel refuses a socket or the option.
+pub fn cookie() -> io::Result<u64> {
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0")?;
+    let (mut cookie, mut length) = (0_u64, libc::socklen_t::try_from(size_of::<u64>()).unwrap_or_default());
+    // SAFETY: `cookie` has `length` bytes, and both outlive the call.
+    let answer = unsafe {
+        let value = (&raw mut cookie).cast();
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_NETNS_COOKIE, value, &raw mut length)
+    };
+    if answer == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Returns a unique identity of the process in a path of the form /proc/PID/...: the boot id and

@@ -5,7 +5,7 @@
 //! [`super::netns::Netns::enter`].
 
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::PathBuf;
 
 /// Error of reading, writing or listing sysctls.
@@ -70,6 +70,35 @@ pub fn write(parts: &[&str], value: &str) -> Result<String, SysctlError> {
         written.map_err(|source| error_from("write", format!("{}={value}", parts.join(".")), source))?;
     }
     Ok(previous)
+}
+
+/// The longest value of a sysctl: a list of ports, at worst every second one.
+const LONGEST: usize = 256 << 10;
+
+/// Reads a sysctl whose value may be long. The kernel gives a value to the first read alone, as much
+/// of it as the buffer takes.
+///
+/// # Errors
+/// [`SysctlError`] with the name of the sysctl.
+pub fn read_long(parts: &[&str]) -> Result<String, SysctlError> {
+    let read = path(parts).and_then(File::open).and_then(|mut file| {
+        let mut buffer = vec![0; LONGEST];
+        let length = file.read(&mut buffer)?;
+        Ok(String::from_utf8_lossy(&buffer[..length]).trim_end().to_owned())
+    });
+    read.map_err(|source| error_from("read", parts.join("."), source))
+}
+
+/// Writes a sysctl whose value may be long. The kernel takes the text in parts of a page and adds
+/// what each says.
+///
+/// # Errors
+/// [`SysctlError`] with the name of the sysctl.
+pub fn write_long(parts: &[&str], value: &str) -> Result<(), SysctlError> {
+    let written = path(parts)
+        .and_then(|path| File::options().write(true).open(path))
+        .and_then(|mut file| file.write_all(format!("{value}\n").as_bytes()));
+    written.map_err(|source| error_from("write", parts.join("."), source))
 }
 
 /// Returns the sorted names in a directory of sysctls, such as the devices in

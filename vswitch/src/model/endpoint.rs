@@ -32,6 +32,10 @@ pub struct Endpoint {
     /// Published ports.
     #[serde(default)]
     pub published: Vec<Published>,
+    /// Ports that the endpoint published in networks from which it is disconnected. They stay
+    /// reserved, and are published again when it is connected again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waiting: Vec<WaitingPorts>,
     /// Priority as default gateway: the network with the highest number has the default route.
     /// Among equal numbers, the first network by name has it.
     #[serde(default)]
@@ -51,6 +55,22 @@ pub struct Endpoint {
     pub phase: Phase,
 }
 
+/// Published ports that wait for a connection to their network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitingPorts {
+    /// Network that they were published in.
+    pub network: NetworkId,
+    /// The ports.
+    pub ports: Vec<Published>,
+}
+
+impl Endpoint {
+    /// Iterates over the host ports that the endpoint holds: published ones, and waiting ones.
+    pub fn held_ports(&self) -> impl Iterator<Item = &Published> {
+        self.published.iter().chain(self.waiting.iter().flat_map(|waiting| &waiting.ports))
+    }
+}
+
 /// Interface of an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointAddress {
@@ -58,8 +78,9 @@ pub struct EndpointAddress {
     pub ifname: InterfaceName,
     /// MAC address.
     pub mac: StationMac,
-    /// IPv4 address.
-    pub ipv4: Ipv4Addr,
+    /// IPv4 address, if the network has IPv4.
+    #[serde(default)]
+    pub ipv4: Option<Ipv4Addr>,
     /// IPv6 address, if the network has IPv6.
     #[serde(default)]
     pub ipv6: Option<Ipv6Addr>,
@@ -68,9 +89,9 @@ pub struct EndpointAddress {
 }
 
 impl EndpointAddress {
-    /// Iterates over both addresses, IPv4 first.
-    pub fn ips(&self) -> impl Iterator<Item = IpAddr> {
-        std::iter::once(self.ipv4.into()).chain(self.ipv6.map(Into::into))
+    /// Iterates over the addresses, IPv4 first.
+    pub fn ips(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        self.ipv4.map(IpAddr::V4).into_iter().chain(self.ipv6.map(IpAddr::V6))
     }
 }
 
@@ -83,19 +104,27 @@ pub struct NetnsRecord {
     pub dev: u64,
     /// Inode number of the nsfs inode.
     pub inode: u64,
+    /// Cookie of the namespace, which the kernel never reuses, as it does inode numbers; `None` in
+    /// records of earlier versions.
+    #[serde(default)]
+    pub cookie: Option<u64>,
     /// Identity of the process, if the path belongs to one: process ids are reused.
     #[serde(default)]
     pub process: Option<String>,
 }
 
-/// Phase of an attachment.
+/// Phase of an endpoint. Each is on disk within a second of being true.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
-    /// Recorded and in progress. After a crash, parts of it may exist.
+    /// The name, the addresses and the host ports belong to it. No device exists.
+    Reserved,
+    /// Devices are being made. After a crash, parts of them may exist.
     Attaching,
     /// Complete.
     Attached,
+    /// Devices are being removed. After a crash, parts of them may exist.
+    Detaching,
 }
 
 impl NetnsRecord {
@@ -103,5 +132,21 @@ impl NetnsRecord {
     /// and with it the path.
     pub fn is_of_process(&self) -> bool {
         self.path.starts_with("/proc")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_of_an_earlier_version_is_read_and_one_without_ipv4_is_kept() {
+        let earlier = r#"{"ifname":"eth0","mac":"02:00:00:00:00:01","ipv4":"10.9.8.2","mtu":1500}"#;
+        let read: EndpointAddress = serde_json::from_str(earlier).expect("a record");
+        assert_eq!((read.ipv4, read.ipv6), (Some([10, 9, 8, 2].into()), None));
+        let six = EndpointAddress { ipv4: None, ipv6: Some("fd00::2".parse().expect("an address")), ..read };
+        let text = serde_json::to_string(&six).expect("JSON");
+        assert_eq!(serde_json::from_str::<EndpointAddress>(&text).expect("a record"), six);
+        assert_eq!(six.ips().collect::<Vec<_>>(), ["fd00::2".parse::<IpAddr>().expect("an address")]);
     }
 }

@@ -7,8 +7,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// Number of digits that tables show.
-const SHORT_DIGITS: usize = 12;
+/// Number of digits that tables show, and the fewest that commands take which change something.
+pub const SHORT_DIGITS: usize = 12;
 
 /// A string that is not an id.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

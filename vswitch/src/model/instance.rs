@@ -76,6 +76,12 @@ impl Instance {
         self.run_directory().join("lock")
     }
 
+    /// Returns the file that lists the ports that the kernel must not choose because they are
+    /// published.
+    pub fn reserved_ports_file(&self) -> PathBuf {
+        self.run_directory().join("reserved-ports")
+    }
+
     /// Returns the log file of the daemon.
     pub fn log_file(&self) -> PathBuf {
         self.run_directory().join("daemon.log")
@@ -163,6 +169,17 @@ impl Instance {
     /// traffic.
     pub fn iptables_chain(&self) -> String {
         format!("VSWITCH-{}", self.tag())
+    }
+
+    /// Returns the name of the iptables chain for packets from networks to the host.
+    pub fn iptables_input_chain(&self) -> String {
+        format!("VSWITCH-IN-{}", self.tag())
+    }
+
+    /// Returns the pattern of the names of all devices in the host's namespace that belong to
+    /// networks, in the syntax of iptables and firewalld.
+    pub fn device_pattern(&self) -> String {
+        if self.is_default() { "vsw-+".to_owned() } else { format!("v{}-+", self.tag()) }
     }
 
     /// Reports whether the device has a name that only this instance gives to its ports.

@@ -17,17 +17,17 @@ mod vlan;
 mod vni;
 mod xdp;
 
-pub use endpoint::{Endpoint, EndpointAddress, NetnsRecord, Phase};
-pub use id::{EndpointId, HostId, InvalidId, NetworkId, random_error};
+pub use endpoint::{Endpoint, EndpointAddress, NetnsRecord, Phase, WaitingPorts};
+pub use id::{EndpointId, HostId, InvalidId, NetworkId, SHORT_DIGITS, random_error};
 pub use instance::{Instance, Owner};
 pub use key::{KEY_LENGTH, KeyError, PublicKey};
 pub use mac::{InvalidStationMac, StationMac};
 pub use name::{EndpointName, InstanceName, InterfaceName, InvalidInterfaceName, InvalidName, NetworkName};
-pub use network::{Driver, InvalidDriver, InvalidRecord, Network, NetworkKind, UplinkBefore, predefined};
+pub use network::{Driver, InvalidDriver, InvalidRecord, LEAST_IPV6, Network, NetworkKind, UplinkBefore, predefined};
 pub use observe::{Direction, FdbChangeKind, PeerState, StationKind, TraceProtocol};
 pub use options::{
-    BridgeOptions, DEFAULT_AGEING, EndpointOptions, InvalidOption, Layer, Learning, OverlayOptions, ParentOptions,
-    Passage, PortOptions, SwitchOptions, UplinkOptions, XdpChoice,
+    BridgeOptions, DEFAULT_AGEING, EndpointOptions, GatewayMode, InvalidOption, Layer, Learning, OverlayOptions,
+    ParentOptions, Passage, PortOptions, SwitchOptions, UplinkOptions, XdpChoice,
 };
 pub use peer::{InvalidPeer, Peer, PeerHost};
 pub use port::{ParentRules, PortRules, Trunk};

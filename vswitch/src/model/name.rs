@@ -31,6 +31,9 @@ pub enum InvalidInterfaceName {
     /// Empty, `.` or `..`, or contains a character that the kernel rejects or treats as a pattern.
     #[error("invalid interface name `{0}` (no blanks, no `/`, `:` or `%`, and not empty, `.` or `..`)")]
     Character(String),
+    /// `all` or `default`.
+    #[error("invalid interface name `{0}` (the kernel has the settings of all interfaces under it; choose another)")]
+    Settings(String),
 }
 
 fn is_name(text: &str) -> bool {
@@ -47,6 +50,10 @@ fn check_interface_name(text: &str) -> Result<(), InvalidInterfaceName> {
     let is_refused = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '/' | ':' | '%');
     if matches!(text, "" | "." | "..") || text.contains(is_refused) {
         return Err(InvalidInterfaceName::Character(text.to_owned()));
+    }
+    // The kernel refuses a device with the name of a directory in /proc/sys/net/ipv4/conf.
+    if matches!(text, "all" | "default") {
+        return Err(InvalidInterfaceName::Settings(text.to_owned()));
     }
     Ok(())
 }
@@ -139,6 +146,9 @@ mod tests {
         }
         let too_long = "x".repeat(16);
         assert_eq!(too_long.parse::<InterfaceName>(), Err(InvalidInterfaceName::TooLong(too_long)));
+        for bad in ["all", "default"] {
+            assert_eq!(bad.parse::<InterfaceName>(), Err(InvalidInterfaceName::Settings(bad.to_owned())));
+        }
         for bad in ["", ".", "..", "a b", "a/b", "a\t", "eth%d", "eth0:1"] {
             assert_eq!(bad.parse::<InterfaceName>(), Err(InvalidInterfaceName::Character(bad.to_owned())));
         }

@@ -13,14 +13,14 @@ use vswitch_common::packet::ethernet;
 use vswitch_common::tables::NetworkNumber;
 
 use super::{
-    BridgeOptions, DEFAULT_AGEING, Endpoint, EndpointOptions, InterfaceName, NetworkId, NetworkName, OverlayOptions,
-    ParentOptions, SubnetConfig, SwitchOptions, XdpChoice,
+    BridgeOptions, DEFAULT_AGEING, Endpoint, EndpointOptions, GatewayMode, InterfaceName, NetworkId, NetworkName,
+    OverlayOptions, ParentOptions, SubnetConfig, SwitchOptions, XdpChoice,
 };
 pub use record::InvalidRecord;
 use record::NetworkRecord;
 
 /// Minimum MTU in bytes of an interface with IPv6 (RFC 8200, 5).
-const LEAST_IPV6: u32 = 1280;
+pub const LEAST_IPV6: u32 = 1280;
 
 /// Name of a network's kind in the command line and in JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -160,6 +160,20 @@ impl Network {
         }
     }
 
+    /// Returns what the host routes between the network and the outside, for one address family.
+    /// Without the option `gateway_mode`, a network without masquerade is routed, and a network on
+    /// an uplink is unprotected: the machines of the uplink's segment reach its endpoints anyway,
+    /// and the host may be their router.
+    pub fn gateway_mode(&self, ipv6: bool) -> GatewayMode {
+        let Some(switch) = self.switch() else { return GatewayMode::Routed };
+        let chosen = if ipv6 { switch.gateway_mode_ipv6 } else { switch.gateway_mode_ipv4 };
+        chosen.unwrap_or(match (switch.masquerade, self.uplink()) {
+            (false, _) => GatewayMode::Routed,
+            (true, Some(_)) => GatewayMode::NatUnprotected,
+            (true, None) => GatewayMode::Nat,
+        })
+    }
+
     /// Returns the options of a macvlan or ipvlan network.
     pub const fn parent(&self) -> Option<&ParentOptions> {
         match &self.kind {
@@ -219,6 +233,12 @@ impl Network {
         }
     }
 
+    /// Returns the MTU in bytes on an interface with this MTU: the option, but never more than the
+    /// interface passes.
+    pub fn mtu_on(&self, interface: u32) -> u32 {
+        self.mtu().map_or(interface, |option| option.min(interface))
+    }
+
     /// Returns the seconds after which a learned station is removed from the FDB.
     pub fn ageing(&self) -> u32 {
         self.switch().map_or(DEFAULT_AGEING, |switch| switch.ageing)
@@ -227,6 +247,16 @@ impl Network {
     /// Returns the subnet that contains an address.
     pub fn subnet_of(&self, address: IpAddr) -> Option<&SubnetConfig> {
         self.subnets.iter().find(|config| config.subnet.net().contains(&address))
+    }
+
+    /// Returns whether the network has a subnet of a family.
+    pub fn has_family(&self, ipv6: bool) -> bool {
+        self.subnets.iter().any(|config| config.subnet.is_ipv6() == ipv6)
+    }
+
+    /// Returns the subnets of a family.
+    pub fn of_family(&self, ipv6: bool) -> Vec<SubnetConfig> {
+        self.subnets.iter().filter(|config| config.subnet.is_ipv6() == ipv6).cloned().collect()
     }
 
     /// Returns the gateway of each subnet.

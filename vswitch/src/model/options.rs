@@ -15,7 +15,7 @@ pub use bridge::{BridgeOptions, UplinkOptions};
 pub use overlay::OverlayOptions;
 pub use parent::{Layer, ParentOptions, Passage};
 pub use ports::{EndpointOptions, Learning, PortOptions};
-pub use switch::{DEFAULT_AGEING, SwitchOptions};
+pub use switch::{DEFAULT_AGEING, GatewayMode, SwitchOptions};
 
 /// Choice of XDP on an uplink or parent, from the weakest to the strongest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -76,6 +76,9 @@ pub enum InvalidOption {
     /// A macvlan or ipvlan network without a parent.
     #[error("a {0} network is on an interface of the host (say which: `-o parent=INTERFACE`)")]
     NoParent(&'static str),
+    /// The gateway mode `isolated` of a network that is not internal.
+    #[error("option gateway_mode=isolated is for internal networks (add --internal, or choose another mode)")]
+    IsolatedNotInternal,
     /// The option `xdp` without an uplink.
     #[error("option xdp is about an uplink, and the network has none (give it one with `-o uplink=INTERFACE`)")]
     XdpWithoutUplink,

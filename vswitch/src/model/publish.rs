@@ -4,7 +4,7 @@ mod parse;
 mod range;
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -89,7 +89,9 @@ impl PublishSpec {
     /// Creates a value from its parts.
     ///
     /// # Errors
-    /// [`InvalidPublish::Ranges`] for several container ports and a different number of host ports.
+    /// [`InvalidPublish::Ranges`] for several container ports and a different number of host ports,
+    /// [`InvalidPublish::Loopback`] or [`InvalidPublish::LinkLocal`] for an IPv6 address at which
+    /// nothing reaches a port.
     pub fn new(
         host_ip: Option<IpAddr>,
         host: Option<PortRange>,
@@ -98,6 +100,13 @@ impl PublishSpec {
     ) -> Result<Self, InvalidPublish> {
         // An IPv4-mapped IPv6 address means the IPv4 address.
         let host_ip = host_ip.map(|address| address.to_canonical());
+        match host_ip {
+            Some(IpAddr::V6(Ipv6Addr::LOCALHOST)) => return Err(InvalidPublish::Loopback),
+            Some(IpAddr::V6(address)) if address.is_unicast_link_local() => {
+                return Err(InvalidPublish::LinkLocal(address));
+            }
+            _ => {}
+        }
         match host {
             Some(host) if container.count() > 1 && container.count() != host.count() => {
                 Err(InvalidPublish::Ranges { container, host })
@@ -265,7 +274,7 @@ mod tests {
 
     #[test]
     fn json_has_the_text_of_the_option() {
-        assert_eq!(serde_json::to_value(spec("[::1]:8080:80/UDP")).unwrap(), "[::1]:8080:80/udp");
+        assert_eq!(serde_json::to_value(spec("[fd00::1]:8080:80/UDP")).unwrap(), "[fd00::1]:8080:80/udp");
         assert!(serde_json::from_str::<PublishSpec>("\"80:81:82:83\"").is_err());
         let published = Published { protocol: Protocol::Tcp, host_ip: None, host_port: 1, container_port: 2 };
         let json = serde_json::json!({"protocol": "tcp", "host_ip": null, "host_port": 1, "container_port": 2});
@@ -279,7 +288,11 @@ mod tests {
 
     fn any_spec() -> impl Strategy<Value = PublishSpec> {
         let protocol = prop::sample::select(&Protocol::ALL[..]);
-        let address = prop::option::of(any::<IpAddr>());
+        let reached = |address: &IpAddr| match address {
+            IpAddr::V4(_) => true,
+            IpAddr::V6(address) => !address.is_loopback() && !address.is_unicast_link_local(),
+        };
+        let address = prop::option::of(any::<IpAddr>().prop_filter("nothing reaches the address", reached));
         (address, prop::option::of(any_range()), any_range(), protocol).prop_map(
             |(address, host, container, protocol)| {
                 PublishSpec::new(address, host, container, protocol).unwrap_or_else(|_| {

@@ -8,6 +8,9 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+/// Shortest prefix length of a network's subnet.
+const SHORTEST_PREFIX: u8 = 8;
+
 /// A subnet without host bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -27,14 +30,15 @@ pub enum InvalidSubnet {
         /// The subnet that contains it.
         subnet: IpNet,
     },
-    /// Too small for a gateway and an endpoint, or too large.
-    #[error("subnet {subnet} cannot hold a gateway and endpoints (the prefix length must be from 8 to {longest})")]
-    Size {
-        /// The subnet.
-        subnet: IpNet,
-        /// Longest allowed prefix of its address family.
-        longest: u8,
-    },
+    /// Too large.
+    #[error("subnet {0} is too large (the prefix length must be from 8 to {longest})", longest = .0.max_prefix_len() - 1)]
+    Size(IpNet),
+    /// A single address.
+    #[error(
+        "subnet {0} is one address, and a network needs one for the gateway and one for an endpoint (choose a prefix length of at most {longest})",
+        longest = .0.max_prefix_len() - 1
+    )]
+    OneAddress(IpNet),
     /// Loopback, multicast and other addresses that are not unicast.
     #[error("subnet {0} is not unicast (use one such as 10.1.2.0/24 or fd00:1:2::/64)")]
     NotUnicast(IpNet),
@@ -87,9 +91,11 @@ impl Subnet {
         if net.trunc() != net {
             return Err(InvalidSubnet::HostBits { given: net, subnet: net.trunc() });
         }
-        let longest = net.max_prefix_len() - 2;
-        if !(8..=longest).contains(&net.prefix_len()) {
-            return Err(InvalidSubnet::Size { subnet: net, longest });
+        if net.prefix_len() == net.max_prefix_len() {
+            return Err(InvalidSubnet::OneAddress(net));
+        }
+        if net.prefix_len() < SHORTEST_PREFIX {
+            return Err(InvalidSubnet::Size(net));
         }
         if is_unicast(net.network()) { Ok(Self(net)) } else { Err(InvalidSubnet::NotUnicast(net)) }
     }
@@ -118,10 +124,15 @@ impl Subnet {
     }
 
     /// Reports whether a host can have the address: it is in the subnet, and neither the first nor,
-    /// for IPv4, the last one.
+    /// for IPv4, the last one. In a subnet of two addresses, hosts have both (RFC 3021, RFC 6164).
     pub fn is_host(&self, address: IpAddr) -> bool {
         let last = !self.is_ipv6() && address == self.0.broadcast();
-        self.0.contains(&address) && address != self.0.network() && !last
+        self.0.contains(&address) && (self.is_pair() || address != self.0.network() && !last)
+    }
+
+    /// Reports whether the subnet has two addresses.
+    fn is_pair(&self) -> bool {
+        self.0.prefix_len() + 1 == self.0.max_prefix_len()
     }
 
     /// Reports whether the subnets have a common address.
@@ -131,6 +142,9 @@ impl Subnet {
 
     /// Returns the first host address, which is the default gateway.
     pub fn first_host(&self) -> IpAddr {
+        if self.is_pair() {
+            return self.0.network();
+        }
         match self.0.network() {
             IpAddr::V4(first) => Ipv4Addr::from_bits(first.to_bits() + 1).into(),
             IpAddr::V6(first) => Ipv6Addr::from_bits(first.to_bits() + 1).into(),
@@ -253,9 +267,13 @@ mod tests {
             assert_eq!(subnet(good).to_string(), good);
         }
         assert!(matches!("fd00::1/64".parse::<Subnet>(), Err(InvalidSubnet::HostBits { .. })));
-        assert!(matches!("fd00::/127".parse::<Subnet>(), Err(InvalidSubnet::Size { longest: 126, .. })));
-        assert!(matches!("10.0.0.0/31".parse::<Subnet>(), Err(InvalidSubnet::Size { .. })));
-        assert!(matches!("0.0.0.0/0".parse::<Subnet>(), Err(InvalidSubnet::Size { .. })));
+        for one in ["10.0.0.1/32", "fd00::1/128"] {
+            let error = one.parse::<Subnet>().expect_err("one address");
+            assert_eq!(error, InvalidSubnet::OneAddress(one.parse().expect("a prefix")));
+        }
+        for large in ["0.0.0.0/0", "10.0.0.0/7", "::/0"] {
+            assert!(matches!(large.parse::<Subnet>(), Err(InvalidSubnet::Size(_))), "{large}");
+        }
         for bad in
             ["127.0.0.0/8", "224.0.0.0/24", "255.255.255.0/24", "0.0.0.0/8", "fe80::/64", "ff02::/16", "::ffff:0:0/96"]
         {
@@ -268,6 +286,15 @@ mod tests {
         let subnet = subnet("10.0.0.0/30");
         let hosts: Vec<_> = (0..8).map(|n| IpAddr::from([10, 0, 0, n])).filter(|a| subnet.is_host(*a)).collect();
         assert_eq!(hosts, [IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2])]);
+    }
+
+    #[test]
+    fn both_addresses_of_a_pair_are_hosts_and_the_first_is_the_gateway() {
+        for (net, one, two) in [("10.0.0.2/31", "10.0.0.2", "10.0.0.3"), ("fd00::/127", "fd00::", "fd00::1")] {
+            let (subnet, hosts) = (subnet(net), [one, two].map(|text| text.parse::<IpAddr>().expect("an address")));
+            assert!(hosts.iter().all(|address| subnet.is_host(*address)), "{net}");
+            assert_eq!(subnet.first_host(), hosts[0]);
+        }
     }
 
     #[test]

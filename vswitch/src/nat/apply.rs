@@ -6,10 +6,12 @@ use nftables::schema::Nftables;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
+use vswitch_common::tables::MARK_PUBLISHED;
+
 use crate::kernel::sysctl::SysctlError;
 use crate::model::Instance;
 
-use super::firewall::{self, Firewall};
+use super::firewall::{Firewall, FirewallStatus};
 use super::forwarding::{self, ForwardingStatus};
 use super::nft::{Census, Listing};
 use super::{NatError, Wanted, nft, ruleset};
@@ -18,6 +20,8 @@ use super::{NatError, Wanted, nft, ruleset};
 #[derive(Debug)]
 pub struct Nat {
     instance: Instance,
+    /// The bit that marks connections to published ports.
+    mark: u32,
     state: Mutex<State>,
     /// A lock of its own, so that reading the status never waits for a change.
     status: std::sync::Mutex<Shown>,
@@ -32,6 +36,8 @@ pub struct NatStatus {
     pub forwarding: Vec<ForwardingStatus>,
     /// Notes on other firewalls.
     pub notes: Vec<String>,
+    /// What other firewalls do to the packets of networks.
+    pub firewalls: Vec<FirewallStatus>,
 }
 
 #[derive(Debug, Default)]
@@ -50,7 +56,7 @@ struct Shown {
     needed: Vec<Vec<String>>,
     table: Option<String>,
     changes: Vec<ForwardingStatus>,
-    notes: Vec<String>,
+    firewalls: Vec<FirewallStatus>,
 }
 
 /// Removes the rules of an instance from the host's firewalls, also after the death of a daemon.
@@ -75,7 +81,14 @@ pub async fn remove(instance: &Instance) -> Result<(), NatError> {
 impl Nat {
     /// Returns the owner of an instance's rules. Changes nothing.
     pub fn new(instance: &Instance) -> Self {
-        Self { instance: instance.clone(), state: Mutex::default(), status: std::sync::Mutex::default() }
+        let instance = instance.clone();
+        Self { instance, mark: MARK_PUBLISHED, state: Mutex::default(), status: std::sync::Mutex::default() }
+    }
+
+    /// Sets the bit that marks connections to published ports.
+    #[must_use]
+    pub fn with_mark(self, mark: u32) -> Self {
+        Self { mark, ..self }
     }
 
     /// Applies the wanted rules. The devices must exist. The table is replaced as a whole, unless
@@ -84,7 +97,7 @@ impl Nat {
     /// # Errors
     /// [`NatError`]. The table is then unchanged; a setting or iptables may have been changed.
     pub async fn apply(&self, wanted: Wanted) -> Result<(), NatError> {
-        let commands = ruleset::plan(&self.instance.nft_table(), &wanted)?;
+        let commands = ruleset::plan(&self.instance.nft_table(), &wanted, self.mark)?;
         let mut state = self.state.lock().await;
         let changes = forwarding::enable(&self.instance, &wanted)?;
         self.replace_table(&mut state, commands).await?;
@@ -96,9 +109,11 @@ impl Nat {
 
     /// Returns the state of the rules.
     pub fn status(&self) -> NatStatus {
-        let Shown { wanted, table, changes, notes, .. } =
+        let Shown { wanted, table, changes, firewalls, .. } =
             self.status.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        NatStatus { table, forwarding: forwarding::status(&wanted, &changes), notes }
+        let mut notes: Vec<_> = firewalls.iter().filter_map(FirewallStatus::note).collect();
+        notes.dedup();
+        NatStatus { table, forwarding: forwarding::status(&wanted, &changes), notes, firewalls }
     }
 
     /// Returns the settings that the rules need and that another program switched off.
@@ -138,6 +153,12 @@ impl Nat {
         done
     }
 
+    /// Reports whether a firewall has changed that sends no notifications.
+    pub(super) async fn firewall_changed_silently(&self) -> bool {
+        let state = self.state.lock().await;
+        state.applied.is_some() && state.firewall.changed_silently().await
+    }
+
     async fn replace_table(&self, state: &mut State, commands: Option<Nftables<'static>>) -> Result<bool, NatError> {
         let table = self.instance.nft_table();
         let found = match (nft::list(&table).await, &commands) {
@@ -173,7 +194,7 @@ impl Nat {
                 status.changes.push(change);
             }
         }
-        status.notes = state.firewall.notes().to_vec();
+        status.firewalls = state.firewall.found().to_vec();
     }
 }
 
@@ -207,11 +228,14 @@ impl State {
         self.wanted = wanted;
         match result {
             Err(NatError::NftMissing) if self.wanted.is_nothing() => Ok(()),
-            Err(error @ NatError::Iptables { .. }) => {
-                tracing::warn!("{error}");
-                self.firewall.note(firewall::refused(&error));
-                Ok(())
-            }
+            Err(error) => match &error {
+                NatError::Iptables { program, .. } => {
+                    tracing::warn!("{error}");
+                    self.firewall.refused(program, &error);
+                    Ok(())
+                }
+                _ => Err(error),
+            },
             result => result,
         }
     }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use crate::kernel::sysctl::SysctlError;
 
@@ -45,6 +46,9 @@ pub enum NatError {
         /// The reason.
         source: io::Error,
     },
+    /// A change of the rules did not end in time.
+    #[error("the rules did not change within {} s (does nft hang? `nft list ruleset` shows it)", .0.as_secs())]
+    TooSlow(Duration),
     /// iptables refused a change.
     #[error("{program} refused our chain: {complaint} (`{program} -S` shows what there is)")]
     Iptables {
@@ -83,7 +87,7 @@ impl NatError {
         match self {
             Self::NftMissing | Self::NftWithoutJson | Self::NftTooOld { .. } => "nft_unusable",
             Self::NftRefused { .. } | Self::NftOutput(_) => "nft",
-            Self::Program { .. } => "program",
+            Self::Program { .. } | Self::TooSlow(_) => "program",
             Self::Iptables { .. } => "iptables",
             Self::Sysctl(_) => "sysctl",
             Self::Conflict { .. } => "port_conflict",

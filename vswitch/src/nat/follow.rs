@@ -1,8 +1,8 @@
 //! Detects changes of the rules by other programs, and restores the rules.
 //!
 //! The kernel reports every change of nftables (NFNLGRP_NFTABLES), our own ones, too; after those
-//! the comparison finds no difference. The legacy interface of iptables sends no reports, so it is
-//! polled.
+//! the comparison finds no difference. The legacy interface of iptables sends no reports, so its
+//! rules are compared once in a second.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
@@ -16,7 +16,7 @@ use netlink_sys::{AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{Nat, firewall};
+use super::Nat;
 
 /// `NFNLGRP_NFTABLES` (linux/netfilter/nfnetlink.h), as a bit of the legacy groups.
 const GROUP: u32 = 1 << 6;
@@ -36,8 +36,11 @@ const HEADERS: usize = 16 + 4;
 const SETTLE: Duration = Duration::from_millis(50);
 /// The least time between two listings of the other firewalls.
 const FIREWALL_PAUSE: Duration = Duration::from_secs(1);
-/// The interval at which the legacy interface of iptables is polled.
-const POLL: Duration = Duration::from_secs(5);
+/// The least share of the time in which the other firewalls are not listed, as a multiple of the
+/// time that a listing takes: some programs change their rules all the time.
+const REST: u32 = 9;
+/// The interval at which firewalls without reports are polled.
+const POLL: Duration = Duration::from_secs(1);
 /// The receive buffer of the socket, and the largest datagram.
 const BACKLOG: usize = 1 << 20;
 const DATAGRAM: usize = 64 << 10;
@@ -77,17 +80,18 @@ async fn watch(nat: &Nat) -> io::Result<()> {
                 changed = changed.and(more);
             }
             // A program that restores its own flushed rules does so at the same moment.
-            let look = Changed { firewall: changed.firewall && firewall_due <= Instant::now(), ..changed };
+            let begun = Instant::now();
+            let look = Changed { firewall: changed.firewall && firewall_due <= begun, ..changed };
             restore(nat, look).await;
             changed = Changed { ours: false, firewall: changed.firewall && !look.firewall };
             if look.firewall {
-                firewall_due = Instant::now() + FIREWALL_PAUSE;
+                firewall_due = Instant::now() + FIREWALL_PAUSE.max(begun.elapsed() * REST);
             }
         }
         let wait = if changed.firewall { firewall_due } else { Instant::now() + POLL };
         match receive(&mut socket, &mut buffer, &table, wait).await? {
             Some(more) => changed = changed.and(more),
-            None => changed.firewall |= firewall::is_silent(),
+            None => changed.firewall = changed.firewall || nat.firewall_changed_silently().await,
         }
     }
 }
@@ -164,10 +168,9 @@ fn changes(mut datagram: &[u8], table: &str) -> Changed {
         if kind >> 8 == NFTABLES && message != NEWGEN {
             let ours = named == Some(table.as_bytes());
             changed.ours |= ours;
-            // New chains may drop forwarded packets; changed rules may have removed those in
+            // New chains and rules may drop packets; changed rules may have removed those in
             // iptables' table.
-            let iptables = RULES.contains(&message) && named == Some(b"filter");
-            changed.firewall |= !ours && (iptables || TABLES_AND_CHAINS.contains(&message));
+            changed.firewall |= !ours && (RULES.contains(&message) || TABLES_AND_CHAINS.contains(&message));
         }
         datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
@@ -210,8 +213,9 @@ mod tests {
         assert_eq!(told(&[(8, "vswitch-ab"), (14, "vswitch-a")]), (true, false));
         assert_eq!(told(&[(6, "filter")]), (false, true));
         assert_eq!(told(&[(3, "mine")]), (false, true));
-        // Changes of set elements, and of rules in the tables of other programs, are ignored.
-        assert_eq!(told(&[(12, "mine"), (6, "mine")]), (false, false));
+        assert_eq!(told(&[(6, "mine")]), (false, true));
+        // Changes of set elements in the tables of other programs are ignored.
+        assert_eq!(told(&[(12, "mine")]), (false, false));
         assert_eq!(told(&[(2, "vswitch-a"), (5, "filter")]), (true, true));
         assert_eq!(told(&[]), (false, false));
     }

@@ -6,7 +6,7 @@
 //! connection. Forwarding, once enabled, stays enabled after `down`, because other programs may
 //! rely on it by then.
 //!
-//! ::1 cannot be published: IPv6 has no route_localnet, so no packet with that address leaves the
+//! ::1 is refused: IPv6 has no route_localnet, so no packet with that address leaves the
 //! loopback device. `localhost` still works, through 127.0.0.1.
 
 mod apply;
@@ -21,6 +21,7 @@ mod wanted;
 
 pub use apply::{Nat, NatStatus, remove};
 pub use error::NatError;
+pub use firewall::FirewallStatus;
 pub use forwarding::ForwardingStatus;
-pub use reserve::{Holder, Reservations, ReserveError};
+pub use reserve::{BindHook, EphemeralError, Holder, HookError, Reservations, ReserveError};
 pub use wanted::{NatNetwork, PortForward, Wanted};

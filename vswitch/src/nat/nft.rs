@@ -70,6 +70,17 @@ pub(super) async fn chains() -> Result<Vec<Value>, NatError> {
     objects(run("nft", &["-j", "list", "chains"], &[]).await?, "list the chains").await
 }
 
+/// Returns the objects of another program's table, without elements if it is gone.
+pub(super) async fn table(family: &str, name: &str) -> Result<Vec<Value>, NatError> {
+    let output = run("nft", &["-j", "list", "table", family, name], &[]).await?;
+    if !output.status.success() {
+        // The table was removed meanwhile, or nft cannot print it. The next change is looked at.
+        tracing::debug!("nft list table {family} {name}: {}", complaint(&output));
+        return Ok(Vec::new());
+    }
+    objects(output, "list a table").await
+}
+
 /// Runs a program in the namespace of the daemon, with this input.
 pub(super) async fn run(program: &str, arguments: &[&str], input: &[u8]) -> Result<Output, NatError> {
     let failed = |source: io::Error| NatError::Program { program: program.to_owned(), source };

@@ -1,157 +1,380 @@
 //! Reserves the published ports of the host: chooses each port, and keeps other processes from
 //! taking it.
 //!
-//! A reserved port is held by a socket that is bound and never used. Packets to the port are
-//! forwarded to a container before the kernel looks up a socket.
+//! Programs at bind(2) refuse the port to other processes (`table`), and the kernel does not choose
+//! it by itself (`ephemeral`). Where the programs cannot be attached, and for SCTP, a port is held
+//! by sockets that are bound and never used. In either case, packets to the port are forwarded to a
+//! container before the kernel looks up a socket.
 
+mod check;
+mod ephemeral;
+mod error;
 mod holder;
 mod socket;
+mod table;
+mod waiting;
 
-use std::collections::BTreeMap;
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
-use std::sync::{Mutex, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::kernel::sysctl::{self, SysctlError};
+use crate::kernel::limits;
+use crate::kernel::sysctl;
 use crate::model::{HostPort, PortRange, Protocol, PublishSpec, Published};
 
+use check::Refusal;
+pub use ephemeral::EphemeralError;
+pub use error::{HookError, ReserveError};
 pub use holder::Holder;
+pub use table::BindHook;
+use table::Table;
+use waiting::Waiting;
 
-/// The ports that an instance holds. They become free when this value is dropped or the process
-/// dies.
-#[derive(Debug, Default)]
+/// The ports that an instance holds. Without programs at bind(2), they become free when this value
+/// is dropped or the process dies.
 pub struct Reservations {
-    held: Mutex<BTreeMap<Published, Vec<OwnedFd>>>,
+    state: Mutex<State>,
 }
 
-/// A port could not be reserved.
-#[derive(Debug, thiserror::Error)]
-pub enum ReserveError {
-    /// The port is in use.
-    #[error(
-        "Bind for {address} failed: port is already allocated ({holder}; publish another, or let the switch choose)"
-    )]
-    Allocated {
-        /// The address and the port.
-        address: SocketAddr,
-        /// The protocol.
-        protocol: Protocol,
-        /// The holder of the port.
-        holder: Holder,
-    },
-    /// All ports of a range are in use.
-    #[error("all ports are allocated: none of {range} is free for {protocol} (publish another range)")]
-    AllAllocated {
-        /// The range.
-        range: PortRange,
-        /// The protocol.
-        protocol: Protocol,
-    },
-    /// The host does not have the address.
-    #[error("host address {0} is none of this host's (`ip address` shows those it has)")]
-    NoSuchAddress(IpAddr),
-    /// The range of automatic ports cannot be read.
-    #[error("{0} (is /proc mounted?)")]
-    Sysctl(#[from] SysctlError),
-    /// The setting holds no range.
-    #[error("net.ipv4.ip_local_port_range is `{0}`, which is no range of ports (set it to two, as in `32768 60999`)")]
-    LocalPortRange(String),
-    /// The kernel refused the socket for another reason.
-    #[error("Bind for {address} failed: {source} (too many open files? see `ulimit -n`)")]
-    Bind {
-        /// The address and the port.
-        address: SocketAddr,
-        /// The error of the kernel.
-        source: io::Error,
-    },
+/// The number of open files that sockets of held ports leave to everything else.
+const FILES_FOR_OTHERS: u64 = 256;
+
+struct State {
+    keeper: Keeper,
+    held: BTreeMap<(Protocol, u16), Vec<Held>>,
+    waiting: Waiting,
+    /// The addresses of our own name servers.
+    names: BTreeSet<IpAddr>,
+    /// The file that records the ports that we excluded from the kernel's choice.
+    record: Option<PathBuf>,
+    /// What `status` shows about that.
+    ephemeral_note: Option<String>,
+    /// The number of sockets that hold ports.
+    sockets: u64,
 }
 
-impl ReserveError {
-    /// Returns the error code.
-    pub const fn code(&self) -> &'static str {
-        match self {
-            Self::Allocated { .. } | Self::AllAllocated { .. } => "port_allocated",
-            Self::NoSuchAddress(_) => "address_not_available",
-            Self::Sysctl(_) | Self::LocalPortRange(_) => "sysctl",
-            Self::Bind { .. } => "bind",
-        }
+/// What keeps other processes off the ports.
+enum Keeper {
+    /// Programs at bind(2), which are attached when the first port is reserved.
+    Unopened(Arc<dyn BindHook>),
+    Hook(Table),
+    /// Sockets, and the reason why there are no programs.
+    Sockets(Option<String>),
+}
+
+struct Held {
+    published: Published,
+    sockets: Vec<OwnedFd>,
+}
+
+/// The ports of all endpoints with the names of the endpoints, by protocol and port.
+type Taken<'a> = BTreeMap<(Protocol, u16), Vec<&'a (Published, String)>>;
+
+impl Default for Reservations {
+    fn default() -> Self {
+        Self::with(Keeper::Sockets(None), None)
+    }
+}
+
+impl fmt::Debug for Reservations {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reservations").finish_non_exhaustive()
     }
 }
 
 impl Reservations {
-    /// Creates an instance's set of reserved ports, which is empty.
+    /// Creates an instance's set of reserved ports, which is empty. Ports are held by sockets.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Chooses a host port for each port of the spec and holds it, in the network namespace of the
+    /// Creates an instance's set of reserved ports, which are held by programs at bind(2) where the
+    /// kernel has them. `record` is the file that lists the ports that were excluded from the
+    /// kernel's own choice.
+    pub fn with_hook(hook: Arc<dyn BindHook>, record: PathBuf) -> Self {
+        Self::with(Keeper::Unopened(hook), Some(record))
+    }
+
+    fn with(keeper: Keeper, record: Option<PathBuf>) -> Self {
+        let state = State {
+            keeper,
+            held: BTreeMap::new(),
+            waiting: Waiting::default(),
+            names: BTreeSet::new(),
+            record,
+            ephemeral_note: None,
+            sockets: 0,
+        };
+        Self { state: Mutex::new(state) }
+    }
+
+    /// Chooses a host port for each port of the specs and holds it, in the network namespace of the
     /// calling thread. Reserves all ports or none. `taken` lists the ports of all endpoints with
     /// the names of the endpoints.
     ///
     /// # Errors
     /// Returns [`ReserveError`], with the holder of the port.
-    pub fn reserve(&self, spec: &PublishSpec, taken: &[(Published, String)]) -> Result<Vec<Published>, ReserveError> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut reserved: Vec<(Published, Vec<OwnedFd>)> = Vec::new();
-        for (container_port, from) in spec.ports() {
-            let published =
-                |host_port| Published { protocol: spec.protocol(), host_ip: spec.host_ip(), host_port, container_port };
-            // The ports of this call need no name: the ports of one spec either differ or are
-            // chosen here.
-            let is_ours = |wanted: &Published| {
-                held.keys().chain(reserved.iter().map(|(known, _)| known)).any(|known| known.collides(wanted))
-            };
-            let hold = |host_port| {
-                let wanted = published(host_port);
-                hold(&wanted, taken, is_ours(&wanted)).map(|sockets| (wanted, sockets))
-            };
-            let chosen = match from {
-                HostPort::Exactly(port) => patiently(|| hold(port))?,
-                HostPort::OneOf(range) => first_free(range, spec.protocol(), range.ports(), hold)?,
-                HostPort::Automatic => {
-                    let range = local_port_range()?;
-                    // The search starts at a random port, so that late packets for the last user of
-                    // a port seldom reach the next one.
-                    let start = random_below(range.count());
-                    let (before, from_there) = (range.ports().take(start as usize), range.ports().skip(start as usize));
-                    first_free(range, spec.protocol(), from_there.chain(before), hold)?
-                }
-            };
-            reserved.push(chosen);
+    pub fn reserve(
+        &self,
+        specs: &[PublishSpec],
+        taken: &[(Published, String)],
+    ) -> Result<Vec<Published>, ReserveError> {
+        let mut index = Taken::new();
+        for known in taken {
+            index.entry((known.0.protocol, known.0.host_port)).or_default().push(known);
         }
-        let published = reserved.iter().map(|(published, _)| *published).collect();
-        held.extend(reserved);
-        Ok(published)
+        let mut state = self.state();
+        state.open();
+        let mut reserved = Vec::new();
+        for spec in specs {
+            for (container_port, from) in spec.ports() {
+                match state.choose(spec, container_port, from, &index) {
+                    Ok(published) => reserved.push(published),
+                    Err(error) => {
+                        reserved.iter().for_each(|published| state.release(published));
+                        return Err(error);
+                    }
+                }
+            }
+        }
+        state.exclude_from_choice();
+        Ok(reserved)
     }
 
-    /// Holds ports that an earlier daemon chose. Holds as many of them as possible.
-    ///
-    /// # Errors
-    /// Returns the first [`ReserveError`]. The other ports are held nevertheless, and all the
-    /// containers are reachable in any case.
-    pub fn hold(&self, published: &[Published]) -> Result<(), ReserveError> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut first_error = Ok(());
-        for wanted in published {
-            if held.contains_key(wanted) {
-                continue;
-            }
-            match hold(wanted, &[], false) {
-                Ok(sockets) => drop(held.insert(*wanted, sockets)),
-                Err(refusal) => first_error = first_error.and(Err(refusal.into_error())),
+    /// Holds the ports that an earlier daemon chose, by endpoint, and releases all others that it
+    /// held. A port that cannot be held waits: [`Reservations::retry`] holds it as soon as it can.
+    pub fn hold(&self, endpoints: &[(String, Vec<Published>)]) {
+        let mut state = self.state();
+        let attached = matches!(&state.keeper, Keeper::Unopened(hook) if hook.is_attached());
+        if !attached && endpoints.iter().all(|(_, ports)| ports.is_empty()) {
+            return;
+        }
+        state.open();
+        for (name, ports) in endpoints {
+            for published in ports {
+                if state.holds(published) || state.adopt(published) {
+                    continue;
+                }
+                if let Err(refusal) = state.hold(published, &Taken::new(), true) {
+                    state.waiting.insert(name, *published, refusal);
+                }
             }
         }
-        first_error
+        if let Keeper::Hook(table) = &mut state.keeper
+            && let Err(error) = table.release_others()
+        {
+            tracing::warn!("ports of an earlier daemon are still held: {error}");
+        }
+        state.exclude_from_choice();
+    }
+
+    /// Holds the ports that could not be held before, and looks for addresses that the host has
+    /// lost.
+    pub fn retry(&self) {
+        let mut state = self.state();
+        if state.held.is_empty() && state.waiting.is_empty() {
+            return;
+        }
+        for (name, published) in state.waiting.ports() {
+            match state.hold(&published, &Taken::new(), true) {
+                Ok(()) => {
+                    tracing::info!("endpoint {name}: port {published} is held now");
+                    state.waiting.remove(&published);
+                }
+                Err(refusal) => state.waiting.refused_again(&published, refusal),
+            }
+        }
+        let addresses: BTreeSet<IpAddr> =
+            state.held.values().flatten().filter_map(|held| held.published.host_ip).collect();
+        state.waiting.absent = addresses.into_iter().filter(|address| !check::has_address(*address)).collect();
+        state.exclude_from_choice();
     }
 
     /// Releases ports. Ports that are not held are ignored.
     pub fn release(&self, published: &[Published]) {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        for gone in published {
-            held.remove(gone);
+        if published.is_empty() {
+            return;
         }
+        let mut state = self.state();
+        published.iter().for_each(|gone| state.release(gone));
+        state.exclude_from_choice();
+    }
+
+    /// Leaves the port of DNS at these addresses to our own name servers.
+    pub fn leave_to_names(&self, addresses: BTreeSet<IpAddr>) {
+        let mut state = self.state();
+        state.names = addresses;
+        state.leave_to_names();
+    }
+
+    /// Returns what `status` shows about ports.
+    pub fn notes(&self) -> Vec<String> {
+        let state = self.state();
+        let mut notes = Vec::new();
+        if let Keeper::Sockets(Some(why)) = &state.keeper
+            && !state.held.is_empty()
+        {
+            notes.push(format!("published ports are held by a socket each: {why}"));
+        }
+        notes.extend(state.waiting.notes(state.held.values().flatten().map(|held| held.published)));
+        notes.extend(state.ephemeral_note.clone());
+        notes
+    }
+
+    /// Removes what the instance has changed in the host's settings for held ports, also after the
+    /// death of the daemon.
+    ///
+    /// # Errors
+    /// The setting cannot be changed.
+    pub fn restore_settings(record: &Path) -> Result<(), EphemeralError> {
+        ephemeral::exclude(&BTreeSet::new(), record)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Attaches the programs at bind(2), unless that was tried already.
+    fn open(&mut self) {
+        let Keeper::Unopened(hook) = &self.keeper else { return };
+        match Table::open(hook.clone()) {
+            Ok(table) => {
+                self.keeper = Keeper::Hook(table);
+                self.leave_to_names();
+            }
+            Err(error) => {
+                tracing::warn!("published ports are held by a socket each: {error}");
+                self.keeper = Keeper::Sockets(Some(error.to_string()));
+            }
+        }
+    }
+
+    fn leave_to_names(&mut self) {
+        if let Keeper::Hook(table) = &mut self.keeper
+            && let Err(error) = table.leave_to_names(&self.names)
+        {
+            tracing::warn!("the port of DNS may be refused to our own name servers: {error}");
+        }
+    }
+
+    fn holds(&self, published: &Published) -> bool {
+        let held = self.held.get(&(published.protocol, published.host_port));
+        held.is_some_and(|held| held.iter().any(|held| held.published == *published))
+    }
+
+    /// Chooses and holds the host port of one container port.
+    fn choose(
+        &mut self,
+        spec: &PublishSpec,
+        container_port: u16,
+        from: HostPort,
+        taken: &Taken<'_>,
+    ) -> Result<Published, ReserveError> {
+        let (protocol, host_ip) = (spec.protocol(), spec.host_ip());
+        let mut hold = |host_port| {
+            let wanted = Published { protocol, host_ip, host_port, container_port };
+            self.hold(&wanted, taken, false).map(|()| wanted)
+        };
+        match from {
+            HostPort::Exactly(port) => patiently(|| hold(port)),
+            HostPort::OneOf(range) => first_free(range, protocol, range.ports(), hold),
+            HostPort::Automatic => {
+                let range = local_port_range()?;
+                // The search starts at a random port, so that late packets for the last user of a
+                // port seldom reach the next one.
+                let start = random_below(range.count());
+                let (before, from_there) = (range.ports().take(start as usize), range.ports().skip(start as usize));
+                first_free(range, protocol, from_there.chain(before), hold)
+            }
+        }
+    }
+
+    /// Holds a port.
+    fn hold(&mut self, wanted: &Published, taken: &Taken<'_>, absent: bool) -> Result<(), Refusal> {
+        let place = (wanted.protocol, wanted.host_port);
+        let endpoint = taken.get(&place).into_iter().flatten().find(|(known, _)| known.collides(wanted));
+        if let Some((_, name)) = endpoint {
+            return Err(Refusal::allocated(wanted, Holder::Endpoint(name.clone())));
+        }
+        if self.held.get(&place).into_iter().flatten().any(|held| held.published.collides(wanted)) {
+            return Err(Refusal::allocated(wanted, Holder::Ourselves));
+        }
+        let mut sockets = check::bind(wanted, &self.names, absent)?;
+        match &mut self.keeper {
+            Keeper::Hook(table) if Table::takes(wanted.protocol) => {
+                table
+                    .hold(wanted)
+                    .map_err(|source| Refusal::Other(ReserveError::Hook { address: check::shown(wanted), source }))?;
+                sockets.clear();
+            }
+            _ => self.leave_files(wanted)?,
+        }
+        self.sockets += sockets.len() as u64;
+        self.held.entry(place).or_default().push(Held { published: *wanted, sockets });
+        Ok(())
+    }
+
+    /// Refuses a port whose socket would take one of the last open files.
+    fn leave_files(&self, wanted: &Published) -> Result<(), Refusal> {
+        let open = self.sockets;
+        let limit = limits::open_files().unwrap_or(u64::MAX);
+        if open + 2 + FILES_FOR_OTHERS.min(limit / 2) > limit {
+            return Err(Refusal::Other(ReserveError::TooMany { address: check::shown(wanted), open, limit }));
+        }
+        Ok(())
+    }
+
+    /// Keeps a port that the programs of an earlier daemon hold.
+    fn adopt(&mut self, published: &Published) -> bool {
+        let Keeper::Hook(table) = &mut self.keeper else { return false };
+        let adopted = table.adopt(published);
+        if adopted {
+            let held = Held { published: *published, sockets: Vec::new() };
+            self.held.entry((published.protocol, published.host_port)).or_default().push(held);
+        }
+        adopted
+    }
+
+    fn release(&mut self, gone: &Published) {
+        self.waiting.remove(gone);
+        let place = (gone.protocol, gone.host_port);
+        let Some(held) = self.held.get_mut(&place) else { return };
+        let Some(index) = held.iter().position(|held| held.published == *gone) else { return };
+        self.sockets -= held.swap_remove(index).sockets.len() as u64;
+        if held.is_empty() {
+            self.held.remove(&place);
+        }
+        if let Keeper::Hook(table) = &mut self.keeper {
+            if let Err(error) = table.release(gone) {
+                tracing::warn!("port {gone} is still held: {error}");
+            }
+            if gone.host_port == table::DNS {
+                self.leave_to_names();
+            }
+        }
+    }
+
+    /// Excludes the held ports from those that the kernel chooses by itself. A bound socket does
+    /// that, too.
+    fn exclude_from_choice(&mut self) {
+        let (Keeper::Hook(_), Some(record)) = (&self.keeper, &self.record) else { return };
+        let held = self.held.keys().filter(|(protocol, _)| Table::takes(*protocol)).map(|(_, port)| *port);
+        let excluded = local_port_range().and_then(|range| {
+            let ports = held.filter(|port| range.contains(*port)).collect();
+            ephemeral::exclude(&ports, record).map_err(ReserveError::from)
+        });
+        let note =
+            excluded.err().map(|error| format!("a program that asks for any port may get a published one: {error}"));
+        if let Some(note) = note.as_ref().filter(|note| self.ephemeral_note.as_ref() != Some(note)) {
+            tracing::warn!("{note}");
+        }
+        self.ephemeral_note = note;
     }
 }
 
@@ -165,7 +388,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 fn patiently<T>(mut hold: impl FnMut() -> Result<T, Refusal>) -> Result<T, ReserveError> {
     for _ in 1..ATTEMPTS {
         match hold().map_err(Refusal::into_error) {
-            Err(ReserveError::Allocated { holder, .. }) if holder.is_child() => std::thread::sleep(PAUSE),
+            Err(ReserveError::Allocated { holder, .. }) if holder.is_passing() => std::thread::sleep(PAUSE),
             result => return result,
         }
     }
@@ -185,64 +408,6 @@ fn first_free<T>(
         Ok(held) => Some(Ok(held)),
     });
     free.unwrap_or(Err(ReserveError::AllAllocated { range, protocol }))
-}
-
-/// The reason why a port could not be held. The holder is looked up only when the error is
-/// reported, because the search reads all of /proc.
-enum Refusal {
-    Allocated { address: SocketAddr, protocol: Protocol, holder: Option<Holder> },
-    Other(ReserveError),
-}
-
-impl Refusal {
-    fn into_error(self) -> ReserveError {
-        match self {
-            Self::Allocated { address, protocol, holder } => {
-                let holder = holder.unwrap_or_else(|| holder::find(protocol, address));
-                ReserveError::Allocated { address, protocol, holder }
-            }
-            Self::Other(error) => error,
-        }
-    }
-}
-
-/// Binds the sockets that keep other processes off a port.
-fn hold(wanted: &Published, taken: &[(Published, String)], held: bool) -> Result<Vec<OwnedFd>, Refusal> {
-    let Published { protocol, host_ip, host_port, .. } = *wanted;
-    let shown = SocketAddr::new(host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED.into()), host_port);
-    if let Some((_, name)) = taken.iter().find(|(known, _)| known.collides(wanted)) {
-        let holder = Some(Holder::Endpoint(name.clone()));
-        return Err(Refusal::Allocated { address: shown, protocol, holder });
-    }
-    if held {
-        return Err(Refusal::Allocated { address: shown, protocol, holder: Some(Holder::Ourselves) });
-    }
-    let addresses = match host_ip {
-        Some(address) => vec![address],
-        None => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
-    };
-    let mut sockets = Vec::new();
-    for address in addresses {
-        let at = SocketAddr::new(address, host_port);
-        match socket::bind(protocol, at) {
-            Ok(socket) => sockets.push(socket),
-            Err(error) => match error.raw_os_error() {
-                // If the kernel does not support the protocol, no other process can have the port
-                // either.
-                Some(libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT | libc::ESOCKTNOSUPPORT) => {}
-                // On a host without IPv6, all addresses are IPv4 addresses.
-                Some(libc::EADDRNOTAVAIL) if host_ip.is_none() => {}
-                Some(libc::EADDRNOTAVAIL) => {
-                    return Err(Refusal::Other(ReserveError::NoSuchAddress(address)));
-                }
-                Some(libc::EADDRINUSE) => {
-                    return Err(Refusal::Allocated { address: at, protocol, holder: None });
-                }
-                _ => return Err(Refusal::Other(ReserveError::Bind { address: at, source: error })),
-            },
-        }
-    }
-    Ok(sockets)
 }
 
 /// Reads the range from which the kernel takes the ports of clients. No service relies on a
@@ -296,7 +461,7 @@ mod tests {
     fn an_endpoint_that_has_the_port_is_named() {
         let taken = [(published(None, 8080), "web".to_owned())];
         let spec = "10.0.0.1:8080:80".parse().expect("a spec");
-        let error = Reservations::new().reserve(&spec, &taken).expect_err("it is taken");
+        let error = Reservations::new().reserve(&[spec], &taken).expect_err("it is taken");
         assert_eq!(
             error.to_string(),
             "Bind for 10.0.0.1:8080 failed: port is already allocated (endpoint web has it; publish another, or let \

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::model::Protocol;
+use crate::model::{GatewayMode, Protocol};
 
 /// The rules that an instance needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub struct Wanted {
 }
 
 /// A network with a host device.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NatNetwork {
     /// The host device.
     pub device: String,
@@ -30,6 +30,38 @@ pub struct NatNetwork {
     pub masquerade: bool,
     /// Whether no packet leaves the network.
     pub internal: bool,
+    /// What is routed in from outside, for IPv4 and for IPv6.
+    pub modes: [GatewayMode; 2],
+    /// The addresses at which the host answers name queries of the network.
+    pub names: Vec<IpAddr>,
+}
+
+impl NatNetwork {
+    /// Returns whether packets of an address family get the host's address when they leave.
+    pub(super) fn masquerades(&self, ipv4: bool) -> bool {
+        self.masquerade && !self.internal && matches!(self.mode(ipv4), GatewayMode::Nat | GatewayMode::NatUnprotected)
+    }
+
+    /// Returns whether only published ports and replies get in from outside.
+    pub(super) fn is_closed(&self, ipv4: bool) -> bool {
+        !self.internal && self.mode(ipv4) == GatewayMode::Nat
+    }
+
+    /// Returns whether no packet of the network's addresses may leave with such an address, not even
+    /// an answer: no connection from outside reaches these addresses themselves.
+    pub(super) fn is_private(&self, ipv4: bool) -> bool {
+        self.internal || self.masquerades(ipv4) && self.is_closed(ipv4)
+    }
+
+    /// Returns whether the endpoints reach nothing of the host but names.
+    pub(super) fn is_isolated(&self, ipv4: bool) -> bool {
+        self.mode(ipv4) == GatewayMode::Isolated
+    }
+
+    const fn mode(&self, ipv4: bool) -> GatewayMode {
+        let [mode4, mode6] = self.modes;
+        if ipv4 { mode4 } else { mode6 }
+    }
 }
 
 /// A host port that is forwarded to a container. One for each address family.
@@ -48,12 +80,24 @@ pub struct PortForward {
     pub to: IpAddr,
     /// The container's port.
     pub to_port: u16,
+    /// Whether datagrams to the container get the address of the host in its network. A server that
+    /// answers from any address answers by its default route, which leads through another network.
+    pub masquerade: bool,
 }
 
 impl Wanted {
     /// Returns whether no rule is needed.
     pub(super) fn is_nothing(&self) -> bool {
-        self.forwards.is_empty() && self.tunnels.is_none() && self.open_networks().next().is_none()
+        let is_isolated = |network: &NatNetwork| network.is_isolated(true) || network.is_isolated(false);
+        self.forwards.is_empty()
+            && self.tunnels.is_none()
+            && self.open_networks().next().is_none()
+            && !self.networks.iter().any(is_isolated)
+    }
+
+    /// Returns whether the host's firewalls need not let anything pass.
+    pub(super) fn needs_no_firewall(&self) -> bool {
+        self.is_nothing() && self.networks.iter().all(|network| network.names.is_empty())
     }
 
     /// Returns the networks that packets may leave.

@@ -22,6 +22,10 @@ use crate::kernel::netns::{Netns, NetnsError};
 use crate::kernel::sysctl::{self, SysctlError};
 use crate::model::{NetworkId, StationMac};
 
+/// Metric of a route that is used only without another route to the same subnet. DHCP clients give
+/// their routes metrics up to some thousands.
+const LAST_METRIC: u32 = 65_536;
+
 /// A step failed. The steps before it have been undone.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
@@ -259,6 +263,10 @@ impl Made {
             HostStep::NoIpv6 { device } => {
                 Ok(unless_missing(sysctl::write(&["net", "ipv6", "conf", device, "disable_ipv6"], "1"))?)
             }
+            HostStep::NoDad { device } => {
+                Ok(unless_missing(sysctl::write(&["net", "ipv6", "conf", device, "accept_dad"], "0"))?)
+            }
+            HostStep::ShareSubnets { device, addresses } => self.share_subnets(device, addresses, scene).await,
             HostStep::AddPort(port) => self.add_port(port, scene).await,
             HostStep::Promiscuous { device, on } => {
                 let index = self.host_index(device, scene).await?;
@@ -369,9 +377,13 @@ impl Made {
                     self.host.insert(spec.name.to_owned(), link.index);
                     return Ok(());
                 }
-                // A crash between creation and marking leaves a pair without an alias. No other
-                // program uses such names.
-                Some(link) if link.alias.is_none() && link.kind.as_deref() == Some("veth") => {
+                // A crash between creation and marking leaves a pair without an alias, with the MAC
+                // address that it was given.
+                Some(link)
+                    if link.alias.is_none()
+                        && link.kind.as_deref() == Some("veth")
+                        && (spec.mac.is_none() || spec.mac == link.mac) =>
+                {
                     scene.host.delete_link(link.index).await?;
                     scene.host.create_veth(spec).await
                 }
@@ -438,6 +450,17 @@ impl Made {
         self.undo.push(Undo::RemovePort(number));
         self.port = Some((ifindex, number));
         Ok(())
+    }
+
+    async fn share_subnets(&mut self, device: &str, addresses: &[IpNet], scene: Scene<'_>) -> Result<(), ApplyError> {
+        let index = self.host_index(device, scene).await?;
+        for address in addresses {
+            scene.host.set_address_metric(index, *address, LAST_METRIC).await?;
+        }
+        sysctl::write(&["net", "ipv4", "conf", device, "arp_filter"], "1")?;
+        // For the addresses of the interface, which are added as proxies.
+        unless_missing(sysctl::write(&["net", "ipv6", "conf", device, "proxy_ndp"], "1"))?;
+        Ok(unless_missing(sysctl::write(&["net", "ipv6", "neigh", device, "proxy_delay"], "0"))?)
     }
 
     async fn host_route(

@@ -85,9 +85,19 @@ pub(super) fn switched_endpoint(
         ipv6_off: network.uplink().is_none(),
         link_local: None,
         routed: false,
-        host_routes: Vec::new(),
+        host_routes: host_routes(instance, network, endpoint),
     };
     super::endpoint::endpoint(instance, network, endpoint, address, facts, interface)
+}
+
+/// Plans the host's routes to an endpoint beside an uplink. The uplink's interface may have an
+/// address in the network's subnet, and the host's route to the subnet leads out by it then.
+fn host_routes(instance: &Instance, network: &Network, endpoint: &Endpoint) -> Vec<HostStep> {
+    let shared = network.uplink().is_some() && endpoint.port.reaches_host();
+    let Some(address) = endpoint.address.as_ref().filter(|_| shared) else { return Vec::new() };
+    let device = instance.host_device(&network.name);
+    let route = |ip| HostStep::HostRoute { device: device.clone(), address: ip, mac: address.mac.get() };
+    address.ips().map(route).collect()
 }
 
 #[cfg(test)]

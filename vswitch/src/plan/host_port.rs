@@ -1,6 +1,10 @@
 //! Host ports: the host's device in a switched network, which holds the gateways' addresses.
 
+use std::net::Ipv6Addr;
+
+use ipnet::IpNet;
 use vswitch_common::Mac;
+use vswitch_common::packet::address::Address;
 use vswitch_common::tables::PortKind;
 
 use super::uplink::limit;
@@ -47,20 +51,31 @@ pub(super) fn host_port(
             rules,
         }),
     ];
+    let addresses: Vec<IpNet> =
+        network.subnets.iter().map(|config| config.subnet.with_prefix(config.gateway)).collect();
     let ipv6 = network.subnets.iter().any(|config| config.subnet.is_ipv6());
     let enable = ipv6.then_some(true);
     let mut settings = vec![DeviceStep::Ipv6 { device: device.clone(), enable, accept_ra: false }];
-    for config in &network.subnets {
-        let address = config.subnet.with_prefix(config.gateway);
+    if ipv6 {
+        steps.push(HostStep::NoDad { device: device.clone() });
+        // The source of the host's neighbor solicitations for packets that it routes.
+        let address = IpNet::new_assert(Ipv6Addr::from(Address::link_local(mac).octets()).into(), 64);
         settings.push(DeviceStep::AddAddress { device: device.clone(), address });
     }
-    settings.extend([
+    let on_device =
+        addresses.iter().map(|address| DeviceStep::AddAddress { device: device.clone(), address: *address });
+    settings.extend(on_device);
+    steps.extend(settings.into_iter().map(HostStep::Device));
+    if network.uplink().is_some() {
+        steps.push(HostStep::ShareSubnets { device: device.clone(), addresses });
+    }
+    let settings = [
         DeviceStep::AnnounceAddresses { device: device.clone() },
         DeviceStep::SetUp { device: port.clone() },
         DeviceStep::SetUp { device: device.clone() },
         DeviceStep::CheckCarrier { device: port },
         DeviceStep::CheckCarrier { device },
-    ]);
+    ];
     steps.extend(settings.into_iter().map(HostStep::Device));
     steps
 }

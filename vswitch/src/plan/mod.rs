@@ -28,7 +28,7 @@ use ipnet::IpNet;
 use vswitch_common::Mac;
 use vswitch_common::tables::{NetworkNumber, PortKind};
 
-use crate::model::{Endpoint, Instance, Mode, Network, PortRules, UplinkBefore, Xdp};
+use crate::model::{Endpoint, Instance, Mode, Network, NetworkKind, PortRules, UplinkBefore, Xdp};
 pub use kind::{Capabilities, Kind, parse};
 pub use overlay::{tunnel, tunnels};
 pub use parent::ParentNeeds;
@@ -42,6 +42,15 @@ pub fn endpoint(instance: &Instance, network: &Network, endpoint: &Endpoint, fac
 /// Plans the host port of a network: see [`Kind::host_port`].
 pub fn host_port(instance: &Instance, network: &Network, mtu: u32, longest: u32) -> Vec<HostStep> {
     kind::of(network).host_port(instance, network, mtu, longest)
+}
+
+/// Returns the MAC address of the host's device in a network; `None` if the host has none there.
+pub fn host_mac(network: &Network) -> Option<Mac> {
+    match &network.kind {
+        NetworkKind::Bridge(_) => Some(host_port::host_mac(&network.id)),
+        NetworkKind::Overlay(options) => Some(host_port::host_mac(&overlay::seed_of(options.vni_number()))),
+        NetworkKind::Macvlan(_) | NetworkKind::Ipvlan(_) | NetworkKind::Host | NetworkKind::None => None,
+    }
 }
 
 /// Plans the port of a network's uplink or parent. `before` is the state in which the interface was
@@ -199,6 +208,21 @@ pub enum HostStep {
         /// Name of the device.
         device: String,
     },
+    /// Addresses of the device are usable at once, without duplicate address detection, also after
+    /// the device was down.
+    NoDad {
+        /// Name of the device.
+        device: String,
+    },
+    /// An interface of the host may be in the subnets of the device, too. The host's packets to
+    /// other machines in the subnets leave by that interface, and the device answers only senders
+    /// that the host reaches by the device.
+    ShareSubnets {
+        /// Name of the device.
+        device: String,
+        /// Addresses of the device, with their prefix lengths.
+        addresses: Vec<IpNet>,
+    },
     /// A port of the switch.
     AddPort(PortStep),
     /// The device receives all frames, or only its own.
@@ -208,9 +232,9 @@ pub enum HostStep {
         /// The device receives all frames.
         on: bool,
     },
-    /// The host's route to an endpoint through a parent, and the endpoint's MAC address there.
+    /// The host's route to an endpoint through a device, and the endpoint's MAC address there.
     HostRoute {
-        /// Name of the parent.
+        /// Name of the device: a parent, or the host device of a network.
         device: String,
         /// Address of the endpoint.
         address: IpAddr,
@@ -317,7 +341,7 @@ impl HostStep {
         match self {
             Self::Device(step) => step.stage(),
             Self::CreateVeth { .. } | Self::CreateVxlan { .. } => Stage::Create,
-            Self::NoIpv6 { .. } => Stage::Configure,
+            Self::NoIpv6 { .. } | Self::NoDad { .. } | Self::ShareSubnets { .. } => Stage::Configure,
             Self::AddPort(_) | Self::Promiscuous { .. } | Self::GuardTunnels { .. } => Stage::Join,
             Self::HostRoute { .. } => Stage::Check,
         }

@@ -50,7 +50,7 @@ impl Kind for OverlayOptions {
 }
 
 /// Returns the seed of a MAC address that is the same on every host.
-fn seed_of(vni: u32) -> NetworkId {
+pub(super) fn seed_of(vni: u32) -> NetworkId {
     let mut bytes = [0; 32];
     bytes[..4].copy_from_slice(&vni.to_be_bytes());
     NetworkId::from_bytes(bytes)

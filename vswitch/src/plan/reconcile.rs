@@ -24,12 +24,16 @@ pub struct Difference {
     pub stray_links: Vec<(u32, String)>,
     /// Ports whose devices do not exist or do not belong to the instance.
     pub stray_ports: Vec<PortNumber>,
-    /// Endpoints that run, with the indexes of their devices.
+    /// Endpoints that run, with the indexes of their devices: whatever the other end is called and
+    /// wherever it is, and also if the record is behind.
     pub running: Vec<(EndpointId, u32)>,
-    /// Endpoints without a device, or recorded as unfinished.
+    /// Endpoints to attach again: without a device, or with one that was never up.
     pub missing: Vec<EndpointId>,
     /// The endpoints of `missing` whose device exists.
     pub unfinished: Vec<EndpointId>,
+    /// Endpoints to remove, with the indexes of their devices: a detach that was begun, or an
+    /// attach that had only reserved addresses.
+    pub leaving: Vec<(EndpointId, Option<u32>)>,
 }
 
 /// Compares the records of an instance with the state of the kernel.
@@ -39,12 +43,17 @@ pub fn compare(instance: &Instance, networks: &[Network], endpoints: &[Endpoint]
 
     let mut difference = Difference::default();
     let mut keep = BTreeSet::new();
-    let mut there = BTreeSet::new();
+    let mut devices: BTreeMap<EndpointId, &Link> = BTreeMap::new();
     for link in found.links {
         let Some(owner) = link.alias.as_deref().and_then(|alias| instance.owner(alias)) else { continue };
         let known = match owner {
             Owner::Host => host_devices.contains(&link.name),
-            Owner::Endpoint(id) => by_id.contains_key(&id) && instance.port_device(&id) == link.name,
+            // A device that is up has a container behind it, whatever it is called by now.
+            Owner::Endpoint(id) => {
+                by_id.contains_key(&id)
+                    && !devices.contains_key(&id)
+                    && (link.up || instance.port_device(&id) == link.name)
+            }
             // Tunnels are compared where they are made.
             Owner::Tunnel => {
                 let [receiver, _] = instance.receiver_devices();
@@ -66,12 +75,7 @@ pub fn compare(instance: &Instance, networks: &[Network], endpoints: &[Endpoint]
             Owner::Wireguard => {}
             Owner::Endpoint(id) => {
                 keep.insert(link.index);
-                if by_id[&id].phase == Phase::Attached {
-                    there.insert(id);
-                    difference.running.push((id, link.index));
-                } else {
-                    difference.unfinished.push(id);
-                }
+                devices.insert(id, link);
             }
         }
     }
@@ -81,12 +85,27 @@ pub fn compare(instance: &Instance, networks: &[Network], endpoints: &[Endpoint]
     };
     let stray = |(_, index): &&(PortNumber, u32)| !keep.contains(index) && !uplinks.contains(index);
     difference.stray_ports = found.ports.iter().filter(stray).map(|(number, _)| *number).collect();
-    difference.missing = endpoints.iter().map(|endpoint| endpoint.id).filter(|id| !there.contains(id)).collect();
+    for Endpoint { id, phase, .. } in endpoints {
+        match (phase, devices.get(id)) {
+            (Phase::Detaching, device) => difference.leaving.push((*id, device.map(|link| link.index))),
+            (Phase::Reserved, None) => difference.leaving.push((*id, None)),
+            (Phase::Attached, Some(link)) => difference.running.push((*id, link.index)),
+            // The port's device goes up last, once the port is complete.
+            (_, Some(link)) if link.up => difference.running.push((*id, link.index)),
+            (_, Some(_)) => {
+                difference.unfinished.push(*id);
+                difference.missing.push(*id);
+            }
+            (_, None) => difference.missing.push(*id),
+        }
+    }
     difference
 }
 
 #[cfg(test)]
 mod tests {
+    use std::slice;
+
     use super::super::testing;
     use super::*;
     use crate::model::UplinkBefore;
@@ -152,18 +171,60 @@ mod tests {
             link(10, instance.host_device(&network.name), host_mark.clone(), Some(11)),
             link(11, instance.host_port_device(&network.id), None, Some(10)),
             of(12, &running),
-            of(13, &half),
+            Link { up: false, ..of(13, &half) },
             of(14, &forgotten),
             link(15, "vsw-old".to_owned(), host_mark, Some(16)),
         ];
         let ports = [(1, 11), (2, 12), (3, 13), (4, 14), (5, 3), (6, 99)].map(|(n, index)| (PortNumber(n), index));
         let endpoints = [running.clone(), half.clone(), gone.clone()];
-        let difference = compare(&instance, &[network], &endpoints, Found { links: &links, ports: &ports });
+        let difference =
+            compare(&instance, slice::from_ref(&network), &endpoints, Found { links: &links, ports: &ports });
         assert_eq!(difference.running, [(running.id, 12)]);
         assert_eq!(difference.missing, [half.id, gone.id], "an unfinished endpoint is missing");
         assert_eq!(difference.unfinished, [half.id]);
         assert_eq!(difference.stray_links.iter().map(|(index, _)| *index).collect::<Vec<_>>(), [14, 15]);
         assert_eq!(difference.stray_ports, [PortNumber(4), PortNumber(6)]);
+    }
+
+    #[test]
+    fn each_phase_is_finished_taken_over_or_undone() {
+        let (instance, network) = (instance(), network());
+        let phases = [Phase::Reserved, Phase::Attaching, Phase::Attached, Phase::Detaching];
+        let endpoints: Vec<Endpoint> = (1..).zip(phases).map(|(seed, phase)| endpoint(seed, phase)).collect();
+        let ids: Vec<EndpointId> = endpoints.iter().map(|endpoint| endpoint.id).collect();
+        let device = |index: u32, up: bool, renamed: bool| {
+            let id = ids[index as usize - 1];
+            let name = if renamed { format!("other{index}") } else { instance.port_device(&id) };
+            let mark = instance.mark(&network.name, Owner::Endpoint(id));
+            Link { up, ..link(index, name, Some(mark), Some(2)) }
+        };
+        let compared = |links: &[Link]| {
+            let found = Found { links, ports: &[] };
+            let mut difference = compare(&instance, slice::from_ref(&network), &endpoints, found);
+            difference.stray_links.clear();
+            difference
+        };
+        // Without devices.
+        let leaving = vec![(ids[0], None), (ids[3], None)];
+        let none = Difference { missing: vec![ids[1], ids[2]], leaving, ..Difference::default() };
+        assert_eq!(compared(&[]), none);
+        // With devices that are up, whatever they are called.
+        for renamed in [false, true] {
+            let links: Vec<Link> = (1..=4).map(|index| device(index, true, renamed)).collect();
+            let running = vec![(ids[0], 1), (ids[1], 2), (ids[2], 3)];
+            let all = Difference { running, leaving: vec![(ids[3], Some(4))], ..Difference::default() };
+            assert_eq!(compared(&links), all);
+        }
+        // With devices that are down. Only an attached endpoint ran.
+        let links: Vec<Link> = (1..=4).map(|index| device(index, false, false)).collect();
+        let half = Difference {
+            running: vec![(ids[2], 3)],
+            missing: vec![ids[0], ids[1]],
+            unfinished: vec![ids[0], ids[1]],
+            leaving: vec![(ids[3], Some(4))],
+            ..Difference::default()
+        };
+        assert_eq!(compared(&links), half);
     }
 
     #[test]

@@ -4,10 +4,13 @@ use vswitch_common::tables::PortKind;
 
 use crate::model::{EndpointOptions, Learning, PortOptions, PortRules, SwitchOptions, Trunk, TrunkVlans};
 
-/// Default of `storm_pps`, in frames per second.
+/// Default of `storm_pps`, in copies per second.
 const STORM_PPS: u32 = 10_000;
 /// Default of `fdb_limit` behind an endpoint, in stations.
 const FDB_LIMIT: u32 = 1024;
+/// Default of `fdb_limit` behind an uplink or a tunnel, in stations: a quarter of the FDB's usual
+/// size, and more than one segment usually has.
+const FDB_LIMIT_OUTSIDE: u32 = 16_384;
 /// Bit of the group 01:80:c2:00:00:00, to which bridges send BPDUs (IEEE 802.1D, 7.12.3).
 const SPANNING_TREE: u16 = 1 << 0;
 
@@ -25,8 +28,7 @@ pub(super) fn rules(network: &SwitchOptions, kind: PortKind, endpoint: &Endpoint
         PortKind::Host => PortRules { learning: false, ..common },
         PortKind::Uplink => PortRules {
             learning: learning != Learning::Off,
-            // The number of machines on the uplink's segment is not known.
-            fdb_limit: ports.fdb_limit.unwrap_or(u32::MAX),
+            fdb_limit: ports.fdb_limit.unwrap_or(FDB_LIMIT_OUTSIDE),
             storm_pps: ports.storm_pps.unwrap_or(STORM_PPS),
             trunk: Trunk::All,
             ..common
@@ -35,7 +37,7 @@ pub(super) fn rules(network: &SwitchOptions, kind: PortKind, endpoint: &Endpoint
         // answered there.
         PortKind::Tunnel => PortRules {
             learning: learning != Learning::Off,
-            fdb_limit: ports.fdb_limit.unwrap_or(u32::MAX),
+            fdb_limit: ports.fdb_limit.unwrap_or(FDB_LIMIT_OUTSIDE),
             storm_pps: ports.storm_pps.unwrap_or(STORM_PPS),
             arp_suppress: false,
             trunk: Trunk::All,
@@ -162,8 +164,9 @@ mod tests {
         let expected = PortRules { learning: false, arp_suppress: true, snooping: true, ..PortRules::default() };
         assert_eq!(of(&[], PortKind::Host, &[]), expected);
         let uplink = of(&[("mcast_snooping", "off")], PortKind::Uplink, &[]);
-        let expected = PortRules { trunk: Trunk::All, storm_pps: 10_000, arp_suppress: true, ..PortRules::default() };
-        assert_eq!(uplink, expected);
+        let limits = PortRules { storm_pps: 10_000, fdb_limit: 16_384, ..PortRules::default() };
+        assert_eq!(uplink, PortRules { trunk: Trunk::All, arp_suppress: true, ..limits });
+        assert_eq!(of(&[], PortKind::Tunnel, &[]).fdb_limit, 16_384);
         let limited = of(&[("fdb_limit", "9"), ("storm_pps", "0"), ("icc", "false")], PortKind::Uplink, &[]);
         assert_eq!((limited.fdb_limit, limited.storm_pps, limited.isolated), (9, 0, false));
     }

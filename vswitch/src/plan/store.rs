@@ -2,14 +2,15 @@
 //! the machine.
 //!
 //! The record of an endpoint is an intent: it is on disk before the kernel is changed, and it is
-//! removed after the kernel has been changed back. The phase `Phase::Attached` is written without
-//! waiting for the disk, because the kernel's state shows it too. One thread writes. Requests that
+//! removed after the kernel has been changed back. Phases that the kernel shows too are written
+//! without waiting for the disk, and are there within a second. One thread writes. Requests that
 //! are queued when it starts a transaction share one fsync.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition, TableError};
 use serde::Serialize;
@@ -29,6 +30,11 @@ const PEERS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("peers");
 
 /// Size in bytes of the page cache. All records of an instance fit in it many times.
 const CACHE: usize = 1 << 20;
+
+/// Time after which a change is on disk that no caller waits for, and pause before another attempt
+/// if that fails.
+const SOON: Duration = Duration::from_millis(250);
+const RETRY: Duration = Duration::from_secs(5);
 
 /// The store could not be read or written.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -125,7 +131,8 @@ impl Store {
         }
     }
 
-    /// Writes changes without waiting for the disk. Only for state that the kernel shows too.
+    /// Writes changes without waiting for the disk, which has them within a second. Only for state
+    /// that the kernel shows too.
     pub fn note(&self, changes: Vec<Change>) {
         self.send(Request { changes, done: None });
     }
@@ -212,25 +219,45 @@ fn read_table<T: DeserializeOwned>(
 }
 
 /// Runs the writer: takes all queued requests, writes them in one transaction, and reports the
-/// result to each caller.
+/// result to each caller. What no caller waits for is made durable after [`SOON`].
 fn write_all(database: &Database, queue: &mpsc::Receiver<Request>, path: &Path) {
-    while let Ok(first) = queue.recv() {
-        let batch: Vec<Request> = std::iter::once(first).chain(queue.try_iter()).collect();
-        let durable = batch.iter().any(|request| request.done.is_some());
-        let written = write(database, batch.iter().flat_map(|request| &request.changes), durable);
-        let written = written.map_err(|error| error.at(path));
-        if let Err(error) = &written {
-            tracing::error!("{error}");
-        }
-        for done in batch.into_iter().filter_map(|request| request.done) {
-            // The caller may have stopped waiting.
-            let _ = done.send(written.clone());
+    let mut due = None;
+    loop {
+        let first = match due {
+            None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(due) => queue.recv_timeout(Instant::saturating_duration_since(&due, Instant::now())),
+        };
+        match first {
+            Ok(first) => {
+                let batch: Vec<Request> = std::iter::once(first).chain(queue.try_iter()).collect();
+                let durable = batch.iter().any(|request| request.done.is_some());
+                let written = written(database, batch.iter().flat_map(|request| &request.changes), durable, path);
+                due = if durable && written.is_ok() { None } else { due.or_else(|| Some(Instant::now() + SOON)) };
+                for done in batch.into_iter().filter_map(|request| request.done) {
+                    // The caller may have stopped waiting.
+                    let _ = done.send(written.clone());
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                let written = written(database, std::iter::empty(), true, path);
+                due = written.is_err().then(|| Instant::now() + RETRY);
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
         }
     }
-    // Makes changes durable that no caller waited for.
-    if let Err(error) = write(database, std::iter::empty(), true) {
-        tracing::error!("{}", error.at(path));
-    }
+    // The error is logged, and nothing is left to report it to.
+    let _ = written(database, std::iter::empty(), true, path);
+}
+
+/// Writes changes, and logs an error with the path.
+fn written<'a>(
+    database: &Database,
+    changes: impl Iterator<Item = &'a Change>,
+    durable: bool,
+    path: &Path,
+) -> Result<(), StoreError> {
+    let written = write(database, changes, durable).map_err(|error| error.at(path));
+    written.inspect_err(|error| tracing::error!("{error}"))
 }
 
 fn write<'a>(database: &Database, changes: impl Iterator<Item = &'a Change>, durable: bool) -> Result<(), Failure> {
@@ -321,6 +348,7 @@ mod tests {
             netns: NetnsRecord { inode: u64::MAX, ..endpoint.netns.clone() },
             aliases: vec!["www".to_owned()],
             published: vec![Published { protocol: Protocol::Udp, host_ip: None, host_port: 8080, container_port: 80 }],
+            waiting: Vec::new(),
             gw_priority: -1,
             phase,
             ..endpoint
@@ -377,6 +405,26 @@ mod tests {
         drop(store);
         let (_store, recorded) = Store::open(&path).expect("the same record");
         assert_eq!(recorded.endpoints.len(), 64);
+    }
+
+    #[test]
+    fn a_change_without_a_caller_that_waits_reaches_the_disk_without_another_change() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (path, copy) = (directory.path().join("state.redb"), directory.path().join("copy.redb"));
+        let (store, _) = Store::open(&path).expect("a new record");
+        store.note(vec![Change::PutEndpoint(endpoint(5, Phase::Attached))]);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            // What a daemon that is killed now leaves on disk. The copy may be torn.
+            std::fs::copy(&path, &copy).expect("copied");
+            let found = Store::open(&copy).map(|(_, recorded)| recorded.endpoints).unwrap_or_default();
+            if found == [endpoint(5, Phase::Attached)] {
+                break;
+            }
+            assert!(Instant::now() < deadline, "the disk has {found:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        drop(store);
     }
 
     #[test]

@@ -11,7 +11,9 @@ use crate::api::{
     AttachRequest, ConnectRequest, DetachRequest, FdbFilter, FdbFlush, FdbKeyRequest, FramesFilter, NetworkRequest,
     PeerRequest, TraceRequest,
 };
-use crate::model::{Driver, EndpointName, EndpointOptions, Network, NetworkId, Peer, Subnet, SubnetConfig};
+use crate::model::{
+    Driver, EndpointName, EndpointOptions, GatewayMode, InvalidOption, Network, NetworkId, Peer, Subnet, SubnetConfig,
+};
 use crate::plan;
 use crate::switch::{
     FrameFilter, NewConnection, NewEndpoint, NewNetwork, OverlayError, Selection, StationFilter, StationKey,
@@ -42,6 +44,7 @@ impl TryFrom<AttachRequest> for NewEndpoint {
             hostname: request.hostname,
             aliases: request.aliases,
             publish: request.publish.iter().map(|text| text.parse()).collect::<Result<_, _>>()?,
+            waiting: Vec::new(),
             gw_priority: request.gw_priority,
             port: port(&request.options, request.vlan.as_deref(), request.trunk.as_deref())?,
             options: request.options,
@@ -82,8 +85,17 @@ impl TryFrom<NetworkRequest> for NewNetwork {
         if !driver.is_creatable() {
             return Err(SwitchError::PredefinedDriver(driver.name()));
         }
-        let (ipv6, gateways) = (request.ipv6, !request.gateways.is_empty());
-        Ok(Self { network: draft(request, driver)?, ipv6, gateways })
+        let (ipv4, ipv6, gateways) = (request.ipv4.unwrap_or(true), request.ipv6, !request.gateways.is_empty());
+        let network = draft(request, driver)?;
+        if !ipv4 {
+            if let Some(config) = network.of_family(false).first() {
+                return Err(SwitchError::Ipv4Subnet(config.subnet));
+            }
+            if !ipv6 && !network.has_family(true) {
+                return Err(SwitchError::NoFamily);
+            }
+        }
+        Ok(Self { network, ipv4, ipv6, gateways })
     }
 }
 
@@ -201,7 +213,7 @@ fn draft(request: NetworkRequest, driver: Driver) -> Result<Network, SwitchError
     let subnets = subnets(&request)?;
     let NetworkRequest { options, labels, internal, .. } = request;
     let kind = plan::parse(driver, &options)?;
-    Ok(Network {
+    let network = Network {
         id: NetworkId::random()?,
         name,
         number: NetworkNumber::default(),
@@ -212,7 +224,11 @@ fn draft(request: NetworkRequest, driver: Driver) -> Result<Network, SwitchError
         labels,
         created: now(),
         uplink_before: None,
-    })
+    };
+    if !internal && [false, true].into_iter().any(|ipv6| network.gateway_mode(ipv6) == GatewayMode::Isolated) {
+        return Err(InvalidOption::IsolatedNotInternal.into());
+    }
+    Ok(network)
 }
 
 /// Pairs each subnet with the gateway, the range and the auxiliary addresses that lie in it, as
@@ -259,7 +275,6 @@ fn matching(subnets: &[Subnet], address: IpAddr) -> Option<Subnet> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::InvalidOption;
 
     #[test]
     fn the_default_name_is_the_last_part_of_the_path() {
@@ -319,6 +334,19 @@ mod tests {
         );
         let wide = NetworkRequest { ip_ranges: texts(&["10.1.0.0/16"]), ..asked };
         assert!(draft(wide, Driver::Bridge).is_err());
+    }
+
+    #[test]
+    fn a_network_has_ipv4_unless_it_is_switched_off_and_then_ipv6() {
+        let families = |ipv4, ipv6, subnet: Option<&str>| {
+            let subnets = subnet.map(str::to_owned).into_iter().collect();
+            NewNetwork::try_from(NetworkRequest { ipv4, ipv6, subnets, ..request() }).map(|new| (new.ipv4, new.ipv6))
+        };
+        assert_eq!(families(None, false, None).ok(), Some((true, false)));
+        assert_eq!(families(Some(false), true, None).ok(), Some((false, true)));
+        assert_eq!(families(Some(false), false, Some("fd00::/64")).ok(), Some((false, false)));
+        assert!(matches!(families(Some(false), false, None), Err(SwitchError::NoFamily)));
+        assert!(matches!(families(Some(false), true, Some("10.1.0.0/24")), Err(SwitchError::Ipv4Subnet(_))));
     }
 
     #[test]

@@ -44,7 +44,7 @@ impl From<&switch::EndpointInfo> for EndpointView {
             network: network.name.to_string(),
             ifname: address.map(|address| address.ifname.to_string()),
             mac: address.map(|address| address.mac.to_string()),
-            ipv4: address.map(|address| address.ipv4),
+            ipv4: address.and_then(|address| address.ipv4),
             ipv6: address.and_then(|address| address.ipv6),
             gateway: gateway(false).and_then(|gateway| match gateway {
                 IpAddr::V4(gateway) => Some(gateway),
@@ -200,6 +200,7 @@ impl From<switch::Status> for Status {
             taken_over: status.taken_over,
             firewall_table: status.firewall_table,
             forwarding: status.forwarding,
+            firewalls: status.firewalls,
             notes: status.notes,
             interfaces: interfaces.collect(),
             cluster: status.cluster.map(ClusterView::from),

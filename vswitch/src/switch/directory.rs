@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 
 use crate::dns::Names;
 use crate::model::{Endpoint, EndpointName, NetworkId, Phase};
@@ -10,7 +10,8 @@ use crate::switch::context::Context;
 use crate::switch::others::addresses;
 use crate::switch::state::{EndpointEntry, State};
 
-/// The DNS names of endpoints. Every query reads the state, so no index has to be updated.
+/// The DNS names of endpoints. Every query reads the published snapshot, so that queries and
+/// changes do not wait for each other, and no index has to be updated.
 #[derive(Debug)]
 pub struct Directory(Arc<Context>);
 
@@ -20,8 +21,8 @@ impl Directory {
         Self(context)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state()
+    fn state(&self) -> Arc<State> {
+        self.0.snapshot()
     }
 }
 
@@ -78,6 +79,10 @@ impl Names for Directory {
         Some(format!("{name}.{network}"))
     }
 
+    fn admits(&self, network: NetworkId, client: IpAddr) -> bool {
+        is_inside(&self.state(), network, client) || is_of_host(client)
+    }
+
     fn is_ours(&self, network: NetworkId, address: IpAddr) -> bool {
         self.state().networks.get(&network).is_some_and(|entry| entry.record.subnet_of(address).is_some())
     }
@@ -85,6 +90,32 @@ impl Names for Directory {
     fn forwards(&self, network: NetworkId) -> bool {
         self.state().networks.get(&network).is_some_and(|entry| !entry.record.internal)
     }
+}
+
+/// Returns whether a client is an endpoint of the network. The endpoint may ask from an address that
+/// it has in another network. In a network without an uplink only endpoints have addresses of its
+/// subnets, also further machines behind an endpoint.
+fn is_inside(state: &State, network: NetworkId, client: IpAddr) -> bool {
+    let Some(entry) = state.networks.get(&network) else { return false };
+    if entry.record.uplink().is_none() && entry.record.subnet_of(client).is_some() {
+        return true;
+    }
+    let known = state
+        .endpoints
+        .values()
+        .filter(|entry| has_address(entry, client))
+        .any(|entry| entry.record.network == network || state.endpoint_in(&entry.record.name, network).is_some());
+    known || state.others.at(network, client).is_some()
+}
+
+/// Returns whether this host has the address.
+fn is_of_host(address: IpAddr) -> bool {
+    let own = nix::ifaddrs::getifaddrs().into_iter().flatten().filter_map(|interface| interface.address);
+    own.into_iter().any(|own| {
+        let ipv4 = own.as_sockaddr_in().map(|own| IpAddr::from(own.ip()));
+        let ipv6 = own.as_sockaddr_in6().map(|own| IpAddr::from(own.ip()));
+        ipv4.or(ipv6) == Some(address)
+    })
 }
 
 /// Returns the networks whose names a client sees: all networks of the endpoint that has the

@@ -7,7 +7,6 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use vswitch_common::tables::NetworkNumber;
 
-use crate::datapath::Datapath;
 use crate::kernel::netlink::{Link, LinkEvent, Netlink};
 use crate::model::{DEFAULT_AGEING, EndpointId, NetworkId, Owner};
 use crate::switch::Switch;
@@ -46,6 +45,9 @@ impl Switch {
                 _ = vanished.tick() => {
                     if let Ok(_change) = self.context.begin_change().await {
                         self.endpoints.release_vanished().await;
+                    }
+                    if self.nat.is_closing() {
+                        self.repeat_nat();
                     }
                     continue;
                 }
@@ -118,7 +120,9 @@ impl Switch {
             let state = self.context.state();
             let networks = state.networks.values();
             let changed = networks.clone().filter(|entry| match (&entry.uplink, entry.record.interface()) {
-                (Some(uplink), _) => uplink.port.ifindex == link.index && link.mac != Some(uplink.mac),
+                (Some(uplink), _) => {
+                    uplink.port.ifindex == link.index && (link.mac, link.mtu) != (Some(uplink.mac), uplink.mtu)
+                }
                 (None, Some(interface)) => entry.ready && interface.as_str() == link.name,
                 (None, None) => false,
             });
@@ -173,7 +177,18 @@ impl Switch {
         links.iter().for_each(|link| self.changed(link));
         self.macvlan.refresh_parents().await?;
         self.overlay.refresh_underlay().await?;
-        self.nat.retry_nat().await
+        self.repeat_nat();
+        Ok(())
+    }
+
+    /// Repeats a change of the NAT rules that failed, in a task of its own: nft may hang.
+    fn repeat_nat(self: &Arc<Self>) {
+        let switch = self.clone();
+        tokio::spawn(async move {
+            if let Err(error) = switch.nat.retry_nat().await {
+                tracing::debug!("no further attempt to change the rules: {error}");
+            }
+        });
     }
 
     /// Removes stations that exceed the ageing time, for as long as the daemon lives.
@@ -198,16 +213,8 @@ impl Switch {
 
     fn age(&self, ages: &[(NetworkNumber, u32)]) -> Result<(), SwitchError> {
         let longest = ages.iter().map(|(_, age)| *age).max().unwrap_or(DEFAULT_AGEING);
-        self.context.datapath.age(longest)?;
-        if ages.iter().all(|(_, age)| *age == longest) {
-            return Ok(());
-        }
-        for (key, entry) in self.context.datapath.fdb()? {
-            let age = ages.iter().find(|(number, _)| *number == key.network).map_or(longest, |(_, age)| *age);
-            if !entry.is_static() && Datapath::age_of(&entry) >= u64::from(age) {
-                self.context.datapath.fdb_remove(&key)?;
-            }
-        }
+        let of = |network| ages.iter().find(|(number, _)| *number == network).map_or(longest, |(_, age)| *age);
+        self.context.datapath.age(of)?;
         Ok(())
     }
 }

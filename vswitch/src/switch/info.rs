@@ -10,7 +10,7 @@ use vswitch_common::tables::PortCounters;
 use crate::cluster::{Health, Host};
 use crate::datapath::{Hooks, Mode};
 use crate::model::{Endpoint, EndpointAddress, EndpointName, Network, PeerState, StationMac};
-use crate::nat::ForwardingStatus;
+use crate::nat::{FirewallStatus, ForwardingStatus};
 use crate::switch::error::SwitchError;
 use crate::wireguard::PublicKey;
 
@@ -167,6 +167,8 @@ pub struct Status {
     pub firewall_table: Option<String>,
     /// The forwarding settings that networks need.
     pub forwarding: Vec<ForwardingStatus>,
+    /// What other firewalls do to the packets of networks.
+    pub firewalls: Vec<FirewallStatus>,
     /// Notes for the operator.
     pub notes: Vec<String>,
     /// The uplinks and parents with the names of their networks, by interface.

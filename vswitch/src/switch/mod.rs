@@ -5,6 +5,7 @@
 //! that lock, under the lock of one endpoint or network. An owner uses only owners that stand
 //! before it in [`Switch`].
 
+mod bind_hook;
 mod context;
 mod directory;
 mod endpoints;
@@ -38,7 +39,7 @@ use crate::model::{Instance, Subnet};
 use crate::observe::Observer;
 use crate::plan::store::Store;
 use crate::wireguard::PublicKey;
-use context::Context;
+use context::{Context, Published};
 use endpoints::Endpoints;
 use etcd::Etcd;
 use macvlan::{Macvlan, Requested};
@@ -107,6 +108,9 @@ pub struct Parts {
     pub wireguard_port: u16,
     /// The cluster of this host.
     pub membership: Option<Membership>,
+    /// The source address of tunnels, at which this host is a peer of others; the routes choose one
+    /// for `None`.
+    pub advertise: Option<IpAddr>,
 }
 
 impl Switch {
@@ -129,7 +133,8 @@ impl Switch {
             store: parts.store,
             vxlan_port: parts.vxlan_port,
             membership: parts.membership,
-            state: Mutex::default(),
+            advertise: parts.advertise,
+            state: Published::default(),
             notes: Mutex::default(),
             gate: RwLock::new(true),
         });
@@ -155,11 +160,13 @@ impl Switch {
         tokio::spawn(self.clone().age_stations());
         tokio::spawn(self.observe.clone().report_held());
         tokio::spawn(self.multicast.clone().follow_multicast());
+        tokio::spawn(self.macvlan.clone().follow_interfaces());
         tokio::spawn(self.etcd.clone().follow_cluster());
         tokio::spawn(self.overlay.clone().follow_paths(paths));
         tokio::spawn(self.overlay.clone().follow_path_mtus());
         tokio::spawn(self.overlay.clone().tell_too_big());
         tokio::spawn(self.nat.follow_firewall());
+        tokio::spawn(self.nat.clone().follow_ports());
         tokio::spawn(self.networks.clone().keep());
     }
 
@@ -246,8 +253,8 @@ impl Switch {
     /// nothing has changed.
     pub async fn create_network(&self, new: NewNetwork) -> Result<NetworkInfo, SwitchError> {
         let _change = self.context.begin_change().await?;
-        let NewNetwork { mut network, ipv6, gateways } = new;
-        let requested = Requested { ipv6, gateways };
+        let NewNetwork { mut network, ipv4, ipv6, gateways } = new;
+        let requested = Requested { ipv4, ipv6, gateways };
         let network = match (&self.context.membership, network.overlay_mut()) {
             (Some(member), Some(overlay)) => {
                 overlay.shared = true;

@@ -103,8 +103,8 @@ impl Multicast {
     /// The network does not exist.
     pub fn multicast_groups(&self, network: Option<&str>) -> Result<Vec<MulticastGroup>, SwitchError> {
         let only = {
-            let state = self.context.state();
-            let only = network.map(|network| state.network(network)).transpose()?;
+            let state = self.context.snapshot();
+            let only = network.map(|network| state.find_network(network)).transpose()?;
             only.map(|entry| entry.record.number)
         };
         let (names, ports) = (self.context.network_names(), self.context.ports_by_number());

@@ -3,14 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use rpds::RedBlackTreeMapSync as SharedMap;
+
 use crate::cluster::{Host, SharedEndpoint, SharedNetwork};
 use crate::model::{EndpointId, HostId, NetworkId, StationMac};
 
 /// The key of an endpoint: its network and its id.
 pub type Place = (NetworkId, EndpointId);
 
-/// The networks and endpoints of the other hosts.
-#[derive(Debug, Default)]
+/// The networks and endpoints of the other hosts. There can be 100,000 endpoints, and each change is
+/// published as a copy, so the large maps share their nodes with their copies.
+#[derive(Clone, Debug, Default)]
 pub struct Others {
     /// Whether a snapshot was read since the daemon started.
     pub read: bool,
@@ -21,11 +24,11 @@ pub struct Others {
     pub expected: BTreeSet<NetworkId>,
     /// Networks that the cluster removed and that have endpoints on this host.
     pub removed: BTreeSet<NetworkId>,
-    endpoints: BTreeMap<Place, SharedEndpoint>,
+    endpoints: SharedMap<Place, SharedEndpoint>,
     /// The number of endpoints by network and host, where it is not 0.
-    present: BTreeMap<(NetworkId, HostId), usize>,
-    names: BTreeMap<(NetworkId, String), Vec<EndpointId>>,
-    addresses: BTreeMap<(NetworkId, IpAddr), EndpointId>,
+    present: SharedMap<(NetworkId, HostId), usize>,
+    names: SharedMap<(NetworkId, String), Vec<EndpointId>>,
+    addresses: SharedMap<(NetworkId, IpAddr), EndpointId>,
 }
 
 impl Others {
@@ -41,35 +44,41 @@ impl Others {
         let before = self.endpoints.get(&place).map(|before| before.host);
         self.remove(&place);
         for name in names(&endpoint) {
-            self.names.entry((endpoint.network, name)).or_default().push(endpoint.id);
+            let key = (endpoint.network, name);
+            match self.names.get_mut(&key) {
+                Some(ids) => ids.push(endpoint.id),
+                None => self.names.insert_mut(key, vec![endpoint.id]),
+            }
         }
         for address in addresses(&endpoint) {
-            self.addresses.insert((endpoint.network, address), endpoint.id);
+            self.addresses.insert_mut((endpoint.network, address), endpoint.id);
         }
-        let count = self.present.entry((endpoint.network, endpoint.host)).or_default();
-        *count += 1;
-        let is_first = *count == 1 && before != Some(endpoint.host);
-        self.endpoints.insert(place, endpoint);
+        let key = (endpoint.network, endpoint.host);
+        let count = self.present.get(&key).map_or(1, |count| count + 1);
+        self.present.insert_mut(key, count);
+        let is_first = count == 1 && before != Some(endpoint.host);
+        self.endpoints.insert_mut(place, endpoint);
         is_first
     }
 
     /// Removes an endpoint. Returns whether its host has no endpoint in the network any more.
     pub fn remove(&mut self, place: &Place) -> bool {
-        let Some(endpoint) = self.endpoints.remove(place) else { return false };
+        let Some(endpoint) = self.endpoints.get(place).cloned() else { return false };
+        self.endpoints.remove_mut(place);
         let (network, id) = *place;
         for name in names(&endpoint) {
             let key = (network, name);
             if let Some(ids) = self.names.get_mut(&key) {
                 ids.retain(|other| *other != id);
                 if ids.is_empty() {
-                    self.names.remove(&key);
+                    self.names.remove_mut(&key);
                 }
             }
         }
         for address in addresses(&endpoint) {
             // Another endpoint has the address if its update came first.
             if self.addresses.get(&(network, address)) == Some(&id) {
-                self.addresses.remove(&(network, address));
+                self.addresses.remove_mut(&(network, address));
             }
         }
         let key = (network, endpoint.host);
@@ -77,7 +86,7 @@ impl Others {
         *count -= 1;
         let is_last = *count == 0;
         if is_last {
-            self.present.remove(&key);
+            self.present.remove_mut(&key);
         }
         is_last
     }
@@ -89,7 +98,7 @@ impl Others {
 
     /// Returns the number of endpoints.
     pub fn count(&self) -> usize {
-        self.endpoints.len()
+        self.endpoints.size()
     }
 
     /// Returns the endpoints of a network.

@@ -9,13 +9,13 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
 use crate::kernel::netlink::Link;
-use crate::model::{EndpointId, Network, NetworkId};
+use crate::model::{EndpointId, Network, NetworkId, Owner};
 use crate::plan::reconcile::{Found, compare};
 use crate::plan::store::Recorded;
 use crate::switch::Switch;
 use crate::switch::endpoints::Release;
 use crate::switch::error::SwitchError;
-use crate::switch::state::{EndpointEntry, NetworkEntry, PeerEntry};
+use crate::switch::state::{EndpointEntry, NetworkEntry, PeerEntry, PortHandle};
 
 /// The most endpoints that are attached at the same time.
 const AT_ONCE: usize = 8;
@@ -39,7 +39,7 @@ impl Switch {
     ///
     /// # Errors
     /// The kernel refused a step that no network can do without. An endpoint that cannot be
-    /// restored is released.
+    /// restored keeps no other from it: it is released, or `status` has a note.
     pub async fn restore(&self, recorded: Recorded) -> Result<Restored, SwitchError> {
         let links = self.context.netlink.links().await?;
         let ports: Vec<_> =
@@ -47,11 +47,15 @@ impl Switch {
         let found = Found { links: &links, ports: &ports };
         let difference = compare(&self.context.instance, &recorded.networks, &recorded.endpoints, found);
         for port in difference.stray_ports {
-            self.multicast.remove_port(port).await?;
+            if let Err(error) = self.multicast.remove_port(port).await {
+                tracing::error!("port {} is left over, and cannot be removed: {error}", port.0);
+            }
         }
         for (index, name) in difference.stray_links {
             tracing::info!("device {name} is left over, and is removed");
-            self.context.netlink.delete_link(index).await?;
+            if let Err(error) = self.context.netlink.delete_link(index).await {
+                tracing::error!("device {name} is left over, and cannot be removed: {error}");
+            }
         }
 
         self.take_in(recorded).await?;
@@ -61,19 +65,42 @@ impl Switch {
             tracing::error!("tunnels: {error}");
         }
         self.networks.create_predefined().await?;
+        let port_of = |ifindex: u32| {
+            let found = ports.iter().find(|(_, index)| *index == ifindex);
+            found.map(|(number, _)| PortHandle { ifindex, number: *number })
+        };
+        for (id, ifindex) in difference.leaving {
+            // A device without a port has no number yet.
+            let port = ifindex.map(|ifindex| port_of(ifindex).unwrap_or(PortHandle::unnumbered(ifindex)));
+            if let Err(error) = self.endpoints.finish_detach(id, port).await {
+                self.endpoints.note_failure(id, "is not detached", &error);
+            }
+        }
         self.nat.reserve_again();
         self.nat.update_nat("what was recorded").await;
 
         self.context.note_address().await?;
         let warnings: Vec<String> = self.context.note_without_cluster().into_iter().collect();
         warnings.iter().for_each(|warning| tracing::error!("{warning}"));
-        let mut restored = Restored { running: difference.running.len(), warnings, ..Restored::default() };
+        let mut restored = Restored { warnings, ..Restored::default() };
         let half_there: BTreeSet<EndpointId> = difference.unfinished.into_iter().collect();
+        let mut missing = difference.missing;
         for (id, ifindex) in difference.running {
-            self.endpoints.take_over(id, ifindex).await?;
+            let Some(link) = links.iter().find(|link| link.index == ifindex) else { continue };
+            match self.endpoints.take_over(id, link).await {
+                Ok(()) => restored.running += 1,
+                // The device was removed meanwhile, with its namespace or by hand.
+                Err(_) if !self.context.is_ours(ifindex, &Owner::Endpoint(id)).await? => {
+                    if let Some(port) = port_of(ifindex) {
+                        self.multicast.remove_port(port.number).await?;
+                    }
+                    missing.push(id);
+                }
+                Err(error) => restored.warnings.extend(self.endpoints.note_failure(id, "is not taken over", &error)),
+            }
         }
         let attach = |id| async move { (id, self.endpoints.attach_again(id).await) };
-        let mut missing = futures::stream::iter(difference.missing).map(attach).buffer_unordered(AT_ONCE);
+        let mut missing = futures::stream::iter(missing).map(attach).buffer_unordered(AT_ONCE);
         while let Some((id, outcome)) = missing.next().await {
             match outcome {
                 // The endpoint ran already, but its record did not say so yet.
@@ -82,13 +109,14 @@ impl Switch {
                 Some(release) => restored.released.push(release),
             }
         }
-        let orphans: Vec<NetworkId> = {
+        let followers: Vec<NetworkId> = {
             let state = self.context.state();
             let on_wire =
                 state.networks.values().filter(|entry| entry.record.parent().is_some() && entry.uplink.is_none());
-            on_wire.map(|entry| entry.record.id).collect()
+            // A parent may have got another MAC address while no daemon ran.
+            on_wire.map(|entry| entry.record.id).chain(state.with_former_macs()).collect()
         };
-        for network in orphans {
+        for network in followers {
             self.macvlan.follow_parent(network).await;
         }
         self.endpoints.settle_all().await;
@@ -107,10 +135,9 @@ impl Switch {
         self.context.state().peers =
             recorded.peers.into_iter().map(|record| (record.address, PeerEntry::new(record))).collect();
         for record in recorded.networks {
-            let mtu = self.networks.mtu(&record).await?;
-            let exclusive = Arc::new(Mutex::new(()));
-            let entry =
-                NetworkEntry { record, ready: true, mtu, host_port: None, uplink: None, tunnels: None, exclusive };
+            let mtu = self.networks.mtu(&record, record.has_family(false), record.has_family(true)).await?;
+            let mut entry = NetworkEntry::new(record, mtu);
+            entry.ready = true;
             self.context.state().networks.insert(entry.record.id, entry);
         }
         let mut state = self.context.state();
@@ -118,6 +145,7 @@ impl Switch {
             let exclusive = Arc::new(Mutex::new(()));
             state.endpoints.insert(record.id, EndpointEntry { record, port: None, exclusive });
         }
+        state.continue_after_newest();
         Ok(())
     }
 

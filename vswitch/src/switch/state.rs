@@ -1,38 +1,57 @@
 //! The state of the switch, and the decisions on names, addresses and numbers. All of it is under
 //! one lock.
 
+mod reference;
+mod table;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Instant;
 
-use ipnet::IpNet;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use vswitch_common::Mac;
 use vswitch_common::tables::{MAX_PORTS, NetworkNumber, PortNumber};
 
 use crate::kernel::netns::NetnsId;
 use crate::model::{
-    Endpoint, EndpointAddress, EndpointId, EndpointName, InterfaceName, Network, NetworkId, NetworkName, Peer, Phase,
-    StationMac, Subnet, SubnetConfig, Vni,
+    Endpoint, EndpointAddress, EndpointId, EndpointName, InterfaceName, Network, NetworkId, NetworkName, ParentOptions,
+    Passage, Peer, Phase, Published, StationMac, Subnet, SubnetConfig, Vni,
 };
-use crate::plan::ipam;
+use crate::plan;
+use crate::plan::ipam::{self, Occupied};
 use crate::switch::error::SwitchError;
 use crate::switch::others::Others;
 use crate::switch::overlay::OverlayError;
+pub use reference::Referred;
+pub use table::{Shared, Table};
 
 /// The networks, endpoints and peers of this host, and those of the cluster.
-#[derive(Debug, Default)]
+///
+/// A copy is a snapshot: it shares everything with the original until that changes.
+#[derive(Clone, Debug, Default)]
 pub struct State {
-    pub networks: BTreeMap<NetworkId, NetworkEntry>,
-    pub endpoints: BTreeMap<EndpointId, EndpointEntry>,
-    pub peers: BTreeMap<IpAddr, PeerEntry>,
+    pub networks: Table<NetworkId, NetworkEntry>,
+    pub endpoints: Table<EndpointId, EndpointEntry>,
+    pub peers: Table<IpAddr, PeerEntry>,
     /// The networks and endpoints of other hosts in the cluster.
-    pub others: Others,
+    pub others: Shared<Others>,
+    /// The endpoints that are gone while rules of their published ports may still be there.
+    pub closing: Vec<Closing>,
+}
+
+/// The addresses and host ports of an endpoint that is gone. They are not free until the rules that
+/// lead to them are removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Closing {
+    pub endpoint: EndpointId,
+    pub network: NetworkId,
+    pub addresses: Vec<IpAddr>,
+    pub ports: Vec<Published>,
 }
 
 /// A network with its ports in the kernel.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct NetworkEntry {
     pub record: Network,
     /// Whether other requests find the network: false while it is created or removed.
@@ -46,10 +65,46 @@ pub struct NetworkEntry {
     pub tunnels: Option<BTreeMap<IpAddr, PortHandle>>,
     /// Held while the devices of the network are changed.
     pub exclusive: Arc<AsyncMutex<()>>,
+    /// The addresses that were assigned last, IPv4 and IPv6. The next ones follow them.
+    last: [Option<IpAddr>; 2],
+}
+
+impl NetworkEntry {
+    /// Returns a network that is not ready and has no ports.
+    pub fn new(record: Network, mtu: u32) -> Self {
+        Self {
+            record,
+            ready: false,
+            mtu,
+            host_port: None,
+            uplink: None,
+            tunnels: None,
+            exclusive: Arc::default(),
+            last: [None; 2],
+        }
+    }
+
+    /// Returns the address of a family that was assigned last.
+    pub const fn last(&self, ipv6: bool) -> Option<IpAddr> {
+        self.last[ipv6 as usize]
+    }
+
+    /// Notes that an address was assigned. It is assigned again after all others.
+    pub const fn assigned(&mut self, address: IpAddr) {
+        self.last[address.is_ipv6() as usize] = Some(address);
+    }
+}
+
+impl NetworkEntry {
+    /// Returns whether packets of the network leave by an interface of the host that exists, or by
+    /// tunnels, without the host's stack: then the MTU is that of the interface or the tunnels.
+    pub const fn has_path(&self) -> bool {
+        self.uplink.is_some() || self.tunnels.is_some()
+    }
 }
 
 /// An endpoint with its port in the kernel.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct EndpointEntry {
     pub record: Endpoint,
     pub port: Option<PortHandle>,
@@ -79,12 +134,21 @@ pub struct PortHandle {
     pub number: PortNumber,
 }
 
+impl PortHandle {
+    /// Returns a port without a number, for a device that is none yet.
+    pub const fn unnumbered(ifindex: u32) -> Self {
+        Self { ifindex, number: PortNumber::NONE }
+    }
+}
+
 /// The port of an uplink or parent whose interface exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UplinkPort {
     pub port: PortHandle,
     /// The MAC address of the interface.
     pub mac: Mac,
+    /// The MTU of the interface in bytes.
+    pub mtu: u32,
     /// The host's IP addresses on the interface; collected for parents only.
     pub addresses: Vec<IpAddr>,
     /// Whether XDP runs on the interface.
@@ -104,43 +168,32 @@ pub struct Wanted {
     pub parent_mac: Option<StationMac>,
     /// The interface in the namespace; the next free one for `None`.
     pub ifname: Option<InterfaceName>,
-    /// Addresses in use outside of the switch.
-    pub taken: Vec<IpAddr>,
+    /// Addresses in use outside of the switch, with their holders.
+    pub taken: BTreeMap<IpAddr, String>,
+    /// Names of the interfaces in the namespace, for `ifname: None`.
+    pub interfaces: BTreeSet<String>,
+    /// The holder of the requested MAC address, if the FDB knows one.
+    pub station: Option<String>,
 }
 
 /// A network to admit, before it has subnets.
 #[derive(Debug)]
 pub struct WantedNetwork {
     pub network: Network,
-    /// Whether the network gets an IPv6 subnet even if the user named none.
-    pub ipv6: bool,
+    /// The families that the network has even if the user named no subnet.
+    pub families: Families,
     /// The MTU of new endpoints.
     pub mtu: u32,
 }
 
+/// The families that a network has even if the user named no subnet of them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Families {
+    pub ipv4: bool,
+    pub ipv6: bool,
+}
+
 impl State {
-    /// Returns the network with this name, or with an id that starts with `reference`.
-    pub fn network(&self, reference: &str) -> Result<&NetworkEntry, SwitchError> {
-        let ready = || self.networks.values().filter(|entry| entry.ready);
-        if let Some(entry) = ready().find(|entry| entry.record.name.as_str() == reference) {
-            return Ok(entry);
-        }
-        let found = by_id(ready(), reference, |entry| entry.record.id.to_string())?;
-        found.ok_or_else(|| SwitchError::NetworkNotFound(reference.to_owned()))
-    }
-
-    /// Returns the endpoint with this name, or with an id that starts with `reference`, in each of
-    /// its networks: the network with the default route first.
-    pub fn endpoint(&self, reference: &str) -> Result<Vec<&EndpointEntry>, SwitchError> {
-        let found = self.connections(reference);
-        if !found.is_empty() {
-            return Ok(found);
-        }
-        let found = by_id(self.endpoints.values(), reference, |entry| entry.record.id.to_string())?;
-        let found = found.ok_or_else(|| SwitchError::EndpointNotFound(reference.to_owned()))?;
-        Ok(self.connections(found.record.name.as_str()))
-    }
-
     /// Returns all connections of the namespace of an endpoint, this one included, in the order of
     /// [`State::gateway_order`]. They share a default route and DNS servers, whatever their names
     /// are.
@@ -161,6 +214,13 @@ impl State {
     /// Returns an endpoint in one network.
     pub fn endpoint_in(&self, name: &EndpointName, network: NetworkId) -> Option<&EndpointEntry> {
         self.endpoints_of(network).find(|entry| entry.record.name == *name)
+    }
+
+    /// Returns the ports of an endpoint that wait for a connection to a network.
+    pub fn waiting_ports(&self, name: &EndpointName, network: NetworkId) -> Vec<Published> {
+        let named = self.endpoints.values().filter(|entry| entry.record.name == *name);
+        let waiting = named.flat_map(|entry| &entry.record.waiting).filter(|waiting| waiting.network == network);
+        waiting.flat_map(|waiting| waiting.ports.iter().copied()).collect()
     }
 
     /// Returns the sort key of an endpoint's networks; the default route goes by the first. As in
@@ -192,15 +252,15 @@ impl State {
     pub fn check_network(
         &self,
         network: &mut Network,
-        ipv6: bool,
+        families: Families,
         pools: &[Subnet],
-        routes: &[IpNet],
+        occupied: &[Occupied],
     ) -> Result<(), SwitchError> {
         self.check_name(&network.name)?;
         if network.overlay().is_some_and(|overlay| overlay.vni.is_some()) {
             self.give_vni(network)?;
         }
-        self.give_subnets(network, ipv6, pools, routes)
+        self.give_subnets(network, families, pools, occupied)
     }
 
     fn check_name(&self, name: &NetworkName) -> Result<(), SwitchError> {
@@ -213,9 +273,9 @@ impl State {
         &mut self,
         wanted: WantedNetwork,
         pools: &[Subnet],
-        routes: &[IpNet],
+        occupied: &[Occupied],
     ) -> Result<(Network, OwnedMutexGuard<()>), SwitchError> {
-        let WantedNetwork { mut network, ipv6, mtu } = wanted;
+        let WantedNetwork { mut network, families, mtu } = wanted;
         self.check_name(&network.name)?;
         let uplink = network.uplink();
         let bridged = |entry: &&NetworkEntry| uplink.is_some() && entry.record.uplink() == uplink;
@@ -223,7 +283,7 @@ impl State {
             return Err(SwitchError::UplinkInUse { interface: interface.clone(), network: other.record.name.clone() });
         }
         self.give_vni(&mut network)?;
-        self.give_subnets(&mut network, ipv6, pools, routes)?;
+        self.give_subnets(&mut network, families, pools, occupied)?;
         let parent = network.parent().map(|options| &options.parent);
         let there = self.networks.values().map(|entry| &entry.record);
         let on_parent =
@@ -233,17 +293,8 @@ impl State {
             Some(other) => other.number,
             None => self.free_number()?,
         };
-        let exclusive = Arc::new(AsyncMutex::new(()));
-        let guard = lock_new(&exclusive);
-        let entry = NetworkEntry {
-            record: network.clone(),
-            ready: false,
-            mtu,
-            host_port: None,
-            uplink: None,
-            tunnels: None,
-            exclusive,
-        };
+        let entry = NetworkEntry::new(network.clone(), mtu);
+        let guard = lock_new(&entry.exclusive);
         self.networks.insert(network.id, entry);
         Ok((network, guard))
     }
@@ -265,15 +316,15 @@ impl State {
         Ok(())
     }
 
-    fn give_subnets(
-        &self,
-        network: &mut Network,
-        ipv6: bool,
-        pools: &[Subnet],
-        routes: &[IpNet],
-    ) -> Result<(), SwitchError> {
+    /// Returns the subnets of other networks that a network must not overlap.
+    fn subnets_beside<'a>(&'a self, network: &Network) -> Vec<(&'a NetworkName, Subnet)> {
         let there = self.networks.values().map(|entry| &entry.record);
-        let others: Vec<_> = there.filter(|other| Self::share_segment(network, other)).flat_map(subnets_of).collect();
+        there.filter(|other| Self::share_segment(network, other)).flat_map(subnets_of).collect()
+    }
+
+    /// Checks that the given subnets overlap neither each other nor those of another network.
+    fn check_subnets(&self, network: &Network) -> Result<(), SwitchError> {
+        let others = self.subnets_beside(network);
         for (place, config) in network.subnets.iter().enumerate() {
             let own = network.subnets[..place].iter().map(|config| (&network.name, config.subnet));
             let mut used = others.iter().copied().chain(own);
@@ -282,42 +333,49 @@ impl State {
                 return Err(SwitchError::SubnetOverlap { subnet, other, network });
             }
         }
+        Ok(())
+    }
+
+    /// Checks that the host neither has nor routes elsewhere any address of the given subnets, if
+    /// it is to route packets to them.
+    pub fn check_occupied(&self, network: &Network, occupied: &[Occupied]) -> Result<(), SwitchError> {
+        // An overlap with a network names the network, not the network's device.
+        self.check_subnets(network)?;
+        if !network.capabilities().switched && !network.parent().is_some_and(ParentOptions::is_routed) {
+            return Ok(());
+        }
+        network.subnets.iter().try_for_each(|config| check_free(config.subnet, occupied))
+    }
+
+    fn give_subnets(
+        &self,
+        network: &mut Network,
+        families: Families,
+        pools: &[Subnet],
+        occupied: &[Occupied],
+    ) -> Result<(), SwitchError> {
+        self.check_subnets(network)?;
         if !network.capabilities().switched {
             return Ok(());
         }
+        let ipv4 = families.ipv4 && !network.has_family(false);
         // In a cluster etcd decides on the subnet. Without one, each host would choose another.
-        if network.overlay().is_some_and(|overlay| !overlay.shared)
-            && !network.subnets.iter().any(|config| !config.subnet.is_ipv6())
-        {
+        if ipv4 && network.overlay().is_some_and(|overlay| !overlay.shared) {
             return Err(OverlayError::NoSubnet(network.name.clone()).into());
         }
-        let has = |network: &Network, ipv6| network.subnets.iter().any(|config| config.subnet.is_ipv6() == ipv6);
+        let others = self.subnets_beside(network);
         let used: Vec<Subnet> =
             others.iter().map(|(_, subnet)| *subnet).chain(subnets_of(network).map(|(_, subnet)| subnet)).collect();
-        if !has(network, false) {
-            let subnet = ipam::free_subnet(pools, false, &used, routes).map_err(SwitchError::Pool)?;
+        if ipv4 {
+            let subnet = ipam::free_subnet(pools, false, &used, occupied).map_err(SwitchError::Pool)?;
             network.subnets.insert(0, SubnetConfig::new(subnet, None, None)?);
         }
-        if ipv6 && !has(network, true) {
+        if families.ipv6 && !network.has_family(true) {
             let subnet = if pools.iter().any(Subnet::is_ipv6) {
-                ipam::free_subnet(pools, true, &used, routes).map_err(SwitchError::Pool)?
+                ipam::free_subnet(pools, true, &used, occupied).map_err(SwitchError::Pool)?
             } else {
-                Subnet::unique_local(match network.overlay() {
-                    // Derived from the VNI, so that every host chooses the same subnet.
-                    Some(overlay) if !overlay.shared => {
-                        let [a, b, c, d] = overlay.vni_number().to_be_bytes();
-                        [0x76, a, b, c, d]
-                    }
-                    _ => {
-                        let [a, b, c, d, e, ..] = *network.id.bytes();
-                        [a, b, c, d, e]
-                    }
-                })
+                unique_local(network, &others, occupied)?
             };
-            if let Some((other_network, other)) = others.iter().find(|(_, other)| subnet.overlaps(&other.net())) {
-                let (other, network) = (*other, (*other_network).clone());
-                return Err(SwitchError::SubnetOverlap { subnet, other, network });
-            }
             network.subnets.push(SubnetConfig::new(subnet, None, None)?);
         }
         Ok(())
@@ -337,7 +395,7 @@ impl State {
         let network = &entry.record;
         self.check_free(&endpoint, network)?;
         if let Some(address) = &mut endpoint.address {
-            self.give_addresses(network, &wanted, address)?;
+            self.give_addresses(entry, &wanted, address)?;
             address.mtu = network.endpoint_mtu(&endpoint.port, entry.mtu);
         }
         let network = network.clone();
@@ -349,42 +407,37 @@ impl State {
 
     fn give_addresses(
         &self,
-        network: &Network,
+        entry: &NetworkEntry,
         wanted: &Wanted,
         address: &mut EndpointAddress,
     ) -> Result<(), SwitchError> {
-        let name = wanted.endpoint.name.as_str();
-        let others = || self.endpoints_of(network.id).filter_map(|other| Some((other, other.record.address.as_ref()?)));
-        let mac_holder = |mac: StationMac| others().find(|(_, other)| other.mac == mac);
+        let network = &entry.record;
         address.mac = match wanted.parent_mac.or(wanted.mac) {
             Some(mac) if wanted.parent_mac.is_some() => mac,
-            Some(mac) => match mac_holder(mac) {
-                Some((holder, _)) => {
-                    let holder = format!("endpoint {}", holder.record.name);
+            Some(mac) => match self.mac_holder(entry, mac).or_else(|| wanted.station.clone()) {
+                Some(holder) => {
                     return Err(SwitchError::MacInUse { mac: mac.get(), network: network.name.clone(), holder });
                 }
-                None => match self.others.with_mac(network.id, mac) {
-                    Some(other) => {
-                        let holder = format!("endpoint {} of another host", other.name);
-                        return Err(SwitchError::MacInUse { mac: mac.get(), network: network.name.clone(), holder });
-                    }
-                    None => mac,
-                },
+                None => mac,
             },
             None => {
+                let name = wanted.endpoint.name.as_str();
                 let mut made = (0..).map(|n| StationMac::generated(&network.id, name, n));
-                made.find(|mac| mac_holder(*mac).is_none()).unwrap_or(address.mac)
+                made.find(|mac| self.mac_holder(entry, *mac).is_none()).unwrap_or(address.mac)
             }
         };
         address.ifname = match &wanted.ifname {
             Some(ifname) => ifname.clone(),
-            None => self.free_interface(&wanted.endpoint),
+            None => self.free_interface(&wanted.endpoint, &wanted.interfaces),
         };
+        let others = || self.endpoints_of(network.id).filter_map(|other| Some((other, other.record.address.as_ref()?)));
         let mut used: BTreeSet<IpAddr> = others().flat_map(|(_, other)| other.ips()).collect();
-        used.extend(&wanted.taken);
+        used.extend(wanted.taken.keys());
+        let closing = || self.closing.iter().filter(|closing| closing.network == network.id);
+        used.extend(closing().flat_map(|closing| &closing.addresses));
         let allocate = |ipv6: bool, asked: Option<IpAddr>| {
-            let subnets = network.subnets.iter().filter(|config| config.subnet.is_ipv6() == ipv6);
-            ipam::allocate(subnets, &used, asked).map_err(|source| match source {
+            let allocated = ipam::allocate(&network.of_family(ipv6), &used, asked, entry.last(ipv6));
+            allocated.map_err(|source| match source {
                 ipam::IpamError::InUse(address) => {
                     let holder = others().find(|(_, other)| other.ips().any(|ip| ip == address));
                     let auxiliary = || {
@@ -397,16 +450,20 @@ impl State {
                         (None, None) if network.gateways().any(|gateway| gateway == address) => {
                             "the gateway".to_owned()
                         }
-                        (None, None) => "the host".to_owned(),
+                        (None, None) if closing().any(|closing| closing.addresses.contains(&address)) => {
+                            "published ports that are not closed yet".to_owned()
+                        }
+                        (None, None) => wanted.taken.get(&address).cloned().unwrap_or_else(|| "the host".to_owned()),
                     };
                     SwitchError::AddressInUse { address, network: network.name.clone(), holder }
                 }
                 source => SwitchError::Ipam { network: network.name.clone(), source },
             })
         };
-        if let Some(IpAddr::V4(ip)) = allocate(false, wanted.ip.map(Into::into))? {
-            address.ipv4 = ip;
-        }
+        address.ipv4 = match allocate(false, wanted.ip.map(Into::into))? {
+            Some(IpAddr::V4(ip)) => Some(ip),
+            _ => None,
+        };
         address.ipv6 = match allocate(true, wanted.ip6.map(Into::into))? {
             Some(IpAddr::V6(ip)) => Some(ip),
             _ => None,
@@ -414,13 +471,51 @@ impl State {
         Ok(())
     }
 
-    /// Returns `eth0`, or the next name that no other connection of the namespace uses.
-    fn free_interface(&self, endpoint: &Endpoint) -> InterfaceName {
+    /// Returns the owner of a MAC address on the segment of a network: the host, the uplink or
+    /// parent, or an endpoint of this network or of another one in the same VLAN of the parent.
+    fn mac_holder(&self, entry: &NetworkEntry, mac: StationMac) -> Option<String> {
+        let network = &entry.record;
+        if plan::host_mac(network) == Some(mac.get()) {
+            return Some("the gateway".to_owned());
+        }
+        let passthru = network.parent().is_some_and(|options| options.passage == Passage::Passthru);
+        if let (Some(uplink), Some(interface), false) = (&entry.uplink, network.interface(), passthru)
+            && uplink.mac == mac.get()
+        {
+            let kind = if network.parent().is_some() { "parent" } else { "uplink" };
+            return Some(format!("{interface}, the {kind} of the network"));
+        }
+        let there = self.networks.values().map(|entry| &entry.record);
+        let mut segment = there.filter(|other| {
+            other.id == network.id
+                || network.parent().is_some() && Self::share_segment(network, other) && other.parent().is_some()
+        });
+        let has = |entry: &&EndpointEntry| entry.record.address.as_ref().is_some_and(|address| address.mac == mac);
+        if let Some(holder) = segment.find_map(|network| self.endpoints_of(network.id).find(has)) {
+            return Some(format!("endpoint {}", holder.record.name));
+        }
+        let other = self.others.with_mac(network.id, mac)?;
+        Some(format!("endpoint {} of another host", other.name))
+    }
+
+    /// Continues the assignment of addresses after those of the newest endpoint of each network.
+    pub fn continue_after_newest(&mut self) {
+        let mut endpoints: Vec<&Endpoint> = self.endpoints.values().map(|entry| &entry.record).collect();
+        endpoints.sort_by_key(|record| (record.created, record.address.as_ref().map(|address| address.ipv4)));
+        for record in endpoints {
+            let Some(entry) = self.networks.get_mut(&record.network) else { continue };
+            record.address.iter().flat_map(EndpointAddress::ips).for_each(|ip| entry.assigned(ip));
+        }
+    }
+
+    /// Returns `eth0`, or the next name that no other connection and none of these interfaces of the
+    /// namespace has.
+    fn free_interface(&self, endpoint: &Endpoint, interfaces: &BTreeSet<String>) -> InterfaceName {
         let there = self.endpoints.values().filter(|other| same_place(&other.record, endpoint));
         let used: BTreeSet<&InterfaceName> =
             there.filter_map(|other| other.record.address.as_ref()).map(|address| &address.ifname).collect();
         let mut names = (0_u32..).filter_map(|number| format!("eth{number}").parse().ok());
-        match names.find(|name| !used.contains(name)) {
+        match names.find(|name: &InterfaceName| !used.contains(name) && !interfaces.contains(name.as_str())) {
             Some(name) => name,
             None => unreachable!("there are more names than endpoints"),
         }
@@ -452,26 +547,52 @@ impl State {
 
 /// Returns whether two endpoints are at the same namespace.
 fn same_place(one: &Endpoint, other: &Endpoint) -> bool {
-    (one.netns.dev, one.netns.inode) == (other.netns.dev, other.netns.inode)
+    let reused = one.netns.cookie.zip(other.netns.cookie).is_some_and(|(one, other)| one != other);
+    (one.netns.dev, one.netns.inode) == (other.netns.dev, other.netns.inode) && !reused
+}
+
+/// Checks that a subnet overlaps nothing that is occupied.
+fn check_free(subnet: Subnet, occupied: &[Occupied]) -> Result<(), SwitchError> {
+    match occupied.iter().find(|other| subnet.overlaps(&other.net)) {
+        Some(other) => Err(SwitchError::SubnetOccupied { subnet, by: other.by.clone() }),
+        None => Ok(()),
+    }
+}
+
+/// Chooses a unique-local subnet for a network that overlaps no other network and nothing that is
+/// occupied.
+fn unique_local(
+    network: &Network,
+    others: &[(&NetworkName, Subnet)],
+    occupied: &[Occupied],
+) -> Result<Subnet, SwitchError> {
+    let candidates: Vec<Subnet> = match network.overlay() {
+        // Derived from the VNI, so that every host chooses the same subnet.
+        Some(overlay) if !overlay.shared => {
+            let [a, b, c, d] = overlay.vni_number().to_be_bytes();
+            vec![Subnet::unique_local([0x76, a, b, c, d])]
+        }
+        // Each five of the random bytes are a candidate.
+        _ => network.id.bytes().as_chunks().0.iter().map(|bytes| Subnet::unique_local(*bytes)).collect(),
+    };
+    let check = |subnet: &Subnet| match others.iter().find(|(_, other)| subnet.overlaps(&other.net())) {
+        Some((network, other)) => {
+            Err(SwitchError::SubnetOverlap { subnet: *subnet, other: *other, network: (*network).clone() })
+        }
+        None => check_free(*subnet, occupied),
+    };
+    let mut refused = None;
+    for subnet in candidates {
+        match check(&subnet) {
+            Ok(()) => return Ok(subnet),
+            Err(error) => refused = refused.or(Some(error)),
+        }
+    }
+    Err(refused.unwrap_or(SwitchError::NoFamily))
 }
 
 fn subnets_of(network: &Network) -> impl Iterator<Item = (&NetworkName, Subnet)> {
     network.subnets.iter().map(|config| (&network.name, config.subnet))
-}
-
-fn by_id<'a, T>(
-    entries: impl Iterator<Item = &'a T>,
-    beginning: &str,
-    id: impl Fn(&T) -> String,
-) -> Result<Option<&'a T>, SwitchError> {
-    if beginning.is_empty() {
-        return Ok(None);
-    }
-    let mut found = entries.filter(|entry| id(entry).starts_with(beginning));
-    match (found.next(), found.next()) {
-        (Some(_), Some(_)) => Err(SwitchError::Ambiguous(beginning.to_owned())),
-        (found, _) => Ok(found),
-    }
 }
 
 /// Locks a lock that no other task has seen yet.

@@ -125,6 +125,62 @@ fn a_full_table_keeps_its_entries() {
     check_flooded_table(&["--fdb-size", "3000"], &["-o", "fdb_limit=4000000"], 2998);
 }
 
+/// Returns the number of stations learned from an uplink.
+fn learned_from(host: &Host, uplink: &str) -> usize {
+    host.fdb(&["--dynamic", "--port", uplink]).len()
+}
+
+#[test]
+fn a_lan_host_with_many_addresses_leaves_room_for_other_networks() {
+    let host = Host::down();
+    let [lan, other] = ["lan", "other"].map(Netns::new);
+    host.netns.wire("phys0", &lan, "eth0");
+    host.netns.wire("phys1", &other, "eth0");
+    host.start(&["--fdb-size", "4000"]);
+    let create = |name: &str, subnet: &str, options: &[&str]| {
+        host.ok(&[&["network", "create", "--subnet", subnet, "-o", "storm_pps=0"], options, &[name]].concat());
+    };
+    create("lan", "10.133.0.0/24", &["-o", "uplink=phys0"]);
+    let flooder = RawPort::open(&lan, "eth0");
+    let flood = |from: u64, count: u64| {
+        let sources = addresses().skip(from as usize).take(count as usize);
+        flooder.send_from(&Frame::new(Mac([2, 0, 0, 0, 0x99, 9]), Mac::ZERO, "a flood"), sources);
+    };
+    // A single network may learn everything.
+    flood(0, 20_000);
+    settles("the table is full", || {
+        let learned = learned_from(&host, "phys0");
+        if learned >= 3990 { Ok(()) } else { Err(learned) }
+    });
+    // Another network finds its share: a quarter of the table.
+    create("other", "10.134.0.0/24", &["-o", "uplink=phys1"]);
+    flood(20_000, 20_000);
+    let newcomer = RawPort::open(&other, "eth0");
+    let sources = addresses().skip(50_000).take(1500);
+    newcomer.send_from(&Frame::new(Mac([2, 0, 0, 0, 0x99, 9]), Mac::ZERO, "others"), sources);
+    settles("the other network learns", || {
+        let learned = [learned_from(&host, "phys0"), learned_from(&host, "phys1")];
+        if learned[1] >= 990 { Ok(()) } else { Err(learned) }
+    });
+    assert!(learned_from(&host, "phys0") >= 2900);
+}
+
+#[test]
+fn an_uplink_has_a_limit_of_its_own() {
+    let host = Host::down();
+    let lan = Netns::new("lan");
+    host.netns.wire("phys0", &lan, "eth0");
+    host.start(&[]);
+    host.ok(&["network", "create", "--subnet", "10.133.0.0/24", "-o", "storm_pps=0", "-o", "uplink=phys0", "lan"]);
+    let unknown = Frame::new(Mac([2, 0, 0, 0, 0x99, 9]), Mac::ZERO, "a flood");
+    RawPort::open(&lan, "eth0").send_from(&unknown, addresses().take(65_536));
+    let counters = settles("the limit is reached", || {
+        let counters = host.counters("phys0");
+        if counters.learn_failed > 0 && counters.learned >= 16_384 { Ok(counters) } else { Err(counters) }
+    });
+    assert_eq!(counters.learned, 16_384);
+}
+
 #[test]
 fn with_the_spoof_guard_a_flood_is_dropped_and_not_learned() {
     let segment = Segment::new(&[], &[]);

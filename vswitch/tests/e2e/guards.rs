@@ -15,6 +15,7 @@ use crate::harness::{
 };
 
 const PRIORITY: Tag = Tag { tpid: 0x8100, tci: 0xa000 };
+const SERVICE_PRIORITY: Tag = Tag { tpid: 0x88a8, tci: 0 };
 const UNKNOWN: Mac = Mac([2, 0, 0, 0, 0x99, 1]);
 const UNUSED4: Ipv4Addr = Ipv4Addr::new(10, 131, 0, 99);
 const UNUSED6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x131, 0, 0, 0, 0, 0, 0x99);
@@ -51,7 +52,8 @@ impl Pair {
         host.ok(&[&create[..], &open, network, &["lan"]].concat());
         let containers = ["a", "b"].map(Netns::new);
         let at_a = host.attach(&containers[0], &[&["--network", "lan"], sender].concat());
-        let at_b = host.attach(&containers[1], &["--network", "lan"]);
+        // Frames to unknown stations go to ports that learn.
+        let at_b = host.attach(&containers[1], &["--network", "lan", "-o", "learning=on"]);
         let [port_a, port_b] = containers.each_ref().map(|container| RawPort::open(container, "eth0"));
         Self { host, at_a, at_b, port_a, port_b, _containers: containers }
     }
@@ -90,10 +92,10 @@ impl Pair {
         }
     }
 
-    /// Builds frames from a to b with these payloads: untagged, behind a priority tag, and behind
-    /// two tags. The expected outcome is the same for all.
+    /// Builds frames from a to b with these payloads: untagged, and behind one and two priority tags.
+    /// The expected outcome is the same for all.
     fn tagged(&self, cases: &[(Fate, Payload)]) -> Vec<(Fate, Frame)> {
-        let stacks: [&[Tag]; 4] = [&[], &[PRIORITY], &[PRIORITY, Tag::customer(5)], &[PRIORITY, PRIORITY]];
+        let stacks: [&[Tag]; 4] = [&[], &[PRIORITY], &[SERVICE_PRIORITY, PRIORITY], &[PRIORITY, PRIORITY]];
         let behind_each = |(fate, payload): &(Fate, Payload)| {
             stacks.map(|tags| (*fate, behind(self.at_b.mac, self.at_a.mac, tags, payload)))
         };
@@ -195,7 +197,7 @@ fn an_endpoint_can_use_only_its_own_addresses() {
         // The source address of the frame itself is checked regardless of its payload.
         let frames = [UNKNOWN, b, Mac::ZERO].into_iter().flat_map(|source| {
             let reason = if source.is_zero() { "source_zero" } else { "source_spoofed" };
-            [&[][..], &[PRIORITY], &[PRIORITY, Tag::customer(5)]]
+            [&[][..], &[PRIORITY], &[PRIORITY, PRIORITY]]
                 .map(|tags| (Dropped(reason), Frame::tagged(b, source, tags, "not from a")))
         });
         let mut frames: Vec<_> = frames.collect();
@@ -232,8 +234,12 @@ fn role_messages(pair: &Pair) -> [(&'static str, Vec<Payload>, Vec<Payload>); 3]
     let (own, others) = (pair.own6(), pair.others6());
     let of_igmp = |kind: u8| ipv4(a.ipv4, b.ipv4, protocol::IGMP, &[kind, 0, 0, 0, 239, 1, 2, 3]);
     let of_icmpv6 = |kind: u8| pair.icmpv6(&[&[kind, 0, 0, 0][..], &[0; 36]].concat());
-    let from_port4 = |port: u16| ipv4(a.ipv4, b.ipv4, protocol::UDP, &udp(port, 68, "an offer"));
-    let from_port6 = |port: u16| ipv6(own, others, protocol::UDP, &udp(port, 546, "an offer"));
+    let over4 = |from: u16, to: u16| ipv4(a.ipv4, b.ipv4, protocol::UDP, &udp(from, to, "an offer"));
+    let over6 = |from: u16, to: u16| ipv6(own, others, protocol::UDP, &udp(from, to, "an offer"));
+    let first_fragment = |from: u16, to: u16| {
+        let header = [protocol::UDP, 0, 0, 1, 0, 0, 0, 9];
+        ipv6(own, others, protocol::FRAGMENT, &[&header, &udp(from, to, "a part of an offer")[..]].concat())
+    };
     let router_alert = |kind: u8| {
         let message = checked(own, others, &[&[kind, 0, 0, 0][..], &[0; 24]].concat());
         let header = [protocol::ICMPV6, 0, 5, 2, 0, 0, 1, 0];
@@ -259,7 +265,20 @@ fn role_messages(pair: &Pair) -> [(&'static str, Vec<Payload>, Vec<Payload>); 3]
             ],
             vec![of_icmpv6(133), of_icmpv6(128), of_icmpv6(131), router_alert(143), of_igmp(0x16), of_igmp(0x22)],
         ),
-        ("dhcp_server", vec![from_port4(67), from_port6(547)], vec![from_port4(68), from_port6(546), from_port4(53)]),
+        (
+            "dhcp_server",
+            // Clients accept an answer from any port, as udhcpc does.
+            vec![
+                over4(67, 68),
+                over4(1067, 68),
+                over4(67, 67),
+                over6(547, 546),
+                over6(1547, 546),
+                over6(547, 547),
+                first_fragment(1547, 546),
+            ],
+            vec![over4(68, 67), over6(546, 547), over4(53, 7777), over4(68, 7777), first_fragment(546, 547)],
+        ),
         ("bpdu", vec![bpdu(), per_vlan], vec![llc(&[&[0xe0, 0xe0, 3][..], &[0; 35]].concat())]),
     ]
 }
@@ -282,6 +301,68 @@ fn messages_of_routers_dhcp_servers_and_bridges_are_dropped() {
             ipv6(pair.own6(), pair.others6(), protocol::DESTINATION_OPTIONS, &chain)
         };
         pair.check(&pair.tagged(&[(Passes, with_headers(2)), (Dropped("header_chain"), with_headers(3))]));
+    }
+}
+
+#[test]
+fn a_priority_tag_hides_no_vlan_from_an_endpoint_without_a_trunk() {
+    for datapath in ["tc", "xdp"] {
+        let pair = Pair::new(datapath, &[], &[]);
+        // The payload of a frame from a's own addresses, which passes otherwise.
+        let payload = datagram4(pair.at_a.ipv4);
+        let tag = |tpid: u16| Tag { tpid, tci: 30 };
+        let hidden: [&[Tag]; 5] = [
+            &[PRIORITY, tag(0x8100)],
+            &[PRIORITY, tag(0x88a8)],
+            &[SERVICE_PRIORITY, tag(0x8100)],
+            &[PRIORITY, tag(0x9100)],
+            &[tag(0x8100)],
+        ];
+        let mut cases = Vec::new();
+        for to in [pair.at_b.mac, Mac::BROADCAST, UNKNOWN] {
+            cases.extend(hidden.map(|tags| (Dropped("vlan_not_allowed"), behind(to, pair.at_a.mac, tags, &payload))));
+            let deep = behind(to, pair.at_a.mac, &[PRIORITY, PRIORITY, tag(0x8100)], &payload);
+            cases.push((Dropped("truncated"), deep));
+        }
+        pair.check(&cases);
+    }
+    // A trunk is in the VLAN behind the priority tag, or is not.
+    let pair = Pair::new("tc", &[], &["--trunk", "30"]);
+    let trunk = Netns::new("trunk");
+    let at_trunk = pair.host.attach(&trunk, &["--network", "lan", "--trunk", "30"]);
+    let port_trunk = RawPort::open(&trunk, "eth0");
+    let of = |id: u16| {
+        behind(at_trunk.mac, pair.at_a.mac, &[PRIORITY, Tag::customer(id)], &[&[0x88, 0xb5][..], &[7; 46]].concat())
+    };
+    pair.check(&[(Dropped("vlan_not_allowed"), of(31))]);
+    pair.port_a.send(&of(30));
+    port_trunk.expect(&of(30));
+}
+
+#[test]
+fn an_ipv6_packet_ends_where_its_payload_length_says() {
+    for datapath in ["tc", "xdp"] {
+        let pair = Pair::new(datapath, &[], &[]);
+        let (own, others) = (pair.own6(), pair.others6());
+        let with_length = |mut packet: Payload, length: u16| {
+            packet[6..8].copy_from_slice(&length.to_be_bytes());
+            packet
+        };
+        // A first fragment that ends in front of its transport header: behind its end is one that the
+        // guards would like, and the receiver takes the next fragment's.
+        let chain = [&[protocol::DESTINATION_OPTIONS, 0, 0, 1, 0, 0, 0, 9][..], &[protocol::UDP, 0, 1, 4, 0, 0, 0, 0]];
+        let first = ipv6(own, others, protocol::FRAGMENT, &[&chain.concat(), &udp(7, 7777, "harmless")[..]].concat());
+        // A jumbogram without its option: its length is not what the header says.
+        let hop = [protocol::ICMPV6, 0, 1, 4, 0, 0, 0, 0];
+        let message = checked(own, others, &discovery(ADVERTISEMENT, own, &[(2, pair.at_b.mac)]));
+        let endless = ipv6(own, others, protocol::HOP_BY_HOP, &[&hop[..], &message].concat());
+        pair.check(&pair.tagged(&[
+            (Passes, first.clone()),
+            (Dropped("header_chain"), with_length(first.clone(), 16)),
+            (Dropped("header_chain"), with_length(first, 16 + 4)),
+            (Dropped("neighbor_spoofed"), endless.clone()),
+            (Dropped("header_chain"), with_length(endless, 0)),
+        ]));
     }
 }
 

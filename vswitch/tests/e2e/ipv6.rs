@@ -120,3 +120,25 @@ fn an_ipv6_address_can_be_used_at_once() {
     Pinger::new(&a, at_b).ping(56);
     Pinger::new(&host.netns, at_b).ping(56);
 }
+
+#[test]
+fn the_host_device_is_usable_at_once_also_after_it_was_down() {
+    let host = Host::up(&[]);
+    // The kernel's own duplicate address detection takes up to two seconds.
+    for all in ["0", "1"] {
+        host.netns.set("net/ipv6/conf/all/accept_dad", all);
+        let network = format!("net{all}");
+        host.ok(&["network", "create", "--ipv6", &network]);
+        let device =
+            host.netns.devices().into_iter().find(|name| name.ends_with(&format!("-{network}"))).expect("made");
+        let tentative = || host.netns.ip(&format!("-6 address show dev {device} tentative"));
+        assert_eq!(tentative(), "", "accept_dad of all: {all}");
+        assert!(host.netns.ip(&format!("-6 address show dev {device} scope link")).contains("fe80::"));
+    }
+    host.netns.set("net/ipv6/conf/all/accept_dad", "0");
+    let device = host.netns.devices().into_iter().find(|name| name.ends_with("-net0")).expect("made");
+    host.netns.ip(&format!("link set {device} down"));
+    host.netns.ip(&format!("link set {device} up"));
+    assert_eq!(host.netns.ip(&format!("-6 address show dev {device} tentative")), "");
+    assert!(host.netns.ip(&format!("-6 address show dev {device} scope link")).contains("fe80::"));
+}

@@ -74,7 +74,7 @@ fn invalid_interface_names_are_refused() {
     container.wire("eth0", &elsewhere, "far0");
     let at_rest = AtRest::new(&host, &[&container]);
     let path = container.path_argument();
-    at_rest.refuses(&["attach", "--netns", &path], &["eth0", "(", ")"]);
+    at_rest.refuses(&["attach", "--netns", &path, "--ifname", "eth0"], &["eth0", "(", ")"]);
     at_rest.refuses(&["attach", "--netns", &path, "--ifname", "lo"], &["lo"]);
     at_rest.refuses(&["attach", "--netns", &path, "--ifname", "sixteen-letters0"], &["sixteen-letters0", "15"]);
     for name in ["a/b", "a b", ".", "..", "a:b", ""] {

@@ -26,7 +26,8 @@ fn add_pair<'a>(host: &'a Host, network: &str, options: &[&str], speaker: &[&str
     host.ok(&[&create, options, &[network]].concat());
     let containers = ["a", "b"].map(Netns::new);
     let at_a = host.attach(&containers[0], &[&["--network", network], speaker].concat());
-    let at_b = host.attach(&containers[1], &["--network", network]);
+    // Frames to unknown stations go to ports that learn.
+    let at_b = host.attach(&containers[1], &["--network", network, "-o", "learning=on"]);
     // Frames that the containers' kernels send on their own would be counted, too.
     containers.iter().for_each(|container| container.silence("eth0"));
     let [port_a, port_b] = containers.each_ref().map(|container| RawPort::open(container, "eth0"));
@@ -80,6 +81,41 @@ fn storms_are_limited_by_kind_and_by_port() {
         let (arrived, dropped, _) = send_storm(&pair);
         assert_eq!((arrived, dropped), ([FRAMES as u64; 4], 0));
     }
+}
+
+#[test]
+fn the_copies_of_a_flood_count_but_not_those_for_the_host() {
+    const LIMIT: u64 = 200;
+    let host = &Host::up(&[]);
+    let pair = add_pair(host, "copies", &["-o", &format!("storm_pps={LIMIT}")], &[]);
+    let others: Vec<_> = (0..3)
+        .map(|number| {
+            let other = Netns::new(&format!("other{number}"));
+            host.attach(&other, &["--network", "copies", "-o", "learning=on"]);
+            other.silence("eth0");
+            other
+        })
+        .collect();
+    let inspected: serde_json::Value = host.json(&["network", "inspect", "copies"]);
+    let device = inspected[0]["host_device"].as_str().expect("a device").to_owned();
+    let to_host = RawPort::open(&host.netns, &device);
+    let (arrived, dropped, windows) = send_storm(&pair);
+    let [broadcast, group, unknown, known] = arrived;
+    assert_eq!(known, FRAMES as u64);
+    // Each of four receivers gets a copy, so that a quarter of the frames passes, and the frame that
+    // begins below the limit in each window.
+    let most = windows * (LIMIT + LIMIT / 12 + 4) / 4;
+    for count in [broadcast, group, unknown] {
+        assert!((LIMIT / 4..=most.max(LIMIT / 4)).contains(&count), "{arrived:?} in {windows} windows");
+    }
+    assert_eq!(dropped, 3 * FRAMES as u64 - broadcast - group - unknown, "what only the host gets counts as dropped");
+    let mark = Frame::new(Mac::BROADCAST, pair.at_a.mac, "the last");
+    pair.port_a.send(&mark);
+    let frames = to_host.expect(&mark);
+    for (kind, count) in KINDS.iter().zip([FRAMES, FRAMES, 0, 0]) {
+        assert_eq!(count_containing(&frames, kind), count, "{kind}");
+    }
+    drop(others);
 }
 
 fn check_that_each_kind_is_limited_separately(pair: &Pair<'_>, limit: u64) {

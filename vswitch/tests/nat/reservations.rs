@@ -23,8 +23,8 @@ fn a_reserved_port_cannot_be_bound_until_it_is_released() {
     let host = Netns::new("host");
     host.inside(|| {
         let reservations = Reservations::new();
-        let tcp = reservations.reserve(&spec("8080:80"), &[]).expect("the port is free");
-        let udp = reservations.reserve(&spec("127.0.0.1:5353:53/udp"), &[]).expect("the port is free");
+        let tcp = reservations.reserve(&[spec("8080:80")], &[]).expect("the port is free");
+        let udp = reservations.reserve(&[spec("127.0.0.1:5353:53/udp")], &[]).expect("the port is free");
         for address in ["0.0.0.0:8080", "127.0.0.1:8080", "[::]:8080", "[::1]:8080"] {
             // The standard library sets SO_REUSEADDR.
             assert!(TcpListener::bind(address).is_err(), "{address}");
@@ -32,7 +32,7 @@ fn a_reserved_port_cannot_be_bound_until_it_is_released() {
         assert!(UdpSocket::bind("127.0.0.1:5353").is_err());
         assert!(UdpSocket::bind("127.0.0.2:5353").is_ok());
         assert!(TcpStream::connect("127.0.0.1:8080").is_err(), "no server listens");
-        let again = reservations.reserve(&spec("8080:81"), &[]);
+        let again = reservations.reserve(&[spec("8080:81")], &[]);
         assert!(matches!(again, Err(ReserveError::Allocated { holder: Holder::Ourselves, .. })), "{again:?}");
         reservations.release(&tcp);
         reservations.release(&udp);
@@ -49,7 +49,7 @@ fn the_process_that_holds_a_port_is_named() {
         let mine = std::fs::read_to_string("/proc/self/comm").expect("procfs");
         let has_it = format!("(process {}, pid {}, has it; ", mine.trim(), std::process::id());
         let refused = |text: &str, begin: &str| {
-            let error = reservations.reserve(&spec(text), &[]).expect_err(text).to_string();
+            let error = reservations.reserve(&[spec(text)], &[]).expect_err(text).to_string();
             assert!(error.starts_with(begin) && error.contains(&has_it), "{text}: {error}");
         };
         let _ipv4 = TcpListener::bind("127.0.0.1:8080").expect("the port is free");
@@ -61,7 +61,7 @@ fn the_process_that_holds_a_port_is_named() {
         refused("8082:80/udp", "Bind for 0.0.0.0:8082 failed: port is already allocated ");
         // A failed reservation releases the ports that it had bound.
         await_free(|| TcpListener::bind("0.0.0.0:8081"));
-        assert!(reservations.reserve(&spec("8082:80/tcp"), &[]).is_ok());
+        assert!(reservations.reserve(&[spec("8082:80/tcp")], &[]).is_ok());
     });
 }
 
@@ -73,16 +73,16 @@ fn ports_are_chosen_automatically() {
         let reservations = Reservations::new();
         let _other = TcpListener::bind("0.0.0.0:40001").expect("the port is free");
         let mut chosen: Vec<u16> =
-            (0..3).map(|_| reservations.reserve(&spec("80"), &[]).expect("a port is free")[0].host_port).collect();
+            (0..3).map(|_| reservations.reserve(&[spec("80")], &[]).expect("a port is free")[0].host_port).collect();
         chosen.sort_unstable();
         assert_eq!(chosen, [40000, 40002, 40003]);
-        let none = reservations.reserve(&spec("80"), &[]);
+        let none = reservations.reserve(&[spec("80")], &[]);
         assert!(matches!(none, Err(ReserveError::AllAllocated { .. })), "{none:?}");
         let _other = TcpListener::bind("0.0.0.0:9000").expect("the port is free");
-        let ranged = reservations.reserve(&spec("9000-9001:80"), &[]).expect("a port is free");
+        let ranged = reservations.reserve(&[spec("9000-9001:80")], &[]).expect("a port is free");
         assert_eq!(ranged[0].host_port, 9001);
         let taken = [(Published { host_port: 9003, ..ranged[0] }, "web".to_owned())];
-        let pair = reservations.reserve(&spec("9002-9003:80-81"), &taken).expect_err("one is taken");
+        let pair = reservations.reserve(&[spec("9002-9003:80-81")], &taken).expect_err("one is taken");
         assert!(pair.to_string().contains("(endpoint web has it; "), "{pair}");
         // All ports of a range are reserved, or none.
         await_free(|| TcpListener::bind("0.0.0.0:9002"));
@@ -95,11 +95,11 @@ fn ports_are_reserved_only_at_addresses_of_the_host() {
     host.inside(|| {
         let reservations = Reservations::new();
         for address in ["192.0.2.77", "[2001:db8::77]"] {
-            let error = reservations.reserve(&spec(&format!("{address}:8080:80")), &[]).expect_err(address);
+            let error = reservations.reserve(&[spec(&format!("{address}:8080:80"))], &[]).expect_err(address);
             assert!(matches!(error, ReserveError::NoSuchAddress(_)), "{error:?}");
         }
-        assert!(reservations.reserve(&spec("[::1]:8080:80"), &[]).is_ok());
-        assert!(reservations.reserve(&spec("8080:80/sctp"), &[]).is_ok(), "whether or not the kernel has SCTP");
+        assert!(reservations.reserve(&[spec("[::]:8080:80")], &[]).is_ok());
+        assert!(reservations.reserve(&[spec("8080:80/sctp")], &[]).is_ok(), "whether or not the kernel has SCTP");
     });
 }
 
@@ -116,7 +116,7 @@ fn closed_connections_do_not_block_a_port() {
         let table = std::fs::read_to_string("/proc/thread-self/net/tcp").expect("procfs");
         assert!(table.contains(":1F90 0100007F:"), "the connection is in TIME_WAIT: {table}");
         let reservations = Reservations::new();
-        reservations.reserve(&spec("8080:80"), &[]).expect("the port is free");
+        reservations.reserve(&[spec("8080:80")], &[]).expect("the port is free");
         assert!(TcpListener::bind("0.0.0.0:8080").is_err(), "the port is reserved");
         assert!(TcpStream::connect("127.0.0.1:8080").is_err(), "no server listens");
     });

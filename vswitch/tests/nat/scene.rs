@@ -73,12 +73,17 @@ impl Scene {
 
     /// Returns both networks.
     pub fn networks(&self) -> Vec<NatNetwork> {
-        [("vsw-a", "10.91.1.0/24", "fd00:91:1::/64"), ("vsw-b", "10.91.2.0/24", "fd00:91:2::/64")]
-            .map(|(device, ipv4, ipv6)| NatNetwork {
-                device: device.to_owned(),
-                subnets: [ipv4, ipv6].map(|subnet| subnet.parse().expect("a subnet")).into(),
-                masquerade: true,
-                internal: false,
+        [("a", 1), ("b", 2)]
+            .map(|(name, number)| {
+                let subnets = [format!("10.91.{number}.0/24"), format!("fd00:91:{number}::/64")];
+                let servers = [format!("10.91.{number}.1"), format!("fd00:91:{number}::1")];
+                NatNetwork {
+                    device: format!("vsw-{name}"),
+                    subnets: subnets.map(|subnet| subnet.parse().expect("a subnet")).into(),
+                    masquerade: true,
+                    names: servers.map(|server| server.parse().expect("an address")).into(),
+                    ..NatNetwork::default()
+                }
             })
             .into()
     }
@@ -124,6 +129,7 @@ pub fn forward(protocol: Protocol, host_ip: Option<&str>, host_port: u16, to: &s
         host_port,
         to: address(to),
         to_port,
+        masquerade: false,
     }
 }
 
@@ -201,6 +207,10 @@ impl Daemon {
 
     pub fn chain(&self) -> String {
         self.instance.iptables_chain()
+    }
+
+    pub fn input_chain(&self) -> String {
+        self.instance.iptables_input_chain()
     }
 
     fn run_job<T: Send + 'static>(

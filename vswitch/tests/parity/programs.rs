@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use aya::programs::{ProgramInfo, SchedClassifier, loaded_links};
-use vswitch::datapath::{Datapath, PortRules, PortSpec, Xdp};
+use vswitch::datapath::{Datapath, Mode, Options, PortRules, PortSpec, Xdp};
 use vswitch_common::Mac;
-use vswitch_common::tables::{NetworkNumber, PortKind};
+use vswitch_common::tables::{MARK_PUBLISHED, NetworkNumber, PortKind};
 
 use crate::shared::{Sandbox, veth};
 
@@ -50,7 +50,7 @@ fn this_kernel_takes_all_programs() {
     let datapath = sandbox.datapath();
     assert!(pinned(&sandbox).is_empty(), "nothing needs a program yet");
     datapath.load_all().expect("load all programs");
-    assert_eq!(pinned(&sandbox).len(), 23, "{:?}", pinned(&sandbox));
+    assert_eq!(pinned(&sandbox).len(), 25, "{:?}", pinned(&sandbox));
 }
 
 #[test]
@@ -68,6 +68,64 @@ fn a_port_loads_its_own_programs_alone_and_the_next_daemon_keeps_them() {
     assert_eq!(pinned(&sandbox), first, "verified again");
     add_container(&datapath, "p2");
     assert_eq!(pinned(&sandbox), first, "a second port of the kind needs no more");
+}
+
+#[test]
+fn a_program_that_cannot_be_replaced_stays_on_its_device() {
+    let sandbox = Sandbox::new();
+    let datapath = sandbox.datapath();
+    let container = add_container(&datapath, "r1");
+    let links = sandbox.bpffs.join("links");
+    let pin = links.join(format!("{container}-from_container"));
+    if !pin.exists() {
+        println!("this kernel has no tcx: there are no links to replace");
+        return;
+    }
+    // A link whose program the kernel does not replace by a classifier stands in for one that it refuses
+    // to update, for example for want of memory.
+    let uplink = veth("r2");
+    let spec = PortSpec {
+        ifindex: uplink,
+        egress_ifindex: uplink,
+        device: "r2".to_owned(),
+        network: NetworkNumber(2),
+        kind: PortKind::Uplink,
+        mac: Mac([2, 0, 0, 0, 0, 2]),
+        xdp: Xdp::Native,
+        xdp_egress: false,
+        addresses: Vec::new(),
+        mtu: 0,
+        rules: PortRules::default(),
+    };
+    datapath.add_port(&spec).expect("add an uplink");
+    fs::rename(links.join(format!("{uplink}-from_uplink_xdp")), &pin).expect("exchange the link");
+    let before = loaded_links().filter_map(Result::ok).count();
+    let again = PortSpec {
+        ifindex: container,
+        egress_ifindex: container,
+        device: "r1".to_owned(),
+        kind: PortKind::Container,
+        ..spec
+    };
+    let again = PortSpec { network: NetworkNumber(1), xdp: Xdp::Off, ..again };
+    let error = datapath.add_port(&again).expect_err("the program cannot be replaced").to_string();
+    assert!(error.contains("the earlier program stays") && error.lines().count() == 1, "{error}");
+    assert!(
+        datapath.ports().expect("the ports").iter().any(|(_, port)| port.ifindex == container),
+        "it is a port still"
+    );
+    drop(datapath);
+    let options = Options {
+        directory: sandbox.bpffs.clone(),
+        mode: Mode::Auto,
+        fdb_size: 4096,
+        published_mark: MARK_PUBLISHED,
+        cluster: false,
+    };
+    let error = Datapath::open(options).expect_err("the program cannot be replaced").to_string();
+    assert!(error.contains("the earlier program stays"), "{error}");
+    assert!(pin.exists(), "the link is gone, and its device is without a program");
+    assert_eq!(loaded_links().filter_map(Result::ok).count(), before);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use nix::sched::{CloneFlags, unshare};
 use vswitch::datapath::{Datapath, DatapathError, Mode, Options, PortRules, PortSpec, SHORTEST};
 use vswitch_common::packet::address::Address;
 use vswitch_common::tables::memory::MemoryTables;
-use vswitch_common::tables::{FdbEntry, FdbKey, NeighborKey, OwnKey, PortNumber, StormWindow, VlanKey};
+use vswitch_common::tables::{FdbEntry, FdbKey, MARK_PUBLISHED, NeighborKey, OwnKey, PortNumber, StormWindow, VlanKey};
 use vswitch_common::trace::Trace;
 use vswitch_common::verdict::Decision;
 
@@ -35,7 +35,13 @@ impl Sandbox {
 
     /// Loads the programs, or takes them over.
     pub fn datapath(&self) -> Datapath {
-        let options = Options { directory: self.bpffs.clone(), mode: Mode::Auto, fdb_size: 4096, cluster: false };
+        let options = Options {
+            directory: self.bpffs.clone(),
+            mode: Mode::Auto,
+            fdb_size: 4096,
+            cluster: false,
+            published_mark: MARK_PUBLISHED,
+        };
         Datapath::open(options).expect("load the programs")
     }
 }

@@ -9,8 +9,8 @@ use vswitch::datapath::{Datapath, DatapathError, Mode, NetworkSpec, Options, Por
 use vswitch_common::Mac;
 use vswitch_common::packet::address::Address;
 use vswitch_common::tables::{
-    FdbEntry, FdbKey, MAX_SUBNETS, Neighbor, NeighborKey, Network, NetworkNumber, PortCounters, PortKind, PortNumber,
-    Subnet, VlanKey,
+    FdbEntry, FdbKey, MARK_PUBLISHED, MAX_SUBNETS, Neighbor, NeighborKey, Network, NetworkNumber, PortCounters,
+    PortKind, PortNumber, Subnet, VlanKey,
 };
 use vswitch_common::verdict::DropReason;
 
@@ -107,7 +107,13 @@ fn networks_follow_their_spec_and_survive_ports_and_daemons() {
 fn tables_of_another_layout_are_not_taken_over() {
     let sandbox = Sandbox::new();
     let open = |fdb_size| {
-        Datapath::open(Options { directory: sandbox.bpffs.clone(), mode: Mode::Auto, fdb_size, cluster: false })
+        Datapath::open(Options {
+            directory: sandbox.bpffs.clone(),
+            mode: Mode::Auto,
+            fdb_size,
+            cluster: false,
+            published_mark: MARK_PUBLISHED,
+        })
     };
     drop(open(4096).expect("load the programs"));
     assert!(open(4096).expect("take over").taken_over());

@@ -7,14 +7,16 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use vswitch::datapath::{
-    Datapath, DatapathError, Mode, NetworkSpec, Options, PortRules, PortSpec, SHORTEST, Trunk, Xdp,
+    Datapath, DatapathError, Mode, NetworkSpec, Options, PortRules, PortSpec, SHORTEST, Trunk, UnderlaySpec, Xdp,
 };
 use vswitch_common::Mac;
 use vswitch_common::forward::{forward, part};
 use vswitch_common::packet::address::Address;
 use vswitch_common::packet::{Received, TunnelKey};
 use vswitch_common::tables::memory::MemoryTables;
-use vswitch_common::tables::{FdbEntry, FdbKey, NeighborKey, NetworkNumber, PortKind, PortNumber, VlanKey};
+use vswitch_common::tables::{
+    FdbEntry, FdbKey, MARK_PUBLISHED, MARK_UNDERLAY, NeighborKey, NetworkNumber, PortKind, PortNumber, VlanKey,
+};
 use vswitch_common::trace::Trace;
 use vswitch_common::verdict::{Decision, DropReason, Verdict};
 
@@ -219,10 +221,20 @@ fn compare(
 #[test]
 fn the_loaded_programs_of_tunnels_decide_as_the_core_does() {
     let sandbox = Sandbox::new();
-    let options = Options { directory: sandbox.bpffs.clone(), mode: Mode::Auto, fdb_size: 4096, cluster: false };
+    let options = Options {
+        directory: sandbox.bpffs.clone(),
+        mode: Mode::Auto,
+        fdb_size: 4096,
+        cluster: false,
+        published_mark: MARK_PUBLISHED,
+    };
     let datapath = Datapath::open(options).expect("load the programs");
     let mut tables = MemoryTables::default();
     let (devices, tunnels) = add_ports(&sandbox, &datapath, &mut tables);
+    // Frames of some peers need the mark of the underlay.
+    let guarded = peers().into_iter().take(2).collect();
+    datapath.set_underlay(&UnderlaySpec { guarded, ..UnderlaySpec::default() }).expect("set the underlay");
+    tables.ports.extend(datapath.ports().expect("read the ports"));
     let highest = tables.ports.keys().map(|number| number.0).max().expect("ports");
     let mut tracer = datapath.tracer().expect("load the recording copy");
     let mut numbers = Numbers(0x7673_7769_7463_6823);
@@ -260,8 +272,9 @@ fn the_loaded_programs_of_tunnels_decide_as_the_core_does() {
             }
         }
         let core = if out {
-            let received = Received { bytes: &frame, mark: 0, tunnel: Some(key) };
-            let kernel = tracer.out_of_tunnel(tunnels, &key, 0, &frame);
+            let mark = numbers.pick(&[MARK_UNDERLAY, MARK_UNDERLAY, u32::MAX, !MARK_UNDERLAY, 0]);
+            let received = Received { bytes: &frame, mark, tunnel: Some(key) };
+            let kernel = tracer.out_of_tunnel(tunnels, &key, mark, &frame);
             compare("out", kernel, &frame, &mut seen, |now| {
                 let whole = forward(tunnels, &received, &tables, now);
                 let part = if frame[0] & 1 == 0 {

@@ -57,8 +57,13 @@ fn ipv4(source: [u8; 4], protocol: u8, fragment: u16, payload: &[u8]) -> Vec<u8>
     packet
 }
 
+/// A UDP datagram from a port to port 9, which has no meaning to the guards.
 fn udp(port: u16) -> Vec<u8> {
-    [&port.to_be_bytes()[..], &[0; 10]].concat()
+    datagram(port, 9)
+}
+
+fn datagram(source: u16, destination: u16) -> Vec<u8> {
+    [&source.to_be_bytes()[..], &destination.to_be_bytes(), &[0; 8]].concat()
 }
 
 fn ipv6(source: [u8; 16], chain: &[u8], payload: &[u8]) -> Vec<u8> {
@@ -107,7 +112,7 @@ fn ip_packets_must_have_the_endpoints_own_addresses() {
     ] {
         assert_eq!(dropped(&tables, &packet), Some(DropReason::IpSpoofed), "{packet:02x?}");
         // Behind one and two priority tags.
-        for tags in [&[0x81_u8, 0, 0, 0][..], &[0x81, 0, 0xe0, 0, 0x81, 0, 0, 5]] {
+        for tags in [&[0x81_u8, 0, 0, 0][..], &[0x81, 0, 0xe0, 0, 0x88, 0xa8, 0, 0]] {
             assert_eq!(dropped(&tables, &[tags, &packet].concat()), Some(DropReason::IpSpoofed));
         }
         // Behind SNAP or three tags, which are not read.
@@ -223,6 +228,66 @@ fn endpoints_are_no_routers_dhcp_servers_or_bridges() {
     assert_eq!(decided(&forward(11, bpdu.as_slice(), &tables, NOW)), Verdict::Drop(DropReason::Bpdu));
     let through = guarded(|port| (port.flags, port.group_fwd_mask) = (Port::SPOOF_GUARD, 1));
     assert_eq!(decided(&forward(11, bpdu.as_slice(), &through, NOW)), Verdict::Flood(Flood::Group));
+}
+
+#[test]
+fn an_answer_of_a_dhcp_server_is_known_by_either_port() {
+    let tables = guarded(|_| {});
+    let server = Some(DropReason::DhcpServer);
+    for (source, destination, reason) in
+        [(67, 68, server), (1067, 68, server), (67, 67, server), (68, 67, None), (68, 9, None)]
+    {
+        let packet = ipv4(OWN, 17, 0, &datagram(source, destination));
+        assert_eq!(dropped(&tables, &packet), reason, "{source} to {destination}");
+        let first = ipv4(OWN, 17, 0x2000, &datagram(source, destination));
+        assert_eq!(dropped(&tables, &first), reason, "a first fragment, {source} to {destination}");
+    }
+    for (source, destination, reason) in
+        [(547, 546, server), (1547, 546, server), (547, 547, server), (546, 547, None), (546, 9, None)]
+    {
+        let packet = ipv6(six(2), &[17], &datagram(source, destination));
+        assert_eq!(dropped(&tables, &packet), reason, "{source} to {destination}");
+        let first = ipv6(six(2), &[44, 17, 0, 0, 1, 0, 0, 0, 9], &datagram(source, destination));
+        assert_eq!(dropped(&tables, &first), reason, "a first fragment, {source} to {destination}");
+    }
+    let mut short = ipv4(OWN, 17, 0x2000, &datagram(7, 7));
+    short[5] = 24;
+    assert_eq!(dropped(&tables, &short), Some(DropReason::Truncated), "the ports are in another fragment");
+}
+
+#[test]
+fn an_ipv6_packet_ends_where_its_payload_length_says() {
+    let tables = guarded(|_| {});
+    let with_length = |mut packet: Vec<u8>, length: u16| {
+        packet.splice(6..8, length.to_be_bytes());
+        packet
+    };
+    let chain = Some(DropReason::HeaderChain);
+    // A first fragment whose transport header is behind the end of the packet: what the guards
+    // would read there is not what the receiver puts together.
+    let options: &[u8] = &[44, 60, 0, 0, 1, 0, 0, 0, 9, 17, 0, 1, 4, 0, 0, 0, 0];
+    let first = ipv6(six(2), options, &datagram(7, 7));
+    assert_eq!(dropped(&tables, &first), None);
+    for length in [8, 16, 16 + 4, 16 + 7] {
+        assert_eq!(dropped(&tables, &with_length(first.clone(), length)), chain, "{length} bytes");
+    }
+    let tcp = ipv6(six(2), &[44, 6, 0, 0, 1, 0, 0, 0, 9], &[0; 24]);
+    assert_eq!(dropped(&tables, &tcp), None);
+    assert_eq!(dropped(&tables, &with_length(tcp, 8 + 16)), chain);
+    let message = ipv6(six(2), &[44, 58, 0, 0, 1, 0, 0, 0, 9], &[128, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(dropped(&tables, &message), None);
+    assert_eq!(dropped(&tables, &with_length(message, 8)), chain);
+    // A payload length of zero belongs to a jumbogram, whose real length is in an option. The
+    // kernel sends TCP so (BIG TCP).
+    let jumbo = |next: u8| [&[0, next, 0][..], &[0xc2, 4, 0, 1, 0, 0]].concat();
+    let advertisement = ipv6(six(2), &jumbo(58), &discovery(136, six(2), &[B]));
+    assert_eq!(dropped(&tables, &with_length(advertisement, 0)), chain);
+    assert_eq!(dropped(&tables, &with_length(ipv6(six(2), &jumbo(17), &datagram(547, 9)), 0)), chain);
+    assert_eq!(dropped(&tables, &with_length(ipv6(six(2), &jumbo(6), &[0; 20]), 0)), None);
+    let nothing = ipv6(six(2), &[59], &[0; 4]);
+    assert_eq!(dropped(&tables, &with_length(nothing, 0)), None, "no next header");
+    let cut = ipv6(six(2), &[58], &discovery(136, six(2), &[A]));
+    assert_eq!(dropped(&tables, &with_length(cut, 16)), Some(DropReason::Truncated), "within its target");
 }
 
 #[test]

@@ -133,8 +133,8 @@ fn tags_count_against_the_mtu_of_a_tunnel() {
         assert!(if answered { verdicts == ANSWERED } else { verdicts.iter().all(goes) }, "{length}: {verdicts:?}");
     }
     let double = |length| [&[0x88, 0xa8, 0x20, 0, 0x81, 0, 0, 30][..], &packet(length)].concat();
-    assert!(sent(0, &double(MTU - 8), 0).iter().all(goes));
-    assert_eq!(sent(0, &double(MTU - 7), 0), ANSWERED);
+    assert!(sent(30, &double(MTU - 8), 0).iter().all(goes));
+    assert_eq!(sent(30, &double(MTU - 7), 0), ANSWERED);
     // Copies of a flood.
     for (length, count) in [(MTU - 4, 2), (MTU - 3, 0)] {
         let bytes = frame(Mac::BROADCAST, A, &packet(length));

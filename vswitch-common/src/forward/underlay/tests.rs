@@ -116,32 +116,32 @@ fn packets_other_than_tcp_are_unwrapped_and_tcp_goes_into_the_receiver() {
         assert_eq!((arrival.port, arrival.receiver, arrival.congested), (PortNumber(5), RECEIVER, 0));
     }
     for carries in [protocol::UDP, protocol::TCP] {
-        assert_eq!(of(&over6(&inner(carries))), Arrival::PASS);
+        assert_eq!(of(&over6(&inner(carries))), Arrival::MARKED);
         let mut group = inner(carries);
         group[0] = 0xff;
-        assert_eq!(of(&over4(&group)), Arrival::PASS);
+        assert_eq!(of(&over4(&group)), Arrival::MARKED);
         let mut arp = inner(carries);
         (arp[12], arp[13]) = (8, 6);
-        assert_eq!(of(&over4(&arp)), Arrival::PASS);
+        assert_eq!(of(&over4(&arp)), Arrival::MARKED);
         // The host's stack has to verify the checksum.
         let mut summed = over4(&inner(carries));
         summed[HEADER + ipv4::HEADER + 6] = 1;
-        assert_eq!(of(&summed), Arrival::PASS);
+        assert_eq!(of(&summed), Arrival::MARKED);
     }
 }
 
 #[test]
 fn after_a_gso_packet_tcp_passes_to_the_host() {
     let (mut tables, tcp) = (tables(), over4(&inner(protocol::TCP)));
-    assert_eq!(arrive(&Gso(&tcp), &tables), Arrival { action: arrival::GSO, ..Arrival::PASS });
-    assert_eq!(arrive(&Gso(&over4(&inner(protocol::UDP))), &tables), Arrival::PASS, "a GSO packet that is not TCP");
+    assert_eq!(arrive(&Gso(&tcp), &tables), Arrival { action: arrival::GSO, ..Arrival::MARKED });
+    assert_eq!(arrive(&Gso(&over4(&inner(protocol::UDP))), &tables), Arrival::MARKED, "a GSO packet that is not TCP");
     for end in [
         TunnelEnd { port: PORT, flags: TunnelEnd::GSO_ARRIVES, receiver: RECEIVER },
         TunnelEnd { port: PORT, flags: 0, receiver: 0 },
     ] {
         tables.underlay.insert(Address::mapped(OURS), end);
-        assert_eq!(arrive(&Gso(&tcp), &tables), Arrival::PASS);
-        assert_eq!(arrive(&*tcp, &tables), Arrival::PASS);
+        assert_eq!(arrive(&Gso(&tcp), &tables), Arrival::MARKED);
+        assert_eq!(arrive(&*tcp, &tables), Arrival::MARKED);
         assert_eq!(arrive(&*over4(&inner(protocol::UDP)), &tables).action, arrival::UNWRAP);
     }
 }
@@ -154,7 +154,7 @@ fn congestion_is_copied_to_inner_packets_of_senders_with_ecn() {
             (frame[HEADER + 1], frame[INNER + HEADER + 1]) = (0xb8 | outside, inside);
             let arrival = of(&frame);
             if (outside, inside) == (3, 0) {
-                assert_eq!(arrival, Arrival::PASS, "the device drops it");
+                assert_eq!(arrival, Arrival::MARKED, "the device drops it");
             } else {
                 assert_eq!(arrival.congested == 1, outside == 3, "{outside} {inside}");
                 assert_ne!(arrival.action, arrival::PASS, "{outside} {inside}");
@@ -204,9 +204,24 @@ fn packets_for_other_hosts_pass() {
         frame[at] = value;
         of(&frame)
     };
-    // Another host's address, another port, another protocol, options, a fragment, no IP.
-    for (at, value) in [(33, 99), (37, 0), (23, protocol::TCP), (14, 0x46), (20, 0x20), (21, 1), (13, 6)] {
+    // Another host's address, another port, another protocol, no IP.
+    for (at, value) in [(33, 99), (37, 0), (23, protocol::TCP), (13, 6)] {
         assert_eq!(changed(at, value), Arrival::PASS, "byte {at}");
+    }
+    // With options, or in fragments, a packet may be a tunnel's.
+    for (at, value) in [(14, 0x46), (20, 0x20), (21, 1)] {
+        assert_eq!(changed(at, value), Arrival::MARKED, "byte {at}");
+        let mut other = whole.clone();
+        (other[at], other[33]) = (value, 99);
+        assert_eq!(of(&other), Arrival::PASS, "for another host");
+    }
+    let six = over6(&inner(17));
+    for (next, expected) in
+        [(44, Arrival::MARKED), (60, Arrival::MARKED), (protocol::TCP, Arrival::PASS), (58, Arrival::PASS)]
+    {
+        let mut frame = six.clone();
+        frame[20] = next;
+        assert_eq!(of(&frame), expected, "next header {next}");
     }
     for length in 0..42 {
         assert_eq!(of(&whole[..length]), Arrival::PASS, "{length} bytes");

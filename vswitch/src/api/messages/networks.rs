@@ -29,7 +29,9 @@ pub struct NetworkRequest {
     pub aux_addresses: BTreeMap<String, String>,
     /// Whether the network is internal: no packet leaves it.
     pub internal: bool,
-    /// Whether the network has IPv6, too.
+    /// Whether the network has IPv4; true by default.
+    pub ipv4: Option<bool>,
+    /// Whether the network has IPv6.
     pub ipv6: bool,
     /// Options of the driver.
     pub options: BTreeMap<String, String>,

@@ -12,8 +12,10 @@ pub struct ClusterFlags {
     /// The etcd of the cluster; all hosts that use it share overlay networks
     #[arg(long, value_name = "etcd://HOST:PORT,...")]
     pub cluster: Option<String>,
-    /// The address that other hosts send to [default: the one from which this host reaches etcd]
-    #[arg(long, value_name = "IP", requires = "cluster")]
+    /// The source address of tunnels, to which other hosts send theirs, with a cluster or without
+    /// [default: with a cluster the address from which this host reaches etcd; else that of the route
+    /// to each peer]
+    #[arg(long, value_name = "IP")]
     pub advertise: Option<IpAddr>,
     /// The CA certificates, in PEM, that sign the certificate of etcd; this flag or --cluster-cert
     /// turns TLS on

@@ -8,10 +8,10 @@ pub struct Connection {
     /// The interface in the namespace [default: the first free one of eth0, eth1, ...]
     #[arg(long, value_name = "IF")]
     pub ifname: Option<String>,
-    /// The IPv4 address [default: the first free one]
+    /// The IPv4 address [default: the next free one]
     #[arg(long, value_name = "IP")]
     pub ip: Option<String>,
-    /// The IPv6 address [default: the first free one]
+    /// The IPv6 address [default: the next free one]
     #[arg(long, value_name = "IP")]
     pub ip6: Option<String>,
     /// The MAC address [default: derived from the network and the name]

@@ -1,5 +1,6 @@
 //! The arguments of `fdb`.
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 
 #[derive(Debug, Subcommand)]
@@ -25,10 +26,10 @@ pub enum FdbCommand {
 #[derive(Debug, Args)]
 pub struct FdbWatch {
     /// Only this network
-    #[arg(long, value_name = "NETWORK")]
+    #[arg(long, value_name = "NETWORK", value_parser = NonEmptyStringValueParser::new())]
     pub network: Option<String>,
     /// Only behind this port: an endpoint or a device
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, value_name = "PORT", value_parser = NonEmptyStringValueParser::new())]
     pub port: Option<String>,
     /// Exit after this many changes
     #[arg(long, value_name = "N")]
@@ -38,10 +39,10 @@ pub struct FdbWatch {
 #[derive(Debug, Args)]
 pub struct FdbSelection {
     /// Only this network
-    #[arg(long, value_name = "NETWORK")]
+    #[arg(long, value_name = "NETWORK", value_parser = NonEmptyStringValueParser::new())]
     pub network: Option<String>,
     /// Only behind this port: an endpoint or a device
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, value_name = "PORT", value_parser = NonEmptyStringValueParser::new())]
     pub port: Option<String>,
     /// Only this VLAN; prefix s for the VLAN of a service tag
     #[arg(long, value_name = "VLAN")]
@@ -68,6 +69,7 @@ pub struct FdbKey {
     /// The MAC address of the station
     pub mac: String,
     /// The network of the station
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub network: String,
     /// The VLAN of the station; prefix s for the VLAN of a service tag
     #[arg(long, value_name = "VLAN")]
@@ -79,7 +81,7 @@ pub struct FdbAdd {
     #[command(flatten)]
     pub key: FdbKey,
     /// The port of the station: an endpoint or a device
-    #[arg(value_name = "ENDPOINT")]
+    #[arg(value_name = "ENDPOINT", value_parser = NonEmptyStringValueParser::new())]
     pub port: String,
     /// Let the entry age out when the station falls silent, like a learned one
     #[arg(long)]

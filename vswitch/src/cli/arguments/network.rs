@@ -1,6 +1,7 @@
 //! The arguments of `network`.
 
-use clap::{Args, Subcommand};
+use clap::builder::{BoolishValueParser, NonEmptyStringValueParser};
+use clap::{ArgAction, Args, Subcommand};
 
 use super::connection::{Connection, parse_pair};
 
@@ -8,7 +9,7 @@ use super::connection::{Connection, parse_pair};
 pub enum NetworkCommand {
     /// Create a network
     #[command(
-        after_help = "Example:\n  vswitch network create --subnet 10.99.0.0/24 -o uplink=eth1 lan\n  vswitch network create -d macvlan -o parent=eth1.30 --subnet 10.30.0.0/24 voice\n  vswitch network create -d ipvlan -o parent=eth1 -o ipvlan_mode=l2 shared\n  vswitch network create -d overlay -o vni=5000 --subnet 10.10.0.0/16 --ip-range 10.10.1.0/24 all\n  vswitch network create -d overlay -o encrypted=true --subnet 10.11.0.0/16 --ip-range 10.11.1.0/24 sealed"
+        after_help = "Example:\n  vswitch network create --subnet 10.99.0.0/24 -o uplink=eth1 lan\n  vswitch network create --ipv4=false --ipv6 six\n  vswitch network create -d macvlan -o parent=eth1.30 --subnet 10.30.0.0/24 voice\n  vswitch network create -d ipvlan -o parent=eth1 -o ipvlan_mode=l2 shared\n  vswitch network create -d overlay -o vni=5000 --subnet 10.10.0.0/16 --ip-range 10.10.1.0/24 all\n  vswitch network create -d overlay -o encrypted=true --subnet 10.11.0.0/16 --ip-range 10.11.1.0/24 sealed"
     )]
     Create(NetworkCreate),
     /// List the networks
@@ -23,14 +24,14 @@ pub enum NetworkCommand {
     #[command(after_help = "Example:\n  vswitch network inspect bridge")]
     Inspect {
         /// Names or ids of networks
-        #[arg(required = true, value_name = "NETWORK")]
+        #[arg(required = true, value_name = "NETWORK", value_parser = NonEmptyStringValueParser::new())]
         networks: Vec<String>,
     },
     /// Remove networks
     #[command(after_help = "Example:\n  vswitch network rm lan")]
     Rm {
         /// Names or ids of networks
-        #[arg(required = true, value_name = "NETWORK")]
+        #[arg(required = true, value_name = "NETWORK", value_parser = NonEmptyStringValueParser::new())]
         networks: Vec<String>,
     },
     /// Remove all networks without endpoints
@@ -46,9 +47,11 @@ pub enum NetworkCommand {
     /// Disconnect an endpoint from a network
     #[command(after_help = "Example:\n  vswitch network disconnect back web")]
     Disconnect {
-        /// Name or id of the network
+        /// Name or id of the network; of an id, at least 12 digits
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         network: String,
-        /// Name or id of the endpoint
+        /// Name or id of the endpoint; of an id, at least 12 digits
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         endpoint: String,
     },
 }
@@ -57,9 +60,11 @@ pub enum NetworkCommand {
 pub struct NetworkConnect {
     #[command(flatten)]
     pub connection: Connection,
-    /// Name or id of the network
+    /// Name or id of the network; of an id, at least 12 digits
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub network: String,
-    /// Name or id of the endpoint
+    /// Name or id of the endpoint; of an id, at least 12 digits
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub endpoint: String,
 }
 
@@ -83,8 +88,20 @@ pub struct NetworkCreate {
     /// No connections to or from outside the network
     #[arg(long)]
     pub internal: bool,
-    /// Enable IPv6, with a unique-local subnet if none is given
-    #[arg(long)]
+    /// IPv4, with a subnet from the pool if none is given; `--ipv4=false` makes a network of IPv6
+    /// alone
+    #[arg(
+        long, value_name = "BOOL", num_args = 0..=1, require_equals = true, action = ArgAction::Set,
+        default_value = "true", default_missing_value = "true", hide_possible_values = true,
+        value_parser = BoolishValueParser::new()
+    )]
+    pub ipv4: bool,
+    /// IPv6, with a unique-local subnet if none is given
+    #[arg(
+        long, value_name = "BOOL", num_args = 0..=1, require_equals = true, action = ArgAction::Set,
+        default_value = "false", default_missing_value = "true", hide_possible_values = true,
+        value_parser = BoolishValueParser::new()
+    )]
     pub ipv6: bool,
     /// An option of the driver, as in the operator's guide or in Docker's spelling: ageing, icc,
     /// mtu, uplink, ...

@@ -1,6 +1,7 @@
 //! The arguments of `trace`: the description of a frame.
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 
 use crate::model::TraceProtocol;
 
@@ -9,10 +10,10 @@ use crate::model::TraceProtocol;
 pub struct Trace {
     /// The sender: an endpoint, the interface of an uplink, the address of a peer, `host`, or
     /// vsw-NETWORK
-    #[arg(long, value_name = "ENDPOINT")]
+    #[arg(long, value_name = "ENDPOINT", value_parser = NonEmptyStringValueParser::new())]
     pub from: String,
     /// The network, if the sender is in several
-    #[arg(long, value_name = "NETWORK")]
+    #[arg(long, value_name = "NETWORK", value_parser = NonEmptyStringValueParser::new())]
     pub network: Option<String>,
     /// The destination: a MAC or an IP address
     #[arg(long, value_name = "MAC|IP")]

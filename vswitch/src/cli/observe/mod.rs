@@ -10,6 +10,7 @@ use std::io::{self, IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::failure::Failure;
@@ -29,10 +30,10 @@ pub struct Monitor {
     #[arg(long)]
     pub drops: bool,
     /// Only frames of this network
-    #[arg(long, value_name = "NETWORK")]
+    #[arg(long, value_name = "NETWORK", value_parser = NonEmptyStringValueParser::new())]
     pub network: Option<String>,
     /// Only frames from or to this port: an endpoint or a device
-    #[arg(long, value_name = "ENDPOINT")]
+    #[arg(long, value_name = "ENDPOINT", value_parser = NonEmptyStringValueParser::new())]
     pub port: Option<String>,
     #[command(flatten)]
     pub limits: Limits,
@@ -41,7 +42,7 @@ pub struct Monitor {
 #[derive(Debug, Args)]
 pub struct Capture {
     /// The endpoint, the device, or the network whose ports are captured
-    #[arg(value_name = "ENDPOINT|NETWORK")]
+    #[arg(value_name = "ENDPOINT|NETWORK", value_parser = NonEmptyStringValueParser::new())]
     pub target: String,
     /// Write the frames to this file in pcapng format and replace its contents; `-` is stdout
     #[arg(short, long, value_name = "FILE.pcapng")]

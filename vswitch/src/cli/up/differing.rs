@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs;
 
 use clap::Parser as _;
+use vswitch_common::tables::MARK_PUBLISHED;
 
 use super::{DEFAULT_POOL, VXLAN_PORT, WIREGUARD_PORT, cluster, daemon_arguments};
 use crate::api::Status;
@@ -40,6 +41,7 @@ fn effective_options(running: &Up, status: &Status, instance: &Instance) -> Vec<
         ("--datapath", Some(status.datapath.clone())),
         ("--pool", Some(DEFAULT_POOL.to_owned())),
         ("--fdb-size", Datapath::fdb_size(&instance.bpf_directory()).map(|size| size.to_string())),
+        ("--published-mark", Some(format!("{MARK_PUBLISHED:#x}"))),
         ("--vxlan-port", Some(VXLAN_PORT.to_string())),
         ("--wireguard-port", Some(WIREGUARD_PORT.to_string())),
         ("--advertise", status.cluster.as_ref().map(|cluster| cluster.address.to_string())),

@@ -176,6 +176,82 @@ async fn a_silent_resolver_is_asked_after_all_others() {
 }
 
 #[tokio::test]
+async fn a_slow_resolver_does_not_delay_the_answer_of_another() {
+    // No attempt ever ends by its time limit: the answer comes without the end of the first one.
+    let mut first = Resolver::start(silent).await;
+    let mut second = Resolver::start_at_port_of(&first, answering_with("192.0.2.2")).await;
+    let limits = Limits { patience: Duration::from_millis(100), ..long_timeouts() };
+    let fixture = Fixture::with_resolvers(&[&first, &second], limits).await;
+    let query = question("example.org", RecordType::A);
+    for transport in [Transport::Udp, Transport::Tcp] {
+        for (_, asked) in [("the first query waits", true), ("no later query does", false), ("again", false)] {
+            let answer = match transport {
+                Transport::Udp => fixture.send(&query).await,
+                Transport::Tcp => fixture.send_by_tcp(&query).await,
+            };
+            assert_eq!(addresses(&answer), ["192.0.2.2"]);
+            assert_eq!(second.next().await.transport, transport);
+            assert_eq!(first.try_next().is_some(), asked);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_resolver_that_answers_again_is_found_without_a_delay() {
+    let answers = Arc::new(AtomicBool::new(false));
+    let state = answers.clone();
+    let mut first = Resolver::start(move |query| match state.load(Ordering::Relaxed) {
+        true => answering_with("192.0.2.1")(query),
+        false => silent(query),
+    })
+    .await;
+    let second = Resolver::start_at_port_of(&first, answering_with("192.0.2.2")).await;
+    let limits = Limits { patience: Duration::from_millis(200), ..long_timeouts() };
+    let fixture = Fixture::with_resolvers(&[&first, &second], limits).await;
+    assert_eq!(addresses(&fixture.ask("example.org", RecordType::A).await), ["192.0.2.2"]);
+    first.next().await;
+    // A check that gets no answer: the client does not notice it.
+    fixture.server.age_resolvers();
+    assert_eq!(addresses(&fixture.ask("example.org", RecordType::A).await), ["192.0.2.2"]);
+    first.next().await;
+    assert_eq!(addresses(&fixture.ask("example.org", RecordType::A).await), ["192.0.2.2"]);
+    assert!(first.try_next().is_none());
+    // The first resolver answers a check, and is preferred again.
+    answers.store(true, Ordering::Relaxed);
+    fixture.server.age_resolvers();
+    with_timeout(async { while addresses(&fixture.ask("example.org", RecordType::A).await) != ["192.0.2.1"] {} }).await;
+}
+
+#[tokio::test]
+async fn a_resolver_that_never_answers_over_tcp_is_not_asked_for_each_long_answer() {
+    let mut resolver = Resolver::start(|query: ReceivedQuery| match query.transport {
+        Transport::Tcp => silent(query),
+        Transport::Udp => truncated_over_udp(200)(query),
+    })
+    .await;
+    let fixture = Fixture::start(&resolver, short_timeouts()).await;
+    for _ in 0..3 {
+        assert!(fixture.ask("example.org", RecordType::A).await.metadata.truncation);
+    }
+    let mut seen = Vec::new();
+    while let Some(query) = resolver.try_next() {
+        seen.push(query.transport);
+    }
+    assert_eq!(seen, [Transport::Udp, Transport::Tcp, Transport::Udp, Transport::Udp]);
+}
+
+#[tokio::test]
+async fn a_resolver_at_another_port_is_asked_there() {
+    let mut resolver = Resolver::start(answering_with("192.0.2.1")).await;
+    let other = Resolver::start(silent).await;
+    let fixture = Fixture::start(&other, long_timeouts()).await;
+    let text = format!("nameserver {}#{}\n", resolver.address.ip(), resolver.address.port());
+    fs::write(fixture.files.path().join("resolv.conf"), text).expect("written");
+    assert_eq!(addresses(&fixture.ask("example.org", RecordType::A).await), ["192.0.2.1"]);
+    resolver.next().await;
+}
+
+#[tokio::test]
 async fn a_failure_answer_is_sent_only_if_all_resolvers_fail() {
     for refusal in [ResponseCode::ServFail, ResponseCode::Refused, ResponseCode::NotImp] {
         let mut first = Resolver::start(with_code(refusal)).await;

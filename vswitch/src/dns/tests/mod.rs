@@ -27,6 +27,8 @@ use crate::model::NetworkId;
 /// Time after which a hanging test fails.
 const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// A client that is neither an endpoint nor the host.
+pub(super) const FOREIGN: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 9));
 pub(super) const NETWORK: NetworkId = NetworkId::from_bytes([1; 32]);
 pub(super) const OTHER_NETWORK: NetworkId = NetworkId::from_bytes([2; 32]);
 
@@ -77,6 +79,10 @@ impl Names for FixedNames {
     fn name_of(&self, _network: NetworkId, _client: IpAddr, address: IpAddr) -> Option<String> {
         let mut names = self.names.iter().filter(|(_, addresses)| addresses.contains(&address));
         names.next().map(|(name, _)| (*name).to_owned())
+    }
+
+    fn admits(&self, _network: NetworkId, client: IpAddr) -> bool {
+        client != FOREIGN
     }
 
     fn is_ours(&self, _network: NetworkId, address: IpAddr) -> bool {

@@ -82,11 +82,16 @@ pub(super) struct Change {
 }
 
 impl Connection {
-    pub(super) fn open(netns: Option<&Netns>) -> Result<Self, NetlinkError> {
+    /// Opens a connection. With `strict`, the kernel checks every field of requests for lists, and
+    /// so filters some lists by the link that the request names.
+    pub(super) fn open(netns: Option<&Netns>, strict: bool) -> Result<Self, NetlinkError> {
         let mut socket = open_socket(netns)?;
         let options = socket.socket_mut();
         // Acknowledgements have an explanation and do not repeat the request.
         options.set_ext_ack(true).and_then(|()| options.set_cap_ack(true)).map_err(NetlinkError::Socket)?;
+        if strict {
+            options.set_netlink_get_strict_chk(true).map_err(NetlinkError::Socket)?;
+        }
         let (mut connection, handle, _) =
             from_socket_with_codec::<RouteNetlinkMessage, TokioSocket, NetlinkCodec>(socket);
         // These messages separate the answers of requests, and distinguish success from a broken
@@ -293,7 +298,7 @@ mod tests {
 
     #[tokio::test]
     async fn concurrent_list_requests_are_all_answered() {
-        let connection = Connection::open(None).expect("a socket");
+        let connection = Connection::open(None, false).expect("a socket");
         let lists = (0..50).map(|_| connection.dump("list the routes", super::super::route::query_routes()));
         let lists = futures::future::join_all(lists).await;
         assert!(lists.iter().all(Result::is_ok), "{lists:?}");

@@ -38,9 +38,42 @@ pub struct Route {
 /// No other program has this number (linux/rtnetlink.h; rt_protos of iproute2).
 pub const ROUTE_PROTOCOL: u8 = 118;
 
+/// A default route for packets from one address, in a table of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SourceRoute {
+    /// Address that the packets are from.
+    pub source: IpAddr,
+    /// Subnet of the address. It is on the link itself.
+    pub subnet: IpNet,
+    /// Gateway for all other destinations.
+    pub gateway: IpAddr,
+    /// Interface index of the link.
+    pub index: u32,
+}
+
+/// First number of the tables of source routes. The index of the link is added to it.
+const SOURCE_TABLES: u32 = (ROUTE_PROTOCOL as u32) << 24;
+/// Priority of the rules that lead to these tables: behind the rules of operators, which begin low
+/// or count down from 32765, and before the main table.
+const SOURCE_PRIORITY: u32 = 32_700;
+
 const ADD: u16 = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
 
 pub(super) fn add_address(index: u32, address: IpNet) -> Change {
+    let request = Request::new(RouteNetlinkMessage::NewAddress(address_message(index, address)), ADD);
+    Change { operation: "add the address", object: address.to_string(), request, ignored_errno: Some(Errno::EEXIST) }
+}
+
+/// Returns the change that sets the metric of the route to the subnet of an existing address.
+pub(super) fn set_address_metric(index: u32, address: IpNet, metric: u32) -> Change {
+    let mut message = address_message(index, address);
+    message.attributes.push(AddressAttribute::RoutePriority(metric));
+    let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_REPLACE;
+    let request = Request::new(RouteNetlinkMessage::NewAddress(message), flags);
+    Change { operation: "set the metric of the address", object: address.to_string(), request, ignored_errno: None }
+}
+
+fn address_message(index: u32, address: IpNet) -> AddressMessage {
     let mut message = AddressMessage::default();
     message.header.index = index;
     message.header.family = family(address.addr());
@@ -54,8 +87,7 @@ pub(super) fn add_address(index: u32, address: IpNet) -> Change {
         IpNet::V4(_) => {}
         IpNet::V6(_) => message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad)),
     }
-    let request = Request::new(RouteNetlinkMessage::NewAddress(message), ADD);
-    Change { operation: "add the address", object: address.to_string(), request, ignored_errno: Some(Errno::EEXIST) }
+    message
 }
 
 pub(super) fn add_default_route(via: IpAddr, index: u32) -> Change {
@@ -169,6 +201,93 @@ pub(super) fn remove_guard(destination: Ipv6Net, priority: u32) -> [Change; 2] {
     })
 }
 
+impl SourceRoute {
+    const fn table(&self) -> u32 {
+        SOURCE_TABLES + self.index
+    }
+
+    /// Returns the changes that add the routes, and then the rule that leads to them.
+    pub(super) fn additions(&self) -> Vec<Change> {
+        let on_link = device_route(self.index, self.subnet);
+        let routes = [on_link, default_route(self.gateway, self.index)].map(|mut route| {
+            route.header.table = RouteHeader::RT_TABLE_UNSPEC;
+            route.header.protocol = RouteProtocol::Other(ROUTE_PROTOCOL);
+            route.attributes.push(RouteAttribute::Table(self.table()));
+            let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
+            Request::new(RouteNetlinkMessage::NewRoute(route), flags)
+        });
+        let rule = Request::new(RouteNetlinkMessage::NewRule(self.rule()), ADD);
+        let change = |request| Change {
+            operation: "add the route for packets from",
+            object: self.source.to_string(),
+            request,
+            ignored_errno: Some(Errno::EEXIST),
+        };
+        routes.into_iter().chain([rule]).map(change).collect()
+    }
+
+    fn rule(&self) -> RuleMessage {
+        let mut message = RuleMessage::default();
+        message.header.family = family(self.source);
+        message.header.src_len = if self.source.is_ipv4() { 32 } else { 128 };
+        message.header.action = RuleAction::ToTable;
+        message.attributes = vec![
+            RuleAttribute::Source(self.source),
+            RuleAttribute::Priority(SOURCE_PRIORITY),
+            RuleAttribute::Protocol(RouteProtocol::Other(ROUTE_PROTOCOL)),
+            RuleAttribute::Table(self.table()),
+        ];
+        message
+    }
+}
+
+/// Returns the change that removes the rule or the route in a message, if it belongs to a source
+/// route that is not in `wanted`.
+pub(super) fn source_removal(message: &RouteNetlinkMessage, wanted: &[SourceRoute]) -> Option<Change> {
+    let own = RouteProtocol::Other(ROUTE_PROTOCOL);
+    let is_table = |table: u32| table & !0xff_ffff == SOURCE_TABLES;
+    match message {
+        RouteNetlinkMessage::NewRule(rule) => {
+            let mut found = (None, None, false, false);
+            for attribute in &rule.attributes {
+                match attribute {
+                    RuleAttribute::Source(address) => found.0 = Some(*address),
+                    RuleAttribute::Table(table) => found.1 = Some(*table),
+                    RuleAttribute::Priority(SOURCE_PRIORITY) => found.2 = true,
+                    RuleAttribute::Protocol(protocol) => found.3 = *protocol == own,
+                    _ => {}
+                }
+            }
+            let (Some(source), Some(table), true, true) = found else { return None };
+            if !is_table(table) || wanted.iter().any(|route| (route.source, route.table()) == (source, table)) {
+                return None;
+            }
+            let stale = SourceRoute { source, subnet: source.into(), gateway: source, index: table - SOURCE_TABLES };
+            Some(Change {
+                operation: "remove the rule for packets from",
+                object: source.to_string(),
+                request: Request::acknowledged(RouteNetlinkMessage::DelRule(stale.rule())),
+                ignored_errno: Some(Errno::ENOENT),
+            })
+        }
+        RouteNetlinkMessage::NewRoute(route) => {
+            let table = route.attributes.iter().find_map(|attribute| match attribute {
+                RouteAttribute::Table(table) => Some(*table),
+                _ => None,
+            });
+            let is_wanted = |table| {
+                wanted.iter().any(|other| (other.table(), family(other.source)) == (table, route.header.address_family))
+            };
+            table.filter(|table| is_table(*table) && !is_wanted(*table)).and_then(|_| removal(message, None))
+        }
+        _ => None,
+    }
+}
+
+pub(super) fn query_rules() -> Request {
+    Request::new(RouteNetlinkMessage::GetRule(RuleMessage::default()), NLM_F_REQUEST | NLM_F_DUMP)
+}
+
 fn guard_rules(destination: Ipv6Net, priority: u32) -> [RuleMessage; 2] {
     /// Longest prefix length that is not a host route.
     const LONGEST_NETWORK_PREFIX: u32 = 127;
@@ -237,7 +356,7 @@ pub(super) fn remove_neighbor(index: u32, address: IpAddr) -> Change {
     Change { operation: "remove the neighbor", object, request, ignored_errno: Some(Errno::ENOENT) }
 }
 
-fn neighbor(index: u32, address: IpAddr) -> NeighbourMessage {
+pub(super) fn neighbor(index: u32, address: IpAddr) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
     message.header = NeighbourHeader { family: family(address), ifindex: index, ..NeighbourHeader::default() };
     message.attributes = vec![NeighbourAttribute::Destination(address.into())];

@@ -14,8 +14,8 @@ use vswitch_common::tables::NetworkNumber;
 
 use super::{Driver, Network, NetworkKind, UplinkBefore};
 use crate::model::{
-    BridgeOptions, InterfaceName, InvalidVni, Layer, NetworkId, NetworkName, OverlayOptions, ParentOptions, Passage,
-    PortOptions, SubnetConfig, SwitchOptions, UplinkOptions, VlanId, Vni, XdpChoice,
+    BridgeOptions, GatewayMode, InterfaceName, InvalidVni, Layer, NetworkId, NetworkName, OverlayOptions,
+    ParentOptions, Passage, PortOptions, SubnetConfig, SwitchOptions, UplinkOptions, VlanId, Vni, XdpChoice,
 };
 
 /// A record that describes no network.
@@ -74,6 +74,10 @@ struct BridgeRecord {
     ageing: u32,
     icc: bool,
     masquerade: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gateway_mode_ipv4: Option<GatewayMode>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gateway_mode_ipv6: Option<GatewayMode>,
     host_binding: Option<IpAddr>,
     group_fwd_mask: u16,
     mcast_snooping: bool,
@@ -114,6 +118,8 @@ impl From<SwitchOptions> for BridgeRecord {
             ageing,
             icc,
             masquerade,
+            gateway_mode_ipv4,
+            gateway_mode_ipv6,
             host_binding,
             group_fwd_mask,
             mcast_snooping,
@@ -127,6 +133,8 @@ impl From<SwitchOptions> for BridgeRecord {
             ageing,
             icc,
             masquerade,
+            gateway_mode_ipv4,
+            gateway_mode_ipv6,
             host_binding,
             group_fwd_mask,
             mcast_snooping,
@@ -139,12 +147,14 @@ impl From<SwitchOptions> for BridgeRecord {
 impl BridgeRecord {
     fn switch(self) -> SwitchOptions {
         let Self { mtu, ageing, icc, masquerade, host_binding, group_fwd_mask, mcast_snooping, .. } = self;
-        let Self { mcast_querier, ports, .. } = self;
+        let Self { mcast_querier, ports, gateway_mode_ipv4, gateway_mode_ipv6, .. } = self;
         SwitchOptions {
             mtu,
             ageing,
             icc,
             masquerade,
+            gateway_mode_ipv4,
+            gateway_mode_ipv6,
             host_binding,
             group_fwd_mask,
             mcast_snooping,

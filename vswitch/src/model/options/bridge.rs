@@ -80,7 +80,7 @@ impl BridgeOptions {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Learning, PortOptions};
+    use super::super::{GatewayMode, Learning, PortOptions};
     use super::*;
 
     fn parse(given: &[(&str, &str)]) -> Result<BridgeOptions, InvalidOption> {
@@ -108,6 +108,17 @@ mod tests {
             assert!(options.icc && !options.masquerade && options.host_binding.is_some(), "{yes}");
         }
         assert!(matches!(parse(&[("icc", "maybe")]), Err(InvalidOption::Value { takes: "true or false", .. })));
+        for (given, expected) in [
+            (&[("gateway_mode", "routed")][..], [Some(GatewayMode::Routed); 2]),
+            (
+                &[("com.docker.network.bridge.gateway_mode_ipv6", "nat-unprotected"), ("gateway_mode", "nat")],
+                [Some(GatewayMode::Nat), Some(GatewayMode::NatUnprotected)],
+            ),
+            (&[("gateway_mode_ipv4", "isolated")], [Some(GatewayMode::Isolated), None]),
+        ] {
+            let options = parse(given).expect("modes").switch;
+            assert_eq!([options.gateway_mode_ipv4, options.gateway_mode_ipv6], expected);
+        }
         let docker = parse(&[("com.docker.network.driver.mtu", "1400")]);
         assert_eq!(docker.map(|options| options.switch.mtu), Ok(Some(1400)));
     }
@@ -118,7 +129,7 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "unknown option `colour=blue` of driver bridge (it has ageing, arp_suppress, bpdu_guard, dhcp_guard, \
-             fdb_limit, group_fwd_mask, host_binding, icc, learning, masquerade, mcast_querier, mcast_snooping, mtu, \
+             fdb_limit, gateway_mode, gateway_mode_ipv4, gateway_mode_ipv6, group_fwd_mask, host_binding, icc, learning, masquerade, mcast_querier, mcast_snooping, mtu, \
              ra_guard, spoof_guard, storm_pps, uplink, xdp)"
         );
     }

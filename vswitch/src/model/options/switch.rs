@@ -2,11 +2,44 @@
 
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
 use super::ports::PORTS;
 use super::{BOOLEAN, InvalidOption, NamedOption, PortOptions, SWITCH, boolean, find, mask, number, switch};
 
 /// Seconds after which a learned station is removed from the FDB, if it has sent no frame.
 pub const DEFAULT_AGEING: u32 = 300;
+
+/// What the host routes between a network and the outside, for one address family. The names are
+/// Docker's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GatewayMode {
+    /// Published ports and replies get in. What leaves is masqueraded.
+    #[default]
+    Nat,
+    /// Everything gets in. What leaves is masqueraded.
+    NatUnprotected,
+    /// Everything gets in. What leaves keeps its address.
+    Routed,
+    /// Nothing gets in or out, and the host's own services but DNS are out of reach. For internal
+    /// networks.
+    Isolated,
+}
+
+impl std::str::FromStr for GatewayMode {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "nat" => Ok(Self::Nat),
+            "nat-unprotected" => Ok(Self::NatUnprotected),
+            "routed" => Ok(Self::Routed),
+            "isolated" => Ok(Self::Isolated),
+            _ => Err(()),
+        }
+    }
+}
 
 /// Options of a network that is a switch on this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +52,10 @@ pub struct SwitchOptions {
     pub icc: bool,
     /// Packets that leave the network get the host's address as their source.
     pub masquerade: bool,
+    /// What the host routes into the network, for IPv4.
+    pub gateway_mode_ipv4: Option<GatewayMode>,
+    /// What the host routes into the network, for IPv6.
+    pub gateway_mode_ipv6: Option<GatewayMode>,
     /// Host address of ports that are published without an address.
     pub host_binding: Option<IpAddr>,
     /// Link-local groups that are forwarded: bit n is 01:80:c2:00:00:0n.
@@ -38,6 +75,8 @@ impl Default for SwitchOptions {
             ageing: DEFAULT_AGEING,
             icc: true,
             masquerade: true,
+            gateway_mode_ipv4: None,
+            gateway_mode_ipv6: None,
             host_binding: None,
             group_fwd_mask: 0,
             mcast_snooping: true,
@@ -47,12 +86,38 @@ impl Default for SwitchOptions {
     }
 }
 
-pub(super) const SWITCHED: [NamedOption<SwitchOptions>; 8] = [
+const GATEWAY_MODES: &str = "nat, nat-unprotected, routed or isolated";
+
+pub(super) const SWITCHED: [NamedOption<SwitchOptions>; 11] = [
     NamedOption {
         name: "ageing",
         docker: None,
         takes: "seconds, from 1 to 1000000",
         set: |options, value| number(value, 1..=1_000_000).map(|seconds| options.ageing = seconds),
+    },
+    NamedOption {
+        name: "gateway_mode",
+        docker: None,
+        takes: GATEWAY_MODES,
+        set: |options, value| {
+            let mode = value.parse().ok()?;
+            // An option of one family goes before it.
+            options.gateway_mode_ipv4.get_or_insert(mode);
+            options.gateway_mode_ipv6.get_or_insert(mode);
+            Some(())
+        },
+    },
+    NamedOption {
+        name: "gateway_mode_ipv4",
+        docker: Some("com.docker.network.bridge.gateway_mode_ipv4"),
+        takes: GATEWAY_MODES,
+        set: |options, value| value.parse().ok().map(|mode| options.gateway_mode_ipv4 = Some(mode)),
+    },
+    NamedOption {
+        name: "gateway_mode_ipv6",
+        docker: Some("com.docker.network.bridge.gateway_mode_ipv6"),
+        takes: GATEWAY_MODES,
+        set: |options, value| value.parse().ok().map(|mode| options.gateway_mode_ipv6 = Some(mode)),
     },
     NamedOption {
         name: "group_fwd_mask",

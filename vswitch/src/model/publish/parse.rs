@@ -15,11 +15,23 @@ pub enum InvalidPublish {
     #[error("invalid publish opts format: `{0}` (use [HOSTIP:][HOSTPORT:]PORT[/tcp|udp|sctp])")]
     Format(String),
     /// Not an IP address.
-    #[error("invalid IP address: `{0}` (an address of this host, as in 127.0.0.1:8080:80 or [::1]:8080:80)")]
+    #[error("invalid IP address: `{0}` (an address of this host, as in 127.0.0.1:8080:80 or [2001:db8::1]:8080:80)")]
     Address(String),
     /// An IPv6 address without brackets, whose end is ambiguous.
-    #[error("invalid IP address: `{0}` (write an IPv6 address in brackets, as in [::1]:8080:80)")]
+    #[error("invalid IP address: `{0}` (write an IPv6 address in brackets, as in [2001:db8::1]:8080:80)")]
     Brackets(String),
+    /// The loopback address of IPv6.
+    #[error(
+        "no port can be published at ::1: the kernel does not translate this address (use 127.0.0.1, which localhost \
+         stands for, too)"
+    )]
+    Loopback,
+    /// A link-local address.
+    #[error(
+        "no port can be published at {0}: a link-local address is none of the host's without its interface (use a \
+         global address, or none for all)"
+    )]
+    LinkLocal(Ipv6Addr),
     /// Not a container port.
     #[error("invalid containerPort: {0} (a port from 1 to 65535, or a range as in 8000-8010)")]
     ContainerPort(String),
@@ -133,10 +145,22 @@ mod tests {
         assert_parsed("127.0.0.1:8080:80", "127.0.0.1:8080:80/tcp");
         assert_parsed("127.0.0.1::80", "127.0.0.1::80/tcp");
         assert_parsed("0.0.0.0:8080:80", "0.0.0.0:8080:80/tcp");
-        assert_parsed("[::1]:8080:80", "[::1]:8080:80/tcp");
-        assert_parsed("[::1]::80/udp", "[::1]::80/udp");
+        assert_parsed("[fd00::1]:8080:80", "[fd00::1]:8080:80/tcp");
+        assert_parsed("[fd00::1]::80/udp", "[fd00::1]::80/udp");
+        assert_parsed("[::]:8080:80", "[::]:8080:80/tcp");
+        assert_parsed("[::ffff:127.0.0.1]:8080:80", "127.0.0.1:8080:80/tcp");
         assert_parsed("[2001:db8::1]:8080-8081:80-81", "[2001:db8::1]:8080-8081:80-81/tcp");
         assert_parsed("[::ffff:10.0.0.1]:8080:80", "10.0.0.1:8080:80/tcp");
+    }
+
+    #[test]
+    fn addresses_that_nothing_reaches_are_refused() {
+        for text in ["[::1]:8085:80", "[::1]::80/udp", "[0:0::1]:8085-8086:80-81"] {
+            assert_error(text, "no port can be published at ::1: ");
+        }
+        for text in ["[fe80::1]:8085:80", "[febf::1]::80"] {
+            assert_error(text, "no port can be published at fe");
+        }
     }
 
     #[test]

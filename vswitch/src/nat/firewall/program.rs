@@ -37,6 +37,14 @@ impl Family {
             Self::V6 => "ip6tables",
         }
     }
+
+    /// Returns the name of the family in nftables.
+    pub(super) const fn in_nft(self) -> &'static str {
+        match self {
+            Self::V4 => "ip",
+            Self::V6 => "ip6",
+        }
+    }
 }
 
 impl Flavour {
@@ -51,14 +59,13 @@ impl Flavour {
 
     /// Reports whether the program's table may need changes. Does not run the program, because
     /// listing a table creates it.
-    pub(super) fn is_used(self, family: Family, chains: &[Value], ours: &str) -> bool {
+    pub(super) fn is_used(self, family: Family, chains: &[Value], ours: &[String]) -> bool {
         match self {
             Self::Nft => {
-                let nft_family = if family == Family::V4 { "ip" } else { "ip6" };
-                let of_table = |chain: &&Value| chain["family"] == nft_family && chain["table"] == "filter";
+                let of_table = |chain: &&Value| chain["family"] == family.in_nft() && chain["table"] == "filter";
                 chains.iter().map(|object| &object["chain"]).filter(of_table).any(|chain| {
-                    let is = |name| chain["name"] == name;
-                    is("DOCKER-USER") || is(ours) || is("FORWARD") && chain["policy"] == "drop"
+                    let name = chain["name"].as_str().unwrap_or_default();
+                    matches!(name, "DOCKER-USER" | "FORWARD" | "INPUT") || ours.iter().any(|own| own == name)
                 })
             }
             Self::Legacy => Self::has_legacy_table(family),
@@ -132,11 +139,12 @@ mod tests {
         let chain = |family: &str, table: &str, name: &str, policy: &str| {
             vec![json!({"chain": {"family": family, "table": table, "name": name, "policy": policy}})]
         };
-        let used = |family, chains: Vec<Value>| Flavour::Nft.is_used(family, &chains, "VSWITCH-1a2b");
+        let used = |family, chains: Vec<Value>| Flavour::Nft.is_used(family, &chains, &["VSWITCH-1a2b".to_owned()]);
         assert!(used(Family::V4, chain("ip", "filter", "FORWARD", "drop")));
+        assert!(used(Family::V4, chain("ip", "filter", "INPUT", "accept")));
         assert!(used(Family::V4, chain("ip", "filter", "DOCKER-USER", "")));
         assert!(used(Family::V6, chain("ip6", "filter", "VSWITCH-1a2b", "")));
-        assert!(!used(Family::V4, chain("ip", "filter", "FORWARD", "accept")));
+        assert!(!used(Family::V4, chain("ip", "filter", "OUTPUT", "accept")));
         assert!(!used(Family::V6, chain("ip", "filter", "FORWARD", "drop")));
         assert!(!used(Family::V4, chain("inet", "filter", "FORWARD", "drop")));
     }

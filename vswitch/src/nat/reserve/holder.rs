@@ -1,6 +1,7 @@
 //! Finds the holder of a port in /proc/net, and its process by the inode of the socket in
 //! /proc/PID/fd.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -21,14 +22,19 @@ pub enum Holder {
         /// The process ID.
         pid: u32,
     },
-    /// An unknown holder: a process that this /proc does not show, or the kernel.
+    /// An unknown holder: a process that this /proc does not show, the kernel, or another instance.
     Unknown,
 }
 
 impl Holder {
-    /// Reports whether the holder is a process that this process started or is about to start.
-    pub(super) fn is_child(&self) -> bool {
-        matches!(self, Self::Process { pid, .. } if parent(*pid) == Some(std::process::id()))
+    /// Reports whether the holder may go at this moment: a process that this process started or is
+    /// about to start, or one that was gone when it was looked for.
+    pub(super) fn is_passing(&self) -> bool {
+        match self {
+            Self::Process { pid, .. } => parent(*pid) == Some(std::process::id()),
+            Self::Unknown => true,
+            Self::Endpoint(_) | Self::Ourselves => false,
+        }
     }
 }
 
@@ -38,7 +44,7 @@ impl fmt::Display for Holder {
             Self::Endpoint(name) => write!(f, "endpoint {name} has it"),
             Self::Ourselves => f.write_str("an endpoint that is being attached or detached has it"),
             Self::Process { name, pid } => write!(f, "process {name}, pid {pid}, has it"),
-            Self::Unknown => f.write_str("a process that cannot be seen has it"),
+            Self::Unknown => f.write_str("another instance or a process that cannot be seen has it"),
         }
     }
 }
@@ -48,16 +54,9 @@ const TIME_WAIT: &str = "06";
 
 /// Returns the holder that prevents binding this address.
 pub(super) fn find(protocol: Protocol, at: SocketAddr) -> Holder {
-    let tables: &[&str] = match protocol {
-        Protocol::Tcp => &["tcp", "tcp6"],
-        Protocol::Udp => &["udp", "udp6"],
-        Protocol::Sctp => &[],
-    };
-    let sockets: Vec<String> = tables
+    let sockets: Vec<String> = tables(protocol)
         .iter()
-        // The table of the calling thread's namespace; /proc/net shows that of the main thread.
-        .filter_map(|table| fs::read_to_string(format!("/proc/thread-self/net/{table}")).ok())
-        .flat_map(|table| inodes(&table, at).into_iter().map(|inode| format!("socket:[{inode}]")).collect::<Vec<_>>())
+        .flat_map(|table| sockets(table, at).map(|(_, inode)| format!("socket:[{inode}]")).collect::<Vec<_>>())
         .collect();
     if sockets.is_empty() {
         return Holder::Unknown;
@@ -65,15 +64,33 @@ pub(super) fn find(protocol: Protocol, at: SocketAddr) -> Holder {
     process_with(&sockets).unwrap_or(Holder::Unknown)
 }
 
-/// Returns the inodes of the sockets in a table of /proc/net that collide with an address.
-fn inodes(table: &str, wanted: SocketAddr) -> Vec<&str> {
-    let collides = |line: &&str| {
-        let mut fields = line.split_whitespace().skip(1);
-        let local = fields.next().and_then(address);
-        let state = fields.nth(1);
-        state != Some(TIME_WAIT) && local.is_some_and(|local| is_in_the_way(local, wanted))
+/// Reports whether all sockets that prevent binding this address are at `addresses`, and at least
+/// one is.
+pub(super) fn is_only_at(protocol: Protocol, at: SocketAddr, addresses: &BTreeSet<IpAddr>) -> bool {
+    let tables = tables(protocol);
+    let mut found = tables.iter().flat_map(|table| sockets(table, at)).peekable();
+    found.peek().is_some() && found.all(|(local, _)| addresses.contains(&local.to_canonical()))
+}
+
+/// Returns the tables of sockets of a protocol, in the calling thread's namespace. /proc/net shows
+/// that of the main thread.
+fn tables(protocol: Protocol) -> Vec<String> {
+    let names: &[&str] = match protocol {
+        Protocol::Tcp => &["tcp", "tcp6"],
+        Protocol::Udp => &["udp", "udp6"],
+        Protocol::Sctp => &[],
     };
-    table.lines().skip(1).filter(collides).filter_map(|line| line.split_whitespace().nth(9)).collect()
+    names.iter().filter_map(|table| fs::read_to_string(format!("/proc/thread-self/net/{table}")).ok()).collect()
+}
+
+/// Returns the local addresses and the inodes of the sockets in a table of /proc/net that collide
+/// with an address.
+fn sockets(table: &str, wanted: SocketAddr) -> impl Iterator<Item = (IpAddr, &str)> {
+    table.lines().skip(1).filter_map(move |line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let (local, state, inode) = (address(fields.get(1)?)?, *fields.get(3)?, *fields.get(9)?);
+        (state != TIME_WAIT && is_in_the_way(local, wanted)).then_some((local.ip(), inode))
+    })
 }
 
 fn is_in_the_way(local: SocketAddr, wanted: SocketAddr) -> bool {
@@ -141,7 +158,8 @@ mod tests {
              0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 1234 1\n\
              1: 00000000:0050 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 99 1\n\
              2: 0100007F:1F90 0100007F:9999 06 00000000:00000000 00:00000000 00000000     0        0 0 3\n";
-        let found = |at: &str| inodes(table, at.parse().expect("an address"));
+        let found =
+            |at: &str| sockets(table, at.parse().expect("an address")).map(|(_, inode)| inode).collect::<Vec<_>>();
         assert_eq!(found("0.0.0.0:8080"), ["1234"]);
         assert_eq!(found("127.0.0.1:8080"), ["1234"]);
         assert_eq!(found("10.0.0.1:8080"), [""; 0]);

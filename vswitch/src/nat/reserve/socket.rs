@@ -11,12 +11,12 @@ use nix::sys::socket::{
 
 use crate::model::Protocol;
 
-/// Binds a socket that holds a port.
-pub(super) fn bind(protocol: Protocol, at: SocketAddr) -> io::Result<OwnedFd> {
-    match bound(protocol, at, false) {
+/// Binds a socket that holds a port. With `absent`, the host need not have the address.
+pub(super) fn bind(protocol: Protocol, at: SocketAddr, absent: bool) -> io::Result<OwnedFd> {
+    match bound(protocol, at, absent, false) {
         // Recently closed connections on this port (TIME_WAIT) must not prevent the bind.
         Err(error) if protocol == Protocol::Tcp && error.raw_os_error() == Some(libc::EADDRINUSE) => {
-            let socket = bound(protocol, at, true)?;
+            let socket = bound(protocol, at, absent, true)?;
             // Two sockets with SO_REUSEADDR may both be bound. A socket that listens, if only for a
             // moment, revokes the permission to share, which the kernel stores with the port. A
             // successful listen also proves that no other socket listens on the port.
@@ -29,12 +29,16 @@ pub(super) fn bind(protocol: Protocol, at: SocketAddr) -> io::Result<OwnedFd> {
     }
 }
 
-fn bound(protocol: Protocol, at: SocketAddr, share: bool) -> io::Result<OwnedFd> {
+fn bound(protocol: Protocol, at: SocketAddr, absent: bool, share: bool) -> io::Result<OwnedFd> {
     let family = if at.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let kind = if protocol == Protocol::Udp { SockType::Datagram } else { SockType::Stream };
     let socket = open(family, kind, protocol)?;
     if at.is_ipv6() {
         setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
+    }
+    if absent {
+        // On an IPv6 socket, the option of IPv4 stands for both.
+        setsockopt(&socket, sockopt::IpFreebind, &true)?;
     }
     if share {
         setsockopt(&socket, sockopt::ReuseAddr, &true)?;

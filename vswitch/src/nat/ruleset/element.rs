@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net};
-use nftables::expr::{Expression, NamedExpression, Prefix};
+use nftables::expr::{Expression, NamedExpression, Prefix, Range};
 use nftables::schema::SetType;
 
 use crate::model::Protocol;
@@ -60,6 +60,10 @@ pub(super) fn address(address: IpAddr) -> Expression<'static> {
 
 pub(super) fn port(port: u16) -> Expression<'static> {
     Expression::Number(port.into())
+}
+
+pub(super) fn port_range(first: u16, last: u16) -> Expression<'static> {
+    Expression::Range(Box::new(Range { range: [port(first), port(last)] }))
 }
 
 pub(super) fn protocol(protocol: Protocol) -> Expression<'static> {

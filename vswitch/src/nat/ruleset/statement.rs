@@ -13,6 +13,33 @@ pub(super) fn translated() -> Statement<'static> {
     matches(connection("status"), Operator::IN, word("dnat"))
 }
 
+/// Matches packets that belong to a known connection, in both directions.
+pub(super) fn known() -> Statement<'static> {
+    let states = Expression::List(vec![word("established"), word("related")]);
+    matches(connection("state"), Operator::IN, states)
+}
+
+/// Matches packets that conntrack assigns to no connection.
+pub(super) fn invalid() -> Statement<'static> {
+    matches(connection("state"), Operator::IN, word("invalid"))
+}
+
+/// Matches packets that no translation applies to.
+pub(super) fn of_no_connection() -> Statement<'static> {
+    let states = Expression::List(vec![word("invalid"), word("untracked")]);
+    matches(connection("state"), Operator::IN, states)
+}
+
+/// Matches TCP segments with the flag RST.
+pub(super) fn reset() -> Statement<'static> {
+    matches(payload("tcp", "flags"), Operator::IN, word("rst"))
+}
+
+/// Matches ICMPv6 messages of a type.
+pub(super) fn icmpv6(name: &'static str) -> Statement<'static> {
+    matches(payload("icmpv6", "type"), Operator::EQ, word(name))
+}
+
 /// Matches packets in the original direction of the connection.
 pub(super) fn original_direction() -> Statement<'static> {
     matches(connection("direction"), Operator::EQ, word("original"))
@@ -28,6 +55,11 @@ pub(super) fn comes_by(set: &str) -> Statement<'static> {
     matches(meta(MetaKey::Iifname), Operator::EQ, reference(set))
 }
 
+/// Matches packets that come in through no device of the set.
+pub(super) fn comes_not_by(set: &str) -> Statement<'static> {
+    matches(meta(MetaKey::Iifname), Operator::NEQ, reference(set))
+}
+
 /// Matches packets that leave through a device of the set.
 pub(super) fn leaves_by(set: &str) -> Statement<'static> {
     matches(meta(MetaKey::Oifname), Operator::EQ, reference(set))
@@ -37,6 +69,11 @@ pub(super) fn leaves_by(set: &str) -> Statement<'static> {
 pub(super) fn to_host() -> Statement<'static> {
     let fib = Fib { result: FibResult::Type, flags: [FibFlag::Daddr].into() };
     matches(Expression::Named(NamedExpression::Fib(fib)), Operator::EQ, word("local"))
+}
+
+/// Matches UDP datagrams.
+pub(super) fn udp() -> Statement<'static> {
+    matches(meta(MetaKey::L4proto), Operator::EQ, word("udp"))
 }
 
 /// Matches packets of a family.
@@ -65,9 +102,9 @@ pub(super) fn route(family: Family, set: &str, inside: bool) -> Statement<'stati
     matches(pair, equal(inside), reference(set))
 }
 
-/// Matches UDP packets to this port.
-pub(super) fn udp_to(port: u16) -> Statement<'static> {
-    matches(payload("udp", "dport"), Operator::EQ, Expression::Number(port.into()))
+/// Matches packets of a transport protocol, `tcp` or `udp`, to this port.
+pub(super) fn to_port(protocol: &'static str, port: u16) -> Statement<'static> {
+    matches(payload(protocol, "dport"), Operator::EQ, Expression::Number(port.into()))
 }
 
 /// Excludes the packet from connection tracking.
@@ -81,6 +118,10 @@ pub(super) fn masquerade() -> Statement<'static> {
 
 pub(super) fn return_from() -> Statement<'static> {
     Statement::Return(None)
+}
+
+pub(super) fn accept() -> Statement<'static> {
+    Statement::Accept(None)
 }
 
 pub(super) fn drop_packet() -> Statement<'static> {
@@ -97,9 +138,16 @@ pub(super) fn mark_published(mark: u32) -> Statement<'static> {
     Statement::Mangle(Mangle { key: meta(MetaKey::Mark), value: Expression::BinaryOperation(Box::new(both)) })
 }
 
+/// Clears bits in the mark of the packet.
+pub(super) fn unmark(mark: u32) -> Statement<'static> {
+    let both = BinaryOperation::AND(meta(MetaKey::Mark), Expression::Number(!mark));
+    Statement::Mangle(Mangle { key: meta(MetaKey::Mark), value: Expression::BinaryOperation(Box::new(both)) })
+}
+
 /// Translates the destination to the address and port in the maps, looked up by protocol and port,
-/// and by the host's address for ports published at one address.
-pub(super) fn dnat(family: Family, by_address: bool, addresses: &str, ports: &str) -> Statement<'static> {
+/// and by the host's address for ports published at one address. Without a map of ports, the port
+/// stays.
+pub(super) fn dnat(family: Family, by_address: bool, addresses: &str, ports: Option<&str>) -> Statement<'static> {
     let look_up = |map: &str| {
         let (protocol, port) = (meta(MetaKey::L4proto), payload("th", "dport"));
         let key = if by_address {
@@ -113,7 +161,7 @@ pub(super) fn dnat(family: Family, by_address: bool, addresses: &str, ports: &st
         Family::V4 => NATFamily::IP,
         Family::V6 => NATFamily::IP6,
     };
-    let (addr, port) = (look_up(addresses), look_up(ports));
+    let (addr, port) = (look_up(addresses), ports.and_then(look_up));
     Statement::DNAT(Some(NAT { addr, family: Some(nat_family), port, flags: None }))
 }
 

@@ -1,11 +1,11 @@
 use super::*;
 
-use crate::model::Protocol;
+use crate::model::{GatewayMode, Protocol};
 use crate::nat::NatNetwork;
 
 fn network(device: &str, subnets: &[&str]) -> NatNetwork {
     let subnets = subnets.iter().map(|subnet| subnet.parse().expect("a subnet")).collect();
-    NatNetwork { device: device.to_owned(), subnets, masquerade: true, internal: false }
+    NatNetwork { device: device.to_owned(), subnets, masquerade: true, ..NatNetwork::default() }
 }
 
 fn forward(host_ip: Option<&str>, host_port: u16, to: &str) -> PortForward {
@@ -16,6 +16,7 @@ fn forward(host_ip: Option<&str>, host_port: u16, to: &str) -> PortForward {
         host_port,
         to: to.parse().expect("an address"),
         to_port: 80,
+        masquerade: false,
     }
 }
 
@@ -24,16 +25,17 @@ fn wanted(forwards: Vec<PortForward>) -> Wanted {
 }
 
 fn planned(wanted: &Wanted) -> String {
-    let commands = plan("vswitch-t", wanted).expect("it can be").expect("something is wanted");
+    let commands = plan("vswitch-t", wanted, 0x800).expect("it can be").expect("something is wanted");
     serde_json::to_string(&commands).expect("it is JSON")
 }
 
 #[test]
 fn nothing_is_made_for_nothing() {
-    assert_eq!(plan("vswitch-t", &Wanted::default()).expect("it can be"), None);
+    assert_eq!(plan("vswitch-t", &Wanted::default(), 0x800).expect("it can be"), None);
     let closed = NatNetwork { internal: true, ..network("vsw-a", &["10.1.0.0/24"]) };
     assert_eq!(
-        plan("vswitch-t", &Wanted { networks: vec![closed], forwards: Vec::new(), tunnels: None }).expect("it can be"),
+        plan("vswitch-t", &Wanted { networks: vec![closed], forwards: Vec::new(), tunnels: None }, 0x800)
+            .expect("it can be"),
         None
     );
 }
@@ -93,7 +95,7 @@ fn only_what_may_leave_is_masqueraded() {
         NatNetwork { masquerade: false, ..network("vsw-b", &["10.2.0.0/24"]) },
         NatNetwork { internal: true, ..network("vsw-c", &["10.3.0.0/24"]) },
     ];
-    let commands = plan("vswitch-t", &Wanted { networks, forwards: Vec::new(), tunnels: None })
+    let commands = plan("vswitch-t", &Wanted { networks, forwards: Vec::new(), tunnels: None }, 0x800)
         .expect("it can be")
         .expect("wanted");
     let set = |wanted: &str| {
@@ -111,12 +113,38 @@ fn only_what_may_leave_is_masqueraded() {
 }
 
 #[test]
+fn modes_are_of_one_family() {
+    use GatewayMode::{Isolated, Nat, NatUnprotected, Routed};
+    let both = &["10.1.0.0/24", "fd00:1::/64"];
+    let networks = vec![
+        network("vsw-a", both),
+        NatNetwork { modes: [Routed, Nat], ..network("vsw-b", &["10.2.0.0/24", "fd00:2::/64"]) },
+        NatNetwork { modes: [NatUnprotected, Routed], ..network("vsw-c", &["10.3.0.0/24", "fd00:3::/64"]) },
+        NatNetwork { modes: [Isolated; 2], internal: true, ..network("vsw-d", &["10.4.0.0/24", "fd00:4::/64"]) },
+    ];
+    let commands = plan("vswitch-t", &Wanted { networks, forwards: Vec::new(), tunnels: None }, 0x800);
+    let commands = serde_json::to_value(commands.expect("it can be").expect("wanted")).expect("it is JSON");
+    let set = |name: &str| {
+        let commands = commands["nftables"].as_array().expect("a list");
+        let set = commands.iter().map(|command| &command["add"]["set"]).find(|set| set["name"] == name);
+        set.unwrap_or_else(|| panic!("the set {name}"))["elem"].to_string()
+    };
+    assert_eq!([set("closed4"), set("closed6")], [r#"["vsw-a"]"#, r#"["vsw-a","vsw-b"]"#]);
+    assert_eq!([set("isolated4"), set("isolated6")], [r#"["vsw-d"]"#; 2]);
+    let of = |name: &str| {
+        [1, 2, 3, 4].map(|n| set(name).contains(&format!("10.{n}.")) || set(name).contains(&format!("fd00:{n}:")))
+    };
+    assert_eq!([of("masquerade4"), of("masquerade6")], [[true, false, true, false], [true, true, false, false]]);
+    assert_eq!([of("private4"), of("private6")], [[true, false, false, true], [true, true, false, true]]);
+}
+
+#[test]
 fn what_cannot_be_is_refused_by_name() {
-    let conflict = plan("t", &wanted(vec![forward(None, 8080, "10.1.0.2"), forward(None, 8080, "10.1.0.3")]));
+    let conflict = plan("t", &wanted(vec![forward(None, 8080, "10.1.0.2"), forward(None, 8080, "10.1.0.3")]), 0x800);
     let error = conflict.expect_err("two at one port").to_string();
     assert!(error.starts_with("tcp port 8080 of the host leads to 10.1.0.2 and to 10.1.0.3 ("), "{error}");
     // A duplicate counts once.
-    assert!(plan("t", &wanted(vec![forward(None, 1, "10.1.0.2"), forward(None, 1, "10.1.0.2")])).is_ok());
-    let family = plan("t", &wanted(vec![forward(Some("::1"), 8080, "10.1.0.2")]));
+    assert!(plan("t", &wanted(vec![forward(None, 1, "10.1.0.2"), forward(None, 1, "10.1.0.2")]), 0x800).is_ok());
+    let family = plan("t", &wanted(vec![forward(Some("::1"), 8080, "10.1.0.2")]), 0x800);
     assert!(matches!(family, Err(NatError::Family { .. })));
 }

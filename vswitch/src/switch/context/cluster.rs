@@ -61,19 +61,20 @@ impl Context {
     /// # Errors
     /// The addresses cannot be read.
     pub async fn note_address(&self) -> Result<(), SwitchError> {
-        let Some(member) = &self.membership else { return Ok(()) };
-        let address = member.address();
+        const ABOUT: &str = "own address";
+        let Some(address) = self.advertise else { return Ok(()) };
         let is_here = self.netlink.addresses(None).await?.iter().any(|(_, own)| own.addr() == address);
+        let others = if self.membership.is_some() { "the other hosts of the cluster know" } else { "other hosts know" };
         let note = (!is_here).then(|| {
             format!(
-                "{address}, by which the other hosts of the cluster know this one, is none of its addresses now (give it back to an \
-                 interface, or start the daemon with another --advertise)"
+                "{address}, by which {others} this one, is none of its addresses now (give it back to an interface, or start the \
+                 daemon with another --advertise)"
             )
         });
-        if let Some(note) = &note {
+        if let Some(note) = note.as_ref().filter(|_| !self.has_note(ABOUT)) {
             tracing::warn!("{note}");
         }
-        self.note("own address", note);
+        self.note(ABOUT, note);
         Ok(())
     }
 

@@ -2,14 +2,16 @@
 //! lock that decides on names, addresses and numbers.
 
 mod cluster;
+mod mtu;
 mod ports;
+mod snapshot;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use ipnet::IpNet;
 use time::OffsetDateTime;
 use tokio::sync::{RwLock, RwLockReadGuard};
 
@@ -24,7 +26,9 @@ use crate::plan::EndpointFacts;
 use crate::plan::apply::{ApplyError, Scene};
 use crate::plan::store::{Change, Store};
 pub use cluster::note_about;
+pub use mtu::note_about_mtu;
 pub use ports::{NamedPort, named_ports};
+pub use snapshot::{Published, StateGuard};
 
 /// The MTU of Ethernet, for networks whose MTU nothing else determines.
 pub const DEFAULT_MTU: u32 = 1500;
@@ -51,7 +55,9 @@ pub struct Context {
     pub vxlan_port: u16,
     /// The cluster of this host.
     pub membership: Option<Membership>,
-    pub(super) state: Mutex<State>,
+    /// The source address of tunnels, at which this host is a peer of others.
+    pub advertise: Option<IpAddr>,
+    pub(super) state: Published,
     /// Notes that `status` shows, by subject.
     pub(super) notes: Mutex<BTreeMap<String, String>>,
     /// Open while the value is true. Every change holds it for reading; shutdown takes it for
@@ -60,16 +66,20 @@ pub struct Context {
 }
 
 impl Context {
-    /// Locks the state.
-    pub fn state(&self) -> MutexGuard<'_, State> {
-        // Every change under the lock is complete before any code in it could panic.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Locks the state, to decide or to change. What only reads takes [`Context::snapshot`].
+    pub fn state(&self) -> StateGuard<'_> {
+        self.state.lock()
+    }
+
+    /// Returns the state as of the last change. Waits for no change under way.
+    pub fn snapshot(&self) -> Arc<State> {
+        self.state.snapshot()
     }
 
     /// Waits until the state can be locked. Blocks no thread, so the caller finds a state that
     /// stays locked by the lack of an answer.
     pub async fn works(&self) {
-        while matches!(self.state.try_lock(), Err(TryLockError::WouldBlock)) {
+        while self.state.is_locked() {
             tokio::time::sleep(LOCKED).await;
         }
     }
@@ -138,11 +148,6 @@ impl Context {
         let datapath = self.datapath.clone();
         let done = tokio::task::spawn_blocking(move || action(&datapath)).await;
         Ok(done.map_err(ApplyError::from)??)
-    }
-
-    /// Returns the destinations of the host's routes.
-    pub async fn routes(&self) -> Result<Vec<IpNet>, SwitchError> {
-        Ok(self.netlink.routes().await?.into_iter().map(|route| route.destination).collect())
     }
 
     /// Deletes a device if it exists and has the mark of this owner.

@@ -21,16 +21,19 @@ pub struct NamedPort {
 impl Context {
     /// Returns the named ports by number.
     pub fn ports_by_number(&self) -> BTreeMap<PortNumber, NamedPort> {
-        let state = self.state();
-        let ports = named_ports(&state, |network| self.instance.host_device(&network.name));
-        ports.into_iter().map(|port| (port.number, port)).collect()
+        self.named_ports(&self.snapshot()).into_iter().map(|port| (port.number, port)).collect()
+    }
+
+    /// Returns all ports of a snapshot with their names.
+    pub fn named_ports(&self, state: &State) -> Vec<NamedPort> {
+        named_ports(state, |network| self.instance.host_device(&network.name))
     }
 
     /// Returns the names of networks by number. Networks on one parent share a number; their names
     /// are joined.
     pub fn network_names(&self) -> BTreeMap<NetworkNumber, String> {
         let mut names: BTreeMap<NetworkNumber, Vec<String>> = BTreeMap::new();
-        for entry in self.state().networks.values() {
+        for entry in self.snapshot().networks.values() {
             names.entry(entry.record.number).or_default().push(entry.record.name.to_string());
         }
         let joined = |mut names: Vec<String>| {

@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::kernel::netns::{self, Netns, NetnsId};
+use crate::kernel::netns::{Netns, NetnsId};
 use crate::model::{Endpoint, EndpointId, Owner, Phase};
 use crate::plan::apply::ApplyError;
-use crate::switch::endpoints::Endpoints;
+use crate::plan::store::{Change, StoreError};
+use crate::switch::endpoints::{Endpoints, has_another_process, is_at};
 use crate::switch::error::SwitchError;
-use crate::switch::state::{EndpointEntry, State};
+use crate::switch::state::{EndpointEntry, PortHandle, State};
 
 /// The endpoints that `detach` removes.
 #[derive(Clone, Debug, Default)]
@@ -39,7 +40,7 @@ impl Endpoints {
         // is left.
         while !left.is_empty() {
             for id in left {
-                if let Some(endpoint) = self.remove(id).await? {
+                if let Some(endpoint) = self.remove(id, false).await? {
                     tracing::info!("endpoint {} is detached from {}", endpoint.name, endpoint.netns.path.display());
                     detached.push(endpoint.name.to_string());
                 }
@@ -53,27 +54,73 @@ impl Endpoints {
         Ok(detached)
     }
 
-    /// Removes an endpoint from one network with its devices. Returns `None` if the endpoint is
+    /// Removes an endpoint from one network with its devices; see
+    /// [`Endpoints::release_connection`] about `keep_ports`. Returns `None` if the endpoint is
     /// gone already.
-    async fn remove(&self, id: EndpointId) -> Result<Option<Endpoint>, SwitchError> {
+    pub async fn remove(&self, id: EndpointId, keep_ports: bool) -> Result<Option<Endpoint>, SwitchError> {
         let Some(exclusive) = self.context.state().endpoints.get(&id).map(|entry| entry.exclusive.clone()) else {
             return Ok(None);
         };
         let _exclusive = exclusive.lock().await;
         let found = self.context.state().endpoints.get(&id).map(|entry| (entry.record.clone(), entry.port));
-        let Some((endpoint, port)) = found else { return Ok(None) };
-        if let Some(port) = port {
+        let Some((mut endpoint, port)) = found else { return Ok(None) };
+        let before = endpoint.phase;
+        let begun = match self.begin_detach(&mut endpoint).await {
             // Deletes the device before the port, so that no frame of the device arrives without a
             // program.
-            self.context.delete_device(port.ifindex, &Owner::Endpoint(id)).await?;
+            Ok(()) => match port {
+                Some(port) => self.context.delete_device(port.ifindex, &Owner::Endpoint(id)).await,
+                None => Ok(()),
+            },
+            Err(error) => Err(error.into()),
+        };
+        if let Err(error) = begun {
+            self.enter(&mut endpoint, before);
+            return Err(error);
+        }
+        if let Some(port) = port {
             self.multicast.remove_port(port.number).await?;
         }
-        self.release(&endpoint).await;
+        self.release_connection(&endpoint, keep_ports).await;
         Ok(Some(endpoint))
     }
 
+    /// Enters the phase of a detach. The returned future ends when the disk has it: from then on
+    /// the detach is finished, if not by this daemon, then by the next.
+    fn begin_detach(&self, endpoint: &mut Endpoint) -> impl Future<Output = Result<(), StoreError>> + use<> {
+        endpoint.phase = Phase::Detaching;
+        let mut state = self.context.state();
+        if let Some(entry) = state.endpoints.get_mut(&endpoint.id) {
+            entry.record.phase = Phase::Detaching;
+        }
+        self.context.store.commit(vec![Change::PutEndpoint(endpoint.clone())])
+    }
+
+    /// Finishes a detach that an earlier daemon began.
+    ///
+    /// # Errors
+    /// The kernel refused a change.
+    pub async fn finish_detach(&self, id: EndpointId, port: Option<PortHandle>) -> Result<(), SwitchError> {
+        let found = self.context.state().endpoints.get(&id).map(|entry| entry.record.clone());
+        let Some(mut endpoint) = found else { return Ok(()) };
+        drop(self.begin_detach(&mut endpoint));
+        if let Some(port) = port {
+            self.context.delete_device(port.ifindex, &Owner::Endpoint(id)).await?;
+            self.multicast.remove_port(port.number).await?;
+        } else if let Some(link) = self.context.netlink.link_by_name(&self.context.instance.port_device(&id)).await?
+            && link.alias.is_none()
+            && link.kind.as_deref() == Some("veth")
+        {
+            // The daemon died between the creation of the device and its mark.
+            self.context.netlink.delete_link(link.index).await?;
+        }
+        self.release(&endpoint).await;
+        tracing::info!("endpoint {} is detached, as an earlier daemon had begun to", endpoint.name);
+        Ok(())
+    }
+
     /// Disconnects an endpoint from one network, while traffic flows in the others, and returns its
-    /// name.
+    /// name. Ports that it published there wait until it is connected again.
     ///
     /// # Errors
     /// The endpoint is not in the network, or the kernel refused a change.
@@ -87,7 +134,7 @@ impl Endpoints {
                 || SwitchError::NotConnected { endpoint: endpoint.to_string(), network: network.name.clone() };
             state.endpoint_in(endpoint, network.id).ok_or_else(not_connected)?.record.id
         };
-        let removed = self.remove(id).await?;
+        let removed = self.remove(id, true).await?;
         Ok(removed.into_iter().map(|endpoint| endpoint.name.to_string()).collect())
     }
 
@@ -100,10 +147,11 @@ impl Endpoints {
         };
         let _exclusive = exclusive.lock().await;
         let found = self.context.state().endpoints.get(&id).map(|entry| (entry.record.clone(), entry.port));
-        let Some((endpoint, Some(port))) = found else { return Ok(()) };
+        let Some((mut endpoint, Some(port))) = found else { return Ok(()) };
         if port.ifindex != ifindex || self.context.is_ours(ifindex, &Owner::Endpoint(id)).await? {
             return Ok(());
         }
+        drop(self.begin_detach(&mut endpoint));
         self.multicast.remove_port(port.number).await?;
         self.release(&endpoint).await;
         tracing::info!(
@@ -125,20 +173,23 @@ impl Endpoints {
                 .map(|entry| (entry.record.clone(), entry.exclusive.clone()))
                 .collect()
         };
-        for (endpoint, exclusive) in without_device {
+        for (mut endpoint, exclusive) in without_device {
             let _exclusive = exclusive.lock().await;
+            if !self.context.state().endpoints.contains_key(&endpoint.id) {
+                continue;
+            }
             let recorded = NetnsId { dev: endpoint.netns.dev, inode: endpoint.netns.inode };
             // The process id may belong to another process by now, and the host's namespace always
             // exists.
-            let process = &endpoint.netns.process;
-            let renewed = process.is_some() && netns::process_behind(&endpoint.netns.path) != *process;
+            let renewed = has_another_process(&endpoint.netns);
             let still = match self.context.open_netns(&endpoint.netns.path).await {
-                Ok(netns) => netns.id() == recorded,
+                Ok(netns) => is_at(&endpoint.netns, &netns),
                 // The path of an endpoint of the host network leads to the daemon's own namespace.
                 Err(SwitchError::OwnNamespace(_)) => self.context.own_netns == recorded,
                 Err(_) => false,
             };
             if renewed || !still {
+                drop(self.begin_detach(&mut endpoint));
                 self.release(&endpoint).await;
                 tracing::info!("endpoint {} is released: {} is gone", endpoint.name, endpoint.netns.path.display());
             }
@@ -172,6 +223,9 @@ fn chosen(state: &State, request: &Selection, netns: Option<&Netns>) -> Result<V
     };
     let in_network = |entry: &&EndpointEntry| network.is_none_or(|network| entry.record.network == network);
     if let Some(reference) = &request.endpoint {
+        if reference.is_empty() {
+            return Err(SwitchError::NothingNamed);
+        }
         return match state.endpoint(reference) {
             Ok(entries) => Ok(entries.into_iter().filter(in_network).map(|entry| entry.record.id).collect()),
             Err(SwitchError::EndpointNotFound(_)) => Ok(Vec::new()),

@@ -1,6 +1,7 @@
 //! The host ports of a new endpoint.
 
 use crate::model::{Endpoint, Network, PublishSpec, Published};
+use crate::plan::store::Change;
 use crate::switch::endpoints::{Endpoints, NewEndpoint};
 use crate::switch::error::SwitchError;
 use crate::switch::state::State;
@@ -12,6 +13,7 @@ impl Endpoints {
     /// # Errors
     /// The network cannot publish ports, or a port is in use; then none is reserved.
     pub fn reserve_ports(&self, given: &NewEndpoint) -> Result<Vec<Published>, SwitchError> {
+        self.free_orphans();
         if given.publish.is_empty() {
             return Ok(Vec::new());
         }
@@ -33,21 +35,33 @@ impl Endpoints {
             if !ipv6 && specs.iter().any(|spec| spec.host_ip().is_some_and(|address| address.is_ipv6())) {
                 return Err(cannot("which has no IPv6, at an IPv6 address", &given.publish, network));
             }
+            let ipv4 = network.has_family(false);
+            if !ipv4 && specs.iter().any(|spec| spec.host_ip().is_some_and(|address| address.is_ipv4())) {
+                return Err(cannot("which has no IPv4, at an IPv4 address", &given.publish, network));
+            }
             (specs, published(&state))
         };
-        let mut reserved: Vec<Published> = Vec::new();
-        for spec in specs {
-            let own = reserved.iter().map(|port| (*port, given.name.to_string()));
-            let taken: Vec<_> = taken.iter().cloned().chain(own).collect();
-            match self.nat.reservations.reserve(&spec, &taken) {
-                Ok(ports) => reserved.extend(ports),
-                Err(error) => {
-                    self.nat.reservations.release(&reserved);
-                    return Err(error.into());
+        Ok(self.nat.reservations.reserve(&specs, &taken)?)
+    }
+}
+
+impl Endpoints {
+    /// Releases ports that wait for networks that are gone.
+    fn free_orphans(&self) {
+        let mut free = Vec::new();
+        {
+            let mut state = self.context.state();
+            let State { networks, endpoints, .. } = &mut *state;
+            for entry in endpoints.values_mut() {
+                let orphans = entry.record.waiting.extract_if(.., |waiting| !networks.contains_key(&waiting.network));
+                let orphans: Vec<_> = orphans.flat_map(|waiting| waiting.ports).collect();
+                if !orphans.is_empty() {
+                    self.context.store.note(vec![Change::PutEndpoint(entry.record.clone())]);
+                    free.extend(orphans);
                 }
             }
         }
-        Ok(reserved)
+        self.nat.reservations.release(&free);
     }
 }
 
@@ -56,11 +70,11 @@ fn cannot(why: &'static str, ports: &[PublishSpec], network: &Network) -> Switch
     SwitchError::CannotPublish { ports: ports.join(", "), network: network.name.clone(), why }
 }
 
-/// Returns every published port with the name of its endpoint.
+/// Returns every published or waiting port with the name of its endpoint.
 fn published(state: &State) -> Vec<(Published, String)> {
     let ports = |record: &Endpoint| {
         let name = record.name.to_string();
-        record.published.iter().map(|port| (*port, name.clone())).collect::<Vec<_>>()
+        record.held_ports().map(|port| (*port, name.clone())).collect::<Vec<_>>()
     };
     state.endpoints.values().flat_map(|entry| ports(&entry.record)).collect()
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
-use crate::model::{Endpoint, EndpointName, EndpointOptions, InterfaceName, PublishSpec, StationMac};
+use crate::model::{Endpoint, EndpointName, EndpointOptions, InterfaceName, PublishSpec, Published, StationMac};
 
 /// A namespace to attach, and the properties of its endpoint. The switch chooses a value for every
 /// `None`.
@@ -30,6 +30,8 @@ pub struct NewEndpoint {
     pub aliases: Vec<String>,
     /// Host ports to publish.
     pub publish: Vec<PublishSpec>,
+    /// Host ports that are reserved for the endpoint already, to be published again.
+    pub waiting: Vec<Published>,
     /// The network with the highest priority has the default route.
     pub gw_priority: i32,
     /// Options as the user gave them.
@@ -73,7 +75,8 @@ pub struct NewConnection {
 
 impl NewConnection {
     /// Returns the request to attach the namespace of `endpoint` to a further network.
-    pub fn to(self, network: String, endpoint: Endpoint) -> NewEndpoint {
+    /// `waiting` are the ports that wait for it there.
+    pub fn to(self, network: String, endpoint: Endpoint, waiting: Vec<Published>) -> NewEndpoint {
         NewEndpoint {
             netns: endpoint.netns.path,
             network,
@@ -85,6 +88,7 @@ impl NewConnection {
             hostname: endpoint.hostname,
             aliases: self.aliases,
             publish: Vec::new(),
+            waiting,
             gw_priority: self.gw_priority,
             options: self.options,
             port: self.port,

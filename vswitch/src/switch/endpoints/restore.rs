@@ -8,12 +8,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::datapath::Xdp;
 use crate::etc_files::{self, Etc};
-use crate::kernel::netns::{self, Netns};
-use crate::model::{Endpoint, EndpointId, EndpointName, Network};
-use crate::plan::apply::{Container, apply, apply_endpoint};
+use crate::kernel::netlink::{Link, Netlink};
+use crate::kernel::netns::Netns;
+use crate::model::{Endpoint, EndpointId, EndpointName, Network, Phase};
+use crate::plan::apply::{Container, apply, apply_endpoint, apply_inside};
 use crate::plan::store::Change;
 use crate::plan::{self, DeviceStep, HostStep, InsideStep};
-use crate::switch::endpoints::Endpoints;
+use crate::switch::endpoints::attach::endpoint_note;
+use crate::switch::endpoints::{Endpoints, has_another_process, is_at};
 use crate::switch::error::SwitchError;
 use crate::switch::state::PortHandle;
 
@@ -29,8 +31,12 @@ pub struct Release {
 }
 
 impl Endpoints {
-    /// Takes over a running endpoint: updates its port to match this daemon's options.
-    pub async fn take_over(&self, id: EndpointId, ifindex: u32) -> Result<(), SwitchError> {
+    /// Takes over a running endpoint: updates its port to match this daemon's options. The other
+    /// end of the device may have any name, in any namespace: it is not touched.
+    ///
+    /// # Errors
+    /// The device is gone, or the kernel refused a change.
+    pub async fn take_over(&self, id: EndpointId, link: &Link) -> Result<(), SwitchError> {
         let Some((endpoint, network)) = self.recorded(id) else { return Ok(()) };
         if let Err(error) = self.etcd.announce_running(&network, &endpoint) {
             // A running endpoint stays attached, whatever the cluster says.
@@ -38,42 +44,71 @@ impl Endpoints {
         }
         let facts = self.context.facts_of(&network, &endpoint);
         let mut plan = plan::endpoint(&self.context.instance, &network, &endpoint, facts);
+        let whole = plan.inside.clone();
         // Everything else exists already, or the operator changed it.
-        plan.host.retain(|step| matches!(step, HostStep::AddPort(_)));
+        plan.host.retain(|step| match step {
+            HostStep::AddPort(_) => true,
+            // An earlier version added none beside an uplink.
+            HostStep::HostRoute { .. } => network.uplink().is_some(),
+            _ => false,
+        });
         plan.inside.retain(|step| matches!(step, InsideStep::Device(DeviceStep::Offloads { .. })));
-        let mut container = None;
-        if !plan.inside.is_empty() {
-            let path = &endpoint.netns.path;
-            container = match self.context.open_netns(path).await {
-                Ok(netns) if is_same(&endpoint, &netns) => Container::open(netns, path).ok(),
-                _ => None,
-            };
-            if container.is_none() {
-                tracing::warn!(
-                    "endpoint {} goes without XDP: {} leads elsewhere by now",
-                    endpoint.name,
-                    path.display()
-                );
-                without_xdp(&mut plan.host);
+        for step in &mut plan.host {
+            if let HostStep::AddPort(port) = step {
+                (port.device, port.egress) = (link.name.clone(), link.name.clone());
             }
         }
+        let unfinished = endpoint.phase != Phase::Attached;
+        let container = match plan.inside.is_empty() && !unfinished {
+            true => None,
+            false => self.container_of(&endpoint, link).await,
+        };
         let scene = self.context.scene();
+        if unfinished {
+            // An earlier daemon died when the port ran, or shortly before.
+            let finished = match &container {
+                Some(container) => apply_inside(&whole, scene, container).await.map(drop),
+                None => Ok(()),
+            };
+            if let Err(error) = finished {
+                tracing::warn!("endpoint {} is taken over as it is: {error}", endpoint.name);
+            }
+        }
+        if !plan.inside.is_empty() && container.is_none() {
+            let path = endpoint.netns.path.display();
+            tracing::warn!("endpoint {} goes without XDP: its interface is not at {path} any more", endpoint.name);
+            without_xdp(&mut plan.host);
+        }
         let made = match &container {
             Some(container) => match apply_endpoint(&plan, scene, container).await {
                 // A process in the container renamed the interface, or made it a port of a bridge.
-                Err(error) => {
+                Err(error) if !plan.inside.is_empty() => {
                     tracing::warn!("endpoint {} goes without XDP: {error}", endpoint.name);
                     without_xdp(&mut plan.host);
                     apply(&plan.host, scene).await?
                 }
-                Ok(made) => made,
+                made => made?,
             },
             None => apply(&plan.host, scene).await?,
         };
-        if let Some(entry) = self.context.state().endpoints.get_mut(&id) {
-            entry.port = made.port.map(|(_, number)| PortHandle { ifindex, number });
+        if unfinished {
+            self.complete(endpoint, &network, made.port);
+        } else if let Some(entry) = self.context.state().endpoints.get_mut(&id) {
+            entry.port = made.port.map(|(_, number)| PortHandle { ifindex: link.index, number });
         }
         Ok(())
+    }
+
+    /// Opens the container of a running endpoint, if the other end of its device is there under
+    /// its recorded name.
+    async fn container_of(&self, endpoint: &Endpoint, link: &Link) -> Option<Container> {
+        let path = &endpoint.netns.path;
+        let netns = self.context.open_netns(path).await.ok().filter(|netns| is_at(&endpoint.netns, netns))?;
+        let netlink = tokio::task::block_in_place(|| Netlink::open_in(&netns)).ok()?;
+        let ifname = endpoint.address.as_ref()?.ifname.as_str();
+        let interface = netlink.link_by_name(ifname).await.ok()??;
+        let is_other_end = interface.peer_index == Some(link.index) && link.peer_index == Some(interface.index);
+        is_other_end.then(|| Container::open(netns, path).ok())?
     }
 
     /// Attaches a recorded endpoint again, with its recorded addresses. Returns the release if that
@@ -86,16 +121,18 @@ impl Endpoints {
                     (true, Err(SwitchError::OwnNamespace(_))) => Netns::current()?,
                     (_, opened) => opened?,
                 };
-            let process = &endpoint.netns.process;
-            let renewed = process.is_some() && netns::process_behind(&endpoint.netns.path) != *process;
-            if endpoint.netns.is_of_process() && (renewed || !is_same(&endpoint, &netns)) {
+            let another = has_another_process(&endpoint.netns) || !is_at(&endpoint.netns, &netns);
+            if endpoint.netns.is_of_process() && another {
                 return Err(SwitchError::AnotherProcess(endpoint.netns.path.clone()));
             }
             self.etcd.announce_again(&network, &endpoint).await?;
             (endpoint.netns.dev, endpoint.netns.inode) = (netns.id().dev, netns.id().inode);
-            let mtu = self.context.state().networks.get(&network.id).map(|entry| entry.mtu);
-            if let (Some(address), Some(mtu)) = (&mut endpoint.address, mtu) {
-                address.mtu = network.endpoint_mtu(&endpoint.port, mtu);
+            endpoint.netns.cookie = tokio::task::block_in_place(|| netns.cookie()).ok();
+            let device = self.context.instance.port_device(&endpoint.id);
+            // A device that an attach has made before the daemon died keeps what is recorded. It
+            // follows its network like those of other running endpoints.
+            if self.context.netlink.link_by_name(&device).await?.is_none() {
+                self.renew_address(&mut endpoint);
             }
             Ok(self.make(&network, &endpoint, netns).await?)
         };
@@ -111,6 +148,26 @@ impl Endpoints {
                 Some(Release { endpoint: endpoint.name.to_string(), netns: endpoint.netns.path, reason })
             }
         }
+    }
+
+    /// Updates what an address owes to the network's interface: the MTU, and a MAC address that
+    /// endpoints share with their parent. The parent may have another one after a reboot.
+    fn renew_address(&self, endpoint: &mut Endpoint) {
+        let state = self.context.state();
+        let (Some(address), Some(network)) = (&mut endpoint.address, state.networks.get(&endpoint.network)) else {
+            return;
+        };
+        address.mtu = network.record.endpoint_mtu(&endpoint.port, network.mtu);
+        address.mac = state.shared_mac(endpoint.network).unwrap_or(address.mac);
+    }
+
+    /// Notes in `status` that an endpoint could not be restored, and returns the note.
+    pub fn note_failure(&self, id: EndpointId, what: &str, error: &SwitchError) -> Option<String> {
+        let name = self.context.state().endpoints.get(&id).map(|entry| entry.record.name.clone())?;
+        let note = format!("endpoint {name} {what}: {error} (detach it: `vswitch detach {name}`, and attach it again)");
+        tracing::error!("{note}");
+        self.context.note(&endpoint_note(id), Some(note.clone()));
+        Some(note)
     }
 
     /// Updates the default route and resolv.conf of every endpoint: an earlier daemon may have died
@@ -153,10 +210,6 @@ impl Endpoints {
             }
         }
     }
-}
-
-fn is_same(endpoint: &Endpoint, netns: &Netns) -> bool {
-    (netns.id().dev, netns.id().inode) == (endpoint.netns.dev, endpoint.netns.inode)
 }
 
 /// Disables XDP on the ports of a plan whose container cannot be prepared for it.

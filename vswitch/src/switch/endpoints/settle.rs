@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use vswitch_common::tables::PortNumber;
 
 use crate::etc_files::{Etc, Owner, WriteOutcome};
-use crate::kernel::netlink::Netlink;
-use crate::model::{Endpoint, Network};
+use crate::kernel::netlink::{Netlink, SourceRoute};
+use crate::model::{Endpoint, EndpointAddress, Network};
 use crate::switch::endpoints::Endpoints;
 use crate::switch::error::SwitchError;
 use crate::switch::info::{gateway, nameservers};
@@ -46,6 +46,9 @@ impl Endpoints {
         {
             tracing::warn!("the default route of {} could not be changed: {error}", endpoint.name);
         }
+        if left > 1 || left == 1 && complete {
+            self.nat.follow_default_route(endpoint).await;
+        }
         if !renewed {
             self.write_etc(endpoint, &nameservers);
         }
@@ -67,6 +70,29 @@ impl Endpoints {
         if let Err(error) = done {
             tracing::warn!("endpoint {}: {error}", endpoint.name);
         }
+    }
+
+    /// Makes packets from an endpoint's address in a network leave by that network, where several
+    /// networks have a way out. Without that, the answers of a published port would take the default
+    /// route, which may lead through another network, and strict reverse path filters would drop
+    /// them.
+    async fn follow_sources(&self, netlink: &Netlink, connections: &[(Endpoint, Network)]) -> Result<(), SwitchError> {
+        let mut wanted = Vec::new();
+        for ipv6 in [false, true] {
+            let mut of_family = Vec::new();
+            for (endpoint, network) in connections {
+                let Some(address) = &endpoint.address else { continue };
+                let Some(gateway) = gateway(network, endpoint, address, ipv6) else { continue };
+                let own = address.ips().find(|ip| ip.is_ipv6() == ipv6);
+                let Some((source, config)) = own.and_then(|own| Some((own, network.subnet_of(own)?))) else { continue };
+                let Some(link) = netlink.link_by_name(address.ifname.as_str()).await? else { continue };
+                of_family.push(SourceRoute { source, subnet: config.subnet.net(), gateway, index: link.index });
+            }
+            if of_family.len() > 1 {
+                wanted.append(&mut of_family);
+            }
+        }
+        Ok(netlink.set_source_routes(&wanted).await?)
     }
 
     /// Sets the default routes of an endpoint to those of its first network. A foreign default
@@ -92,6 +118,15 @@ impl Endpoints {
             return Err(SwitchError::AnotherProcess(first.netns.path.clone()));
         }
         let netlink = tokio::task::block_in_place(|| Netlink::open_in(&netns))?;
+        let sources = self.follow_sources(&netlink, &connections).await.err().map(|error| {
+            tracing::warn!("endpoint {}: {error}", endpoint.name);
+            format!(
+                "endpoint {} answers by its default route alone: {error} (connect it to one network with a way out, or \
+                 load a kernel with CONFIG_IP_MULTIPLE_TABLES)",
+                endpoint.name
+            )
+        });
+        self.context.note(&format!("source routes of {}", endpoint.name), sources);
         let routes = netlink.routes().await?;
         for ipv6 in [false, true] {
             let by = |(endpoint, network): &(Endpoint, Network)| {
@@ -120,6 +155,5 @@ fn elsewhere(entry: &EndpointEntry, all: &[&EndpointEntry]) -> Option<(PortNumbe
     let others =
         all.iter().filter(|other| other.record.id != entry.record.id || other.record.network != entry.record.network);
     let addresses = others.filter_map(|other| other.record.address.as_ref());
-    let addresses = addresses.flat_map(|address| [Some(address.ipv4.into()), address.ipv6.map(Into::into)]);
-    entry.port.map(|port| (port.number, addresses.flatten().collect()))
+    entry.port.map(|port| (port.number, addresses.flat_map(EndpointAddress::ips).collect()))
 }

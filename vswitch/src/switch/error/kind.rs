@@ -50,9 +50,12 @@ impl SwitchError {
             Self::EndpointNotFound(_) => "endpoint_not_found",
             Self::NothingFound(_) => "not_found",
             Self::PortNotFound(_) => "port_not_found",
-            Self::Ambiguous(_) => "ambiguous_id",
+            Self::Ambiguous { .. } => "ambiguous_id",
             Self::NetworkExists(_) => "network_exists",
-            Self::SubnetOverlap { .. } => "subnet_overlap",
+            Self::SubnetOverlap { .. } | Self::SubnetOccupied { .. } => "subnet_overlap",
+            Self::GatewayInUse { .. } => "address_in_use",
+            Self::MtuOption { .. } | Self::MtuOfInterface { .. } => "mtu_too_small",
+            Self::NoFamily | Self::Ipv4Subnet(_) => "invalid_subnet",
             Self::Predefined(_) => "predefined_network",
             Self::ActiveEndpoints { .. } => "active_endpoints",
             Self::NoFreeNetwork { .. } => "no_free_network",
@@ -62,10 +65,12 @@ impl SwitchError {
             Self::Overlay(error) => error.code(),
             Self::Cluster(error) => error.code(),
             Self::NoCluster(_) => "no_cluster",
+            Self::UplinkHasGateway { .. } => "address_in_use",
             Self::UplinkIsPort(_) | Self::UplinkInUse { .. } | Self::UplinkEnslaved { .. } => "uplink_in_use",
             Self::Netns(error) => netns_code(error),
             Self::OwnNamespace(_) => "own_namespace",
             Self::AnotherProcess(_) => "another_process",
+            Self::InterfaceMoved { .. } => "interface_moved",
             Self::HostNetwork(_) => "host_network",
             Self::NoInterface { .. } => "no_interface",
             Self::NoDefaultName { .. } => "invalid_name",
@@ -90,6 +95,14 @@ impl SwitchError {
         }
     }
 
+    /// Returns whether a network has no free address.
+    pub const fn is_full(&self) -> bool {
+        matches!(
+            self,
+            Self::Ipam { source: IpamError::Exhausted { .. }, .. } | Self::Cluster(ClusterError::Full { .. })
+        )
+    }
+
     /// Returns the kind of the error.
     pub fn kind(&self) -> ErrorKind {
         match self {
@@ -107,11 +120,14 @@ impl SwitchError {
             | Self::PortGone(_) => ErrorKind::NotFound,
             Self::NetworkExists(_)
             | Self::SubnetOverlap { .. }
+            | Self::SubnetOccupied { .. }
+            | Self::GatewayInUse { .. }
             | Self::Predefined(_)
             | Self::ActiveEndpoints { .. }
             | Self::NoFreeNetwork { .. }
             | Self::UplinkIsPort(_)
             | Self::UplinkInUse { .. }
+            | Self::UplinkHasGateway { .. }
             | Self::UplinkEnslaved { .. }
             | Self::EndpointExists(_)
             | Self::AlreadyAttached { .. }
@@ -144,7 +160,7 @@ fn ipam_code(error: &IpamError) -> &'static str {
         IpamError::Exhausted { .. } => "no_available_address",
         IpamError::InUse(_) => "address_in_use",
         IpamError::Outside { .. } | IpamError::NoFamily { .. } => "address_outside_subnet",
-        IpamError::NoSubnet(_) => "no_available_subnet",
+        IpamError::NoSubnet { .. } => "no_available_subnet",
     }
 }
 

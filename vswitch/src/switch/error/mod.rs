@@ -13,7 +13,7 @@ use crate::kernel::netlink::NetlinkError;
 use crate::kernel::netns::NetnsError;
 use crate::model::{
     EndpointName, InterfaceName, InvalidDriver, InvalidInterfaceName, InvalidName, InvalidOption, InvalidPublish,
-    InvalidStationMac, InvalidSubnet, InvalidVlan, NetworkName, Subnet,
+    InvalidStationMac, InvalidSubnet, InvalidVlan, LEAST_IPV6, NetworkName, Subnet,
 };
 use crate::nat::{NatError, ReserveError};
 use crate::observe::ObserveError;
@@ -151,8 +151,13 @@ pub enum SwitchError {
     #[error("no port `{0}` (`vswitch stats` shows those there are)")]
     PortNotFound(String),
     /// The start of several ids.
-    #[error("more than one id begins with `{0}` (give more digits)")]
-    Ambiguous(String),
+    #[error("`{reference}` could mean {} (give the name, or more digits of the id)", .candidates.join(", "))]
+    Ambiguous {
+        /// The reference.
+        reference: String,
+        /// The objects whose ids begin with it.
+        candidates: Vec<String>,
+    },
 
     /// The name of an existing network.
     #[error("network with name {0} already exists (choose another name)")]
@@ -169,6 +174,44 @@ pub enum SwitchError {
         /// The other network.
         network: NetworkName,
     },
+    /// A subnet that the host has or routes elsewhere.
+    #[error("subnet {subnet} overlaps {by} (choose another with --subnet)")]
+    SubnetOccupied {
+        /// The subnet.
+        subnet: Subnet,
+        /// The address or route of the host.
+        by: String,
+    },
+    /// A gateway address that a router has.
+    #[error("gateway {gateway} is {holder} (give a free address of the subnet with --gateway)")]
+    GatewayInUse {
+        /// The gateway.
+        gateway: std::net::IpAddr,
+        /// The holder.
+        holder: String,
+    },
+    /// An MTU option that is too small for IPv6.
+    #[error("mtu {mtu} is too small for IPv6, which needs {LEAST_IPV6} bytes (choose a larger one, or leave IPv6 out)")]
+    MtuOption {
+        /// The MTU in bytes.
+        mtu: u32,
+    },
+    /// An MTU of the interface that is too small for IPv6.
+    #[error(
+        "the MTU {mtu} of {interface} is too small for IPv6, which needs {LEAST_IPV6} bytes (raise it, or leave IPv6 out)"
+    )]
+    MtuOfInterface {
+        /// The MTU in bytes.
+        mtu: u32,
+        /// The interface.
+        interface: String,
+    },
+    /// A network of neither family.
+    #[error("a network without IPv4 needs IPv6 (give --ipv6 or an IPv6 --subnet, or leave out --ipv4=false)")]
+    NoFamily,
+    /// An IPv4 subnet of a network without IPv4.
+    #[error("subnet {0} is IPv4, and the network has none (leave it out, or leave out --ipv4=false)")]
+    Ipv4Subnet(Subnet),
     /// A predefined network, which cannot be removed.
     #[error("{0} is a pre-defined network and cannot be removed (it costs nothing)")]
     Predefined(NetworkName),
@@ -189,6 +232,18 @@ pub enum SwitchError {
     /// An unknown interface.
     #[error("no interface `{0}` to be the uplink (`ip link` shows those there are)")]
     UplinkNotFound(InterfaceName),
+    /// A gateway that the uplink's interface has itself.
+    #[error(
+        "{gateway}, the gateway of network {network}, is an address of {interface} itself (give another one with --gateway; {interface} keeps its own)"
+    )]
+    UplinkHasGateway {
+        /// The gateway.
+        gateway: std::net::IpAddr,
+        /// The network.
+        network: NetworkName,
+        /// The interface.
+        interface: String,
+    },
     /// The loopback interface.
     #[error("{0} is the loopback interface, and cannot be an uplink (choose a physical interface)")]
     UplinkLoopback(InterfaceName),
@@ -227,6 +282,12 @@ pub enum SwitchError {
     /// The namespace of the switch itself.
     #[error("{0} is the host's own network namespace, which the switch itself is in (attach a container's)")]
     OwnNamespace(PathBuf),
+    /// The interface of an endpoint is not in the namespace that it was attached in.
+    #[error("the interface is in {path} no more", path = path.display())]
+    InterfaceMoved {
+        /// The path of the namespace.
+        path: PathBuf,
+    },
     /// The path of a process id that another process has now.
     #[error("{0} leads to the namespace of another process by now (attach it anew if that is meant)")]
     AnotherProcess(PathBuf),

@@ -28,6 +28,8 @@ struct Taken {
     here: BTreeSet<IpAddr>,
     /// The addresses of endpoints on this host and, as of the last update, on the other hosts.
     known: BTreeSet<IpAddr>,
+    /// The addresses that this host leased last, IPv4 and IPv6.
+    last: [Option<IpAddr>; 2],
 }
 
 impl Etcd {
@@ -46,7 +48,8 @@ impl Etcd {
     ) -> Result<Option<Leased>, SwitchError> {
         let (network, taken) = {
             let state = self.context.state();
-            let record = &state.network(network)?.record;
+            let entry = state.network(network)?;
+            let record = &entry.record;
             if !is_shared(record) {
                 return Ok(None);
             }
@@ -58,7 +61,8 @@ impl Etcd {
             let here = state.endpoints_of(record.id).filter_map(|entry| entry.record.address.as_ref());
             let here: BTreeSet<IpAddr> = here.flat_map(|address| address.ips().collect::<Vec<_>>()).collect();
             let known = here.iter().copied().chain(state.others.addresses_in(record.id)).collect();
-            (record.clone(), Taken { here, known })
+            let last = [entry.last(false), entry.last(true)];
+            (record.clone(), Taken { here, known, last })
         };
         let member = self.context.member_for(&network.name)?;
         let mut leased = Leased { network: network.id, endpoint, ipv4: None, ipv6: None };
@@ -66,11 +70,17 @@ impl Etcd {
             match lease_one(member, &network, endpoint, ipv6, asked, &taken).await {
                 Ok(Some(IpAddr::V4(address))) => leased.ipv4 = Some(address),
                 Ok(Some(IpAddr::V6(address))) => leased.ipv6 = Some(address),
-                Ok(None) => {}
+                Ok(None) => continue,
                 Err(error) => {
                     self.return_lease(leased).await;
                     return Err(error);
                 }
+            }
+            let address = if ipv6 { leased.ipv6.map(IpAddr::V6) } else { leased.ipv4.map(IpAddr::V4) };
+            if let (None, Some(address)) = (asked, address)
+                && let Some(entry) = self.context.state().networks.get_mut(&network.id)
+            {
+                entry.assigned(address);
             }
         }
         Ok(Some(leased))
@@ -149,7 +159,7 @@ impl Etcd {
         let shared = self.context.state().networks.get(&endpoint.network).is_some_and(|entry| is_shared(&entry.record));
         let (true, Some(address)) = (shared, &endpoint.address) else { return };
         let (network, id) = (endpoint.network, endpoint.id);
-        self.return_lease(Leased { network, endpoint: id, ipv4: Some(address.ipv4), ipv6: address.ipv6 }).await;
+        self.return_lease(Leased { network, endpoint: id, ipv4: address.ipv4, ipv6: address.ipv6 }).await;
         let is_last = self.context.state().endpoints_of(network).next().is_none();
         if !is_last {
             if let Err(error) = self.overlay.sync_rivals(endpoint).await {
@@ -190,11 +200,10 @@ async fn lease_one(
     asked: Option<IpAddr>,
     taken: &Taken,
 ) -> Result<Option<IpAddr>, SwitchError> {
-    let configs: Vec<SubnetConfig> =
-        network.subnets.iter().filter(|config| config.subnet.is_ipv6() == ipv6).cloned().collect();
+    let configs = network.of_family(ipv6);
     if let Some(address) = asked {
         // Etcd checks whether the address is in use, and names the holder.
-        let checked = ipam::allocate(configs.iter(), &BTreeSet::new(), Some(address));
+        let checked = ipam::allocate(&configs, &BTreeSet::new(), Some(address), None);
         checked.map_err(|source| SwitchError::Ipam { network: network.name.clone(), source })?;
         return Ok(Some(member.cluster.claim_address(network.id, endpoint, address).await?));
     }
@@ -212,16 +221,17 @@ async fn lease_first(
     configs: Vec<SubnetConfig>,
     taken: &Taken,
 ) -> Result<IpAddr, SwitchError> {
+    let last = configs.first().and_then(|config| taken.last[usize::from(config.subnet.is_ipv6())]);
     // The snapshot may be stale, so addresses that it shows as taken are tried last.
     for taken in [&taken.known, &taken.here] {
-        let candidates = ipam::candidates(configs.clone(), taken.clone());
+        let candidates = ipam::candidates(configs.clone(), taken.clone(), last);
         match member.cluster.lease_address(network, endpoint, candidates).await {
             Err(ClusterError::Full { .. }) => {}
             leased => return Ok(leased?),
         }
     }
     // Counts all candidates, not only those that were tried.
-    let tried = ipam::candidates(configs, BTreeSet::new()).count();
+    let tried = ipam::candidates(configs, BTreeSet::new(), None).count();
     Err(ClusterError::Full { tried }.into())
 }
 
@@ -243,7 +253,7 @@ fn shared(member: &Membership, endpoint: &Endpoint) -> Result<SharedEndpoint, Sw
         name: endpoint.name.clone(),
         aliases: endpoint.aliases.iter().chain(&endpoint.hostname).cloned().collect(),
         mac: address.mac,
-        ipv4: Some(address.ipv4).filter(|ipv4| !ipv4.is_unspecified()),
+        ipv4: address.ipv4,
         ipv6: address.ipv6,
         vlan: endpoint.port.vlan.map_or(0, |vlan| vlan.get()),
     })

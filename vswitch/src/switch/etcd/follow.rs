@@ -49,19 +49,23 @@ impl Etcd {
             let mut changes = Changes::default();
             let unfinished = failed || !self.context.state().others.unplaced.is_empty();
             match timeout(if unfinished { AGAIN } else { Duration::MAX }, updates.recv()).await {
-                Ok(Some(first)) => self.take(first, &mut changes),
+                Ok(Some(first)) => {
+                    // The state is locked once for all of them, and published once.
+                    let mut state = self.context.state();
+                    take(&mut state, first, member.host.id, &mut changes);
+                    let mut taken = 1;
+                    while taken < AT_ONCE
+                        && let Ok(next) = updates.try_recv()
+                    {
+                        take(&mut state, next, member.host.id, &mut changes);
+                        taken += 1;
+                    }
+                }
                 Ok(None) => return,
                 Err(_) => {}
             }
             // A full resync includes the work that failed.
             changes.anew |= failed;
-            let mut taken = 1;
-            while taken < AT_ONCE
-                && let Ok(next) = updates.try_recv()
-            {
-                self.take(next, &mut changes);
-                taken += 1;
-            }
             // Networks that could not be created are retried on time even while updates keep
             // coming.
             if placed.elapsed() >= AGAIN {
@@ -82,43 +86,6 @@ impl Etcd {
                     let text = format!("what other hosts of the cluster have is not all here: {error}");
                     self.context.note("cluster", Some(text));
                 }
-            }
-        }
-    }
-
-    /// Enters an update into the state, and adds the work that it causes to `changes`.
-    fn take(&self, update: Update, changes: &mut Changes) {
-        let Some(member) = &self.context.membership else { return };
-        let own = member.host.id;
-        let mut state = self.context.state();
-        let state = &mut *state;
-        match update {
-            Update::Resync(snapshot) => take_all(state, snapshot, own, changes),
-            Update::HostUp(host) | Update::HostChanged(host) => {
-                if host.id != own {
-                    state.others.hosts.insert(host.id, host);
-                    changes.hosts = true;
-                }
-            }
-            Update::HostGone(id) => changes.hosts |= state.others.hosts.remove(&id).is_some(),
-            Update::NetworkPut(network) => {
-                state.others.expected.remove(&network.id);
-                changes.networks.push(network);
-            }
-            Update::NetworkGone(id) => {
-                state.others.unplaced.remove(&id);
-                changes.networks.retain(|network| network.id != id);
-                changes.gone.push(id);
-            }
-            Update::EndpointPut(endpoint) => {
-                if endpoint.host != own {
-                    changes.endpoints.insert((endpoint.network, endpoint.id));
-                    changes.tunnels |= state.others.put(endpoint);
-                }
-            }
-            Update::EndpointGone { network, endpoint } => {
-                changes.endpoints.insert((network, endpoint));
-                changes.tunnels |= state.others.remove(&(network, endpoint));
             }
         }
     }
@@ -179,7 +146,7 @@ impl Etcd {
             });
             for (address, host) in wanted {
                 let by_hand = state.peers.get(&address).is_some_and(|peer| peer.record.is_by_hand());
-                let entry = state.peers.entry(address).or_insert_with(|| PeerEntry::new(Peer::new(address, now())));
+                let entry = state.peers.get_or_insert_with(address, || PeerEntry::new(Peer::new(address, now())));
                 let record = Peer {
                     host: Some(PeerHost { id: host.id, name: host.name.clone() }),
                     by_hand,
@@ -199,13 +166,46 @@ impl Etcd {
     }
 }
 
+/// Enters an update into the state, and adds the work that it causes to `changes`.
+fn take(state: &mut State, update: Update, own: HostId, changes: &mut Changes) {
+    match update {
+        Update::Resync(snapshot) => take_all(state, snapshot, own, changes),
+        Update::HostUp(host) | Update::HostChanged(host) => {
+            if host.id != own {
+                state.others.hosts.insert(host.id, host);
+                changes.hosts = true;
+            }
+        }
+        Update::HostGone(id) => changes.hosts |= state.others.hosts.remove(&id).is_some(),
+        Update::NetworkPut(network) => {
+            state.others.expected.remove(&network.id);
+            changes.networks.push(network);
+        }
+        Update::NetworkGone(id) => {
+            state.others.unplaced.remove(&id);
+            changes.networks.retain(|network| network.id != id);
+            changes.gone.push(id);
+        }
+        Update::EndpointPut(endpoint) => {
+            if endpoint.host != own {
+                changes.endpoints.insert((endpoint.network, endpoint.id));
+                changes.tunnels |= state.others.put(endpoint);
+            }
+        }
+        Update::EndpointGone { network, endpoint } => {
+            changes.endpoints.insert((network, endpoint));
+            changes.tunnels |= state.others.remove(&(network, endpoint));
+        }
+    }
+}
+
 /// Replaces the state of the other hosts by a snapshot.
 fn take_all(state: &mut State, snapshot: Snapshot, own: HostId, changes: &mut Changes) {
     let Snapshot { mut hosts, networks, endpoints } = snapshot;
     hosts.remove(&own);
     let before = std::mem::take(&mut state.others);
     let told: BTreeSet<NetworkId> = networks.values().map(|network| network.id).collect();
-    state.others = Others::told(hosts, &before.expected - &told);
+    state.others = Others::told(hosts, &before.expected - &told).into();
     for endpoint in endpoints.into_values().filter(|endpoint| endpoint.host != own) {
         state.others.put(endpoint);
     }

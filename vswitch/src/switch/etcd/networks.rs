@@ -5,11 +5,15 @@ use std::collections::BTreeMap;
 
 use crate::cluster::{ClusterError, NetworkDraft, SharedNetwork};
 use crate::model::{Network, NetworkId, NetworkKind, OverlayOptions};
+use crate::plan::ipam::Occupied;
 use crate::switch::context::note_about;
 use crate::switch::error::SwitchError;
 use crate::switch::etcd::Etcd;
 use crate::switch::macvlan::Requested;
 use crate::switch::membership::{Membership, is_shared};
+use crate::switch::networks::{check_gateways, check_mtu};
+use crate::switch::routes::Surroundings;
+use crate::switch::state::Families;
 
 /// The most times that another host takes the chosen subnet first.
 const ATTEMPTS: usize = 16;
@@ -25,7 +29,12 @@ impl Etcd {
         // No update may create the network on this host first.
         let _turn = self.placing.lock().await;
         let given = network.subnets.clone();
-        let mut avoid = self.context.routes().await?;
+        let surroundings = Surroundings::read(&self.context.netlink).await?;
+        let mut occupied = surroundings.occupied(None);
+        // Every host checks the MTU of its underlay itself.
+        if let (true, Some(mtu)) = (requested.ipv6 || network.has_family(true), network.mtu()) {
+            check_mtu(&network, mtu)?;
+        }
         let own = self.overlay.own_underlay().await?;
         let mut attempts = 0;
         let created = loop {
@@ -33,10 +42,18 @@ impl Etcd {
             {
                 let state = self.context.state();
                 state.check_underlay(&network, &own)?;
-                avoid.extend(state.underlay_routes(&own));
-                let unplaced = state.others.unplaced.values().flat_map(|network| &network.subnets);
-                avoid.extend(unplaced.map(|config| config.subnet.net()));
-                state.check_network(&mut network, requested.ipv6, &self.context.pools, &avoid)?;
+                check_gateways(&network, &surroundings)?;
+                state.check_occupied(&network, &occupied)?;
+                occupied.extend(state.occupied_by_underlay(&own));
+                let unplaced = state.others.unplaced.values();
+                occupied.extend(unplaced.flat_map(|network| {
+                    network.subnets.iter().map(|config| Occupied {
+                        net: config.subnet.net(),
+                        by: format!("{} of network {} of the cluster", config.subnet, network.name),
+                    })
+                }));
+                let families = Families { ipv4: requested.ipv4, ipv6: requested.ipv6 };
+                state.check_network(&mut network, families, &self.context.pools, &occupied)?;
             }
             let draft = NetworkDraft {
                 name: network.name.clone(),
@@ -50,7 +67,7 @@ impl Etcd {
                 Err(ClusterError::SubnetTaken { subnet, other, .. })
                     if attempts < ATTEMPTS && given.iter().all(|config| config.subnet != subnet) =>
                 {
-                    avoid.push(other.net());
+                    occupied.push(Occupied { net: other.net(), by: format!("{other} of a network of the cluster") });
                     attempts += 1;
                 }
                 created => break created?,
@@ -126,6 +143,7 @@ impl Etcd {
             created: shared.created,
             uplink_before: None,
         };
+        // The cluster chose the subnets, of one family or both.
         self.networks.admit(network, Requested::default()).await
     }
 

@@ -2,6 +2,7 @@
 //! ipvlan networks.
 
 mod error;
+mod follow;
 mod parent;
 mod uplink;
 

@@ -28,6 +28,8 @@ const PROBE: Duration = Duration::from_millis(250);
 /// The parts of a request that are not in the record.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Requested {
+    /// Whether the network gets an IPv4 subnet even if the user named none.
+    pub ipv4: bool,
     /// Whether the network gets an IPv6 subnet even if the user named none.
     pub ipv6: bool,
     /// Whether the user named gateways: then those of the subnets stay.
@@ -135,9 +137,8 @@ impl Macvlan {
             .filter_map(|route| route.gateway)
             .collect();
         let addresses = self.context.netlink.addresses(Some(link.index)).await?;
-        for ipv6 in [false, true] {
-            let given = network.subnets.iter().any(|config| config.subnet.is_ipv6() == ipv6);
-            if given || ipv6 && !requested.ipv6 {
+        for (ipv6, wanted) in [(false, requested.ipv4), (true, requested.ipv6)] {
+            if network.has_family(ipv6) || !wanted {
                 continue;
             }
             // Every link has link-local addresses; they are no subnet.
@@ -232,15 +233,22 @@ impl Macvlan {
 
     /// Removes the host's routes and neighbor entries for an endpoint.
     pub async fn close_host_routes(&self, endpoint: &Endpoint) {
-        let found = {
+        let device = {
             let state = self.context.state();
-            let entry = state.networks.get(&endpoint.network);
-            entry.filter(|entry| entry.record.parent().is_some_and(ParentOptions::has_host_routes)).and_then(|entry| {
-                Some((entry.uplink.as_ref()?.port.ifindex, endpoint.address.as_ref()?.ips().collect::<Vec<_>>()))
+            let network = state.networks.get(&endpoint.network).map(|entry| &entry.record);
+            network.and_then(|network| match network.parent() {
+                Some(options) => Some(options.parent.to_string()).filter(|_| options.has_host_routes()),
+                None => network.uplink().map(|_| self.context.instance.host_device(&network.name)),
             })
         };
-        let Some((index, addresses)) = found else { return };
-        for address in addresses {
+        let Some((device, address)) = device.zip(endpoint.address.as_ref()) else { return };
+        let index = match self.context.netlink.link_by_name(&device).await {
+            Ok(Some(link)) => link.index,
+            // The routes are gone with the device.
+            Ok(None) => return,
+            Err(error) => return tracing::warn!("the host's routes to {} stay: {error}", endpoint.name),
+        };
+        for address in address.ips() {
             let removed = self.context.netlink.remove_device_route(index, IpNet::from(address)).await;
             if let Err(error) = removed.and(self.context.netlink.remove_neighbor(index, address).await) {
                 tracing::warn!("the host's route to {address} stays: {error}");
@@ -329,6 +337,24 @@ impl State {
             // The host cannot route to a subnet both in a network of its own and on a wire.
             _ => true,
         }
+    }
+
+    /// Returns the MAC address of a network's parent, if the endpoints share it and the parent
+    /// exists.
+    pub fn shared_mac(&self, network: NetworkId) -> Option<StationMac> {
+        let entry = self.networks.get(&network)?;
+        entry.record.parent().filter(|options| options.shares_mac())?;
+        StationMac::try_from(entry.uplink.as_ref()?.mac).ok()
+    }
+
+    /// Returns the networks with endpoints that have a former MAC address of their parent.
+    pub fn with_former_macs(&self) -> Vec<NetworkId> {
+        let has_former = |id: NetworkId| {
+            let mac = self.shared_mac(id);
+            let mut addresses = self.endpoints_of(id).filter_map(|entry| entry.record.address.as_ref());
+            mac.is_some_and(|mac| addresses.any(|address| address.mac != mac))
+        };
+        self.networks.keys().copied().filter(|id| has_former(*id)).collect()
     }
 
     /// Returns the endpoint of a passthru network that has one already.

@@ -1,5 +1,7 @@
 //! Uplinks: host interfaces bridged into a network. They keep their addresses and routes.
 
+use std::net::IpAddr;
+
 use vswitch_common::Mac;
 
 use crate::kernel::ethtool::{self, Feature};
@@ -53,6 +55,20 @@ impl Macvlan {
         Ok(link)
     }
 
+    /// Refuses a gateway that the uplink's interface has itself: machines on the wire would find the
+    /// address at two devices of the host.
+    pub async fn check_gateways(&self, network: &Network, link: &Link) -> Result<(), SwitchError> {
+        let own = self.context.netlink.addresses(Some(link.index)).await?;
+        let is_own = |gateway: &IpAddr| own.iter().any(|(_, address)| address.addr() == *gateway);
+        match network.gateways().find(is_own) {
+            Some(gateway) => {
+                let (network, interface) = (network.name.clone(), link.name.clone());
+                Err(SwitchError::UplinkHasGateway { gateway, network, interface })
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Returns the settings of an interface before it is changed.
     pub fn uplink_before(&self, interface: &InterfaceName, link: &Link, choice: XdpChoice) -> UplinkBefore {
         let wants_xdp = self.facts(link).is_some_and(|facts| plan::uplink_xdp(choice, &facts) != Xdp::Off);
@@ -104,11 +120,13 @@ impl Macvlan {
         let uplink = UplinkPort {
             port: PortHandle { ifindex, number },
             mac: facts.mac.get(),
+            mtu: facts.mtu,
             addresses: facts.addresses,
             xdp,
             note,
         };
         if let Some(entry) = self.context.state().networks.get_mut(&network.id) {
+            entry.mtu = network.mtu_on(uplink.mtu);
             entry.uplink = Some(uplink);
         }
         Ok(())
@@ -143,7 +161,15 @@ impl Macvlan {
         let Some(exclusive) = self.context.state().networks.get(&id).map(|entry| entry.exclusive.clone()) else {
             return Ok(());
         };
-        let _exclusive = exclusive.lock().await;
+        let changed = {
+            let _exclusive = exclusive.lock().await;
+            self.renew_uplink(id, link).await?
+        };
+        if changed { self.context.fit_networks([id].into()).await } else { Ok(()) }
+    }
+
+    /// Updates the port of an uplink or parent to match its interface. Returns whether it had to.
+    async fn renew_uplink(&self, id: NetworkId, link: Link) -> Result<bool, SwitchError> {
         let found = {
             let state = self.context.state();
             state
@@ -152,21 +178,27 @@ impl Macvlan {
                 .filter(|entry| entry.ready)
                 .map(|entry| (entry.record.clone(), entry.uplink.clone()))
         };
-        let Some((mut network, uplink)) = found else { return Ok(()) };
+        let Some((mut network, uplink)) = found else { return Ok(false) };
         // The event may be stale, so the link is read again.
-        let Some(link) = self.context.netlink.link(link.index).await? else { return Ok(()) };
+        let Some(link) = self.context.netlink.link(link.index).await? else { return Ok(false) };
+        let mut same = false;
         match uplink {
             Some(uplink) if uplink.port.ifindex == link.index => {
-                if station(&link).is_none_or(|mac| mac.get() == uplink.mac) {
-                    return Ok(());
+                let Some(mac) = station(&link) else { return Ok(false) };
+                if mac.get() != uplink.mac {
+                    // The old MAC address is no longer the host's.
+                    self.multicast.remove_port(uplink.port.number).await?;
+                } else if link.mtu != uplink.mtu {
+                    same = true;
+                    tracing::info!("{} has an MTU of {} now, not {}", link.name, link.mtu, uplink.mtu);
+                } else {
+                    return Ok(false);
                 }
-                // The MAC address changed: the old one is no longer the host's.
-                self.multicast.remove_port(uplink.port.number).await?;
             }
-            Some(_) => return Ok(()),
+            Some(_) => return Ok(false),
             None => {
                 let Some(interface) = network.interface().cloned().filter(|name| name.as_str() == link.name) else {
-                    return Ok(());
+                    return Ok(false);
                 };
                 if network.uplink_before.as_ref().is_none_or(|before| before.index != link.index) {
                     network.uplink_before = Some(self.uplink_before(&interface, &link, network.xdp()));
@@ -175,8 +207,10 @@ impl Macvlan {
             }
         }
         self.add_uplink(&network, &link).await?;
-        self.follow_parent(id).await;
-        Ok(())
+        if !same {
+            self.follow_parent(id).await;
+        }
+        Ok(true)
     }
 
     /// Records the new name of a parent. The network stays on the interface.

@@ -27,10 +27,8 @@ impl Networks {
         let made =
             apply(&plan::host_port(&self.context.instance, network, mtus.device, mtus.port), self.context.scene())
                 .await?;
-        if network.overlay().is_some() {
-            // An existing device has the MTU of earlier peers.
-            self.overlay.fit_host_devices(network, mtus.device).await?;
-        }
+        // An existing device has the MTU of earlier peers, or of the uplink as it was.
+        self.context.fit_host_devices(network, mtus.device).await?;
         if let Some(entry) = self.context.state().networks.get_mut(&network.id) {
             entry.host_port = made.port.map(|(ifindex, number)| PortHandle { ifindex, number });
             if network.overlay().is_some() && entry.tunnels.is_none() {
@@ -47,6 +45,8 @@ impl Networks {
     /// Starts the DNS server of a network. Without it the network works; a note in `status` gives
     /// the reason.
     pub(super) async fn serve_names(&self, network: &Network) {
+        // The port of DNS may be published: our own servers may bind it at their addresses.
+        self.nat.leave_to_names();
         let served = self.dns.serve(network.id, network.gateways().collect()).await;
         let note = served.err().map(|error| format!("no names in network {}: {error}", network.name));
         if let Some(note) = &note {

@@ -24,7 +24,8 @@ use crate::switch::macvlan::Macvlan;
 use crate::switch::multicast::Multicast;
 use crate::switch::nat::Nat;
 use crate::switch::overlay::Overlay;
-use crate::switch::routes::default_route_link;
+use crate::switch::routes::default_route_mtu;
+pub use create::{check_gateways, check_mtu};
 
 /// A network to create. The switch gives it a number, the missing subnets and, in an overlay
 /// network, a VNI.
@@ -32,7 +33,9 @@ use crate::switch::routes::default_route_link;
 pub struct NewNetwork {
     /// The record as far as the user determined it.
     pub network: Network,
-    /// Whether the network gets an IPv6 subnet even if the user named none.
+    /// Whether the network has IPv4, even if the user named no subnet.
+    pub ipv4: bool,
+    /// Whether the network has IPv6, even if the user named no subnet.
     pub ipv6: bool,
     /// Whether the user named gateways.
     pub gateways: bool,
@@ -70,19 +73,24 @@ impl Networks {
         Self { context, multicast, nat, overlay, macvlan, dns, disputes, known, keeping }
     }
 
-    /// Returns the MTU of a network: the option, else that of its interface, of the tunnels or of
-    /// the default route's device, else 1500.
-    pub async fn mtu(&self, network: &Network) -> Result<u32, SwitchError> {
+    /// Returns the MTU of a network: the option, but no more than its interface passes; else that
+    /// of its interface, of the tunnels or of the default routes' devices, else 1500. `ipv4` and
+    /// `ipv6` are the families of the network.
+    pub async fn mtu(&self, network: &Network, ipv4: bool, ipv6: bool) -> Result<u32, SwitchError> {
+        if let Some(interface) = network.interface()
+            && let Some(link) = self.context.netlink.link_by_name(interface.as_str()).await?
+        {
+            return Ok(network.mtu_on(link.mtu));
+        }
         if let Some(mtu) = network.mtu() {
             return Ok(mtu);
         }
         if let Some(overlay) = network.overlay() {
             return self.overlay.overlay_mtu(overlay.encrypted).await;
         }
-        let link = match network.interface() {
-            Some(interface) => self.context.netlink.link_by_name(interface.as_str()).await?,
-            None => default_route_link(&self.context.netlink).await?,
-        };
-        Ok(link.map_or(DEFAULT_MTU, |link| link.mtu))
+        if network.interface().is_some() {
+            return Ok(DEFAULT_MTU);
+        }
+        Ok(default_route_mtu(&self.context.netlink, ipv4, ipv6).await?.unwrap_or(DEFAULT_MTU))
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::cluster::ClusterError;
 use crate::model::{EndpointName, Network, Owner};
 use crate::plan::store::Change;
+use crate::switch::context::note_about_mtu;
 use crate::switch::error::SwitchError;
 use crate::switch::info::Pruned;
 use crate::switch::networks::Networks;
@@ -92,6 +93,7 @@ impl Networks {
         }
         self.dns.stop(network.id);
         self.context.note(&names_note(network.id), None);
+        self.context.note(&note_about_mtu(network.id), None);
         let device = self.context.instance.host_device(&network.name);
         if let Some(link) = self.context.netlink.link_by_name(&device).await? {
             self.context.delete_device(link.index, &Owner::Host).await?;

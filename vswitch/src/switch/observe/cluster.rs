@@ -29,7 +29,7 @@ impl Observe {
         let member = self.context.membership.as_ref()?;
         let health = member.cluster.health();
         let (hosts, endpoints) = {
-            let state = self.context.state();
+            let state = self.context.snapshot();
             (state.others.hosts.len() + 1, state.others.count())
         };
         Some(ClusterStatus { host: member.host.clone(), etcd: member.cluster.addresses(), health, hosts, endpoints })

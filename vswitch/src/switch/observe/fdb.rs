@@ -14,6 +14,7 @@ use crate::model::{NetworkId, StationKind, StationMac};
 use crate::switch::context::NamedPort;
 use crate::switch::error::SwitchError;
 use crate::switch::observe::Observe;
+use crate::switch::state::{EndpointEntry, NetworkEntry, State};
 
 /// Selects FDB entries by names. Every `None` selects all.
 #[derive(Clone, Debug, Default)]
@@ -68,6 +69,29 @@ struct Selection {
     vlan: Option<VlanKey>,
 }
 
+/// What a reference to a network or to a port is for.
+#[derive(Clone, Copy, Debug)]
+enum Purpose {
+    Look,
+    Change,
+}
+
+impl Purpose {
+    fn network<'a>(self, state: &'a State, reference: &str) -> Result<&'a NetworkEntry, SwitchError> {
+        match self {
+            Self::Look => state.find_network(reference),
+            Self::Change => state.network(reference),
+        }
+    }
+
+    fn endpoint<'a>(self, state: &'a State, reference: &str) -> Result<Vec<&'a EndpointEntry>, SwitchError> {
+        match self {
+            Self::Look => state.find_endpoint(reference),
+            Self::Change => state.endpoint(reference),
+        }
+    }
+}
+
 impl Selection {
     fn has(&self, key: &FdbKey, entry: &FdbEntry) -> bool {
         self.network.is_none_or(|network| key.network == network)
@@ -83,7 +107,7 @@ impl Observe {
     /// The network or port does not exist, or the FDB cannot be read.
     pub fn stations(&self, filter: &StationFilter) -> Result<Vec<Station>, SwitchError> {
         let ports = self.context.ports_by_number();
-        let selection = self.select(filter, &ports)?;
+        let selection = self.select(filter, &ports, Purpose::Look)?;
         let networks = self.context.network_names();
         let stations =
             self.context.datapath.fdb()?.into_iter().filter(|(key, entry)| {
@@ -109,11 +133,11 @@ impl Observe {
         let key = self.key(key)?;
         let ports = self.context.ports_by_number();
         let (id, name) = {
-            let state = self.context.state();
+            let state = self.context.snapshot();
             let network = &state.network(network)?.record;
             (network.id, network.name.clone())
         };
-        let port = self.port(port, Some(id), &ports)?;
+        let port = self.port(port, Some(id), &ports, Purpose::Change)?;
         if port.network != id {
             return Err(SwitchError::PortElsewhere { port: port.name.clone(), network: name });
         }
@@ -144,7 +168,7 @@ impl Observe {
     pub async fn flush_stations(&self, filter: &StationFilter) -> Result<usize, SwitchError> {
         let _change = self.context.begin_change().await?;
         let ports = self.context.ports_by_number();
-        let selection = self.select(filter, &ports)?;
+        let selection = self.select(filter, &ports, Purpose::Change)?;
         // In one pass, so that an entry that is written by hand meanwhile in the place of a learned
         // one stays.
         Ok(self.context.datapath.forget(|key, entry| !entry.is_static_or_sticky() && selection.has(key, entry))?)
@@ -154,13 +178,14 @@ impl Observe {
         &self,
         filter: &StationFilter,
         ports: &BTreeMap<PortNumber, NamedPort>,
+        purpose: Purpose,
     ) -> Result<Selection, SwitchError> {
-        let state = self.context.state();
-        let network = filter.network.as_deref().map(|network| state.network(network)).transpose()?;
+        let state = self.context.snapshot();
+        let network = filter.network.as_deref().map(|network| purpose.network(&state, network)).transpose()?;
         let network = network.map(|entry| (entry.record.id, entry.record.number));
-        drop(state);
         let id = network.map(|(id, _)| id);
-        let port = filter.port.as_deref().map(|port| self.port(port, id, ports).map(|port| port.number)).transpose()?;
+        let port = filter.port.as_deref().map(|port| self.port(port, id, ports, purpose)).transpose()?;
+        let port = port.map(|port| port.number);
         Ok(Selection { network: network.map(|(_, number)| number), port, vlan: filter.vlan })
     }
 
@@ -171,9 +196,10 @@ impl Observe {
         name: &str,
         network: Option<NetworkId>,
         ports: &'a BTreeMap<PortNumber, NamedPort>,
+        purpose: Purpose,
     ) -> Result<&'a NamedPort, SwitchError> {
-        let state = self.context.state();
-        let of_endpoint = match state.endpoint(name) {
+        let state = self.context.snapshot();
+        let of_endpoint = match purpose.endpoint(&state, name) {
             Ok(entries) => entries.into_iter().filter_map(|entry| entry.port).map(|port| port.number).collect(),
             Err(SwitchError::EndpointNotFound(_)) => Vec::new(),
             Err(error) => return Err(error),
@@ -185,7 +211,7 @@ impl Observe {
     }
 
     fn key(&self, key: &StationKey) -> Result<FdbKey, SwitchError> {
-        let network = self.context.state().network(&key.network)?.record.number;
+        let network = self.context.snapshot().network(&key.network)?.record.number;
         Ok(FdbKey { network, vlan: key.vlan, mac: key.mac.get() })
     }
 

@@ -10,11 +10,12 @@ use vswitch_common::observe::Event;
 use vswitch_common::tables::{NetworkNumber, PortKind, PortNumber};
 use vswitch_common::verdict::{Answer, Delivery, DropReason, Flood, Verdict};
 
-use crate::model::Direction;
+use crate::model::{Direction, Network};
 use crate::observe::{Filter, Observation, Seen};
 use crate::switch::context::{Context, NamedPort};
 use crate::switch::error::SwitchError;
 use crate::switch::observe::Observe;
+use crate::switch::state::{Referred, State};
 
 /// The most frames a second and CPU if the user gives no rate.
 const RATE: u32 = 1000;
@@ -112,44 +113,51 @@ impl Observe {
     fn filter(&self, wanted: &FrameFilter) -> Result<Filter, SwitchError> {
         let FrameFilter { of, network, port, drops, leaving, whole, rate } = wanted;
         let rate = rate.unwrap_or(RATE);
-        let number = |reference: &String| Ok::<_, SwitchError>(self.context.state().network(reference)?.record.number);
+        let state = self.context.snapshot();
+        let network = network.as_deref().map(|network| state.find_network(network)).transpose()?;
+        let network = network.map(|entry| &entry.record);
         let mut filter = Filter { drops: *drops, leaving: *leaving, whole: *whole, rate, ..Filter::default() };
-        filter.network = network.as_ref().map(number).transpose()?;
+        filter.network = network.map(|network| network.number);
         if let Some(port) = port {
-            filter.ports = self.ports_called(port, network.as_deref())?;
+            filter.ports = self.ports_called(&state, port, network)?;
         }
         if let Some(of) = of {
-            match self.ports_called(of, None) {
-                Ok(ports) => filter.ports = ports,
-                Err(SwitchError::PortNotFound(_)) => {
-                    let nothing = |error| match error {
-                        SwitchError::NetworkNotFound(reference) => SwitchError::NothingFound(reference),
-                        other => other,
-                    };
-                    filter.network = Some(number(of).map_err(nothing)?);
-                }
-                Err(error) => return Err(error),
+            match self.device_called(&state, of) {
+                Some(port) => filter.ports = [port].into(),
+                None => match state.find(of)? {
+                    Referred::Endpoint(_) => filter.ports = self.ports_called(&state, of, None)?,
+                    Referred::Network(entry) => filter.network = Some(entry.record.number),
+                },
             }
         }
         Ok(filter)
     }
 
+    /// Returns the port of a device with this name, unless an endpoint has the name.
+    fn device_called(&self, state: &State, name: &str) -> Option<PortNumber> {
+        let ports = self.context.named_ports(state);
+        let is_device = |port: &&NamedPort| port.name == name && port.kind != "endpoint";
+        ports.iter().find(is_device).filter(|_| state.connections(name).is_empty()).map(|port| port.number)
+    }
+
     /// Returns the ports of an endpoint, or the port of a device; with `network` only those in it.
-    fn ports_called(&self, name: &str, network: Option<&str>) -> Result<BTreeSet<PortNumber>, SwitchError> {
-        let ports = self.context.ports_by_number();
-        let state = self.context.state();
-        let of_endpoint: BTreeSet<PortNumber> = match state.endpoint(name) {
+    fn ports_called(
+        &self,
+        state: &State,
+        name: &str,
+        network: Option<&Network>,
+    ) -> Result<BTreeSet<PortNumber>, SwitchError> {
+        let of_endpoint: BTreeSet<PortNumber> = match state.find_endpoint(name) {
             Ok(entries) => entries.into_iter().filter_map(|entry| entry.port).map(|port| port.number).collect(),
             Err(SwitchError::EndpointNotFound(_)) => BTreeSet::new(),
             Err(error) => return Err(error),
         };
-        let mut found: Vec<_> =
-            ports.values().filter(|port| of_endpoint.contains(&port.number) || port.name == name).collect();
+        let mut found = self.context.named_ports(state);
+        found.retain(|port| of_endpoint.contains(&port.number) || port.name == name);
         if found.is_empty() {
             return Err(SwitchError::PortNotFound(name.to_owned()));
         }
-        if let Some(network) = network {
-            let record = &state.network(network)?.record;
+        if let Some(record) = network {
             found.retain(|port| port.network == record.id);
             if found.is_empty() {
                 return Err(SwitchError::PortElsewhere { port: name.to_owned(), network: record.name.clone() });
@@ -167,8 +175,8 @@ impl Observe {
             // The entry may be removed already.
             let stays = self.context.datapath.fdb_entry(&decision.station).ok().flatten();
             tracing::warn!(
-                "station {} of network {} moves too often: it is held at {}, and what it sends from {} is dropped (is there \
-                 a loop, or a second one with this address?)",
+                "station {} of network {} moves too often: it is held at {}, and what it sends from elsewhere is dropped \
+                 (is there a loop, or a second one with this address? The last frame came from {})",
                 decision.station.mac,
                 names.networks.get(&decision.station.network).map_or("?", String::as_str),
                 stays.map_or_else(|| "its port".to_owned(), |entry| names.port(entry.port)),
@@ -298,6 +306,7 @@ const fn flood_name(flood: Flood) -> &'static str {
         Flood::Routers => "routers",
         Flood::Reflected => "reflected",
         Flood::Children => "children",
+        Flood::Host => "host",
     }
 }
 

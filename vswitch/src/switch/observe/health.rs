@@ -25,7 +25,7 @@ impl Observe {
     pub async fn health(&self) -> Result<Vec<PortHealth>, SwitchError> {
         let mut ports = self.health_of_host().await?;
         let endpoints: Vec<(Endpoint, Network)> = {
-            let state = self.context.state();
+            let state = self.context.snapshot();
             let network = |record: &Endpoint| state.networks.get(&record.network).map(|entry| entry.record.clone());
             let attached = state.attached().into_iter().map(|entry| &entry.record);
             attached.filter_map(|record| Some((record.clone(), network(record)?))).collect()
@@ -40,7 +40,7 @@ impl Observe {
     /// Returns the health of host ports, uplinks and parents.
     async fn health_of_host(&self) -> Result<Vec<PortHealth>, SwitchError> {
         let mut ports: Vec<PortHealth> = {
-            let state = self.context.state();
+            let state = self.context.snapshot();
             let mut ports = Vec::new();
             for entry in state.networks.values().filter(|entry| entry.ready) {
                 let network = entry.record.name.to_string();
@@ -87,7 +87,7 @@ impl Observe {
         port.needs = needs.collect();
         port.tag_room = network.tag_room(&endpoint.port);
         port.netns = Some(endpoint.netns.path.clone());
-        let number = self.context.state().endpoints.get(&endpoint.id)?.port.map(|port| port.number);
+        let number = self.context.snapshot().endpoints.get(&endpoint.id)?.port.map(|port| port.number);
         port.hooks = number.and_then(|number| self.context.datapath.port_hooks(number));
         port.take(match self.context.open_netns(&endpoint.netns.path).await {
             Ok(netns) => look_inside(Arc::new(netns), &device).await.map_err(|error| error.to_string()),

@@ -12,7 +12,7 @@ use crate::switch::info::{
     EndpointDetails, EndpointInfo, InterfaceInfo, NetworkDetails, NetworkInfo, PortStats, Status,
 };
 use crate::switch::observe::Observe;
-use crate::switch::state::{EndpointEntry, NetworkEntry, State};
+use crate::switch::state::{EndpointEntry, NetworkEntry, Referred, State};
 
 /// The name in the place of a network's for ports of no network. No network can have it.
 const NO_NETWORK: &str = "-";
@@ -24,7 +24,7 @@ impl Observe {
     /// The FDB cannot be read.
     pub fn status(&self) -> Result<Status, SwitchError> {
         let (networks, endpoints) = {
-            let state = self.context.state();
+            let state = self.context.snapshot();
             (state.networks.values().filter(|entry| entry.ready).count(), state.attached().len())
         };
         let nat = self.nat.status();
@@ -44,6 +44,7 @@ impl Observe {
             taken_over: self.context.datapath.taken_over(),
             firewall_table: nat.table,
             forwarding: nat.forwarding,
+            firewalls: nat.firewalls,
             notes: nat.notes.into_iter().chain(notes).collect(),
             interfaces: self.interfaces(),
             cluster: self.cluster_status(),
@@ -52,7 +53,7 @@ impl Observe {
 
     /// Returns all attached endpoints by name, each once per network.
     pub fn endpoints(&self) -> Vec<EndpointInfo> {
-        let state = self.context.state();
+        let state = self.context.snapshot();
         let mut endpoints = state.attached();
         endpoints.sort_by_cached_key(|entry| (entry.record.name.clone(), state.gateway_order(&entry.record)));
         endpoints.into_iter().filter_map(|entry| info_of(&state, entry)).collect()
@@ -64,8 +65,8 @@ impl Observe {
     /// The endpoint does not exist, or its counters cannot be read.
     pub fn inspect(&self, reference: &str) -> Result<EndpointDetails, SwitchError> {
         let (networks, port) = {
-            let state = self.context.state();
-            let entries = state.endpoint(reference)?;
+            let state = self.context.snapshot();
+            let entries = state.find_endpoint(reference)?;
             let networks: Vec<_> = entries.iter().filter_map(|entry| info_of(&state, entry)).collect();
             (networks, entries[0].port)
         };
@@ -78,12 +79,12 @@ impl Observe {
 
     /// Returns a network with the number of its endpoints.
     pub fn network_info(&self, network: &Network) -> NetworkInfo {
-        network_info(&self.context.state(), network)
+        network_info(&self.context.snapshot(), network)
     }
 
     /// Returns all networks by name.
     pub fn networks(&self) -> Vec<NetworkInfo> {
-        let state = self.context.state();
+        let state = self.context.snapshot();
         let ready = state.networks.values().filter(|entry| entry.ready);
         let mut networks: Vec<_> = ready.map(|entry| network_info(&state, &entry.record)).collect();
         networks.sort_by(|one, other| one.network.name.cmp(&other.network.name));
@@ -95,8 +96,8 @@ impl Observe {
     /// # Errors
     /// The network does not exist.
     pub fn inspect_network(&self, reference: &str) -> Result<NetworkDetails, SwitchError> {
-        let state = self.context.state();
-        let entry = state.network(reference)?;
+        let state = self.context.snapshot();
+        let entry = state.find_network(reference)?;
         let record = &entry.record;
         let mut attached: Vec<_> = state.endpoints_of(record.id).map(|entry| entry.record.name.to_string()).collect();
         attached.sort();
@@ -113,7 +114,7 @@ impl Observe {
 
     /// Returns the uplinks and parents with the names of their networks, by interface.
     fn interfaces(&self) -> Vec<(InterfaceInfo, Vec<String>)> {
-        let state = self.context.state();
+        let state = self.context.snapshot();
         let mut interfaces: BTreeMap<String, (InterfaceInfo, Vec<String>)> = BTreeMap::new();
         for entry in state.networks.values().filter(|entry| entry.ready) {
             let Some(info) = self.interface_info(entry) else { continue };
@@ -141,7 +142,7 @@ impl Observe {
     /// The endpoint or network does not exist, or the counters cannot be read.
     pub fn stats(&self, of: Option<&str>) -> Result<Vec<PortStats>, SwitchError> {
         let mut stats = self.port_stats(of)?;
-        let tunnels = self.context.state().networks.values().any(|entry| entry.tunnels.is_some());
+        let tunnels = self.context.snapshot().networks.values().any(|entry| entry.tunnels.is_some());
         if of.is_none() && tunnels {
             // Tunnel traffic that belongs to no port: unknown peers, unknown VNIs, invalid headers.
             let (port, network) = (self.context.instance.tunnel_device(), NO_NETWORK.to_owned());
@@ -153,7 +154,7 @@ impl Observe {
 
     fn port_stats(&self, of: Option<&str>) -> Result<Vec<PortStats>, SwitchError> {
         let mut ports = {
-            let state = self.context.state();
+            let state = self.context.snapshot();
             let ports = named_ports(&state, |network| self.context.instance.host_device(&network.name));
             match of {
                 None => ports,
@@ -200,19 +201,11 @@ fn network_info(state: &State, network: &Network) -> NetworkInfo {
 }
 
 fn chosen_ports(state: &State, ports: Vec<NamedPort>, reference: &str) -> Result<Vec<NamedPort>, SwitchError> {
-    let nothing = |error| match error {
-        SwitchError::NetworkNotFound(reference) => SwitchError::NothingFound(reference),
-        other => other,
-    };
-    match state.endpoint(reference) {
-        Ok(entries) => {
+    Ok(match state.find(reference)? {
+        Referred::Endpoint(entries) => {
             let numbers: Vec<_> = entries.iter().filter_map(|entry| entry.port).map(|port| port.number).collect();
-            Ok(ports.into_iter().filter(|port| numbers.contains(&port.number)).collect())
+            ports.into_iter().filter(|port| numbers.contains(&port.number)).collect()
         }
-        Err(SwitchError::EndpointNotFound(_)) => {
-            let network = state.network(reference).map_err(nothing)?.record.id;
-            Ok(ports.into_iter().filter(|port| port.network == network).collect())
-        }
-        Err(error) => Err(error),
-    }
+        Referred::Network(entry) => ports.into_iter().filter(|port| port.network == entry.record.id).collect(),
+    })
 }

@@ -4,7 +4,6 @@
 mod encryption;
 mod ends;
 mod error;
-mod host_mtu;
 mod overhead;
 mod path_mtu;
 mod peers;

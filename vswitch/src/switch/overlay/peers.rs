@@ -54,7 +54,7 @@ impl Overlay {
             }
             let added = before.as_ref().map_or_else(now, |peer| peer.added);
             let record = Peer { public_key: given, ..Peer::new(address, added) };
-            state.peers.entry(address).or_insert_with(|| PeerEntry::new(record.clone())).record = record.clone();
+            state.peers.get_or_insert_with(address, || PeerEntry::new(record.clone())).record = record.clone();
             (before, self.context.store.commit(vec![Change::PutPeer(record)]))
         };
         let made = async {
@@ -148,8 +148,13 @@ impl Overlay {
     /// Updates when each peer was last heard.
     pub fn hear_peers(&self) -> Result<(), SwitchError> {
         let sums = self.peer_counters()?;
-        for (address, peer) in &mut self.context.state().peers {
+        let mut state = self.context.state();
+        let heard = state.peers.iter().filter_map(|(address, peer)| {
             let frames = sums.get(address).map_or(0, |(_, counters)| counters.rx_frames);
+            (frames != peer.frames).then_some((*address, frames))
+        });
+        for (address, frames) in heard.collect::<Vec<_>>() {
+            let Some(peer) = state.peers.get_mut(&address) else { continue };
             if frames > peer.frames {
                 peer.heard = Some(Instant::now());
             }

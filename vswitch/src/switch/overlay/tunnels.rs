@@ -11,7 +11,7 @@ use vswitch_common::tables::{Port, PortKind, PortNumber};
 
 use super::encryption;
 use super::ends::Ends;
-use super::overhead::{IPV6_MORE, OVERHEAD};
+use super::overhead::{OVERHEAD, overhead};
 use crate::datapath::{DirectPath, Receiver, UnderlaySpec};
 use crate::kernel::netlink::{Link, Netlink, NetlinkError};
 use crate::kernel::xfrm;
@@ -21,7 +21,7 @@ use crate::plan::apply::{ApplyError, apply};
 use crate::switch::context::DEFAULT_MTU;
 use crate::switch::error::SwitchError;
 use crate::switch::overlay::{Overlay, OverlayError};
-use crate::switch::routes::{default_route_link, link_towards};
+use crate::switch::routes::{default_route_mtu, link_towards};
 use crate::switch::state::PortHandle;
 
 /// The subject of the note on missing tunnels.
@@ -133,26 +133,38 @@ impl Overlay {
             let indexes: BTreeSet<u32> = peers.iter().filter_map(|peer| link_towards(&routes, *peer)).collect();
             let links = self.context.netlink.links().await?;
             spec.receiver = self.receiver(&links);
-            spec.direct_paths = self.direct_paths(&peers, &links).await?;
+            let addresses = self.context.netlink.addresses(None).await?;
+            let is_here = |own: &IpAddr| addresses.iter().any(|(_, address)| address.addr() == *own);
+            // Packets with a source that is none of this host's would be lost.
+            spec.sources = self.context.advertise.into_iter().filter(is_here).collect();
+            spec.direct_paths = self.direct_paths(&peers, &links, &spec.sources).await?;
             let owner = |link: &Link| self.context.instance.owner(link.alias.as_deref()?);
             let owned = links.iter().filter_map(|link| Some((link.index, owner(link)?))).collect();
             // The program parses Ethernet only.
             let devices = links.into_iter().filter(|link| indexes.contains(&link.index) && link.mac.is_some());
             spec.devices = devices.map(|link| (link.index, link.name)).collect();
-            ends = Ends::of(self.context.netlink.addresses(None).await?, &indexes, &owned);
+            let led = |peer: &&IpAddr| {
+                link_towards(&routes, **peer)
+                    .is_some_and(|index| spec.devices.iter().any(|(device, _)| *device == index))
+            };
+            spec.guarded = peers.iter().filter(led).copied().collect();
+            ends = Ends::of(addresses, &indexes, &owned);
         }
         self.note_ends(&ends);
         spec.addresses = ends.addresses;
         self.context.in_datapath(move |datapath| datapath.set_underlay(&spec)).await
     }
 
-    /// Returns how packets to peers leave without the tunnels' device: over IPv4 and Ethernet.
+    /// Returns how packets to peers leave without the tunnels' device: over IPv4 and Ethernet, from
+    /// one of the source addresses of tunnels.
     async fn direct_paths(
         &self,
         peers: &BTreeSet<IpAddr>,
         links: &[Link],
+        sources: &[IpAddr],
     ) -> Result<BTreeMap<Ipv4Addr, DirectPath>, NetlinkError> {
         let mut paths = BTreeMap::new();
+        let own = sources.iter().find_map(|own| if let IpAddr::V4(own) = own { Some(*own) } else { None });
         // Packets that bypass the device also bypass IPsec, so all of them use the device if a
         // policy exists.
         match tokio::task::spawn_blocking(xfrm::policies_out).await {
@@ -171,7 +183,7 @@ impl Overlay {
             let mtu = path.mtu.unwrap_or(link.mtu).min(link.mtu).saturating_sub(OVERHEAD);
             if link.mac.is_some() && !link.loopback && mtu > 0 {
                 let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
-                paths.insert(peer, DirectPath { source: path.source, ifindex: link.index, mtu });
+                paths.insert(peer, DirectPath { source: own.unwrap_or(path.source), ifindex: link.index, mtu });
             }
         }
         Ok(paths)
@@ -193,8 +205,14 @@ impl Overlay {
     /// Updates the tunnels after links, routes or addresses changed, and retries what failed.
     pub async fn refresh_underlay(&self) -> Result<(), SwitchError> {
         let _change = self.context.begin_change().await?;
+        self.context.note_address().await?;
         let needed = self.context.state().networks.values().any(|entry| entry.tunnels.is_some());
-        if needed { self.try_tunnels().await } else { Ok(()) }
+        if !needed {
+            return Ok(());
+        }
+        // The tunnels' devices are made for the MTU of the networks.
+        let fitted = self.refresh_overlay_mtus().await;
+        self.try_tunnels().await.and(fitted)
     }
 
     /// Follows the routes to peers, for as long as the daemon lives.
@@ -316,15 +334,23 @@ impl Overlay {
         self.try_tunnels().await
     }
 
-    /// Returns the MTU of overlay networks without an MTU option: that of the smallest route to a
-    /// peer, or of the default route, less the overhead. In a cluster, unknown hosts will be
-    /// reached by the interface with this host's own address.
+    /// Returns the MTU of overlay networks without an MTU option: that of the underlay, or of the
+    /// default route, less the overhead.
     pub async fn overlay_mtu(&self, encrypted: bool) -> Result<u32, SwitchError> {
-        let overhead = |peer: IpAddr| match (encrypted, peer) {
-            (true, peer) => encryption::overhead(peer),
-            (false, IpAddr::V4(_)) => OVERHEAD,
-            (false, IpAddr::V6(_)) => OVERHEAD + IPV6_MORE,
-        };
+        if let Some(mtu) = self.underlay_mtu(encrypted).await? {
+            return Ok(mtu);
+        }
+        let outside = default_route_mtu(&self.context.netlink, true, true).await?;
+        let mtu = outside.map_or(DEFAULT_MTU, |mtu| mtu.min(DEFAULT_MTU));
+        let four = Ipv4Addr::UNSPECIFIED.into();
+        Ok(mtu.saturating_sub(if encrypted { encryption::overhead(four) } else { overhead(four) }))
+    }
+
+    /// Returns the MTU of the smallest device with a route to a peer, less the overhead; `None`
+    /// without such a route. A host with an address for its tunnels will be reached by the
+    /// interface with that address.
+    async fn underlay_mtu(&self, encrypted: bool) -> Result<Option<u32>, SwitchError> {
+        let overhead = |peer| if encrypted { encryption::overhead(peer) } else { overhead(peer) };
         let peers: Vec<IpAddr> = self.context.state().peers.keys().copied().collect();
         let routes = self.context.netlink.routes().await?;
         let links: BTreeMap<u32, Link> =
@@ -333,7 +359,7 @@ impl Overlay {
             let mtu = links.get(&index)?.mtu;
             Some(mtu.saturating_sub(overhead(peer)))
         };
-        let own = match self.context.membership.as_ref().map(|member| member.address()) {
+        let own = match self.context.advertise {
             Some(own) => {
                 let addresses = self.context.netlink.addresses(None).await?;
                 addresses.iter().find(|(_, address)| address.addr() == own).and_then(|(index, _)| left(*index, own))
@@ -341,18 +367,15 @@ impl Overlay {
             None => None,
         };
         let towards = peers.iter().filter_map(|peer| left(link_towards(&routes, *peer)?, *peer));
-        if let Some(mtu) = towards.chain(own).min() {
-            return Ok(mtu);
-        }
-        let outside = default_route_link(&self.context.netlink).await?;
-        let mtu = outside.map_or(DEFAULT_MTU, |link| link.mtu.min(DEFAULT_MTU));
-        Ok(mtu.saturating_sub(overhead(Ipv4Addr::UNSPECIFIED.into())))
+        Ok(towards.chain(own).min())
     }
 
-    /// Updates the MTU of overlay networks after a peer was added. From then on, new endpoints and
-    /// the host send no packets above the new MTU.
+    /// Updates the MTU of overlay networks, their endpoints and their host devices after a peer was
+    /// added or the underlay changed. Without a route to any peer the MTU stays.
     pub async fn refresh_overlay_mtus(&self) -> Result<(), SwitchError> {
-        let [plain, encrypted] = [self.overlay_mtu(false).await?, self.overlay_mtu(true).await?];
+        let (Some(plain), Some(encrypted)) = (self.underlay_mtu(false).await?, self.underlay_mtu(true).await?) else {
+            return Ok(());
+        };
         let mut changed = BTreeSet::new();
         for entry in self.context.state().networks.values_mut() {
             let mtu = if encryption::is_encrypted(&entry.record) { encrypted } else { plain };
@@ -363,7 +386,7 @@ impl Overlay {
                 changed.insert(entry.record.id);
             }
         }
-        self.fit_host_ports(changed).await
+        self.context.fit_networks(changed).await
     }
 }
 

@@ -4,9 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use ipnet::IpNet;
-
 use crate::model::Network;
+use crate::plan::ipam::Occupied;
 use crate::switch::error::SwitchError;
 use crate::switch::overlay::{Overlay, OverlayError};
 use crate::switch::routes::link_towards;
@@ -19,7 +18,7 @@ impl Overlay {
     /// # Errors
     /// The addresses or routes cannot be read.
     pub async fn own_underlay(&self) -> Result<Vec<IpAddr>, SwitchError> {
-        let mut own: Vec<IpAddr> = self.context.membership.iter().map(|member| member.address()).collect();
+        let mut own: Vec<IpAddr> = self.context.advertise.into_iter().collect();
         let peers: Vec<IpAddr> = self.context.state().peers.keys().copied().collect();
         if peers.is_empty() {
             return Ok(own);
@@ -47,9 +46,10 @@ impl State {
         peers.chain(others).chain(own).collect()
     }
 
-    /// Returns the addresses of the underlay as routes that no subnet may be chosen from.
-    pub fn underlay_routes(&self, own: &[IpAddr]) -> Vec<IpNet> {
-        self.underlay(own).into_keys().map(IpNet::from).collect()
+    /// Returns the addresses of the underlay, which no subnet may be chosen from.
+    pub fn occupied_by_underlay(&self, own: &[IpAddr]) -> Vec<Occupied> {
+        let underlay = self.underlay(own).into_iter();
+        underlay.map(|(address, whose)| Occupied { net: address.into(), by: format!("{address}, {whose}") }).collect()
     }
 
     /// Checks that no subnet of a network contains an address of the underlay.

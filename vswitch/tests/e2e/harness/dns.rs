@@ -51,17 +51,28 @@ impl Answer {
 /// address), ANY.
 #[track_caller]
 pub fn ask(from: &Netns, server: impl Into<IpAddr>, name: &str, kind: &str) -> Answer {
-    let server = SocketAddr::new(server.into(), 53);
+    let server = server.into();
+    let answer = try_ask(from, server, name, kind, PATIENCE);
+    answer.unwrap_or_else(|error| panic!("no answer from {server} to {} for {name} {kind}: {error}", from.name()))
+}
+
+/// Queries a server over UDP that may not answer.
+pub fn try_ask(
+    from: &Netns,
+    server: IpAddr,
+    name: &str,
+    kind: &str,
+    patience: Duration,
+) -> Result<Answer, std::io::Error> {
     let any: IpAddr = if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let socket = from.inside(|| UdpSocket::bind((any, 0))).expect("a socket");
-    socket.set_read_timeout(Some(PATIENCE)).expect("a time limit");
-    socket.connect(server).unwrap_or_else(|error| panic!("{server} from {}: {error}", from.name()));
+    let socket = from.inside(|| UdpSocket::bind((any, 0)))?;
+    socket.set_read_timeout(Some(patience))?;
+    socket.connect((server, 53))?;
     let query = query(name, kind);
-    socket.send(&query.to_vec().expect("a message")).unwrap_or_else(|error| panic!("querying {server}: {error}"));
+    socket.send(&query.to_vec().expect("a message"))?;
     let mut buffer = vec![0; 1 << 16];
-    let length =
-        socket.recv(&mut buffer).unwrap_or_else(|error| panic!("no answer from {server} for {name} {kind}: {error}"));
-    answer(&query, &buffer[..length])
+    let length = socket.recv(&mut buffer)?;
+    Ok(answer(&query, &buffer[..length]))
 }
 
 /// Queries a server over TCP.

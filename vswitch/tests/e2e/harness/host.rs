@@ -158,11 +158,36 @@ impl Host {
         host
     }
 
+    /// Returns a host with files of its own in /run and in these directories of the machine, for
+    /// daemons beside the switch. Its instance is not started.
+    pub fn with_machine(directory: &Path, copied: &[&'static str]) -> Self {
+        let mut host = Self::down();
+        host.mounts = Some(PrivateMounts::of_a_machine(directory, copied));
+        host
+    }
+
+    /// Returns the command that runs a program in the namespaces of this host.
+    pub fn program(&self, program: &str) -> Command {
+        let mut command = self.netns.command(program);
+        if let Some(mounts) = &self.mounts {
+            mounts.enter(&mut command);
+        }
+        command
+    }
+
     /// Returns a host with an /etc/resolv.conf of its own, in a mount namespace that leaves the
     /// machine's file unchanged. Its instance is not started.
     pub fn with_resolv_conf(text: &str) -> Self {
         let mut host = Self::down();
         host.mounts = Some(PrivateMounts::with("/etc/resolv.conf", text));
+        host
+    }
+
+    /// Returns a host in a mount namespace without control groups of version 2. Its instance is not
+    /// started.
+    pub fn without_cgroups() -> Self {
+        let mut host = Self::down();
+        host.mounts = Some(PrivateMounts::without("cgroup2"));
         host
     }
 
@@ -197,10 +222,7 @@ impl Host {
 
     /// Returns the command line for this instance, to be run in the host's namespace.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.netns.command(BINARY);
-        if let Some(mounts) = &self.mounts {
-            mounts.enter(&mut command);
-        }
+        let mut command = self.program(BINARY);
         if let Some(hostname) = self.hostname.clone() {
             // SAFETY: between fork and exec, the closure makes two system calls and reads a string
             // that it owns.

@@ -23,7 +23,11 @@ impl Uplinks {
     pub const OUTSIDE2: [&str; 2] = ["198.51.100.9", "2001:db8:2::9"];
 
     pub fn new() -> Self {
-        let host = Host::down();
+        Self::of(Host::down())
+    }
+
+    /// Adds the wires to a host.
+    pub fn of(host: Host) -> Self {
         let [outside, outside2] = ["outside", "outside2"].map(Netns::new);
         for (device, far, near_addresses, far_addresses) in
             [("up0", &outside, Self::HOST, Self::OUTSIDE), ("up1", &outside2, Self::HOST2, Self::OUTSIDE2)]
@@ -45,11 +49,16 @@ impl Uplinks {
     pub fn up() -> Self {
         let uplinks = Self::new();
         uplinks.host.start(&[]);
+        uplinks.create_networks();
+        uplinks
+    }
+
+    /// Creates the networks of [`Uplinks::up`].
+    pub fn create_networks(&self) {
         for (number, name) in [(121, "front"), (122, "back")] {
             let [ipv4, ipv6] = [format!("10.{number}.0.0/24"), format!("fd00:{number}::/64")];
-            uplinks.host.ok(&["network", "create", "--subnet", &ipv4, "--subnet", &ipv6, name]);
+            self.host.ok(&["network", "create", "--subnet", &ipv4, "--subnet", &ipv6, name]);
         }
-        uplinks
     }
 }
 

@@ -13,8 +13,9 @@ use std::{
 const PER_PROCESSOR: usize = 3;
 
 /// Tests that weigh more than 1, by the beginning of their names.
-const HEAVY: [(&str, usize); 9] = [
+const HEAVY: [(&str, usize); 10] = [
     ("accounting_load::", 3),
+    ("beside_firewalls::", 2),
     // Their leases are so short that a host loses its lease while it waits for a processor.
     ("cluster_lives::", 3),
     ("cluster", 2),

@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use tokio::time::{Interval, MissedTickBehavior};
 use vswitch_common::tables::{FdbEntry, FdbKey, NetworkNumber, PortNumber};
 
-use super::{Station, StationFilter, kind, view};
+use super::{Purpose, Station, StationFilter, kind, view};
 use crate::model::FdbChangeKind;
 use crate::switch::context::NamedPort;
 use crate::switch::error::SwitchError;
@@ -67,12 +67,15 @@ impl FdbWatch {
     pub fn begin(observe: Arc<Observe>, filter: &StationFilter) -> Result<Self, SwitchError> {
         let ports = observe.context.ports_by_number();
         let network = filter.network.as_deref().map(|network| {
-            let state = observe.context.state();
-            state.network(network).map(|entry| (entry.record.id, entry.record.name.to_string()))
+            let state = observe.context.snapshot();
+            state.find_network(network).map(|entry| (entry.record.id, entry.record.name.to_string()))
         });
         let network = network.transpose()?;
         let id = network.as_ref().map(|(id, _)| *id);
-        let port = filter.port.as_deref().map(|port| observe.port(port, id, &ports).map(|port| port.name.clone()));
+        let port = filter
+            .port
+            .as_deref()
+            .map(|port| observe.port(port, id, &ports, Purpose::Look).map(|port| port.name.clone()));
         let port = port.transpose()?;
         let last = Snapshot::take(&observe)?;
         let mut ticks = tokio::time::interval(PERIOD);

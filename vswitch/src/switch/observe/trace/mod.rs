@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::PoisonError;
 
 use vswitch_common::packet::{Received, TunnelKey};
-use vswitch_common::tables::{MARK_ENCRYPTED, NetworkNumber, Port, PortKind, VlanKey};
+use vswitch_common::tables::{MARK_UNDERLAY, NetworkNumber, Port, PortKind, VlanKey};
 use vswitch_common::verdict::{Decision, Verdict, action};
 
 use crate::datapath::{Datapath, DatapathError, Reasoned, SHORTEST, Stage, Tracer};
@@ -145,7 +145,7 @@ impl Observe {
 
     /// Returns the options of overlay networks by network number.
     fn overlays(&self) -> BTreeMap<NetworkNumber, OverlayOptions> {
-        let state = self.context.state();
+        let state = self.context.snapshot();
         let records = state.networks.values().map(|entry| &entry.record);
         records.filter_map(|record| Some((record.number, record.overlay()?.clone()))).collect()
     }
@@ -209,7 +209,7 @@ impl Observe {
 fn received<'a>(port: &Port, overlay: Option<&OverlayOptions>, bytes: &'a [u8]) -> Received<'a> {
     let overlay = overlay.filter(|_| port.kind() == Some(PortKind::Tunnel));
     let tunnel = overlay.map(|overlay| TunnelKey::new(port.peer(), overlay.vni_number()));
-    let mark = if tunnel.is_some() && port.peer().is_inner() { MARK_ENCRYPTED } else { 0 };
+    let mark = if tunnel.is_some() { MARK_UNDERLAY } else { 0 };
     Received { bytes, mark, tunnel }
 }
 

@@ -49,12 +49,12 @@ impl Observe {
         let from = query.from.as_str();
         let mut ports = self.context.ports_by_number();
         if let Some(reference) = &query.network {
-            let network = self.context.state().network(reference)?.record.id;
+            let network = self.context.snapshot().find_network(reference)?.record.id;
             ports.retain(|_, port| port.network == network);
         }
         let of_endpoint: Vec<NamedPort> = {
-            let state = self.context.state();
-            match state.endpoint(from) {
+            let state = self.context.snapshot();
+            match state.find_endpoint(from) {
                 Ok(entries) => entries.iter().filter_map(|entry| ports.get(&entry.port?.number)).cloned().collect(),
                 Err(SwitchError::EndpointNotFound(_)) => Vec::new(),
                 Err(error) => return Err(error),
@@ -85,7 +85,7 @@ impl Observe {
 
     /// Returns whether a target is in the network of a port.
     fn is_near(&self, port: &NamedPort, target: Target) -> bool {
-        let state = self.context.state();
+        let state = self.context.snapshot();
         let Some(network) = state.networks.get(&port.network) else { return false };
         match target {
             Target::Address(address) => network.record.subnet_of(address).is_some(),
@@ -143,12 +143,12 @@ impl Observe {
                 station.port == port.number && !station.is_static() && key.network == entry.network
             });
             let mac = heard.next().map_or(STRANGER, |(key, _)| key.mac);
-            let state = self.context.state();
+            let state = self.context.snapshot();
             let subnets = state.networks.get(&port.network).map(|network| &network.record.subnets);
             let ips = subnets.into_iter().flatten().map(|config| last_host(config.subnet.net()));
             return Ok(Sender { name, mac, ips: ips.collect() });
         }
-        let state = self.context.state();
+        let state = self.context.snapshot();
         let ips = match port.kind {
             "host" => state.networks.get(&port.network).map(|network| network.record.gateways().collect()),
             _ => {
@@ -163,7 +163,7 @@ impl Observe {
 
     /// Returns an endpoint of the cluster on the host behind a tunnel.
     fn station_behind(&self, port: &NamedPort) -> Option<Sender> {
-        let state = self.context.state();
+        let state = self.context.snapshot();
         let peer = state
             .networks
             .get(&port.network)?
@@ -185,7 +185,7 @@ impl Observe {
             return Some(IpAddr::V4(Ipv4Addr::BROADCAST)).filter(fits);
         }
         let is_host = self.host_mac(port) == Some(mac);
-        let state = self.context.state();
+        let state = self.context.snapshot();
         let network = state.networks.get(&port.network)?;
         if is_host {
             return network.record.gateways().find(fits);
@@ -199,7 +199,7 @@ impl Observe {
             return Ok(group);
         }
         let host = self.host_mac(port);
-        let state = self.context.state();
+        let state = self.context.snapshot();
         let gone = || SwitchError::NetworkNotFound(port.network_name.clone());
         let network = state.networks.get(&port.network).ok_or_else(gone)?;
         let has = |mac: Mac, ip: IpAddr| ip == target || target == IpAddr::V6(link_local(mac));
@@ -225,7 +225,7 @@ impl Observe {
 
     /// Returns the host's MAC address in a port's network.
     fn host_mac(&self, port: &NamedPort) -> Option<Mac> {
-        let number = self.context.state().networks.get(&port.network)?.host_port?.number;
+        let number = self.context.snapshot().networks.get(&port.network)?.host_port?.number;
         let ports = self.context.datapath.ports().ok()?;
         ports.into_iter().find(|(other, _)| *other == number).map(|(_, entry)| entry.mac)
     }

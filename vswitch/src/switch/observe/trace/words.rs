@@ -318,6 +318,7 @@ const fn receivers(flood: Flood) -> &'static str {
         Flood::Routers => "every other port that has a multicast router behind it: it is a membership report",
         Flood::Reflected => "the endpoints that receive reflected frames, except the sender",
         Flood::Children => "the endpoints that the host reaches, and the wire",
+        Flood::Host => "the host alone: the port exceeds its storm limit",
     }
 }
 
