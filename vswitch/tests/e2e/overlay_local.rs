@@ -38,7 +38,7 @@ fn packets_of_this_host_in_the_name_of_a_peer_are_dropped() {
         let cloud = Cloud::up(2, family);
         ping(&cloud.containers[0], cloud.at[1].ipv4);
         let [own, peer] = [0, 1].map(|number| Cloud::address(family, number));
-        let target = &cloud.hosts[0].netns;
+        let target: &Netns = &cloud.hosts[0].netns;
         // A container of another engine, on a bridge of its own.
         let stranger = Netns::new("stranger");
         target.wire("other0", &stranger, "eth0");
