@@ -73,11 +73,6 @@ pub fn underlay(context: &TcContext) -> i32 {
         arrive(&TcFrame::of_tc(context), &KernelTables);
     match action {
         arrival::UNWRAP | arrival::GATHER => {}
-        arrival::GSO => {
-            note_gso(context);
-            mark_underlay(context.skb.skb);
-            return TC_ACT_UNSPEC;
-        }
         arrival::DROP => {
             let decision = Decision { reason, ..Decision::new(verdict::action::DROP, PortNumber::NONE) };
             if recording::requested() {
@@ -88,6 +83,9 @@ pub fn underlay(context: &TcContext) -> i32 {
         _ => {
             if marked != 0 {
                 mark_underlay(context.skb.skb);
+            }
+            if action == arrival::GSO {
+                note_gso(context);
             }
             return TC_ACT_UNSPEC;
         }

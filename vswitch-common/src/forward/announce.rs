@@ -4,6 +4,7 @@
 use crate::packet::arp::Arp;
 use crate::packet::neighbor::kind;
 use crate::packet::{Ethernet, Packet, ethertype, ipv6, protocol};
+use crate::verifier::two_bytes;
 
 /// The flag of a neighbor advertisement that answers a solicitation (RFC 4861, 4.4).
 const SOLICITED: u8 = 0x40;
@@ -21,11 +22,10 @@ pub(super) fn announces<P: Packet + ?Sized>(frame: &P, ethernet: &Ethernet) -> b
         },
         ethertype::IPV6 => {
             let message = ethernet.payload + ipv6::HEADER;
-            let (Some(next), Some([kind, _, _, _, flags, _])) = (frame.read(ethernet.payload + 6), frame.read(message))
-            else {
-                return false;
-            };
-            next == [protocol::ICMPV6, 255] && kind == kind::ADVERTISEMENT && flags & SOLICITED == 0
+            let [flags, _] = two_bytes(frame, message + 4);
+            two_bytes(frame, ethernet.payload + 6) == [protocol::ICMPV6, 255]
+                && two_bytes(frame, message) == [kind::ADVERTISEMENT, 0]
+                && flags & SOLICITED == 0
         }
         _ => false,
     }

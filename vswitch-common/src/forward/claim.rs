@@ -15,6 +15,7 @@ use crate::packet::neighbor::{self, kind};
 use crate::packet::{Ethernet, Packet, ethertype, ipv6, protocol};
 use crate::tables::{FdbKey, NeighborKey, Port, PortKind, PortNumber, Tables};
 use crate::verdict::DropReason;
+use crate::verifier::two_bytes;
 
 /// IPv6 extension headers that are followed in a packet that may be neighbor discovery.
 const MAX_EXTENSIONS: usize = 2;
@@ -50,8 +51,8 @@ pub(super) fn check<P: Packet + ?Sized, T: Tables, S: Scope>(
     }
     let claim = match ethernet.ethertype {
         ethertype::ARP => of_arp(frame, ethernet.payload),
-        ethertype::IPV6 if const { !S::HOOK.is_xdp() } => match frame.read(ethernet.payload + 6) {
-            Some([next, HOP_LIMIT]) if !matches!(next, protocol::TCP | protocol::UDP) => {
+        ethertype::IPV6 if const { !S::HOOK.is_xdp() } => match two_bytes(frame, ethernet.payload + 6) {
+            [next, HOP_LIMIT] if !matches!(next, protocol::TCP | protocol::UDP) => {
                 of_ipv6(frame, ethernet.payload, next)
             }
             _ => return None,
@@ -99,7 +100,7 @@ fn of_ipv6<P: Packet + ?Sized>(frame: &P, at: usize, next: u8) -> Claim {
         return Claim { address: source, mac: Mac::ZERO, reason: DropReason::HeaderChain };
     }
     let message = walk.offset;
-    let Some([kind, _]) = frame.read(message) else { return nothing() };
+    let [kind, _] = two_bytes(frame, message);
     let reason = DropReason::NeighborSpoofed;
     match kind {
         // Claims its target, whoever sends it.

@@ -107,10 +107,15 @@ fn over_ipv4<P: Packet + ?Sized, T: Tables>(frame: &P, tables: &T) -> Arrival {
     }
     let at = HEADER + ipv4::HEADER;
     let (from, to) = (Address::mapped([s0, s1, s2, s3]), Address::mapped([d0, d1, d2, d3]));
-    if vihl != 0x45 || u16::from_be_bytes([f0, f1]) & 0x3fff != 0 {
-        return unread(to, tables);
+    let end = tables.tunnel_end(to);
+    if end.port == 0 {
+        return Arrival::PASS;
     }
-    let Some(outer) = outer(frame, at, to, tables) else { return Arrival::PASS };
+    if vihl != 0x45 || u16::from_be_bytes([f0, f1]) & 0x3fff != 0 {
+        // Not read to its ports here. The tunnel's device drops it if its sender is no peer.
+        return Arrival::MARKED;
+    }
+    let Some(outer) = outer(frame, at, end) else { return Arrival::PASS };
     match check(frame, at, outer, from, tables) {
         // A packet with a checksum passes to the host's stack, which verifies it.
         Ok((key, port)) if outer.checksum == 0 => {
@@ -123,13 +128,6 @@ fn over_ipv4<P: Packet + ?Sized, T: Tables>(frame: &P, tables: &T) -> Arrival {
         Ok(_) => Arrival::MARKED,
         Err(reason) => Arrival::drop(reason),
     }
-}
-
-/// Decides about a packet that is not read to its ports here, because it has options or is a
-/// fragment. If it is a tunnel's, the tunnel's device drops it if its sender is no peer.
-#[inline(always)]
-fn unread<T: Tables>(to: Address, tables: &T) -> Arrival {
-    if tables.tunnel_end(to).port == 0 { Arrival::PASS } else { Arrival::MARKED }
 }
 
 #[inline(always)]
@@ -148,11 +146,15 @@ fn over_ipv6<P: Packet + ?Sized, T: Tables>(frame: &P, tables: &T) -> Arrival {
     if matches!(next, protocol::TCP | protocol::ICMPV6) {
         return Arrival::PASS;
     }
+    let end = tables.tunnel_end(to);
+    if end.port == 0 {
+        return Arrival::PASS;
+    }
     if next != protocol::UDP {
-        return unread(to, tables);
+        return Arrival::MARKED;
     }
     let at = HEADER + ipv6::HEADER;
-    let Some(outer) = outer(frame, at, to, tables) else { return Arrival::PASS };
+    let Some(outer) = outer(frame, at, end) else { return Arrival::PASS };
     match check(frame, at, outer, from, tables) {
         Ok(_) => Arrival::MARKED,
         Err(reason) => Arrival::drop(reason),
@@ -167,11 +169,10 @@ pub(super) struct Outer {
     end: TunnelEnd,
 }
 
-/// Reads the UDP header at `at`, if the packet is for a tunnel end of this host.
+/// Reads the UDP header at `at`, if the packet is for a tunnel that ends so.
 #[inline(always)]
-pub(super) fn outer<P: Packet + ?Sized, T: Tables>(frame: &P, at: usize, to: Address, tables: &T) -> Option<Outer> {
+pub(super) fn outer<P: Packet + ?Sized>(frame: &P, at: usize, end: TunnelEnd) -> Option<Outer> {
     let [_, _, d0, d1, l0, l1, c0, c1] = frame.read(at)?;
-    let end = tables.tunnel_end(to);
     let ours = end.port != 0 && end.port == u16::from_be_bytes([d0, d1]);
     let length = usize::from(u16::from_be_bytes([l0, l1]));
     ours.then_some(Outer { length, checksum: u16::from_ne_bytes([c0, c1]), end })

@@ -24,7 +24,7 @@ pub fn admit<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T) -> Option<Dr
     if version >> 4 != 6 || next != protocol::UDP || !from.is_inner() || !to.is_inner() {
         return Some(DropReason::UnknownPeer);
     }
-    let Some(outer) = outer(packet, ipv6::HEADER, to, tables) else { return Some(DropReason::UnknownPeer) };
+    let Some(outer) = outer(packet, ipv6::HEADER, tables.tunnel_end(to)) else { return Some(DropReason::UnknownPeer) };
     check(packet, ipv6::HEADER, outer, from, tables).err()
 }
 

@@ -9,6 +9,7 @@ use super::claim::HOP_LIMIT;
 use crate::packet::{Ethernet, Packet, ethertype, ip_protocol, protocol};
 use crate::tables::PortKind;
 use crate::verdict::{Decision, action, tag};
+use crate::verifier::two_bytes;
 
 /// Returns whether XDP takes a frame with this decision, which came in by a port of the kind
 /// `ingress`.
@@ -34,10 +35,10 @@ fn is_for_tcx<P: Packet + ?Sized>(frame: &P) -> bool {
         return false;
     };
     match ip_protocol(frame, &ethernet) {
-        Some(protocol::ICMPV6) => match frame.read(ethernet.payload + 6) {
-            Some([_, hops]) => hops == HOP_LIMIT,
-            None => true,
-        },
+        Some(protocol::ICMPV6) => {
+            let [_, hops] = two_bytes(frame, ethernet.payload + 6);
+            hops == HOP_LIMIT
+        }
         Some(number) => number == protocol::TCP,
         // Not IP, or IPv6 with headers that cannot be followed. The latter is too rare for a path
         // of its own.

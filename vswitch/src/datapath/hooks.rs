@@ -416,7 +416,10 @@ fn replace(programs: &mut Programs, hook: Hook, pin: &Path) -> Result<bool, Data
         }
         Err(error) => return Err(DatapathError::Pin { path: pin.to_owned(), message: error.to_string() }),
     };
-    let unusable = |error: LinkError| DatapathError::Pin { path: pin.to_owned(), message: error.to_string() };
+    let unusable = |error: LinkError| DatapathError::Pin {
+        path: pin.to_owned(),
+        message: format!("{error} (the earlier program stays)"),
+    };
     // The links taken out of the program here stay attached, because the pin holds them.
     let replaced = if hook.is_xdp() {
         let program = programs.xdp(hook)?;
