@@ -21,7 +21,7 @@ const TCP: u32 = 6;
 const UDP: u32 = 17;
 
 /// The bits of a port.
-pub mod held {
+pub mod flag {
     /// Held at all IPv4 addresses, except those with a [`FREE`] entry.
     pub const ALL_IPV4: u64 = 1;
     /// Held at the IPv4 addresses with a [`HELD`] entry.
@@ -114,8 +114,8 @@ pub fn refuses(tables: &impl HeldPorts, bind: Bind, only_ipv6: impl FnOnce() -> 
     if port == 0 || bits == 0 {
         return false;
     }
-    let ipv4 = bits & (held::ALL_IPV4 | held::SOME_IPV4) != 0;
-    let ipv6 = bits & (held::ALL_IPV6 | held::SOME_IPV6) != 0;
+    let ipv4 = bits & (flag::ALL_IPV4 | flag::SOME_IPV4) != 0;
+    let ipv6 = bits & (flag::ALL_IPV6 | flag::SOME_IPV6) != 0;
     if address == Address::mapped([0; 4]) {
         return ipv4;
     }
@@ -123,15 +123,15 @@ pub fn refuses(tables: &impl HeldPorts, bind: Bind, only_ipv6: impl FnOnce() -> 
         return ipv6 || ipv4 && !only_ipv6();
     }
     let (all, some) = match address.is_mapped() {
-        true => (held::ALL_IPV4, held::SOME_IPV4),
-        false => (held::ALL_IPV6, held::SOME_IPV6),
+        true => (flag::ALL_IPV4, flag::SOME_IPV4),
+        false => (flag::ALL_IPV6, flag::SOME_IPV6),
     };
     if bits & (all | some) == 0 {
         return false;
     }
     match tables.at(&HeldKey { address, port, protocol }) {
-        held::HELD => true,
-        held::FREE => false,
+        flag::HELD => true,
+        flag::FREE => false,
         _ => bits & all != 0,
     }
 }
@@ -186,28 +186,28 @@ mod tests {
 
     #[test]
     fn a_port_of_one_family_is_free_in_the_other() {
-        let ipv4 = Tables::with(held::ALL_IPV4, &[]);
+        let ipv4 = Tables::with(flag::ALL_IPV4, &[]);
         assert_eq!(ipv4.refused(&ADDRESSES, true), ["0.0.0.0", "127.0.0.1", "192.0.2.1"]);
         assert_eq!(ipv4.refused(&ADDRESSES, false), ["0.0.0.0", "127.0.0.1", "192.0.2.1", "::"]);
-        let ipv6 = Tables::with(held::ALL_IPV6, &[]);
+        let ipv6 = Tables::with(flag::ALL_IPV6, &[]);
         assert_eq!(ipv6.refused(&ADDRESSES, false), ["::", "::1", "2001:db8::1"]);
-        let both = Tables::with(held::ALL_IPV4 | held::ALL_IPV6, &[]);
+        let both = Tables::with(flag::ALL_IPV4 | flag::ALL_IPV6, &[]);
         assert_eq!(both.refused(&ADDRESSES, true), ADDRESSES);
         assert_eq!(Tables::default().refused(&ADDRESSES, false), [""; 0]);
     }
 
     #[test]
     fn a_port_at_one_address_is_free_at_others_and_taken_at_all() {
-        let ipv4 = Tables::with(held::SOME_IPV4, &[("192.0.2.1", held::HELD)]);
+        let ipv4 = Tables::with(flag::SOME_IPV4, &[("192.0.2.1", flag::HELD)]);
         assert_eq!(ipv4.refused(&ADDRESSES, true), ["0.0.0.0", "192.0.2.1"]);
         assert_eq!(ipv4.refused(&ADDRESSES, false), ["0.0.0.0", "192.0.2.1", "::"]);
-        let ipv6 = Tables::with(held::SOME_IPV6, &[("::1", held::HELD)]);
+        let ipv6 = Tables::with(flag::SOME_IPV6, &[("::1", flag::HELD)]);
         assert_eq!(ipv6.refused(&ADDRESSES, false), ["::", "::1"]);
     }
 
     #[test]
     fn an_address_can_be_left_out() {
-        let tables = Tables::with(held::ALL_IPV4 | held::ALL_IPV6, &[("192.0.2.1", held::FREE), ("::1", held::FREE)]);
+        let tables = Tables::with(flag::ALL_IPV4 | flag::ALL_IPV6, &[("192.0.2.1", flag::FREE), ("::1", flag::FREE)]);
         assert_eq!(tables.refused(&ADDRESSES, false), ["0.0.0.0", "127.0.0.1", "::", "2001:db8::1"]);
     }
 

@@ -588,8 +588,7 @@ fn unknown_unicast_is_not_copied_to_ports_without_unknown_stations() {
         let decision = forward(11, frame.as_slice(), tables, NOW);
         assert_eq!(decided(&decision), Verdict::Flood(Flood::UnknownUnicast));
         let flooded = Flooded::new(&decision, frame.as_slice(), &tables.ports[&PortNumber(1)]);
-        let copied = flooded.copy(&tables.ports[&PortNumber(2)], PortNumber(2), tables);
-        copied
+        flooded.copy(&tables.ports[&PortNumber(2)], PortNumber(2), tables)
     };
     let flags = |tables: &mut MemoryTables, flags| tables.ports.get_mut(&PortNumber(2)).expect("b").flags = flags;
     for (with, expected) in [

@@ -29,7 +29,7 @@ pub enum DatapathError {
         /// The device.
         device: String,
         /// The error of the kernel.
-        cause: ProgramError,
+        cause: Box<ProgramError>,
     },
     /// The kernel refused to attach a program to the root of the control groups.
     #[error("cannot attach {program} to the control group {path}: {}", chain(.cause))]
@@ -39,7 +39,7 @@ pub enum DatapathError {
         /// The path of the control group.
         path: PathBuf,
         /// The error of the kernel.
-        cause: ProgramError,
+        cause: Box<ProgramError>,
     },
     /// The root of the control groups cannot be opened.
     #[error("cannot open the control group {path}: {source}")]
@@ -57,7 +57,7 @@ pub enum DatapathError {
         /// The pin of the link.
         pin: PathBuf,
         /// The error of the kernel.
-        cause: ProgramError,
+        cause: Box<ProgramError>,
     },
     /// A pin in bpffs could not be created, opened or removed.
     #[error("cannot use the pin {path}: {message}")]
@@ -142,7 +142,7 @@ mod tests {
     #[test]
     fn a_refused_hook_says_what_the_kernel_answered() {
         let io_error = Errno::EBUSY.into();
-        let cause = ProgramError::SyscallError(SyscallError { call: "bpf_link_create", io_error });
+        let cause = Box::new(ProgramError::SyscallError(SyscallError { call: "bpf_link_create", io_error }));
         let error = DatapathError::Attach { program: "from_uplink_xdp", device: "eth1".to_owned(), cause };
         let text = error.to_string();
         assert!(text.contains("eth1") && text.contains("bpf_link_create") && text.contains("os error 16"), "{text}");

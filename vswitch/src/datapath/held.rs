@@ -53,7 +53,11 @@ impl Datapath {
         let root =
             File::open(cgroup).map_err(|source| DatapathError::OpenCgroup { path: cgroup.to_owned(), source })?;
         for (name, mut program) in programs {
-            let failed = |cause| DatapathError::AttachToCgroup { program: name, path: cgroup.to_owned(), cause };
+            let failed = |cause| DatapathError::AttachToCgroup {
+                program: name,
+                path: cgroup.to_owned(),
+                cause: Box::new(cause),
+            };
             let pin = pins.links().join(name);
             let info = program.info().map_err(failed)?;
             if attached(&pin).is_some_and(|attached| attached == info.id()) {

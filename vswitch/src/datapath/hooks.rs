@@ -194,7 +194,10 @@ pub(super) fn attach_tc(
     pins: &Pins<'_>,
 ) -> Result<(), DatapathError> {
     let pin = pins.link(ifindex, hook);
-    let failed = |cause| DatapathError::Attach { program: hook.program(), device: device.to_owned(), cause };
+    let failed = |cause| {
+        let cause = Box::new(cause);
+        DatapathError::Attach { program: hook.program(), device: device.to_owned(), cause }
+    };
     match tc {
         TcHook::Tcx => {
             if replace(programs, hook, &pin)? {
@@ -243,7 +246,10 @@ pub(super) fn attach_xdp(
     if replace(programs, hook, &pin)? {
         return Ok(());
     }
-    let failed = |cause| DatapathError::Attach { program: hook.program(), device: device.to_owned(), cause };
+    let failed = |cause| {
+        let cause = Box::new(cause);
+        DatapathError::Attach { program: hook.program(), device: device.to_owned(), cause }
+    };
     let program = programs.xdp(hook)?;
     let id = program.attach_to_if_index(ifindex, XdpMode::Driver).map_err(failed)?;
     let link = program.take_link(id).map_err(failed)?;
@@ -433,7 +439,10 @@ fn replace(programs: &mut Programs, hook: Hook, pin: &Path) -> Result<bool, Data
     match replaced {
         Ok(()) => Ok(true),
         Err(error) if is_gone(&error) => remove_pin(pin).map(|()| false),
-        Err(cause) => Err(DatapathError::Replace { program: hook.program(), pin: pin.to_owned(), cause }),
+        Err(cause) => {
+            let cause = Box::new(cause);
+            Err(DatapathError::Replace { program: hook.program(), pin: pin.to_owned(), cause })
+        }
     }
 }
 

@@ -221,9 +221,10 @@ impl Datapath {
         };
         match hooks::attach_xdp(programs, hook, &spec.device, spec.ifindex, &pins) {
             Ok(()) => Ok(format!("xdp+{tc}")),
-            Err(DatapathError::Attach { cause, .. } | DatapathError::Program { cause, .. })
-                if spec.xdp == Xdp::Auto =>
-            {
+            Err(DatapathError::Attach { cause, .. }) if spec.xdp == Xdp::Auto => {
+                Ok(format!("{tc} (no XDP: {})", chain(&cause)))
+            }
+            Err(DatapathError::Program { cause, .. }) if spec.xdp == Xdp::Auto => {
                 Ok(format!("{tc} (no XDP: {})", chain(&cause)))
             }
             Err(error) => Err(error),

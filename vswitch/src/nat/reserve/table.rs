@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use vswitch_common::held::{HeldKey, Place, held};
+use vswitch_common::held::{HeldKey, Place, flag};
 use vswitch_common::packet::address::Address;
 
 use super::error::HookError;
@@ -72,7 +72,7 @@ impl Table {
         let Some(place) = place(published) else { return false };
         let needed = bits([published]);
         let is_held = self.bits(place) & needed == needed
-            && key(published).is_none_or(|key| self.entry(&key) == Some(held::HELD));
+            && key(published).is_none_or(|key| self.entry(&key) == Some(flag::HELD));
         if is_held {
             self.ports.entry(place).or_default().push(*published);
         }
@@ -83,7 +83,7 @@ impl Table {
     pub(super) fn hold(&mut self, published: &Published) -> Result<(), HookError> {
         let Some(place) = place(published) else { return Ok(()) };
         if let Some(key) = key(published) {
-            self.set_entry(key, Some(held::HELD))?;
+            self.set_entry(key, Some(flag::HELD))?;
         }
         self.ports.entry(place).or_default().push(*published);
         self.write_bits(place)
@@ -110,7 +110,7 @@ impl Table {
             self.write_word(index, wanted)?;
         }
         let needed: BTreeSet<HeldKey> = self.ports.values().flatten().filter_map(key).collect();
-        let others = self.entries.iter().filter(|(key, entry)| **entry == held::HELD && !needed.contains(key));
+        let others = self.entries.iter().filter(|(key, entry)| **entry == flag::HELD && !needed.contains(key));
         let others: Vec<HeldKey> = others.map(|(key, _)| *key).collect();
         others.into_iter().try_for_each(|key| self.set_entry(key, None))
     }
@@ -122,12 +122,12 @@ impl Table {
             .iter()
             .flat_map(|address| [Protocol::Tcp, Protocol::Udp].map(|protocol| key(address, protocol)))
             .collect();
-        let others = self.entries.iter().filter(|(key, entry)| **entry == held::FREE && !wanted.contains(key));
+        let others = self.entries.iter().filter(|(key, entry)| **entry == flag::FREE && !wanted.contains(key));
         let others: Vec<HeldKey> = others.map(|(key, _)| *key).collect();
         others.into_iter().try_for_each(|key| self.set_entry(key, None))?;
         // A port that is published at the address of a name server that cannot serve stays held.
-        let wanted: Vec<HeldKey> = wanted.into_iter().filter(|key| self.entry(key) != Some(held::HELD)).collect();
-        wanted.into_iter().try_for_each(|key| self.set_entry(key, Some(held::FREE)))
+        let wanted: Vec<HeldKey> = wanted.into_iter().filter(|key| self.entry(key) != Some(flag::HELD)).collect();
+        wanted.into_iter().try_for_each(|key| self.set_entry(key, Some(flag::FREE)))
     }
 
     fn bits(&self, place: Place) -> u64 {
@@ -135,7 +135,7 @@ impl Table {
     }
 
     fn wanted_bits(&self, place: Place) -> u64 {
-        self.ports.get(&place).map_or(0, |ports| bits(ports))
+        self.ports.get(&place).map_or(0, bits)
     }
 
     fn write_bits(&mut self, place: Place) -> Result<(), HookError> {
@@ -190,11 +190,11 @@ fn key_of(address: IpAddr, port: u16, protocol: Protocol) -> HeldKey {
 fn bits<'a>(ports: impl IntoIterator<Item = &'a Published>) -> u64 {
     ports.into_iter().fold(0, |bits, port| {
         bits | match port.host_ip {
-            None => held::ALL_IPV4 | held::ALL_IPV6,
-            Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED)) => held::ALL_IPV4,
-            Some(IpAddr::V4(_)) => held::SOME_IPV4,
-            Some(address) if address.is_unspecified() => held::ALL_IPV6,
-            Some(_) => held::SOME_IPV6,
+            None => flag::ALL_IPV4 | flag::ALL_IPV6,
+            Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED)) => flag::ALL_IPV4,
+            Some(IpAddr::V4(_)) => flag::SOME_IPV4,
+            Some(address) if address.is_unspecified() => flag::ALL_IPV6,
+            Some(_) => flag::SOME_IPV6,
         }
     })
 }
