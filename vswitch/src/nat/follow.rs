@@ -167,10 +167,11 @@ fn changes(mut datagram: &[u8], table: &str) -> Changed {
         let message = kind & 0xff;
         if kind >> 8 == NFTABLES && message != NEWGEN {
             let ours = named == Some(table.as_bytes());
+            let others = named.is_some() && !ours;
             changed.ours |= ours;
             // New chains and rules may drop packets; changed rules may have removed those in
             // iptables' table.
-            changed.firewall |= !ours && (RULES.contains(&message) || TABLES_AND_CHAINS.contains(&message));
+            changed.firewall |= others && (RULES.contains(&message) || TABLES_AND_CHAINS.contains(&message));
         }
         datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
@@ -210,7 +211,9 @@ mod tests {
             (ours, firewall)
         };
         assert_eq!(told(&[(8, "vswitch-a")]), (true, false));
-        assert_eq!(told(&[(8, "vswitch-ab"), (14, "vswitch-a")]), (true, false));
+        assert_eq!(told(&[(14, "vswitch-a")]), (true, false));
+        // The rules of another instance are those of another program.
+        assert_eq!(told(&[(8, "vswitch-ab"), (14, "vswitch-a")]), (true, true));
         assert_eq!(told(&[(6, "filter")]), (false, true));
         assert_eq!(told(&[(3, "mine")]), (false, true));
         assert_eq!(told(&[(6, "mine")]), (false, true));

@@ -140,16 +140,16 @@ fn the_gateway_mode_opens_a_network() {
         let port = format!("{}:80", 8000 + number);
         let at = host.attach(&container, &["--network", name, "-p", &port]);
         let _own = Site::open(&container, 80, name);
-        for family in 0..2 {
+        for (family, mode) in expected.into_iter().enumerate() {
             let own = addresses_of(&at)[family];
             let [near, client] = [Uplinks::HOST, Uplinks::OUTSIDE].map(|texts| addresses(texts)[family]);
-            if matches!(expected[family], "routed" | "nat-unprotected") {
+            if matches!(mode, "routed" | "nat-unprotected") {
                 assert_eq!(get(outside, own, 80), page(name, client), "{name}");
                 ping(outside, own);
             } else {
                 knock(outside, own, 80);
             }
-            let seen = if matches!(expected[family], "routed" | "plain") { own } else { near };
+            let seen = if matches!(mode, "routed" | "plain") { own } else { near };
             assert_eq!(get(&container, client, 80), page("outside", seen), "{name}");
             assert_eq!(get(outside, near, 8000 + number), page(name, client), "{name}: the published port");
         }

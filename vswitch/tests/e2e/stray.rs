@@ -37,8 +37,7 @@ fn stray_segments_do_not_leave_with_a_private_address() {
     let gateway = gateway_mac(host, &at_web);
     let [from_web, at_outside] = [RawPort::open(&web, "eth0"), RawPort::open(outside, "eth0")];
     let ours: [[IpAddr; 2]; 2] = [&at_web, &inside].map(|at| [at.ipv4.into(), at.ipv6.unwrap().into()]);
-    for family in 0..2 {
-        let far = addresses(Uplinks::OUTSIDE)[family];
+    for (family, far) in addresses(Uplinks::OUTSIDE).into_iter().enumerate() {
         for (own, port) in [(ours[0][family], 80), (ours[0][family], 40000), (ours[1][family], 40000)] {
             for flags in [RST, RST | ACK, FIN, SYN | ACK, FIN | SYN, 0] {
                 let segment = Segment {
@@ -122,19 +121,13 @@ fn a_segment_outside_of_the_window_ends_no_connection() {
     host.attach(&other, &["--network", "back"]);
     let [out, published] = [listen(outside, 80), listen(&web, 80)];
     let gateways: [IpAddr; 2] = [at_web.gateway.unwrap().into(), at_web.gateway6.unwrap().into()];
-    for family in 0..2 {
+    for (family, gateway) in gateways.into_iter().enumerate() {
         let [near, far] = [Uplinks::HOST, Uplinks::OUTSIDE].map(|texts| addresses(texts)[family]);
         let localhost = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))).filter(|_| family == 0);
         let cases = [
             Some((&web, SocketAddr::new(far, 80), &out, outside, "masqueraded")),
             Some((outside, SocketAddr::new(near, 8080), &published, &web, "published, from outside")),
-            Some((
-                &other,
-                SocketAddr::new(gateways[family], 8080),
-                &published,
-                &web,
-                "published, from another network",
-            )),
+            Some((&other, SocketAddr::new(gateway, 8080), &published, &web, "published, from another network")),
             Some((&neighbor, SocketAddr::new(near, 8080), &published, &web, "published, from a neighbor")),
             Some((&*host.netns, SocketAddr::new(near, 8080), &published, &web, "published, from the host")),
             localhost.map(|at| (&*host.netns, at, &published, &web, "published, from 127.0.0.1")),
@@ -154,7 +147,7 @@ fn a_segment_outside_of_the_window_ends_no_connection() {
             let (own, far) = Echo::ends(&echo.server);
             echo.carry(case);
             send_out_of_window(&at_server, own, far);
-            ping(server, if server.name() == outside.name() { far.ip() } else { gateways[family] });
+            ping(server, if server.name() == outside.name() { far.ip() } else { gateway });
             echo.carry(&format!("{case}: after a segment of the server, {own} to {far}"));
         }
     }

@@ -15,6 +15,8 @@ pub(super) struct Packet {
     pub(super) ipv4: bool,
     pub(super) input: Option<String>,
     pub(super) output: Option<String>,
+    /// A device by which the packet does not arrive, if `input` is `None`.
+    pub(super) not_input: Option<String>,
     pub(super) source: Option<IpAddr>,
     pub(super) destination: Option<IpAddr>,
     /// nft's name of the protocol.
@@ -50,6 +52,8 @@ enum Field {
     Number(u64),
     Address(IpAddr),
     All(Vec<Self>),
+    /// Any text but this one.
+    Except(String),
     Unknown,
     /// The packet has no such field, so no comparison is true.
     Absent,
@@ -224,6 +228,7 @@ impl Table {
                     Some(beginning) => known.starts_with(beginning),
                     None => known == text,
                 },
+                Field::Except(other) if other == text => false,
                 Field::Address(address) => text.parse() == Ok(*address),
                 // A name of a service.
                 _ => return None,
@@ -248,7 +253,10 @@ fn field(expression: &Value, packet: &Packet) -> Field {
     match kind.as_str() {
         "concat" => Field::All(body.as_array().into_iter().flatten().map(|part| field(part, packet)).collect()),
         "meta" => match word("key") {
-            "iifname" | "iif" => text(packet.input.as_deref()),
+            "iifname" | "iif" => match (&packet.input, &packet.not_input) {
+                (None, Some(device)) => Field::Except(device.clone()),
+                (input, _) => text(input.as_deref()),
+            },
             "oifname" | "oif" => text(packet.output.as_deref()),
             "l4proto" => text(packet.protocol),
             "nfproto" => text(Some(if packet.ipv4 { "ipv4" } else { "ipv6" })),

@@ -167,7 +167,13 @@ fn needs(wanted: &Wanted) -> Vec<Need> {
         })
     };
     let backwards = |network: &NatNetwork| {
-        outwards(network).map(|packet| Packet { output: packet.input, input: None, state: "established", ..packet })
+        outwards(network).map(|packet| Packet {
+            output: packet.input.clone(),
+            not_input: packet.input,
+            input: None,
+            state: "established",
+            ..packet
+        })
     };
     let published = wanted.forwards.iter().map(|forward| Packet {
         ipv4: forward.to.is_ipv4(),
