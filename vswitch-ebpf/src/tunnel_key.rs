@@ -1,5 +1,7 @@
 //! The tunnel metadata of a packet: what the outer header said, and what it has to say.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::bindings::{__sk_buff, BPF_F_TUNINFO_IPV6, BPF_F_ZERO_CSUM_TX, bpf_tunnel_key};
 use aya_ebpf::helpers::generated::{bpf_skb_get_tunnel_key, bpf_skb_set_tunnel_key};
 use vswitch_common::packet::TunnelKey;
@@ -22,14 +24,15 @@ pub fn read(skb: *const __sk_buff) -> Option<TunnelKey> {
         // SAFETY: the skb is the context of the program that runs.
         return Some(TunnelKey::from_words(unsafe { (*skb).cb }));
     }
-    let mut key = empty();
+    let mut place = MaybeUninit::uninit();
+    let key = empty(&mut place);
     // The helper returns the metadata of the one version of IP that it is asked for.
-    if get(skb, &mut key, 0) {
+    if get(skb, key, 0) {
         // SAFETY: the kernel has written an IPv4 address, in host byte order.
         let remote = unsafe { key.__bindgen_anon_1.remote_ipv4 };
         return Some(TunnelKey::new(Address::mapped(remote.to_be_bytes()), key.tunnel_id));
     }
-    if get(skb, &mut key, u64::from(BPF_F_TUNINFO_IPV6)) {
+    if get(skb, key, u64::from(BPF_F_TUNINFO_IPV6)) {
         // SAFETY: the kernel has written an IPv6 address, in the byte order of the wire.
         let remote = unsafe { key.__bindgen_anon_1.remote_ipv6 };
         return Some(TunnelKey::new(Address::of_words(remote), key.tunnel_id));
@@ -46,7 +49,8 @@ pub fn write(skb: *mut __sk_buff, port: PortNumber, network: NetworkNumber) -> b
     else {
         return false;
     };
-    let mut key = empty();
+    let mut place = MaybeUninit::uninit();
+    let key = empty(&mut place);
     key.tunnel_id = network.vni;
     key.tunnel_ttl = TTL;
     let remote = port.peer().words();
@@ -70,7 +74,7 @@ pub fn write(skb: *mut __sk_buff, port: PortNumber, network: NetworkNumber) -> b
         mark_encrypted(skb);
     }
     // SAFETY: the skb is the context of the program that runs, and the key has the given size.
-    unsafe { bpf_skb_set_tunnel_key(skb, &raw mut key, size_of::<bpf_tunnel_key>() as u32, flags) == 0 }
+    unsafe { bpf_skb_set_tunnel_key(skb, key, size_of::<bpf_tunnel_key>() as u32, flags) == 0 }
 }
 
 #[inline(always)]
@@ -81,7 +85,7 @@ fn get(skb: *const __sk_buff, key: &mut bpf_tunnel_key, flags: u64) -> bool {
 }
 
 #[inline(always)]
-fn empty() -> bpf_tunnel_key {
+fn empty(place: &mut MaybeUninit<bpf_tunnel_key>) -> &mut bpf_tunnel_key {
     // SAFETY: the struct consists of aligned words, and zeros are valid in all of its fields.
-    unsafe { zeroed() }
+    unsafe { zeroed(place) }
 }

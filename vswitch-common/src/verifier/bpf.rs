@@ -81,19 +81,18 @@ pub fn bound_offset(mut offset: usize) -> usize {
     offset
 }
 
-/// Returns a struct of zeros, written word by word: the compiler would write it in a loop over its
-/// bytes, each round of which the verifier walks.
+/// Writes zeros to a place, word by word, and returns its value. The compiler would call a function
+/// with a loop over the bytes: the verifier walks each round, and the call needs a stack of its own.
 ///
 /// # Safety
 /// `T` consists of aligned 32-bit words, and zeros are a valid value of it.
 #[inline(always)]
-pub unsafe fn zeroed<T>() -> T {
-    let mut value = MaybeUninit::<T>::uninit();
-    let words = value.as_mut_ptr().cast::<u32>();
+pub unsafe fn zeroed<T>(place: &mut MaybeUninit<T>) -> &mut T {
+    let words = place.as_mut_ptr().cast::<u32>();
     for word in 0..size_of::<T>() / size_of::<u32>() {
-        // SAFETY: one of the words of the value.
+        // SAFETY: one of the words of the place.
         unsafe { words.add(word).write_volatile(0) };
     }
     // SAFETY: every word is written, and the caller vouches for zeros.
-    unsafe { value.assume_init() }
+    unsafe { place.assume_init_mut() }
 }
