@@ -46,7 +46,6 @@ fn up_fails_if_it_cannot_join_the_cluster_and_leaves_nothing() {
     assert_refused(host, &["--cluster", &url, "--cluster-prefix", "vswitch"], &["vswitch", "begins with `/`"]);
     assert_refused(host, &["--cluster", &url, "--cluster-cert", "/etc/hostname"], &["--cluster-key"]);
     assert_refused(host, &["--cluster", &url, "--cluster-user", "vswitch"], &["--cluster-password-file"]);
-    assert_refused(host, &["--advertise", "192.0.2.1"], &["--cluster"]);
     assert_refused(host, &["--cluster", &url, "--cluster-ca", "/nonexistent"], &["/nonexistent"]);
     assert_eq!(cluster.keys("hosts"), Vec::<String>::new(), "no refused host is recorded in etcd");
 

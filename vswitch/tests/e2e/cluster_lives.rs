@@ -449,7 +449,7 @@ fn entries_are_installed_again_after_the_tunnel_device_is_recreated() {
 fn winner_entries_are_installed_after_the_loser_is_detached() {
     let cluster = Clustered::up(2, Family::V4, Clustered::BRIEF);
     let [successor, stays] = ["successor", "stays"].map(Netns::new);
-    cluster.hosts[1].attach(&stays, &["--network", "net", "--name", "stays"]);
+    let at_stays = cluster.hosts[1].attach(&stays, &["--network", "net", "--name", "stays"]);
     cluster.hosts[1].kill_daemon();
     cluster.set_link(1, false);
     let lost = &cluster.at[1];
@@ -465,6 +465,7 @@ fn winner_entries_are_installed_after_the_loser_is_detached() {
     assert_ne!(cluster.static_port_of(1, at.mac), Some(cluster.peer(0)), "the local endpoint has the same MAC address");
     cluster.hosts[1].ok(&["detach", "--netns", &cluster.containers[1].path_argument()]);
     assert_eq!(cluster.static_port_of(1, at.mac), Some(cluster.peer(0)));
+    cluster.wait_for_entry(0, at_stays.mac, 1);
     ping(&stays, at.ipv4);
 }
 

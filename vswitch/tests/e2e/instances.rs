@@ -54,9 +54,9 @@ fn a_container_of_one_instance_is_left_alone_by_another() {
     second.ok(&["detach", "--netns", &container.path_argument()]);
     assert!(container.devices().contains("eth0"));
     // The interface name is used by the other instance.
-    let line = second.fails(1, &["attach", "--netns", &container.path_argument()]);
+    let line = second.fails(1, &["attach", "--netns", &container.path_argument(), "--ifname", "eth0"]);
     assert!(line.contains("eth0"), "{line}");
-    second.attach(&container, &["--ifname", "eth1"]);
+    assert_eq!(second.attach(&container, &[]).ifname, "eth1");
     first.stop(&[]);
     assert_eq!(container.devices(), ["lo", "eth1"].map(str::to_owned).into());
 }

@@ -20,8 +20,9 @@ fn no_frame_crosses_from_one_network_to_another() {
         host.ok(&["network", "create", "--subnet", "10.93.0.0/24", "other"]);
         let (a, b, c) = (Netns::new("a"), Netns::new("b"), Netns::new("c"));
         let at_a = host.attach(&a, &[]);
-        host.attach(&b, &[]);
-        let at_c = host.attach(&c, &["--network", "other"]);
+        // Frames to unknown stations are copied to ports that learn.
+        host.attach(&b, &["-o", "learning=on"]);
+        let at_c = host.attach(&c, &["--network", "other", "-o", "learning=on"]);
         let [port_a, port_b, port_c] = [&a, &b, &c].map(|netns| RawPort::open(netns, "eth0"));
 
         let unknown: Mac = "02:00:00:00:99:99".parse().unwrap();

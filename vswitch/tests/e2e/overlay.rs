@@ -335,7 +335,7 @@ fn a_host_with_more_addresses_than_the_map_holds_has_peers() {
         tcp(&cloud.containers[one], &cloud.containers[other], cloud.at[other].ipv4, 1 << 20);
     }
     let status = |number: usize| cloud.hosts[number].ok(&["status"]);
-    assert!(status(0).contains("1024 are known as ends of tunnels"), "{}", status(0));
+    assert!(status(0).contains("1024 addresses of this host are known as ends of tunnels"), "{}", status(0));
     assert!(!status(1).contains("ends of tunnels"), "{}", status(1));
     // The program on the interface that leads to peers checks the VXLAN header of each arriving
     // packet.

@@ -16,7 +16,7 @@ fn trace_both_ends(cloud: &Cloud, to: &str, wrapped: &str) {
     assert_eq!((arrived.verdict.action.as_str(), arrived.verdict.to.as_deref()), ("redirect", Some(&*receiver.name)));
     assert_eq!((arrived.program.name.as_str(), arrived.program.hook.as_str()), ("from_tunnel", "tc"));
     assert!(arrived.program.verdict.is_some() && arrived.agrees == Some(true), "{arrived:#?}");
-    assert!(arrived.has_step(" sends with VNI ") && arrived.has_step(&format!("({from})")), "{:#?}", arrived.steps);
+    assert!(arrived.has_step(" with VNI ") && arrived.has_step(&format!("({from})")), "{:#?}", arrived.steps);
     let built = trace(&cloud.hosts[1], &["--from", &from, "--to", &receiver.ipv4.to_string()]);
     assert_eq!(built.verdict.to.as_deref(), Some(&*receiver.name), "{built:#?}");
     // Tunnels are isolated from each other: a frame from one host goes neither to another host nor

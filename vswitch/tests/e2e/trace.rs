@@ -77,7 +77,9 @@ fn start_pair(datapath: &str) -> Pair {
     host.start(&["--datapath", datapath]);
     host.ok(&["network", "create", "--subnet", "10.201.9.0/24", "lan"]);
     let [a, b] = ["a", "b"].map(Netns::new);
-    let [at_a, at_b] = [&a, &b].map(|container| host.attach(container, &["--network", "lan"]));
+    let at_a = host.attach(&a, &["--network", "lan"]);
+    // Frames to unknown stations are copied to ports that learn.
+    let at_b = host.attach(&b, &["--network", "lan", "-o", "learning=on"]);
     Pair { at_a, at_b, a, _b: b, host }
 }
 

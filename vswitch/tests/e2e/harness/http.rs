@@ -106,14 +106,21 @@ pub fn get(from: &Netns, server: impl Into<IpAddr>, port: u16) -> Page {
 
 /// Requests a page over TCP from a server that may not answer.
 pub fn try_get(from: &Netns, server: SocketAddr, patience: Duration) -> Result<Page, std::io::Error> {
+    page(&fetch(from, server, patience)?)
+}
+
+/// Returns the body of the page that any HTTP server has at `/`.
+pub fn fetch(from: &Netns, server: SocketAddr, patience: Duration) -> Result<String, std::io::Error> {
     let mut stream = from.inside(|| TcpStream::connect_timeout(&server, patience))?;
     stream.set_read_timeout(Some(patience))?;
     stream.write_all(format!("GET / HTTP/1.0\r\nHost: {server}\r\n\r\n").as_bytes())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
-    let body = answer.strip_prefix("HTTP/1.0 200 OK\r\n").and_then(|rest| rest.split_once("\r\n\r\n"));
-    let (_, body) = body.ok_or_else(|| std::io::Error::other(format!("no page: {answer:?}")))?;
-    page(body)
+    let body = answer.strip_prefix("HTTP/1.").and_then(|rest| {
+        let (head, body) = rest.split_once("\r\n\r\n")?;
+        head[1..].starts_with(" 200 OK").then_some(body)
+    });
+    body.map(str::to_owned).ok_or_else(|| std::io::Error::other(format!("no page: {answer:?}")))
 }
 
 /// A UDP client that sends all its requests from one port.

@@ -55,7 +55,7 @@ pub use etcd::Etcd;
 pub use flow::Flow;
 pub use frames::{Frame, Mac, RawPort, Tag};
 pub use host::{Attached, BINARY, Counters, Group, Host, Published, Station, complaint};
-pub use http::{Caller, Page, Site, get, try_get};
+pub use http::{Caller, Page, Site, fetch, get, try_get};
 pub use icmp::{Pinger, ping, ping_with};
 pub use leftovers::{Surroundings, processes, resolv_confs_of};
 pub use machine::{Docker, Machine, Service};
