@@ -177,6 +177,9 @@ struct Running<'a> {
     docker: Docker,
     firewalld: Option<Service>,
     manager: Option<Service>,
+    /// Docker runs without its rules: firewalld flushes the tables of iptables when it stops, with or
+    /// without a switch beside it, and Docker adds its rules again only when it starts.
+    docker_is_flushed: bool,
     /// In the order in which they were started.
     parties: Vec<Party>,
 }
@@ -190,6 +193,7 @@ impl Running<'_> {
             Party::Manager => self.manager = Some(self.machine.network_manager(&self.field.host)),
             Party::Docker => {
                 self.docker.start(&self.field.host);
+                self.docker_is_flushed = false;
                 if self.docker.try_client(&["inspect", "web"]).code != Some(0) {
                     self.docker.serve(DOCKERS, "docker");
                 }
@@ -215,7 +219,10 @@ impl Running<'_> {
         match party {
             Party::Switch => self.field.host.stop(&[]),
             Party::Ufw => self.ok("ufw", "disable"),
-            Party::Firewalld => self.firewalld.take().expect("it runs").stop(),
+            Party::Firewalld => {
+                self.firewalld.take().expect("it runs").stop();
+                self.docker_is_flushed = true;
+            }
             Party::Manager => self.manager.take().expect("it runs").stop(),
             Party::Docker => self.docker.stop(),
         }
@@ -242,23 +249,26 @@ impl Running<'_> {
             self.field.assert_switch_works(when);
         }
         self.field.assert_closed(firewall.is_some(), when);
-        if let Some(docker) = self.position(Party::Docker) {
+        // Docker sets its zone of firewalld up only when it starts itself. Before that, firewalld
+        // rejects packets for Docker's containers, with or without a switch beside it.
+        let firewalld = self.position(Party::Firewalld);
+        let docker =
+            self.position(Party::Docker).filter(|docker| firewalld.is_none_or(|firewalld| firewalld < *docker));
+        if docker.is_some() {
             let published = SocketAddr::new(addresses(Uplinks::HOST)[0], DOCKERS);
             settles(&format!("Docker's published port {when}"), || match fetch(outside, published, ATTEMPT) {
                 Ok(body) if body == "docker" => Ok(()),
                 other => Err(other),
             });
-            // Docker sets its zone of firewalld up only when it starts itself.
-            if self.position(Party::Firewalld).is_none_or(|firewalld| firewalld < docker) {
-                // The client of busybox needs files of the C library to look up the name of its port.
-                let request =
-                    format!(r"printf 'GET / HTTP/1.0\r\n\r\n' | /bin/busybox nc -w 2 {} 80", Uplinks::OUTSIDE[0]);
-                let inside = ["exec", "web", "/bin/busybox", "sh", "-c", &request];
-                settles(&format!("Docker's way out {when}"), || {
-                    let outcome = self.docker.try_client(&inside);
-                    if outcome.stdout.contains("outside ") { Ok(()) } else { Err(outcome) }
-                });
-            }
+        }
+        if docker.is_some() && !self.docker_is_flushed {
+            // The client of busybox needs files of the C library to look up the name of its port.
+            let request = format!(r"printf 'GET / HTTP/1.0\r\n\r\n' | /bin/busybox nc -w 2 {} 80", Uplinks::OUTSIDE[0]);
+            let inside = ["exec", "web", "/bin/busybox", "sh", "-c", &request];
+            settles(&format!("Docker's way out {when}"), || {
+                let outcome = self.docker.try_client(&inside);
+                if outcome.stdout.contains("outside ") { Ok(()) } else { Err(outcome) }
+            });
         }
         if self.position(Party::Manager).is_some() {
             let listed = run(host.program("nmcli").args(["-t", "-f", "DEVICE,STATE", "device"])).stdout;
@@ -280,8 +290,15 @@ fn all_meet(machine: &Machine, files: &[(&str, &str)], parties: &[Party]) {
     }
     let _bus = machine.bus(&host);
     let field = Field::on(host);
-    let mut running =
-        Running { machine, field, docker: Docker::new(), firewalld: None, manager: None, parties: Vec::new() };
+    let mut running = Running {
+        machine,
+        field,
+        docker: Docker::new(),
+        firewalld: None,
+        manager: None,
+        docker_is_flushed: false,
+        parties: Vec::new(),
+    };
     let reversed: Vec<Party> = parties.iter().rev().copied().collect();
     for order in [parties, &reversed] {
         for party in order {
