@@ -12,7 +12,7 @@ use aya_ebpf::helpers::generated::{
 };
 use vswitch_common::packet::ethernet::HEADER;
 use vswitch_common::packet::vxlan::{Headers, Outer, ROOM};
-use vswitch_common::packet::{Packet as _, ethertype, ipv4, protocol};
+use vswitch_common::packet::{Packet as _, ethertype, ipv4, ipv6, protocol};
 use vswitch_common::tables::{NetworkNumber, PortNumber};
 
 use crate::frame::TcFrame;
@@ -23,8 +23,9 @@ use crate::tunnel_key;
 pub const NOT_DIRECT: u64 = 0;
 
 /// Wraps a packet and sends it directly to the peer of a port, as a frame of a network. Takes IPv4
-/// packets that fit, which is the same for all packets of a flow. Returns the program's return
-/// value, or [`NOT_DIRECT`]. Not inlined, like [`by_device`], so that it has a stack of its own.
+/// and IPv6 packets that fit, which is the same for all packets of a flow. Returns the program's
+/// return value, or [`NOT_DIRECT`]. Not inlined, like [`by_device`], so that it has a stack of its
+/// own.
 #[inline(never)]
 pub fn direct(skb: *mut __sk_buff, port: u32, network: u32) -> u64 {
     // All 64 bits of the result are set (see `vswitch_common::verifier`).
@@ -42,8 +43,7 @@ pub fn by_device(skb: *mut __sk_buff, port: u32, network: u32, device: u32) -> u
     unsafe { bpf_redirect(device, 0) as u64 }
 }
 
-/// The inner packet stays an IPv4 packet, in Ethernet in UDP in IPv4. The size of its segments does
-/// not change.
+/// The inner packet is in Ethernet in UDP in IPv4 then. The size of its segments does not change.
 const ENCAPSULATION: u64 = (BPF_F_ADJ_ROOM_FIXED_GSO
     | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4
     | BPF_F_ADJ_ROOM_ENCAP_L4_UDP
@@ -60,13 +60,16 @@ fn wrap(skb: *mut __sk_buff, port: u32, network: u32) -> Option<i32> {
     // SAFETY: the skb is the context of the program that runs.
     let (length, segment, kind, tagged) =
         unsafe { ((*skb).len, (*skb).gso_size, (*skb).protocol, (*skb).vlan_present) };
-    if kind != u32::from(ethertype::IPV4.to_be()) || tagged != 0 || length > MAX_INNER {
+    let is_ipv6 = kind == u32::from(ethertype::IPV6.to_be());
+    if !is_ipv6 && kind != u32::from(ethertype::IPV4.to_be()) || tagged != 0 || length > MAX_INNER {
         return None;
     }
     let frame = TcFrame::of_skb(skb);
     let ethernet = frame.read::<HEADER>(0)?;
-    let [_, service] = frame.read(HEADER)?;
-    if longest_packet(&frame, length, segment)? > u32::from(route.mtu) {
+    let [first, second] = frame.read(HEADER)?;
+    // The traffic class of IPv6 is behind the version (RFC 8200, 3).
+    let service = if is_ipv6 { first << 4 | second >> 4 } else { second };
+    if longest_packet(&frame, length, segment, is_ipv6)? > u32::from(route.mtu) {
         return None;
     }
     let [.., remote] = port.peer().words();
@@ -91,18 +94,27 @@ fn wrap(skb: *mut __sk_buff, port: u32, network: u32) -> Option<i32> {
     }
 }
 
-/// Returns the bytes of the longest IP packet that an IPv4 frame becomes, whole or in segments.
-/// `None` for a GSO packet that is not TCP behind an IPv4 header without options.
+/// Returns the bytes of the longest IP packet that a frame becomes, whole or in segments. `None` for
+/// a GSO packet that is not TCP behind an IP header without options or extension headers.
 #[inline(always)]
-fn longest_packet(frame: &TcFrame, length: u32, segment: u32) -> Option<u32> {
+fn longest_packet(frame: &TcFrame, length: u32, segment: u32, is_ipv6: bool) -> Option<u32> {
     if segment == 0 {
         return Some(length - HEADER as u32);
     }
-    let [first] = frame.read(HEADER)?;
-    let [carries] = frame.read(HEADER + 9)?;
-    if first != 0x45 || carries != protocol::TCP {
+    let (carries, header) = if is_ipv6 {
+        let [next] = frame.read(HEADER + 6)?;
+        (next, ipv6::HEADER)
+    } else {
+        let [first] = frame.read(HEADER)?;
+        if first != 0x45 {
+            return None;
+        }
+        let [carries] = frame.read(HEADER + 9)?;
+        (carries, ipv4::HEADER)
+    };
+    if carries != protocol::TCP {
         return None;
     }
-    let [offset] = frame.read(HEADER + ipv4::HEADER + 12)?;
-    Some(segment + ipv4::HEADER as u32 + u32::from(offset >> 4) * 4)
+    let [offset] = frame.read(HEADER + header + 12)?;
+    Some(segment + header as u32 + u32::from(offset >> 4) * 4)
 }

@@ -301,6 +301,11 @@ impl Datapath {
         Ok(self.state().ports.iter().map(|(number, port)| (number, *port)).collect())
     }
 
+    /// Returns whether a device is a port.
+    pub fn is_port(&self, ifindex: u32) -> bool {
+        self.state().ports.of_device(ifindex).is_some()
+    }
+
     /// Returns the port of this number, or `None` if the number is not in use.
     pub fn port(&self, number: PortNumber) -> Option<Port> {
         self.state().ports.ports.get(&number).copied()

@@ -446,8 +446,15 @@ impl Made {
             rules: port.rules.clone(),
         };
         let datapath = scene.datapath.clone();
-        let number = tokio::task::spawn_blocking(move || datapath.add_port(&spec)).await??;
-        self.undo.push(Undo::RemovePort(number));
+        let add = move || {
+            let known = datapath.is_port(ifindex);
+            datapath.add_port(&spec).map(|number| (number, known))
+        };
+        let (number, known) = tokio::task::spawn_blocking(add).await??;
+        // A device that was a port already is in use, and keeps its programs in any case.
+        if !known {
+            self.undo.push(Undo::RemovePort(number));
+        }
         self.port = Some((ifindex, number));
         Ok(())
     }

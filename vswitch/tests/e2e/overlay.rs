@@ -53,6 +53,27 @@ fn containers_on_three_hosts_are_one_segment_over_ipv6() {
 }
 
 #[test]
+fn packets_of_both_families_do_not_pass_the_tunnel_device_on_their_way_out() {
+    let cloud = Cloud::up(2, Family::V4);
+    let [from, to] = [0, 1].map(|number| &cloud.containers[number]);
+    let sent_by_the_device = || {
+        let links = cloud.hosts[0].netns.ip_json("-s link show");
+        let name = |link: &serde_json::Value| link["ifname"].as_str().unwrap_or_default().to_owned();
+        let device = links.iter().find(|link| name(link).ends_with("-vxlan")).expect("the tunnel device");
+        device["stats64"]["tx"]["packets"].as_u64().expect("a number")
+    };
+    for address in cloud.addresses(1) {
+        // The addresses are resolved by floods, which the device sends.
+        ping(from, address);
+        let before = sent_by_the_device();
+        tcp(from, to, address, 8 << 20);
+        udp(from, to, address, 1300, 50);
+        let by_the_device = sent_by_the_device() - before;
+        assert!(by_the_device < 20, "{by_the_device} packets to {address}");
+    }
+}
+
+#[test]
 fn a_broadcast_is_received_once_by_every_other_container() {
     for family in [Family::V4, Family::V6] {
         let cloud = Cloud::up(3, family);

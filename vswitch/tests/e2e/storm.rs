@@ -1,7 +1,13 @@
 //! Storm control limits the frames that a port may flood per second, separately for each kind of
 //! flood. Known unicast is not limited.
 
-use nix::time::{ClockId, clock_gettime};
+use std::{num::NonZero, thread, time::Duration};
+
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    time::{ClockId, clock_gettime},
+    unistd::Pid,
+};
 
 use crate::harness::{Attached, Frame, Host, Mac, Netns, RawPort, count_containing, settles};
 
@@ -17,7 +23,7 @@ struct Pair<'a> {
     at_b: Attached,
     port_a: RawPort,
     port_b: RawPort,
-    _containers: [Netns; 2],
+    containers: [Netns; 2],
 }
 
 /// Creates a network with these options, with an endpoint that speaks and one that hears.
@@ -31,7 +37,7 @@ fn add_pair<'a>(host: &'a Host, network: &str, options: &[&str], speaker: &[&str
     // Frames that the containers' kernels send on their own would be counted, too.
     containers.iter().for_each(|container| container.silence("eth0"));
     let [port_a, port_b] = containers.each_ref().map(|container| RawPort::open(container, "eth0"));
-    Pair { host, at_a, at_b, port_a, port_b, _containers: containers }
+    Pair { host, at_a, at_b, port_a, port_b, containers }
 }
 
 /// Returns the time in units of 2^30 ns, on the clock that the limiter uses for its windows.
@@ -116,6 +122,41 @@ fn the_copies_of_a_flood_count_but_not_those_for_the_host() {
         assert_eq!(count_containing(&frames, kind), count, "{kind}");
     }
     drop(others);
+}
+
+#[test]
+fn the_limit_holds_for_senders_on_several_processors() {
+    const LIMIT: u64 = 500;
+    const WINDOWS: u64 = 4;
+    let host = &Host::up(&[]);
+    let pair = add_pair(host, "processors", &["-o", &format!("storm_pps={LIMIT}")], &[]);
+    let frame = &Frame::new(Mac::BROADCAST, pair.at_a.mac, "to all");
+    let processors = thread::available_parallelism().map_or(1, NonZero::get);
+    let began = current_window();
+    thread::scope(|scope| {
+        for processor in 0..processors {
+            let port = RawPort::open(&pair.containers[0], "eth0");
+            scope.spawn(move || {
+                let mut set = CpuSet::new();
+                set.set(processor).expect("a processor");
+                sched_setaffinity(Pid::from_raw(0), &set).expect("this thread may choose its processor");
+                // Twice the limit in each window, at the same time on all processors.
+                for window in 1..=WINDOWS {
+                    while current_window() < began + window {
+                        thread::sleep(Duration::from_millis(1));
+                    }
+                    (0..2 * LIMIT).for_each(|_| port.send(frame));
+                }
+            });
+        }
+    });
+    let windows = current_window() - began;
+    let mark = Frame::new(pair.at_b.mac, pair.at_a.mac, "mark");
+    pair.port_a.send(&mark);
+    let arrived = count_containing(&pair.port_b.expect(&mark), "to all") as u64;
+    // A window is 1.07 s. The limit may be missed by a tenth.
+    let most = windows * (LIMIT + LIMIT / 12) * 11 / 10;
+    assert!((WINDOWS * LIMIT * 9 / 10..=most).contains(&arrived), "{arrived} frames in {windows} windows");
 }
 
 fn check_that_each_kind_is_limited_separately(pair: &Pair<'_>, limit: u64) {
