@@ -23,7 +23,7 @@ fn invalid_networks_on_a_parent_are_refused() {
 }
 
 /// Names, VLAN IDs and options that do not depend on the kernel are tested in `model/name.rs`,
-/// `model/vlan.rs` and `model/options/wire.rs`.
+/// `model/vlan.rs` and `model/options/parent.rs`.
 fn refuse_invalid_parents_and_options(host: &Host) {
     let container = Netns::new("a");
     host.attach(&container, &["--name", "web"]);
