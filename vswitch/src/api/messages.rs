@@ -15,13 +15,14 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 pub use cluster::{ClusterView, ElsewhereView};
 pub use fdb::{FdbChange, FdbFilter, FdbFlush, FdbFlushed, FdbKeyRequest, FdbStatic, StationView};
 pub use multicast::{MdbFilter, MulticastGroupView};
 pub use networks::{
-    InterfaceView, KeptNetwork, NetworkDetails, NetworkRequest, NetworkView, Pruned, SubnetView, UplinkView,
+    InterfaceView, KeptNetwork, NetworkDetails, NetworkNameRequest, NetworkRequest, NetworkView, Pruned, SubnetView,
+    UplinkView,
 };
 pub use peer::{PeerRequest, PeerView};
 pub use ports::{Counters, PortHealth, PortView, StatsFilter};
@@ -163,6 +164,80 @@ pub struct AttachRequest {
     pub trunk: Option<String>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// The engine that attaches, such as `docker`; empty for an attachment by hand.
+    pub owner: String,
+    /// The engine's name for the endpoint, unique with the owner.
+    pub key: Option<String>,
+    /// The container. Endpoints of one owner and container are one container in several networks;
+    /// by default the key.
+    pub container: Option<String>,
+    /// Instead of `netns`: the interface stays in the daemon's namespace under this name, down and
+    /// without addresses, until the engine moves it.
+    pub leave_here: Option<String>,
+    /// Whether vswitch sets addresses and routes; true by default.
+    pub configure: Option<bool>,
+    /// Whether vswitch holds the published host ports; true by default. Otherwise another process
+    /// does.
+    pub hold: Option<bool>,
+    /// The network, if it is to be created when it does not exist; it goes before `network`.
+    pub ensure: Option<NetworkRequest>,
+}
+
+/// Where the interface of an endpoint is that an engine moves.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct SandboxRequest {
+    /// The absolute path of the namespace, which may not exist yet; null if the interface comes
+    /// back.
+    #[schema(value_type = Option<String>)]
+    pub netns: Option<PathBuf>,
+}
+
+/// The published ports of an endpoint, all of them.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct PublishedRequest {
+    /// The ports, as in `-p`.
+    pub ports: Vec<String>,
+    /// Whether vswitch holds them; true by default. Otherwise another process does.
+    pub hold: Option<bool>,
+}
+
+/// Other names of an endpoint. Those that are left out stay.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct NamesRequest {
+    /// The name.
+    pub name: Option<String>,
+    /// The aliases, all of them.
+    pub aliases: Option<Vec<String>>,
+    /// The host name.
+    pub hostname: Option<String>,
+}
+
+/// The endpoints that an engine still knows.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct CollectRequest {
+    /// The engine.
+    pub owner: String,
+    /// Only endpoints in this network.
+    pub network: Option<String>,
+    /// The keys that are valid. All other endpoints of the engine are detached.
+    pub valid: Vec<String>,
+}
+
+/// Selects endpoints.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, IntoParams)]
+#[serde(default)]
+#[into_params(parameter_in = Query)]
+pub struct EndpointFilter {
+    /// Only those of this engine.
+    pub owner: Option<String>,
+    /// Only those with this key.
+    pub key: Option<String>,
+    /// Only those in this network, by name.
+    pub network: Option<String>,
 }
 
 /// `network connect`.
@@ -261,6 +336,24 @@ pub struct EndpointView {
     pub vlan: u16,
     /// The VLANs of the endpoint's tagged frames.
     pub trunk: Vec<TrunkVlan>,
+    /// The host name in the container.
+    #[serde(default)]
+    pub hostname: Option<String>,
+    /// Further names of the endpoint.
+    #[serde(default)]
+    pub aliases: Vec<String>,
+    /// Labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// The engine that manages the endpoint; empty for an attachment by hand.
+    #[serde(default)]
+    pub owner: String,
+    /// The engine's name for the endpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The engine's container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
 }
 
 /// A VLAN of a trunk: an id, or `all`.
@@ -290,12 +383,6 @@ pub struct EndpointDetails {
     /// The same fields for every network of the endpoint. The network with the default route comes
     /// first.
     pub networks: Vec<EndpointView>,
-    /// The host name in the container.
-    pub hostname: Option<String>,
-    /// Further names of the endpoint.
-    pub aliases: Vec<String>,
-    /// Labels.
-    pub labels: BTreeMap<String, String>,
     /// The time of the attachment.
     #[serde(with = "time::serde::rfc3339")]
     #[schema(value_type = String, format = DateTime)]

@@ -9,12 +9,13 @@ mod patience;
 pub use client::{Client, ClientError, Stream, path, query};
 pub use frames::{FrameMessage, FrameView, FramesFilter, VerdictView};
 pub use messages::{
-    AllVlans, AttachRequest, ClusterView, ConnectRequest, Counters, DetachRequest, Detached, DisconnectRequest,
-    DownRequest, ElsewhereView, EndpointDetails, EndpointView, ErrorBody, ErrorDocument, FdbChange, FdbFilter,
-    FdbFlush, FdbFlushed, FdbKeyRequest, FdbStatic, HooksView, InterfaceView, KeptNetwork, MdbFilter,
-    MulticastGroupView, NetworkDetails, NetworkRequest, NetworkView, PeerRequest, PeerView, PortHealth, PortView,
-    Pruned, Repaired, StationView, StatsFilter, Status, SubnetView, TraceFrame, TraceProgram, TraceRequest, TraceStep,
-    TraceVerdict, TraceView, TrunkVlan, UplinkView,
+    AllVlans, AttachRequest, ClusterView, CollectRequest, ConnectRequest, Counters, DetachRequest, Detached,
+    DisconnectRequest, DownRequest, ElsewhereView, EndpointDetails, EndpointFilter, EndpointView, ErrorBody,
+    ErrorDocument, FdbChange, FdbFilter, FdbFlush, FdbFlushed, FdbKeyRequest, FdbStatic, HooksView, InterfaceView,
+    KeptNetwork, MdbFilter, MulticastGroupView, NamesRequest, NetworkDetails, NetworkNameRequest, NetworkRequest,
+    NetworkView, PeerRequest, PeerView, PortHealth, PortView, Pruned, PublishedRequest, Repaired, SandboxRequest,
+    StationView, StatsFilter, Status, SubnetView, TraceFrame, TraceProgram, TraceRequest, TraceStep, TraceVerdict,
+    TraceView, TrunkVlan, UplinkView,
 };
 pub use patience::{SENT_HEADER, STALE, age};
 

@@ -39,6 +39,7 @@ pub fn request(flags: AttachFlags, netns: PathBuf) -> AttachRequest {
         vlan: connection.vlan,
         trunk: connection.trunk,
         labels: flags.label.into_iter().collect(),
+        ..AttachRequest::default()
     }
 }
 
@@ -84,7 +85,7 @@ pub async fn inspect(client: &mut Client, endpoint: &str, output: Output) -> Res
 
 fn text(details: &EndpointDetails) -> String {
     let endpoint = &details.endpoint;
-    let labels: Vec<_> = details.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let labels: Vec<_> = details.endpoint.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let options: Vec<_> = endpoint.options.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let networks: Vec<_> = details
         .networks
@@ -110,8 +111,8 @@ fn text(details: &EndpointDetails) -> String {
         ("mtu", or_dash(endpoint.mtu)),
         ("device", or_dash(details.device.as_ref())),
         ("hooks", or_dash(details.hooks.as_ref())),
-        ("hostname", or_dash(details.hostname.as_ref())),
-        ("aliases", list(&details.aliases)),
+        ("hostname", or_dash(details.endpoint.hostname.as_ref())),
+        ("aliases", list(&details.endpoint.aliases)),
         ("options", list(&options)),
         ("vlan", endpoint.vlan.to_string()),
         ("trunk", format_trunk(&endpoint.trunk)),

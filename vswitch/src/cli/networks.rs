@@ -22,6 +22,7 @@ pub async fn create(client: &mut Client, arguments: NetworkCreate, output: Outpu
         ipv6: arguments.ipv6,
         options: arguments.option.into_iter().collect(),
         labels: arguments.label.into_iter().collect(),
+        ..NetworkRequest::default()
     };
     let network: NetworkView = client.post("/networks", &request).await?;
     output.print(&network, |network| format!("{}\n", network.id))

@@ -10,14 +10,18 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::{EndpointId, EndpointName, EndpointOptions, InterfaceName, NetworkId, Published, StationMac};
+use super::{
+    EndpointId, EndpointName, EndpointOptions, EngineEndpoint, InterfaceName, LeftInterface, NetworkId, Published,
+    StationMac,
+};
 
 /// Record of an endpoint in one network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
     /// Id, different in each network.
     pub id: EndpointId,
-    /// Name, unique in a network. In an instance, it stands for one namespace.
+    /// Name. Among the endpoints that were attached by hand, it stands for one namespace. Those of
+    /// engines may have equal names: see [`Endpoint::is_with`].
     pub name: EndpointName,
     /// Network that it is attached to.
     pub network: NetworkId,
@@ -53,6 +57,15 @@ pub struct Endpoint {
     pub created: OffsetDateTime,
     /// Phase of the attachment.
     pub phase: Phase,
+    /// Identity that an engine gave it; `None` if it was attached by hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<EngineEndpoint>,
+    /// Another program sets the addresses and routes of the interface.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub bare: bool,
+    /// Another process holds the host ports.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unheld: bool,
 }
 
 /// Published ports that wait for a connection to their network.
@@ -68,6 +81,25 @@ impl Endpoint {
     /// Iterates over the host ports that the endpoint holds: published ones, and waiting ones.
     pub fn held_ports(&self) -> impl Iterator<Item = &Published> {
         self.published.iter().chain(self.waiting.iter().flat_map(|waiting| &waiting.ports))
+    }
+
+    /// Reports whether both are connections of one container.
+    pub fn is_with(&self, other: &Self) -> bool {
+        match (&self.engine, &other.engine) {
+            (None, None) => self.name == other.name,
+            (Some(one), Some(other)) => one.id.owner() == other.id.owner() && one.container == other.container,
+            _ => false,
+        }
+    }
+
+    /// Returns the name of the engine that manages it; empty if it was attached by hand.
+    pub fn owner(&self) -> &str {
+        self.engine.as_ref().map_or("", |engine| engine.id.owner())
+    }
+
+    /// Returns the interface that an engine moves, if it has one.
+    pub fn left(&self) -> Option<&LeftInterface> {
+        self.engine.as_ref()?.left.as_ref()
     }
 }
 

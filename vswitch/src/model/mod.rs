@@ -1,6 +1,7 @@
 //! Validated types: invalid values cannot be constructed. Input is parsed once, where it enters.
 
 mod endpoint;
+mod engine;
 mod id;
 mod instance;
 mod key;
@@ -18,6 +19,7 @@ mod vni;
 mod xdp;
 
 pub use endpoint::{Endpoint, EndpointAddress, NetnsRecord, Phase, WaitingPorts};
+pub use engine::{EngineEndpoint, EngineKey, EngineNetwork, InvalidEngineKey, LeftInterface, check_owner};
 pub use id::{EndpointId, HostId, InvalidId, NetworkId, SHORT_DIGITS, random_error};
 pub use instance::{Instance, Owner};
 pub use key::{KEY_LENGTH, KeyError, PublicKey};

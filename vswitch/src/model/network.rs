@@ -13,8 +13,8 @@ use vswitch_common::packet::ethernet;
 use vswitch_common::tables::NetworkNumber;
 
 use super::{
-    BridgeOptions, DEFAULT_AGEING, Endpoint, EndpointOptions, GatewayMode, InterfaceName, NetworkId, NetworkName,
-    OverlayOptions, ParentOptions, SubnetConfig, SwitchOptions, XdpChoice,
+    BridgeOptions, DEFAULT_AGEING, Endpoint, EndpointOptions, EngineNetwork, GatewayMode, InterfaceName, NetworkId,
+    NetworkName, OverlayOptions, ParentOptions, SubnetConfig, SwitchOptions, XdpChoice,
 };
 pub use record::InvalidRecord;
 use record::NetworkRecord;
@@ -135,6 +135,8 @@ pub struct Network {
     pub created: OffsetDateTime,
     /// State of the uplink or parent before the network changed it, to restore it later.
     pub uplink_before: Option<UplinkBefore>,
+    /// Identity that an engine gave it; `None` if it was created by hand.
+    pub engine: Option<EngineNetwork>,
 }
 
 impl Network {
@@ -292,6 +294,11 @@ impl Network {
     /// including the room for its tag; `None` for an endpoint without an address.
     pub fn longest_of(&self, endpoint: &Endpoint) -> Option<u32> {
         Some(endpoint.address.as_ref()?.mtu + self.tag_room(&endpoint.port))
+    }
+
+    /// Returns the name that the devices of the network have theirs from: the first one.
+    pub fn device_name(&self) -> &NetworkName {
+        self.engine.as_ref().and_then(|engine| engine.first_name.as_ref()).unwrap_or(&self.name)
     }
 
     /// Returns whether the network always exists and cannot be removed.

@@ -114,7 +114,8 @@ impl Reservations {
 
     /// Chooses a host port for each port of the specs and holds it, in the network namespace of the
     /// calling thread. Reserves all ports or none. `taken` lists the ports of all endpoints with
-    /// the names of the endpoints.
+    /// the names of the endpoints. Without `hold`, another process holds the ports, and they are
+    /// only chosen.
     ///
     /// # Errors
     /// Returns [`ReserveError`], with the holder of the port.
@@ -122,17 +123,20 @@ impl Reservations {
         &self,
         specs: &[PublishSpec],
         taken: &[(Published, String)],
+        hold: bool,
     ) -> Result<Vec<Published>, ReserveError> {
         let mut index = Taken::new();
         for known in taken {
             index.entry((known.0.protocol, known.0.host_port)).or_default().push(known);
         }
         let mut state = self.state();
-        state.open();
+        if hold && !specs.is_empty() {
+            state.open();
+        }
         let mut reserved = Vec::new();
         for spec in specs {
             for (container_port, from) in spec.ports() {
-                match state.choose(spec, container_port, from, &index) {
+                match state.choose(spec, container_port, from, &index, hold) {
                     Ok(published) => reserved.push(published),
                     Err(error) => {
                         reserved.iter().for_each(|published| state.release(published));
@@ -168,6 +172,20 @@ impl Reservations {
             && let Err(error) = table.release_others()
         {
             tracing::warn!("ports of an earlier daemon are still held: {error}");
+        }
+        state.exclude_from_choice();
+    }
+
+    /// Holds ports of an endpoint again that were released. A port that cannot be held waits.
+    pub fn hold_more(&self, name: &str, ports: &[Published]) {
+        let mut state = self.state();
+        for published in ports {
+            if state.holds(published) {
+                continue;
+            }
+            if let Err(refusal) = state.hold(published, &Taken::new(), true) {
+                state.waiting.insert(name, *published, refusal);
+            }
         }
         state.exclude_from_choice();
     }
@@ -275,11 +293,13 @@ impl State {
         container_port: u16,
         from: HostPort,
         taken: &Taken<'_>,
+        held: bool,
     ) -> Result<Published, ReserveError> {
         let (protocol, host_ip) = (spec.protocol(), spec.host_ip());
         let mut hold = |host_port| {
             let wanted = Published { protocol, host_ip, host_port, container_port };
-            self.hold(&wanted, taken, false).map(|()| wanted)
+            let done = if held { self.hold(&wanted, taken, false) } else { self.check_taken(&wanted, taken) };
+            done.map(|()| wanted)
         };
         match from {
             HostPort::Exactly(port) => patiently(|| hold(port)),
@@ -298,13 +318,7 @@ impl State {
     /// Holds a port.
     fn hold(&mut self, wanted: &Published, taken: &Taken<'_>, absent: bool) -> Result<(), Refusal> {
         let place = (wanted.protocol, wanted.host_port);
-        let endpoint = taken.get(&place).into_iter().flatten().find(|(known, _)| known.collides(wanted));
-        if let Some((_, name)) = endpoint {
-            return Err(Refusal::allocated(wanted, Holder::Endpoint(name.clone())));
-        }
-        if self.held.get(&place).into_iter().flatten().any(|held| held.published.collides(wanted)) {
-            return Err(Refusal::allocated(wanted, Holder::Ourselves));
-        }
+        self.check_taken(wanted, taken)?;
         let mut sockets = check::bind(wanted, &self.names, absent)?;
         match &mut self.keeper {
             Keeper::Hook(table) if Table::takes(wanted.protocol) => {
@@ -317,6 +331,19 @@ impl State {
         }
         self.sockets += sockets.len() as u64;
         self.held.entry(place).or_default().push(Held { published: *wanted, sockets });
+        Ok(())
+    }
+
+    /// Refuses a port that is an endpoint's.
+    fn check_taken(&self, wanted: &Published, taken: &Taken<'_>) -> Result<(), Refusal> {
+        let place = (wanted.protocol, wanted.host_port);
+        let endpoint = taken.get(&place).into_iter().flatten().find(|(known, _)| known.collides(wanted));
+        if let Some((_, name)) = endpoint {
+            return Err(Refusal::allocated(wanted, Holder::Endpoint(name.clone())));
+        }
+        if self.held.get(&place).into_iter().flatten().any(|held| held.published.collides(wanted)) {
+            return Err(Refusal::allocated(wanted, Holder::Ourselves));
+        }
         Ok(())
     }
 

@@ -95,7 +95,7 @@ pub(super) fn switched_endpoint(
 fn host_routes(instance: &Instance, network: &Network, endpoint: &Endpoint) -> Vec<HostStep> {
     let shared = network.uplink().is_some() && endpoint.port.reaches_host();
     let Some(address) = endpoint.address.as_ref().filter(|_| shared) else { return Vec::new() };
-    let device = instance.host_device(&network.name);
+    let device = instance.host_device(network.device_name());
     let route = |ip| HostStep::HostRoute { device: device.clone(), address: ip, mac: address.mac.get() };
     address.ips().map(route).collect()
 }

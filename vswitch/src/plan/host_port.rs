@@ -27,7 +27,7 @@ pub(super) fn host_port(
     mtu: u32,
     longest: u32,
 ) -> Vec<HostStep> {
-    let device = instance.host_device(&network.name);
+    let device = instance.host_device(network.device_name());
     let port = instance.host_port_device(&network.id);
     let mut steps = vec![
         HostStep::CreateVeth {

@@ -85,6 +85,34 @@ pub struct EndpointPlan {
     pub inside: Vec<InsideStep>,
 }
 
+impl EndpointPlan {
+    /// Keeps the steps for an interface that stays in the daemon's namespace, until an engine moves
+    /// it: it is made and stays down.
+    pub fn leave_here(&mut self) {
+        self.inside.retain(|step| {
+            matches!(
+                step,
+                InsideStep::CreateVeth { .. }
+                    | InsideStep::NoArp { .. }
+                    | InsideStep::Device(DeviceStep::Offloads { .. })
+            )
+        });
+        self.host.retain(|step| !matches!(step, HostStep::Device(DeviceStep::CheckCarrier { .. })));
+    }
+
+    /// Leaves out the addresses and routes of the interface, which another program sets.
+    pub fn leave_bare(&mut self) {
+        self.inside.retain(|step| {
+            !matches!(
+                step,
+                InsideStep::Device(DeviceStep::AddAddress { .. })
+                    | InsideStep::DefaultRoute { .. }
+                    | InsideStep::DefaultByDevice { .. }
+            )
+        });
+    }
+}
+
 /// Stage of an endpoint's plan in which a step runs. The halves alternate by stage: in each, the
 /// steps of the host half come before those of the inside half, each half in its own order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

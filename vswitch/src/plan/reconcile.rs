@@ -39,7 +39,8 @@ pub struct Difference {
 /// Compares the records of an instance with the state of the kernel.
 pub fn compare(instance: &Instance, networks: &[Network], endpoints: &[Endpoint], found: Found<'_>) -> Difference {
     let by_id: BTreeMap<EndpointId, &Endpoint> = endpoints.iter().map(|endpoint| (endpoint.id, endpoint)).collect();
-    let host_devices: BTreeSet<String> = networks.iter().map(|network| instance.host_device(&network.name)).collect();
+    let host_devices: BTreeSet<String> =
+        networks.iter().map(|network| instance.host_device(network.device_name())).collect();
 
     let mut difference = Difference::default();
     let mut keep = BTreeSet::new();
@@ -168,7 +169,7 @@ mod tests {
         let links = [
             link(1, "lo".to_owned(), None, None),
             link(3, "eth1".to_owned(), Some("vswitch:other:front:host".to_owned()), None),
-            link(10, instance.host_device(&network.name), host_mark.clone(), Some(11)),
+            link(10, instance.host_device(network.device_name()), host_mark.clone(), Some(11)),
             link(11, instance.host_port_device(&network.id), None, Some(10)),
             of(12, &running),
             Link { up: false, ..of(13, &half) },

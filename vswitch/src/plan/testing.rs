@@ -24,6 +24,7 @@ pub(super) fn network() -> Network {
         labels: BTreeMap::new(),
         created: OffsetDateTime::UNIX_EPOCH,
         uplink_before: None,
+        engine: None,
     }
 }
 
@@ -51,5 +52,8 @@ pub(super) fn endpoint() -> Endpoint {
         labels: BTreeMap::new(),
         created: OffsetDateTime::UNIX_EPOCH,
         phase: Phase::Attaching,
+        engine: None,
+        bare: false,
+        unheld: false,
     }
 }

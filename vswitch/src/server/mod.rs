@@ -26,12 +26,14 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::api::{
-    AttachRequest, ConnectRequest, DetachRequest, Detached, DisconnectRequest, DownRequest, EndpointDetails,
-    EndpointView, ErrorBody, ErrorDocument, FdbChange, FdbFilter, FdbFlush, FdbFlushed, FdbKeyRequest, FdbStatic,
-    FrameMessage, FramesFilter, MdbFilter, MulticastGroupView, NetworkDetails, NetworkRequest, NetworkView, PREFIX,
-    PeerRequest, PeerView, PortHealth, PortView, Pruned, Repaired, SENT_HEADER, STALE, StationView, StatsFilter,
-    Status, TraceRequest, TraceView, age,
+    AttachRequest, CollectRequest, ConnectRequest, DetachRequest, Detached, DisconnectRequest, DownRequest,
+    EndpointDetails, EndpointFilter, EndpointView, ErrorBody, ErrorDocument, FdbChange, FdbFilter, FdbFlush,
+    FdbFlushed, FdbKeyRequest, FdbStatic, FrameMessage, FramesFilter, MdbFilter, MulticastGroupView, NamesRequest,
+    NetworkDetails, NetworkNameRequest, NetworkRequest, NetworkView, PREFIX, PeerRequest, PeerView, PortHealth,
+    PortView, Pruned, PublishedRequest, Repaired, SENT_HEADER, STALE, SandboxRequest, StationView, StatsFilter, Status,
+    TraceRequest, TraceView, age,
 };
+use crate::model::EngineKey;
 use crate::plan::apply::ApplyError;
 use crate::switch::{ErrorKind, Switch, SwitchError};
 use metrics::Exposition;
@@ -67,11 +69,14 @@ fn paths() -> OpenApiRouter<Service> {
         .routes(routes!(take_down))
         .routes(routes!(networks, create_network))
         .routes(routes!(prune_networks))
-        .routes(routes!(inspect_network, remove_network))
+        .routes(routes!(inspect_network, remove_network, rename_network))
         .routes(routes!(connect))
         .routes(routes!(disconnect))
-        .routes(routes!(endpoints, attach))
-        .routes(routes!(inspect))
+        .routes(routes!(endpoints, attach, detach_owned))
+        .routes(routes!(collect))
+        .routes(routes!(inspect, rename_endpoint))
+        .routes(routes!(set_sandbox))
+        .routes(routes!(set_published))
         .routes(routes!(detach))
         .routes(routes!(peers, add_peer))
         .routes(routes!(public_key))
@@ -104,7 +109,9 @@ fn describe_answers(document: &mut OpenApi) {
     let content = Content::new(Some(Ref::from_schema_name(ErrorDocument::name())));
     let failure = ResponseBuilder::new().description("The request failed").content("application/json", content).build();
     for path in document.paths.paths.values_mut() {
-        for operation in [&mut path.get, &mut path.post, &mut path.delete].into_iter().flatten() {
+        for operation in
+            [&mut path.get, &mut path.post, &mut path.put, &mut path.patch, &mut path.delete].into_iter().flatten()
+        {
             let responses = &mut operation.responses.responses;
             for answer in responses.values_mut() {
                 if let utoipa::openapi::RefOr::T(answer) = answer
@@ -206,16 +213,105 @@ async fn disconnect(
         .await
 }
 
+/// Gives a network of an engine another name.
+#[utoipa::path(patch, path = "/networks/{network}", tag = "networks", request_body = NetworkNameRequest, params(("network" = String, Path, description = "Name or id")), responses((status = 200, body = NetworkView)))]
+async fn rename_network(
+    State(service): State<Service>,
+    Path(network): Path<String>,
+    Body(request): Body<NetworkNameRequest>,
+) -> Response {
+    carried_out(async move {
+        let name = request.name.parse().map_err(SwitchError::from)?;
+        Ok(NetworkView::from(service.switch.rename_network(&network, name).await?))
+    })
+    .await
+}
+
 /// Lists all endpoints by name.
-#[utoipa::path(get, path = "/endpoints", tag = "endpoints", responses((status = 200, body = Vec<EndpointView>)))]
-async fn endpoints(State(service): State<Service>) -> Response {
-    Json(service.switch.endpoints().iter().map(EndpointView::from).collect::<Vec<_>>()).into_response()
+#[utoipa::path(get, path = "/endpoints", tag = "endpoints", params(EndpointFilter), responses((status = 200, body = Vec<EndpointView>)))]
+async fn endpoints(State(service): State<Service>, Query(filter): Query<EndpointFilter>) -> Response {
+    let all = service.switch.endpoints();
+    let mut views: Vec<EndpointView> = all.iter().map(EndpointView::from).collect();
+    views.retain(|view| {
+        filter.owner.as_ref().is_none_or(|owner| view.owner == *owner)
+            && filter.key.as_ref().is_none_or(|key| view.key.as_ref() == Some(key))
+            && filter.network.as_ref().is_none_or(|network| view.network == *network)
+    });
+    Json(views).into_response()
+}
+
+/// Detaches the endpoint to which an engine gave this key. A missing one is no error.
+#[utoipa::path(delete, path = "/endpoints", tag = "endpoints", params(EndpointFilter), responses((status = 200, body = Detached)))]
+async fn detach_owned(State(service): State<Service>, Query(filter): Query<EndpointFilter>) -> Response {
+    carried_out(async move {
+        let key = EngineKey::new(&filter.owner.unwrap_or_default(), &filter.key.unwrap_or_default())?;
+        Ok(Detached { detached: service.switch.detach_owned(&key).await? })
+    })
+    .await
+}
+
+/// Detaches the endpoints of an engine that it does not know any more.
+#[utoipa::path(post, path = "/endpoints/gc", tag = "endpoints", request_body = CollectRequest, responses((status = 200, body = Detached)))]
+async fn collect(State(service): State<Service>, Body(request): Body<CollectRequest>) -> Response {
+    carried_out(async move {
+        let CollectRequest { owner, network, valid } = request;
+        Ok(Detached { detached: service.switch.collect(&owner, network.as_deref(), &valid).await? })
+    })
+    .await
+}
+
+/// Gives an endpoint other names.
+#[utoipa::path(patch, path = "/endpoints/{endpoint}", tag = "endpoints", request_body = NamesRequest, params(("endpoint" = String, Path, description = "Name, id or owner:key")), responses((status = 200, body = EndpointView)))]
+async fn rename_endpoint(
+    State(service): State<Service>,
+    Path(endpoint): Path<String>,
+    Body(request): Body<NamesRequest>,
+) -> Response {
+    carried_out(async move {
+        let names = requests::names(request)?;
+        Ok(EndpointView::from(&service.switch.rename_endpoint(&endpoint, names).await?))
+    })
+    .await
+}
+
+/// Notes where an engine moves the interface of an endpoint.
+#[utoipa::path(put, path = "/endpoints/{endpoint}/sandbox", tag = "endpoints", request_body = SandboxRequest, params(("endpoint" = String, Path, description = "Name, id or owner:key")), responses((status = 200, body = EndpointView)))]
+async fn set_sandbox(
+    State(service): State<Service>,
+    Path(endpoint): Path<String>,
+    Body(request): Body<SandboxRequest>,
+) -> Response {
+    carried_out(async move { Ok(EndpointView::from(&service.switch.set_sandbox(&endpoint, request.netns).await?)) })
+        .await
+}
+
+/// Replaces the published ports of an endpoint.
+#[utoipa::path(put, path = "/endpoints/{endpoint}/published", tag = "endpoints", request_body = PublishedRequest, params(("endpoint" = String, Path, description = "Name, id or owner:key")), responses((status = 200, body = EndpointView)))]
+async fn set_published(
+    State(service): State<Service>,
+    Path(endpoint): Path<String>,
+    Body(request): Body<PublishedRequest>,
+) -> Response {
+    carried_out(async move {
+        let ports = requests::ports(&request.ports)?;
+        let endpoint = service.switch.set_published(&endpoint, ports, request.hold.unwrap_or(true)).await?;
+        Ok(EndpointView::from(&endpoint))
+    })
+    .await
 }
 
 /// Attaches a network namespace.
 #[utoipa::path(post, path = "/endpoints", tag = "endpoints", request_body = AttachRequest, responses((status = 200, body = EndpointView)))]
 async fn attach(State(service): State<Service>, Body(request): Body<AttachRequest>) -> Response {
-    carried_out(async move { Ok(EndpointView::from(&service.switch.attach(request.try_into()?).await?)) }).await
+    carried_out(async move {
+        let mut request = request;
+        let endpoint = match request.ensure.take() {
+            Some(network) => service.switch.attach_ensured(network.try_into()?, request.try_into()?).await?,
+            None => service.switch.attach(request.try_into()?).await?,
+        };
+        Ok(EndpointView::from(&endpoint))
+    })
+    .await
 }
 
 /// Returns the details of an endpoint.

@@ -8,15 +8,16 @@ use ipnet::IpNet;
 use vswitch_common::tables::{NetworkNumber, VlanKey};
 
 use crate::api::{
-    AttachRequest, ConnectRequest, DetachRequest, FdbFilter, FdbFlush, FdbKeyRequest, FramesFilter, NetworkRequest,
-    PeerRequest, TraceRequest,
+    AttachRequest, ConnectRequest, DetachRequest, FdbFilter, FdbFlush, FdbKeyRequest, FramesFilter, NamesRequest,
+    NetworkRequest, PeerRequest, TraceRequest,
 };
 use crate::model::{
-    Driver, EndpointName, EndpointOptions, GatewayMode, InvalidOption, Network, NetworkId, Peer, Subnet, SubnetConfig,
+    Driver, EndpointName, EndpointOptions, EngineEndpoint, EngineKey, EngineNetwork, GatewayMode, InvalidOption,
+    LeftInterface, Network, NetworkId, Peer, PublishSpec, Subnet, SubnetConfig,
 };
 use crate::plan;
 use crate::switch::{
-    FrameFilter, NewConnection, NewEndpoint, NewNetwork, OverlayError, Selection, StationFilter, StationKey,
+    FrameFilter, NewConnection, NewEndpoint, NewNames, NewNetwork, OverlayError, Selection, StationFilter, StationKey,
     SwitchError, TraceContent, TraceError, TraceFrame, TraceQuery, now,
 };
 use crate::wireguard::PublicKey;
@@ -30,10 +31,12 @@ impl TryFrom<AttachRequest> for NewEndpoint {
     type Error = SwitchError;
 
     fn try_from(request: AttachRequest) -> Result<Self, SwitchError> {
+        let engine = engine(&request)?;
         Ok(Self {
-            name: match &request.name {
-                Some(name) => name.parse()?,
-                None => default_name(&request.netns)?,
+            name: match (&request.name, &engine) {
+                (Some(name), _) => name.parse()?,
+                (None, Some(engine)) => short_name(engine)?,
+                (None, None) => default_name(&request.netns)?,
             },
             netns: request.netns,
             network: request.network.unwrap_or_else(|| DEFAULT_NETWORK.to_owned()),
@@ -49,8 +52,54 @@ impl TryFrom<AttachRequest> for NewEndpoint {
             port: port(&request.options, request.vlan.as_deref(), request.trunk.as_deref())?,
             options: request.options,
             labels: request.labels,
+            engine,
+            bare: request.configure == Some(false),
+            unheld: request.hold == Some(false),
         })
     }
+}
+
+/// Parses the identity that an engine gives an endpoint.
+fn engine(request: &AttachRequest) -> Result<Option<EngineEndpoint>, SwitchError> {
+    let AttachRequest { owner, key, container, leave_here, .. } = request;
+    let Some(key) = key.as_ref().filter(|_| !owner.is_empty()) else {
+        let without = [
+            ("owner", !owner.is_empty()),
+            ("key", key.is_some()),
+            ("container", container.is_some()),
+            ("leave_here", leave_here.is_some()),
+        ];
+        return match without.into_iter().find(|(_, given)| *given) {
+            Some((what, _)) => Err(SwitchError::NoOwner(what)),
+            None => Ok(None),
+        };
+    };
+    let left = leave_here.as_ref().map(|name| -> Result<_, SwitchError> {
+        Ok(LeftInterface { name: name.parse()?, sandbox: None, since: now() })
+    });
+    Ok(Some(EngineEndpoint {
+        id: EngineKey::new(owner, key)?,
+        container: container.clone().unwrap_or_else(|| key.clone()),
+        left: left.transpose()?,
+        asked: request.publish.iter().map(|text| text.parse()).collect::<Result<_, _>>()?,
+    }))
+}
+
+/// Returns the name of an engine's endpoint if the engine gives none: the start of the container's.
+fn short_name(engine: &EngineEndpoint) -> Result<EndpointName, SwitchError> {
+    let short: String = engine.container.chars().filter(char::is_ascii_alphanumeric).take(12).collect();
+    Ok(format!("{}-{short}", engine.id.owner()).parse()?)
+}
+
+/// Parses the names of an endpoint.
+pub(super) fn names(request: NamesRequest) -> Result<NewNames, SwitchError> {
+    let name = request.name.as_deref().map(str::parse).transpose()?;
+    Ok(NewNames { name, aliases: request.aliases, hostname: request.hostname })
+}
+
+/// Parses published ports.
+pub(super) fn ports(texts: &[String]) -> Result<Vec<PublishSpec>, SwitchError> {
+    Ok(texts.iter().map(|text| text.parse()).collect::<Result<_, _>>()?)
 }
 
 impl TryFrom<ConnectRequest> for NewConnection {
@@ -211,6 +260,20 @@ fn vlan(text: &str) -> Result<VlanKey, SwitchError> {
 fn draft(request: NetworkRequest, driver: Driver) -> Result<Network, SwitchError> {
     let name = request.name.parse()?;
     let subnets = subnets(&request)?;
+    let engine = match (&request.external_id, request.owner.as_str()) {
+        (None, "") => None,
+        (Some(external_id), owner) if !owner.is_empty() => {
+            // Both are names as those of endpoints are.
+            let key = EngineKey::new(owner, external_id)?;
+            Some(EngineNetwork {
+                owner: key.owner().to_owned(),
+                external_id: key.key().to_owned(),
+                remove_when_empty: request.remove_when_empty,
+                first_name: None,
+            })
+        }
+        _ => return Err(SwitchError::NoOwner("a network of an engine")),
+    };
     let NetworkRequest { options, labels, internal, .. } = request;
     let kind = plan::parse(driver, &options)?;
     let network = Network {
@@ -224,6 +287,7 @@ fn draft(request: NetworkRequest, driver: Driver) -> Result<Network, SwitchError
         labels,
         created: now(),
         uplink_before: None,
+        engine,
     };
     if !internal && [false, true].into_iter().any(|ipv6| network.gateway_mode(ipv6) == GatewayMode::Isolated) {
         return Err(InvalidOption::IsolatedNotInternal.into());

@@ -65,6 +65,12 @@ impl From<&switch::EndpointInfo> for EndpointView {
                 TrunkVlans::Listed(vlans) => vlans.iter().map(|vlan| TrunkVlan::Id(*vlan)).collect(),
                 TrunkVlans::All => vec![TrunkVlan::All(AllVlans::All)],
             },
+            hostname: endpoint.hostname.clone(),
+            aliases: endpoint.aliases.clone(),
+            labels: endpoint.labels.clone(),
+            owner: endpoint.owner().to_owned(),
+            key: endpoint.engine.as_ref().map(|engine| engine.id.key().to_owned()),
+            container: endpoint.engine.as_ref().map(|engine| engine.container.clone()),
         }
     }
 }
@@ -77,9 +83,6 @@ pub(super) fn endpoint_details(details: switch::EndpointDetails) -> Option<Endpo
     Some(EndpointDetails {
         endpoint: networks.first()?.clone(),
         networks,
-        hostname: record.hostname,
-        aliases: record.aliases,
-        labels: record.labels,
         created: record.created,
         device: details.device,
         hooks: details.hooks,
@@ -106,6 +109,8 @@ impl From<switch::NetworkInfo> for NetworkView {
             labels: network.labels,
             endpoints,
             created: network.created,
+            owner: network.engine.as_ref().map(|engine| engine.owner.clone()).unwrap_or_default(),
+            external_id: network.engine.map(|engine| engine.external_id),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::dns::Names;
-use crate::model::{Endpoint, EndpointName, NetworkId, Phase};
+use crate::model::{Endpoint, NetworkId, Phase};
 use crate::switch::context::Context;
 use crate::switch::others::addresses;
 use crate::switch::state::{EndpointEntry, State};
@@ -104,7 +104,7 @@ fn is_inside(state: &State, network: NetworkId, client: IpAddr) -> bool {
         .endpoints
         .values()
         .filter(|entry| has_address(entry, client))
-        .any(|entry| entry.record.network == network || state.endpoint_in(&entry.record.name, network).is_some());
+        .any(|entry| entry.record.network == network || state.endpoint_in(&entry.record, network).is_some());
     known || state.others.at(network, client).is_some()
 }
 
@@ -121,10 +121,9 @@ fn is_of_host(address: IpAddr) -> bool {
 /// Returns the networks whose names a client sees: all networks of the endpoint that has the
 /// client's address, or the client's network alone.
 fn visible(state: &State, network: NetworkId, client: IpAddr) -> BTreeSet<NetworkId> {
-    let endpoint: Option<&EndpointName> =
-        state.endpoints_of(network).find(|entry| has_address(entry, client)).map(|entry| &entry.record.name);
-    let connections = state.endpoints.values().filter(|entry| Some(&entry.record.name) == endpoint);
-    connections.map(|entry| entry.record.network).chain([network]).collect()
+    let endpoint = state.endpoints_of(network).find(|entry| has_address(entry, client));
+    let connections = endpoint.map(|endpoint| state.connections(&endpoint.record)).unwrap_or_default();
+    connections.into_iter().map(|entry| entry.record.network).chain([network]).collect()
 }
 
 fn has_address(entry: &EndpointEntry, address: IpAddr) -> bool {

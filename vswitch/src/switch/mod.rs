@@ -9,6 +9,7 @@ mod bind_hook;
 mod context;
 mod directory;
 mod endpoints;
+mod engines;
 mod error;
 mod etcd;
 mod events;
@@ -50,7 +51,7 @@ use observe::Observe;
 use overlay::{Encryption, Overlay};
 
 pub use context::now;
-pub use endpoints::{NewConnection, NewEndpoint, Release, Selection};
+pub use endpoints::{NewConnection, NewEndpoint, NewNames, Release, Selection};
 pub use error::{ErrorKind, SwitchError};
 pub use info::{
     ClusterStatus, EndpointDetails, EndpointInfo, InterfaceInfo, Measurements, NetworkDetails, NetworkInfo, PeerInfo,
@@ -81,6 +82,11 @@ pub struct Switch {
     etcd: Arc<Etcd>,
     endpoints: Arc<Endpoints>,
     observe: Arc<Observe>,
+    /// Held for reading while a network is ensured and attached to, for writing while networks that
+    /// are empty are removed.
+    ensuring: RwLock<()>,
+    /// Held while a network of an engine is created.
+    creating: tokio::sync::Mutex<()>,
 }
 
 /// The parts of a switch.
@@ -150,7 +156,8 @@ impl Switch {
         let endpoints = Endpoints::new(context.clone(), multicast.clone(), nat.clone(), macvlan.clone(), etcd.clone());
         let endpoints = Arc::new(endpoints);
         let observe = Arc::new(Observe::new(context.clone(), observer, nat.clone(), overlay.clone()));
-        Ok(Self { context, multicast, nat, overlay, macvlan, networks, etcd, endpoints, observe })
+        let (ensuring, creating) = Default::default();
+        Ok(Self { context, multicast, nat, overlay, macvlan, networks, etcd, endpoints, observe, ensuring, creating })
     }
 
     /// Starts the tasks that follow the kernel, the programs and the cluster, for as long as the
@@ -168,6 +175,7 @@ impl Switch {
         tokio::spawn(self.nat.follow_firewall());
         tokio::spawn(self.nat.clone().follow_ports());
         tokio::spawn(self.networks.clone().keep());
+        tokio::spawn(self.clone().follow_engines());
     }
 
     /// Returns at once, unless the state of the switch stays locked.
@@ -252,6 +260,17 @@ impl Switch {
     /// The network does not fit the networks that exist, or the kernel refused a change; then
     /// nothing has changed.
     pub async fn create_network(&self, new: NewNetwork) -> Result<NetworkInfo, SwitchError> {
+        // Of two requests for one network of an engine, the second finds that of the first.
+        let _creating = match &new.network.engine {
+            Some(engine) => {
+                let creating = self.creating.lock().await;
+                if let Some(there) = self.network_of(&engine.owner, &engine.external_id) {
+                    return Ok(there);
+                }
+                Some(creating)
+            }
+            None => None,
+        };
         let _change = self.context.begin_change().await?;
         let NewNetwork { mut network, ipv4, ipv6, gateways } = new;
         let requested = Requested { ipv4, ipv6, gateways };

@@ -203,8 +203,11 @@ impl Nat {
     /// until it is free; packets from other hosts reach the endpoint in the meantime.
     pub fn reserve_again(&self) {
         let ports = |record: &Endpoint| (record.name.to_string(), record.held_ports().copied().collect());
-        let endpoints: Vec<(String, Vec<Published>)> =
-            self.context.state().endpoints.values().map(|entry| ports(&entry.record)).collect();
+        let endpoints: Vec<(String, Vec<Published>)> = {
+            let state = self.context.state();
+            let held = state.endpoints.values().filter(|entry| !entry.record.unheld);
+            held.map(|entry| ports(&entry.record)).collect()
+        };
         tokio::task::block_in_place(|| self.reservations.hold(&endpoints));
     }
 
@@ -230,7 +233,7 @@ impl Nat {
 
     /// Removes the conntrack entries of published ports. A UDP flow would go on to the endpoint
     /// that had the port before.
-    async fn forget_flows(&self, ports: &[Published]) {
+    pub async fn forget_flows(&self, ports: &[Published]) {
         let ports = ports.iter().filter(|port| port.protocol != Protocol::Tcp);
         let flows = ports.map(|port| Flows::ToPort {
             protocol: port.protocol.number(),
@@ -247,7 +250,7 @@ impl Nat {
 fn wanted(state: &State, instance: &Instance, vxlan_port: u16) -> Wanted {
     let bridges = || state.networks.values().map(|entry| &entry.record).filter(|record| record.capabilities().switched);
     let networks = bridges().map(|network| NatNetwork {
-        device: instance.host_device(&network.name),
+        device: instance.host_device(network.device_name()),
         subnets: network.subnets.iter().map(|config| config.subnet.net()).collect(),
         masquerade: network.switch().is_some_and(|switch| switch.masquerade) && !network.internal,
         internal: network.internal,
@@ -265,7 +268,7 @@ fn wanted(state: &State, instance: &Instance, vxlan_port: u16) -> Wanted {
             let addresses = addresses.filter(|to| port.host_ip.is_none_or(|host| host.is_ipv4() == to.is_ipv4()));
             addresses.filter_map(move |to| {
                 Some(PortForward {
-                    device: instance.host_device(&network?.name),
+                    device: instance.host_device(network?.device_name()),
                     protocol: port.protocol,
                     host_ip: port.host_ip,
                     host_port: port.host_port,

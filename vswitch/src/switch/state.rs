@@ -15,7 +15,7 @@ use vswitch_common::tables::{MAX_PORTS, NetworkNumber, PortNumber};
 
 use crate::kernel::netns::NetnsId;
 use crate::model::{
-    Endpoint, EndpointAddress, EndpointId, EndpointName, InterfaceName, Network, NetworkId, NetworkName, ParentOptions,
+    Endpoint, EndpointAddress, EndpointId, EngineKey, InterfaceName, Network, NetworkId, NetworkName, ParentOptions,
     Passage, Peer, Phase, Published, StationMac, Subnet, SubnetConfig, Vni,
 };
 use crate::plan;
@@ -203,23 +203,35 @@ impl State {
         there
     }
 
-    /// Returns the endpoint with exactly this name in each of its networks, in the order of
-    /// [`State::gateway_order`].
-    pub fn connections(&self, name: &str) -> Vec<&EndpointEntry> {
-        let mut named: Vec<_> = self.endpoints.values().filter(|entry| entry.record.name.as_str() == name).collect();
-        named.sort_by_cached_key(|entry| self.gateway_order(&entry.record));
-        named
+    /// Returns an endpoint in each of its networks, in the order of [`State::gateway_order`].
+    pub fn connections(&self, endpoint: &Endpoint) -> Vec<&EndpointEntry> {
+        let mut all: Vec<_> = self.endpoints.values().filter(|entry| entry.record.is_with(endpoint)).collect();
+        all.sort_by_cached_key(|entry| self.gateway_order(&entry.record));
+        all
     }
 
     /// Returns an endpoint in one network.
-    pub fn endpoint_in(&self, name: &EndpointName, network: NetworkId) -> Option<&EndpointEntry> {
-        self.endpoints_of(network).find(|entry| entry.record.name == *name)
+    pub fn endpoint_in(&self, endpoint: &Endpoint, network: NetworkId) -> Option<&EndpointEntry> {
+        self.endpoints_of(network).find(|entry| entry.record.is_with(endpoint))
+    }
+
+    /// Returns the endpoint that an engine gave this key.
+    pub fn owned(&self, key: &EngineKey) -> Option<&EndpointEntry> {
+        self.endpoints.values().find(|entry| entry.record.engine.as_ref().is_some_and(|engine| engine.id == *key))
+    }
+
+    /// Returns the network that an engine gave this name.
+    pub fn external(&self, owner: &str, external_id: &str) -> Option<&NetworkEntry> {
+        self.networks.values().find(|entry| {
+            let engine = entry.record.engine.as_ref();
+            engine.is_some_and(|engine| engine.owner == owner && engine.external_id == external_id)
+        })
     }
 
     /// Returns the ports of an endpoint that wait for a connection to a network.
-    pub fn waiting_ports(&self, name: &EndpointName, network: NetworkId) -> Vec<Published> {
-        let named = self.endpoints.values().filter(|entry| entry.record.name == *name);
-        let waiting = named.flat_map(|entry| &entry.record.waiting).filter(|waiting| waiting.network == network);
+    pub fn waiting_ports(&self, endpoint: &Endpoint, network: NetworkId) -> Vec<Published> {
+        let connections = self.endpoints.values().filter(|entry| entry.record.is_with(endpoint));
+        let waiting = connections.flat_map(|entry| &entry.record.waiting).filter(|waiting| waiting.network == network);
         waiting.flat_map(|waiting| waiting.ports.iter().copied()).collect()
     }
 
@@ -263,7 +275,8 @@ impl State {
         self.give_subnets(network, families, pools, occupied)
     }
 
-    fn check_name(&self, name: &NetworkName) -> Result<(), SwitchError> {
+    /// Checks that no network has a name.
+    pub fn check_name(&self, name: &NetworkName) -> Result<(), SwitchError> {
         let is_taken = self.networks.values().any(|entry| entry.record.name == *name);
         if is_taken { Err(SwitchError::NetworkExists(name.clone())) } else { Ok(()) }
     }
@@ -393,6 +406,9 @@ impl State {
         let gone = || SwitchError::NetworkNotFound(endpoint.network.to_string());
         let entry = self.networks.get(&endpoint.network).filter(|entry| entry.ready).ok_or_else(gone)?;
         let network = &entry.record;
+        if let (Some(address), Some(ifname)) = (&mut endpoint.address, &wanted.ifname) {
+            address.ifname = ifname.clone();
+        }
         self.check_free(&endpoint, network)?;
         if let Some(address) = &mut endpoint.address {
             self.give_addresses(entry, &wanted, address)?;
@@ -522,8 +538,19 @@ impl State {
     }
 
     fn check_free(&self, endpoint: &Endpoint, network: &Network) -> Result<(), SwitchError> {
+        if let Some(engine) = &endpoint.engine
+            && self.owned(&engine.id).is_some()
+        {
+            return Err(SwitchError::KeyExists(engine.id.clone()));
+        }
+        // An engine names the interface, and may want several in one network.
+        let another_interface = |other: &Endpoint| {
+            let ifname = |endpoint: &Endpoint| endpoint.address.as_ref().map(|address| address.ifname.clone());
+            endpoint.engine.is_some() && other.engine.is_some() && ifname(endpoint) != ifname(other)
+        };
         if let Some(other) = self.endpoints_of(network.id).find(|other| {
             same_place(&other.record, endpoint)
+                && !another_interface(&other.record)
                 && (!network.capabilities().host_namespace || other.record.name == endpoint.name)
         }) {
             return Err(SwitchError::AlreadyAttached {
@@ -532,7 +559,9 @@ impl State {
                 endpoint: other.record.name.clone(),
             });
         }
-        let namesake = |other: &&EndpointEntry| other.record.name == endpoint.name;
+        let namesake = |other: &&EndpointEntry| {
+            other.record.name == endpoint.name && other.record.engine.is_none() && endpoint.engine.is_none()
+        };
         if self.endpoints.values().filter(namesake).any(|other| !same_place(&other.record, endpoint)) {
             return Err(SwitchError::EndpointExists(endpoint.name.clone()));
         }
@@ -547,6 +576,10 @@ impl State {
 
 /// Returns whether two endpoints are at the same namespace.
 fn same_place(one: &Endpoint, other: &Endpoint) -> bool {
+    if one.left().is_some() || other.left().is_some() {
+        // The engine says where it moves an interface to, before the namespace is there.
+        return one.is_with(other);
+    }
     let reused = one.netns.cookie.zip(other.netns.cookie).is_some_and(|(one, other)| one != other);
     (one.netns.dev, one.netns.inode) == (other.netns.dev, other.netns.inode) && !reused
 }

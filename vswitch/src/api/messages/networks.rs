@@ -37,6 +37,19 @@ pub struct NetworkRequest {
     pub options: BTreeMap<String, String>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// The engine that creates the network; empty if it is created by hand.
+    pub owner: String,
+    /// The engine's name for the network. A second request with it finds the network of the first.
+    pub external_id: Option<String>,
+    /// Whether the network is removed with its last endpoint.
+    pub remove_when_empty: bool,
+}
+
+/// Another name of a network of an engine.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct NetworkNameRequest {
+    /// The name.
+    pub name: String,
 }
 
 /// A network.
@@ -63,6 +76,12 @@ pub struct NetworkView {
     #[serde(with = "time::serde::rfc3339")]
     #[schema(value_type = String, format = DateTime)]
     pub created: OffsetDateTime,
+    /// The engine that manages the network; empty if it was created by hand.
+    #[serde(default)]
+    pub owner: String,
+    /// The engine's name for the network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external_id: Option<String>,
 }
 
 /// A subnet of a network.

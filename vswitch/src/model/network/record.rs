@@ -14,8 +14,9 @@ use vswitch_common::tables::NetworkNumber;
 
 use super::{Driver, Network, NetworkKind, UplinkBefore};
 use crate::model::{
-    BridgeOptions, GatewayMode, InterfaceName, InvalidVni, Layer, NetworkId, NetworkName, OverlayOptions,
-    ParentOptions, Passage, PortOptions, SubnetConfig, SwitchOptions, UplinkOptions, VlanId, Vni, XdpChoice,
+    BridgeOptions, EngineNetwork, GatewayMode, InterfaceName, InvalidVni, Layer, NetworkId, NetworkName,
+    OverlayOptions, ParentOptions, Passage, PortOptions, SubnetConfig, SwitchOptions, UplinkOptions, VlanId, Vni,
+    XdpChoice,
 };
 
 /// A record that describes no network.
@@ -62,6 +63,8 @@ pub(super) struct NetworkRecord {
     #[serde(with = "time::serde::rfc3339")]
     created: OffsetDateTime,
     uplink_before: Option<UplinkBefore>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    engine: Option<EngineNetwork>,
 }
 
 /// Options of a bridge network, and those of the other kinds' switches, ports and interfaces.
@@ -167,7 +170,8 @@ impl BridgeRecord {
 impl From<Network> for NetworkRecord {
     fn from(network: Network) -> Self {
         let driver = network.driver();
-        let Network { id, name, number, kind, subnets, internal, options, labels, created, uplink_before } = network;
+        let Network { id, name, number, kind, subnets, internal, .. } = network;
+        let Network { options, labels, created, uplink_before, engine, .. } = network;
         let mut wire = None;
         let mut overlay = None;
         let bridge = match kind {
@@ -201,6 +205,7 @@ impl From<Network> for NetworkRecord {
             labels,
             created,
             uplink_before,
+            engine,
         }
     }
 }
@@ -210,7 +215,7 @@ impl TryFrom<NetworkRecord> for Network {
 
     fn try_from(record: NetworkRecord) -> Result<Self, InvalidRecord> {
         let NetworkRecord { id, name, number, driver, subnets, internal, options, .. } = record;
-        let NetworkRecord { bridge, wire, overlay, labels, created, uplink_before, .. } = record;
+        let NetworkRecord { bridge, wire, overlay, labels, created, uplink_before, engine, .. } = record;
         let missing = |key| InvalidRecord::Missing { network: name.clone(), key, driver };
         let parent = |bridge: BridgeRecord| {
             let ParentRecord { parent, vlan, passage, layer, host_access } = wire.ok_or_else(|| missing("wire"))?;
@@ -233,7 +238,7 @@ impl TryFrom<NetworkRecord> for Network {
             Driver::Host => NetworkKind::Host,
             Driver::None => NetworkKind::None,
         };
-        Ok(Self { id, name, number, kind, subnets, internal, options, labels, created, uplink_before })
+        Ok(Self { id, name, number, kind, subnets, internal, options, labels, created, uplink_before, engine })
     }
 }
 

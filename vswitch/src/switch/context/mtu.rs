@@ -145,7 +145,7 @@ impl Context {
 
     /// Finds the interface of an endpoint in its namespace, at the other end of the port's device.
     /// Returns its index, and a connection in the namespace.
-    async fn interface_of(&self, endpoint: &Endpoint, device: &Link) -> Result<(Netlink, u32), SwitchError> {
+    pub async fn interface_of(&self, endpoint: &Endpoint, device: &Link) -> Result<(Netlink, u32), SwitchError> {
         let path = &endpoint.netns.path;
         let netns = self.open_netns(path).await?;
         let inside = tokio::task::block_in_place(|| Netlink::open_in(&netns))?;
@@ -153,7 +153,8 @@ impl Context {
         let index = device.peer_index.ok_or_else(moved)?;
         let interface = inside.link(index).await?;
         // Indexes repeat in other namespaces.
-        let is_same = (netns.id().dev, netns.id().inode) == (endpoint.netns.dev, endpoint.netns.inode);
+        let recorded = (endpoint.netns.dev, endpoint.netns.inode);
+        let is_same = endpoint.left().is_some() || (netns.id().dev, netns.id().inode) == recorded;
         interface.filter(|interface| is_same && interface.peer_index == Some(device.index)).ok_or_else(moved)?;
         Ok((inside, index))
     }
@@ -171,7 +172,7 @@ impl Context {
             entry.map(|entry| entry.record.clone()).zip(state.host_mtus(id))
         };
         let Some((network, mtus)) = found else { return Ok(()) };
-        let device = self.instance.host_device(&network.name);
+        let device = self.instance.host_device(network.device_name());
         if self.netlink.link_by_name(&device).await?.is_none() {
             // The device is created again with the current MTU.
             return Ok(());
@@ -187,7 +188,7 @@ impl Context {
         // Below this the kernel removes the IPv6 addresses, and with them the gateway.
         let ipv6 = network.subnets.iter().any(|config| config.subnet.is_ipv6());
         let mtu = if ipv6 { mtu.max(LEAST_IPV6.into()) } else { mtu };
-        for device in [self.instance.host_device(&network.name), self.instance.host_port_device(&network.id)] {
+        for device in [self.instance.host_device(network.device_name()), self.instance.host_port_device(&network.id)] {
             if let Some(link) = self.netlink.link_by_name(&device).await?.filter(|link| link.mtu != mtu) {
                 self.netlink.set_mtu(link.index, mtu).await?;
             }

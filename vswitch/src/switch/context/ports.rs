@@ -26,7 +26,7 @@ impl Context {
 
     /// Returns all ports of a snapshot with their names.
     pub fn named_ports(&self, state: &State) -> Vec<NamedPort> {
-        named_ports(state, |network| self.instance.host_device(&network.name))
+        named_ports(state, |network| self.instance.host_device(network.device_name()))
     }
 
     /// Returns the names of networks by number. Networks on one parent share a number; their names

@@ -10,7 +10,8 @@ use super::undo::Undo;
 use crate::kernel::netlink::Netlink;
 use crate::kernel::netns::{self, Netns, NetnsId};
 use crate::model::{
-    Endpoint, EndpointAddress, EndpointId, NetnsRecord, Network, Phase, Published, StationMac, TrunkVlans, WaitingPorts,
+    Endpoint, EndpointAddress, EndpointId, LeftInterface, NetnsRecord, Network, Phase, Published, StationMac,
+    TrunkVlans, WaitingPorts,
 };
 use crate::plan;
 use crate::plan::apply::{ApplyError, Container, Made, apply_endpoint};
@@ -57,7 +58,13 @@ impl Endpoints {
             if network.capabilities().interfaces.is_err() {
                 return Err(SwitchError::NotConnectable(network.name.clone()));
             }
-            (record.clone(), netns, state.waiting_ports(&record.name, network.id))
+            if let Some(engine) = &record.engine {
+                return Err(SwitchError::OfEngine {
+                    endpoint: record.name.clone(),
+                    owner: engine.id.owner().to_owned(),
+                });
+            }
+            (record.clone(), netns, state.waiting_ports(record, network.id))
         };
         self.join(request.to(network, endpoint, waiting), Some(expected)).await
     }
@@ -96,14 +103,16 @@ impl Endpoints {
             return Err(SwitchError::AnotherProcess(given.netns));
         }
         self.displace_remains(&given).await?;
-        // A kernel without cookies has inode numbers all the same.
-        let cookie = tokio::task::block_in_place(|| netns.cookie()).ok();
-        let place = NetnsRecord {
-            path: given.netns.clone(),
-            dev: netns.id().dev,
-            inode: netns.id().inode,
-            cookie,
-            process: netns::process_behind(&given.netns),
+        let place = match given.left() {
+            Some(left) => nowhere(left),
+            None => NetnsRecord {
+                path: given.netns.clone(),
+                dev: netns.id().dev,
+                inode: netns.id().inode,
+                // A kernel without cookies has inode numbers all the same.
+                cookie: tokio::task::block_in_place(|| netns.cookie()).ok(),
+                process: netns::process_behind(&given.netns),
+            },
         };
 
         // In a network of the cluster, etcd decides on the addresses.
@@ -176,7 +185,7 @@ impl Endpoints {
         published: &[Published],
     ) -> Result<(Admitted, impl Future<Output = Result<(), StoreError>> + use<>), SwitchError> {
         let mut state = self.context.state();
-        if expected.is_some() && state.connections(given.name.as_str()).is_empty() {
+        if expected.is_some() && state.endpoints_named(given.name.as_str())?.is_empty() {
             // The endpoint was detached meanwhile.
             return Err(SwitchError::EndpointNotFound(given.name.to_string()));
         }
@@ -191,7 +200,12 @@ impl Endpoints {
         let path = endpoint.netns.path.clone();
         let container = tokio::task::block_in_place(|| Container::open(netns, &path))?;
         let facts = self.context.facts_of(network, endpoint);
-        let plan = plan::endpoint(&self.context.instance, network, endpoint, facts);
+        let mut plan = plan::endpoint(&self.context.instance, network, endpoint, facts);
+        if endpoint.left().is_some_and(|left| left.sandbox.is_none()) {
+            plan.leave_here();
+        } else if endpoint.bare {
+            plan.leave_bare();
+        }
         apply_endpoint(&plan, self.context.scene(), &container).await
     }
 
@@ -204,7 +218,7 @@ impl Endpoints {
         // device.
         self.context.store.note(vec![Change::PutEndpoint(endpoint.clone())]);
         // The ports that waited for this connection are its own now.
-        for entry in state.endpoints.values_mut().filter(|entry| entry.record.name == endpoint.name) {
+        for entry in state.endpoints.values_mut().filter(|entry| entry.record.is_with(&endpoint)) {
             let before = entry.record.waiting.len();
             entry.record.waiting.retain(|waiting| waiting.network != endpoint.network);
             if entry.record.waiting.len() != before {
@@ -264,10 +278,8 @@ impl Endpoints {
             left.extend(&endpoint.published);
         }
         let mut state = self.context.state();
-        let heir = state
-            .endpoints
-            .values_mut()
-            .find(|entry| entry.record.id != endpoint.id && entry.record.name == endpoint.name);
+        let heir =
+            state.endpoints.values_mut().find(|entry| entry.record.id != endpoint.id && entry.record.is_with(endpoint));
         match heir {
             Some(heir) if !waiting.is_empty() => {
                 heir.record.waiting.extend(waiting);
@@ -302,6 +314,14 @@ impl Endpoints {
     /// Opens the namespace of a request. The host network takes the host's namespace only, and no
     /// other network takes it.
     async fn open_for(&self, given: &NewEndpoint) -> Result<Netns, SwitchError> {
+        if given.left().is_some() {
+            let state = self.context.state();
+            let network = &state.network(&given.network)?.record;
+            return match network.capabilities().interfaces {
+                Ok(()) => Ok(Netns::current()?),
+                Err(has) => Err(SwitchError::NoInterface { option: "leave_here", network: network.name.clone(), has }),
+            };
+        }
         let (on_host, name) = {
             let state = self.context.state();
             let network = &state.network(&given.network)?.record;
@@ -332,7 +352,7 @@ impl Endpoints {
         if let Some(mac) = given.mac {
             around.station = self.station(FdbKey { network: network.number, vlan, mac: mac.get() }).await?;
         }
-        if given.ifname.is_none() {
+        if given.ifname.is_none() && given.left().is_none() {
             let netlink = tokio::task::block_in_place(|| Netlink::open_in(netns))?;
             around.interfaces = netlink.links().await?.into_iter().map(|link| link.name).collect();
         }
@@ -360,6 +380,13 @@ struct Around {
     interfaces: BTreeSet<String>,
     /// The station that has the requested MAC address.
     station: Option<String>,
+}
+
+/// Returns the place of an interface that an engine moves: the path where the engine says that it
+/// is, and no identity, because the engine may say so before the namespace is there.
+pub fn nowhere(left: &LeftInterface) -> NetnsRecord {
+    let path = left.sandbox.clone().unwrap_or_default();
+    NetnsRecord { path, dev: 0, inode: 0, cookie: None, process: None }
 }
 
 /// Returns the subject of the note on an endpoint in `status`.
@@ -418,11 +445,15 @@ fn wanted(
         labels: given.labels.clone(),
         created: now(),
         phase: Phase::Reserved,
+        engine: given.engine.clone(),
+        bare: given.bare,
+        unheld: given.unheld,
     };
     let NewEndpoint { ip, ip6, mac, .. } = *given;
     let parent_mac = parent_mac(network, given, state)?;
     let Around { taken, interfaces, station } = around;
-    Ok(Wanted { endpoint, ip, ip6, mac, parent_mac, ifname: given.ifname.clone(), taken, interfaces, station })
+    let ifname = given.left().map(|left| &left.name).or(given.ifname.as_ref()).cloned();
+    Ok(Wanted { endpoint, ip, ip6, mac, parent_mac, ifname, taken, interfaces, station })
 }
 
 /// Returns the MAC address of the parent, if endpoints share it. Refuses options that no endpoint

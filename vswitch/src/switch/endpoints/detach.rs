@@ -129,9 +129,13 @@ impl Endpoints {
         let id = {
             let state = self.context.state();
             let network = &state.network(network)?.record;
-            let endpoint = &state.endpoint(endpoint)?[0].record.name;
+            let endpoint = &state.endpoint(endpoint)?[0].record;
+            if let Some(engine) = &endpoint.engine {
+                let owner = engine.id.owner().to_owned();
+                return Err(SwitchError::OfEngine { endpoint: endpoint.name.clone(), owner });
+            }
             let not_connected =
-                || SwitchError::NotConnected { endpoint: endpoint.to_string(), network: network.name.clone() };
+                || SwitchError::NotConnected { endpoint: endpoint.name.to_string(), network: network.name.clone() };
             state.endpoint_in(endpoint, network.id).ok_or_else(not_connected)?.record.id
         };
         let removed = self.remove(id, true).await?;
@@ -169,7 +173,7 @@ impl Endpoints {
             let state = self.context.state();
             let attached = state.endpoints.values().filter(|entry| entry.record.phase == Phase::Attached);
             attached
-                .filter(|entry| entry.port.is_none())
+                .filter(|entry| entry.port.is_none() && entry.record.left().is_none())
                 .map(|entry| (entry.record.clone(), entry.exclusive.clone()))
                 .collect()
         };
@@ -210,7 +214,7 @@ fn chosen_by_name(state: &State, request: &Selection) -> Vec<EndpointId> {
     let Some(name) = &request.endpoint else { return Vec::new() };
     let network = request.network.as_deref().and_then(|network| state.network(network).ok());
     let network = network.map(|entry| entry.record.id);
-    let connections = state.connections(name).into_iter();
+    let connections = state.endpoints_named(name).unwrap_or_default().into_iter();
     let here = connections.filter(|entry| network.is_none_or(|network| entry.record.network == network));
     here.map(|entry| entry.record.id).collect()
 }

@@ -72,6 +72,13 @@ impl Endpoints {
 
     /// Returns whether the namespace of an endpoint is gone, or its path leads to another one.
     async fn is_gone(&self, endpoint: &Endpoint, port: Option<PortHandle>) -> Result<bool, SwitchError> {
+        if endpoint.left().is_some() {
+            // Its engine says when it is gone.
+            return match port {
+                Some(port) => Ok(!self.context.netlink.peer_lives(port.ifindex).await?),
+                None => Ok(false),
+            };
+        }
         let Some(place) = self.place_of(endpoint).await? else { return Ok(false) };
         let Some(port) = port else {
             // Without an address, an endpoint has no device. Another one could not be taken over.
@@ -125,8 +132,11 @@ fn is_rival(state: &State, entry: &EndpointEntry, given: &NewEndpoint, network: 
         let only = state.networks.get(&network).is_some_and(|network| state.only_endpoint(&network.record).is_some());
         only || record.address.as_ref().is_some_and(has_address)
     };
-    record.name == given.name
-        || record.netns.path == given.netns
+    let named = record.name == given.name && record.engine.is_none() && given.engine.is_none();
+    let keyed = given.engine.as_ref().zip(record.engine.as_ref()).is_some_and(|(one, other)| one.id == other.id);
+    named
+        || keyed
+        || given.left().is_none() && record.netns.path == given.netns
         || in_network
         || record.published.iter().any(|port| asks_for(given, port))
 }

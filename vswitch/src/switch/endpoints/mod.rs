@@ -4,6 +4,7 @@
 mod attach;
 mod detach;
 mod displace;
+mod engine;
 mod publish;
 mod request;
 mod restore;
@@ -22,6 +23,7 @@ use super::nat::Nat;
 use crate::kernel::netns::{self, Netns};
 use crate::model::NetnsRecord;
 pub use detach::Selection;
+pub use engine::NewNames;
 pub use request::{NewConnection, NewEndpoint};
 pub use restore::Release;
 

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
-use crate::model::{Endpoint, EndpointName, EndpointOptions, InterfaceName, PublishSpec, Published, StationMac};
+use crate::model::{
+    Endpoint, EndpointName, EndpointOptions, EngineEndpoint, InterfaceName, LeftInterface, PublishSpec, Published,
+    StationMac,
+};
 
 /// A namespace to attach, and the properties of its endpoint. The switch chooses a value for every
 /// `None`.
@@ -40,9 +43,20 @@ pub struct NewEndpoint {
     pub port: EndpointOptions,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// Identity that an engine gives it. With an interface that the engine moves, `netns` is empty.
+    pub engine: Option<EngineEndpoint>,
+    /// Another program sets the addresses and routes of the interface.
+    pub bare: bool,
+    /// Another process holds the host ports.
+    pub unheld: bool,
 }
 
 impl NewEndpoint {
+    /// Returns the interface that an engine moves, if it has one.
+    pub fn left(&self) -> Option<&LeftInterface> {
+        self.engine.as_ref()?.left.as_ref()
+    }
+
     /// Returns whether the user requested this address.
     pub fn requests(&self, address: IpAddr) -> bool {
         self.ip.map(IpAddr::from) == Some(address) || self.ip6.map(IpAddr::from) == Some(address)
@@ -93,6 +107,9 @@ impl NewConnection {
             options: self.options,
             port: self.port,
             labels: endpoint.labels,
+            engine: endpoint.engine,
+            bare: endpoint.bare,
+            unheld: endpoint.unheld,
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::datapath::Xdp;
 use crate::etc_files::{self, Etc};
 use crate::kernel::netlink::{Link, Netlink};
 use crate::kernel::netns::Netns;
-use crate::model::{Endpoint, EndpointId, EndpointName, Network, Phase};
+use crate::model::{Endpoint, EndpointId, Network, Phase};
 use crate::plan::apply::{Container, apply, apply_endpoint, apply_inside};
 use crate::plan::store::Change;
 use crate::plan::{self, DeviceStep, HostStep, InsideStep};
@@ -44,6 +44,9 @@ impl Endpoints {
         }
         let facts = self.context.facts_of(&network, &endpoint);
         let mut plan = plan::endpoint(&self.context.instance, &network, &endpoint, facts);
+        if endpoint.bare {
+            plan.leave_bare();
+        }
         let whole = plan.inside.clone();
         // Everything else exists already, or the operator changed it.
         plan.host.retain(|step| match step {
@@ -53,13 +56,17 @@ impl Endpoints {
             _ => false,
         });
         plan.inside.retain(|step| matches!(step, InsideStep::Device(DeviceStep::Offloads { .. })));
+        if endpoint.left().is_some() {
+            // The settings went along with the interface.
+            plan.inside.clear();
+        }
         for step in &mut plan.host {
             if let HostStep::AddPort(port) = step {
                 (port.device, port.egress) = (link.name.clone(), link.name.clone());
             }
         }
         let unfinished = endpoint.phase != Phase::Attached;
-        let container = match plan.inside.is_empty() && !unfinished {
+        let container = match plan.inside.is_empty() && !unfinished || endpoint.left().is_some() {
             true => None,
             false => self.container_of(&endpoint, link).await,
         };
@@ -116,6 +123,14 @@ impl Endpoints {
     pub async fn attach_again(&self, id: EndpointId) -> Option<Release> {
         let (mut endpoint, network) = self.recorded(id)?;
         let made = async {
+            if let Some(left) = endpoint.left() {
+                let name = left.name.clone();
+                let path = left.sandbox.clone().ok_or(SwitchError::NotJoined(name))?;
+                let netns = self.context.open_netns(&path).await?;
+                self.etcd.announce_again(&network, &endpoint).await?;
+                self.renew_address(&mut endpoint);
+                return Ok(self.make(&network, &endpoint, netns).await?);
+            }
             let netns =
                 match (network.capabilities().host_namespace, self.context.open_netns(&endpoint.netns.path).await) {
                     (true, Err(SwitchError::OwnNamespace(_))) => Netns::current()?,
@@ -173,10 +188,10 @@ impl Endpoints {
     /// Updates the default route and resolv.conf of every endpoint: an earlier daemon may have died
     /// while it changed them.
     pub async fn settle_all(&self) {
-        let endpoints: BTreeMap<EndpointName, Endpoint> = {
+        let endpoints: BTreeMap<(String, String), Endpoint> = {
             let state = self.context.state();
             let made = state.endpoints.values().filter(|entry| entry.port.is_some());
-            made.map(|entry| (entry.record.name.clone(), entry.record.clone())).collect()
+            made.map(|entry| (container_key(&entry.record), entry.record.clone())).collect()
         };
         for endpoint in endpoints.values() {
             self.settle_endpoint(endpoint, true).await;
@@ -210,6 +225,12 @@ impl Endpoints {
             }
         }
     }
+}
+
+/// Returns what all connections of one container have in common.
+fn container_key(endpoint: &Endpoint) -> (String, String) {
+    let container = endpoint.engine.as_ref().map_or(endpoint.name.as_str(), |engine| &engine.container);
+    (endpoint.owner().to_owned(), container.to_owned())
 }
 
 /// Disables XDP on the ports of a plan whose container cannot be prepared for it.

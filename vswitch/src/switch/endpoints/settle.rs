@@ -41,7 +41,10 @@ impl Endpoints {
                 tracing::warn!("{} cannot speak from its addresses in other networks: {error}", endpoint.name);
             }
         }
-        if (left > 1 || left == 1 && complete)
+        // Another program sets the routes of a bare interface, and of one that an engine moves.
+        let ours = endpoint.left().is_none() && !endpoint.bare;
+        if ours
+            && (left > 1 || left == 1 && complete)
             && let Err(error) = self.follow_gateway(endpoint).await
         {
             tracing::warn!("the default route of {} could not be changed: {error}", endpoint.name);
@@ -49,7 +52,7 @@ impl Endpoints {
         if left > 1 || left == 1 && complete {
             self.nat.follow_default_route(endpoint).await;
         }
-        if !renewed {
+        if !renewed && ours {
             self.write_etc(endpoint, &nameservers);
         }
     }

@@ -74,7 +74,12 @@ impl SwitchError {
             Self::HostNetwork(_) => "host_network",
             Self::NoInterface { .. } => "no_interface",
             Self::NoDefaultName { .. } => "invalid_name",
-            Self::EndpointExists(_) => "endpoint_exists",
+            Self::EndpointExists(_) | Self::KeyExists(_) => "endpoint_exists",
+            Self::Key(_) | Self::NoOwner(_) => "invalid_owner",
+            Self::NotLeft(_) => "not_left_here",
+            Self::OfEngine { .. } => "of_engine",
+            Self::NotRenamable(_) => "not_renamable",
+            Self::NotJoined(_) => "not_joined",
             Self::AlreadyAttached { .. } => "already_attached",
             Self::Ipam { source, .. } | Self::Pool(source) => ipam_code(source),
             Self::AddressInUse { .. } => "address_in_use",
@@ -130,6 +135,11 @@ impl SwitchError {
             | Self::UplinkHasGateway { .. }
             | Self::UplinkEnslaved { .. }
             | Self::EndpointExists(_)
+            | Self::KeyExists(_)
+            | Self::NotLeft(_)
+            | Self::OfEngine { .. }
+            | Self::NotRenamable(_)
+            | Self::NotJoined(_)
             | Self::AlreadyAttached { .. }
             | Self::AddressInUse { .. }
             | Self::MacInUse { .. }

@@ -12,8 +12,8 @@ use crate::datapath::DatapathError;
 use crate::kernel::netlink::NetlinkError;
 use crate::kernel::netns::NetnsError;
 use crate::model::{
-    EndpointName, InterfaceName, InvalidDriver, InvalidInterfaceName, InvalidName, InvalidOption, InvalidPublish,
-    InvalidStationMac, InvalidSubnet, InvalidVlan, LEAST_IPV6, NetworkName, Subnet,
+    EndpointName, EngineKey, InterfaceName, InvalidDriver, InvalidEngineKey, InvalidInterfaceName, InvalidName,
+    InvalidOption, InvalidPublish, InvalidStationMac, InvalidSubnet, InvalidVlan, LEAST_IPV6, NetworkName, Subnet,
 };
 use crate::nat::{NatError, ReserveError};
 use crate::observe::ObserveError;
@@ -315,6 +315,32 @@ pub enum SwitchError {
     /// The name of an existing endpoint.
     #[error("endpoint with name {0} already exists (choose another with --name, or detach it first)")]
     EndpointExists(EndpointName),
+    /// The key of an existing endpoint of an engine.
+    #[error("endpoint {0} already exists (detach it first: `vswitch detach {0}`)")]
+    KeyExists(EngineKey),
+    /// An invalid owner or key.
+    #[error(transparent)]
+    Key(#[from] InvalidEngineKey),
+    /// A request for an engine's endpoint without the engine.
+    #[error("{0} needs an owner and a key (they are how an engine finds its endpoint again)")]
+    NoOwner(&'static str),
+    /// An endpoint whose interface no engine moves.
+    #[error("endpoint {0} has no interface that an engine moves (attach it with leave_here)")]
+    NotLeft(EndpointName),
+    /// An endpoint of an engine, to be changed by hand.
+    #[error("endpoint {endpoint} belongs to {owner} (connect and disconnect it with {owner}'s own command)")]
+    OfEngine {
+        /// The endpoint.
+        endpoint: EndpointName,
+        /// The engine.
+        owner: String,
+    },
+    /// A network that no engine manages, to be renamed.
+    #[error("network {0} cannot have another name (create one with that name)")]
+    NotRenamable(NetworkName),
+    /// An interface that an engine never moved into a container.
+    #[error("no container took the interface {0}, and it is gone (start the container again)")]
+    NotJoined(InterfaceName),
     /// A namespace that is attached to the network already.
     #[error("{path} is already attached to network {network}, as endpoint {endpoint} (detach it first)")]
     AlreadyAttached {

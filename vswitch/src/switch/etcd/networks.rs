@@ -142,6 +142,7 @@ impl Etcd {
             labels: shared.labels.clone(),
             created: shared.created,
             uplink_before: None,
+            engine: None,
         };
         // The cluster chose the subnets, of one family or both.
         self.networks.admit(network, Requested::default()).await

@@ -66,7 +66,7 @@ impl Macvlan {
         let routes = self.context.netlink.routes().await?;
         for Bridged { network, uplink, endpoints } in bridged {
             self.follow_stations(&uplink, strict).await?;
-            let device = self.context.instance.host_device(&network.name);
+            let device = self.context.instance.host_device(network.device_name());
             // A device that was removed by hand is created again.
             let Some(device) = self.context.netlink.link_by_name(&device).await?.filter(|link| link.up) else {
                 continue;

@@ -238,7 +238,7 @@ impl Macvlan {
             let network = state.networks.get(&endpoint.network).map(|entry| &entry.record);
             network.and_then(|network| match network.parent() {
                 Some(options) => Some(options.parent.to_string()).filter(|_| options.has_host_routes()),
-                None => network.uplink().map(|_| self.context.instance.host_device(&network.name)),
+                None => network.uplink().map(|_| self.context.instance.host_device(network.device_name())),
             })
         };
         let Some((device, address)) = device.zip(endpoint.address.as_ref()) else { return };

@@ -126,5 +126,6 @@ fn predefined_network(name: &str, driver: Driver) -> Result<Network, SwitchError
         labels: BTreeMap::new(),
         created: now(),
         uplink_before: None,
+        engine: None,
     })
 }

@@ -79,7 +79,7 @@ impl Networks {
         self.multicast.remove_port(port.number).await?;
         // The pair is made as a whole. Its other end stays if this one was moved to another
         // namespace.
-        let device = self.context.instance.host_device(&network.name);
+        let device = self.context.instance.host_device(network.device_name());
         if let Some(link) = self.context.netlink.link_by_name(&device).await? {
             self.context.delete_device(link.index, &Owner::Host).await?;
         }

@@ -7,6 +7,7 @@ mod items;
 mod keep;
 mod look;
 mod remove;
+mod rename;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};

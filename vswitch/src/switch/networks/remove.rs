@@ -94,7 +94,7 @@ impl Networks {
         self.dns.stop(network.id);
         self.context.note(&names_note(network.id), None);
         self.context.note(&note_about_mtu(network.id), None);
-        let device = self.context.instance.host_device(&network.name);
+        let device = self.context.instance.host_device(network.device_name());
         if let Some(link) = self.context.netlink.link_by_name(&device).await? {
             self.context.delete_device(link.index, &Owner::Host).await?;
         }

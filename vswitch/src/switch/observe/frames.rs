@@ -137,7 +137,11 @@ impl Observe {
     fn device_called(&self, state: &State, name: &str) -> Option<PortNumber> {
         let ports = self.context.named_ports(state);
         let is_device = |port: &&NamedPort| port.name == name && port.kind != "endpoint";
-        ports.iter().find(is_device).filter(|_| state.connections(name).is_empty()).map(|port| port.number)
+        ports
+            .iter()
+            .find(is_device)
+            .filter(|_| state.endpoints_named(name).is_ok_and(|named| named.is_empty()))
+            .map(|port| port.number)
     }
 
     /// Returns the ports of an endpoint, or the port of a device; with `network` only those in it.

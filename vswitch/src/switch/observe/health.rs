@@ -45,7 +45,7 @@ impl Observe {
             for entry in state.networks.values().filter(|entry| entry.ready) {
                 let network = entry.record.name.to_string();
                 if entry.host_port.is_some() {
-                    let device = self.context.instance.host_device(&entry.record.name);
+                    let device = self.context.instance.host_device(entry.record.device_name());
                     ports.push(PortHealth::new(&device, "host", &network, &device));
                 }
                 if let Some(view) = self.interface_info(entry) {

@@ -105,7 +105,7 @@ impl Observe {
         Ok(NetworkDetails {
             network: network_info(&state, record),
             mtu: can.interfaces.is_ok().then_some(entry.mtu),
-            host_device: can.switched.then(|| self.context.instance.host_device(&record.name)),
+            host_device: can.switched.then(|| self.context.instance.host_device(record.device_name())),
             interface: self.interface_info(entry),
             attached,
             elsewhere: super::cluster::elsewhere(&state, record.id),
@@ -155,7 +155,7 @@ impl Observe {
     fn port_stats(&self, of: Option<&str>) -> Result<Vec<PortStats>, SwitchError> {
         let mut ports = {
             let state = self.context.snapshot();
-            let ports = named_ports(&state, |network| self.context.instance.host_device(&network.name));
+            let ports = named_ports(&state, |network| self.context.instance.host_device(network.device_name()));
             match of {
                 None => ports,
                 Some(reference) => chosen_ports(&state, ports, reference)?,

@@ -67,7 +67,7 @@ impl State {
     /// # Errors
     /// [`SwitchError::NothingFound`] or [`SwitchError::Ambiguous`].
     pub fn find(&self, reference: &str) -> Result<Referred<'_>, SwitchError> {
-        let named = self.connections(reference);
+        let named = self.endpoints_named(reference)?;
         if !named.is_empty() {
             return Ok(Referred::Endpoint(named));
         }
@@ -77,7 +77,7 @@ impl State {
         let endpoints = self.endpoints_by_id(reference, 1);
         let candidates = endpoints.chain(self.networks_by_id(reference, 1));
         match self.only(reference, candidates)? {
-            Some(Candidate::Endpoint(entry)) => Ok(Referred::Endpoint(self.connections(entry.record.name.as_str()))),
+            Some(Candidate::Endpoint(entry)) => Ok(Referred::Endpoint(self.connections(&entry.record))),
             Some(Candidate::Network(entry)) => Ok(Referred::Network(entry)),
             None => Err(SwitchError::NothingFound(reference.to_owned())),
         }
@@ -94,13 +94,34 @@ impl State {
     }
 
     fn endpoint_by(&self, reference: &str, digits: usize) -> Result<Vec<&EndpointEntry>, SwitchError> {
-        let named = self.connections(reference);
+        let named = self.endpoints_named(reference)?;
         if !named.is_empty() {
             return Ok(named);
         }
         match self.only(reference, self.endpoints_by_id(reference, digits))? {
-            Some(Candidate::Endpoint(entry)) => Ok(self.connections(entry.record.name.as_str())),
+            Some(Candidate::Endpoint(entry)) => Ok(self.connections(&entry.record)),
             _ => Err(SwitchError::EndpointNotFound(reference.to_owned())),
+        }
+    }
+
+    /// Returns the endpoint with this name, or with this key of an engine, in each of its networks;
+    /// none if there is none. One that was attached by hand goes before those of engines, whose
+    /// names may repeat.
+    ///
+    /// # Errors
+    /// [`SwitchError::Ambiguous`].
+    pub fn endpoints_named(&self, reference: &str) -> Result<Vec<&EndpointEntry>, SwitchError> {
+        if let Some(entry) = reference.parse().ok().and_then(|key| self.owned(&key)) {
+            return Ok(vec![entry]);
+        }
+        let named = |entry: &&EndpointEntry| entry.record.name.as_str() == reference;
+        let by_hand = self.endpoints.values().filter(named).find(|entry| entry.record.engine.is_none());
+        if let Some(entry) = by_hand {
+            return Ok(self.connections(&entry.record));
+        }
+        match self.only(reference, self.endpoints.values().filter(named).map(Candidate::Endpoint))? {
+            Some(Candidate::Endpoint(entry)) => Ok(self.connections(&entry.record)),
+            _ => Ok(Vec::new()),
         }
     }
 
@@ -151,7 +172,7 @@ impl State {
 impl Candidate<'_> {
     fn same_as(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Endpoint(one), Self::Endpoint(other)) => one.record.name == other.record.name,
+            (Self::Endpoint(one), Self::Endpoint(other)) => one.record.is_with(&other.record),
             _ => false,
         }
     }
@@ -160,7 +181,11 @@ impl Candidate<'_> {
 impl std::fmt::Display for Candidate<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Endpoint(entry) => write!(f, "endpoint {} ({})", entry.record.name, entry.record.id.short()),
+            Self::Endpoint(entry) => {
+                let EndpointEntry { record, .. } = entry;
+                let owner = if record.owner().is_empty() { String::new() } else { format!(", {}", record.owner()) };
+                write!(f, "endpoint {} ({}{owner})", record.name, record.id.short())
+            }
             Self::Network(entry) => write!(f, "network {} ({})", entry.record.name, entry.record.id.short()),
         }
     }

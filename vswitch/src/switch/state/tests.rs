@@ -19,6 +19,7 @@ fn draft(name: &str, subnet: Option<&str>) -> Network {
         labels: BTreeMap::new(),
         created: time::OffsetDateTime::UNIX_EPOCH,
         uplink_before: None,
+        engine: None,
     }
 }
 
@@ -49,6 +50,9 @@ fn wanted(network: &Network, name: &str, inode: u64) -> Wanted {
         labels: BTreeMap::new(),
         created: time::OffsetDateTime::UNIX_EPOCH,
         phase: Phase::Attaching,
+        engine: None,
+        bare: false,
+        unheld: false,
     };
     Wanted {
         endpoint,
