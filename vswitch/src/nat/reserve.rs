@@ -488,7 +488,7 @@ mod tests {
     fn an_endpoint_that_has_the_port_is_named() {
         let taken = [(published(None, 8080), "web".to_owned())];
         let spec = "10.0.0.1:8080:80".parse().expect("a spec");
-        let error = Reservations::new().reserve(&[spec], &taken).expect_err("it is taken");
+        let error = Reservations::new().reserve(&[spec], &taken, true).expect_err("it is taken");
         assert_eq!(
             error.to_string(),
             "Bind for 10.0.0.1:8080 failed: port is already allocated (endpoint web has it; publish another, or let \

@@ -38,13 +38,16 @@ fn details_are_one_flat_document() {
         options: BTreeMap::new(),
         vlan: 0,
         trunk: Vec::new(),
+        hostname: None,
+        aliases: vec!["www".to_owned()],
+        labels: BTreeMap::new(),
+        owner: String::new(),
+        key: None,
+        container: None,
     };
     let details = EndpointDetails {
         networks: vec![view.clone()],
         endpoint: view,
-        hostname: None,
-        aliases: Vec::new(),
-        labels: BTreeMap::new(),
         created: OffsetDateTime::UNIX_EPOCH,
         device: Some("vp1".to_owned()),
         hooks: None,
@@ -53,6 +56,7 @@ fn details_are_one_flat_document() {
     let json = serde_json::to_value(&details).expect("JSON");
     assert_eq!(json["ipv4"], "10.201.0.2");
     assert_eq!(json["ipv6"], serde_json::Value::Null);
+    assert_eq!((&json["aliases"][0], &json["owner"]), (&"www".into(), &"".into()));
     assert_eq!(json["counters"]["rx_frames"], 0);
     assert_eq!(serde_json::from_value::<EndpointDetails>(json).expect("the same"), details);
 }

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::model::{
-    BridgeOptions, EndpointAddress, EndpointOptions, NetnsRecord, NetworkKind, SwitchOptions, UplinkOptions, XdpChoice,
+    BridgeOptions, EndpointAddress, EndpointOptions, EngineEndpoint, EngineKey, LeftInterface, NetnsRecord,
+    NetworkKind, SwitchOptions, UplinkOptions, XdpChoice,
 };
 use crate::plan::ipam::IpamError;
 
@@ -277,8 +278,8 @@ fn a_name_is_not_taken_for_the_start_of_an_id() {
     let (web, _, _) = state.admit_endpoint(wanted(&network, "web", 1)).expect("admitted");
     let hexadecimal = web.id.digits(2);
     assert_eq!(state.find_endpoint(&hexadecimal).expect("by its id").len(), 1);
-    assert!(state.connections(&hexadecimal).is_empty(), "nobody is called like this");
-    assert_eq!(state.connections("web").len(), 1);
+    assert!(state.endpoints_named(&hexadecimal).expect("none").is_empty(), "no endpoint has this name");
+    assert_eq!(state.endpoints_named("web").expect("one").len(), 1);
     // Two endpoint names at one namespace share the namespace's settings.
     let mut back = draft("back", Some("10.9.9.0/24"));
     let switch = SwitchOptions { masquerade: false, ..SwitchOptions::default() };
@@ -356,4 +357,62 @@ fn an_ambiguous_reference_lists_all_that_it_could_mean() {
     again.endpoint.id = EndpointId::from_bytes(bytes);
     state.admit_endpoint(again).expect("admitted");
     assert_eq!(state.find_endpoint(&reference).expect("one endpoint").len(), 2);
+}
+
+/// Returns a request of an engine. The key is the name with the owner.
+fn by_engine(network: &Network, owner: &str, name: &str, inode: u64, left: bool) -> Wanted {
+    let mut wanted = wanted(network, name, inode);
+    let left = left.then(|| LeftInterface {
+        name: format!("vs{inode}").parse().expect("a name"),
+        sandbox: None,
+        since: time::OffsetDateTime::UNIX_EPOCH,
+    });
+    wanted.endpoint.engine = Some(EngineEndpoint {
+        id: EngineKey::new(owner, &format!("{name}{inode}")).expect("a key"),
+        container: format!("container{inode}"),
+        left,
+        asked: Vec::new(),
+    });
+    wanted
+}
+
+#[test]
+fn names_of_engines_repeat_and_their_keys_do_not() {
+    let (mut state, network) = with_network("10.9.8.0/24");
+    state.admit_endpoint(by_engine(&network, "docker", "web", 1, false)).expect("admitted");
+    let (podman, _, _) = state.admit_endpoint(by_engine(&network, "podman", "web", 2, false)).expect("the same name");
+    let again = state.admit_endpoint(by_engine(&network, "podman", "web", 2, false)).map(|_| ());
+    assert!(matches!(again, Err(SwitchError::KeyExists(_))), "{again:?}");
+    let which = state.endpoint("web").map(|found| found.len());
+    let Err(SwitchError::Ambiguous { candidates, .. }) = which else { panic!("{which:?}") };
+    assert_eq!(candidates.len(), 2);
+    assert!(candidates[0].contains(", docker)"), "{candidates:?}");
+    assert_eq!(state.endpoint("podman:web2").expect("by its key")[0].record.id, podman.id);
+    // A name that was given by hand stands for that endpoint alone.
+    let (own, _, _) = state.admit_endpoint(wanted(&network, "web", 3)).expect("the same name");
+    assert_eq!(state.endpoint("web").expect("by hand")[0].record.id, own.id);
+    assert_eq!(state.connections(&own).len(), 1);
+}
+
+#[test]
+fn an_engine_may_want_several_interfaces_in_one_network() {
+    let (mut state, network) = with_network("10.9.8.0/24");
+    let with = |ifname: &str, name: &str| Wanted {
+        ifname: Some(ifname.parse().expect("a name")),
+        ..by_engine(&network, "cni", name, 7, false)
+    };
+    state.admit_endpoint(with("eth0", "pod")).expect("admitted");
+    state.admit_endpoint(with("net1", "net1")).expect("another interface");
+    let same = state.admit_endpoint(with("eth0", "more")).map(|_| ());
+    assert!(matches!(same, Err(SwitchError::AlreadyAttached { .. })), "{same:?}");
+}
+
+#[test]
+fn interfaces_that_engines_move_share_a_namespace_only_in_one_container() {
+    let (mut state, network) = with_network("10.9.8.0/24");
+    let (one, _, _) = state.admit_endpoint(by_engine(&network, "docker", "one", 0, true)).expect("admitted");
+    let mut two = by_engine(&network, "docker", "two", 0, true);
+    two.endpoint.engine.as_mut().expect("of an engine").container = "another".to_owned();
+    let (two, _, _) = state.admit_endpoint(two).expect("no namespace is known of either");
+    assert_eq!((state.sharing(&one).len(), state.sharing(&two).len()), (1, 1));
 }
