@@ -48,7 +48,7 @@ pub(super) fn endpoint(
 
     let mut inside = vec![InsideStep::CreateVeth {
         port: port.clone(),
-        mark: instance.mark(&network.name, Owner::Endpoint(endpoint.id)),
+        mark: instance.mark(network.device_name(), Owner::Endpoint(endpoint.id)),
         interface: interface(),
         mac,
         mtu: address.mtu,

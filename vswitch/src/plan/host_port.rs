@@ -33,7 +33,7 @@ pub(super) fn host_port(
         HostStep::CreateVeth {
             device: device.clone(),
             mac: Some(mac),
-            mark: instance.mark(&network.name, Owner::Host),
+            mark: instance.mark(network.device_name(), Owner::Host),
             peer: port.clone(),
             mtu,
         },

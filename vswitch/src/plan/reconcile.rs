@@ -162,10 +162,10 @@ mod tests {
             (endpoint(1, Phase::Attached), endpoint(2, Phase::Attaching), endpoint(3, Phase::Attached));
         let forgotten = endpoint(4, Phase::Attached);
         let of = |index, endpoint: &Endpoint| {
-            let mark = instance.mark(&network.name, Owner::Endpoint(endpoint.id));
+            let mark = instance.mark(network.device_name(), Owner::Endpoint(endpoint.id));
             link(index, instance.port_device(&endpoint.id), Some(mark), Some(2))
         };
-        let host_mark = Some(instance.mark(&network.name, Owner::Host));
+        let host_mark = Some(instance.mark(network.device_name(), Owner::Host));
         let links = [
             link(1, "lo".to_owned(), None, None),
             link(3, "eth1".to_owned(), Some("vswitch:other:front:host".to_owned()), None),
@@ -196,7 +196,7 @@ mod tests {
         let device = |index: u32, up: bool, renamed: bool| {
             let id = ids[index as usize - 1];
             let name = if renamed { format!("other{index}") } else { instance.port_device(&id) };
-            let mark = instance.mark(&network.name, Owner::Endpoint(id));
+            let mark = instance.mark(network.device_name(), Owner::Endpoint(id));
             Link { up, ..link(index, name, Some(mark), Some(2)) }
         };
         let compared = |links: &[Link]| {
