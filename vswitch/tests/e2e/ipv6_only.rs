@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Answer, Cloud, Family, Host, Netns, Site, Uplinks, Wire, ask, get, getent, ping, tcp, try_get, udp,
+    Answer, Cloud, Clustered, Family, Host, Netns, Site, Uplinks, Wire, ask, get, getent, ping, settles, tcp, try_get,
+    udp,
 };
 
 /// Attaches a container and returns its IPv6 address. It has no IPv4 address.
@@ -181,5 +182,33 @@ fn an_overlay_network_works_without_ipv4() {
         tcp(&containers[0], &containers[1], at[1], 1 << 20);
         udp(&containers[1], &containers[0], at[0], 1200, 20);
         containers.iter().for_each(assert_no_ipv4);
+    }
+}
+
+#[test]
+fn a_network_without_ipv4_is_one_segment_on_all_hosts_of_a_cluster() {
+    let cluster = Clustered::down(2, Family::V4);
+    (0..2).for_each(|number| drop(cluster.join(number)));
+    cluster.hosts[0].ok(&["network", "create", "-d", "overlay", "--ipv4=false", "--ipv6", "six"]);
+    cluster.wait_for_network(1, "six");
+    let containers = ["one", "two"].map(Netns::new);
+    let names = ["one", "two"];
+    let at: Vec<Ipv6Addr> = (0..2)
+        .map(|number| {
+            attach(&cluster.hosts[number], &containers[number], &["--network", "six", "--name", names[number]])
+        })
+        .collect();
+    assert_ne!(at[0], at[1], "etcd gives each address once");
+    for (one, other) in [(0, 1), (1, 0)] {
+        assert_no_ipv4(&containers[one]);
+        let shown: Vec<Value> = cluster.hosts[one].json(&["network", "inspect", "six"]);
+        let gateway: Ipv6Addr =
+            shown[0]["subnets"][0]["gateway"].as_str().expect("a gateway").parse().expect("an address");
+        settles("the name is known", || {
+            let answer = ask(&containers[one], gateway, names[other], "AAAA");
+            if answer == Answer::of(&[&at[other]]) { Ok(()) } else { Err(answer) }
+        });
+        ping(&containers[one], at[other]);
+        tcp(&containers[one], &containers[other], at[other], 1 << 16);
     }
 }
