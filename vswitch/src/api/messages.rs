@@ -6,6 +6,7 @@ mod fdb;
 mod multicast;
 mod networks;
 mod peer;
+mod pools;
 mod ports;
 mod trace;
 
@@ -25,6 +26,7 @@ pub use networks::{
     UplinkView,
 };
 pub use peer::{PeerRequest, PeerView};
+pub use pools::{LeaseRequest, LeaseView, PoolRequest, PoolView};
 pub use ports::{Counters, PortHealth, PortView, StatsFilter};
 pub use trace::{TraceFrame, TraceProgram, TraceRequest, TraceStep, TraceVerdict, TraceView};
 

@@ -12,10 +12,10 @@ pub use messages::{
     AllVlans, AttachRequest, ClusterView, CollectRequest, ConnectRequest, Counters, DetachRequest, Detached,
     DisconnectRequest, DownRequest, ElsewhereView, EndpointDetails, EndpointFilter, EndpointView, ErrorBody,
     ErrorDocument, FdbChange, FdbFilter, FdbFlush, FdbFlushed, FdbKeyRequest, FdbStatic, HooksView, InterfaceView,
-    KeptNetwork, MdbFilter, MulticastGroupView, NamesRequest, NetworkDetails, NetworkNameRequest, NetworkRequest,
-    NetworkView, PeerRequest, PeerView, PortHealth, PortView, Pruned, PublishedRequest, Repaired, SandboxRequest,
-    StationView, StatsFilter, Status, SubnetView, TraceFrame, TraceProgram, TraceRequest, TraceStep, TraceVerdict,
-    TraceView, TrunkVlan, UplinkView,
+    KeptNetwork, LeaseRequest, LeaseView, MdbFilter, MulticastGroupView, NamesRequest, NetworkDetails,
+    NetworkNameRequest, NetworkRequest, NetworkView, PeerRequest, PeerView, PoolRequest, PoolView, PortHealth,
+    PortView, Pruned, PublishedRequest, Repaired, SandboxRequest, StationView, StatsFilter, Status, SubnetView,
+    TraceFrame, TraceProgram, TraceRequest, TraceStep, TraceVerdict, TraceView, TrunkVlan, UplinkView,
 };
 pub use patience::{SENT_HEADER, STALE, age};
 

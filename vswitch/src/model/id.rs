@@ -119,6 +119,10 @@ id! {
     EndpointId
 }
 id! {
+    /// Id of an address pool.
+    PoolId
+}
+id! {
     /// Id of a host in a cluster.
     HostId
 }

@@ -11,6 +11,7 @@ mod network;
 mod observe;
 mod options;
 mod peer;
+mod pool;
 mod port;
 mod publish;
 mod subnet;
@@ -20,7 +21,7 @@ mod xdp;
 
 pub use endpoint::{Endpoint, EndpointAddress, NetnsRecord, Phase, WaitingPorts};
 pub use engine::{EngineEndpoint, EngineKey, EngineNetwork, InvalidEngineKey, LeftInterface, check_owner};
-pub use id::{EndpointId, HostId, InvalidId, NetworkId, SHORT_DIGITS, random_error};
+pub use id::{EndpointId, HostId, InvalidId, NetworkId, PoolId, SHORT_DIGITS, random_error};
 pub use instance::{Instance, Owner};
 pub use key::{KEY_LENGTH, KeyError, PublicKey};
 pub use mac::{InvalidStationMac, StationMac};
@@ -32,6 +33,7 @@ pub use options::{
     ParentOptions, Passage, PortOptions, SwitchOptions, UplinkOptions, XdpChoice,
 };
 pub use peer::{InvalidPeer, Peer, PeerHost};
+pub use pool::{Lease, Pool};
 pub use port::{ParentRules, PortRules, Trunk};
 pub use publish::{HostPort, InvalidPortRange, InvalidPublish, PortRange, Protocol, PublishSpec, Published};
 pub use subnet::{InvalidSubnet, Subnet, SubnetConfig};

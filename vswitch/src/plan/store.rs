@@ -17,7 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
-use crate::model::{Endpoint, EndpointId, Network, NetworkId, Peer};
+use crate::model::{Endpoint, EndpointId, Network, NetworkId, Peer, Pool, PoolId};
 
 /// Version of the layout of the file.
 const SCHEMA: u64 = 1;
@@ -27,6 +27,7 @@ const NETWORKS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("networ
 const ENDPOINTS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("endpoints");
 /// The key is the peer's address as text.
 const PEERS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("peers");
+const POOLS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("pools");
 
 /// Size in bytes of the page cache. All records of an instance fit in it many times.
 const CACHE: usize = 1 << 20;
@@ -74,6 +75,10 @@ pub enum Change {
     PutPeer(Peer),
     /// Removes a peer.
     RemovePeer(IpAddr),
+    /// Adds or replaces an address pool.
+    PutPool(Pool),
+    /// Removes an address pool.
+    RemovePool(PoolId),
 }
 
 /// All records of the store.
@@ -85,6 +90,8 @@ pub struct Recorded {
     pub endpoints: Vec<Endpoint>,
     /// The peers.
     pub peers: Vec<Peer>,
+    /// The address pools.
+    pub pools: Vec<Pool>,
 }
 
 /// The open store. Dropping it writes all queued changes.
@@ -203,13 +210,21 @@ fn read(database: &Database) -> Result<Recorded, Failure> {
     Ok(Recorded {
         networks: read_table(&transaction.open_table(NETWORKS)?)?,
         endpoints: read_table(&transaction.open_table(ENDPOINTS)?)?,
-        peers: match transaction.open_table(PEERS) {
-            Ok(table) => read_table(&table)?,
-            // The file was written by a version without peers.
-            Err(TableError::TableDoesNotExist(_)) => Vec::new(),
-            Err(error) => return Err(error.into()),
-        },
+        peers: read_later_table(&transaction, PEERS)?,
+        pools: read_later_table(&transaction, POOLS)?,
     })
+}
+
+/// Reads a table that a file of an earlier version does not have.
+fn read_later_table<T: DeserializeOwned>(
+    transaction: &redb::ReadTransaction,
+    table: TableDefinition<'static, &'static [u8], &'static [u8]>,
+) -> Result<Vec<T>, Failure> {
+    match transaction.open_table(table) {
+        Ok(table) => read_table(&table),
+        Err(TableError::TableDoesNotExist(_)) => Ok(Vec::new()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn read_table<T: DeserializeOwned>(
@@ -268,6 +283,7 @@ fn write<'a>(database: &Database, changes: impl Iterator<Item = &'a Change>, dur
         let mut networks = transaction.open_table(NETWORKS)?;
         let mut endpoints = transaction.open_table(ENDPOINTS)?;
         let mut peers = transaction.open_table(PEERS)?;
+        let mut pools = transaction.open_table(POOLS)?;
         for change in changes {
             match change {
                 Change::PutNetwork(network) => {
@@ -287,6 +303,12 @@ fn write<'a>(database: &Database, changes: impl Iterator<Item = &'a Change>, dur
                 }
                 Change::RemovePeer(address) => {
                     peers.remove(address.to_string().as_bytes())?;
+                }
+                Change::PutPool(pool) => {
+                    pools.insert(&pool.id.bytes()[..], &json(pool)?[..])?;
+                }
+                Change::RemovePool(id) => {
+                    pools.remove(&id.bytes()[..])?;
                 }
             }
         }
@@ -371,7 +393,7 @@ mod tests {
         drop(store);
         let (_store, recorded) = Store::open(&path).expect("the same record");
         let (networks, endpoints) = (vec![network(1)], vec![endpoint(5, Phase::Attached)]);
-        assert_eq!(recorded, Recorded { networks, endpoints, peers: vec![peer(2)] });
+        assert_eq!(recorded, Recorded { networks, endpoints, peers: vec![peer(2)], pools: Vec::new() });
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! answer.
 
 mod metrics;
+mod pools;
 mod requests;
 mod views;
 
@@ -78,6 +79,10 @@ fn paths() -> OpenApiRouter<Service> {
         .routes(routes!(set_sandbox))
         .routes(routes!(set_published))
         .routes(routes!(detach))
+        .routes(routes!(pools::pools, pools::request_pool))
+        .routes(routes!(pools::release_pool))
+        .routes(routes!(pools::request_address))
+        .routes(routes!(pools::release_address))
         .routes(routes!(peers, add_peer))
         .routes(routes!(public_key))
         .routes(routes!(remove_peer))

@@ -210,7 +210,7 @@ impl TryFrom<TraceRequest> for TraceQuery {
     }
 }
 
-fn address<T: std::str::FromStr>(text: Option<&String>) -> Result<Option<T>, SwitchError> {
+pub(super) fn address<T: std::str::FromStr>(text: Option<&String>) -> Result<Option<T>, SwitchError> {
     text.map(|text| text.parse().map_err(|_| SwitchError::Address(text.clone()))).transpose()
 }
 

@@ -145,12 +145,16 @@ impl Switch {
 
     /// Follows what engines do without telling, for as long as the daemon lives.
     pub(super) async fn follow_engines(self: Arc<Self>) {
+        self.renew_leases();
         let mut again = tokio::time::interval(FOLLOW);
         again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             again.tick().await;
             let forgotten = match self.context.begin_change().await {
-                Ok(_change) => self.endpoints.follow_left().await,
+                Ok(_change) => {
+                    self.end_leases();
+                    self.endpoints.follow_left().await
+                }
                 Err(_) => return,
             };
             for key in forgotten {

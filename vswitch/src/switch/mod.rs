@@ -22,6 +22,7 @@ mod networks;
 mod observe;
 mod others;
 mod overlay;
+mod pools;
 mod restore;
 mod routes;
 mod state;

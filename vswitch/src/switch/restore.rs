@@ -134,6 +134,7 @@ impl Switch {
     async fn take_in(&self, recorded: Recorded) -> Result<(), SwitchError> {
         self.context.state().peers =
             recorded.peers.into_iter().map(|record| (record.address, PeerEntry::new(record))).collect();
+        self.context.state().pools = recorded.pools.into_iter().map(|pool| (pool.id, pool)).collect();
         for record in recorded.networks {
             let mtu = self.networks.mtu(&record, record.has_family(false), record.has_family(true)).await?;
             let mut entry = NetworkEntry::new(record, mtu);

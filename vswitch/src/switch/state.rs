@@ -16,7 +16,7 @@ use vswitch_common::tables::{MAX_PORTS, NetworkNumber, PortNumber};
 use crate::kernel::netns::NetnsId;
 use crate::model::{
     Endpoint, EndpointAddress, EndpointId, EngineKey, InterfaceName, Network, NetworkId, NetworkName, ParentOptions,
-    Passage, Peer, Phase, Published, StationMac, Subnet, SubnetConfig, Vni,
+    Passage, Peer, Phase, Pool, PoolId, Published, StationMac, Subnet, SubnetConfig, Vni,
 };
 use crate::plan;
 use crate::plan::ipam::{self, Occupied};
@@ -34,6 +34,8 @@ pub struct State {
     pub networks: Table<NetworkId, NetworkEntry>,
     pub endpoints: Table<EndpointId, EndpointEntry>,
     pub peers: Table<IpAddr, PeerEntry>,
+    /// The address pools of engines.
+    pub pools: Table<PoolId, Pool>,
     /// The networks and endpoints of other hosts in the cluster.
     pub others: Shared<Others>,
     /// The endpoints that are gone while rules of their published ports may still be there.
@@ -335,8 +337,64 @@ impl State {
         there.filter(|other| Self::share_segment(network, other)).flat_map(subnets_of).collect()
     }
 
+    /// Checks that the given subnets overlap no pool of another owner, and no other pool than those
+    /// that a network of the same owner has its subnets from.
+    fn check_pools(&self, network: &Network) -> Result<(), SwitchError> {
+        let owner = network.engine.as_ref().map_or("", |engine| engine.owner.as_str());
+        for config in &network.subnets {
+            let is_own = |pool: &Pool| pool.owner == owner && pool.subnet == config.subnet;
+            let mut others = self.pools.values().filter(|pool| !is_own(pool));
+            if let Some(pool) = others.find(|pool| pool.subnet.overlaps(&config.subnet.net())) {
+                return Err(pool_overlap(config.subnet, pool));
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that a subnet overlaps no network and no other pool, and nothing that is occupied; or
+    /// chooses one.
+    pub fn choose_pool(
+        &self,
+        subnet: Option<Subnet>,
+        ipv6: bool,
+        pools: &[Subnet],
+        occupied: &[Occupied],
+        id: PoolId,
+    ) -> Result<Subnet, SwitchError> {
+        let networks = || self.networks.values().map(|entry| &entry.record).flat_map(subnets_of);
+        let Some(subnet) = subnet else {
+            let mut used: Vec<Subnet> = networks().map(|(_, subnet)| subnet).collect();
+            used.extend(self.pools.values().map(|pool| pool.subnet));
+            if ipv6 && !pools.iter().any(Subnet::is_ipv6) {
+                let candidates = id.bytes().as_chunks().0.iter().map(|bytes| Subnet::unique_local(*bytes));
+                let is_free = |subnet: &Subnet| {
+                    used.iter().all(|other| !subnet.overlaps(&other.net()))
+                        && occupied.iter().all(|other| !subnet.overlaps(&other.net))
+                };
+                let mut free = candidates.filter(is_free);
+                return free.next().ok_or(SwitchError::NoFamily);
+            }
+            return ipam::free_subnet(pools, ipv6, &used, occupied).map_err(SwitchError::Pool);
+        };
+        if let Some((network, other)) = networks().find(|(_, other)| subnet.overlaps(&other.net())) {
+            return Err(SwitchError::SubnetOverlap { subnet, other, network: network.clone() });
+        }
+        if let Some(pool) = self.pools.values().find(|pool| pool.subnet.overlaps(&subnet.net())) {
+            return Err(pool_overlap(subnet, pool));
+        }
+        check_free(subnet, occupied)?;
+        Ok(subnet)
+    }
+
+    /// Returns the addresses that engines have leased in a network, besides those of `owner`.
+    fn leased<'a>(&'a self, network: &'a Network, owner: &'a str) -> impl Iterator<Item = IpAddr> + 'a {
+        let of_network = self.pools.values().filter(|pool| network.subnets.iter().any(|own| own.subnet == pool.subnet));
+        of_network.filter(move |pool| pool.owner != owner).flat_map(|pool| pool.leases.keys().copied())
+    }
+
     /// Checks that the given subnets overlap neither each other nor those of another network.
     fn check_subnets(&self, network: &Network) -> Result<(), SwitchError> {
+        self.check_pools(network)?;
         let others = self.subnets_beside(network);
         for (place, config) in network.subnets.iter().enumerate() {
             let own = network.subnets[..place].iter().map(|config| (&network.name, config.subnet));
@@ -377,8 +435,9 @@ impl State {
             return Err(OverlayError::NoSubnet(network.name.clone()).into());
         }
         let others = self.subnets_beside(network);
-        let used: Vec<Subnet> =
-            others.iter().map(|(_, subnet)| *subnet).chain(subnets_of(network).map(|(_, subnet)| subnet)).collect();
+        let own = subnets_of(network).map(|(_, subnet)| subnet);
+        let pooled = self.pools.values().map(|pool| pool.subnet);
+        let used: Vec<Subnet> = others.iter().map(|(_, subnet)| *subnet).chain(own).chain(pooled).collect();
         if ipv4 {
             let subnet = ipam::free_subnet(pools, false, &used, occupied).map_err(SwitchError::Pool)?;
             network.subnets.insert(0, SubnetConfig::new(subnet, None, None)?);
@@ -449,6 +508,7 @@ impl State {
         let others = || self.endpoints_of(network.id).filter_map(|other| Some((other, other.record.address.as_ref()?)));
         let mut used: BTreeSet<IpAddr> = others().flat_map(|(_, other)| other.ips()).collect();
         used.extend(wanted.taken.keys());
+        used.extend(self.leased(network, wanted.endpoint.owner()));
         let closing = || self.closing.iter().filter(|closing| closing.network == network.id);
         used.extend(closing().flat_map(|closing| &closing.addresses));
         let allocate = |ipv6: bool, asked: Option<IpAddr>| {
@@ -582,6 +642,12 @@ fn same_place(one: &Endpoint, other: &Endpoint) -> bool {
     }
     let reused = one.netns.cookie.zip(other.netns.cookie).is_some_and(|(one, other)| one != other);
     (one.netns.dev, one.netns.inode) == (other.netns.dev, other.netns.inode) && !reused
+}
+
+/// Returns the error about a subnet that overlaps a pool.
+fn pool_overlap(subnet: Subnet, pool: &Pool) -> SwitchError {
+    let by = format!("{}, an address pool of {}", pool.subnet, pool.owner);
+    SwitchError::SubnetOccupied { subnet, by }
 }
 
 /// Checks that a subnet overlaps nothing that is occupied.

@@ -78,6 +78,8 @@ impl SwitchError {
             Self::Key(_) | Self::NoOwner(_) => "invalid_owner",
             Self::NotLeft(_) => "not_left_here",
             Self::OfEngine { .. } => "of_engine",
+            Self::PoolNotFound(_) => "pool_not_found",
+            Self::LeaseInUse { .. } => "address_in_use",
             Self::NotRenamable(_) => "not_renamable",
             Self::NotJoined(_) => "not_joined",
             Self::AlreadyAttached { .. } => "already_attached",
@@ -121,6 +123,7 @@ impl SwitchError {
             | Self::EndpointNotFound(_)
             | Self::NothingFound(_)
             | Self::PortNotFound(_)
+            | Self::PoolNotFound(_)
             | Self::NotConnected { .. }
             | Self::PortGone(_) => ErrorKind::NotFound,
             Self::NetworkExists(_)
@@ -138,6 +141,7 @@ impl SwitchError {
             | Self::KeyExists(_)
             | Self::NotLeft(_)
             | Self::OfEngine { .. }
+            | Self::LeaseInUse { .. }
             | Self::NotRenamable(_)
             | Self::NotJoined(_)
             | Self::AlreadyAttached { .. }

@@ -338,6 +338,19 @@ pub enum SwitchError {
     /// A network that no engine manages, to be renamed.
     #[error("network {0} cannot have another name (create one with that name)")]
     NotRenamable(NetworkName),
+    /// An unknown address pool.
+    #[error("no address pool `{0}` (request one first)")]
+    PoolNotFound(String),
+    /// An address of a pool in use.
+    #[error("address {address} of {subnet} is already in use by {holder} (choose another, or leave it out)")]
+    LeaseInUse {
+        /// The address.
+        address: std::net::IpAddr,
+        /// The subnet.
+        subnet: Subnet,
+        /// The holder.
+        holder: String,
+    },
     /// An interface that an engine never moved into a container.
     #[error("no container took the interface {0}, and it is gone (start the container again)")]
     NotJoined(InterfaceName),
