@@ -5,6 +5,7 @@ mod cluster;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::{FromRawFd as _, RawFd};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,10 +14,11 @@ use std::time::Duration;
 use nix::unistd::Group;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::api::ErrorBody;
 use crate::datapath::{Datapath, DatapathError, Mode};
+use crate::docker;
 use crate::kernel::bpffs::{self, BpffsError};
 use crate::kernel::capabilities::{Capabilities, Unable};
 use crate::kernel::limits;
@@ -37,6 +39,10 @@ pub use cluster::{ClusterOptions, JoinError};
 pub const FDB_SIZE: u32 = 65_536;
 /// The group whose members may use the socket, if the group exists.
 const GROUP: &str = "vswitch";
+/// The mode of a socket that the group may use.
+const GROUP_MODE: u32 = 0o660;
+/// The names under which systemd passes the socket of Docker's plugin.
+const PLUGIN_NAMES: [&str; 2] = ["docker", "vswitch-docker.socket"];
 /// The time that pending requests get when the daemon ends.
 const GRACE: Duration = Duration::from_secs(10);
 /// The interval between the signs of life of a daemon that starts.
@@ -248,7 +254,7 @@ async fn live(
     let instance = &options.instance;
     let before = Before::look(instance);
     let started = start(options, capabilities, &before).await;
-    let Serving { switch, listener, restored } = match started {
+    let Serving { switch, listener, plugin, restored } = match started {
         Ok(serving) => serving,
         Err(error) => {
             before.restore(instance).await;
@@ -263,7 +269,7 @@ async fn live(
         restored.running + restored.attached
     );
     ready(&restored);
-    serve(instance, switch, listener).await
+    serve(instance, switch, listener, plugin).await
 }
 
 /// The state before the daemon started, which a failed start restores.
@@ -299,6 +305,8 @@ impl Before {
 struct Serving {
     switch: Arc<Switch>,
     listener: UnixListener,
+    /// The socket of Docker's plugin.
+    plugin: UnixListener,
     restored: Restored,
 }
 
@@ -366,8 +374,10 @@ async fn start(options: &Options, capabilities: &Capabilities, before: &Before) 
             return Err(error.into());
         }
     };
-    let listener = match listen(&instance.socket()) {
-        Ok(listener) => listener,
+    let listeners =
+        listen(&instance.socket(), GROUP_MODE).and_then(|listener| Ok((listener, plugin_socket(instance)?)));
+    let (listener, plugin) = match listeners {
+        Ok(listeners) => listeners,
         Err(error) => {
             if !before.running {
                 let _ = switch.tear_down().await;
@@ -376,11 +386,16 @@ async fn start(options: &Options, capabilities: &Capabilities, before: &Before) 
         }
     };
     switch.start(events, path_events);
-    Ok(Serving { switch, listener, restored })
+    Ok(Serving { switch, listener, plugin, restored })
 }
 
 /// Serves until `down` or a signal.
-async fn serve(instance: &Instance, switch: Arc<Switch>, listener: UnixListener) -> Result<(), DaemonError> {
+async fn serve(
+    instance: &Instance,
+    switch: Arc<Switch>,
+    listener: UnixListener,
+    plugin: UnixListener,
+) -> Result<(), DaemonError> {
     let (down, mut downs) = mpsc::channel::<DownCall>(1);
     let (stop, stopped) = oneshot::channel::<()>();
     let app = router(switch.clone(), down);
@@ -389,6 +404,9 @@ async fn serve(instance: &Instance, switch: Arc<Switch>, listener: UnixListener)
         let _ = stopped.await;
     });
     let server = tokio::spawn(server.into_future());
+    let activated = Arc::new(Notify::new());
+    tokio::spawn(axum::serve(plugin, docker::router(switch.clone(), activated.clone())).into_future());
+    tokio::spawn(docker::follow(switch.clone(), activated));
     let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Runtime)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Runtime)?;
     let down = tokio::select! {
@@ -432,9 +450,30 @@ pub fn notify(states: &[sd_notify::NotifyState<'_>]) {
     }
 }
 
-/// Opens the socket for root and the group. Replaces the socket of a dead daemon: the lock of the
+/// Takes the socket of Docker's plugin from systemd, or opens one for root alone.
+fn plugin_socket(instance: &Instance) -> Result<UnixListener, DaemonError> {
+    let path = instance.docker_socket();
+    let failed = |source| DaemonError::File { action: "listen at", path: path.clone(), source };
+    let passed = sd_notify::listen_fds_with_names().map_err(failed)?;
+    let Some((descriptor, _)) = passed.into_iter().find(|(_, name)| PLUGIN_NAMES.contains(&name.as_str())) else {
+        return listen(&path, 0o600);
+    };
+    let listener = received_listener(descriptor);
+    listener.set_nonblocking(true).map_err(failed)?;
+    UnixListener::from_std(listener).map_err(failed)
+}
+
+/// Takes over a socket that systemd passed.
+#[expect(unsafe_code, reason = "the descriptor is only a number in the environment")]
+fn received_listener(descriptor: RawFd) -> std::os::unix::net::UnixListener {
+    // SAFETY: the service manager passed the descriptor to this process, and nothing else in it
+    // uses the descriptor.
+    unsafe { std::os::unix::net::UnixListener::from_raw_fd(descriptor) }
+}
+
+/// Opens a socket for root, and with [`GROUP_MODE`] for the group. Replaces the socket of a dead daemon: the lock of the
 /// instance proves that it is dead.
-fn listen(path: &Path) -> Result<UnixListener, DaemonError> {
+fn listen(path: &Path, mode: u32) -> Result<UnixListener, DaemonError> {
     remove_socket(path)?;
     let failed = |action| move |source| DaemonError::File { action, path: path.to_owned(), source };
     // No client can connect before the socket has its owner and mode.
@@ -442,11 +481,11 @@ fn listen(path: &Path) -> Result<UnixListener, DaemonError> {
     let bound = UnixListener::bind(path);
     nix::sys::stat::umask(before);
     let listener = bound.map_err(failed("listen at"))?;
-    let group = Group::from_name(GROUP).ok().flatten();
+    let group = Group::from_name(GROUP).ok().flatten().filter(|_| mode == GROUP_MODE);
     if let Some(group) = group {
         chown(path, None, Some(group.gid.as_raw())).map_err(failed("set the group of"))?;
     }
-    fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(failed("set the mode of"))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed("set the mode of"))?;
     Ok(listener)
 }
 

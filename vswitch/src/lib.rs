@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | 6 | `cli` |
 //! | 5 | `daemon` |
-//! | 4 | `server` |
+//! | 4 | `docker`, `server` |
 //! | 3 | `switch` |
 //! | 2 | `api`, `observe`, `plan` |
 //! | 1 | `cluster`, `datapath`, `dns`, `etc_files`, `nat`, `served_namespace`, `wireguard` |
@@ -22,6 +22,7 @@ pub mod cluster;
 pub mod daemon;
 pub mod datapath;
 pub mod dns;
+mod docker;
 pub mod etc_files;
 pub mod kernel;
 pub mod lock;

@@ -66,6 +66,11 @@ impl Instance {
         self.run_directory().join("api.sock")
     }
 
+    /// Returns the socket of the plugin that Docker uses.
+    pub fn docker_socket(&self) -> PathBuf {
+        self.run_directory().join("docker.sock")
+    }
+
     /// Returns the mount point of the bpffs.
     pub fn bpf_directory(&self) -> PathBuf {
         self.run_directory().join("bpf")
