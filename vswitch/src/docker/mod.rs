@@ -3,7 +3,7 @@
 //!
 //! Docker sends each request as POST with a JSON body to `/NetworkDriver.NAME` or
 //! `/IpamDriver.NAME` (libnetwork's remote driver and IPAM protocols, plugin API 1.2). A refusal is
-//! an answer with the key `Err`, which Docker shows to its user. Docker repeats a request whose
+//! an answer with a message, which Docker shows to its user. Docker repeats a request whose
 //! connection broke with an empty body, so every request may be empty.
 
 mod engine;
@@ -51,8 +51,8 @@ async fn serve(State(service): State<Service>, uri: Uri, body: Bytes) -> Respons
     let answered = tokio::spawn(async move { answer(&service, &method, &body).await });
     let answer = match answered.await {
         Ok(Ok(answer)) => answer,
-        Ok(Err(error)) => json!({ "Err": one_line(&error) }),
-        Err(error) => json!({ "Err": format!("a task of the vswitch daemon failed: {error} (see its log)") }),
+        Ok(Err(error)) => refusal(&one_line(&error)),
+        Err(error) => refusal(&format!("a task of the vswitch daemon failed: {error} (see its log)")),
     };
     Json(answer).into_response()
 }
@@ -90,6 +90,11 @@ async fn answer(service: &Service, method: &str, body: &[u8]) -> Result<Value, S
         "IpamDriver.ReleasePool" => ipam::release_pool(switch, &request).await?,
         "IpamDriver.RequestAddress" => ipam::request_address(switch, &request).await?,
         "IpamDriver.ReleaseAddress" => ipam::release_address(switch, &request).await?,
-        _ => json!({ "Err": format!("vswitch does not know {method} (use a newer vswitch)") }),
+        _ => refusal(&format!("vswitch does not know {method} (use a newer vswitch)")),
     })
+}
+
+/// Returns a refusal. Network drivers have the message at `Err`, IPAM drivers at `Error`.
+fn refusal(message: &str) -> Value {
+    json!({ "Err": message, "Error": message })
 }

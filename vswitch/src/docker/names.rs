@@ -1,6 +1,6 @@
 //! The names of Docker's containers and networks. The plugin protocol has ids alone, so Docker's own
-//! API is asked, at each attach and after each event. Without an answer everything works, under
-//! other names.
+//! API is asked after each event: it does not answer about a container that it is starting. Without
+//! an answer everything works, under other names.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,28 +19,9 @@ const EVENTS: &str = "/events?filters=%7B%22event%22%3A%5B%22rename%22%2C%22conn
 /// The pause before Docker is asked again.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// What Docker says of an endpoint that it is about to create.
-#[derive(Debug, Default)]
-pub struct Known {
-    /// The name of the container.
-    pub name: Option<String>,
-    /// The name of the network.
-    pub network: Option<String>,
-}
-
-/// Asks for the names of an endpoint and its network.
-pub async fn container(network: &str, endpoint: &str) -> Known {
-    let Some(found) = get(&format!("/networks/{}", escaped(network))).await else { return Known::default() };
-    let name = found["Containers"].as_object().into_iter().flatten().find_map(|(_, container)| {
-        let is_it = container["EndpointID"].as_str() == Some(endpoint);
-        is_it.then(|| text(&container["Name"])).flatten()
-    });
-    Known { name, network: text(&found["Name"]) }
-}
-
 /// Gives a network the name that it has for Docker. Another network may have the name: then it keeps
 /// its own.
-pub async fn rename_network(switch: &Switch, network: &Network, name: &str) {
+async fn rename_network(switch: &Switch, network: &Network, name: &str) {
     let Ok(name) = name.parse() else { return };
     if let Err(error) = switch.rename_network(&network.id.to_string(), name).await {
         tracing::debug!("Docker's network {} keeps its name: {error}", network.name);

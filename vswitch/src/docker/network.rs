@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
+use super::OWNER;
 use super::messages::{Request, without_prefix};
-use super::{OWNER, names};
 use crate::api::{AttachRequest, NetworkRequest};
 use crate::model::{EngineKey, NetworkKind};
 use crate::switch::{EndpointInfo, Switch, SwitchError, gateway};
@@ -70,20 +70,16 @@ pub async fn create_endpoint(switch: &Switch, request: &Request) -> Result<Value
     let found = switch.network_of(OWNER, network).ok_or_else(|| SwitchError::NetworkNotFound(network.to_owned()))?;
     let interface = request.object("Interface");
     let mut options = request.user_options();
-    let known = names::container(network, endpoint).await;
-    if let Some(name) = known.network.filter(|name| found.network.name.as_str() != name) {
-        names::rename_network(switch, &found.network, &name).await;
-    }
     let address = interface.given("Address").map(without_prefix);
-    let unnamed = || match &address {
-        // The MAC address is made of the name, and Docker's id of an endpoint changes with each
-        // start.
-        Some(address) => format!("{OWNER}-{}", address.replace('.', "-")),
+    // Docker says the name later: `names` learns it. The MAC address is made of this one, and
+    // Docker's id of an endpoint changes with each start.
+    let name = match address.as_ref().or(interface.given("AddressIPv6").map(without_prefix).as_ref()) {
+        Some(address) => format!("{OWNER}-{}", address.replace(['.', ':'], "-")),
         None => format!("{OWNER}-{}", digits(endpoint, DIGITS)),
     };
     let wanted = AttachRequest {
         network: Some(found.network.id.to_string()),
-        name: Some(known.name.unwrap_or_else(unnamed)),
+        name: Some(name),
         owner: OWNER.to_owned(),
         key: Some(endpoint.to_owned()),
         leave_here: Some(format!("vs{}", digits(endpoint, DEVICE_DIGITS))),

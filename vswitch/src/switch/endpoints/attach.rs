@@ -168,8 +168,11 @@ impl Endpoints {
             addresses.filter(|ip| !given.requests(*ip)).for_each(|ip| entry.assigned(ip));
         }
         self.settle_endpoint(&info.endpoint, false).await;
-        let (name, path) = (&info.endpoint.name, info.endpoint.netns.path.display());
-        tracing::info!("endpoint {name} is attached to {} at {path}", network.name);
+        let (name, netns) = (&info.endpoint.name, &info.endpoint.netns);
+        match info.endpoint.left() {
+            Some(left) => tracing::info!("endpoint {name} is attached to {}, and waits as {}", network.name, left.name),
+            None => tracing::info!("endpoint {name} is attached to {} at {}", network.name, netns.path.display()),
+        }
         Ok(info)
     }
 
