@@ -22,6 +22,7 @@ pub use trace::Trace;
 
 use super::observe::{Capture, Monitor};
 use super::output::Format;
+use super::plugin::PluginCommand;
 use super::top::Top;
 use crate::model::{InstanceName, Subnet};
 
@@ -102,6 +103,12 @@ pub enum Command {
     Mdb {
         #[command(subcommand)]
         command: MdbCommand,
+    },
+    /// Serve as plugin of a container engine, which executes this
+    #[command(hide = true, after_help = "Example:\n  vswitch plugin cni < network.conf")]
+    Plugin {
+        #[command(subcommand)]
+        command: PluginCommand,
     },
     /// Add, list and remove the peers of overlay networks
     #[command(after_help = "Example:\n  vswitch peer add 192.0.2.7")]

@@ -12,6 +12,7 @@ mod observe;
 mod output;
 mod path;
 mod peers;
+mod plugin;
 mod run;
 mod status;
 mod top;
@@ -35,6 +36,7 @@ pub fn main() -> ExitCode {
     let output = Output { format, quiet };
     let outcome = match command {
         Command::Run(arguments) => run::run(arguments, &instance, output).map(ExitCode::from),
+        Command::Plugin { command } => return plugin::main(command, &instance),
         command => run_command(command, &instance, output).map(|()| ExitCode::SUCCESS),
     };
     match outcome {
@@ -102,6 +104,11 @@ async fn send_command(command: Command, instance: &Instance, output: Output) -> 
         Command::Mdb { command: MdbCommand::Show { network } } => {
             mdb::show(&mut client, network.as_deref(), output).await
         }
-        Command::Up(_) | Command::Down(_) | Command::Run(_) | Command::Doctor | Command::Completions { .. } => Ok(()),
+        Command::Up(_)
+        | Command::Down(_)
+        | Command::Run(_)
+        | Command::Doctor
+        | Command::Plugin { .. }
+        | Command::Completions { .. } => Ok(()),
     }
 }
