@@ -20,7 +20,7 @@ use super::{connect, detach, message};
 use crate::api::{
     AttachRequest, Client, ClientError, EndpointView, NetworkRequest, NetworkView, PoolRequest, PoolView, path,
 };
-use crate::model::Instance;
+use crate::model::{Instance, Subnet};
 
 /// The owner of podman's endpoints and networks.
 const OWNER: &str = "podman";
@@ -143,9 +143,9 @@ async fn create(text: &str, instance: &Instance) -> Result<Value, String> {
         }
     }
     for subnet in &mut subnets {
-        let net = subnet["subnet"].as_str().and_then(|net| net.parse::<IpNet>().ok());
+        let net = subnet["subnet"].as_str().and_then(|net| net.parse::<Subnet>().ok());
         if let (Some(net), true) = (net, subnet["gateway"].is_null() && !entry.internal) {
-            subnet["gateway"] = json!(net.hosts().next());
+            subnet["gateway"] = json!(net.first_host());
         }
     }
     network["subnets"] = json!(subnets);
