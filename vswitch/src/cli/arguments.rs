@@ -20,6 +20,7 @@ pub use fdb::{FdbAdd, FdbCommand, FdbKey, FdbSelection, FdbShow, FdbWatch};
 pub use network::{NetworkCommand, NetworkConnect, NetworkCreate};
 pub use trace::Trace;
 
+use super::engine::EngineCommand;
 use super::observe::{Capture, Monitor};
 use super::output::Format;
 use super::plugin::PluginCommand;
@@ -77,8 +78,13 @@ pub enum Command {
     #[command(after_help = "Example:\n  vswitch detach web")]
     Detach(Detach),
     /// List the endpoints
-    #[command(after_help = "Example:\n  vswitch ps")]
-    Ps,
+    #[command(after_help = "Example:\n  vswitch ps\n  vswitch ps --filter owner=docker --filter network=front")]
+    Ps {
+        /// Only endpoints that match: name, id, network, label or owner (docker, podman, cni, or empty
+        /// for those attached by hand)
+        #[arg(short = 'f', long, value_name = "K=V", value_parser = parse_pair)]
+        filter: Vec<(String, String)>,
+    },
     /// Show the details of an endpoint
     #[command(after_help = "Example:\n  vswitch inspect web --format json")]
     Inspect {
@@ -103,6 +109,12 @@ pub enum Command {
     Mdb {
         #[command(subcommand)]
         command: MdbCommand,
+    },
+    /// Let Docker, podman and CNI runtimes use vswitch
+    #[command(after_help = "Example:\n  vswitch engine install docker\n  vswitch engine ls")]
+    Engine {
+        #[command(subcommand)]
+        command: EngineCommand,
     },
     /// Serve as plugin of a container engine, which executes this
     #[command(hide = true, after_help = "Example:\n  vswitch plugin cni < network.conf")]

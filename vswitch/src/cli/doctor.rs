@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::engine::{self, Engine, Sight};
 use super::failure::Failure;
 use super::output::{Output, table};
 use crate::api::{Client, ClientError, PortHealth, Status};
@@ -51,6 +52,7 @@ pub fn run(instance: &Instance, output: Output) -> Result<(), Failure> {
     let mut findings = check_machine(&capabilities);
     let (ports, silent) = check_instance(instance);
     findings.extend(ports);
+    findings.extend(engine::sights(instance).into_iter().map(|(engine, sight)| sees(engine, &sight)));
     output.print(&findings, |findings| {
         let rows = findings.iter().map(|finding| {
             let state = match finding.state {
@@ -92,6 +94,19 @@ fn check_instance(instance: &Instance) -> (Vec<Finding>, Option<Failure>) {
         (_, Err(error @ ClientError::NotAnswering(_))) => (Vec::new(), Some(error.into())),
         (_, Err(error)) => (unknown(error.to_string()), None),
     }
+}
+
+/// Returns the finding about a container engine on this machine.
+fn sees(engine: Engine, sight: &Sight) -> Finding {
+    let advice = (!sight.works).then(|| sight.says.trim_start_matches("no: ").to_owned());
+    let (state, found) = match (sight.works, sight.installed) {
+        (true, _) => (State::Ok, "sees vswitch"),
+        (false, true) => (State::Limited, "does not see vswitch"),
+        // The operator may not want it to.
+        (false, false) => (State::Ok, "does not use vswitch"),
+    };
+    let found = found.to_owned();
+    Finding::new(format!("engine {}", engine.name()), state, found, advice)
 }
 
 /// Returns the finding about another firewall of the host.

@@ -53,8 +53,12 @@ pub async fn detach(client: &mut Client, arguments: Detach, output: Output) -> R
     output.print(&detached, |detached| detached.detached.iter().map(|name| format!("{name}\n")).collect())
 }
 
-pub async fn ps(client: &mut Client, output: Output) -> Result<(), Failure> {
-    let endpoints: Vec<EndpointView> = client.get("/endpoints").await?;
+pub async fn ps(client: &mut Client, filters: &[(String, String)], output: Output) -> Result<(), Failure> {
+    let mut endpoints: Vec<EndpointView> = client.get("/endpoints").await?;
+    for (key, value) in filters {
+        let matches = filter(key, value)?;
+        endpoints.retain(|endpoint| matches(endpoint, value));
+    }
     let header = ["NAME", "NETWORK", "IPV4", "MAC", "IFNAME", "NETNS", "PUBLISHED"];
     output.rows(
         &endpoints,
@@ -73,6 +77,28 @@ pub async fn ps(client: &mut Client, output: Output) -> Result<(), Failure> {
             ]
         },
     )
+}
+
+/// A condition of `ps --filter` on an endpoint, with the value of the filter.
+type Filter = fn(&EndpointView, &str) -> bool;
+
+/// Returns the condition with this key, in Docker's words.
+fn filter(key: &str, value: &str) -> Result<Filter, Failure> {
+    let filter: Filter = match key {
+        "name" => |endpoint, value| endpoint.name.contains(value),
+        "id" => |endpoint, value| endpoint.id.to_string().starts_with(value),
+        "network" => |endpoint, value| endpoint.network == value,
+        "owner" => |endpoint, value| endpoint.owner == value,
+        "label" => |endpoint, value| match value.split_once('=') {
+            Some((key, value)) => endpoint.labels.get(key).is_some_and(|found| found == value),
+            None => endpoint.labels.contains_key(value),
+        },
+        _ => {
+            let message = format!("invalid filter `{key}={value}` (name, id, network, label or owner)");
+            return Err(Failure::new("invalid_filter", &message));
+        }
+    };
+    Ok(filter)
 }
 
 pub async fn inspect(client: &mut Client, endpoint: &str, output: Output) -> Result<(), Failure> {
@@ -117,6 +143,9 @@ fn text(details: &EndpointDetails) -> String {
         ("vlan", endpoint.vlan.to_string()),
         ("trunk", format_trunk(&endpoint.trunk)),
         ("labels", list(&labels)),
+        ("owner", if endpoint.owner.is_empty() { "-" } else { &endpoint.owner }.to_owned()),
+        ("key", or_dash(endpoint.key.as_ref())),
+        ("container", or_dash(endpoint.container.as_ref())),
         ("attached", details.created.format(&Rfc3339).unwrap_or_default()),
     ]);
     if let Some(counters) = &details.counters {

@@ -4,6 +4,7 @@ mod arguments;
 mod doctor;
 mod down;
 mod endpoints;
+mod engine;
 mod failure;
 mod fdb;
 mod mdb;
@@ -53,6 +54,7 @@ fn run_command(command: Command, instance: &Instance, output: Output) -> Result<
         Command::Up(arguments) => up::run(&arguments, instance, output),
         Command::Down(arguments) => down::run(&arguments, instance, output),
         Command::Doctor => doctor::run(instance, output),
+        Command::Engine { command } => engine::run(command, instance, output),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "vswitch", &mut script);
@@ -80,7 +82,7 @@ async fn send_command(command: Command, instance: &Instance, output: Output) -> 
         Command::Capture(arguments) => observe::capture(&mut client, &arguments, output).await,
         Command::Attach(arguments) => endpoints::attach(&mut client, arguments, output).await,
         Command::Detach(arguments) => endpoints::detach(&mut client, arguments, output).await,
-        Command::Ps => endpoints::ps(&mut client, output).await,
+        Command::Ps { filter } => endpoints::ps(&mut client, &filter, output).await,
         Command::Inspect { endpoint } => endpoints::inspect(&mut client, &endpoint, output).await,
         Command::Peer { command } => peers::run(&mut client, command, output).await,
         Command::Network { command } => match command {
@@ -108,6 +110,7 @@ async fn send_command(command: Command, instance: &Instance, output: Output) -> 
         | Command::Down(_)
         | Command::Run(_)
         | Command::Doctor
+        | Command::Engine { .. }
         | Command::Plugin { .. }
         | Command::Completions { .. } => Ok(()),
     }

@@ -24,6 +24,7 @@ mod crash;
 mod doctor;
 mod down;
 mod earlier_version;
+mod engine_command;
 mod engines;
 mod fdb;
 mod fdb_watch;
