@@ -9,7 +9,7 @@ use anyhow::{Result, anyhow};
 
 use super::log_path;
 use crate::{programs, progress};
-pub use roots::Root;
+pub use roots::{ALL_REQUIRED, Root};
 
 /// Roots that are being made.
 pub struct Making(Option<JoinHandle<Result<()>>>);

@@ -22,7 +22,7 @@ pub const TRIXIE: Root = Root {
     name: "trixie",
     suite: "trixie",
     packages: "docker.io docker-cli docker-compose podman netavark crun containerd containernetworking-plugins \
-               iproute2 iptables nftables iputils-ping busybox-static curl procps jq",
+               mount iproute2 iptables nftables iputils-ping busybox-static curl procps jq",
 };
 
 /// Docker 20.10 with compose 1.29, podman 4.3 with CNI, containerd 1.6.
@@ -30,7 +30,7 @@ pub const BOOKWORM: Root = Root {
     name: "bookworm",
     suite: "bookworm",
     packages: "docker.io docker-compose podman crun containerd containernetworking-plugins \
-               iproute2 iptables nftables iputils-ping busybox-static curl procps jq",
+               mount iproute2 iptables nftables iputils-ping busybox-static curl procps jq",
 };
 
 /// Programs that run containers without an engine's network: LXC, Incus, systemd-nspawn, bubblewrap.
@@ -38,7 +38,7 @@ pub const OTHERS: Root = Root {
     name: "others",
     suite: "trixie",
     packages: "lxc incus-base incus-client systemd-container bubblewrap \
-               iproute2 iptables nftables iputils-ping busybox-static procps jq",
+               mount iproute2 iptables nftables iputils-ping busybox-static procps jq",
 };
 
 /// All roots. The first is the one of CI.
@@ -46,6 +46,9 @@ pub const ROOTS: [&Root; 3] = [&TRIXIE, &BOOKWORM, &OTHERS];
 
 /// Where the roots are kept. They outlive `cargo clean`.
 pub const CACHE: &str = "/var/cache/vswitch-engines";
+
+/// The environment variable that makes a missing root a failure.
+pub const ALL_REQUIRED: &str = "VSWITCH_TEST_ALL_ENGINES";
 
 /// The script that makes a root. Its arguments are those of [`Root::arguments`].
 pub const SCRIPT: &str = include_str!("root.sh");
