@@ -4,6 +4,7 @@ mod bench;
 mod cargo;
 mod ci;
 mod demo;
+mod engines;
 mod kernels;
 mod programs;
 mod progress;
@@ -36,6 +37,8 @@ enum Verb {
     Ci,
     /// Run the end-to-end tests on other kernels, in virtual machines
     Kernels(kernels::Options),
+    /// Run the tests with container engines, on all of Debian's versions of them
+    Engines(engines::Options),
     /// What the kernel's verifier says of each program: instructions visited, stack, size
     Verifier(verifier::Options),
     /// Measure vswitch beside a direct wire, the Linux bridge and macvlan
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Verb::Test(options) => test::test(&options),
         Verb::Ci => ci::ci(),
         Verb::Kernels(options) => kernels::kernels(&options),
+        Verb::Engines(options) => engines::engines(&options),
         Verb::Verifier(options) => verifier::verifier(&options),
         Verb::Bench(options) => bench::bench(&options),
     };

@@ -1,6 +1,7 @@
 //! `cargo xtask setup`: installs missing programs for building, running and testing vswitch.
 
 mod distribution;
+pub mod engines;
 mod requirements;
 mod services;
 mod toolchain;
@@ -27,6 +28,12 @@ pub struct Options {
     /// Install without asking
     #[arg(long)]
     yes: bool,
+    /// Also make the root file system with Docker, podman and containerd, for the tests of engines
+    #[arg(long)]
+    engines: bool,
+    /// With --engines: also those with older engines, LXC, Incus, nspawn and bubblewrap
+    #[arg(long, requires = "engines")]
+    all: bool,
 }
 
 /// The task for which the machine is prepared.
@@ -58,7 +65,7 @@ pub fn setup(options: &Options) -> Result<()> {
     if !ensure(Purpose::Test, options.yes)? {
         eprintln!("setup: nothing is missing");
     }
-    Ok(())
+    if options.engines { engines::make(engines::roots(options.all)).wait() } else { Ok(()) }
 }
 
 /// Installs missing requirements of a purpose. Returns whether any were missing.

@@ -10,7 +10,7 @@ use crate::{
     cargo::{self, EndToEnd, HOST_PACKAGES, cargo},
     kernels::{self, Trial, Virtualization},
     programs,
-    setup::{self, Purpose},
+    setup::{self, Purpose, engines},
     summary::{Ending, Summary},
     times::{self, Times},
 };
@@ -82,6 +82,8 @@ impl Options {
 pub fn test(options: &Options) -> Result<()> {
     setup::ensure(if options.no_kernels { Purpose::Run } else { Purpose::Test }, options.yes)?;
     let mut summary = Summary::default();
+    // The root file system is made while cargo compiles.
+    let roots = engines::make(engines::roots(false));
     if options.filters.is_empty() {
         summary.step("fmt", || programs::run(cargo("fmt").args(["--all", "--check"])).into());
         summary.step("clippy", || programs::run(&mut clippy()).into());
@@ -90,6 +92,7 @@ pub fn test(options: &Options) -> Result<()> {
     }
     let mut times = Times::default();
     summary.step("build of the tests", || programs::run(cargo("test").args(HOST_PACKAGES).args(["--no-run"])).into());
+    summary.step("root of engines", || roots.wait().into());
     summary.step("tests", || {
         repeating(&mut times, |times, repeated| {
             let mut tests = match repeated {
@@ -202,11 +205,16 @@ fn tests(filters: &[String], arguments: &[&str]) -> Command {
     let mut command = cargo("test");
     command.args(HOST_PACKAGES).args(["--lib", "--bins", "--tests", "--no-fail-fast", "--"]);
     command.args(times::REPORT).args(arguments).args(filters);
-    // Namespaces and eBPF programs need root. What cargo builds keeps its owner.
+    as_root(&mut command);
+    command
+}
+
+/// Makes a call of cargo run the test programs as root: namespaces and eBPF programs need it. What
+/// cargo builds keeps its owner.
+pub fn as_root(command: &mut Command) -> &mut Command {
     let root = if programs::is_root() { "" } else { "sudo --preserve-env " };
     let runner = format!("CARGO_TARGET_{}_UNKNOWN_LINUX_GNU_RUNNER", env::consts::ARCH.to_uppercase());
-    command.env(runner, format!("{root}env {}", times::REPORT_ENVIRONMENT));
-    command
+    command.env(runner, format!("{root}env {}", times::REPORT_ENVIRONMENT))
 }
 
 /// Returns how many tests run at once: most of them wait for grace periods of the kernel. End-to-end

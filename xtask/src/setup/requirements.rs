@@ -87,6 +87,11 @@ const PROGRAMS: &[Program] = &[
     program(Purpose::Test, "dbus-daemon", ["dbus", "dbus-daemon", "dbus", "dbus-1-daemon"]),
     program(Purpose::Test, "dockerd", ["docker.io", "moby-engine", "docker", "docker"]),
     program(Purpose::Test, "docker", ["docker.io", "docker-cli", "docker", "docker"]),
+    program(
+        Purpose::Test,
+        "mmdebstrap",
+        ["mmdebstrap debian-archive-keyring", "mmdebstrap", "mmdebstrap", "mmdebstrap"],
+    ),
     program(Purpose::Bench, "dockerd", ["docker.io", "moby-engine", "docker", "docker"]),
     program(Purpose::Bench, "docker", ["docker.io", "docker-cli", "docker", "docker"]),
     program(Purpose::Bench, "etcd", ["etcd-server", "etcd", "etcd", "etcd"]),
