@@ -126,7 +126,7 @@ mod tests {
             {"Proto":6,"IP":"","Port":90,"HostIP":"::","HostPort":9000,"HostPortEnd":9010},
             {"Proto":6,"IP":"","Port":91,"HostIP":"127.0.0.1","HostPort":0,"HostPortEnd":0}]}}"#,
         );
-        let ports = ["127.0.0.1::91/tcp", "127.0.0.1:8443:443/udp", "8080:80/tcp", "81/tcp", "[::]:9000-9010:90/tcp"];
+        let ports = ["127.0.0.1:8443:443/udp", "127.0.0.1::91/tcp", "8080:80/tcp", "81/tcp", "[::]:9000-9010:90/tcp"];
         assert_eq!(request.published(), ports);
         for port in request.published() {
             assert!(port.parse::<crate::model::PublishSpec>().is_ok(), "{port}");

@@ -5,4 +5,8 @@
 
 mod harness;
 
+mod cni;
+mod docker;
 mod hosts;
+mod others;
+mod podman;

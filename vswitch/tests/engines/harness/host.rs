@@ -66,7 +66,10 @@ impl Host {
             return None;
         }
         weight::wait_for_turn();
-        assert!(nix::unistd::geteuid().is_root(), "these tests make namespaces: run them as root (cargo xtask engines)");
+        assert!(
+            nix::unistd::geteuid().is_root(),
+            "these tests make namespaces: run them as root (cargo xtask engines)"
+        );
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("vse{}-{}-{role}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let mut command = Command::new("sh");
@@ -163,7 +166,8 @@ impl Host {
     /// Starts a program in the background, with a log of its own. Returns its number in the host.
     #[track_caller]
     pub fn daemon(&self, log: &str, line: &str) -> Pid {
-        let number = self.ok(&format!("exec 3>&1; exec > /var/log/{log}.log 2>&1 < /dev/null; setsid {line} 3>&- & echo $! >&3"));
+        let number = self
+            .ok(&format!("exec 3>&1; exec > /var/log/{log}.log 2>&1 < /dev/null; setsid {line} 3>&- & echo $! >&3"));
         Pid::from_raw(number.parse().unwrap_or_else(|error| panic!("{number}: {error}")))
     }
 

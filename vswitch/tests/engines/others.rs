@@ -1,0 +1,45 @@
+//! Engines side by side, and programs that run containers without a network of their own.
+
+use crate::harness::{Host, eventually, roots};
+
+#[test]
+fn x01_docker_and_podman_may_use_one_name() {
+    let Some(host) = Host::start("x01") else { return };
+    host.vswitch_up();
+    host.vswitch("engine install docker");
+    host.vswitch("engine install podman");
+    let docker = host.docker();
+    docker.ok("network create -d vswitch --ipam-driver vswitch front");
+    docker.ok("run -d --name web --network front busybox sleep 1000");
+    host.ok("podman import -q /usr/share/vswitch/busybox.tar busybox; podman network create -d vswitch pods");
+    host.ok("podman run -d --name web --network pods busybox sleep 1000");
+    docker.ok("run --rm --network front busybox ping -c 1 web");
+    host.ok("podman run --rm --cap-add NET_RAW --network pods busybox ping -c 1 web");
+    eventually("both have the name", || (host.vswitch("ps -q") == "web\nweb").then_some(()));
+    let refused = host.fails("vswitch detach web");
+    assert!(refused.contains("could mean") && refused.contains("docker") && refused.contains("podman"), "{refused}");
+    host.ok("podman rm -f -t 0 web");
+    docker.ok("rm -f web");
+}
+
+#[test]
+fn x02_other_programs_are_attached_by_the_path_of_their_namespace() {
+    let Some(host) = Host::on(&roots::OTHERS, "x02") else { return };
+    host.vswitch_up();
+    let released = || eventually("it is released", || host.endpoints().is_empty().then_some(()));
+    // unshare
+    host.ok("unshare --net sleep 1000 & p=$!; sleep 0.2; vswitch attach --netns /proc/$p/ns/net --name u
+        nsenter --net=/proc/$p/ns/net ping -c 1 10.201.0.1; kill $p");
+    released();
+    // bubblewrap: the program waits until the namespace is attached.
+    host.ok("mkfifo /tmp/block; exec 8<>/tmp/block
+        bwrap --unshare-net --dev-bind / / --info-fd 9 --block-fd 8 ping -c 1 10.201.0.1 9>/tmp/info & b=$!
+        until grep -q child-pid /tmp/info; do sleep 0.05; done
+        vswitch attach --netns /proc/$(jq '.\"child-pid\"' /tmp/info)/ns/net --name b; echo go >&8; wait $b");
+    released();
+    // systemd-nspawn
+    host.ok("ip netns add n; vswitch attach --netns /run/netns/n; mkdir -p /tmp/root; cp -a /usr/share/vswitch/busybox/. /tmp/root/
+        systemd-nspawn -q --register=no --keep-unit --resolv-conf=off --network-namespace-path=/run/netns/n -D /tmp/root ping -c 1 10.201.0.1
+        vswitch detach n");
+    released();
+}
