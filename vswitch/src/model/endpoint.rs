@@ -59,7 +59,7 @@ pub struct Endpoint {
     pub phase: Phase,
     /// Identity that an engine gave it; `None` if it was attached by hand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub engine: Option<EngineEndpoint>,
+    pub engine: Option<Box<EngineEndpoint>>,
     /// Another program sets the addresses and routes of the interface.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub bare: bool,

@@ -114,12 +114,27 @@ impl Reservations {
 
     /// Chooses a host port for each port of the specs and holds it, in the network namespace of the
     /// calling thread. Reserves all ports or none. `taken` lists the ports of all endpoints with
-    /// the names of the endpoints. Without `hold`, another process holds the ports, and they are
-    /// only chosen.
+    /// the names of the endpoints.
     ///
     /// # Errors
     /// Returns [`ReserveError`], with the holder of the port.
     pub fn reserve(
+        &self,
+        specs: &[PublishSpec],
+        taken: &[(Published, String)],
+    ) -> Result<Vec<Published>, ReserveError> {
+        self.assign(specs, taken, true)
+    }
+
+    /// Chooses host ports that another process holds, or is about to hold.
+    ///
+    /// # Errors
+    /// Returns [`ReserveError`] if an endpoint has one of them.
+    pub fn choose(&self, specs: &[PublishSpec], taken: &[(Published, String)]) -> Result<Vec<Published>, ReserveError> {
+        self.assign(specs, taken, false)
+    }
+
+    fn assign(
         &self,
         specs: &[PublishSpec],
         taken: &[(Published, String)],
@@ -488,7 +503,7 @@ mod tests {
     fn an_endpoint_that_has_the_port_is_named() {
         let taken = [(published(None, 8080), "web".to_owned())];
         let spec = "10.0.0.1:8080:80".parse().expect("a spec");
-        let error = Reservations::new().reserve(&[spec], &taken, true).expect_err("it is taken");
+        let error = Reservations::new().reserve(&[spec], &taken).expect_err("it is taken");
         assert_eq!(
             error.to_string(),
             "Bind for 10.0.0.1:8080 failed: port is already allocated (endpoint web has it; publish another, or let \

@@ -22,7 +22,7 @@ impl Switch {
     /// Reserves a subnet for a network of an engine: this one, or a free one.
     ///
     /// # Errors
-    /// The subnet overlaps a network, another pool, or what the host has; or none is left.
+    /// The subnet overlaps a network or another pool, or none is left.
     pub async fn request_pool(
         &self,
         owner: &str,

@@ -351,8 +351,8 @@ impl State {
         Ok(())
     }
 
-    /// Checks that a subnet overlaps no network and no other pool, and nothing that is occupied; or
-    /// chooses one.
+    /// Checks that a subnet overlaps no network and no other pool, or chooses one that overlaps nothing
+    /// that is occupied either.
     pub fn choose_pool(
         &self,
         subnet: Option<Subnet>,
@@ -382,7 +382,8 @@ impl State {
         if let Some(pool) = self.pools.values().find(|pool| pool.subnet.overlaps(&subnet.net())) {
             return Err(pool_overlap(subnet, pool));
         }
-        check_free(subnet, occupied)?;
+        // What the host has is checked when the network is created: a network on a parent has the
+        // parent's subnet.
         Ok(subnet)
     }
 

@@ -104,7 +104,8 @@ fn c03_garbage_is_collected() {
 #[test]
 fn c05_containerd_starts_containers_and_their_end_is_noticed() {
     let Some(host) = with_plugin("c05") else { return };
-    host.ok("mkdir -p /opt/cni /run/containerd; ln -s /usr/lib/cni /opt/cni/bin");
+    // A runtime takes the first configuration by name.
+    host.ok("find /etc/cni/net.d -type f ! -name '*vswitch*' -delete; mkdir -p /opt/cni /run/containerd; ln -s /usr/lib/cni /opt/cni/bin");
     host.daemon("containerd", "containerd");
     host.settles("ctr version");
     let rootfs = "/usr/share/vswitch/busybox";

@@ -204,9 +204,10 @@ fn d07_networks_are_connected_and_disconnected_while_traffic_flows() {
     docker.ok(&format!("exec -d one sh -c 'ping -i 0.1 -c 60 {peer} > /ping'"));
     for _ in 0..2 {
         docker.ok("network connect back one");
-        assert!(docker.exec("one", "ip address").contains("eth1"));
+        let interfaces = || docker.exec("one", "ip address").matches(": eth").count();
+        assert_eq!(interfaces(), 2);
         docker.ok("network disconnect back one");
-        assert!(!docker.exec("one", "ip address").contains("eth1"));
+        assert_eq!(interfaces(), 1);
     }
     let counted = eventually("the traffic ends", || {
         let text = docker.exec("one", "cat /ping");
@@ -253,7 +254,7 @@ fn d09_after_a_power_cut_there_are_no_ghosts() {
     docker.kill();
     host.kill_vswitch();
     host.ok(
-        "pkill -KILL -f containerd-shim; pkill -KILL -x sleep; pkill -KILL -x httpd; sleep 0.5; rm -rf /run/docker",
+        "pkill -KILL -f [c]ontainerd-shim; pkill -KILL -x sleep; pkill -KILL -x httpd; sleep 0.5; umount -l /run/docker/netns/*; rm -rf /run/docker",
     );
     host.vswitch_up();
     docker.start_again();

@@ -448,7 +448,7 @@ fn wanted(
         labels: given.labels.clone(),
         created: now(),
         phase: Phase::Reserved,
-        engine: given.engine.clone(),
+        engine: given.engine.clone().map(Box::new),
         bare: given.bare,
         unheld: given.unheld,
     };

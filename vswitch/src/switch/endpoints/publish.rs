@@ -24,7 +24,10 @@ impl Endpoints {
             let specs = publishable(network, &given.publish, given.port.reaches_host())?;
             missing(&state, specs, |record| is_of(record, given.engine.as_ref()))
         };
-        Ok(self.nat.reservations.reserve(&specs, &taken, !given.unheld)?)
+        let reservations = &self.nat.reservations;
+        let reserved =
+            if given.unheld { reservations.choose(&specs, &taken) } else { reservations.reserve(&specs, &taken) };
+        Ok(reserved?)
     }
 
     /// Replaces the published ports of an endpoint. Ports that it publishes already stay as they
@@ -64,7 +67,12 @@ impl Endpoints {
         };
         // A port that stays with the endpoint under another rule is free for it.
         self.nat.reservations.release(&dropped);
-        let reserved = tokio::task::block_in_place(|| self.nat.reservations.reserve(&wanted, &taken, hold));
+        let reservations = &self.nat.reservations;
+        let reserved = if hold {
+            tokio::task::block_in_place(|| reservations.reserve(&wanted, &taken))
+        } else {
+            reservations.choose(&wanted, &taken)
+        };
         let reserved = match reserved {
             Ok(reserved) => reserved,
             Err(error) => {

@@ -107,7 +107,7 @@ impl NewConnection {
             options: self.options,
             port: self.port,
             labels: endpoint.labels,
-            engine: endpoint.engine,
+            engine: endpoint.engine.map(|engine| *engine),
             bare: endpoint.bare,
             unheld: endpoint.unheld,
         }

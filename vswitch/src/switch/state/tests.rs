@@ -367,12 +367,12 @@ fn by_engine(network: &Network, owner: &str, name: &str, inode: u64, left: bool)
         sandbox: None,
         since: time::OffsetDateTime::UNIX_EPOCH,
     });
-    wanted.endpoint.engine = Some(EngineEndpoint {
+    wanted.endpoint.engine = Some(Box::new(EngineEndpoint {
         id: EngineKey::new(owner, &format!("{name}{inode}")).expect("a key"),
         container: format!("container{inode}"),
         left,
         asked: Vec::new(),
-    });
+    }));
     wanted
 }
 

@@ -1,7 +1,6 @@
 //! A host with engines: namespaces over a root file system of Debian.
 
 use std::{
-    cell::RefCell,
     collections::BTreeSet,
     env, fs,
     io::{BufRead as _, BufReader},
@@ -16,7 +15,7 @@ use nix::{
 };
 use serde::de::DeserializeOwned;
 
-use super::{Docker, Outcome, Running, command, roots, roots::Root, settles, weight};
+use super::{Docker, Outcome, command, roots, roots::Root, settles, weight};
 
 /// The script that runs a host until it is killed.
 const SCRIPT: &str = include_str!("host.sh");
@@ -39,8 +38,6 @@ pub struct Host {
     name: String,
     script: Child,
     init: Pid,
-    /// Programs that run until the host's end.
-    running: RefCell<Vec<Running>>,
 }
 
 impl Host {
@@ -80,12 +77,7 @@ impl Host {
         BufReader::new(script.stdout.take().expect("piped")).read_line(&mut line).expect("reading a pipe");
         let init = line.trim().strip_prefix("ready ").and_then(|number| number.parse().ok());
         let init = Pid::from_raw(init.unwrap_or_else(|| panic!("the host {name} did not start: {line:?}")));
-        Some(Self { name, script, init, running: RefCell::default() })
-    }
-
-    /// Returns the host's own name.
-    pub fn name(&self) -> &str {
-        &self.name
+        Some(Self { name, script, init })
     }
 
     /// Returns the path by which the machine sees a file of the host.
@@ -99,11 +91,6 @@ impl Host {
         let file = self.path(path);
         fs::create_dir_all(file.parent().expect("a file in a directory")).expect("a directory of our own");
         fs::write(&file, text).unwrap_or_else(|error| panic!("writing {path}: {error}"));
-    }
-
-    /// Reads a file of the host. A missing one is empty.
-    pub fn read(&self, path: &str) -> String {
-        fs::read_to_string(self.path(path)).unwrap_or_default()
     }
 
     /// Returns a command that runs in the host.
@@ -155,12 +142,6 @@ impl Host {
     pub fn json<T: DeserializeOwned>(&self, line: &str) -> T {
         let text = self.ok(line);
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{line}: {error}: {text}"))
-    }
-
-    /// Starts a line of the shell. It ends with the host.
-    pub fn spawn(&self, line: &str) {
-        let running = command::spawn(&mut self.shell(line));
-        self.running.borrow_mut().push(running);
     }
 
     /// Starts a program in the background, with a log of its own. Returns its number in the host.
@@ -247,7 +228,6 @@ impl Drop for Host {
         let hardware_addresses = if panicking { BTreeSet::new() } else { self.hardware_addresses() };
         let _gone = kill(self.init, Signal::SIGKILL);
         let _ended = self.script.wait();
-        self.running.borrow_mut().clear();
         if !panicking {
             self.assert_gone(&hardware_addresses);
         }

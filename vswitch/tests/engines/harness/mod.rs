@@ -1,9 +1,11 @@
 //! Support for the tests with real engines: hosts that disturb neither the machine nor each other.
 
+#[expect(dead_code, reason = "the end-to-end tests use the rest")]
 #[path = "../../e2e/harness/command.rs"]
 mod command;
 mod docker;
 mod host;
+#[expect(dead_code, reason = "xtask uses the rest")]
 pub mod roots;
 #[path = "../../e2e/harness/stuck.rs"]
 mod stuck;
@@ -16,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use command::{Outcome, Running};
+pub use command::Outcome;
 pub use docker::Docker;
 pub use host::Host;
 
