@@ -274,6 +274,9 @@ impl Switch {
         };
         let _change = self.context.begin_change().await?;
         let NewNetwork { mut network, ipv4, ipv6, gateways } = new;
+        if let (Some(_), Some(engine), Some(_)) = (&self.context.membership, &network.engine, network.overlay()) {
+            return Err(SwitchError::OfCluster { name: network.name, owner: engine.owner.clone() });
+        }
         let requested = Requested { ipv4, ipv6, gateways };
         let network = match (&self.context.membership, network.overlay_mut()) {
             (Some(member), Some(overlay)) => {

@@ -212,3 +212,58 @@ fn one_container_may_have_several_interfaces_in_a_network() {
     ping(&peer, address(&addresses[0]));
     assert!(pod.device("net1").is_none() && pod.device("eth0").is_some());
 }
+
+#[test]
+fn pools_and_their_addresses_are_kept_for_the_engine() {
+    let host = Host::up(&["--pool", "10.201.0.0/16"]);
+    let request = |body: Value| ok(&host, "POST", "/ipam/pools", &body);
+    let pool = request(json!({"owner": "docker", "subnet": "10.44.0.0/24", "ip_range": "10.44.0.128/25"}));
+    let chosen = request(json!({"owner": "docker"}));
+    let six = request(json!({"owner": "docker", "ipv6": true}));
+    assert!(text(&chosen["subnet"]).starts_with("10.201.") && text(&six["subnet"]).starts_with("fd"));
+    for (subnet, code) in
+        [("10.44.0.0/25", "subnet_overlap"), ("10.201.0.0/24", "subnet_overlap"), ("nonsense", "invalid_subnet")]
+    {
+        refused(&host, "POST", "/ipam/pools", &json!({"owner": "cni", "subnet": subnet}), code);
+    }
+    // Networks of others leave the pools alone, given or chosen.
+    let message = host.fails(1, &["network", "create", "--subnet", "10.44.0.0/24", "own"]);
+    assert!(message.contains("an address pool of docker"), "{message}");
+    host.ok(&["network", "create", "other"]);
+    let other: Vec<Value> = host.json(&["network", "inspect", "other"]);
+    assert_ne!(other[0]["subnets"][0]["subnet"], chosen["subnet"]);
+
+    let addresses = format!("/ipam/pools/{}/addresses", text(&pool["id"]));
+    let lease = |body: Value| ok(&host, "POST", &addresses, &body)["address"].clone();
+    assert_eq!(lease(json!({"gateway": true})), "10.44.0.1/24");
+    assert_eq!(lease(json!({"address": "10.44.0.129"})), "10.44.0.129/24", "auxiliary");
+    let network = json!({"name": "front", "owner": "docker", "external_id": "n", "subnets": ["10.44.0.0/24"]});
+    ok(&host, "POST", "/networks", &network);
+    assert_eq!([lease(json!({})), lease(json!({}))], ["10.44.0.128/24", "10.44.0.130/24"]);
+    let message = refused(&host, "POST", &addresses, &json!({"address": "10.44.0.1"}), "address_in_use");
+    assert!(message.contains("gateway") || message.contains("lease"), "{message}");
+    // An endpoint by hand gets no leased address, the engine's own gets what it leased.
+    let [hand, own] = ["hand", "own"].map(Netns::new);
+    let at_hand = host.attach(&hand, &["--network", "front", "--ip", "10.44.0.131"]);
+    assert_eq!(at_hand.ipv4.to_string(), "10.44.0.131");
+    host.fails(1, &["attach", "--netns", &own.path_argument(), "--network", "front", "--ip", "10.44.0.128"]);
+    let attach = json!({"owner": "docker", "key": "e", "netns": own.path(), "network": "front", "ip": "10.44.0.128", "name": "e"});
+    ok(&host, "POST", "/endpoints", &attach);
+    // All of it is there for the next daemon.
+    let before = ok(&host, "GET", "/ipam/pools", &json!({}));
+    host.kill_daemon();
+    host.start(&[]);
+    assert_eq!(ok(&host, "GET", "/ipam/pools", &json!({})), before);
+    assert_eq!(lease(json!({})), "10.44.0.132/24", "the next one");
+    // Either order of release, and twice.
+    for _ in 0..2 {
+        ok(&host, "DELETE", &format!("{addresses}/10.44.0.130"), &json!({}));
+        ok(&host, "DELETE", &format!("/ipam/pools/{}", text(&pool["id"])), &json!({}));
+        ok(&host, "DELETE", &format!("/ipam/pools/{}", text(&six["id"])), &json!({}));
+    }
+    ok(&host, "DELETE", "/endpoints?owner=docker&key=e", &json!({}));
+    hand.delete();
+    eventually("the network is empty", || host.run(&["network", "rm", "front"]).code.filter(|code| *code == 0));
+    ok(&host, "DELETE", &format!("/ipam/pools/{}", text(&chosen["id"])), &json!({}));
+    assert_eq!(ok(&host, "GET", "/ipam/pools", &json!({})), json!([]));
+}

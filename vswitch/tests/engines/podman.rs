@@ -51,6 +51,14 @@ fn n01_networks_are_completed_and_go_with_their_last_container() {
     assert!(!host.ok("podman run --rm --network inner busybox ip route").contains("default"));
     eventually("the networks are gone", || (networks(&host) == 3).then_some(()));
     host.ok("podman network rm plain dual inner");
+    for (flags, reason) in [
+        ("-o nonsense=1", "unknown option `nonsense=1`"),
+        ("--subnet 10.71.0.0/24 --gateway 10.99.0.1", "gateway"),
+        ("--route 10.99.0.0/24,10.71.0.2", "not supported by vswitch"),
+    ] {
+        let refused = host.fails(&format!("podman network create -d vswitch {flags} bad"));
+        assert!(refused.contains(reason), "{flags}: {refused}");
+    }
     let refused = host.fails("vswitch down; podman network create -d vswitch late");
     assert!(refused.contains("the vswitch daemon is not running: systemctl start vswitch"), "{refused}");
 }

@@ -21,6 +21,7 @@ use crate::api::{
     AttachRequest, Client, ClientError, EndpointView, NetworkRequest, NetworkView, PoolRequest, PoolView, path,
 };
 use crate::model::{Instance, Subnet};
+use crate::switch::NewNetwork;
 
 /// The owner of podman's endpoints and networks.
 const OWNER: &str = "podman";
@@ -73,6 +74,7 @@ struct NetworkEntry {
     dns_enabled: Option<bool>,
     network_dns_servers: Option<Vec<IpAddr>>,
     options: Option<BTreeMap<String, String>>,
+    routes: Option<Vec<Value>>,
 }
 
 /// A container in one network.
@@ -149,6 +151,10 @@ async fn create(text: &str, instance: &Instance) -> Result<Value, String> {
         }
     }
     network["subnets"] = json!(subnets);
+    // What the daemon would refuse at the first container is refused now.
+    let whole: NetworkEntry = serde_json::from_value(network.clone()).map_err(|error| unreadable(&error))?;
+    check(&whole)?;
+    NewNetwork::try_from(network_request(whole)).map_err(|error| error.to_string())?;
     Ok(network)
 }
 
@@ -190,18 +196,19 @@ async fn free_subnet(client: &mut Client, ipv6: bool, used: &BTreeSet<IpNet>) ->
     found
 }
 
-/// Returns the key of a container in a network.
-fn key(container: &Container) -> String {
-    format!("{}/{}", container.container_id, container.network.id)
+/// Refuses what vswitch does not have.
+fn check(network: &NetworkEntry) -> Result<(), String> {
+    match network.routes.iter().flatten().next() {
+        Some(route) => Err(format!("route {route} is not supported by vswitch (leave out --route)")),
+        None => Ok(()),
+    }
 }
 
-/// Returns the request to attach a container.
-fn request(container: Container, netns: &Path) -> AttachRequest {
-    let key = key(&container);
-    let Container { container_id, container_name, port_mappings, network, network_options } = container;
+/// Returns the request to create a network.
+fn network_request(network: NetworkEntry) -> NetworkRequest {
     let mut options = network.options.unwrap_or_default();
     let family = |ipv6: bool| network.subnets.iter().any(|entry| entry.subnet.addr().is_ipv6() == ipv6);
-    let ensure = NetworkRequest {
+    NetworkRequest {
         name: network.name,
         driver: options.remove("driver"),
         subnets: network.subnets.iter().map(|entry| entry.subnet.trunc().to_string()).collect(),
@@ -214,7 +221,19 @@ fn request(container: Container, netns: &Path) -> AttachRequest {
         external_id: Some(network.id),
         remove_when_empty: true,
         ..NetworkRequest::default()
-    };
+    }
+}
+
+/// Returns the key of a container in a network.
+fn key(container: &Container) -> String {
+    format!("{}/{}", container.container_id, container.network.id)
+}
+
+/// Returns the request to attach a container.
+fn request(container: Container, netns: &Path) -> AttachRequest {
+    let key = key(&container);
+    let Container { container_id, container_name, port_mappings, network, network_options } = container;
+    let ensure = network_request(network);
     let ips = network_options.static_ips.unwrap_or_default();
     let ip = |ipv6: bool| ips.iter().find(|ip| ip.is_ipv6() == ipv6).map(IpAddr::to_string);
     let mut endpoint = network_options.options.unwrap_or_default();
@@ -244,6 +263,7 @@ async fn setup(text: &str, netns: &Path, instance: &Instance) -> Result<Value, S
     let container: Container = serde_json::from_str(text).map_err(|error| unreadable(&error))?;
     let (key, dns) = (key(&container), container.network.dns_enabled != Some(false));
     let servers = container.network.network_dns_servers.clone().unwrap_or_default();
+    check(&container.network)?;
     let request = request(container, netns);
     let mut client = connect(instance).await.map_err(|error| message(&error))?;
     let attached = match client.post::<EndpointView>("/endpoints", &request).await {

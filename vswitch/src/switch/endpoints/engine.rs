@@ -78,7 +78,7 @@ impl Endpoints {
     /// The endpoint does not exist, or another endpoint that was attached by hand has the name.
     pub async fn rename(&self, reference: &str, names: NewNames) -> Result<EndpointInfo, SwitchError> {
         let _change = self.context.begin_change().await?;
-        let (info, before, recorded) = {
+        let (info, changed, recorded) = {
             let mut state = self.context.state();
             let first = state.endpoint(reference)?[0].record.clone();
             if let Some(name) = &names.name {
@@ -107,14 +107,17 @@ impl Endpoints {
             let gone = || SwitchError::EndpointNotFound(reference.to_owned());
             let endpoint = changes.iter().find(|record| record.id == first.id).cloned().ok_or_else(gone)?;
             let network = state.networks.get(&endpoint.network).map(|entry| entry.record.clone()).ok_or_else(gone)?;
+            let networks = |record: &Endpoint| state.networks.get(&record.network).map(|entry| entry.record.clone());
+            let changed: Vec<_> =
+                changes.iter().filter_map(|record| Some((networks(record)?, record.clone()))).collect();
             let recorded = self.context.store.commit(changes.into_iter().map(Change::PutEndpoint).collect());
-            (EndpointInfo { endpoint, network }, first, recorded)
+            (EndpointInfo { endpoint, network }, changed, recorded)
         };
         recorded.await?;
-        if before.name != info.endpoint.name
-            && let Err(error) = self.etcd.announce(&info.network, &info.endpoint).await
-        {
-            tracing::warn!("other hosts do not know the new name of {}: {error}", info.endpoint.name);
+        for (network, endpoint) in &changed {
+            if let Err(error) = self.etcd.announce(network, endpoint).await {
+                tracing::warn!("other hosts do not know the new names of {}: {error}", endpoint.name);
+            }
         }
         Ok(info)
     }

@@ -81,6 +81,7 @@ impl SwitchError {
             Self::PoolNotFound(_) => "pool_not_found",
             Self::LeaseInUse { .. } => "address_in_use",
             Self::NotRenamable(_) => "not_renamable",
+            Self::OfCluster { .. } => "of_cluster",
             Self::NotJoined(_) => "not_joined",
             Self::AlreadyAttached { .. } => "already_attached",
             Self::Ipam { source, .. } | Self::Pool(source) => ipam_code(source),

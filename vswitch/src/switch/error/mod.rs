@@ -351,6 +351,16 @@ pub enum SwitchError {
         /// The holder.
         holder: String,
     },
+    /// An overlay network that an engine creates on a host of a cluster.
+    #[error(
+        "network {name}: {owner} does not tell other hosts of its overlay networks, and this host is in a cluster (create it with `vswitch network create -d overlay`; CNI takes its name at `network`)"
+    )]
+    OfCluster {
+        /// The network.
+        name: NetworkName,
+        /// The engine.
+        owner: String,
+    },
     /// An interface that an engine never moved into a container.
     #[error("no container took the interface {0}, and it is gone (start the container again)")]
     NotJoined(InterfaceName),
