@@ -119,7 +119,8 @@ impl Switch {
             let owners = owners(&state, &pool);
             let before = pool.clone();
             for (address, lease) in &mut pool.leases {
-                if owners.contains(address) {
+                // Not at each look: every change makes a new snapshot of the state.
+                if owners.contains(address) && now() - lease.since > WAIT_FOR_ENDPOINT / 3 {
                     lease.since = now();
                 }
             }

@@ -129,3 +129,36 @@ fn c06_a_container_has_two_interfaces_in_one_network() {
     assert!(cni(&host, "DEL", "c1", "/run/netns/p1", "net1", CONF).0);
     assert!(host.ok("ip -n p1 link").contains("eth0") && !host.ok("ip -n p1 link").contains("net1"));
 }
+
+/// Returns the configuration of a chained plugin, with the result of the plugins before it.
+fn chained(kind: &str, own: &str, result: &Value) -> String {
+    format!(r#"{{"cniVersion":"1.0.0","name":"vsnet","type":"{kind}",{own}"prevResult":{result}}}"#)
+}
+
+#[test]
+fn c07_plugins_of_the_project_follow_in_the_list() {
+    let Some(host) = with_plugin("c07") else { return };
+    let result = add(&host, "c1", "/run/netns/p1", "eth0", CONF);
+    host.daemon("web", "ip netns exec p1 busybox httpd -f -p 80 -h /usr/share/vswitch");
+    let ports =
+        r#""runtimeConfig":{"portMappings":[{"hostPort":8088,"containerPort":80,"protocol":"tcp"}]},"snat":true,"#;
+    let plugins = [("firewall", ""), ("portmap", ports)];
+    let run = |command: &str, kind: &str, own: &str| {
+        let conf = chained(kind, own, &result);
+        host.ok(&format!(
+            "CNI_COMMAND={command} CNI_CONTAINERID=c1 CNI_NETNS=/run/netns/p1 CNI_IFNAME=eth0 CNI_PATH=/usr/lib/cni \
+             /usr/lib/cni/{kind} <<< '{conf}'"
+        ));
+    };
+    for (kind, own) in plugins {
+        run("ADD", kind, own);
+    }
+    host.settles("curl -s --max-time 2 -o /dev/null http://127.0.0.1:8088/");
+    run("ADD", "tuning", r#""sysctl":{"net.ipv4.conf.IFNAME.arp_notify":"1"},"#);
+    assert_eq!(host.ok("ip netns exec p1 sysctl -n net.ipv4.conf.eth0.arp_notify"), "1");
+    for (kind, own) in plugins {
+        run("DEL", kind, own);
+    }
+    let late = chained("vswitch", r#""subnet":"10.9.0.0/24","#, &result);
+    assert_eq!(code(&host, "ADD", "c2", "/run/netns/p2", "eth0", &late), 7, "vswitch is the first of the list");
+}

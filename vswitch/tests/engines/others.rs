@@ -37,6 +37,20 @@ fn x02_other_programs_are_attached_by_the_path_of_their_namespace() {
         until grep -q child-pid /tmp/info; do sleep 0.05; done
         vswitch attach --netns /proc/$(jq '.\"child-pid\"' /tmp/info)/ns/net --name b; echo go >&8; wait $b");
     released();
+    // LXC, with a hook before the container starts and one after its end
+    host.write("/tmp/hook", "#!/bin/sh\nvswitch attach --netns /proc/$LXC_PID/ns/net --name l\n");
+    host.write("/tmp/end", "#!/bin/sh\nvswitch detach l\n");
+    host.write(
+        "/tmp/lxc/l/config",
+        "lxc.uts.name = l\nlxc.rootfs.path = dir:/tmp/root\nlxc.net.0.type = empty\nlxc.hook.version = 1\n\
+         lxc.hook.start-host = /tmp/hook\nlxc.hook.post-stop = /tmp/end\nlxc.init.cmd = /bin/sleep 1000\n\
+         lxc.apparmor.profile = unconfined\n",
+    );
+    host.ok("mkdir -p /tmp/root; cp -a /usr/share/vswitch/busybox/. /tmp/root/; chmod +x /tmp/hook /tmp/end
+        lxc-start -P /tmp/lxc -n l
+        lxc-attach -P /tmp/lxc -n l -- ping -c 1 10.201.0.1
+        lxc-stop -P /tmp/lxc -n l -k");
+    released();
     // systemd-nspawn
     host.ok("ip netns add n; vswitch attach --netns /run/netns/n; mkdir -p /tmp/root; cp -a /usr/share/vswitch/busybox/. /tmp/root/
         systemd-nspawn -q --register=no --keep-unit --resolv-conf=off --network-namespace-path=/run/netns/n -D /tmp/root ping -c 1 10.201.0.1
