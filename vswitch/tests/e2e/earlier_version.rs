@@ -16,6 +16,16 @@ const STATE: &[u8] = include_bytes!("fixtures/0.1.0/state.redb");
 const NETWORKS: &str = include_str!("fixtures/0.1.0/networks.json");
 const ENDPOINTS: &str = include_str!("fixtures/0.1.0/ps.json");
 
+/// Returns what an array of objects has at the keys that the objects of another one have. Later
+/// versions add keys.
+fn with_keys_of(earlier: &Value, mut now: Value) -> Value {
+    for (earlier, now) in earlier.as_array().into_iter().flatten().zip(now.as_array_mut().into_iter().flatten()) {
+        let (Some(earlier), Some(now)) = (earlier.as_object(), now.as_object_mut()) else { continue };
+        now.retain(|key, _| earlier.contains_key(key));
+    }
+    now
+}
+
 #[test]
 fn an_instance_of_version_0_1_0_comes_up_with_its_networks_and_endpoints() {
     // The record names the namespaces, so two runs of this test take turns.
@@ -39,7 +49,7 @@ fn an_instance_of_version_0_1_0_comes_up_with_its_networks_and_endpoints() {
     assert!(printed.contains("7 endpoints attached again"), "{printed}");
 
     let expected: Value = serde_json::from_str(ENDPOINTS).expect("JSON");
-    assert_eq!(host.json::<Value>(&["ps"]), expected);
+    assert_eq!(with_keys_of(&expected, host.json(&["ps"])), expected);
     // The names of the host's devices contain the name of the instance.
     let without_devices = |mut networks: Value| {
         for network in networks.as_array_mut().expect("an array") {
@@ -48,8 +58,8 @@ fn an_instance_of_version_0_1_0_comes_up_with_its_networks_and_endpoints() {
         networks
     };
     let networks = host.json(&["network", "inspect", "front", "back", "lan", "routed", "all"]);
-    let expected = serde_json::from_str(NETWORKS).expect("JSON");
-    assert_eq!(without_devices(networks), without_devices(expected));
+    let expected: Value = serde_json::from_str(NETWORKS).expect("JSON");
+    assert_eq!(without_devices(with_keys_of(&expected, networks)), without_devices(expected));
     let peers: Value = host.json(&["peer", "ls"]);
     assert_eq!(peers[0]["address"], "192.0.2.2");
 
