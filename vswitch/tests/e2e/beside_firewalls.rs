@@ -334,7 +334,8 @@ fn firewalld_network_manager_and_docker_in_every_order() {
     // The file names the devices of the default instance.
     let ours = include_str!("../../dist/NetworkManager/90-vswitch.conf").replace("vsw-*", "v????-*");
     // Without udev, NetworkManager would take every wire of the test.
-    let manager = "[main]\nplugins=keyfile\nno-auto-default=*\n";
+    // It must not write the resolv.conf of the machine, which the host shares.
+    let manager = "[main]\nplugins=keyfile\nno-auto-default=*\ndns=none\nrc-manager=unmanaged\n";
     let files = [("NetworkManager.conf", manager), ("conf.d/90-vswitch.conf", &*ours)];
     all_meet(&machine, &files, &[Party::Firewalld, Party::Switch, Party::Manager, Party::Docker]);
 }
