@@ -125,7 +125,9 @@ fn process_with(sockets: &[String]) -> Option<Holder> {
             target.to_str().is_some_and(|target| sockets.iter().any(|socket| socket == target))
         })
     };
-    let pids: Vec<u32> = pids.filter(has_it).collect();
+    let mut pids: Vec<u32> = pids.filter(has_it).collect();
+    // Our own name servers are beside a published port, and not in its way.
+    pids.sort_by_key(|pid| *pid == std::process::id());
     // If several processes share a socket, the result is their common parent, or else any of them.
     let pid = *pids.iter().find(|pid| parent(**pid).is_none_or(|parent| !pids.contains(&parent))).or(pids.first())?;
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned();
