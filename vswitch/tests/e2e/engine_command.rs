@@ -82,6 +82,22 @@ fn a_file_that_vswitch_did_not_write_stays() {
     assert!(message.contains("vswitch did not write it"), "{message}");
     host.ok(&["engine", "remove", "docker", "--root", directory]);
     assert_eq!(below(root.path()), before);
+    // Neither does a link, nor a file with the same text go away with the others.
+    fs::remove_file(&file).expect("removed");
+    std::os::unix::fs::symlink("/nowhere", &file).expect("linked");
+    host.fails(1, &["engine", "install", "docker", "--root", directory]);
+    assert!(file.is_symlink());
+    fs::remove_file(&file).expect("removed");
+    fs::write(&file, format!("unix://{}/docker.sock\n", host.run_directory().display())).expect("written");
+    assert!(host.ok(&["engine", "install", "docker", "--root", directory]).contains("unchanged"));
+    host.ok(&["engine", "remove", "docker", "--root", directory]);
+    assert!(file.is_file());
+    // All or none: the second file cannot be written.
+    fs::create_dir_all(root.path().join("etc/cni")).expect("made");
+    fs::write(root.path().join("etc/cni/net.d"), "").expect("written");
+    let before = below(root.path());
+    host.fails(1, &["engine", "install", "cni", "--root", directory]);
+    assert_eq!(below(root.path()), before);
     let message = host.fails(1, &["engine", "ls", "--root", "/nowhere"]);
     assert!(message.contains("/nowhere is no directory"), "{message}");
 }

@@ -12,7 +12,7 @@ use super::{Engine, failed};
 use crate::cli::failure::Failure;
 
 /// Files with their engine and the hash of what was written, and folders that were made.
-#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Manifest {
     files: BTreeMap<PathBuf, Written>,
@@ -78,6 +78,16 @@ impl Manifest {
 
     pub fn files_of(&self, engine: Engine) -> Vec<PathBuf> {
         self.files.iter().filter(|(_, written)| written.engine == engine.name()).map(|(path, _)| path.clone()).collect()
+    }
+
+    /// Returns the files that an earlier list does not have.
+    pub fn files_beside<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = &'a PathBuf> {
+        self.files.keys().filter(|file| !before.files.contains_key(*file))
+    }
+
+    /// Returns the folders that an earlier list does not have, the innermost first.
+    pub fn folders_beside<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = &'a PathBuf> {
+        self.folders.difference(&before.folders).collect::<Vec<_>>().into_iter().rev()
     }
 
     pub fn forget(&mut self, path: &Path) {

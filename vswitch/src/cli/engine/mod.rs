@@ -113,26 +113,41 @@ fn install(engine: Engine, places: &Places, output: Output) -> Result<(), Failur
     let mut manifest = Manifest::read(&places.manifest())?;
     let planned = files::of(engine, places);
     for file in &planned {
-        let there = fs::read(&file.path).ok();
-        let is_ours = |text: &Vec<u8>| *text == file.text.as_bytes() || manifest.has(&file.path, text);
-        if there.as_ref().is_some_and(|text| !is_ours(text)) {
+        // A link is the operator's, wherever it leads.
+        let Ok(there) = file.path.symlink_metadata() else { continue };
+        let text = fs::read(&file.path).unwrap_or_default();
+        let is_ours = text == file.text.as_bytes() || manifest.has(&file.path, &text);
+        if !there.is_file() || !is_ours {
             let message = format!("{} is there, and vswitch did not write it (move it away)", file.path.display());
             return Err(Failure::new("foreign_file", &message));
         }
     }
     let mut done = Vec::new();
-    for file in planned {
+    let before = manifest.clone();
+    let written = planned.into_iter().try_for_each(|file| {
         let same = fs::read(&file.path).is_ok_and(|text| text == file.text.as_bytes());
         if !same {
             for folder in missing_folders(&file.path) {
                 DirBuilder::new().mode(0o755).create(&folder).map_err(failed("create", &folder))?;
                 manifest.add_folder(folder);
             }
+            // A file that is there already is the operator's, or listed.
+            manifest.add(engine, &file.path, file.text.as_bytes());
             write(&file)?;
         }
-        manifest.add(engine, &file.path, file.text.as_bytes());
-        manifest.write(&places.manifest())?;
         done.push(Done { file: file.path, done: if same { "unchanged" } else { "wrote" } });
+        Ok(())
+    });
+    let written = written.and_then(|()| manifest.write(&places.manifest()));
+    if let Err(failure) = written {
+        for path in manifest.files_beside(&before) {
+            // A file that was not written is not there.
+            let _ = fs::remove_file(path);
+        }
+        for folder in manifest.folders_beside(&before) {
+            let _ = fs::remove_dir(folder);
+        }
+        return Err(failure);
     }
     print_done(&done, files::next(engine, places), output)
 }
