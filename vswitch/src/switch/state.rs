@@ -387,10 +387,10 @@ impl State {
         Ok(subnet)
     }
 
-    /// Returns the addresses that engines have leased in a network, besides those of `owner`.
-    fn leased<'a>(&'a self, network: &'a Network, owner: &'a str) -> impl Iterator<Item = IpAddr> + 'a {
+    /// Returns the addresses that engines have leased in a network, with the engines.
+    fn leased<'a>(&'a self, network: &'a Network) -> impl Iterator<Item = (&'a str, IpAddr)> + 'a {
         let of_network = self.pools.values().filter(|pool| network.subnets.iter().any(|own| own.subnet == pool.subnet));
-        of_network.filter(move |pool| pool.owner != owner).flat_map(|pool| pool.leases.keys().copied())
+        of_network.flat_map(|pool| pool.leases.keys().map(|address| (pool.owner.as_str(), *address)))
     }
 
     /// Checks that the given subnets overlap neither each other nor those of another network.
@@ -509,7 +509,12 @@ impl State {
         let others = || self.endpoints_of(network.id).filter_map(|other| Some((other, other.record.address.as_ref()?)));
         let mut used: BTreeSet<IpAddr> = others().flat_map(|(_, other)| other.ips()).collect();
         used.extend(wanted.taken.keys());
-        used.extend(self.leased(network, wanted.endpoint.owner()));
+        // An engine leases the address of an endpoint, and then names it.
+        let named = [wanted.ip.map(IpAddr::V4), wanted.ip6.map(IpAddr::V6)];
+        let is_own = |owner: &str, address| owner == wanted.endpoint.owner() && named.contains(&Some(address));
+        used.extend(
+            self.leased(network).filter(|(owner, address)| !is_own(owner, *address)).map(|(_, address)| address),
+        );
         let closing = || self.closing.iter().filter(|closing| closing.network == network.id);
         used.extend(closing().flat_map(|closing| &closing.addresses));
         let allocate = |ipv6: bool, asked: Option<IpAddr>| {
@@ -529,6 +534,9 @@ impl State {
                         }
                         (None, None) if closing().any(|closing| closing.addresses.contains(&address)) => {
                             "published ports that are not closed yet".to_owned()
+                        }
+                        (None, None) if self.leased(network).any(|(_, leased)| leased == address) => {
+                            "a lease of an address pool".to_owned()
                         }
                         (None, None) => wanted.taken.get(&address).cloned().unwrap_or_else(|| "the host".to_owned()),
                     };

@@ -246,7 +246,9 @@ fn pools_and_their_addresses_are_kept_for_the_engine() {
     let [hand, own] = ["hand", "own"].map(Netns::new);
     let at_hand = host.attach(&hand, &["--network", "front", "--ip", "10.44.0.131"]);
     assert_eq!(at_hand.ipv4.to_string(), "10.44.0.131");
-    host.fails(1, &["attach", "--netns", &own.path_argument(), "--network", "front", "--ip", "10.44.0.128"]);
+    let own_path = own.path_argument();
+    let message = host.fails(1, &["attach", "--netns", &own_path, "--network", "front", "--ip", "10.44.0.128"]);
+    assert!(message.contains("a lease of an address pool"), "{message}");
     let attach = json!({"owner": "docker", "key": "e", "netns": own.path(), "network": "front", "ip": "10.44.0.128", "name": "e"});
     ok(&host, "POST", "/endpoints", &attach);
     // All of it is there for the next daemon.
