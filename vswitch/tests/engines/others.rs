@@ -57,3 +57,29 @@ fn x02_other_programs_are_attached_by_the_path_of_their_namespace() {
         vswitch detach n");
     released();
 }
+
+#[test]
+fn x02_incus_attaches_its_containers_by_hooks() {
+    let Some(host) = Host::on(&roots::OTHERS, "x02i") else { return };
+    host.vswitch_up();
+    host.ok("echo root:1000000:65536 | tee /etc/subuid > /etc/subgid");
+    host.daemon("incusd", "/usr/libexec/incus/incusd");
+    host.settles("incus info > /dev/null");
+    host.ok("incus storage create default dir; incus profile device add default root disk path=/ pool=default");
+    host.write("/tmp/image/metadata.yaml", "architecture: x86_64\ncreation_date: 1\nproperties: {os: busybox}\n");
+    host.write("/tmp/image/rootfs/sbin/init", "#!/bin/sh\nexec sleep 1000\n");
+    host.ok("cd /tmp/image; cp -a /usr/share/vswitch/busybox/. rootfs/; chmod +x rootfs/sbin/init
+        tar -czf ../image.tar.gz metadata.yaml rootfs; incus image import ../image.tar.gz --alias busybox");
+    // The lines of the guide. No network device: Incus then gives the container a namespace that has only lo.
+    let hooks = "lxc.hook.version = 1
+lxc.hook.start-host = /bin/sh -c 'vswitch attach --netns /proc/$LXC_PID/ns/net --name $LXC_NAME'
+lxc.hook.post-stop = /bin/sh -c 'vswitch detach $LXC_NAME'";
+    host.write("/tmp/hooks", hooks);
+    for kind in ["true", "false"] {
+        host.ok(&format!("incus launch busybox inc -c security.privileged={kind} -c raw.lxc=\"$(cat /tmp/hooks)\""));
+        assert_eq!(host.vswitch("ps -q"), "inc");
+        host.ok("incus exec inc -- ping -c 1 10.201.0.1");
+        host.ok("incus delete -f inc");
+        eventually("it is released", || host.endpoints().is_empty().then_some(()));
+    }
+}
